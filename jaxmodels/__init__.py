@@ -1,0 +1,92 @@
+"""Recurrent and hierarchical sequence models in JAX.
+
+A cell is defined by one step; `jax.lax.scan` over the step is the reference, and every faster form is
+tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` and `jaxmodels.testing`.
+"""
+
+import dataclasses
+import difflib
+import json
+
+import jax
+from flax import nnx
+
+from jaxmodels.cells import CELLS
+from jaxmodels.errors import UserError
+from jaxmodels.models import MODELS
+
+__version__ = "0.1.0"
+__all__ = [
+    "CELLS",
+    "MODELS",
+    "UserError",
+    "config_from_json",
+    "config_to_json",
+    "count_parameters",
+    "create",
+    "make_config",
+]
+
+
+def make_config(name: str, /, **overrides):
+    """The config of `"system"` or `"system/preset"`, with fields replaced.
+
+    Raises:
+      UserError: unknown system, preset or field, naming the nearest; or a value the config refuses.
+    """
+    system, _, preset = name.partition("/")
+    if system not in MODELS:
+        raise UserError(f"unknown model {system!r}{_nearest(system, MODELS)}")
+    config_class, _, presets = MODELS[system]
+    if preset and preset not in presets:
+        raise UserError(f"unknown preset {name!r}{_nearest(preset, presets)}")
+    fields = dict(presets[preset] if preset else {}, **overrides)
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for field in fields:
+        if field not in known:
+            raise UserError(f"{system} has no field {field!r}{_nearest(field, known)}")
+    return config_class(**fields)
+
+
+def create(model, seed: int = 0, **overrides) -> nnx.Module:
+    """Builds a model with freshly initialised float32 parameters.
+
+    Args:
+      model: "system", "system/preset", or a config object.
+      seed: of the initialisation.
+      **overrides: fields of the config.
+    """
+    if isinstance(model, str):
+        config = make_config(model, **overrides)
+    else:
+        config = dataclasses.replace(model, **overrides)
+    return MODELS[_system_of(config)][1](config, rngs=nnx.Rngs(seed))
+
+
+def count_parameters(model) -> int:
+    """Number of scalars in a model's (or any pytree's) arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model))
+
+
+def config_to_json(config) -> str:
+    """A model config as JSON text that `config_from_json` reads back to an equal config."""
+    return json.dumps({"model": _system_of(config), **dataclasses.asdict(config)}, indent=2)
+
+
+def config_from_json(text: str):
+    """The inverse of `config_to_json`."""
+    fields = json.loads(text)
+    return make_config(fields.pop("model"), **fields)
+
+
+def _system_of(config) -> str:
+    for name, (config_class, _, _) in MODELS.items():
+        if type(config) is config_class:
+            return name
+    raise UserError(f"{type(config).__name__} is not the config of a model in MODELS")
+
+
+def _nearest(word, options) -> str:
+    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.4)
+    listed = ", ".join(options)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {listed}" if listed else ""

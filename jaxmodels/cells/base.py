@@ -1,0 +1,84 @@
+"""What every cell promises: one step is the definition, everything else follows from it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+State = Any
+
+
+def where_reset(reset: jax.Array, initial: State, state: State) -> State:
+    """Per row, `initial` where `reset` (batch,) is True, else `state`.
+
+    A selection, not a multiplication: what a finished document left behind, NaN included, is gone.
+    """
+
+    def select(fresh, kept):
+        return jnp.where(reset.reshape((-1,) + (1,) * (kept.ndim - 1)), fresh, kept)
+
+    return jax.tree.map(select, initial, state)
+
+
+class Cell(nnx.Module):
+    """A recurrence. Subclasses give `initial_state` and `step`; a fast form overrides `__call__`.
+
+    A cell is a pytree of its parameters and its methods are pure functions: state in, state out.
+    """
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first token: a pytree of float32 arrays, leading axis batch."""
+        raise NotImplementedError
+
+    def step(self, state: State, x: jax.Array, key: jax.Array | None = None):
+        """Reads one token. x: (batch, width) -> (state, y), y: (batch, width) float32.
+
+        `key` switches on whatever is random in training (dropout); most cells ignore it.
+        """
+        raise NotImplementedError
+
+    def scan(
+        self,
+        state: State,
+        xs: jax.Array,
+        reset: jax.Array | None = None,
+        key: jax.Array | None = None,
+        *,
+        step=None,
+    ):
+        """The definition: `step` over time by `jax.lax.scan`.
+
+        Args:
+          state: state before the first token.
+          xs: (batch, time, width).
+          reset: bool (batch, time) or None. True: the state is the initial one before this token.
+          key: see `step`.
+          step: runs instead of `self.step`, with the same arguments; may return any pytree as y.
+
+        Returns:
+          (state after the last token, ys (batch, time, width) float32).
+        """
+        step = step or self.step
+        initial = self.initial_state(xs.shape[0])
+        keys = None if key is None else jax.random.split(key, xs.shape[1])
+
+        def body(state, inputs):
+            x, reset, key = inputs
+            if reset is not None:
+                state = where_reset(reset, initial, state)
+            return step(state, x, key)
+
+        time_first = (xs.swapaxes(0, 1), None if reset is None else reset.T, keys)
+        state, ys = jax.lax.scan(body, state, time_first)
+        return state, jax.tree.map(lambda y: y.swapaxes(0, 1), ys)
+
+    def __call__(
+        self,
+        state: State,
+        xs: jax.Array,
+        reset: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ):
+        """The fastest exact form of `scan`; same arguments, same results to rounding."""
+        return self.scan(state, xs, reset, key)

@@ -1,0 +1,276 @@
+"""The unified cell, the same function in fewer and larger operations (tested equal to its `scan`).
+
+What changes, all of it exact algebra:
+
+* A LayerNorm before a matrix is folded into it: centring and scale go into the weights once a call, and
+  only the reciprocal standard deviation is left inside the loop. The input's share of the product and
+  of the statistics is computed for all tokens at once, outside the loop.
+* What enters several products (h_mid, the context) meets their matrices in one product.
+* The reader needs only the mean over roles of the relation tensor, so the loop carries that mean (B, S, R);
+  the tensor itself, an exponential average with a constant ratio, is summed up after the loop.
+* Weight gradients are formed once, after the loop (`ops/deferred.py`).
+
+Shapes as in `unified.py`; time comes first inside the loop.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.cells.base import where_reset
+from jaxmodels.cells.layers import dot as dot_in
+from jaxmodels.errors import UserError
+from jaxmodels.ops.deferred import deferred_scan
+
+EPS = 1e-5
+
+
+def _centre(kernel, groups=1):
+    """Removes the mean over each group of outputs: a LayerNorm's centring, done to the weights."""
+    shaped = kernel.reshape(*kernel.shape[:-1], groups, -1)
+    return (shaped - shaped.mean(-1, keepdims=True)).reshape(kernel.shape)
+
+
+def _fold(norm, linear):
+    """Weights and bias of `linear(norm(z))` when applied to z / std(z)."""
+    kernel = linear.kernel[...]
+    scaled = norm.scale[...][:, None] * kernel
+    return scaled - scaled.mean(0, keepdims=True), norm.bias[...] @ kernel + linear.bias[...]
+
+
+def _fold_cell(cell):
+    """-> (weights for the products inside the loop, small parameters, input weights (width, 3D))."""
+    c = cell.config
+    width, hidden = c.width, c.hidden_size
+    slots = c.symbol_slots
+    project, project_bias = _fold(cell.rwkv.norm, cell.rwkv.project)
+    bind, mask = cell.bind.bind, cell.bind.mask
+    weights = {"h": project[width:]}
+    small = {"project": project_bias}
+    from_mid = [_centre(bind.kernel[...], slots * c.role_slots), _centre(mask.kernel[...], slots)]
+    from_context = []
+    small["bind"] = _centre(bind.bias[...], slots * c.role_slots)
+    small["mask"] = _centre(mask.bias[...], slots)
+    for level, layer in enumerate(cell.reduce.layers):
+        kernel, small[f"update{level}"] = _fold(layer.norm_in, layer.update)
+        below = kernel.shape[0] - layer.norm_out.scale[...].shape[0]
+        lower, weights[f"own{level}"] = kernel[:below], kernel[below:]
+        parts = [lower]
+        if layer.upper is not None:
+            upper = layer.upper.kernel[...]
+            parts.append(upper[:below])
+            weights[f"up{level}"] = upper[below:]
+            small[f"upper{level}"] = layer.upper.bias[...]
+        if level == 0:
+            from_mid += [part[:hidden] for part in parts]
+            from_context += [part[hidden:] for part in parts]
+        else:
+            weights[f"lower{level}"] = jnp.concatenate(parts, 1)
+    if c.topdown:
+        for level, linear in enumerate(cell.reduce.topdown, start=1):
+            weights[f"down{level}"] = linear.kernel[...]
+    weights["mid"] = jnp.concatenate(from_mid, 1)
+    weights["context"] = jnp.concatenate(from_context, 1)
+    weights = {name: weight.astype(c.dtype) for name, weight in weights.items()}
+    return weights, small, project[:width]
+
+
+def _moments(x):
+    mean = x.mean(-1, keepdims=True)
+    return mean, jnp.sum(jnp.square(x - mean), -1, keepdims=True)
+
+
+def _inverse_std(first, first_size, second, second_size):
+    """1/std of the concatenation of two vectors, from their (mean, sum of squared deviations)."""
+    size = first_size + second_size
+    shift = jnp.square(first[0] - second[0]) * (first_size * second_size / size)
+    return jax.lax.rsqrt((first[1] + second[1] + shift) / size + EPS)
+
+
+def _slot_means(centred, norm, config):
+    """LayerNorm of each (slot, role) vector, averaged over roles: (..., S*K*R) -> (..., S, R)."""
+    shaped = centred.reshape(
+        *centred.shape[:-1], config.symbol_slots, config.role_slots, config.relation_size
+    )
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
+    return (shaped * inverse).mean(-2)
+
+
+def _step(dot, params, carry, x):
+    """One token. carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
+    cell, small = params
+    c = cell.config
+    projected, moments, reset = x
+    if reset is not None:
+        carry = _restart(cell, reset, carry)
+    h, time_state, wkv, slots, mask, abstractions = carry
+    hidden, kinds = c.hidden_size, c.symbol_slots**2
+
+    inverse = _inverse_std(moments, c.width, _moments(h), hidden)
+    projected = (projected + dot("h", h)) * inverse + small["project"][None]
+    h_mid, time_state, wkv = cell.rwkv.gate(projected, h, time_state, wkv)
+
+    from_mid = dot("mid", h_mid)
+    bound = small["bind"].shape[0]
+    bind = from_mid[:, :bound] + small["bind"][None]
+    norm = cell.bind.relation_norm
+    ratio = jax.nn.sigmoid(cell.bind.relation_logit[...])
+    new = _slot_means(bind, norm, c) * norm.scale[...][None, None] + norm.bias[...][None, None]
+    slots = ratio * new + (1.0 - ratio) * slots
+
+    logits = (from_mid[:, bound : bound + kinds] + small["mask"][None]).reshape(mask.shape)
+    spread = jax.lax.rsqrt(jnp.mean(jnp.square(logits), -1, keepdims=True) + EPS)
+    norm = cell.bind.mask_norm
+    logits = logits * spread * norm.scale[...][None, None] + norm.bias[...][None, None]
+    mask = cell.bind.blend_mask(logits, mask)
+
+    context = cell.reduce.context(slots, mask)
+    from_lower = from_mid[:, bound + kinds :] + dot("context", context)
+    lower_size = hidden + c.relation_size
+    lower = _moments(jnp.concatenate([h_mid, context], -1))
+    updated, inner = [], {}
+    for level, (layer, a) in enumerate(zip(cell.reduce.layers, abstractions, strict=True)):
+        size = a.shape[-1]
+        inverse = _inverse_std(lower, lower_size, _moments(a), size)
+        gates = (from_lower[:, : 3 * size] + dot(f"own{level}", a)) * inverse
+        gates = gates + small[f"update{level}"][None]
+        update = layer.gate(gates, a)
+        updated.append(layer.norm_out(update))
+        inner[f"gates{level}"], inner[f"update{level}"] = gates, update
+        if layer.upper is not None:
+            summary = from_lower[:, 3 * size :] + dot(f"up{level}", update)
+            summary = summary + small[f"upper{level}"][None]
+            lower, lower_size = _moments(summary), size
+            if level + 1 < len(abstractions):
+                from_lower = dot(f"lower{level + 1}", summary)
+    h = updated[0]
+    if c.topdown:
+        feedback = (dot(f"down{i}", a) for i, a in enumerate(updated[1:], start=1))
+        h = cell.reduce.norm_h(sum(feedback, start=h))
+    updated = tuple(updated)
+    inner = dict(inner, projected=projected, h_mid=h_mid, context=context, mask_logits=logits)
+    carry = (h, time_state, wkv, slots, mask, updated)
+    return carry, (h, updated, mask, bind, inner)
+
+
+def _restart(cell, reset, carry):
+    fresh = cell.initial_state(reset.shape[0])
+    initial = (
+        fresh.h,
+        fresh.time_state,
+        fresh.wkv,
+        fresh.relations.mean(2),
+        fresh.causal_mask,
+        fresh.abstractions,
+    )
+    return where_reset(reset, initial, carry)
+
+
+def _relations(cell, before, binds, reset, positions):
+    """The relation tensor after the given tokens.
+
+    Args:
+      before: (B, S, K, R), the tensor before the first token.
+      binds: (T, B, S*K*R), the centred projections.
+      reset: bool (T, B) or None.
+      positions: (P,) int, ascending.
+
+    Returns:
+      (B, P, S, K, R): ratio * sum of (1-ratio)^age * new + (1-ratio)^(tokens read) * before, both
+      sums within the document that is being read.
+    """
+    time, batch, _ = binds.shape
+    shaped = binds.reshape(time, batch, *before.shape[1:])
+    norm, logit = cell.bind.relation_norm, cell.bind.relation_logit[...]
+    log_keep, ratio = -jax.nn.softplus(logit), jax.nn.sigmoid(logit)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1) + EPS)
+    age = positions[:, None] - jnp.arange(time)[None]
+    reads = age >= 0
+    share = ratio * jnp.exp(jnp.where(reads, age, 0) * log_keep) * reads
+    kept = jnp.exp((positions + 1.0) * log_keep)
+    if reset is None:
+        share = jnp.broadcast_to(share[None], (batch, *share.shape))
+        kept = jnp.broadcast_to(kept[None], (batch, kept.shape[0]))
+    else:
+        document = jnp.cumsum(reset.T, -1)
+        at = document[:, positions]
+        share = share[None] * (at[:, :, None] == document[:, None, :])
+        kept = kept[None] * (at == 0)
+    summed = jnp.einsum("bpt,tbsk,tbskr->bpskr", share, inverse, shaped)
+    scale, bias = (v[...][None, None, None, None] for v in (norm.scale, norm.bias))
+    new = summed * scale + share.sum(-1)[:, :, None, None, None] * bias
+    return new + kept[:, :, None, None, None] * before[:, None]
+
+
+def _chunk(cell, folded, state, xs, reset, relations_every):
+    """xs (T, B, width), reset (T, B) -> (state, readout with time first, intermediates)."""
+    weights, small, input_kernel = folded
+    xs = xs.astype(jnp.float32)
+    projected = dot_in(xs, input_kernel, cell.config.dtype)
+    inputs = (projected, _moments(xs), reset)
+    carry = (
+        state.h,
+        state.time_state,
+        state.wkv,
+        state.relations.mean(2),
+        state.causal_mask,
+        state.abstractions,
+    )
+    carry, (hs, abstractions, masks, binds, inner) = deferred_scan(
+        _step, weights, (cell, small), carry, inputs
+    )
+    h, time_state, wkv, _, mask, last = carry
+    time = xs.shape[0]
+    every = relations_every or time
+    positions = jnp.arange(every - 1, time, every)
+    if relations_every and time % every:
+        positions = jnp.append(positions, time - 1)
+    relations = _relations(cell, state.relations, binds, reset, positions)
+    state = state.replace(
+        h=h,
+        time_state=time_state,
+        wkv=wkv,
+        relations=relations[:, -1],
+        causal_mask=mask,
+        abstractions=last,
+    )
+    seen = {
+        "h": hs,
+        "abstractions": abstractions,
+        "causal_mask": masks,
+        "relations": relations[:, : time // every].swapaxes(0, 1) if relations_every else None,
+    }
+    return state, seen, inner
+
+
+def unroll(cell, state, xs, reset, relations_every):
+    """See `UnifiedCell.unroll`; also returns the intermediates, which XLA drops if unused."""
+    folded = _fold_cell(cell)
+    chunk = cell.config.remat_chunk
+    xs = xs.swapaxes(0, 1)
+    reset = None if reset is None else reset.T
+    time = xs.shape[0]
+    if not chunk or time <= chunk:
+        outputs = _chunk(cell, folded, state, xs, reset, relations_every)
+        state, *seen = outputs
+        return state, *jax.tree.map(lambda x: x.swapaxes(0, 1), seen)
+    if relations_every and chunk % relations_every:
+        raise UserError(
+            f"remat_chunk={chunk} must be a multiple of relations_every={relations_every}"
+        )
+    whole = time // chunk * chunk
+
+    @jax.checkpoint
+    def body(state, inputs):
+        state, *seen = _chunk(cell, folded, state, *inputs, relations_every)
+        return state, seen
+
+    def split(x):
+        return x[:whole].reshape(time // chunk, chunk, *x.shape[1:])
+
+    state, seen = jax.lax.scan(body, state, jax.tree.map(split, (xs, reset)))
+    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
+    if whole < time:
+        rest = jax.tree.map(lambda x: x[whole:], (xs, reset))
+        state, tail = body(state, rest)
+        seen = jax.tree.map(lambda *parts: jnp.concatenate(parts), seen, tail)
+    return state, *jax.tree.map(lambda x: x.swapaxes(0, 1), seen)

@@ -1,0 +1,349 @@
+"""PRERNK: an embedding, the unified cell over time, a linear head, and five losses.
+
+Source: `zabwie/RNK` docs/unified_training_plan.md, read as SYSTEMS section 1 says. The original code
+has the next-token loss only; the other four (P-12 to P-15) are built here from its plan.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.layers import Embedding, Linear
+from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig, UnifiedState
+from jaxmodels.errors import UserError
+from jaxmodels.ops import losses
+
+CHOICES = {
+    "objective": ("next_token", "regression"),
+    "symbolic": ("none", "cross_entropy", "contrastive"),
+    "sparsity": ("none", "l1", "entropy"),
+    "fidelity": ("none", "probe", "loss"),
+    "ramp": ("constant", "linear", "sigmoid"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PRERNKConfig:
+    """Sizes, losses and their weights.
+
+    Attributes:
+      vocab_size: 256 for bytes.
+      width, hidden_size, ..., remat_chunk, debug_mode: of the cell, see `UnifiedConfig`.
+      objective: "next_token" (cross-entropy) or "regression" (mean squared error against
+        `batch["values"]`, float (B, T, regression_size)); P-11.
+      symbolic: loss on relation labels, `batch["relation_labels"]` int (B, T, S, K), -1 = none: the
+        class of each slot and role is decoded from its vector in the relation tensor; P-12.
+      fidelity: per-role decoders of the same labels (P-15). "probe": they learn, but the gradient stops
+        before the relations, so their accuracy measures what is there; "loss": it goes on.
+      relation_vocab: number of label classes; needed by symbolic and fidelity.
+      relations_every: labels are used after tokens n, 2n, ... of a segment (each costs a relation tensor).
+      sparsity: penalty on abstractions, mean |a| or the entropy of softmax |a|; P-13.
+      abstraction_heads: levels l with a classifier on a_l, for `batch["step_targets"]` int (B, T), -1 = none;
+        P-14.
+      abstraction_vocab: number of classes of those heads.
+      *_weight: at full strength. Symbolic and sparsity follow the ramp: 0 before ramp_start (a
+        fraction of the steps), full at the end (P-25); "constant" is full from the start.
+    """
+
+    vocab_size: int = 256
+    width: int = 128
+    hidden_size: int = 256
+    symbol_slots: int = 16
+    role_slots: int = 4
+    relation_size: int = 64
+    abstraction_sizes: tuple[int, ...] = (256, 128, 64)
+    activation: str = "gelu"
+    core: str = "ema"
+    gating: str = "full"
+    double_softmax: bool = False
+    topdown: bool = True
+    dropout: float = 0.0
+    dtype: str = "float32"
+    remat_chunk: int = 0
+    debug_mode: bool = False
+    objective: str = "next_token"
+    regression_size: int = 1
+    symbolic: str = "none"
+    fidelity: str = "none"
+    relation_vocab: int = 0
+    relations_every: int = 16
+    sparsity: str = "l1"
+    abstraction_heads: tuple[int, ...] = ()
+    abstraction_vocab: int = 0
+    symbolic_weight: float = 0.1
+    sparsity_weight: float = 0.001
+    heads_weight: float = 0.1
+    fidelity_weight: float = 0.1
+    ramp: str = "linear"
+    ramp_start: float = 0.6
+
+    def __post_init__(self):
+        for name in ("abstraction_sizes", "abstraction_heads"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, options in CHOICES.items():
+            if getattr(self, name) not in options:
+                choices = ", ".join(options)
+                raise UserError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
+        self.cell  # validates its own fields
+        if self.vocab_size < 2:
+            raise UserError(f"vocab_size must be at least 2, got {self.vocab_size}")
+        if self.labelled and self.relation_vocab < 2:
+            raise UserError("symbolic and fidelity losses need relation_vocab >= 2")
+        if self.relations_every < 1:
+            raise UserError(f"relations_every must be positive, got {self.relations_every}")
+        levels = len(self.abstraction_sizes)
+        if any(not 0 <= level < levels for level in self.abstraction_heads):
+            raise UserError(
+                f"abstraction_heads must be levels 0..{levels - 1}, got {self.abstraction_heads}"
+            )
+        if self.abstraction_heads and self.abstraction_vocab < 2:
+            raise UserError("abstraction_heads need abstraction_vocab >= 2")
+        if not 0.0 <= self.ramp_start < 1.0:
+            raise UserError(f"ramp_start must be in [0, 1), got {self.ramp_start}")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any loss reads relation labels."""
+        return self.symbolic != "none" or self.fidelity != "none"
+
+    @property
+    def cell(self) -> UnifiedConfig:
+        """The cell's config (P-30)."""
+        names = [field.name for field in dataclasses.fields(UnifiedConfig)]
+        return UnifiedConfig(**{name: getattr(self, name) for name in names})
+
+
+PRESETS = {
+    # The original's defaults and defects: diagonal read-out, second softmax, dead abstractions.
+    "as_written": {
+        "vocab_size": 4096,
+        "gating": "diagonal",
+        "double_softmax": True,
+        "topdown": False,
+        "dropout": 0.1,
+        "sparsity": "none",
+    },
+}
+
+
+@struct.dataclass
+class PRERNKOutput:
+    """Predictions and what the cell shows; leading axes (B, T), in `step` (B,).
+
+    Attributes:
+      logits: float32 (B, T, vocab).
+      values: with objective="regression" (B, T, regression_size), else None.
+      abstractions: tuple of (B, T, A_l).
+      causal_mask: (B, T, S, S).
+      relations: with labelled losses (B, T // relations_every, S, K, R), else None; in `step` the
+        current tensor (B, S, K, R).
+    """
+
+    logits: jax.Array
+    values: jax.Array | None
+    abstractions: tuple[jax.Array, ...]
+    causal_mask: jax.Array
+    relations: jax.Array | None
+
+
+class PRERNK(nnx.Module):
+    """The unified cell as a language model, under the contract of a model."""
+
+    def __init__(self, config: PRERNKConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        self.embed = Embedding(c.vocab_size, c.width, rngs=rngs)
+        self.cell = UnifiedCell(c.cell, rngs=rngs)
+        self.head = Linear(c.hidden_size, c.vocab_size, rngs=rngs)
+        if c.objective == "regression":
+            self.values = Linear(c.hidden_size, c.regression_size, rngs=rngs)
+        if c.symbolic == "cross_entropy":
+            self.symbols = Linear(c.relation_size, c.relation_vocab, rngs=rngs)
+        elif c.symbolic == "contrastive":
+            self.symbols = Embedding(c.relation_vocab, c.relation_size, rngs=rngs)
+        if c.fidelity != "none":
+            decoders = [
+                Linear(c.relation_size, c.relation_vocab, rngs=rngs) for _ in range(c.role_slots)
+            ]
+            self.decoders = nnx.List(decoders)
+        sizes = [c.abstraction_sizes[level] for level in c.abstraction_heads]
+        self.heads = nnx.List([Linear(size, c.abstraction_vocab, rngs=rngs) for size in sizes])
+
+    def initial_state(self, batch_size: int, device=None) -> UnifiedState:
+        """The cell's state before the first token."""
+        return self.cell.initial_state(batch_size, device)
+
+    def __call__(self, state, tokens, reset=None, key=None):
+        """tokens int (B, T), reset bool (B, T) or None -> (state, PRERNKOutput).
+
+        `key` switches dropout on.
+        """
+        c = self.config
+        xs = self.embed(tokens)
+        every = c.relations_every if c.labelled else 0
+        state, seen = self.cell.unroll(state, xs, reset, key, relations_every=every)
+        return state, self._output(seen.h, seen.abstractions, seen.causal_mask, seen.relations)
+
+    def step(self, state, token):
+        """token int (B,) -> (state, PRERNKOutput without a time axis)."""
+        state, h = self.cell.step(state, self.embed(token))
+        return state, self._output(h, state.abstractions, state.causal_mask, state.relations)
+
+    def _output(self, h, abstractions, mask, relations):
+        regression = self.config.objective == "regression"
+        values = self.values(h, self.config.dtype) if regression else None
+        logits = self.head(h, self.config.dtype)
+        return PRERNKOutput(logits, values, abstractions, mask, relations)
+
+    def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        """What a picture of one sequence needs. tokens: int (T,).
+
+        Returns:
+          relations (T, S, K, R), causal_mask (T, S, S), abstraction_norms (T, levels),
+          log2_loss (T - 1,): bits paid for each next token.
+        """
+        tokens = jnp.asarray(tokens)[None]
+        state = self.initial_state(1)
+        _, seen = self.cell.unroll(state, self.embed(tokens), relations_every=1)
+        logits = self.head(seen.h, self.config.dtype)[0, :-1]
+        log_p = jax.nn.log_softmax(logits, -1)
+        paid = -jnp.take_along_axis(log_p, tokens[0, 1:, None], -1)[:, 0]
+        norms = [jnp.linalg.norm(a[0], axis=-1) for a in seen.abstractions]
+        return {
+            "relations": seen.relations[0],
+            "causal_mask": seen.causal_mask[0],
+            "abstraction_norms": jnp.stack(norms, -1),
+            "log2_loss": paid / jnp.log(2.0),
+        }
+
+    def target_counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Number of targets behind each term of `loss_sums`, float32 scalars."""
+        c = self.config
+        weights = batch["weights"].astype(jnp.float32)
+        total = weights.sum()
+        counts = {c.objective: total}
+        if c.objective == "next_token":
+            counts["accuracy"] = total
+        for level in range(len(c.abstraction_sizes)):
+            counts[f"abstraction_norm_{level}"] = counts[f"participation_{level}"] = total
+        if c.sparsity != "none":
+            counts["sparsity"] = total
+        if c.labelled:
+            labels = self._labels(batch)
+            labelled = 0.0 if labels is None else jnp.sum(labels >= 0, dtype=jnp.float32)
+            slots = 0.0 if labels is None else jnp.sum((labels >= 0).any(-1), dtype=jnp.float32)
+            if c.symbolic != "none":
+                counts["symbolic"] = counts["symbolic_accuracy"] = jnp.float32(labelled)
+            if c.fidelity != "none":
+                counts["fidelity"] = counts["fidelity_accuracy"] = jnp.float32(labelled)
+                counts["fidelity_exact"] = jnp.float32(slots)
+        for level in c.abstraction_heads:
+            targets = batch.get("step_targets")
+            known = 0.0 if targets is None else jnp.sum(targets >= 0, dtype=jnp.float32)
+            counts[f"head_{level}"] = counts[f"head_{level}_accuracy"] = jnp.float32(known)
+        return counts
+
+    def loss_sums(self, state, batch, key=None):
+        """Every loss and metric as a sum over its targets.
+
+        Args:
+          state: state before the segment.
+          batch: inputs, targets int (B, T), weights float (B, T), reset bool (B, T); where the
+            losses need them values, relation_labels, step_targets (absent: that term is 0 of 0).
+          key: switches dropout on.
+
+        Returns:
+          (state after the segment, {term: float32 scalar}), with the keys of `target_counts`.
+        """
+        c = self.config
+        weights = batch["weights"].astype(jnp.float32)
+        state, out = self(state, batch["inputs"], batch.get("reset"), key)
+        sums = {}
+        if c.objective == "next_token":
+            sums["next_token"] = losses.cross_entropy_sum(out.logits, batch["targets"], weights)
+            sums["accuracy"] = losses.correct_sum(out.logits, batch["targets"], weights)
+        else:
+            error = jnp.square(out.values - batch["values"]).mean(-1)
+            sums["regression"] = jnp.sum(jnp.where(weights > 0, error * weights, 0.0))
+        for level, a in enumerate(out.abstractions):
+            fixed = jax.lax.stop_gradient(a)
+            norms = jnp.sqrt(jnp.sum(jnp.square(fixed), -1))
+            sums[f"abstraction_norm_{level}"] = jnp.sum(weights * norms)
+            sums[f"participation_{level}"] = jnp.sum(weights * losses.participation(fixed))
+        if c.sparsity != "none":
+            penalty = (lambda a: jnp.abs(a).mean(-1)) if c.sparsity == "l1" else losses.entropy
+            sums["sparsity"] = jnp.sum(weights * sum(penalty(a) for a in out.abstractions))
+        if c.labelled:
+            sums |= self._relation_sums(out.relations, self._labels(batch))
+        for head, level in zip(self.heads, c.abstraction_heads, strict=True):
+            loss, right = jnp.float32(0.0), jnp.float32(0.0)
+            if (targets := batch.get("step_targets")) is not None:
+                known = (targets >= 0).astype(jnp.float32)
+                logits = head(out.abstractions[level], c.dtype)
+                loss = losses.cross_entropy_sum(logits, targets, known)
+                right = losses.correct_sum(logits, targets, known)
+            sums[f"head_{level}"], sums[f"head_{level}_accuracy"] = loss, right
+        return state, sums
+
+    def loss_weights(self, progress: jax.Array) -> dict[str, jax.Array]:
+        """The weight of each loss at a progress in [0, 1] (P-25)."""
+        c = self.config
+        late = ramp(progress, c.ramp, c.ramp_start)
+        weights = {c.objective: jnp.float32(1.0)}
+        if c.sparsity != "none":
+            weights["sparsity"] = c.sparsity_weight * late
+        if c.symbolic != "none":
+            weights["symbolic"] = c.symbolic_weight * late
+        if c.fidelity != "none":
+            weights["fidelity"] = jnp.float32(c.fidelity_weight)
+        for level in c.abstraction_heads:
+            weights[f"head_{level}"] = jnp.float32(c.heads_weight)
+        return weights
+
+    def _labels(self, batch):
+        """relation_labels after tokens n, 2n, ...: (B, T // n, S, K), or None."""
+        labels = batch.get("relation_labels")
+        every = self.config.relations_every
+        return None if labels is None else labels[:, every - 1 :: every]
+
+    def _relation_sums(self, relations, labels):
+        c = self.config
+        names = []
+        if c.symbolic != "none":
+            names += ["symbolic", "symbolic_accuracy"]
+        if c.fidelity != "none":
+            names += ["fidelity", "fidelity_accuracy", "fidelity_exact"]
+        if labels is None:
+            return {name: jnp.float32(0.0) for name in names}
+        known = (labels >= 0).astype(jnp.float32)
+        sums = {}
+        if c.symbolic != "none":
+            if c.symbolic == "cross_entropy":
+                logits = self.symbols(relations, c.dtype)
+            else:
+                logits = losses.similarities(relations, self.symbols.table[...], 0.1)
+            sums["symbolic"] = losses.cross_entropy_sum(logits, labels, known)
+            sums["symbolic_accuracy"] = losses.correct_sum(logits, labels, known)
+        if c.fidelity != "none":
+            if c.fidelity == "probe":
+                relations = jax.lax.stop_gradient(relations)
+            roles = [d(relations[..., k, :], c.dtype) for k, d in enumerate(self.decoders)]
+            logits = jnp.stack(roles, -2)
+            right = (jnp.argmax(logits, -1) == labels) | (labels < 0)
+            sums["fidelity"] = losses.cross_entropy_sum(logits, labels, known)
+            sums["fidelity_accuracy"] = losses.correct_sum(logits, labels, known)
+            # A predicate counts as reconstructed when all its labelled roles are right.
+            sums["fidelity_exact"] = jnp.sum(right.all(-1) & (known.sum(-1) > 0), dtype=jnp.float32)
+        return sums
+
+
+def ramp(progress: jax.Array, kind: str, start: float) -> jax.Array:
+    """0 up to `start`, 1 at progress 1; "linear", "sigmoid" (rescaled to reach both) or "constant"."""
+    if kind == "constant":
+        return jnp.ones_like(jnp.asarray(progress, jnp.float32))
+    late = jnp.clip((progress - start) / (1.0 - start), 0.0, 1.0)
+    if kind == "linear":
+        return late
+    low, high = jax.nn.sigmoid(-6.0), jax.nn.sigmoid(6.0)
+    return (jax.nn.sigmoid(12.0 * late - 6.0) - low) / (high - low)

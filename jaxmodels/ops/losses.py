@@ -1,0 +1,66 @@
+"""Losses as sums over targets, in float32; who divides by the count decides what an average is."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """Sum of -log p(label) in nats.
+
+    Args:
+      logits: (..., classes), any float dtype.
+      labels: int (...); where `weights` is 0 any value, -1 included, is allowed.
+      weights: (...), 0 where there is no target.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
+    return -jnp.sum(jnp.where(weights > 0, picked * weights, 0.0))
+
+
+def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted number of targets whose label has the largest logit. Shapes as above."""
+    return jnp.sum(weights * (jnp.argmax(logits, -1) == labels))
+
+
+def contrastive_sum(
+    vectors: jax.Array,
+    label_vectors: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    temperature: float = 0.1,
+) -> jax.Array:
+    """InfoNCE between vectors and the embedding of their label, all other labels as negatives.
+
+    Args:
+      vectors: (..., width).
+      label_vectors: (classes, width).
+      labels, weights: (...), as in `cross_entropy_sum`.
+      temperature: divides the cosine similarities (SYSTEMS 1.3: 0.1).
+    """
+    return cross_entropy_sum(similarities(vectors, label_vectors, temperature), labels, weights)
+
+
+def similarities(vectors: jax.Array, label_vectors: jax.Array, temperature: float) -> jax.Array:
+    """Cosine similarities over temperature: (..., width), (classes, width) -> (..., classes)."""
+    return jnp.einsum("...d,cd->...c", unit(vectors), unit(label_vectors)) / temperature
+
+
+def unit(x: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Scales the last axis to length one; `eps` under the root keeps the gradient finite at 0."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + eps**2)
+
+
+def entropy(x: jax.Array) -> jax.Array:
+    """H(softmax(|x|)) over the last axis, in nats: (..., n) -> (...)."""
+    log_p = jax.nn.log_softmax(jnp.abs(x.astype(jnp.float32)), -1)
+    return -jnp.sum(jnp.exp(log_p) * log_p, -1)
+
+
+def participation(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+    """Participation ratio (sum x^2)^2 / (n sum x^4) in (0, 1]: the share of units that carry x.
+
+    Reported beside the L1 penalty: a LayerNorm fixes the 2-norm, so L1 alone tells little.
+    """
+    square = jnp.square(x.astype(jnp.float32))
+    return jnp.square(square.sum(-1)) / (x.shape[-1] * jnp.square(square).sum(-1) + eps)
