@@ -13,6 +13,8 @@ What changes, all of it exact algebra:
 Shapes as in `unified.py`; time comes first inside the loop.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -86,13 +88,32 @@ def _inverse_std(first, first_size, second, second_size):
     return jax.lax.rsqrt((first[1] + second[1] + shift) / size + EPS)
 
 
-def _slot_means(centred, norm, config):
-    """LayerNorm of each (slot, role) vector, averaged over roles: (..., S*K*R) -> (..., S, R)."""
-    shaped = centred.reshape(
-        *centred.shape[:-1], config.symbol_slots, config.role_slots, config.relation_size
-    )
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _slot_means(centred, sizes):
+    """Each (slot, role) vector over its root mean square, averaged over roles.
+
+    centred: (B, S*K*R) -> (B, S, R); sizes: (S, K, R). Its own backward pass, because the default one
+    keeps three arrays of the size of `centred` for every token, and this one `centred` itself.
+    """
+    shaped = centred.reshape(-1, *sizes)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
     return (shaped * inverse).mean(-2)
+
+
+def _slot_means_fwd(centred, sizes):
+    return _slot_means(centred, sizes), centred
+
+
+def _slot_means_bwd(sizes, centred, g):
+    shaped = centred.reshape(-1, *sizes)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
+    unit = shaped * inverse
+    g = g[:, :, None, :] / sizes[1]
+    d = inverse * (g - unit * jnp.mean(g * unit, -1, keepdims=True))
+    return (d.reshape(centred.shape),)
+
+
+_slot_means.defvjp(_slot_means_fwd, _slot_means_bwd)
 
 
 def _step(dot, params, carry, x):
@@ -111,33 +132,35 @@ def _step(dot, params, carry, x):
 
     from_mid = dot("mid", h_mid)
     bound = small["bind"].shape[0]
-    bind = from_mid[:, :bound] + small["bind"][None]
+    bind, logits, from_lower = jnp.split(from_mid, (bound, bound + kinds), -1)
+    bind = bind + small["bind"][None]
     norm = cell.bind.relation_norm
     ratio = jax.nn.sigmoid(cell.bind.relation_logit[...])
-    new = _slot_means(bind, norm, c) * norm.scale[...][None, None] + norm.bias[...][None, None]
+    new = _slot_means(bind, (c.symbol_slots, c.role_slots, c.relation_size)) * norm.scale[...][None, None] + norm.bias[...][None, None]
     slots = ratio * new + (1.0 - ratio) * slots
 
-    logits = (from_mid[:, bound : bound + kinds] + small["mask"][None]).reshape(mask.shape)
+    logits = (logits + small["mask"][None]).reshape(mask.shape)
     spread = jax.lax.rsqrt(jnp.mean(jnp.square(logits), -1, keepdims=True) + EPS)
     norm = cell.bind.mask_norm
     logits = logits * spread * norm.scale[...][None, None] + norm.bias[...][None, None]
     mask = cell.bind.blend_mask(logits, mask)
 
     context = cell.reduce.context(slots, mask)
-    from_lower = from_mid[:, bound + kinds :] + dot("context", context)
+    from_lower = from_lower + dot("context", context)
     lower_size = hidden + c.relation_size
     lower = _moments(jnp.concatenate([h_mid, context], -1))
     updated, inner = [], {}
     for level, (layer, a) in enumerate(zip(cell.reduce.layers, abstractions, strict=True)):
         size = a.shape[-1]
         inverse = _inverse_std(lower, lower_size, _moments(a), size)
-        gates = (from_lower[:, : 3 * size] + dot(f"own{level}", a)) * inverse
+        gates, summary = jnp.split(from_lower, (3 * size,), -1)
+        gates = (gates + dot(f"own{level}", a)) * inverse
         gates = gates + small[f"update{level}"][None]
         update = layer.gate(gates, a)
         updated.append(layer.norm_out(update))
         inner[f"gates{level}"], inner[f"update{level}"] = gates, update
         if layer.upper is not None:
-            summary = from_lower[:, 3 * size :] + dot(f"up{level}", update)
+            summary = summary + dot(f"up{level}", update)
             summary = summary + small[f"upper{level}"][None]
             lower, lower_size = _moments(summary), size
             if level + 1 < len(abstractions):

@@ -9,12 +9,16 @@ its other parameters is differentiated as usual. Values and gradients are those 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 Step = Callable[[Callable[[str, jax.Array], jax.Array], Any, Any, Any], tuple[Any, Any]]
+
+SAVE_PRODUCTS = jax.checkpoint_policies.save_only_these_names("product")
 
 
 @jax.custom_vjp
@@ -68,19 +72,25 @@ def deferred_scan(
     def fwd(weights, params, carry, xs):
         transposed = {name: weight.T for name, weight in weights.items()}
 
+        # Between the products everything is element-wise: recomputed in the backward loop it costs
+        # less than being written out for every token and read back.
+        @partial(jax.checkpoint, policy=SAVE_PRODUCTS, prevent_cse=False)
+        def one(params, carry, x, taps):
+            inputs = {}
+
+            def dot(name, v):
+                if name in inputs:
+                    raise ValueError(f"dot({name!r}) is used twice in one step")
+                inputs[name] = v.astype(weights[name].dtype)
+                y = _tapped_dot(v, weights[name], transposed[name], taps[name])
+                return checkpoint_name(y, "product")
+
+            carry, y = step(dot, params, carry, x)
+            return carry, (y, inputs)
+
         def traced(params, carry, xs, taps):
             def body(carry, xs_and_taps):
-                x, taps = xs_and_taps
-                inputs = {}
-
-                def dot(name, v):
-                    if name in inputs:
-                        raise ValueError(f"dot({name!r}) is used twice in one step")
-                    inputs[name] = v.astype(weights[name].dtype)
-                    return _tapped_dot(v, weights[name], transposed[name], taps[name])
-
-                carry, y = step(dot, params, carry, x)
-                return carry, (y, inputs)
+                return one(params, carry, *xs_and_taps)
 
             carry, (ys, inputs) = jax.lax.scan(body, carry, (xs, taps), unroll=unroll)
             return (carry, ys), inputs

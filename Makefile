@@ -1,0 +1,63 @@
+# make train | test | bench | report | install | install-tpu | lock | lint
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/prernk
+
+.PHONY: help install install-tpu train test test-slow bench lint lock clean
+help:
+	@echo "make train      install, then train PRERNK on the State of the Union speeches (4 minutes)"
+	@echo "make test       install, then run the tests"
+	@echo "make test-slow  the long tests as well (20 random kills, ...)"
+	@echo "make bench      model-FLOPs utilisation of the training step"
+	@echo "make install    create $(VENV) and install the locked requirements"
+	@echo "make lint       ruff"
+	@echo "options: PYTHON=python3.12 (3.11 to 3.13), RUN=runs/name"
+
+# The interpreter is part of the stamp's name: another PYTHON makes the environment anew.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/.installed-$(VERSION)
+
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is Python $(VERSION); 3.11 to 3.13 is needed, e.g. make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(STAMP)
+
+# libtpu lies beside the environment, not in it: inside, every start of JAX would look for a TPU.
+TPU := $(VENV)/tpu/.installed
+$(TPU): $(STAMP) requirements-tpu.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target $(VENV)/tpu -r requirements-tpu.lock
+	@touch $@
+
+install-tpu: $(TPU)
+
+train: install
+	$(BIN)/python -m train --config=configs/prernk.py --workdir=$(RUN)
+
+test: install install-tpu
+	$(BIN)/python -m pytest
+
+test-slow: install install-tpu
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+bench: install
+	$(BIN)/python -m eval.bench
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# One file for Python 3.11 to 3.13 (environment markers), and libtpu alone, as that JAX asks for it.
+COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate
+lock: install
+	$(BIN)/python -m pip install --quiet uv
+	$(COMPILE) --extra train --extra corpus --extra test --extra dev setup.cfg -o requirements.lock
+	$(COMPILE) --extra tpu -c requirements.lock setup.cfg | grep '^libtpu' > requirements-tpu.lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache

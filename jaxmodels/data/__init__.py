@@ -1,0 +1,50 @@
+"""Text to batches: tokenizers, corpora, Grain streams, readers, labels, synthetic relations."""
+
+from jaxmodels.data.documents import Corpus, Document, num_target_bytes, num_targets, take
+from jaxmodels.data.hrdoc import sample_spans
+from jaxmodels.data.labels import RelationLabeller
+from jaxmodels.data.lexicon import Lexicon, builtin_lexicon, read_lexicon
+from jaxmodels.data.readers import FORMATS
+from jaxmodels.data.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
+from jaxmodels.data.records import Record
+from jaxmodels.data.relations import RelationGrammar, relation_batch, relation_stream
+from jaxmodels.data.streams import MODES, eval_stream, make_stream
+from jaxmodels.data.text import load_corpus, to_document
+from jaxmodels.data.tokenizers import (
+    ByteTokenizer,
+    StreamingDecoder,
+    Tokenizer,
+    WordTokenizer,
+    tokenizer_from_json,
+)
+
+__all__ = [
+    "FORMATS",
+    "MODES",
+    "NUM_STEP_CLASSES",
+    "ByteTokenizer",
+    "Corpus",
+    "Document",
+    "GSM8KItem",
+    "Lexicon",
+    "Record",
+    "RelationGrammar",
+    "RelationLabeller",
+    "StreamingDecoder",
+    "Tokenizer",
+    "WordTokenizer",
+    "builtin_lexicon",
+    "eval_stream",
+    "load_corpus",
+    "make_stream",
+    "num_target_bytes",
+    "num_targets",
+    "parse_gsm8k",
+    "read_lexicon",
+    "relation_batch",
+    "relation_stream",
+    "sample_spans",
+    "take",
+    "to_document",
+    "tokenizer_from_json",
+]

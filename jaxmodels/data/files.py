@@ -1,0 +1,133 @@
+"""Finding files and reading text from them; what is wrong with a file is said in one line."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxmodels.errors import UserError
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
+
+
+def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFIXES) -> list[Path]:
+    """Files, folders and globs to files: sorted within a folder or glob, each file once.
+
+    A folder gives its files with one of `suffixes` ('' = none), recursively, hidden ones left
+    out. A glob may contain `**`. A file named as such is taken whatever its suffix.
+
+    Raises:
+      UserError: a path that is not there, a folder or glob without any file.
+    """
+    found: dict[Path, Path] = {}
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        path = Path(given).expanduser()
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = [file for file in sorted(path.rglob("*")) if _wanted(file, path, suffixes)]
+            if not files:
+                wanted = " ".join("*" + suffix for suffix in suffixes)
+                raise UserError(f"{given}: no text file in this folder (looked for {wanted})")
+        elif glob.has_magic(str(given)):
+            files = [Path(f) for f in sorted(glob.glob(str(path), recursive=True))]
+            files = [file for file in files if file.is_file()]
+            if not files:
+                raise UserError(f"{given}: no file matches this pattern; check it, or quote it")
+        else:
+            raise UserError(f"{given}: no such file or folder (working folder {Path.cwd()})")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def read_text(path: Path) -> bytes:
+    """The file's UTF-8 bytes, without a byte order mark.
+
+    Raises:
+      UserError: unreadable, empty, or no text, with offset and line of the first bad byte.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if not data.strip():
+        raise UserError(f"{path}: the file is empty; remove it from the list or fill it")
+    zero = data.find(b"\0")
+    if zero >= 0:
+        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        fix = "looks like UTF-16, convert it to UTF-8" if utf16 else "give a UTF-8 text file"
+        raise UserError(f"{path}: binary file, NUL byte at {_place(data, zero)}; {fix}")
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        raise UserError(
+            f"{path}: not UTF-8 text, byte 0x{byte:02x} at {_place(data, error.start)}; "
+            "convert it to UTF-8 (for example with iconv) or leave it out"
+        ) from error
+    return data
+
+
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """(line number from 1, text without line end) of every line that is not blank."""
+    lines = read_text(path).decode("utf-8").split("\n")
+    return [(n, line.rstrip("\r")) for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of a file with one JSON object a line."""
+    for number, line in numbered_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}:{number}: not valid JSON, {error.msg} at column {error.colno}; "
+                "expected one JSON object a line"
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, got {line[:40]!r}")
+        yield number, row
+
+
+def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
+    """A file that is one JSON value of type `kind`, and its text."""
+    text = read_text(path).decode("utf-8")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not valid JSON, {error.msg} at column {error.colno}; "
+            f"expected {expected}"
+        ) from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: expected {expected}, got a JSON {type(value).__name__}")
+    return value, text
+
+
+def require(row: dict, name: str, kind: type, path: Path, where: int | str) -> Any:
+    """`row[name]`, of type `kind`; `where` is a line number or what else locates the row."""
+    place = f"{path}:{where}" if isinstance(where, int) else f"{path}: {where}"
+    if name not in row:
+        raise UserError(
+            f"{place}: field {name!r} is missing (found: {', '.join(row) or 'none'}); add it"
+        )
+    if not isinstance(row[name], kind) or isinstance(row[name], bool):
+        raise UserError(f"{place}: field {name!r} must be {kind.__name__}, got {row[name]!r:.40}")
+    return row[name]
+
+
+def _wanted(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.is_file() and not hidden and file.suffix.lower() in suffixes
+
+
+def _place(data: bytes, offset: int) -> str:
+    line = data.count(b"\n", 0, offset) + 1
+    return f"offset {offset} (line {line})"
