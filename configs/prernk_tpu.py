@@ -1,0 +1,34 @@
+"""PRERNK, larger and in bfloat16, for a TPU slice; parameters split over four chips.
+
+    python -m train.compile --config=configs/prernk_tpu.py --topology=v5e:4x4
+    python -m train --config=configs/prernk_tpu.py --workdir=runs/prernk_tpu
+
+Expected time and score: not yet measured. The first command compiles the very step without a TPU.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The default experiment with a wider cell, larger batch and longer segments."""
+    spec = importlib.util.spec_from_file_location("prernk", Path(__file__).with_name("prernk.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.model_config.update(
+        width=1024,
+        hidden_size=2048,
+        symbol_slots=32,
+        relation_size=128,
+        abstraction_sizes=(2048, 1024, 512),
+        remat_chunk=32,
+    )
+    config.update(steps=20000, batch_size=256, seq_len=512, dtype="bfloat16")
+    config.update(eval_every=1000, checkpoint_every=1000, log_every=50)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=500, weight_decay=0.1, b2=0.95)
+    config.parallel = "shard_map"
+    config.mesh = {"fsdp": 4, "tensor": 1}
+    return config

@@ -1,0 +1,1 @@
+"""What a run learned: metrics, baselines, samples, ablations and the HTML report."""

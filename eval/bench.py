@@ -1,0 +1,193 @@
+"""`python -m eval.bench`: model-FLOPs utilisation of the training step (forward, backward, AdamW).
+
+utilisation = 6 x parameters used in matrix products x tokens/s / float32 rate of a 1024^3 product,
+
+where the rate is measured in the same process, in turns with the step, so that both see the same
+machine. 6: two operations a parameter forward, four backward. FLOPs come from this formula, because
+XLA's own count sees the body of a loop once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.unified import Readout, UnifiedCell
+from jaxmodels.errors import UserError
+from train.config import load_config
+from train.memory import keep_freed_memory
+from train.parallel import build_train_step
+from train.step import init_train_state
+from train.model import build_model
+
+PRODUCTS = 10  # matrix products a measurement of the rate
+SIZE = 1024
+
+
+def matmul_parameters(model) -> int:
+    """Scalars in matrices that multiply activations: every `kernel`. A look-up is no product."""
+    leaves = jax.tree_util.tree_leaves_with_path(model)
+    return sum(x.size for path, x in leaves if ".kernel" in jax.tree_util.keystr(path))
+
+
+def make_rate():
+    """A function that returns the float32 FLOP/s of a 1024^3 product, measured now."""
+    product = jax.jit(lambda a: a @ a)
+    a = jax.random.normal(jax.random.key(0), (SIZE, SIZE))
+    jax.block_until_ready(product(a))
+
+    def rate() -> float:
+        start = time.perf_counter()
+        for _ in range(PRODUCTS):
+            jax.block_until_ready(product(a))
+        return PRODUCTS * 2 * SIZE**3 / (time.perf_counter() - start)
+
+    return rate
+
+
+class Experiment:
+    """The compiled training step of a config on random tokens."""
+
+    def __init__(self, config):
+        place = build_train_step(config, jax.devices()[:1])
+        state = init_train_state(build_model(config), config)
+        self.parameters = matmul_parameters(state.model)
+        self.tokens = config.batch_size * config.seq_len
+        shape = (config.batch_size, config.seq_len)
+        tokens = jax.random.randint(jax.random.key(1), shape, 0, 256)
+        batch = {
+            "inputs": tokens,
+            "targets": jnp.roll(tokens, -1, 1),
+            "weights": jnp.ones(shape),
+            "reset": jnp.zeros(shape, bool),
+        }
+        self.batch = place.put_rows(jax.device_get(batch))
+        self.state = place.put_state(state)
+        start = time.perf_counter()
+        self.step = place.step.lower(self.state, self.batch).compile()
+        self.compile_seconds = time.perf_counter() - start
+        self.temp_bytes = self.step.memory_analysis().temp_size_in_bytes
+
+    def __call__(self) -> float:
+        """Runs one step; returns seconds."""
+        start = time.perf_counter()
+        self.state, metrics = self.step(self.state, self.batch)
+        jax.block_until_ready(metrics["loss"])
+        return time.perf_counter() - start
+
+
+class plain_scan:  # noqa: N801  (a context manager reads as a verb)
+    """Inside, the unified cell runs as plain `lax.scan` over its step: the form to be beaten."""
+
+    def __enter__(self):
+        self.fused = UnifiedCell.unroll
+
+        def unroll(cell, state, xs, reset=None, key=None, *, relations_every=0):
+            def read(state, x, key):
+                state, h = cell.step(state, x, key)
+                return state, Readout(h, state.abstractions, None, state.causal_mask)
+
+            return Cell.scan(cell, state, xs, reset, key, step=read)
+
+        UnifiedCell.unroll = unroll
+
+    def __exit__(self, *exc):
+        UnifiedCell.unroll = self.fused
+
+
+def measure(experiments: dict, repeats: int) -> list[dict]:
+    """Runs all experiments in turns, each between two measurements of the matrix rate."""
+    rate = make_rate()
+    seen = {name: [] for name in experiments}
+    for experiment in experiments.values():
+        experiment()
+    for _ in range(repeats):
+        for name, experiment in experiments.items():
+            before, seconds, after = rate(), experiment(), rate()
+            speed = experiment.tokens / seconds
+            peak = (before + after) / 2
+            seen[name].append((6 * experiment.parameters * speed / peak, speed, peak))
+    rows = []
+    for name, experiment in experiments.items():
+        shares, speeds, peaks = zip(*seen[name], strict=True)
+        rows.append(
+            {
+                "name": name,
+                "utilisation": statistics.median(shares),
+                "lowest": min(shares),
+                "highest": max(shares),
+                "tokens_per_second": statistics.median(speeds),
+                "matmul_gflops": statistics.median(peaks) / 1e9,
+                "compile_seconds": experiment.compile_seconds,
+                "temp_megabytes": experiment.temp_bytes / 1e6,
+                "matmul_parameters": experiment.parameters,
+            }
+        )
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m eval.bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="configs/prernk.py", help="experiment to measure")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--repeats", type=int, default=15, help="measurements of each")
+    parser.add_argument("--scan", action="store_true", help="also the plain lax.scan form")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument(
+        "--return-memory", action="store_true", help="let glibc give freed memory back (slower)"
+    )
+    args, overrides = parser.parse_known_args(argv)
+    try:
+        kept = not args.return_memory and keep_freed_memory()
+        experiments = {}
+        for batch_size in args.batch_sizes:
+            wanted = [*overrides, f"--config.batch_size={batch_size}", "--config.seq_len=64"]
+            config = load_config(args.config, wanted)
+            config.model_config.vocab_size = config.model_config.vocab_size or 256
+            experiments[f"batch {batch_size}"] = Experiment(config)
+            if args.scan:
+                with plain_scan():
+                    experiments[f"batch {batch_size}, plain scan"] = Experiment(config)
+        rows = measure(experiments, args.repeats)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    table = Table(title="training step, float32, T 64: model-FLOPs utilisation")
+    columns = ("", "utilisation", "range", "tokens/s", "1024^3 GFLOP/s", "compile s", "temp MB")
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['utilisation']:.1%}",
+            f"{row['lowest']:.0%} - {row['highest']:.0%}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['matmul_gflops']:.0f}",
+            f"{row['compile_seconds']:.1f}",
+            f"{row['temp_megabytes']:.0f}",
+        )
+    Console().print(table)
+    device = f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}"
+    print(
+        f"jax {jax.__version__}, {device}, {rows[0]['matmul_parameters']:,} parameters in products, "
+        f"medians of {args.repeats}, freed memory {'kept' if kept else 'returned'}"
+    )
+    if args.json:
+        Path(args.json).write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

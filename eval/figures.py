@@ -1,0 +1,273 @@
+"""Pictures of a run as SVG that wears the page's colours.
+
+Matplotlib draws with stand-in colours, and `svg` replaces them by CSS variables, so that one
+picture reads on a light and on a dark page. Heat maps are transparent where the value is zero, for
+the same reason. Only the object-oriented API is used: nothing here touches pyplot's global state.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Stand-in colour -> CSS variable, its value on a light page, its value on a dark page.
+INK, MUTED, GRID = "#010203", "#010204", "#010205"
+SERIES = ("#010301", "#010302", "#010303", "#010304", "#010305", "#010306")
+COLOURS = {
+    INK: ("--ink", "#23231f", "#ecebe6"),
+    MUTED: ("--muted", "#6f6e69", "#9b9a94"),
+    GRID: ("--grid", "#e3e2dc", "#3a3935"),
+    SERIES[0]: ("--blue", "#2a78d6", "#4a94ec"),
+    SERIES[1]: ("--orange", "#d9591f", "#e8763f"),
+    SERIES[2]: ("--green", "#12895e", "#25b083"),
+    SERIES[3]: ("--violet", "#5a48bd", "#9a90ee"),
+    SERIES[4]: ("--gold", "#ad7400", "#d39a1c"),
+    SERIES[5]: ("--rose", "#c23a6b", "#ea6d98"),
+}
+_BLUE, _RED = (0.165, 0.47, 0.84), (0.86, 0.29, 0.24)
+SEQUENTIAL = LinearSegmentedColormap.from_list("from_zero", [(*_BLUE, 0.0), (*_BLUE, 1.0)])
+DIVERGING = LinearSegmentedColormap.from_list(
+    "around_zero",
+    [(0.0, (*_RED, 1.0)), (0.5, (*_RED, 0.0)), (0.5, (*_BLUE, 0.0)), (1.0, (*_BLUE, 1.0))],
+)
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (steps, values)
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an inline `<svg>` element.
+
+    `name`, a word that no other picture of the page has, keeps its ids apart from theirs.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1
+    )
+    # The style sheet inside would hold for the whole page, which has the same rule for pictures
+    # only.
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.S)
+    text = text.replace("xlink:href", "href")
+    # Only `url(#...)` and `href="#..."` point at ids, and those are salted hashes; the others, such
+    # as "axes_1", would be on the page many times.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    for stand_in, (variable, _, _) in COLOURS.items():
+        text = text.replace(stand_in, f"var({variable})")
+    return text
+
+
+def curves(
+    lines: Series,
+    *,
+    ylabel: str,
+    levels: Mapping[str, float] | None = None,
+    markers: bool = False,
+    height: float = 2.6,
+) -> Figure:
+    """Lines over training steps, each named at its end, with dashed horizontal `levels`."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(7.4, height)
+        ends = []
+        for index, (name, (steps, values)) in enumerate(lines.items()):
+            colour = SERIES[index % len(SERIES)]
+            style = "-" if index < len(SERIES) else "--"
+            steps, values = np.asarray(steps, float), np.asarray(values, float)
+            marker = "o" if markers or len(steps) == 1 else None
+            axes.plot(
+                steps, values, style, color=colour, linewidth=1.8, marker=marker, markersize=3.5
+            )
+            good = np.flatnonzero(np.isfinite(values))
+            if len(good):
+                ends.append((values[good[-1]], name, colour))
+        for name, value in (levels or {}).items():
+            axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            ends.append((value, f"{name} {value:.2f}", MUTED))
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axes.margins(x=0.01, y=0.08)
+        if levels:
+            _crop_start(axes, lines, levels)
+        if list(lines) != [ylabel] or levels:
+            _name_ends(figure, axes, ends)
+    return figure
+
+
+def _crop_start(axes, lines, levels):
+    """Lets a falling curve's first few values leave the top, so that the rest is seen large."""
+    settled = [values[max(1, len(values) // 20) :] for _, values in lines.values()]
+    settled = [value for values in settled for value in values if np.isfinite(value)]
+    low, high = axes.get_ylim()
+    top = max([*settled, *levels.values()])
+    if high > top:
+        bottom = min([*settled, *levels.values()])
+        axes.set_ylim(max(low, bottom - 0.06 * (top - bottom)), top + 0.08 * (top - bottom))
+
+
+def _name_ends(figure, axes, ends):
+    """Writes each name right of the axes at its line's last value, apart from its neighbours."""
+    low, high = axes.get_ylim()
+    line = 11 / 72 / (figure.get_figheight() * 0.75)  # one line of text in axes units
+    ends = sorted(ends)
+    places = [(value - low) / ((high - low) or 1) for value, _, _ in ends]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + line)
+    overflow = places[-1] - 1.02 if places else 0
+    for i in range(len(places) - 1, -1, -1):
+        if overflow > 0:
+            limit = 1.02 - line * (len(places) - 1 - i)
+            places[i] = min(places[i], limit)
+    for place, (_, name, colour) in zip(places, ends, strict=True):
+        axes.annotate(
+            name,
+            (1, place),
+            xycoords="axes fraction",
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def over_text(
+    values: np.ndarray, labels: Sequence[str], *, ylabel: str, signed: bool = False
+) -> Figure:
+    """A heat map over a text. values: (time, rows); labels: one a time step, under the columns."""
+    values = np.asarray(values, float)
+    time, rows = values.shape
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(7.4, min(4.6, max(1.1, 0.75 + rows * 0.055)))
+        image = _heat(axes, values.T, signed, aspect="auto")
+        axes.set_xticks(range(time), labels, fontsize=7.5 if time <= 80 else 5)
+        axes.tick_params(length=0, pad=2)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_ylabel(ylabel)
+        _colour_bar(figure, axes, image)
+    return figure
+
+
+def along_text(lines: Mapping[str, np.ndarray], labels: Sequence[str], *, ylabel: str) -> Figure:
+    """Values over a text, one a time step: a single series as bars, several as named lines."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(7.4, 1.9)
+        ends = []
+        for index, (name, values) in enumerate(lines.items()):
+            values = np.asarray(values, float)
+            colour = SERIES[index % len(SERIES)]
+            if len(lines) == 1:
+                axes.bar(range(len(values)), values, width=0.8, color=colour)
+                continue
+            axes.plot(values, color=colour, linewidth=1.8, marker="o", markersize=2.5)
+            ends.append((values[-1], name, colour))
+        axes.set_xticks(range(len(labels)), labels, fontsize=7.5 if len(labels) <= 80 else 5)
+        axes.tick_params(axis="x", length=0, pad=2)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlim(-0.6, len(labels) - 0.4)
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        _name_ends(figure, axes, ends)
+    return figure
+
+
+def moments(
+    values: np.ndarray, titles: Sequence[str], *, xlabel: str, ylabel: str, signed: bool = False
+) -> Figure:
+    """Small heat maps side by side, one scale. values: (n, rows, columns); titles: one a map."""
+    values = np.asarray(values, float)
+    count = len(values)
+    columns = min(count, 5)
+    rows = math.ceil(count / columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 0.3 + 1.62 * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+        top = float(np.abs(values).max()) or 1.0
+        for index, axes in enumerate(grid):
+            if index >= count:
+                axes.set_visible(False)
+                continue
+            image = _heat(axes, values[index], signed, aspect="equal", top=top)
+            axes.set_title(titles[index], fontsize=8.5)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if index % columns == 0:
+                axes.set_ylabel(ylabel, fontsize=8)
+            if index + columns >= count:
+                axes.set_xlabel(xlabel, fontsize=8)
+        _colour_bar(figure, list(grid[:count]), image)
+    return figure
+
+
+def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: float) -> Figure:
+    """Horizontal bars from `origin`: name -> (mean, spread), the spread drawn as a whisker."""
+    names = list(values)
+    mean = np.array([values[name][0] for name in names])
+    spread = np.array([values[name][1] for name in names])
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(7.4, 0.6 + 0.32 * len(names))
+        axes.barh(names, mean - origin, left=origin, height=0.55, color=SERIES[0])
+        axes.errorbar(mean, names, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
+        axes.axvline(origin, color=MUTED, linewidth=1)
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.grid(axis="x", color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(xlabel)
+    return figure
+
+
+def _figure(width: float, height: float):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _heat(axes, values, signed, *, aspect, top=None):
+    top = top or float(np.abs(values).max()) or 1.0
+    image = axes.imshow(
+        values,
+        cmap=DIVERGING if signed else SEQUENTIAL,
+        vmin=-top if signed else 0.0,
+        vmax=top,
+        aspect=aspect,
+        interpolation="nearest",
+    )
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+    return image
+
+
+def _colour_bar(figure, axes, image):
+    bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.02, aspect=14)
+    bar.outline.set_edgecolor(GRID)
+    bar.ax.tick_params(length=0, labelsize=7.5)
+    bar.ax.yaxis.set_major_locator(MaxNLocator(3))

@@ -1,0 +1,149 @@
+"""What a run wrote while it trained, read without touching the model: config, metrics, clocks."""
+
+import json
+import math
+import platform
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxmodels.errors import UserError
+
+
+@dataclass(frozen=True)
+class Log:
+    """The readable part of a run's folder.
+
+    Attributes:
+        workdir: the folder.
+        config: the experiment's config as plain dicts; {} if `config.json` is missing or broken.
+        rows: lines of metrics.jsonl with a split, in order.
+        final: the closing line of a finished run, or None.
+        stopped: why the run could not go on (something ceased to be finite), or None.
+        timing: lines of timing.jsonl.
+    """
+
+    workdir: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    final: dict[str, Any] | None = None
+    stopped: str | None = None
+    timing: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that was logged."""
+        return max((row["step"] for row in self.rows), default=None)
+
+    def names(self, split: str) -> list[str]:
+        """Names of the numbers logged for a split, sorted."""
+        rows = (row for row in self.rows if row["split"] == split)
+        return sorted({name for row in rows for name in row} - {"step", "split"})
+
+    def series(self, split: str, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one logged number."""
+        rows = [row for row in self.rows if row["split"] == split and name in row]
+        return [row["step"] for row in rows], [float(row[name]) for row in rows]
+
+    def bits_per_byte(self, split: str) -> tuple[list[int], list[float]]:
+        """Steps and bits per byte; for a byte tokenizer that is the main loss over ln 2."""
+        steps, values = self.series(split, "bits_per_byte")
+        if not values and self.config.get("data", {}).get("tokenizer", "byte") == "byte":
+            steps, values = self.series(split, "next_token")
+            values = [value / math.log(2) for value in values]
+        return steps, values
+
+    def clock(self, name: str) -> list[float]:
+        """All values of one number in timing.jsonl."""
+        return [row[name] for row in self.timing if isinstance(row.get(name), int | float)]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent in training steps, compilation included, validation and checkpoints not."""
+        return sum(self.clock("seconds")) + sum(self.clock("compile_seconds"))
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Median training speed between two logged steps."""
+        speeds = [speed for speed in self.clock("bytes_per_second") if speed > 0]
+        return statistics.median(speeds) if speeds else None
+
+
+def read_log(workdir: str | Path) -> Log:
+    """Reads whatever there is of a run.
+
+    Raises:
+        UserError: no such folder, or one in which no run has written anything.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"--workdir={workdir}: no such folder; give the folder of a run")
+    if not any((workdir / name).exists() for name in ("config.json", "metrics.jsonl")):
+        raise UserError(
+            f"--workdir={workdir}: holds no run (neither config.json nor metrics.jsonl)"
+        )
+    lines = json_lines(workdir / "metrics.jsonl")
+    rows = [line for line in lines if "step" in line and line.get("split") in ("train", "valid")]
+    # A stop that a later resumption went beyond is history.
+    stop = lines[-1] if lines and lines[-1].get("split") == "stop" else {}
+    final = next((line for line in reversed(lines) if line.get("final")), None)
+    return Log(
+        workdir,
+        config=json_object(workdir / "config.json"),
+        rows=rows,
+        final=final,
+        stopped=stop.get("reason"),
+        timing=json_lines(workdir / "timing.jsonl"),
+    )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line, up to the first line that is not whole."""
+    values = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return values
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            break  # the run is being written, or was killed
+        if isinstance(value, dict):
+            values.append(value)
+    return values
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    import flax
+    import jax
+    import jaxlib
+    import numpy
+
+    found = {"python": platform.python_version(), "jax": jax.__version__}
+    return found | {m.__name__: m.__version__ for m in (jaxlib, flax, numpy)}
+
+
+def device_description() -> str:
+    """What JAX computes on here, e.g. "2 x cpu (x86_64, 2 cores)"."""
+    import os
+
+    import jax
+
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    extra = (
+        f" ({platform.machine()}, {os.cpu_count()} cores)" if devices[0].platform == "cpu" else ""
+    )
+    return f"{len(devices)} x {kind}{extra}"

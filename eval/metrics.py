@@ -1,0 +1,105 @@
+"""Every term of a model's loss, averaged by count over a split, the state carried all the way."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets
+from jaxmodels.errors import UserError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation measured.
+
+    Attributes:
+        means: term -> sum over its targets / number of them; a term without a target is left out.
+            Losses are in nats.
+        counts: term -> number of targets.
+        bits_per_byte: of the next-token loss over the text's bytes, or None if the model has none.
+        perplexity: exp of the mean next-token loss, a token, or None.
+        num_bytes: bytes of text behind the targets.
+    """
+
+    means: dict[str, float]
+    counts: dict[str, float]
+    bits_per_byte: float | None
+    perplexity: float | None
+    num_bytes: int
+
+    def flat(self) -> dict[str, float]:
+        """One dict for JSON and tables: bits per byte and perplexity first, then every mean."""
+        first = {"bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
+        return {name: value for name, value in first.items() if value is not None} | self.means
+
+
+def evaluate(
+    model,
+    documents: Sequence[Document],
+    *,
+    batch_size: int = 32,
+    seq_len: int = 256,
+    whole_documents: bool = False,
+    labels=None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Reads documents once, from fresh states, and averages `model.loss_sums`.
+
+    Args:
+        model: keeps the training side of the contract of a model.
+        documents: every token but the first of each is a target exactly once.
+        batch_size: rows read side by side. With `whole_documents=False` the text is cut in as many
+            equal rows, so that batch_size - 1 places start from a fresh state in mid-document: the
+            cost is a few bytes' worth of context. With True no document is cut, which takes longer.
+        seq_len: tokens a device call; changes speed and memory, not results, unless the model's own
+            losses are taken at every n-th position of a segment.
+        labels: a labeller for the stream, see `jaxmodels.data`.
+        progress: called with (tokens read, tokens in all) after every batch.
+
+    Raises:
+        UserError: a split without a single target.
+    """
+    total = num_targets(documents)
+    if not total:
+        raise UserError(
+            "nothing to evaluate: every document of this split is shorter than 2 tokens"
+        )
+    longest = max(len(document) for document in documents)
+    batch_size = min(batch_size, len(documents) if whole_documents else max(1, total // 8))
+    seq_len = min(seq_len, longest if whole_documents else math.ceil(total / batch_size))
+    stream = eval_stream(
+        documents,
+        batch_size=batch_size,
+        seq_len=seq_len,
+        whole_documents=whole_documents,
+        labels=labels,
+    )
+    state = model.initial_state(batch_size)
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    done = 0
+    for batch in stream:
+        state, new_sums, new_counts = _batch_sums(model, state, batch)
+        # Python floats are 64 bit: a million terms are added without loss.
+        for into, new in ((sums, new_sums), (counts, new_counts)):
+            for term, value in jax.device_get(new).items():
+                into[term] = into.get(term, 0.0) + float(value)
+        done += int(batch["weights"].sum())
+        if progress is not None:
+            progress(done, total)
+    means = {term: sums[term] / counts[term] for term in sums if counts[term] > 0}
+    num_bytes = num_target_bytes(documents)
+    bits = perplexity = None
+    if "next_token" in means:
+        bits = sums["next_token"] / math.log(2) / num_bytes
+        perplexity = float(np.exp(means["next_token"]))
+    return Scores(means, counts, bits, perplexity, num_bytes)
+
+
+@jax.jit
+def _batch_sums(model, state, batch):
+    state, sums = model.loss_sums(state, batch, key=None)
+    return state, sums, model.target_counts(batch)

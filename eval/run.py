@@ -1,0 +1,110 @@
+"""A trained model back from its run's folder, with the text it was trained on."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+import numpy as np
+
+from eval.log import read_log
+from eval.markov import baselines
+from jaxmodels.data import Corpus, load_corpus
+from jaxmodels.data.labels import RelationLabeller
+from jaxmodels.errors import UserError
+from train.checkpoint import load_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """What evaluation needs of a run.
+
+    Attributes:
+        workdir: its folder.
+        model: with its trained (or averaged) parameters.
+        config: the experiment's ConfigDict.
+        corpus: the text, split as in training.
+        step: number of updates of these parameters.
+        averaged: True if they are the running average.
+    """
+
+    workdir: Path
+    model: Any
+    config: Any
+    corpus: Corpus
+    step: int
+    averaged: bool
+
+
+def load_run(
+    workdir: str | Path, *, checkpoint: str = "best", paths: tuple[str, ...] | None = None
+) -> Run:
+    """Reads a run back.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: "best" by validation loss, "last", or a step.
+        paths: other text to evaluate on; None = the text of the run.
+
+    Raises:
+        UserError: no run, no whole checkpoint, or the text is gone.
+    """
+    if checkpoint not in ("best", "last") and not checkpoint.isdigit():
+        raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
+    read_log(workdir)  # says what is wrong with the folder before Orbax does
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of each part that is left unread
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    trained = load_model(workdir, checkpoint)
+    config = trained.config
+    tokenizer = config.data.tokenizer
+    if paths and tokenizer != "byte":
+        # A fitted vocabulary belongs to the run: other text is read with it.
+        tokenizer = corpus_of(config).tokenizer
+    corpus = (
+        corpus_of(config)
+        if paths is None
+        else load_corpus(paths, tokenizer, format=config.data.format)
+    )
+    return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
+
+
+def corpus_of(config) -> Corpus:
+    """The corpus of an experiment, split and tokenised as in training."""
+    data = config.data
+    return load_corpus(
+        data.paths,
+        data.tokenizer,
+        format=data.format,
+        valid_fraction=data.valid_fraction,
+        test_fraction=data.test_fraction,
+        max_tokens=data.max_tokens,
+        min_freq=data.min_freq,
+    )
+
+
+def labeller_of(config) -> RelationLabeller | None:
+    """What derives labels while batches are made, as in training; None without labels."""
+    data = config.data
+    if data.labels != "relations":
+        return None
+    return RelationLabeller(data.label_slots, data.label_roles, data.label_classes)
+
+
+def markov_baselines(corpus: Corpus) -> dict[str, dict[str, float]]:
+    """Bits per byte of the byte-Markov models fitted on the training split: split -> name -> value.
+
+    Raises:
+        UserError: the corpus is not in bytes, or has no training text.
+    """
+    if corpus.tokenizer.name != "byte":
+        raise UserError(
+            "byte-Markov baselines need the byte tokenizer; words do not keep the text's bytes"
+        )
+    train = [document.tokens for document in corpus.train]
+    held_out = {"valid": corpus.valid, "test": corpus.test}
+    return {
+        split: baselines(train, [np.asarray(document.tokens) for document in documents])
+        for split, documents in held_out.items()
+        if documents
+    }

@@ -1,0 +1,48 @@
+"""A finished run of the tiny model on a few small documents, trained once for all tests here."""
+
+import numpy as np
+import pytest
+
+from train.api import train_text_corpus
+from train.config import complete_config
+
+WORDS = "the people of this nation and their union shall work for peace in our time".split()
+
+
+def tiny_config(**changes):
+    config = complete_config(
+        {
+            "model": "tests.eval.tiny_bytes:Toy",
+            "model_config": {"width": 16},
+            "steps": 12,
+            "batch_size": 8,
+            "seq_len": 16,
+            "eval_every": 6,
+            "checkpoint_every": 6,
+            "log_every": 2,
+            "optimizer": {"learning_rate": 0.02, "warmup_steps": 2},
+            "data": {"eval_tokens": 512},
+        }
+    )
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory):
+    """A folder of 20 documents, enough for one each in validation and test."""
+    folder = tmp_path_factory.mktemp("texts")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        sentences = [" ".join(rng.choice(WORDS, 12)).capitalize() + "." for _ in range(12)]
+        (folder / f"{i:02d}.txt").write_text(" ".join(sentences) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(texts, tmp_path_factory):
+    """The folder of a finished run. Tests that write into it work on a copy."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    result = train_text_corpus(texts, workdir=workdir, config=tiny_config())
+    assert result.status == "finished"
+    return workdir

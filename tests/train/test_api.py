@@ -1,0 +1,74 @@
+"""Training from Python, and configs that build the model's own (SYSTEMS P-27, P-30)."""
+
+import jax.numpy as jnp
+import pytest
+
+import jaxmodels
+from jaxmodels.errors import UserError
+from tests.train.corpus import small_text
+from train.api import text_config, train_text_corpus
+from train.checkpoint import load_model
+from train.config import differences, load_config
+from train.metrics import read_metrics
+from train.model import build_model, resolve_vocab
+
+SMALL = {
+    "steps": 3,
+    "batch_size": 8,
+    "seq_len": 16,
+    "eval_every": 0,
+    "log_every": 3,
+    "data.eval_tokens": 256,
+    "model_config.width": 8,
+    "model_config.hidden_size": 12,
+    "model_config.symbol_slots": 3,
+    "model_config.role_slots": 2,
+    "model_config.relation_size": 4,
+    "model_config.abstraction_sizes": (12, 6),
+}
+
+
+def test_an_experiment_builds_the_config_of_its_model():
+    config = text_config("prernk", SMALL)
+    resolve_vocab(config, 256)
+    model = build_model(config)
+    assert model.config.abstraction_sizes == (12, 6)
+    assert (model.config.width, model.config.vocab_size, model.config.dtype) == (8, 256, "float32")
+    assert (
+        build_model(
+            text_config("prernk", SMALL | {"model_config.vocab_size": 99})
+        ).config.vocab_size
+        == 99
+    )
+
+
+def test_every_field_of_the_model_is_in_the_shipped_config():
+    shipped, built = load_config("configs/prernk.py"), text_config("prernk")
+    assert shipped.model_config.keys() == built.model_config.keys()
+    resolve_vocab(shipped, 256)
+    assert jaxmodels.config_from_json(jaxmodels.config_to_json(build_model(shipped).config))
+    load_config("configs/prernk_tpu.py")
+    assert "model_config.width" not in differences(shipped, built)
+
+
+def test_what_the_model_refuses_is_one_line():
+    with pytest.raises(UserError, match=r"did you mean 'model_config.hidden_size'"):
+        text_config("prernk", {"model_config.hiden_size": 3})
+    config = text_config("prernk", SMALL | {"model_config.abstraction_sizes": (5, 6)})
+    resolve_vocab(config, 256)
+    with pytest.raises(UserError):
+        build_model(config)
+
+
+def test_train_text_corpus_trains_and_reads_back(tmp_path):
+    text = tmp_path / "small.txt"
+    text.write_text(small_text())
+    result = train_text_corpus(text, workdir=tmp_path / "run", changes=SMALL)
+    assert result.status == "finished"
+    assert 0 < read_metrics(tmp_path / "run")[0]["bits_per_byte"] < 9
+    trained = load_model(tmp_path / "run")
+    assert trained.step == 3
+    _, out = trained.model(trained.model.initial_state(1), jnp.array([[1, 2, 3]]))
+    assert out.logits.shape == (1, 3, 256)
+    with pytest.raises(UserError, match="already holds a run"):
+        train_text_corpus(text, workdir=tmp_path / "run", changes=SMALL)

@@ -1,0 +1,150 @@
+"""Configs: files, overrides, JSON, and the one-line errors."""
+
+import pytest
+
+from jaxmodels.errors import UserError
+from tests.train.toy import toy_config
+from train.config import (
+    apply_overrides,
+    complete_config,
+    default_config,
+    differences,
+    from_json,
+    load_config,
+    to_json,
+    validate_config,
+)
+
+FILE = """
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({"model": "prernk", "steps": 30, "optimizer": {"learning_rate": 1e-2}})
+"""
+
+
+def test_a_file_states_what_matters_and_defaults_fill_the_rest(tmp_path):
+    (tmp_path / "c.py").write_text(FILE)
+    config = load_config(
+        tmp_path / "c.py", ["--config.batch_size=64", "--config.data.carry_state", "false"]
+    )
+    assert (config.steps, config.batch_size, config.optimizer.learning_rate) == (30, 64, 1e-2)
+    assert config.data.carry_state is False
+    assert config.seq_len == default_config().seq_len
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("--config.steps=7", "steps", 7),
+        ("--config.optimizer.learning_rate=1e-4", "optimizer.learning_rate", 1e-4),
+        ("--config.optimizer.weight_decay=1", "optimizer.weight_decay", 1.0),
+        ("--config.dtype=bfloat16", "dtype", "bfloat16"),
+        ("--config.data.paths=a.txt,b.txt", "data.paths", ("a.txt", "b.txt")),
+        ("--config.data.paths=('a.txt',)", "data.paths", ("a.txt",)),
+        ("--config.model_config.width=16", "model_config.width", 16),
+    ],
+)
+def test_overrides_take_the_type_of_the_field(override, name, value):
+    config = toy_config()
+    apply_overrides(config, [override])
+    for part in name.split("."):
+        config = config[part]
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("--config.stpes=7", "did you mean 'steps'"),
+        ("--config.optimizer.learning_rat=1", "did you mean 'optimizer.learning_rate'"),
+        ("--config.learning_rate=1", "did you mean 'optimizer.learning_rate'"),
+        ("--config.model_config.widht=1", "did you mean 'model_config.width'"),
+        ("--config.optimzer.eps=1", "unknown group 'optimzer'"),
+        ("--config.steps=many", "config.steps: expected an integer, got 'many' (str)"),
+        ("--config.steps=1.5", "config.steps: expected an integer, got 1.5 (float)"),
+        ("--config.data.carry_state=yes please", "expected a bool (true or false)"),
+        ("--config.optimizer.eps=tiny", "config.optimizer.eps: expected a number"),
+        ("--config.optimizer=adamw", "is a group"),
+        ("--config.steps", "a value is missing"),
+        ("--step=3", "unknown argument '--step=3'"),
+    ],
+)
+def test_a_wrong_override_says_what_would_be_right(override, says):
+    with pytest.raises(UserError) as error:
+        apply_overrides(toy_config(), [override])
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": 0}, "config.steps: must be at least 1"),
+        ({"dtype": "float61"}, "did you mean"),
+        ({"parallel": "pmpa"}, "did you mean 'pmap'"),
+        ({"optimizer__name": "adanw"}, "did you mean 'adamw'"),
+        ({"optimizer__schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"optimizer__warmup_steps": 20}, "do not fit in 20 steps"),
+        ({"optimizer__b2": 1.0}, "config.optimizer.b2: must lie in [0, 1)"),
+        ({"optimizer__learning_rate": float("nan")}, "config.optimizer.learning_rate"),
+        ({"optimizer__accumulate": 3}, "make it a multiple of 12"),
+        ({"batch_size": 6}, "6 rows do not divide over 4 devices"),
+        ({"data__mode": "track"}, "did you mean 'tracks'"),
+    ],
+)
+def test_values_are_checked(changes, says):
+    with pytest.raises(UserError) as error:
+        validate_config(toy_config(**changes), device_count=4)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_toy_config_itself_is_valid():
+    validate_config(toy_config(), device_count=4)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": "prernk", "step": 3}, "unknown field 'step'; did you mean 'steps'"),
+        ({"model": "prernk", "optimizer": {"lr": 3}}, "unknown field 'optimizer.lr'"),
+        ({"model": "prernk", "steps": "3"}, "config.steps: expected an integer"),
+        ({"model": "prernk", "data": 3}, "data must be a group"),
+        ({"steps": 3}, "'model' is missing"),
+    ],
+)
+def test_a_config_file_is_checked_like_an_override(given, says):
+    with pytest.raises(UserError, match="config") as error:
+        complete_config(given)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file; did you mean"),
+        ("x = 1", "defines no get_config()"),
+        ("def get_config(:", "line 1"),
+    ],
+)
+def test_a_missing_or_broken_file(tmp_path, text, says):
+    (tmp_path / "good.py").write_text(FILE)
+    path = tmp_path / "goood.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(path)
+    assert says in str(error.value)
+
+
+def test_json_round_trip_keeps_values_and_types():
+    config = toy_config(data__paths=("a", "b"), optimizer__weight_decay=1.0)
+    again = from_json(to_json(config))
+    assert differences(config, again) == []
+    assert again.data.paths == ("a", "b")
+    assert type(again.optimizer.weight_decay) is float
+    again.optimizer.b1 = 0.5
+    assert differences(config, again) == ["optimizer.b1"]
+    with pytest.raises(UserError, match=r"config.json: not a run's config"):
+        from_json("{")

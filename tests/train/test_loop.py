@@ -1,0 +1,375 @@
+"""The loop: what it writes, how it resumes, what it refuses. All on the toy, two devices."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import train.loop
+from jaxmodels.errors import UserError
+from tests.train.corpus import small_text
+from tests.train.toy import toy_config
+from train.checkpoint import damage, load_model, restore, saved_steps
+from train.config import from_json
+from train.data import open_data
+from train.loop import run
+from train.metrics import cut, read_metrics
+from train.model import build_model
+from train.optimizer import flatten
+from train.step import init_train_state
+
+CHECKPOINT_EVERY, STEPS = 6, 20
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text(small_text())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def config(text):
+    return toy_config(
+        steps=STEPS, checkpoint_every=CHECKPOINT_EVERY, log_every=4, data__paths=(text,)
+    )
+
+
+def go(config, workdir, devices=2, **kwargs):
+    return run(
+        config.copy_and_resolve_references(),
+        workdir,
+        quiet=True,
+        devices=jax.devices()[:devices],
+        **kwargs,
+    )
+
+
+def changed(config, **changes):
+    other = config.copy_and_resolve_references()
+    for name, value in changes.items():
+        *groups, last = name.split("__")
+        node = other
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return other
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, go(config, workdir)
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """A run asked to stop after step 15: checkpoints 6, 12 and 15, of which it keeps two."""
+    workdir = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 15)
+        result = go(config, workdir)
+    assert (result.status, result.step) == ("interrupted", 15)
+    return workdir
+
+
+@pytest.fixture
+def half(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "half")
+    return tmp_path / "half"
+
+
+def stop_at(patch, step):
+    calls = iter(range(1, 10**6))
+    patch.setattr(train.loop._StopRequest, "agreed", lambda self, now: next(calls) == step)
+
+
+def test_what_a_finished_run_leaves(whole):
+    workdir, result = whole
+    assert (result.status, result.step, len(result.digest)) == ("finished", STEPS, 64)
+    lines = read_metrics(workdir)
+    steps = [(line["step"], line.get("split")) for line in lines]
+    assert steps == [
+        (4, "train"),
+        (8, "train"),
+        (10, "valid"),
+        (12, "train"),
+        (16, "train"),
+        (20, "train"),
+        (20, "valid"),
+        (20, None),
+    ]
+    assert lines[-1] == {"final": True, "step": STEPS, "digest": result.digest}
+    assert lines[0]["loss"] > lines[-3]["loss"]
+    assert lines[0]["bits_per_byte"] == pytest.approx(lines[0]["next_token"] / np.log(2), rel=1e-6)
+    assert {"accuracy", "grad_norm", "learning_rate", "weight/activity"} <= lines[0].keys()
+    timing = [json.loads(line) for line in (workdir / "timing.jsonl").read_text().splitlines()]
+    assert timing[0]["compile_seconds"] > 0
+    assert all(line["bytes_per_second"] > 0 for line in timing)
+    assert list(workdir.glob("events.*"))
+    assert from_json((workdir / "config.json").read_text()).steps == STEPS
+    assert json.loads((workdir / "tokenizer.json").read_text()) == {"kind": "byte"}
+
+
+def test_the_newest_and_the_best_are_kept_and_whole(whole):
+    workdir, _ = whole
+    assert saved_steps(workdir) == [18, 20]
+    for step in (18, 20):
+        path = workdir / "checkpoints" / str(step)
+        assert (path / "manifest.json").exists()
+        assert damage(path) is None
+
+
+def test_the_best_stays_when_newer_ones_are_worse(config, tmp_path):
+    """With a huge learning rate at the end, validation gets worse after step 4."""
+    worse = changed(
+        config,
+        steps=12,
+        eval_every=4,
+        checkpoint_every=4,
+        keep_last=1,
+        optimizer__learning_rate=30.0,
+        optimizer__warmup_steps=0,
+        optimizer__schedule="constant",
+    )
+    go(worse, tmp_path / "w")
+    losses = {
+        m["step"]: m["loss"] for m in read_metrics(tmp_path / "w") if m.get("split") == "valid"
+    }
+    best = min(losses, key=losses.get)
+    assert best != 12
+    assert saved_steps(tmp_path / "w") == [best, 12]
+    assert load_model(tmp_path / "w").step == best
+    assert load_model(tmp_path / "w").loss == losses[best]
+    assert load_model(tmp_path / "w", "last").step == 12
+    with pytest.raises(UserError, match="no whole checkpoint of step 5"):
+        load_model(tmp_path / "w", 5)
+
+
+def test_validation_is_what_the_definition_gives(whole, config):
+    """Recomputed without the loop: every byte but the first of a document, once."""
+    workdir, result = whole
+    trained = load_model(workdir, "last")
+    assert trained.step == STEPS
+    from jaxmodels.data import load_corpus, take
+
+    documents = take(load_corpus(config.data.paths).valid, config.data.eval_tokens)
+    model, total, count = trained.model, 0.0, 0
+    rows = -(-sum(map(len, documents)) // config.batch_size)
+    stream = np.concatenate([d.tokens for d in documents])
+    for start in range(0, len(stream), rows):  # batch_size rows, each begun with a fresh state
+        tokens = stream[start : start + rows + 1].astype(np.int32)[None]
+        _, (logits, _) = model(model.initial_state(1), tokens[:, :-1])
+        logp = jax.nn.log_softmax(logits[0])
+        total -= float(logp[np.arange(tokens.shape[1] - 1), tokens[0, 1:]].sum())
+        count += tokens.shape[1] - 1
+    assert len(documents) == 1
+    assert result.valid["loss"] == pytest.approx(total / count, rel=1e-5)
+    assert result.valid["bits_per_byte"] == pytest.approx(total / count / np.log(2), rel=1e-5)
+
+
+def test_stopped_and_resumed_is_bit_identical(whole, half, config):
+    assert saved_steps(half) == [12, 15]
+    result = go(config, half, resume=True)
+    assert result.digest == whole[1].digest
+    assert (half / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+
+
+def test_resuming_twice_changes_nothing(whole, config, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "copy")
+    assert go(config, tmp_path / "copy", resume=True).digest == whole[1].digest
+    assert (tmp_path / "copy/metrics.jsonl").read_bytes() == (
+        whole[0] / "metrics.jsonl"
+    ).read_bytes()
+
+
+def spoil(newest, how):
+    file = max((newest / "training").rglob("d/*"), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    if how == "truncate":
+        file.write_bytes(content[:-7])
+    elif how == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif how == "delete":
+        file.unlink()
+    elif how == "manifest":
+        (newest / "manifest.json").write_text("{")
+    elif how == "metadata":
+        (newest / "_CHECKPOINT_METADATA").write_text("")
+    elif how == "no manifest, no metadata":
+        (newest / "manifest.json").unlink()
+        (newest / "model" / "_METADATA").unlink()
+
+
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(whole, half, config, capsys):
+    spoil(half / "checkpoints" / "15", "truncate")
+    result = run(config.copy_and_resolve_references(), half, resume=True, devices=jax.devices()[:2])
+    said = capsys.readouterr().out
+    assert "checkpoint 15 is damaged" in said
+    assert "resuming from step 12" in said
+    assert result.digest == whole[1].digest
+    assert (half / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+    assert (half / "damaged" / "15").is_dir()
+
+
+@pytest.mark.parametrize(
+    "how", ["flip", "delete", "manifest", "metadata", "no manifest, no metadata", ""]
+)
+def test_other_damage_is_noticed_too(half, config, how):
+    spoil(half / "checkpoints" / "15", how)
+    data = open_data(config.copy_and_resolve_references())
+    iterator, said = iter(data.train), []
+    template = jax.eval_shape(lambda: init_train_state(build_model(config), config))
+    state = restore(half, config, template, iterator, data.fingerprint, said.append)
+    assert int(state.step) == iterator.get_state()["next_index"] == (12 if how else 15)
+    assert len(said) == (1 if how else 0)
+
+
+def test_killed_between_commit_and_manifest(whole, half, config):
+    (half / "checkpoints" / "15" / "manifest.json").unlink()
+    assert go(config, half, resume=True).digest == whole[1].digest
+
+
+def test_no_whole_checkpoint_at_all(half, config):
+    for step in (12, 15):
+        for file in (half / "checkpoints" / str(step) / "model").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(UserError, match="none of its 2 checkpoints is whole"):
+        load_model(half)
+    with pytest.raises(UserError, match="none of its 2 checkpoints is whole"):
+        go(config, half, resume=True)
+
+
+def test_killed_before_the_first_checkpoint_starts_again(whole, config, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 4, "split": "train", "loss": 1}\n{"step": 8, "spl'
+    )
+    assert go(config, tmp_path, resume=True).digest == whole[1].digest
+    assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("devices", "parallel"), [(4, "pmap"), (4, "shard_map")])
+def test_resumed_on_another_number_of_devices(whole, half, config, devices, parallel):
+    """Exact state and data; from there on, rounding of float32."""
+    result = go(changed(config, parallel=parallel), half, resume=True, devices=devices)
+    assert result.status == "finished"
+    for got, want in zip(read_metrics(half), read_metrics(whole[0]), strict=True):
+        for name in want.keys() - {"digest", "split"}:
+            assert got[name] == pytest.approx(want[name], rel=1e-5, abs=1e-6), (name, want["step"])
+
+
+def test_carried_state_is_stored_in_global_form(stopped, config):
+    from orbax.checkpoint import v1 as ocp
+
+    metadata = ocp.checkpointables_metadata(stopped.absolute() / "checkpoints" / "15").metadata
+    assert metadata["training"]["carry"]["h"].shape == (config.batch_size, 8)
+    assert metadata["model"]["cell"]["kernel"].shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model_config__width": 4}, "config.model_config.width: "),
+        ({"batch_size": 4}, "config.batch_size: "),
+        ({"optimizer__name": "lion"}, "config.optimizer.name: "),
+        ({"seed": 3}, "config.seed: "),
+        ({"model": "tests.train.test_step:create_local"}, "config.model: "),
+        ({"steps": 14}, "config.steps: "),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(half, config, changes, says):
+    before = (half / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError) as error:
+        go(changed(config, **changes), half, resume=True)
+    assert str(error.value).startswith(says)
+    assert "\n" not in str(error.value)
+    assert (half / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_checkpoint_of_other_code_or_format_or_text(half, config, tmp_path, monkeypatch):
+    other = tmp_path / "other.txt"
+    other.write_text(small_text(5000))
+    with pytest.raises(UserError, match=r"config.data.paths: not the text"):
+        go(changed(config, data__paths=(str(other),)), half, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("train.checkpoint.FORMAT", 2)
+        with pytest.raises(UserError, match="checkpoint format 1, this version reads format 2"):
+            go(config, half, resume=True)
+    with monkeypatch.context() as patch:
+        build = train.loop.build_model
+        patch.setattr(train.loop, "build_model", lambda c: build(changed(c, model_config__width=4)))
+        with pytest.raises(
+            UserError, match=r"model/cell/bias is .16,. in the checkpoint and .8,. in the model"
+        ):
+            go(config, half, resume=True)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(half, config):
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        go(config, half)
+
+
+def test_what_may_change_on_resuming(half, config):
+    longer = changed(config, steps=24, eval_every=12, optimizer__learning_rate=5e-3)
+    assert go(longer, half, resume=True).step == 24
+    assert read_metrics(half)[-1]["step"] == 24
+
+
+def test_not_finite_stops_and_keeps_the_last_good_state(config, tmp_path):
+    poisoned = changed(
+        config, model_config__poison_step=450
+    )  # of 1000: step 9 of 20 completes the harm
+    result = go(poisoned, tmp_path / "w")
+    assert (result.status, result.step) == ("halted", 9)
+    assert result.message == "step 10: gradient of cell/bias is not finite"
+    assert saved_steps(tmp_path / "w") == [6, 9]
+    last = read_metrics(tmp_path / "w")[-1]
+    assert last == {"step": 10, "split": "stop", "reason": result.message}
+    for leaf in flatten(load_model(tmp_path / "w", "last").model).values():
+        assert np.isfinite(leaf).all()
+    # The position is that of the good state: it goes on with the very batch that was refused.
+    position = json.loads((tmp_path / "w/checkpoints/9/data/process_0-of-1.json").read_text())
+    assert position == {"next_index": 9}
+    again = go(poisoned, tmp_path / "w", resume=True)
+    assert (again.status, again.step, again.message) == ("halted", 9, result.message)
+
+
+def test_averaged_parameters_are_validated_and_read_back(config, tmp_path):
+    averaging = changed(config, steps=4, eval_every=4, optimizer__ema_decay=0.5)
+    go(averaging, tmp_path / "w")
+    trained = load_model(tmp_path / "w")
+    assert trained.averaged
+    longer = changed(averaging, steps=8)
+    assert go(longer, tmp_path / "w", resume=True).status == "finished"
+
+
+def test_cut_tolerates_what_a_kill_leaves(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "split": "train"}\n{"step": 3, "split": "train"}\n{"final": true, "step": 1}\n'
+    )
+    cut(path, 2)
+    assert path.read_text() == '{"step": 1, "split": "train"}\n'
+    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
+    cut(path, 2)
+    assert path.read_text() == '{"step": 1, "split": "train"}\n'
+
+
+def test_word_tokenizer_resolves_the_vocabulary(config, tmp_path):
+    words = changed(
+        config, steps=3, eval_every=3, data__tokenizer="word", model_config__vocab_size=0
+    )
+    result = go(words, tmp_path / "w")
+    stored = from_json((tmp_path / "w/config.json").read_text())
+    assert 10 < stored.model_config.vocab_size < 30
+    assert result.valid["bits_per_byte"] < result.valid["loss"] / np.log(
+        2
+    )  # a word is several bytes
+    with pytest.raises(
+        UserError, match=r"config.model_config.vocab_size: 256, but the 'word' tokenizer"
+    ):
+        go(changed(words, model_config__vocab_size=256), tmp_path / "v")

@@ -1,0 +1,68 @@
+"""Training from Python: `train_text_corpus` (SYSTEMS P-27) and the config it builds (P-30)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import jaxmodels
+from train.config import apply_overrides, complete_config, validate_config
+from train.loop import RunResult, run
+
+
+def text_config(model: str = "prernk", changes: Mapping[str, Any] | None = None) -> ConfigDict:
+    """A complete experiment config for a model of the zoo, its own config included.
+
+    Args:
+      model: "system" or "system/preset".
+      changes: values by dotted field, e.g. {"steps": 500, "optimizer.learning_rate": 1e-2,
+        "model_config.hidden_size": 128}.
+
+    Raises:
+      UserError: unknown model or field, wrong type or value.
+    """
+    fields = dataclasses.asdict(jaxmodels.make_config(model))
+    dtype = fields.pop("dtype", "float32")
+    fields |= {"vocab_size": 0} if "vocab_size" in fields else {}  # as the tokenizer has
+    config = complete_config({"model": model, "model_config": fields, "dtype": dtype})
+    for name, value in (changes or {}).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        apply_overrides(config, [f"--config.{name}={text}"])
+    validate_config(config)
+    return config
+
+
+def train_text_corpus(
+    paths: Sequence[str | Path] | str | Path = (),
+    *,
+    workdir: str | Path,
+    config: ConfigDict | None = None,
+    model: str = "prernk",
+    changes: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    quiet: bool = True,
+) -> RunResult:
+    """Train a model on text files, as `python -m train` does.
+
+    Args:
+      paths: files, folders or globs; none = the packaged corpus.
+      workdir: folder of the run; `train.checkpoint.load_model(workdir)` reads the result.
+      config: a complete config; by default that of `text_config(model, changes)`.
+      model, changes: see `text_config`; not together with `config`.
+      resume: continue the run in `workdir`.
+      quiet: print nothing.
+
+    Raises:
+      UserError: for whatever is wrong with config, data, folder or checkpoint.
+    """
+    if config is not None and changes is not None:
+        raise TypeError("give either config or changes")
+    config = text_config(model, changes) if config is None else complete_config(config)
+    paths = (paths,) if isinstance(paths, str | Path) else tuple(paths)
+    if paths:
+        config.data.paths = tuple(str(path) for path in paths)
+    return run(config, workdir, resume=resume, quiet=quiet)

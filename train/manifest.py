@@ -1,0 +1,43 @@
+"""Checksums of a checkpoint's files: written after it is committed, compared before it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+
+
+def write_manifest(path: Path) -> None:
+    """Record size and SHA-256 of every file of a committed checkpoint."""
+    files = {str(f.relative_to(path)): _checksum(f) for f in sorted(path.rglob("*")) if f.is_file()}
+    temporary = path / (MANIFEST + ".tmp")
+    temporary.write_text(json.dumps({"files": files}, indent=1))
+    os.replace(temporary, path / MANIFEST)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, or None."""
+    manifest = path / MANIFEST
+    if not manifest.exists():
+        return None
+    try:
+        files = json.loads(manifest.read_text())["files"]
+        for name, (size, checksum) in files.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
+            if _checksum(file)[1] != checksum:
+                return f"{name} was altered"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is unreadable"
+    return None
+
+
+def _checksum(file: Path) -> tuple[int, str]:
+    with open(file, "rb") as stream:
+        return file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,61 @@
+"""From an experiment config to a model: by name from the zoo, or by import path for a fork."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import jaxmodels
+from jaxmodels.errors import UserError
+
+
+def build_model(config: ConfigDict):
+    """The model of an experiment, freshly initialised from `config.seed`.
+
+    `config.model` is a name that `jaxmodels.create` knows, or "package.module:factory" for a model
+    of one's own, called as `factory(seed=..., dtype=..., **config.model_config)`. What a factory of
+    one's own raises is passed on.
+
+    Raises:
+      UserError: unknown model, or fields that the model's own config refuses.
+    """
+    fields = config.model_config.to_dict()
+    if fields.get("vocab_size", 1) == 0:
+        raise UserError(
+            "config.model_config.vocab_size: 0 (as the tokenizer) is not resolved yet, set it"
+        )
+    create = _imported(config.model) if ":" in config.model else None
+    if create is not None:
+        return create(seed=config.seed, dtype=config.dtype, **fields)
+    return jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
+
+
+def resolve_vocab(config: ConfigDict, vocab_size: int) -> None:
+    """Let `model_config.vocab_size` 0 mean the tokenizer's, and refuse one that differs from it.
+
+    Changes `config` in place. Models without that field are left alone.
+    """
+    if "vocab_size" not in config.model_config:
+        return
+    if config.model_config.vocab_size == 0:
+        config.model_config.vocab_size = int(vocab_size)
+    if config.model_config.vocab_size != vocab_size:
+        raise UserError(
+            f"config.model_config.vocab_size: {config.model_config.vocab_size}, but the "
+            f"{config.data.tokenizer!r} tokenizer has {vocab_size} tokens; "
+            f"set --config.model_config.vocab_size={vocab_size}"
+        )
+
+
+def _imported(path: str):
+    module, _, name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"config.model: cannot import {path!r} ({error})") from error

@@ -1,0 +1,116 @@
+"""Optimisers and learning-rate schedules from Optax, chosen by name.
+
+They work on a flat dict {"path/of/leaf": array}: the optimiser's state is then plain dicts, cheap
+to pass to a jitted function and readable in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+from ml_collections import ConfigDict
+
+from jaxmodels.errors import UserError
+from train.config import OPTIMIZERS, SCHEDULES
+
+Flat = dict[str, jax.Array]
+
+
+def flatten(tree) -> Flat:
+    """Leaves of a module by name, e.g. {"cell/gate/kernel": array}.
+
+    The name of a leaf is its attribute path; that of an `nnx.Param` ends at the attribute that
+    holds it.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {leaf_name(path): leaf for path, leaf in leaves}
+
+
+def unflatten(tree, flat: Flat):
+    """The module `tree` with its leaves replaced by those of `flat`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[leaf_name(path)], tree)
+
+
+def leaf_name(path) -> str:
+    """A key path of `jax.tree_util` as text."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.removesuffix("/value").removesuffix("/raw_value")
+
+
+def decay_mask(params: Flat) -> dict[str, bool]:
+    """True for the leaves whose attribute is called `kernel`: linear maps, nothing else."""
+    return {name: name.rsplit("/", 1)[-1] == "kernel" for name in params}
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+    """step -> learning rate, with linear warm-up from 0 over `warmup_steps`.
+
+    constant: the peak throughout. cosine, linear: from the peak to `final_fraction` of it at the
+    last
+    step. wsd: constant until the last `decay_fraction` of the steps, then linear to
+    `final_fraction`.
+    """
+    o = config.optimizer
+    peak, final = o.learning_rate, o.learning_rate * o.final_fraction
+    steps = max(config.steps - o.warmup_steps, 1)
+    if o.schedule == "constant":
+        main = optax.constant_schedule(peak)
+    elif o.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, steps, alpha=o.final_fraction)
+    elif o.schedule == "linear":
+        main = optax.linear_schedule(peak, final, steps)
+    elif o.schedule == "wsd":
+        decay = max(round(config.steps * o.decay_fraction), 1)
+        main = optax.linear_schedule(peak, final, decay, transition_begin=max(steps - decay, 0))
+    else:
+        raise UserError(f"config.optimizer.schedule: unknown {o.schedule!r}, valid: {SCHEDULES}")
+    if o.warmup_steps == 0:
+        return main
+    # The first update already moves: its rate is peak / warmup_steps, not 0.
+    warmup = optax.linear_schedule(peak / o.warmup_steps, peak, max(o.warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, main], [o.warmup_steps])
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Clipping by global norm, then the named optimiser; its state is float32."""
+    o, schedule = config.optimizer, make_schedule(config)
+    if o.name == "adamw":
+        main = optax.adamw(
+            schedule,
+            o.b1,
+            o.b2,
+            o.eps,
+            weight_decay=o.weight_decay,
+            mask=decay_mask,
+            mu_dtype=jnp.float32,
+        )
+    elif o.name == "lion":
+        main = optax.lion(
+            schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask, mu_dtype=jnp.float32
+        )
+    elif o.name == "muon":
+        main = optax.contrib.muon(
+            schedule,
+            beta=o.b1,
+            eps=o.eps,
+            weight_decay=o.weight_decay,
+            adam_b1=o.b1,
+            adam_b2=o.b2,
+            mu_dtype=jnp.float32,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,  # steps as large as AdamW's, so that one learning rate serves both
+        )
+    else:
+        raise UserError(
+            f"config.optimizer.name: unknown {o.name!r}, valid: {', '.join(OPTIMIZERS)}"
+        )
+    return optax.chain(optax.clip_by_global_norm(o.clip_norm), main) if o.clip_norm else main
+
+
+def _matrices(params: Flat) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+    """Muon for kernels (leading axes are stacked layers), Adam for the rest."""
+    last_two = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    kernels = decay_mask(params)
+    return {name: last_two if kernels[name] and p.ndim >= 2 else None for name, p in params.items()}

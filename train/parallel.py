@@ -1,0 +1,265 @@
+"""Running the one step on many devices, and moving its state between host, devices and checkpoints.
+
+Two ways, same function, same numbers:
+
+    pmap       data parallel over all devices. The carry and a batch have a leading axis of (local)
+               devices, (devices, rows / devices, ...); everything else is replicated without such
+               an axis.
+    shard_map  `jax.jit(jax.shard_map(step, axis_names={"data"}))` over a mesh with axes data, fsdp,
+               tensor. "data" is the step's named axis; the other two stay automatic: parameters and
+               moments are laid out over them by `parameter_spec`, and XLA inserts what that needs.
+
+The *global form* of a state has the carry as (batch_size, ...), whatever the number of devices.
+Checkpoints hold that form. Placement objects are the only code that knows the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from jaxmodels.errors import UserError
+from train.config import validate_config
+from train.model import build_model
+from train.optimizer import leaf_name
+from train.step import (
+    AXIS,
+    TrainState,
+    init_train_state,
+    make_eval_step,
+    make_train_step,
+    state_axes,
+)
+
+PyTree = Any
+
+
+class Placement:
+    """Where an experiment runs: compiled steps and the movement of states and batches.
+
+    Attributes:
+      step: train_step over all devices; its first argument is donated.
+      eval_step: (model, carry, batch) -> (carry, sums, counts); donates nothing.
+      mesh: the mesh of the arrays that this process handles.
+      data_size: number of parts that the batch is split in, over all processes.
+    """
+
+    def __init__(self, config: ConfigDict, devices: Sequence[jax.Device] | None = None):
+        self.config = config
+        devices = list(jax.devices() if devices is None else devices)
+        inner = config.mesh.fsdp * config.mesh.tensor
+        if len(devices) % inner:
+            raise UserError(
+                f"config.mesh: fsdp {config.mesh.fsdp} x tensor {config.mesh.tensor} does not "
+                f"divide {len(devices)} devices"
+            )
+        if inner > 1 and config.parallel != "shard_map":
+            raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
+        self.data_size = len(devices) // inner
+        validate_config(config, device_count=self.data_size)
+        if config.batch_size % jax.process_count():
+            raise UserError(
+                f"config.batch_size: {config.batch_size} rows do not divide over "
+                f"{jax.process_count()} processes"
+            )
+        shape = (self.data_size, config.mesh.fsdp, config.mesh.tensor)
+        self.global_mesh = Mesh(np.array(devices).reshape(shape), (AXIS, "fsdp", "tensor"))
+        self.uses_pmap = config.parallel == "pmap"
+        if self.uses_pmap:
+            mine = [d for d in devices if d.process_index == jax.process_index()]
+            self.mesh = Mesh(np.array(mine), (AXIS,))
+            self._compile_pmap(devices)
+        else:
+            self.mesh = self.global_mesh
+            self._compile_shard_map()
+
+    def _compile_pmap(self, devices: list[jax.Device]) -> None:
+        # With several processes pmap takes all devices, and wants to be told none.
+        chosen = devices if jax.process_count() == 1 else None
+        axes = state_axes(self.config, 0, None)
+        self.step = jax.pmap(
+            make_train_step(self.config),
+            axis_name=AXIS,
+            in_axes=(axes, 0),
+            out_axes=(axes, None),
+            donate_argnums=(0,),
+            devices=chosen,
+        )
+        self.eval_step = jax.pmap(
+            make_eval_step(self.config),
+            axis_name=AXIS,
+            in_axes=(None, 0, 0),
+            out_axes=(0, None, None),
+            devices=chosen,
+        )
+
+    def _compile_shard_map(self) -> None:
+        specs = state_axes(self.config, P(AXIS), P())
+        mapped = jax.shard_map(
+            make_train_step(self.config),
+            mesh=self.mesh,
+            in_specs=(specs, P(AXIS)),
+            out_specs=(specs, P()),
+            axis_names={AXIS},
+            check_vma=False,  # gradients are summed by hand, as under pmap
+        )
+        self.abstract_state = self._with_shardings(jax.eval_shape(lambda: _fresh(self.config)))
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        self.step = jax.jit(mapped, donate_argnums=0, out_shardings=(shardings, None))
+        self.eval_step = jax.jit(
+            jax.shard_map(
+                make_eval_step(self.config),
+                mesh=self.mesh,
+                in_specs=(P(), P(AXIS), P(AXIS)),
+                out_specs=(P(AXIS), P(), P()),
+                axis_names={AXIS},
+                check_vma=False,
+            )
+        )
+
+    # Shapes without arrays, for compiling ahead of time.
+
+    def abstract_train_state(self) -> TrainState:
+        """The step's first argument as `ShapeDtypeStruct`s with shardings; nothing is allocated."""
+        if not self.uses_pmap:
+            return self.abstract_state
+        state = jax.eval_shape(lambda: _fresh(self.config))
+        carry = jax.tree.map(self._split_shape, state.carry)
+        return self._with_shardings(state.replace(carry=carry))
+
+    def abstract_batch(self, labels: dict[str, jax.ShapeDtypeStruct] | None = None) -> PyTree:
+        """The step's second argument; `labels` adds further fields of shape (batch, time, ...)."""
+        shape = (self.config.batch_size, self.config.seq_len)
+        batch = {"inputs": "int32", "targets": "int32", "weights": "float32", "reset": "bool"}
+        batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in batch.items()}
+        batch |= labels or {}
+        if self.uses_pmap:
+            batch = jax.tree.map(self._split_shape, batch)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._rows()), batch
+        )
+
+    def _split_shape(self, x) -> jax.ShapeDtypeStruct:
+        local = self.mesh.devices.size
+        rows = x.shape[0] // self.data_size
+        return jax.ShapeDtypeStruct((local, rows, *x.shape[1:]), x.dtype)
+
+    def _with_shardings(self, state: TrainState) -> TrainState:
+        def leaf(path, x):
+            sharding = NamedSharding(self.mesh, parameter_spec(leaf_name(path), x.shape, self.mesh))
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        carry = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._rows()), state.carry
+        )
+        rest = jax.tree_util.tree_map_with_path(leaf, state.replace(carry=()))
+        return rest.replace(carry=carry)
+
+    def _rows(self) -> NamedSharding:
+        """Rows over "data", and over "fsdp" too where the rows allow.
+
+        Not with a "tensor" axis: XLA aborts when it partitions a look-up over two automatic axes at
+        once.
+        """
+        fsdp, tensor = self.config.mesh.fsdp, self.config.mesh.tensor
+        if fsdp > 1 and tensor == 1 and self.config.batch_size % (self.data_size * fsdp) == 0:
+            return NamedSharding(self.mesh, P((AXIS, "fsdp")))
+        return NamedSharding(self.mesh, P(AXIS))
+
+    # Movement.
+
+    def put_rows(self, tree: PyTree) -> PyTree:
+        """This process's rows, NumPy (rows, ...), on its devices in the form the step takes."""
+        sharding, local = self._rows(), self.mesh.devices.size
+        if self.uses_pmap:
+            tree = jax.tree.map(lambda x: x.reshape(local, x.shape[0] // local, *x.shape[1:]), tree)
+            return jax.device_put(tree, sharding)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, sharding)
+        with jax.transfer_guard(
+            "allow"
+        ):  # explicit by intent; JAX counts this function as implicit
+            return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """A state in global form, on the host or one device, placed on all devices."""
+        host = jax.device_get(state)
+        rows = self.config.batch_size // jax.process_count()
+        mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+        carry = self.put_rows(jax.tree.map(lambda x: x[mine], host.carry))
+
+        def place(path, x):
+            spec = parameter_spec(leaf_name(path), np.shape(x), self.mesh)
+            return jax.device_put(x, NamedSharding(self.mesh, spec))
+
+        rest = jax.tree_util.tree_map_with_path(place, host.replace(carry=()))
+        return rest.replace(carry=carry)
+
+    def put_replicated(self, tree: PyTree) -> PyTree:
+        """The same values on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+
+    def global_form(self, state: TrainState) -> TrainState:
+        """The state with its carry as (batch_size, ...), as arrays that all processes share."""
+        if self.uses_pmap:
+            carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.carry)
+            state = state.replace(carry=carry)
+        if jax.process_count() == 1 or not self.uses_pmap:
+            return state
+        shared = NamedSharding(self.global_mesh, P())
+        split = NamedSharding(self.global_mesh, P(AXIS))
+        carry = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), state.carry
+        )
+        rest = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(shared, np.asarray(x)),
+            state.replace(carry=()),
+        )
+        return rest.replace(carry=carry)
+
+    def to_host(self, state: TrainState) -> TrainState:
+        """The global form as NumPy arrays, in every process."""
+        state = self.global_form(state)
+        if jax.process_count() == 1:
+            return jax.device_get(state)
+        return jax.tree.map(
+            lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), state
+        )
+
+
+def parameter_spec(name: str, shape: Sequence[int], mesh: Mesh) -> P:
+    """How a leaf of the state lies on the mesh.
+
+    A kernel (and its moments): last axis over "tensor", the one before over "fsdp", each where it
+    divides evenly. Everything else is replicated; an embedding too, because of the look-up (see
+    `_rows`).
+    """
+    if name.rsplit("/", 1)[-1] != "kernel" or len(shape) < 2 or "fsdp" not in mesh.axis_names:
+        return P()
+    fsdp = "fsdp" if mesh.shape["fsdp"] > 1 and shape[-2] % mesh.shape["fsdp"] == 0 else None
+    tensor = (
+        "tensor" if mesh.shape["tensor"] > 1 and shape[-1] % mesh.shape["tensor"] == 0 else None
+    )
+    return P(*([None] * (len(shape) - 2)), fsdp, tensor)
+
+
+def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """The very step that training runs, for these devices (default: all), to run or to lower:
+
+    placement = build_train_step(config, devices)
+    lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
+
+    `devices` may be those of a topology without hardware; then use `config.parallel = "shard_map"`.
+    """
+    return Placement(config, devices)
+
+
+def _fresh(config: ConfigDict) -> TrainState:
+    return init_train_state(build_model(config), config)

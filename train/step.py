@@ -1,0 +1,202 @@
+"""The training step: one pure function with a named axis, whatever runs it.
+
+    train_step(train_state, batch) -> (train_state, metrics)
+
+`parallel.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch is what one device
+sees: arrays with leading axis rows. Every reduction goes over the axis "data". The loss is
+
+    sum over terms t:  weight[t] * sum over all targets of t / number of targets of t,
+
+with the numbers of targets taken over all devices and micro-batches *before* the backward pass, so
+that each real target counts the same, however rows and masks are distributed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from train.optimizer import flatten, make_optimizer, make_schedule, unflatten
+
+AXIS = "data"
+PyTree = Any
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step reads and writes.
+
+    Attributes:
+      step: int32 scalar, number of updates applied.
+      model: the module; master parameters in float32.
+      opt_state: Optax state over the flat parameters, float32.
+      carry: recurrent state handed from segment to segment, leading axis = rows; () if none is.
+      ema: flat running average of the parameters, or None.
+      key: uint32 (2,), key data of the run's seed; step k draws from fold_in(key, k).
+      halted: int32 scalar, -1, or the index in `component_names` of what first ceased to be finite.
+        From then on the state does not change any more.
+    """
+
+    step: jax.Array
+    model: PyTree
+    opt_state: PyTree
+    carry: PyTree
+    ema: PyTree
+    key: jax.Array
+    halted: jax.Array
+
+
+def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
+    """State before the first step; `carry` has `config.batch_size` rows."""
+    params = flatten(model)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        model=model,
+        opt_state=make_optimizer(config).init(params),
+        carry=model.initial_state(config.batch_size) if config.data.carry_state else (),
+        ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
+        key=jax.random.key_data(jax.random.key(config.seed)),
+        halted=jnp.full((), -1, jnp.int32),
+    )
+
+
+def make_train_step(
+    config: ConfigDict,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
+    """The step of an experiment. Metrics are float32 scalars, equal on all devices:
+
+    `loss`; each term's mean under its own name; `weight/<term>`; `targets` (of the main term);
+    `grad_norm` before clipping; `learning_rate`; and int32 `halted`, see `TrainState`.
+    """
+    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    accumulate, ema_decay = config.optimizer.accumulate, config.optimizer.ema_decay
+
+    def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        model = state.model
+        rows = jax.tree.leaves(batch)[0].shape[0]
+        carry = state.carry if config.data.carry_state else model.initial_state(rows)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        weights = model.loss_weights(state.step.astype(jnp.float32) / config.steps)
+        counts = jax.lax.psum(model.target_counts(batch), AXIS)
+        means = {term: 1.0 / jnp.maximum(count, 1.0) for term, count in counts.items()}
+        scale = {term: weight * means[term] for term, weight in weights.items()}
+
+        if hasattr(model, "local_update"):  # learns without backpropagation, reduces by itself
+            new_model, new_carry, sums = model.local_update(carry, batch, key=key, axis_name=AXIS)
+            opt_state, squares = state.opt_state, {}
+        else:
+            grads, new_carry, sums = _gradients(model, carry, batch, scale, key, accumulate)
+            grads = jax.lax.psum(grads, AXIS)
+            squares = {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
+            params = flatten(model)
+            updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            new_model = unflatten(model, optax.apply_updates(params, updates))
+        sums = jax.lax.psum(sums, AXIS)
+
+        broken = jnp.stack(
+            [~jnp.isfinite(sums[term]) for term in sorted(weights)]
+            + [jax.lax.pmax(~jnp.isfinite(x).all(), AXIS) for x in flatten(new_carry).values()]
+            + [~jnp.isfinite(squares[name]) for name in sorted(squares)]
+        )
+        first = jnp.where(broken.any(), jnp.argmax(broken), -1).astype(jnp.int32)
+        halted = jnp.where(state.halted >= 0, state.halted, first)
+        ema = state.ema
+        if ema is not None:
+            count = state.step.astype(jnp.float32)
+            decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
+            ema = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, ema, flatten(new_model))
+        new = TrainState(
+            step=state.step + 1,
+            model=new_model,
+            opt_state=opt_state,
+            carry=new_carry if config.data.carry_state else (),
+            ema=ema,
+            key=state.key,
+            halted=halted,
+        )
+        new = jax.tree.map(lambda a, b: jnp.where(halted < 0, a, b), new, state).replace(
+            halted=halted
+        )
+
+        metrics = {term: sums[term] * means[term] for term in sums}
+        metrics |= {f"weight/{term}": weight for term, weight in weights.items()}
+        metrics["loss"] = sum(scale[term] * sums[term] for term in scale)
+        metrics["targets"] = (
+            counts["next_token"] if "next_token" in counts else sum(counts.values())
+        )
+        metrics["grad_norm"] = jnp.sqrt(sum(squares.values())) if squares else jnp.zeros(())
+        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
+        metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
+        return new, metrics | {"halted": halted}
+
+    return train_step
+
+
+def _gradients(model, carry, batch, scale, key, accumulate):
+    """Gradients (flat), new carry and sums of this device's rows, `rows / accumulate` at a time."""
+
+    def objective(params, carry, part, key):
+        carry, sums = unflatten(model, params).loss_sums(carry, part, key=key)
+        return sum(scale[term] * sums[term] for term in scale), (carry, sums)
+
+    gradient = jax.grad(objective, has_aux=True)
+    params = flatten(model)
+    if accumulate == 1:
+        grads, (carry, sums) = gradient(params, carry, batch, key)
+        return grads, carry, sums
+
+    def split(x):
+        return x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:])
+
+    def one(total, part):
+        index, carry, batch = part
+        grads, aux = gradient(params, carry, batch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, grads), aux
+
+    parts = jnp.arange(accumulate), jax.tree.map(split, carry), jax.tree.map(split, batch)
+    grads, (carry, sums) = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), parts)
+    carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
+    return grads, carry, jax.tree.map(lambda x: x.sum(0), sums)
+
+
+def component_names(state: TrainState) -> list[str]:
+    """What the number in `TrainState.halted` means, first cause first.
+
+    A loss is looked at before the recurrent state, and that before the gradients: the first of them
+    that is not finite is the nearest to the cause.
+    """
+    weights = jax.eval_shape(lambda m: m.loss_weights(jnp.zeros(())), state.model)
+    carry = state.carry if state.carry != () else state.model.initial_state(1)
+    names = [f"loss term {term}" for term in sorted(weights)]
+    names += [f"carried state {name}" for name in flatten(carry)]
+    if not hasattr(state.model, "local_update"):
+        names += [f"gradient of {name}" for name in sorted(flatten(state.model))]
+    return names
+
+
+def make_eval_step(config: ConfigDict):
+    """eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices."""
+    del config  # the model holds all that matters; same form as make_train_step
+
+    def eval_step(model, carry, batch):
+        carry, sums = model.loss_sums(carry, batch, key=None)
+        counts = model.target_counts(batch)
+        return carry, jax.lax.psum(sums, AXIS), jax.lax.psum(counts, AXIS)
+
+    return eval_step
+
+
+def state_axes(config: ConfigDict, mapped: Any, replicated: Any) -> TrainState:
+    """A prefix of a `TrainState` that says which part is split over devices: the carry alone."""
+    fields = {field.name: replicated for field in dataclasses.fields(TrainState)}
+    fields["carry"] = mapped
+    return TrainState(**fields)
