@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
                 "double_softmax": False,
                 "topdown": True,
                 "dropout": 0.0,
+                "input_gain": 2.0,
                 "remat_chunk": 0,
                 "debug_mode": False,
                 "objective": "next_token",
@@ -46,13 +47,13 @@ def get_config() -> ConfigDict:
                 "ramp": "linear",
                 "ramp_start": 0.6,
             },
-            "steps": 600,
-            "batch_size": 32,
+            "steps": 1000,
+            "batch_size": 16,
             "seq_len": 64,
             "seed": 0,
             "dtype": "float32",
-            "eval_every": 100,
-            "checkpoint_every": 100,
+            "eval_every": 200,
+            "checkpoint_every": 200,
             "log_every": 10,
             "optimizer": {
                 "name": "adamw",
@@ -67,6 +68,7 @@ def get_config() -> ConfigDict:
             "data": {
                 "tokenizer": "byte",
                 "mode": "tracks",
+                "piece_tokens": 2048,
                 "carry_state": True,
                 "eval_tokens": 65536,
             },
@@ -75,7 +77,7 @@ def get_config() -> ConfigDict:
 
 
 def get_ablations() -> dict[str, dict]:
-    """What `python -m eval.ablate` compares: a name and the fields that differ from `get_config`."""
+    """What `python -m eval.ablate` compares: a name and the fields it changes."""
     labelled = {
         "data.labels": "relations",
         "model_config.symbolic": "cross_entropy",

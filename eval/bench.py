@@ -27,9 +27,9 @@ from jaxmodels.cells.unified import Readout, UnifiedCell
 from jaxmodels.errors import UserError
 from train.config import load_config
 from train.memory import keep_freed_memory
+from train.model import build_model
 from train.parallel import build_train_step
 from train.step import init_train_state
-from train.model import build_model
 
 PRODUCTS = 10  # matrix products a measurement of the rate
 SIZE = 1024
@@ -87,7 +87,7 @@ class Experiment:
         return time.perf_counter() - start
 
 
-class plain_scan:  # noqa: N801  (a context manager reads as a verb)
+class plain_scan:
     """Inside, the unified cell runs as plain `lax.scan` over its step: the form to be beaten."""
 
     def __enter__(self):
@@ -181,8 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     Console().print(table)
     device = f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}"
     print(
-        f"jax {jax.__version__}, {device}, {rows[0]['matmul_parameters']:,} parameters in products, "
-        f"medians of {args.repeats}, freed memory {'kept' if kept else 'returned'}"
+        f"jax {jax.__version__}, {device}, {rows[0]['matmul_parameters']:,} parameters in "
+        f"products, medians of {args.repeats}, freed memory {'kept' if kept else 'returned'}"
     )
     if args.json:
         Path(args.json).write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=2))

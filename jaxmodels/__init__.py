@@ -1,7 +1,7 @@
 """Recurrent and hierarchical sequence models in JAX.
 
-A cell is defined by one step; `jax.lax.scan` over the step is the reference, and every faster form is
-tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` and `jaxmodels.testing`.
+A cell is defined by one step; `jax.lax.scan` over the step is the reference, and every faster form
+is tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` and `jaxmodels.testing`.
 """
 
 import dataclasses

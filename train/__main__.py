@@ -17,6 +17,7 @@ from jaxmodels.errors import UserError
 from train.checkpoint import load_model
 from train.config import apply_overrides, from_json, load_config, validate_config
 from train.loop import RunResult, run
+from train.memory import keep_freed_memory
 
 PROMPT, SAMPLE_TOKENS = "The people of ", 300
 
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         args, overrides = _parser().parse_known_args(argv)
+        keep_freed_memory()
         if args.coordinator:
             jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         config = _config(args, overrides)

@@ -74,6 +74,7 @@ def default_config() -> ConfigDict:
                 "max_tokens": 4096,  # vocabulary of the word tokenizer
                 "min_freq": 1,
                 "mode": "tracks",
+                "piece_tokens": 0,  # cut training documents in pieces of so many; 0 = whole
                 "carry_state": True,  # from segment to segment
                 "labels": "none",  # "relations": derived from the text, of the sizes below
                 "label_slots": 16,
@@ -302,6 +303,8 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
         raise UserError(
             f"config.optimizer.accumulate: must be at least 1, got {optimizer.accumulate}"
         )
+    if data.piece_tokens < 0 or data.piece_tokens == 1:
+        raise UserError(f"config.data.piece_tokens: 0 (whole) or >= 2, got {data.piece_tokens}")
     if data.eval_tokens < 0 or data.prefetch < 0 or data.max_tokens < 3:
         raise UserError("config.data: eval_tokens and prefetch must be >= 0, max_tokens >= 3")
     if device_count is not None and config.batch_size % (device_count * optimizer.accumulate):

@@ -17,6 +17,7 @@ from jaxmodels.data import (
     make_stream,
     num_target_bytes,
     num_targets,
+    pieces,
     take,
 )
 from train.model import resolve_vocab
@@ -74,7 +75,7 @@ def open_data(config: ConfigDict) -> Data:
     hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
     sizes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
     train = make_stream(
-        corpus.train,
+        pieces(corpus.train, d.piece_tokens or None),
         seed=config.seed,
         mode=d.mode,
         labels=labels,

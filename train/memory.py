@@ -8,9 +8,9 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 def keep_freed_memory() -> bool:
     """Tells glibc not to give large blocks back to the kernel; returns whether it took it.
 
-    XLA allocates a program's scratch memory anew at every call. Blocks of that size go to and from the
-    kernel each time, and each page is faulted in and zeroed again: about a fifth of the CPU time of a
-    training step at batch 64 (`python -m eval.bench`, with and without --return-memory).
+    XLA allocates a program's scratch memory anew at every call. Blocks of that size go to and from
+    the kernel each time, and each page is faulted in and zeroed again: about a fifth of the CPU
+    time of a training step at batch 64 (`python -m eval.bench`, with and without --return-memory).
     """
     try:
         libc = ctypes.CDLL(None)

@@ -1,7 +1,7 @@
-"""The unified cell of PRERNK: an RWKV-like gate, tensor binding and a hierarchical reducer in one step.
+"""The unified cell of PRERNK: an RWKV-like gate, tensor binding and a hierarchical reducer in one.
 
-Source: `zabwie/RNK` (docs/unified_training_plan.md and src/prernk/cell.py), read through SYSTEMS 1.2 and
-repaired as SYSTEMS 1.3 says; each defect of the original stays selectable by name in the config.
+Source: `zabwie/RNK` (docs/unified_training_plan.md and src/prernk/cell.py), read through SYSTEMS
+1.2 and repaired as SYSTEMS 1.3 says; each defect of the original stays selectable by name.
 
 This file is the definition, block by block. `unified_fused.py` computes the same function faster.
 
@@ -37,13 +37,16 @@ class UnifiedConfig:
         means D / 4.
       abstraction_sizes: widths A_l, the first equal to D (P-05); None means (D, D/2, D/4).
       activation: of the candidate in the RWKV block: gelu, silu or relu.
-      core: "ema", the element-wise gate of the source; "rwkv4", a true wkv with its (p, q, o) state.
+      core: "ema", the element-wise gate of the source; "rwkv4", a true wkv with state (p, q, o).
       gating: how the mask C gates predicates. "full": every slot reads all slots through C.
         "lower_triangular": slots are ordered and influence flows only forward. "diagonal": the
         source as written, where an einsum reads M_ss only and no slot can influence another.
       double_softmax: as written, C (already row-stochastic) goes through a second softmax.
       topdown: abstractions l >= 1 feed back into h. As written they do not, and get no gradient.
       dropout: rate in training; as written 0.1.
+      input_gain: how much louder than Glorot the token's way into h starts: the RWKV projection by
+        this factor, the rows of the first abstraction that read h_mid by its square. With 1, as
+        written, h_mid is a tenth of a_0 beside it under one LayerNorm, and learning starts late.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
       remat_chunk: if positive, the backward pass keeps the state once every so many tokens and
         recomputes the rest (P-23).
@@ -62,12 +65,15 @@ class UnifiedConfig:
     double_softmax: bool = False
     topdown: bool = True
     dropout: float = 0.0
+    input_gain: float = 2.0
     dtype: str = "float32"
     remat_chunk: int = 0
     debug_mode: bool = False
 
     def __post_init__(self):
-        fill = lambda name, value: object.__setattr__(self, name, value)
+        def fill(name, value):
+            object.__setattr__(self, name, value)
+
         if self.hidden_size is None:
             fill("hidden_size", self.width)
         hidden = self.hidden_size
@@ -83,7 +89,8 @@ class UnifiedConfig:
         sizes = self.abstraction_sizes
         if not sizes or sizes[0] != hidden or min(sizes) < 1:
             raise UserError(
-                f"abstraction_sizes must be positive and start with hidden_size={hidden}, got {sizes}"
+                f"abstraction_sizes must be positive and start with hidden_size={hidden}, "
+                f"got {sizes}"
             )
         for name, options in (
             ("activation", tuple(ACTIVATIONS)),
@@ -96,6 +103,8 @@ class UnifiedConfig:
                 raise UserError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not self.input_gain > 0.0:
+            raise UserError(f"input_gain must be positive, got {self.input_gain}")
         if self.remat_chunk < 0:
             raise UserError(f"remat_chunk must be 0 (off) or positive, got {self.remat_chunk}")
 
@@ -139,9 +148,10 @@ class RWKVBlock(nnx.Module):
         self.config = config
         self.norm = LayerNorm(inputs)
         self.project = Linear(inputs, 3 * hidden, rngs=rngs)
-        noise = lambda: 0.01 * jax.random.normal(rngs.params(), (hidden,))
-        self.decay_logit = nnx.Param(-1.0 + noise())
-        self.mix_logit = nnx.Param(noise())
+        self.project.kernel[...] *= config.input_gain
+        noise = 0.01 * jax.random.normal(rngs.params(), (2, hidden))
+        self.decay_logit = nnx.Param(-1.0 + noise[0])
+        self.mix_logit = nnx.Param(noise[1])
         if config.core == "rwkv4":
             ramp = jnp.arange(hidden) / max(hidden - 1, 1)
             self.time_decay = nnx.Param(-5.0 + 8.0 * ramp**0.7)
@@ -232,7 +242,7 @@ class Abstraction(nnx.Module):
 
 
 class HRMReducer(nnx.Module):
-    """Reads the relations through the mask and compresses them with h_mid into abstractions (P-08)."""
+    """Reads relations through the mask, compresses them with h_mid into abstractions (P-08)."""
 
     def __init__(self, config: UnifiedConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -242,12 +252,12 @@ class HRMReducer(nnx.Module):
             has_upper = not config.topdown or level < len(config.abstraction_sizes) - 1
             layers.append(Abstraction(below, size, has_upper=has_upper, rngs=rngs))
             below = size
+        first = layers[0].update.kernel
+        first[...] = first[...].at[: config.hidden_size].multiply(config.input_gain**2)
         self.layers = nnx.List(layers)
         if config.topdown:
             sizes, hidden = config.abstraction_sizes[1:], config.hidden_size
-            self.topdown = nnx.List(
-                [Linear(size, hidden, bias=False, rngs=rngs) for size in sizes]
-            )
+            self.topdown = nnx.List([Linear(size, hidden, bias=False, rngs=rngs) for size in sizes])
             self.norm_h = LayerNorm(hidden)
 
     def context(self, slots, causal_mask):
@@ -290,9 +300,12 @@ class UnifiedCell(Cell):
         self.reduce = HRMReducer(config, rngs=rngs)
 
     def initial_state(self, batch_size: int, device: Any = None) -> UnifiedState:
-        """Zeros, and the identity as mask (P-21). `device`: a jax Device or Sharding to place it on."""
+        """Zeros, and the identity as mask (P-21). `device`: a Device or Sharding to place it on."""
         c = self.config
-        zeros = lambda *shape: jnp.zeros((batch_size, *shape), jnp.float32)
+
+        def zeros(*shape):
+            return jnp.zeros((batch_size, *shape), jnp.float32)
+
         eye = jnp.eye(c.symbol_slots, dtype=jnp.float32)
         wkv = None
         if c.core == "rwkv4":
@@ -359,5 +372,5 @@ class UnifiedCell(Cell):
         """
         if not self.config.debug_mode:
             raise UserError("UnifiedCell.debug needs a config with debug_mode=True")
-        state, seen, inner = unified_fused.unroll(self, state, xs, reset, 1)
+        state, seen, inner = unified_fused.unroll(self, state, xs, reset, 1, debug=True)
         return state, Readout(**seen), inner

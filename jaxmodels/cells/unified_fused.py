@@ -2,13 +2,14 @@
 
 What changes, all of it exact algebra:
 
-* A LayerNorm before a matrix is folded into it: centring and scale go into the weights once a call, and
-  only the reciprocal standard deviation is left inside the loop. The input's share of the product and
-  of the statistics is computed for all tokens at once, outside the loop.
-* What enters several products (h_mid, the context) meets their matrices in one product.
-* The reader needs only the mean over roles of the relation tensor, so the loop carries that mean (B, S, R);
-  the tensor itself, an exponential average with a constant ratio, is summed up after the loop.
-* Weight gradients are formed once, after the loop (`ops/deferred.py`).
+* A LayerNorm before a matrix is folded into it: centring and scale go into the weights once a call,
+  and only the reciprocal standard deviation is left inside the loop. The input's share of the
+  product and of the statistics is computed for all tokens at once, outside the loop.
+* What enters several products (h_mid, the context) meets their matrices in one product; not so the
+  relations' large one, because taking a sum of products apart again is a copy.
+* The reader needs only the mean over roles of the relation tensor, so the loop carries that mean
+  (B, S, R); the tensor itself, an average with a constant ratio, is summed up after the loop.
+* Weight gradients are formed several steps at a time (`ops/deferred.py`).
 
 Shapes as in `unified.py`; time comes first inside the loop.
 """
@@ -40,15 +41,18 @@ def _fold(norm, linear):
 
 
 def _fold_cell(cell):
-    """-> (weights for the products inside the loop, small parameters, input weights (width, 3D))."""
+    """-> (weights of the products in the loop, small parameters, input weights (width, 3D))."""
     c = cell.config
     width, hidden = c.width, c.hidden_size
     slots = c.symbol_slots
     project, project_bias = _fold(cell.rwkv.norm, cell.rwkv.project)
     bind, mask = cell.bind.bind, cell.bind.mask
-    weights = {"h": project[width:]}
+    weights = {
+        "h": project[width:],
+        "bind": _centre(bind.kernel[...], slots * c.role_slots),
+    }
     small = {"project": project_bias}
-    from_mid = [_centre(bind.kernel[...], slots * c.role_slots), _centre(mask.kernel[...], slots)]
+    from_mid = [_centre(mask.kernel[...], slots)]
     from_context = []
     small["bind"] = _centre(bind.bias[...], slots * c.role_slots)
     small["mask"] = _centre(mask.bias[...], slots)
@@ -92,8 +96,8 @@ def _inverse_std(first, first_size, second, second_size):
 def _slot_means(centred, sizes):
     """Each (slot, role) vector over its root mean square, averaged over roles.
 
-    centred: (B, S*K*R) -> (B, S, R); sizes: (S, K, R). Its own backward pass, because the default one
-    keeps three arrays of the size of `centred` for every token, and this one `centred` itself.
+    centred: (B, S*K*R) -> (B, S, R); sizes: (S, K, R). Its backward pass is written out, because
+    the default one keeps three arrays of the size of `centred` a token, and this one only itself.
     """
     shaped = centred.reshape(-1, *sizes)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
@@ -116,7 +120,7 @@ def _slot_means_bwd(sizes, centred, g):
 _slot_means.defvjp(_slot_means_fwd, _slot_means_bwd)
 
 
-def _step(dot, params, carry, x):
+def _step(debug, dot, params, carry, x):
     """One token. carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
     cell, small = params
     c = cell.config
@@ -130,13 +134,15 @@ def _step(dot, params, carry, x):
     projected = (projected + dot("h", h)) * inverse + small["project"][None]
     h_mid, time_state, wkv = cell.rwkv.gate(projected, h, time_state, wkv)
 
-    from_mid = dot("mid", h_mid)
-    bound = small["bind"].shape[0]
-    bind, logits, from_lower = jnp.split(from_mid, (bound, bound + kinds), -1)
-    bind = bind + small["bind"][None]
+    bind = dot("bind", h_mid) + small["bind"][None]
+    logits, from_lower = jnp.split(dot("mid", h_mid), (kinds,), -1)
     norm = cell.bind.relation_norm
     ratio = jax.nn.sigmoid(cell.bind.relation_logit[...])
-    new = _slot_means(bind, (c.symbol_slots, c.role_slots, c.relation_size)) * norm.scale[...][None, None] + norm.bias[...][None, None]
+    new = (
+        _slot_means(bind, (c.symbol_slots, c.role_slots, c.relation_size))
+        * norm.scale[...][None, None]
+        + norm.bias[...][None, None]
+    )
     slots = ratio * new + (1.0 - ratio) * slots
 
     logits = (logits + small["mask"][None]).reshape(mask.shape)
@@ -170,9 +176,9 @@ def _step(dot, params, carry, x):
         feedback = (dot(f"down{i}", a) for i, a in enumerate(updated[1:], start=1))
         h = cell.reduce.norm_h(sum(feedback, start=h))
     updated = tuple(updated)
-    inner = dict(inner, projected=projected, h_mid=h_mid, context=context, mask_logits=logits)
+    inner |= {"projected": projected, "h_mid": h_mid, "context": context, "mask_logits": logits}
     carry = (h, time_state, wkv, slots, mask, updated)
-    return carry, (h, updated, mask, bind, inner)
+    return carry, (h, updated, mask, inner if debug else {})
 
 
 def _restart(cell, reset, carry):
@@ -218,13 +224,17 @@ def _relations(cell, before, binds, reset, positions):
         at = document[:, positions]
         share = share[None] * (at[:, :, None] == document[:, None, :])
         kept = kept[None] * (at == 0)
-    summed = jnp.einsum("bpt,tbsk,tbskr->bpskr", share, inverse, shaped)
+    if len(positions) == 1:  # a product would want another layout of `shaped`
+        each = share[:, 0].T[:, :, None, None] * inverse
+        summed = jnp.sum(each[..., None] * shaped, 0)[:, None]
+    else:
+        summed = jnp.einsum("bpt,tbsk,tbskr->bpskr", share, inverse, shaped)
     scale, bias = (v[...][None, None, None, None] for v in (norm.scale, norm.bias))
     new = summed * scale + share.sum(-1)[:, :, None, None, None] * bias
     return new + kept[:, :, None, None, None] * before[:, None]
 
 
-def _chunk(cell, folded, state, xs, reset, relations_every):
+def _chunk(cell, folded, state, xs, reset, relations_every, debug):
     """xs (T, B, width), reset (T, B) -> (state, readout with time first, intermediates)."""
     weights, small, input_kernel = folded
     xs = xs.astype(jnp.float32)
@@ -238,9 +248,10 @@ def _chunk(cell, folded, state, xs, reset, relations_every):
         state.causal_mask,
         state.abstractions,
     )
-    carry, (hs, abstractions, masks, binds, inner) = deferred_scan(
-        _step, weights, (cell, small), carry, inputs
+    carry, (hs, abstractions, masks, inner), kept = deferred_scan(
+        functools.partial(_step, debug), weights, (cell, small), carry, inputs, keep=("bind",)
     )
+    binds = kept["bind"] + small["bind"][None, None]
     h, time_state, wkv, _, mask, last = carry
     time = xs.shape[0]
     every = relations_every or time
@@ -265,15 +276,15 @@ def _chunk(cell, folded, state, xs, reset, relations_every):
     return state, seen, inner
 
 
-def unroll(cell, state, xs, reset, relations_every):
-    """See `UnifiedCell.unroll`; also returns the intermediates, which XLA drops if unused."""
+def unroll(cell, state, xs, reset, relations_every, debug=False):
+    """See `UnifiedCell.unroll`; also returns the intermediates, {} without `debug`."""
     folded = _fold_cell(cell)
     chunk = cell.config.remat_chunk
     xs = xs.swapaxes(0, 1)
     reset = None if reset is None else reset.T
     time = xs.shape[0]
     if not chunk or time <= chunk:
-        outputs = _chunk(cell, folded, state, xs, reset, relations_every)
+        outputs = _chunk(cell, folded, state, xs, reset, relations_every, debug)
         state, *seen = outputs
         return state, *jax.tree.map(lambda x: x.swapaxes(0, 1), seen)
     if relations_every and chunk % relations_every:
@@ -284,7 +295,7 @@ def unroll(cell, state, xs, reset, relations_every):
 
     @jax.checkpoint
     def body(state, inputs):
-        state, *seen = _chunk(cell, folded, state, *inputs, relations_every)
+        state, *seen = _chunk(cell, folded, state, *inputs, relations_every, debug)
         return state, seen
 
     def split(x):

@@ -1,6 +1,13 @@
 """Text to batches: tokenizers, corpora, Grain streams, readers, labels, synthetic relations."""
 
-from jaxmodels.data.documents import Corpus, Document, num_target_bytes, num_targets, take
+from jaxmodels.data.documents import (
+    Corpus,
+    Document,
+    num_target_bytes,
+    num_targets,
+    pieces,
+    take,
+)
 from jaxmodels.data.hrdoc import sample_spans
 from jaxmodels.data.labels import RelationLabeller
 from jaxmodels.data.lexicon import Lexicon, builtin_lexicon, read_lexicon
@@ -40,6 +47,7 @@ __all__ = [
     "num_target_bytes",
     "num_targets",
     "parse_gsm8k",
+    "pieces",
     "read_lexicon",
     "relation_batch",
     "relation_stream",

@@ -110,3 +110,19 @@ def take(documents: Sequence[Document], max_tokens: int | None) -> tuple[Documen
         return tuple(documents)
     share = max_tokens / total
     return tuple(d.slice(0, min(len(d), max(2, int(len(d) * share)))) for d in documents)
+
+
+def pieces(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
+    """Every document cut in pieces of `max_tokens` tokens, each a document. None = whole.
+
+    A track stays with one document until its end. With few tracks and long documents the model then
+    sees only as many documents as there are tracks for a long while; shuffled pieces mix them.
+    """
+    if max_tokens is None:
+        return tuple(documents)
+    return tuple(
+        document.slice(start, min(start + max_tokens, len(document)))
+        for document in documents
+        for start in range(0, len(document), max_tokens)
+        if len(document) - start > 1 or start == 0
+    )

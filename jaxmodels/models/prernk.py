@@ -1,7 +1,7 @@
 """PRERNK: an embedding, the unified cell over time, a linear head, and five losses.
 
-Source: `zabwie/RNK` docs/unified_training_plan.md, read as SYSTEMS section 1 says. The original code
-has the next-token loss only; the other four (P-12 to P-15) are built here from its plan.
+Source: `zabwie/RNK` docs/unified_training_plan.md, read as SYSTEMS section 1 says. The original
+code has the next-token loss only; the other four (P-12 to P-15) are built here from its plan.
 """
 
 import dataclasses
@@ -35,13 +35,14 @@ class PRERNKConfig:
         `batch["values"]`, float (B, T, regression_size)); P-11.
       symbolic: loss on relation labels, `batch["relation_labels"]` int (B, T, S, K), -1 = none: the
         class of each slot and role is decoded from its vector in the relation tensor; P-12.
-      fidelity: per-role decoders of the same labels (P-15). "probe": they learn, but the gradient stops
-        before the relations, so their accuracy measures what is there; "loss": it goes on.
+      fidelity: per-role decoders of the same labels (P-15). "probe": they learn, but the gradient
+        stops before the relations, so their accuracy measures what is there; "loss": it goes on.
       relation_vocab: number of label classes; needed by symbolic and fidelity.
-      relations_every: labels are used after tokens n, 2n, ... of a segment (each costs a relation tensor).
+      relations_every: labels are used after tokens n, 2n, ... of a segment (each costs a relation
+        tensor).
       sparsity: penalty on abstractions, mean |a| or the entropy of softmax |a|; P-13.
-      abstraction_heads: levels l with a classifier on a_l, for `batch["step_targets"]` int (B, T), -1 = none;
-        P-14.
+      abstraction_heads: levels l with a classifier on a_l, for `batch["step_targets"]` int (B, T),
+        -1 = none; P-14.
       abstraction_vocab: number of classes of those heads.
       *_weight: at full strength. Symbolic and sparsity follow the ramp: 0 before ramp_start (a
         fraction of the steps), full at the end (P-25); "constant" is full from the start.
@@ -60,6 +61,7 @@ class PRERNKConfig:
     double_softmax: bool = False
     topdown: bool = True
     dropout: float = 0.0
+    input_gain: float = 2.0
     dtype: str = "float32"
     remat_chunk: int = 0
     debug_mode: bool = False
@@ -86,7 +88,7 @@ class PRERNKConfig:
             if getattr(self, name) not in options:
                 choices = ", ".join(options)
                 raise UserError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
-        self.cell  # validates its own fields
+        _ = self.cell  # validates its own fields
         if self.vocab_size < 2:
             raise UserError(f"vocab_size must be at least 2, got {self.vocab_size}")
         if self.labelled and self.relation_vocab < 2:
@@ -123,6 +125,7 @@ PRESETS = {
         "double_softmax": True,
         "topdown": False,
         "dropout": 0.1,
+        "input_gain": 1.0,
         "sparsity": "none",
     },
 }
@@ -339,7 +342,7 @@ class PRERNK(nnx.Module):
 
 
 def ramp(progress: jax.Array, kind: str, start: float) -> jax.Array:
-    """0 up to `start`, 1 at progress 1; "linear", "sigmoid" (rescaled to reach both) or "constant"."""
+    """0 up to `start`, 1 at the end; "linear", "sigmoid" (rescaled to reach both), "constant"."""
     if kind == "constant":
         return jnp.ones_like(jnp.asarray(progress, jnp.float32))
     late = jnp.clip((progress - start) / (1.0 - start), 0.0, 1.0)

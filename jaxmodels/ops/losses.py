@@ -12,9 +12,12 @@ def cross_entropy_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) 
       labels: int (...); where `weights` is 0 any value, -1 included, is allowed.
       weights: (...), 0 where there is no target.
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
-    picked = jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[..., None], -1)[..., 0]
-    return -jnp.sum(jnp.where(weights > 0, picked * weights, 0.0))
+    logits = logits.astype(jnp.float32)
+    # Compared, not gathered: the gradient of a gather is a scatter, which runs one row at a time.
+    hit = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    picked = jnp.sum(jnp.where(hit, logits, 0.0), -1)
+    paid = jax.nn.logsumexp(logits, -1) - picked
+    return jnp.sum(jnp.where(weights > 0, paid * weights, 0.0))
 
 
 def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:

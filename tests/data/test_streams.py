@@ -18,6 +18,7 @@ from jaxmodels.data import (
     make_stream,
     num_target_bytes,
     num_targets,
+    pieces,
     take,
 )
 from jaxmodels.data.packing import pack
@@ -319,3 +320,13 @@ def test_take_keeps_every_document_and_its_labels():
 def test_labels_of_another_length_are_refused():
     with pytest.raises(ValueError, match="3 rows for 2 tokens"):
         Document("d", np.zeros(2, np.uint8), labels={"x": np.zeros(3, np.int32)})
+
+
+def test_pieces_cut_documents_in_order_and_drop_only_a_last_single_token():
+    documents = (Document("a", np.arange(7)), Document("b", np.arange(3)))
+    cut = pieces(documents, 3)
+    assert [d.tokens.tolist() for d in cut] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+    # the seventh token of "a" would be a piece without a target, and is left out
+    cut = pieces(documents, 4)
+    assert [d.tokens.tolist() for d in cut] == [[0, 1, 2, 3], [4, 5, 6], [0, 1, 2]]
+    assert pieces(documents, None) == documents

@@ -1,0 +1,150 @@
+"""The conformance suite: what every cell promises, checked on yours, one line a promise.
+
+    python -m jaxmodels.testing                     every registered cell
+    python -m jaxmodels.testing unified             one of them
+    python -m jaxmodels.testing path/to/my_cell.py  every Cell defined in a file of yours
+
+The reference is `step` in a Python loop, differentiated step by step: it knows nothing of `scan`,
+of chunks or of custom gradients. States before a sequence are warm (a few tokens read), never zero.
+All promises share a handful of compiled functions.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import sys
+import traceback
+import typing
+
+import jax
+
+from jaxmodels.cells import CELLS
+from jaxmodels.cells.base import Cell
+from jaxmodels.errors import UserError
+from jaxmodels.testing.lab import Broken, Lab
+from jaxmodels.testing.promises import PROMISES
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One line: the promise, whether it holds, and the numbers."""
+
+    promise: str
+    ok: bool
+    detail: str
+
+    def __str__(self):
+        return f"{'ok  ' if self.ok else 'FAIL'} {self.promise:<34} {self.detail}"
+
+
+def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True) -> list[Result]:
+    """Checks every promise of `jaxmodels.cells.base.Cell` and prints one line for each.
+
+    Args:
+      cell: a name in `CELLS` or a subclass of Cell.
+      config: the cell's config, small; None means the config class (from CELLS, or from the
+        annotation of `config` in `__init__`) made with width=32. If it has a field `dtype`, float32
+        and bfloat16 are checked, whatever it says.
+      chunk: block length of the fast form; lengths around it are tried. None means
+        config.chunk_size or config.remat_chunk if positive, else 16.
+      frozen: ends of names of parameters that need no gradient.
+      seed: of parameters and inputs.
+      raises: False returns the results instead of raising.
+
+    Returns:
+      One Result a promise.
+
+    Raises:
+      AssertionError: listing the promises that do not hold.
+      UserError: no such cell, or no config can be made for it.
+    """
+    name, cell_class, config = _resolve(cell, config)
+    print(f"{name} {config}", flush=True)
+    results = []
+    with jax.default_matmul_precision("highest"):  # or an accelerator's rounding hides the errors
+        lab = Lab(cell_class, config, chunk, tuple(frozen), seed)
+        for promise, check in PROMISES.items():
+            try:
+                result = Result(promise, True, check(lab))
+            except Broken as broken:
+                result = Result(promise, False, str(broken))
+            except Exception as error:  # the cell's own: it breaks the promise, not the suite
+                result = Result(promise, False, _one_line(error))
+            results.append(result)
+            print(result, flush=True)
+    failed = [result for result in results if not result.ok]
+    if failed and raises:
+        lines = "\n".join(f"  {result.promise}: {result.detail}" for result in failed)
+        raise AssertionError(f"{name} breaks {len(failed)} of {len(results)} promises\n{lines}")
+    return results
+
+
+def _resolve(cell, config):
+    """-> (name, cell class, config in float32)."""
+    if isinstance(cell, str):
+        if cell not in CELLS:
+            raise UserError(f"unknown cell {cell!r}{_nearest(cell)}")
+        name, (config_class, cell_class) = cell, CELLS[cell]
+    elif isinstance(cell, type) and issubclass(cell, Cell):
+        name, cell_class = cell.__name__, cell
+        config_class = typing.get_type_hints(cell.__init__).get("config")
+    else:
+        raise UserError(f"check_cell needs a name in CELLS or a subclass of Cell, got {cell!r}")
+    if config is None:
+        if config_class is None:
+            raise UserError(f"{name}.__init__ needs `config: ItsConfigClass`, or pass a config")
+        config = config_class(width=32)
+    if hasattr(config, "dtype"):
+        config = dataclasses.replace(config, dtype="float32")
+    return name, cell_class, config
+
+
+def _one_line(error):
+    """The exception and where in the cell it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = str(pathlib.Path(__file__).parent)
+    own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
+    place = f" ({pathlib.Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    message = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {message[:200]}{place}"
+
+
+def _nearest(name):
+    close = difflib.get_close_matches(name, list(CELLS), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(CELLS)}"
+
+
+def cells_in_file(path) -> list[type[Cell]]:
+    """The subclasses of Cell that a Python file defines, in its order.
+
+    Raises:
+      UserError: no such file, the file fails to run, or it defines no cell.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; give a cell file or one of: {', '.join(CELLS)}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    # Registered for the time of the import alone, under its own name: dataclasses look there.
+    before = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
+    finally:
+        sys.modules.pop(path.stem)
+        if before is not None:
+            sys.modules[path.stem] = before
+    found = [
+        item
+        for item in vars(module).values()
+        if inspect.isclass(item) and issubclass(item, Cell) and item.__module__ == path.stem
+    ]
+    if not found:
+        raise UserError(f"{path} defines no subclass of jaxmodels.cells.base.Cell")
+    return found

@@ -1,0 +1,203 @@
+"""A cell, inputs for it, and the few compiled functions that all promises share."""
+
+import collections
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxmodels.cells.base import Cell, where_reset
+
+BATCH = 3
+
+
+def quick_jit(function, **arguments):
+    """`jax.jit`, told not to optimise: on a CPU, compiling takes far longer than these runs."""
+    return jax.jit(function, compiler_options=_options(), **arguments)
+
+
+@functools.cache
+def _options():
+    if jax.default_backend() != "cpu":
+        return None
+    options = {"xla_backend_optimization_level": 0}
+    older = dict(options, xla_cpu_use_fusion_emitters=False)  # an option that later XLA dropped
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=older)(0.0)
+    except jax.errors.JaxRuntimeError:
+        return options
+    return older
+
+
+class Broken(Exception):
+    """A promise that does not hold; the message says how."""
+
+
+class Lab:
+    """A cell, inputs, and the compiled functions that all promises share."""
+
+    def __init__(self, cell_class, config, chunk, frozen, seed):
+        self.again = lambda config: Lab(cell_class, config, chunk, frozen, seed)
+        self.cell = cell_class(config, rngs=nnx.Rngs(seed))
+        self.config, self.frozen = config, frozen
+        sizes = (chunk, getattr(config, "chunk_size", 0), getattr(config, "remat_chunk", 0), 16)
+        self.chunk = next(size for size in sizes if size)
+        self.time = 2 * self.chunk + 1
+        # A cell that keeps the inherited call has one form: nothing to compile twice.
+        self.forms = ("scan",) if cell_class.__call__ is Cell.__call__ else ("scan", "call")
+        self.traces, self.known = collections.Counter(), {}
+        rng = self.rng = np.random.default_rng(seed)
+        self.xs = rng.standard_normal((BATCH, self.time, config.width), np.float32)
+        reset = rng.random((BATCH, self.time)) < 0.15
+        border = self.chunk
+        reset[0, [0, 1, border]] = reset[1, [border - 1, border + 1]] = True
+        self.reset, self.no_reset = reset, np.zeros_like(reset)
+        self.forward = quick_jit(self._forward, static_argnums=0)
+        self.run = quick_jit(self._run, static_argnums=0)
+        self.step = quick_jit(self._step)
+        self.step_back = quick_jit(self._step_back)
+
+    def _forward(self, form, cell, state, xs, reset):
+        given = "given" if reset is not None else "None"
+        self.traces[f"{form}, {xs.shape[1]} tokens, reset {given}"] += 1
+        run = cell.scan if form == "scan" else cell
+        return run(state, xs) if reset is None else run(state, xs, reset)
+
+    def _run(self, form, cell, state, xs, reset, d_state, d_ys):
+        """-> ((state, ys), gradients of (cell, state, xs)), for cotangents of state and ys."""
+
+        def forward(*args):
+            return self._forward(form, *args, reset)
+
+        out, back = jax.vjp(forward, cell, state, xs)
+        return out, back((d_state, d_ys))
+
+    def _step(self, cell, state, x, reset):
+        self.traces["step"] += 1
+        return _restart_and_step(cell, state, x, reset)
+
+    def _step_back(self, cell, state, x, reset, d_state, d_y):
+        _, back = jax.vjp(lambda *args: _restart_and_step(*args, reset), cell, state, x)
+        return back((d_state, d_y))
+
+    @functools.cached_property
+    def warm(self):
+        """A state that the cell can be in: a random one might be none (a mask, a denominator)."""
+        state = self.cell.initial_state(BATCH)
+        for _ in range(8):
+            x = self.rng.standard_normal((BATCH, self.config.width), np.float32)
+            state, _ = self.step(self.cell, state, x, self.no_reset[:, 0])
+        return state
+
+    @functools.cached_property
+    def cotangents(self):
+        """Random weights of a loss that looks at the last state and at every output."""
+        _, y = jax.eval_shape(self.cell.step, self.warm, self.xs[:, 0])
+        draw = functools.partial(self.rng.standard_normal, dtype=np.float32)
+        d_state = jax.tree.map(lambda s: draw(s.shape), self.warm)
+        return d_state, draw((BATCH, self.time, *y.shape[1:]))
+
+    def sequence(self, form, time=None, reset=None, state=None, xs=None, d_state=None, d_ys=None):
+        """((state, ys), gradients) of a form on `time` tokens, one of `lengths`.
+
+        Gradients are None where `lengths` does not name them. What is not given is the lab's own.
+        """
+        time = time or self.time
+        state = self.warm if state is None else state
+        xs = self.xs[:, :time] if xs is None else xs
+        reset = None if reset is None else reset[:, :time]
+        if not self.lengths(form)[time, reset is not None]:
+            return jax.device_get(self.forward(form, self.cell, state, xs, reset)), None
+        d_state = self.cotangents[0] if d_state is None else d_state
+        d_ys = self.cotangents[1][:, :time] if d_ys is None else d_ys
+        return jax.device_get(self.run(form, self.cell, state, xs, reset, d_state, d_ys))
+
+    def stepped(self, time, resets, state_counts=True):
+        """The reference: as `sequence`, by a loop over `step` and its gradient."""
+        if (time, resets, state_counts) in self.known:
+            return self.known[time, resets, state_counts]
+        reset = self.reset if resets else self.no_reset
+        state, states, ys = self.warm, [], []
+        for t in range(time):
+            states.append(state)
+            state, y = self.step(self.cell, state, self.xs[:, t], reset[:, t])
+            ys.append(y)
+        last, (d_state, d_ys) = state, self.cotangents
+        if not state_counts:
+            d_state = jax.tree.map(np.zeros_like, d_state)
+        d_cell, d_xs = None, []
+        for t in reversed(range(time)):
+            more, d_state, d_x = self.step_back(
+                self.cell, states[t], self.xs[:, t], reset[:, t], d_state, d_ys[:, t]
+            )
+            d_cell = more if d_cell is None else jax.tree.map(jnp.add, d_cell, more)
+            d_xs.append(d_x)
+        gradients = (d_cell, d_state, np.stack(d_xs[::-1], 1))
+        found = jax.device_get(((last, np.stack(ys, 1)), gradients))
+        self.known[time, resets, state_counts] = found
+        return found
+
+    def lengths(self, form):
+        """{(time, a reset array is given): also differentiated}: what `form` is compiled for."""
+        if form == "scan":
+            return {(self.time, True): True, (self.chunk + 1, False): False}
+        return {
+            (self.time, True): True,
+            (self.time, False): False,
+            (self.chunk, True): True,
+            (self.chunk + 1, True): False,
+            (self.chunk - 1, False): False,
+            (1, False): False,
+        }
+
+
+def _restart_and_step(cell, state, x, reset):
+    return cell.step(where_reset(reset, cell.initial_state(BATCH), state), x)
+
+
+def names(tree):
+    """A dotted name for each leaf."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [
+        jax.tree_util.keystr(p, simple=True, separator=".").removesuffix(".value") for p, _ in paths
+    ]
+
+
+def _error(got, want, floor=0.0):
+    """(largest error relative to the largest entry of its array, the array's name)."""
+    largest = max((float(np.abs(w).max()) for w in jax.tree.leaves(want) if w.size), default=0.0)
+    errors = []
+    for name, g, w in zip(names(want), jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        if g.shape != w.shape:
+            raise Broken(f"{name or 'ys'} has shape {g.shape}, should have {w.shape}")
+        scale = max(float(np.abs(w).max()), floor * largest, 1e-30)
+        error = float(np.abs(np.asarray(g, np.float64) - w).max()) / scale
+        errors.append((math.inf if math.isnan(error) else error, name or "ys"))
+    return max(errors)
+
+
+def compare(pairs, tolerance, floor=0.0):
+    """pairs: (label, got, want). -> "max error ...", or Broken naming the worst."""
+    found = [(*_error(got, want, floor), label) for label, got, want in pairs]
+    error, name, label = max(found)
+    if error > tolerance:
+        raise Broken(
+            f"{label}: {name} off by {error:.1e} of its largest entry, allowed {tolerance:g}"
+        )
+    return f"max error {error:.0e}, allowed {tolerance:g}"
+
+
+def same_bits(a, b):
+    """Whether two trees hold equal arrays; NaN is equal to nothing."""
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def need(condition, message):
+    """Raises Broken with the message unless the condition holds."""
+    if not condition:
+        raise Broken(message)

@@ -1,0 +1,244 @@
+"""The promises: each a function of the lab that returns a line of numbers or raises Broken."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.testing.lab import BATCH, compare, names, need, quick_jit, same_bits
+
+# Relative to the largest entry of an array. Two orders of summation in float32 differ by some 1e-6
+# here (33 tokens); a missing or misplaced term shows from 1e-2 on.
+VALUES = 1e-4
+# The same for gradients, but a sum that cancels leaves rounding of the size of its summands, so
+# entries are measured against at least 1e-3 of the largest gradient of the same kind.
+GRADIENTS = 1e-4
+GRADIENT_FLOOR = 1e-3
+# bfloat16 keeps 8 bits, 0.4 % a product, adding up over the tokens; a cast that loses more shows.
+BFLOAT16 = 0.25
+
+
+def _state(lab):
+    state = lab.cell.initial_state(BATCH)
+    after, _ = jax.eval_shape(lab.cell.step, state, lab.xs[:, 0])
+    for when, tree in (("initial", state), ("after a step", after)):
+        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+            need(leaf.dtype == jnp.float32, f"{name} is {leaf.dtype} ({when}), should be float32")
+            shape = f"{name} has shape {leaf.shape} ({when}), should start with batch={BATCH}"
+            need(leaf.ndim > 0 and leaf.shape[0] == BATCH, shape)
+    one = lab.cell.initial_state(1)
+    rows = jax.tree.map(lambda x: np.broadcast_to(x, (BATCH, *x.shape[1:])), one)
+    need(same_bits(rows, state), "initial_state(1) is no row of initial_state of more")
+    return f"{sum(x.size for x in jax.tree.leaves(one)) * 4} bytes a row"
+
+
+def _shapes(lab):
+    state = lab.cell.initial_state(BATCH)
+
+    def describe(tree):
+        return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+
+    after, y = jax.eval_shape(lab.cell.step, state, lab.xs[:, 0])
+    need(y.ndim == 2 and y.shape[0] == BATCH, f"step gives y {y.shape}, not (batch, width)")
+    for name, run in (("scan", lab.cell.scan), ("call", lab.cell)):
+        for reset in (None, lab.reset):
+            last, ys = jax.eval_shape(run, state, lab.xs, reset)
+            expected = (BATCH, lab.time, y.shape[1])
+            need(ys.shape == expected, f"{name} gives ys {ys.shape}, should be {expected}")
+            need(ys.dtype == y.dtype == jnp.float32, f"{name} gives {ys.dtype}, not float32")
+            same = describe(last) == describe(after) == describe(state)
+            need(same, f"{name} or step returns a state unlike initial_state")
+    return f"y ({BATCH}, {y.shape[1]}) float32"
+
+
+def _forms(lab, forms, resets, part):
+    """Values (part 0) or gradients (part 1) of forms against the reference, at every length."""
+    pairs = []
+    for form in forms:
+        for (time, given), differentiated in lab.lengths(form).items():
+            if (resets and not given) or (part and not differentiated):
+                continue
+            reset = (lab.reset if resets else lab.no_reset) if given else None
+            got, want = lab.sequence(form, time, reset)[part], lab.stepped(time, resets)[part]
+            parts = ("parameters", "initial state", "inputs") if part else ("state", "ys")
+            for name, *pair in zip(parts, got, want, strict=True):
+                pairs.append((f"{form}, {time} tokens, {name}", *pair))
+    return compare(pairs, *((GRADIENTS, GRADIENT_FLOOR) if part else (VALUES,)))
+
+
+def _call(lab, part):
+    if "call" not in lab.forms:
+        return "call is scan"
+    tried = {time for (time, _), back in lab.lengths("call").items() if back or not part}
+    lengths = ", ".join(map(str, sorted(tried)))
+    return f"{_forms(lab, ['call'], False, part)} at {lengths} tokens"
+
+
+def _resets(lab):
+    values, gradients = (_forms(lab, lab.forms, True, part) for part in (0, 1))
+    return f"values {values}; gradients {gradients}"
+
+
+def _handoff(lab):
+    """Neither part ends with a block; the second is read by the same form and by steps."""
+    form, border, pairs = lab.forms[-1], lab.chunk + 1, []
+    (whole, ys), _ = lab.sequence(form, reset=lab.no_reset)
+    given = lab.no_reset if form == "call" else None
+    (half, first), _ = lab.sequence(form, border, given)
+    pairs.append(("first part, ys", first, ys[:, :border]))
+    if form == "call":
+        xs = lab.xs[:, border:]
+        (last, second), _ = lab.sequence(form, lab.chunk, lab.no_reset, half, xs)
+        pairs += [("second part, ys", second, ys[:, border:]), ("state", last, whole)]
+    state, second = half, []
+    for t in range(border, lab.time):
+        state, y = lab.step(lab.cell, state, lab.xs[:, t], lab.no_reset[:, t])
+        second.append(y)
+    pairs += [("steps, ys", np.stack(second, 1), ys[:, border:]), ("steps, state", state, whole)]
+    return compare(pairs, VALUES)
+
+
+def _fresh_start(lab):
+    """Rows restart at different places; what was before must not even be able to spread NaN."""
+    starts = [lab.chunk, 1, 2 * lab.chunk][:BATCH]
+    reset = lab.no_reset.copy()
+    reset[range(BATCH), starts] = True
+    after = np.arange(lab.time)[None] >= np.array(starts)[:, None]
+    d_ys = lab.cotangents[1] * after[..., None]
+    nan = jax.tree.map(lambda x: np.full_like(x, np.nan), jax.device_get(lab.warm))
+    other = np.where(after[..., None], lab.xs, 7.0 - lab.xs)
+    pairs = []
+    for form in lab.forms:
+        (last, ys), gradients = lab.sequence(form, reset=reset, d_ys=d_ys)
+        for what, state, xs in (("NaN in the state", nan, lab.xs), ("inputs", lab.warm, other)):
+            (last2, ys2), _ = lab.sequence(form, reset=reset, state=state, xs=xs)
+            same = same_bits((last, ys[after]), (last2, ys2[after]))
+            need(same, f"{form}: {what} before the reset shows after it")
+        _, d_before, d_xs = gradients
+        zero = not any(np.any(x) for x in jax.tree.leaves((d_before, d_xs[~after])))
+        need(zero, f"{form}: a gradient flows back through the reset")
+        for row, start in enumerate(starts):
+            xs = np.concatenate([lab.xs[:, start:], lab.xs[:, :start]], 1)
+            fresh = lab.cell.initial_state(BATCH)
+            (_, ys2), _ = lab.sequence(form, reset=lab.no_reset, state=fresh, xs=xs)
+            pairs.append((f"{form}, row {row}", ys[row, start:], ys2[row, : lab.time - start]))
+    return f"nothing leaks; fresh start: {compare(pairs, VALUES)}"
+
+
+def _causality(lab):
+    """Bit for bit under one compiled function; a change far larger than rounding."""
+    places = (1, lab.chunk - 1, lab.chunk, lab.chunk + 1, lab.time - 1)
+    no_state = jax.tree.map(np.zeros_like, lab.cotangents[0])
+    for form in lab.forms:
+        (_, ys), _ = lab.sequence(form, reset=lab.no_reset)
+        for i in places:
+            xs, reset = lab.xs.copy(), lab.no_reset.copy()
+            xs[:, i:] = 5.0 - 3.0 * xs[:, i:]
+            reset[:, i + 1 :: 2] = True
+            (_, changed), _ = lab.sequence(form, reset=reset, xs=xs)
+            early = np.flatnonzero((ys != changed)[:, :i].any((0, 2)))
+            need(not early.size, f"{form}: inputs from {i} on change output {early[:1]}")
+            need((ys != changed)[:, i].any(), f"{form}: input {i} does not change output {i}")
+            d_ys = np.zeros_like(lab.cotangents[1])
+            d_ys[:, i] = 1.0
+            _, (_, _, d_xs) = lab.sequence(form, reset=lab.no_reset, d_state=no_state, d_ys=d_ys)
+            later = np.flatnonzero(d_xs[:, i + 1 :].any((0, 2))) + i + 1
+            need(not later.size, f"{form}: output {i} has a gradient to input {later[:1]}")
+    return f"bit-identical before {', '.join(map(str, places))}; no gradient to the future"
+
+
+def _rows(lab):
+    for form in lab.forms:
+        (last, ys), _ = lab.sequence(form, reset=lab.no_reset)
+        xs = lab.xs.copy()
+        xs[1:] = 5.0 - 3.0 * xs[1:]
+        state = jax.tree.map(lambda x: np.concatenate([x[:1], x[:-1]]), jax.device_get(lab.warm))
+        (last2, ys2), _ = lab.sequence(form, reset=lab.no_reset, state=state, xs=xs)
+        once, twice = jax.tree.map(lambda x: x[0], ((last, ys), (last2, ys2)))
+        same = same_bits(once, twice)
+        need(same, f"{form}: row 0 changes with the other rows of the batch")
+    return "bit-identical whatever the other rows hold"
+
+
+def _gradients(lab):
+    """By the outputs alone: a parameter that only moves a state nobody reads is dead, too."""
+    _, (d_cell, _, _) = lab.stepped(lab.time, False, state_counts=False)
+    named = list(zip(names(d_cell), jax.tree.leaves(d_cell), strict=True))
+    bad = [name for name, g in named if not np.isfinite(g).all()]
+    need(not bad, f"not finite: {', '.join(bad)}")
+    dead = [name for name, g in named if not g.any() and not name.endswith(lab.frozen)]
+    need(not dead, f"no gradient reaches: {', '.join(dead)}")
+    return f"{len(named)} arrays, {sum(g.size for _, g in named)} scalars"
+
+
+def _bfloat16(lab):
+    if not hasattr(lab.config, "dtype"):
+        return "config has no dtype"
+    form, (d_state, d_ys) = lab.forms[-1], lab.cotangents
+    half = lab.again(dataclasses.replace(lab.config, dtype="bfloat16"))
+    arguments = {"state": lab.warm, "d_state": d_state, "d_ys": d_ys, "reset": lab.reset}
+    shapes = jax.eval_shape(half.cell, lab.warm, lab.xs, lab.reset)
+    for what, tree in (("parameter", half.cell), ("state", shapes[0]), ("ys", shapes[1])):
+        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+            need(leaf.dtype == jnp.float32, f"{what} {name} is {leaf.dtype}, should be float32")
+    (last, ys), gradients = half.sequence(form, **arguments)
+    for what, tree in (("state", last), ("ys", ys), ("gradient", gradients)):
+        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+            need(np.isfinite(leaf).all(), f"{what} {name} is not finite")
+    (last32, ys32), _ = lab.sequence(form, reset=lab.reset)
+    return compare([("bfloat16", last, last32), ("bfloat16", ys, ys32)], BFLOAT16)
+
+
+def _traces(lab):
+    """States of every origin fit one compiled function: no weak types, no changing dtypes."""
+    for form in lab.forms:
+        (last, _), _ = lab.sequence(form, reset=lab.no_reset, state=lab.cell.initial_state(BATCH))
+        lab.sequence(form, reset=lab.no_reset, state=last)
+    again = [f"{name} ({count} times)" for name, count in lab.traces.items() if count > 1]
+    need(not again, f"traced anew: {'; '.join(again)}")
+    return f"{len(lab.traces)} functions, each traced once"
+
+
+def _vmap(lab):
+    """Two groups of rows with a state each, by one vmap over the call."""
+    time = lab.chunk + 1
+    states = (jax.device_get(lab.warm), jax.device_get(lab.cell.initial_state(BATCH)))
+    groups = jax.tree.map(lambda *x: np.stack(x), *states)
+    xs = np.stack([lab.xs[:, :time], lab.xs[:, -time:]])
+    run = quick_jit(jax.vmap(lambda cell, *args: cell(*args), (None, 0, 0)))
+    last, ys = run(lab.cell, groups, xs)
+    reset, pairs = None if lab.forms[-1] == "scan" else lab.no_reset, []
+    for i, state in enumerate(states):
+        (last1, ys1), _ = lab.sequence(lab.forms[-1], time, reset, state, xs[i])
+        own = jax.tree.map(lambda x, i=i: x[i], (last, ys))
+        pairs += [(f"group {i}, state", own[0], last1), (f"group {i}, ys", own[1], ys1)]
+    return compare(pairs, VALUES)
+
+
+def _determinism(lab):
+    need(same_bits(lab.again(lab.config).cell, lab.cell), "one seed, two initialisations")
+    for form in lab.forms:
+        once, twice = (lab.sequence(form, reset=lab.reset) for _ in range(2))
+        need(same_bits(once, twice), f"{form}: the same arguments, another result")
+    return "same seed, same parameters; same arguments, same bits"
+
+
+PROMISES = {
+    "state: float32, batch first": _state,
+    "shapes and dtypes": _shapes,
+    "scan == step": lambda lab: _forms(lab, ["scan"], False, 0),
+    "call == step": lambda lab: _call(lab, 0),
+    "gradients: scan == step": lambda lab: _forms(lab, ["scan"], False, 1),
+    "gradients: call == step": lambda lab: _call(lab, 1),
+    "random resets": _resets,
+    "handoff f(A+B) == f(A); f(B)": _handoff,
+    "reset == fresh start": _fresh_start,
+    "causality": _causality,
+    "rows are independent": _rows,
+    "every parameter has a gradient": _gradients,
+    "bfloat16 compute, float32 state": _bfloat16,
+    "vmap": _vmap,
+    "one trace a shape": _traces,
+    "determinism": _determinism,
+}
