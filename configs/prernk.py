@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
                 "ramp": "linear",
                 "ramp_start": 0.6,
             },
-            "steps": 1000,
+            "steps": 800,
             "batch_size": 16,
             "seq_len": 64,
             "seed": 0,

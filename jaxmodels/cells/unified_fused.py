@@ -194,44 +194,49 @@ def _restart(cell, reset, carry):
     return where_reset(reset, initial, carry)
 
 
-def _relations(cell, before, binds, reset, positions):
-    """The relation tensor after the given tokens.
+def _relations(cell, before, binds, reset, every):
+    """The relation tensor after each `every` tokens.
 
     Args:
       before: (B, S, K, R), the tensor before the first token.
-      binds: (T, B, S*K*R), the centred projections.
+      binds: (T, B, S*K*R), the centred projections; T a multiple of `every`.
       reset: bool (T, B) or None.
-      positions: (P,) int, ascending.
+      every: int.
 
     Returns:
-      (B, P, S, K, R): ratio * sum of (1-ratio)^age * new + (1-ratio)^(tokens read) * before, both
-      sums within the document that is being read.
+      (T // every, B, S, K, R). Each is the last one, faded by (1-ratio)^every, plus the sum of
+      ratio * (1-ratio)^age * new over the tokens since; only what belongs to the document being
+      read is chosen (not multiplied by zero: what another document left may be NaN).
     """
     time, batch, _ = binds.shape
-    shaped = binds.reshape(time, batch, *before.shape[1:])
-    norm, logit = cell.bind.relation_norm, cell.bind.relation_logit[...]
-    log_keep, ratio = -jax.nn.softplus(logit), jax.nn.sigmoid(logit)
+    count = time // every
+    shaped = binds.reshape(count, every, batch, *before.shape[1:])
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1) + EPS)
-    age = positions[:, None] - jnp.arange(time)[None]
-    reads = age >= 0
-    share = ratio * jnp.exp(jnp.where(reads, age, 0) * log_keep) * reads
-    kept = jnp.exp((positions + 1.0) * log_keep)
+    logit = cell.bind.relation_logit[...]
+    log_keep = -jax.nn.softplus(logit)
+    age = jnp.arange(every - 1, -1, -1)
+    share = jax.nn.sigmoid(logit) * jnp.exp(age * log_keep)
     if reset is None:
-        share = jnp.broadcast_to(share[None], (batch, *share.shape))
-        kept = jnp.broadcast_to(kept[None], (batch, kept.shape[0]))
+        reads = jnp.ones((count, every, batch), bool)
+        goes_on = jnp.ones((count, batch), bool)
     else:
-        document = jnp.cumsum(reset.T, -1)
-        at = document[:, positions]
-        share = share[None] * (at[:, :, None] == document[:, None, :])
-        kept = kept[None] * (at == 0)
-    if len(positions) == 1:  # a product would want another layout of `shaped`
-        each = share[:, 0].T[:, :, None, None] * inverse
-        summed = jnp.sum(each[..., None] * shaped, 0)[:, None]
-    else:
-        summed = jnp.einsum("bpt,tbsk,tbskr->bpskr", share, inverse, shaped)
-    scale, bias = (v[...][None, None, None, None] for v in (norm.scale, norm.bias))
-    new = summed * scale + share.sum(-1)[:, :, None, None, None] * bias
-    return new + kept[:, :, None, None, None] * before[:, None]
+        starts = reset.reshape(count, every, batch)
+        later = jnp.cumsum(starts[:, ::-1], 1)[:, ::-1] - starts
+        reads, goes_on = later == 0, ~starts.any(1)
+    each = (share[None, :, None, None, None] * inverse)[..., None] * shaped
+    summed = jnp.sum(jnp.where(reads[..., None, None, None], each, 0.0), 1)
+    total = jnp.sum(jnp.where(reads, share[None, :, None], 0.0), 1)
+    scale = cell.bind.relation_norm.scale[...][None, None, None, None]
+    bias = cell.bind.relation_norm.bias[...][None, None, None, None]
+    new = summed * scale + total[:, :, None, None, None] * bias
+    fade = jnp.exp(every * log_keep)
+
+    def add(relations, segment):
+        new, goes_on = segment
+        kept = jnp.where(goes_on[:, None, None, None], fade * relations, 0.0)
+        return (relations := new + kept), relations
+
+    return jax.lax.scan(add, before, (new, goes_on))[1]
 
 
 def _chunk(cell, folded, state, xs, reset, relations_every, debug):
@@ -254,16 +259,19 @@ def _chunk(cell, folded, state, xs, reset, relations_every, debug):
     binds = kept["bind"] + small["bind"][None, None]
     h, time_state, wkv, _, mask, last = carry
     time = xs.shape[0]
-    every = relations_every or time
-    positions = jnp.arange(every - 1, time, every)
-    if relations_every and time % every:
-        positions = jnp.append(positions, time - 1)
-    relations = _relations(cell, state.relations, binds, reset, positions)
+    every = min(relations_every or time, time)
+    whole = time - time % every
+    part = None if reset is None else reset[:whole]
+    relations = _relations(cell, state.relations, binds[:whole], part, every)
+    latest = relations[-1]
+    if whole < time:
+        part = None if reset is None else reset[whole:]
+        latest = _relations(cell, latest, binds[whole:], part, time - whole)[-1]
     state = state.replace(
         h=h,
         time_state=time_state,
         wkv=wkv,
-        relations=relations[:, -1],
+        relations=latest,
         causal_mask=mask,
         abstractions=last,
     )
@@ -271,7 +279,7 @@ def _chunk(cell, folded, state, xs, reset, relations_every, debug):
         "h": hs,
         "abstractions": abstractions,
         "causal_mask": masks,
-        "relations": relations[:, : time // every].swapaxes(0, 1) if relations_every else None,
+        "relations": relations[: time // relations_every] if relations_every else None,
     }
     return state, seen, inner
 
