@@ -10,3 +10,4 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402 - after the flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+assert len(jax.devices()) == 8  # now, before a test changes the flags for its subprocesses

@@ -44,7 +44,7 @@ class Lab:
         self.cell = cell_class(config, rngs=nnx.Rngs(seed))
         self.config, self.frozen = config, frozen
         sizes = (chunk, getattr(config, "chunk_size", 0), getattr(config, "remat_chunk", 0), 16)
-        self.chunk = next(size for size in sizes if size)
+        self.chunk = max(2, next(size for size in sizes if size))
         self.time = 2 * self.chunk + 1
         # A cell that keeps the inherited call has one form: nothing to compile twice.
         self.forms = ("scan",) if cell_class.__call__ is Cell.__call__ else ("scan", "call")

@@ -1,4 +1,4 @@
-"""PRERNK: the contract of a model, the five losses, what was repaired and what bfloat16 costs."""
+"""PRERNK: the contract of a model, the five losses, and what was repaired."""
 
 import dataclasses
 import functools
@@ -7,7 +7,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import jaxmodels
@@ -382,9 +381,10 @@ def test_p15_a_probe_does_not_teach(fidelity, reaches):
 
 
 def test_p12_symbolic_loss_teaches_the_binding():
-    for kind in ("cross_entropy", "contrastive"):
-        moved = gradients(make(symbolic=kind, relation_vocab=LABELS), {"symbolic": 1.0})
-        assert moved["cell.bind.bind.kernel"].any() and moved["embed.table"].any()
+    moved = gradients(make(symbolic="contrastive", relation_vocab=LABELS), {"symbolic": 1.0})
+    for name in ("cell.bind.bind.kernel", "cell.rwkv.project.kernel", "embed.table"):
+        assert moved[name].any(), name
+    assert not moved["head.kernel"].any()
 
 
 def test_trace():
@@ -397,48 +397,3 @@ def test_trace():
     run = quick_jit(lambda model: model(model.initial_state(1), tokens[None])[1].logits)
     bits = picked(log_softmax(np.asarray(run(model), np.float64))[0, :-1], tokens[1:]) / np.log(2)
     np.testing.assert_allclose(seen["log2_loss"], bits, rtol=1e-4)
-
-
-def training_curve(dtype, steps=200):
-    """Mean loss of each step on a small language: words of four letters, some of them frequent."""
-    model = make(dtype=dtype, width=16, hidden_size=24, abstraction_sizes=(24, 12, 6))
-    rng = np.random.default_rng(5)
-    words = rng.integers(0, VOCAB, (6, 4), np.int32)
-    text = words[rng.choice(6, (steps, 8, 5), p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.1])]
-    text = text.reshape(steps, 8, 20)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(5e-3))
-
-    def loss(model, text):
-        data = {"inputs": text[:, :-1], "targets": text[:, 1:]}
-        data["weights"] = jnp.ones(data["inputs"].shape)
-        _, terms = model.loss_sums(model.initial_state(8), data)
-        return terms["next_token"] / data["weights"].size
-
-    def step(carry, text):
-        model, moments = carry
-        value, gradient = jax.value_and_grad(loss)(model, text)
-        updates, moments = optimizer.update(gradient, moments, model)
-        return (optax.apply_updates(model, updates), moments), value
-
-    (model, _), curve = quick_jit(lambda *args: jax.lax.scan(step, *args))(
-        (model, optimizer.init(model)), text
-    )
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model))
-    return np.asarray(curve)
-
-
-# Nats. While the loss falls the two may be a few steps apart (measured: 0.1), afterwards the loss
-# itself is compared (measured: 0.004).
-FALLING, SETTLED = 0.25, 0.02
-
-
-def test_z10_bfloat16_learns_like_float32():
-    """Means of 20 steps, over 200: within FALLING throughout, within SETTLED in the last 60."""
-    full, half = (training_curve(dtype) for dtype in ("float32", "bfloat16"))
-    windows = [curve.reshape(-1, 20).mean(1) for curve in (full, half)]
-    drift = np.abs(windows[0] - windows[1])
-    print(f"float32 {windows[0]}\nbfloat16 {windows[1]}\ndrift {drift} nats")
-    assert windows[0][-1] < 0.3 * windows[0][0]
-    assert (full != half).any()
-    assert drift.max() < FALLING
-    assert drift[-3:].max() < SETTLED

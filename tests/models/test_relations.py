@@ -18,33 +18,33 @@ from jaxmodels.cells.unified import HRMReducer, UnifiedConfig
 from jaxmodels.data import RelationGrammar, relation_batch
 from jaxmodels.testing.lab import quick_jit
 
-GRAMMAR = RelationGrammar(entities=3, values=4, questions=2, shuffled=False, slots=3, roles=3)
-SIZES = {
-    "vocab_size": GRAMMAR.vocab_size,
-    "width": 16,
-    "hidden_size": 64,
-    "symbol_slots": 3,
-    "role_slots": 3,
-    "relation_size": 16,
-    "abstraction_sizes": (64, 32),
-    "relations_every": 5,
-    "relation_vocab": GRAMMAR.num_classes,
-    "sparsity": "none",
-    "fidelity": "probe",
-    "fidelity_weight": 1.0,
-    "symbolic_weight": 1.0,
-    "ramp": "constant",
-}
-# Role by role, of what can be known without reading: a value 1/4, another entity 1/2, the value of
-# another entity 1/4; knowing which values occur in the episode 1/3, 1/2, 1/3.
-BLIND = (1 / 3 + 1 / 2 + 1 / 3) / 3
+SMALL = RelationGrammar(entities=2, values=4, questions=2, shuffled=False, slots=2, roles=3)
+LARGER = RelationGrammar(entities=3, values=4, questions=2, shuffled=False, slots=3, roles=3)
 
 
-def train(steps, rows=32, learning_rate=1e-2, **changes):
+def train(grammar, steps, rows=32, **changes):
     """{metric: mean over the last 20 batches}; no batch comes twice, so this is no memory test."""
-    model = jaxmodels.create("prernk", **dict(SIZES, **changes))
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
+    model = jaxmodels.create(
+        "prernk",
+        vocab_size=grammar.vocab_size,
+        width=16,
+        hidden_size=64,
+        symbol_slots=grammar.slots,
+        role_slots=grammar.roles,
+        relation_size=16,
+        abstraction_sizes=(64, 32),
+        relations_every=1 if grammar is SMALL else 5,
+        relation_vocab=grammar.num_classes,
+        sparsity="none",
+        fidelity="probe",
+        fidelity_weight=1.0,
+        symbolic_weight=1.0,
+        ramp="constant",
+        **changes,
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(5e-3, steps))
+    )
 
     def loss(model, data):
         _, sums = model.loss_sums(model.initial_state(rows), data)
@@ -62,37 +62,46 @@ def train(steps, rows=32, learning_rate=1e-2, **changes):
     carry, seen = (model, optimizer.init(model)), None
     for first in range(0, steps, 50):
         batches = [
-            relation_batch(GRAMMAR, rows, GRAMMAR.episode_len, 0, first + i) for i in range(50)
+            relation_batch(grammar, rows, grammar.episode_len, 0, first + i) for i in range(50)
         ]
         stacked = {name: np.stack([b[name] for b in batches]) for name in batches[0]}
         carry, seen = run(carry, stacked)
     return {name: float(values[-20:].mean()) for name, values in seen.items()}
 
 
-def compare(steps):
-    with_loss, without = train(steps, symbolic="cross_entropy"), train(steps)
+def blind(grammar):
+    """The accuracy of the best constant guess for each slot and role, nothing read."""
+    labels = relation_batch(grammar, 1000, grammar.episode_len, 1, 0)["relation_labels"]
+    columns = labels.reshape(-1, grammar.slots * grammar.roles).T
+    known = [column[column >= 0] for column in columns]
+    return sum(np.bincount(k).max() for k in known) / sum(len(k) for k in known)
+
+
+def compare(grammar, steps):
+    with_loss, without = train(grammar, steps, symbolic="cross_entropy"), train(grammar, steps)
     for what, found in (("with the symbolic loss", with_loss), ("without", without)):
         numbers = {k: round(v, 3) for k, v in found.items() if "accuracy" in k or "exact" in k}
-        print(f"{steps} steps {what}: {numbers}; blind {BLIND:.3f}")
-    return with_loss, without
+        print(f"{steps} steps {what}: {numbers}; blind {blind(grammar):.3f}")
+    return with_loss, without, blind(grammar)
 
 
 def test_symbolic_loss_puts_relations_into_r():
-    """P-12, P-15: a probe that does not teach finds them with the loss, and not without."""
-    with_loss, without = compare(150)
-    assert with_loss["symbolic_accuracy"] > BLIND + 0.15
-    assert with_loss["fidelity_accuracy"] > BLIND + 0.12
-    assert without["fidelity_accuracy"] < BLIND + 0.03
-    assert with_loss["fidelity_exact"] > without["fidelity_exact"] + 0.15
+    """P-12, P-15: decoders that do not teach find them with the loss, and not without."""
+    with_loss, without, level = compare(SMALL, 200)
+    assert with_loss["symbolic_accuracy"] > level + 0.2
+    assert with_loss["fidelity_accuracy"] > level + 0.08
+    assert with_loss["fidelity_accuracy"] > without["fidelity_accuracy"] + 0.08
+    assert without["fidelity_accuracy"] < level + 0.03
 
 
 @pytest.mark.slow
 def test_symbolic_loss_given_time():
     """P-12, P-15: nearly all predicates can be read off, and the questions are answered, too."""
-    with_loss, without = compare(1500)
+    with_loss, without, _ = compare(LARGER, 1500)
     assert with_loss["symbolic_accuracy"] > 0.9
     assert with_loss["fidelity_accuracy"] > 0.85
     assert with_loss["fidelity_accuracy"] > without["fidelity_accuracy"] + 0.2
+    assert with_loss["accuracy"] > 0.9
 
 
 # Slots hold distinct classes; the mask is the identity but for one row i, which points at slot j.
