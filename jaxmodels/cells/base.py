@@ -51,7 +51,7 @@ class Cell(nnx.Module):
 
         Args:
           state: state before the first token.
-          xs: (batch, time, width).
+          xs: (batch, time, width); with a `step` of your own any pytree of (batch, time, ...).
           reset: bool (batch, time) or None. True: the state is the initial one before this token.
           key: see `step`.
           step: runs instead of `self.step`, with the same arguments; may return any pytree as y.
@@ -60,8 +60,9 @@ class Cell(nnx.Module):
           (state after the last token, ys (batch, time, width) float32).
         """
         step = step or self.step
-        initial = self.initial_state(xs.shape[0])
-        keys = None if key is None else jax.random.split(key, xs.shape[1])
+        batch, time = jax.tree.leaves(xs)[0].shape[:2]
+        initial = self.initial_state(batch)
+        keys = None if key is None else jax.random.split(key, time)
 
         def body(state, inputs):
             x, reset, key = inputs
@@ -69,8 +70,8 @@ class Cell(nnx.Module):
                 state = where_reset(reset, initial, state)
             return step(state, x, key)
 
-        time_first = (xs.swapaxes(0, 1), None if reset is None else reset.T, keys)
-        state, ys = jax.lax.scan(body, state, time_first)
+        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
+        state, ys = jax.lax.scan(body, state, (by_time, None if reset is None else reset.T, keys))
         return state, jax.tree.map(lambda y: y.swapaxes(0, 1), ys)
 
     def __call__(

@@ -41,7 +41,7 @@ class Lab:
 
     def __init__(self, cell_class, config, chunk, frozen, seed):
         self.again = lambda config: Lab(cell_class, config, chunk, frozen, seed)
-        self.cell = cell_class(config, rngs=nnx.Rngs(seed))
+        self.cell = shaken(cell_class(config, rngs=nnx.Rngs(seed)), seed)
         self.config, self.frozen = config, frozen
         sizes = (chunk, getattr(config, "chunk_size", 0), getattr(config, "remat_chunk", 0), 16)
         self.chunk = max(2, next(size for size in sizes if size))
@@ -156,6 +156,20 @@ class Lab:
 
 def _restart_and_step(cell, state, x, reset):
     return cell.step(where_reset(reset, cell.initial_state(BATCH), state), x)
+
+
+def shaken(cell, seed):
+    """The cell with small noise in place of every array of zeros.
+
+    An output matrix that starts at zero, as RWKV's does, would hide all that lies before it.
+    """
+    rng = np.random.default_rng(seed)
+
+    def shake(x):
+        noise = rng.standard_normal(x.shape, np.float32) / max(x.shape[0] if x.ndim else 1, 1) ** 0.5
+        return x if np.any(x) else jnp.asarray(0.3 * noise, x.dtype)
+
+    return jax.tree.map(shake, cell)
 
 
 def names(tree):

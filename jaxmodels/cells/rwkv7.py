@@ -1,0 +1,174 @@
+"""RWKV-7 "Goose": time mixing by a delta rule with vector-valued decay and learning rate.
+
+    S_t = diag(w_t) S_{t-1} - kk_t ((kk_t * a_t)^T ...) : see `ops/dplr.py`
+
+Source: BlinkDL, RWKV-LM (RWKV-v7/train_temp/src/model.py) and arXiv 2503.14456; equations and
+initialisation as in SYSTEMS 7.4. The block around it (norms, channel mixing) is in `models/rwkv.py`.
+
+Shapes: B batch, T time, C width, H heads, N head_size (C = H N).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, LowRank, group_norm, shift_in, symmetric_uniform
+from jaxmodels.ops.dplr import dplr_chunked, dplr_step
+
+MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
+
+
+@dataclasses.dataclass(frozen=True)
+class RWKV7Config:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      head_size: N, divides C; None means 64, or C if that is smaller.
+      ranks: of the low-rank maps to decay w, learning rate a, value residual v and gate g; None
+        means the reference's: max(32, 32 round(f sqrt(C) / 32)), f = 2.5, 2.5, 1.7, 5.
+      value_residual: the cell expects `v_first`, the values of the model's first layer, and mixes
+        them into its own.
+      chunk_size: tokens a chunk of the fast form, at most 128.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    head_size: int | None = None
+    ranks: tuple[int, int, int, int] | None = None
+    value_residual: bool = False
+    chunk_size: int = 64
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
+        if self.ranks is None:
+            root = self.width**0.5
+            ranks = tuple(max(32, 32 * round(f * root / 32)) for f in (2.5, 2.5, 1.7, 5.0))
+            object.__setattr__(self, "ranks", ranks)
+        object.__setattr__(self, "ranks", tuple(self.ranks))
+        positive(self, "chunk_size")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@struct.dataclass
+class RWKV7State:
+    """Float32.
+
+    Attributes:
+      shift: (B, C), the last token read.
+      wkv: (B, H, N, N), key by value.
+    """
+
+    shift: jax.Array
+    wkv: jax.Array
+
+
+class RWKV7Cell(Cell):
+    """Time mixing. x, y: (B, C)."""
+
+    def __init__(self, config: RWKV7Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1):
+        c = self.config = config
+        width, size = c.width, c.head_size
+        rho, r01 = 1.0 - layer / num_layers, layer / max(num_layers - 1, 1)
+        i = jnp.arange(width)
+        powers = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
+        self.mix = nnx.Param(jnp.stack([1.0 - (i / width) ** (powers[m] * rho) for m in MIXED]))
+        ramp = i / max(width - 1, 1)
+        line = ramp - 0.5
+        zigzag = (i % size - (size - 1) / 2) / max((size - 1) / 2, 1)
+        zigzag = zigzag * jnp.abs(zigzag)
+        decay = -5.5 + 6.0 * ramp ** (1.0 + r01**0.3) + 2.5 * zigzag
+        w, a, v, g = c.ranks
+        self.decay = LowRank(width, w, width, bias=decay, activation="tanh", rngs=rngs)
+        self.rate = LowRank(width, a, width, bias=-0.19 + 0.3 * zigzag + 0.4 * line, rngs=rngs)
+        if c.value_residual:
+            self.residual = LowRank(width, v, width, bias=0.73 - 0.4 * line, rngs=rngs)
+        self.gate = LowRank(width, g, width, activation="sigmoid", rngs=rngs)
+        bound = 0.5 / width**0.5
+
+        def linear(init):
+            return Linear(width, width, bias=False, init=init, rngs=rngs)
+
+        self.receptance = linear(symmetric_uniform(bound))
+        self.key = linear(symmetric_uniform(0.1 * bound))
+        self.value = linear(symmetric_uniform(bound))
+        self.output = linear(nnx.initializers.zeros)
+        self.removal_scale = nnx.Param(0.71 - 0.1 * line)  # k_k
+        self.key_scale = nnx.Param(jnp.full((width,), 1.02))  # k_a
+        self.bonus = nnx.Param(jnp.full((width,), -0.04))  # r_k
+        self.norm_scale = nnx.Param(jnp.full((width,), ((layer + 1) / num_layers) ** 0.7))
+        self.norm_bias = nnx.Param(jnp.zeros((width,)))
+
+    def initial_state(self, batch_size: int) -> RWKV7State:
+        """Zeros."""
+        c = self.config
+        heads = c.width // c.head_size
+        return RWKV7State(
+            shift=jnp.zeros((batch_size, c.width), jnp.float32),
+            wkv=jnp.zeros((batch_size, heads, c.head_size, c.head_size), jnp.float32),
+        )
+
+    def step(self, state, x, key=None, v_first=None):
+        """x (B, C), v_first (B, C) with `value_residual` -> (state, y (B, C))."""
+        inputs, gate = self._project(x, state.shift, v_first)
+        wkv, y = dplr_step(state.wkv, *inputs)
+        return RWKV7State(x.astype(jnp.float32), wkv), self._read_out(y, inputs, gate)
+
+    def scan(self, state, xs, reset=None, key=None, v_first=None, *, step=None):
+        """See `Cell.scan`; v_first (B, T, C) with `value_residual`."""
+        step = step or (lambda state, x, key: self.step(state, x[0], key, x[1]))
+        return Cell.scan(self, state, (xs, v_first), reset, key, step=step)
+
+    def __call__(self, state, xs, reset=None, key=None, v_first=None):
+        """See `Cell.scan`; chunks of matrix products."""
+        xs = xs.astype(jnp.float32)
+        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset), v_first)
+        wkv, y = dplr_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
+        return RWKV7State(xs[:, -1], wkv), self._read_out(y, inputs, gate)
+
+    def values(self, x, before):
+        """v of tokens x (..., C) with the tokens before them: `v_first`, if of the first layer."""
+        mixed = x + (before - x) * _last(self.mix[...][MIXED.index("v")], x)
+        return self.value(mixed, self.config.dtype)
+
+    def _project(self, x, before, v_first):
+        """Tokens (..., C) -> ((r, log_w, k, v, a, b), each (..., H, N), gate (..., C))."""
+        c = self.config
+        mix = self.mix[...]
+        x = x.astype(jnp.float32)
+        xr, xw, xk, xv, xa, xg = (x + (before - x) * _last(mu, x) for mu in mix)
+        r, k, v = (
+            linear(mixed, c.dtype)
+            for linear, mixed in ((self.receptance, xr), (self.key, xk), (self.value, xv))
+        )
+        log_w = -jnp.exp(-0.5) * jax.nn.sigmoid(self.decay(xw, c.dtype))
+        rate = jax.nn.sigmoid(self.rate(xa, c.dtype))
+        gate = self.gate(xg, c.dtype)
+        if c.value_residual:
+            v = v + (v_first - v) * jax.nn.sigmoid(self.residual(xv, c.dtype))
+        kk = self._heads(k * _last(self.removal_scale[...], k))
+        kk = kk * jax.lax.rsqrt(jnp.maximum(jnp.sum(kk * kk, -1, keepdims=True), 1e-24))
+        k = k * (1.0 + (rate - 1.0) * _last(self.key_scale[...], k))
+        r, log_w, k, v, rate = (self._heads(z) for z in (r, log_w, k, v, rate))
+        return (r, log_w, k, v, -kk, kk * rate), gate
+
+    def _heads(self, x):
+        return x.reshape(*x.shape[:-1], -1, self.config.head_size)
+
+    def _read_out(self, y, inputs, gate):
+        """y (..., H, N) -> (..., C)."""
+        r, _, k, v, _, _ = inputs
+        bonus = self._heads(self.bonus[...])
+        bonus = jnp.sum(r * k * bonus.reshape((1,) * (r.ndim - 2) + bonus.shape), -1, keepdims=True)
+        y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
+        y = y + (bonus * v).reshape(y.shape)
+        return self.output(y * gate, self.config.dtype)
+
+
+def _last(vector, x):
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
