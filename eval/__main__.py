@@ -49,9 +49,10 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     from eval.log import device_description, versions
     from eval.metrics import evaluate
     from eval.report import write_report
-    from eval.run import labeller_of, load_run, markov_baselines
+    from eval.run import load_run, markov_baselines
     from jaxmodels import count_parameters
     from jaxmodels.data import take
+    from train.data import labeller_of
 
     if flags.batch_size < 1:
         raise UserError(f"--batch-size={flags.batch_size}: give 1 or more")

@@ -11,9 +11,9 @@ import numpy as np
 from eval.log import read_log
 from eval.markov import baselines
 from jaxmodels.data import Corpus, load_corpus
-from jaxmodels.data.labels import RelationLabeller
 from jaxmodels.errors import UserError
 from train.checkpoint import load_model
+from train.data import corpus_of
 
 
 @dataclass(frozen=True)
@@ -67,28 +67,6 @@ def load_run(
         else load_corpus(paths, tokenizer, format=config.data.format)
     )
     return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
-
-
-def corpus_of(config) -> Corpus:
-    """The corpus of an experiment, split and tokenised as in training."""
-    data = config.data
-    return load_corpus(
-        data.paths,
-        data.tokenizer,
-        format=data.format,
-        valid_fraction=data.valid_fraction,
-        test_fraction=data.test_fraction,
-        max_tokens=data.max_tokens,
-        min_freq=data.min_freq,
-    )
-
-
-def labeller_of(config) -> RelationLabeller | None:
-    """What derives labels while batches are made, as in training; None without labels."""
-    data = config.data
-    if data.labels != "relations":
-        return None
-    return RelationLabeller(data.label_slots, data.label_roles, data.label_classes)
 
 
 def markov_baselines(corpus: Corpus) -> dict[str, dict[str, float]]:

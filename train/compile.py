@@ -184,7 +184,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
         jax.errors.JaxRuntimeError
     ) as error:  # the compiler's program in a form that JAX is too old for
         raise UserError(
-            f"libtpu {_libtpu_version()} and jax {jax.__version__} do not understand each other; "
+            f"libtpu {libtpu_version()} and jax {jax.__version__} do not understand each other; "
             f"install {wanted_libtpu()}"
         ) from error
     return {
@@ -209,7 +209,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
         "hbm_bytes": GENERATIONS[generation][2] * 2**30 * math.prod(sizes) * slices // len(devices),
         "collectives": count_collectives(program),
         "seconds": {"lower": round(lowering, 3), "compile": round(seconds, 3)},
-        "libtpu": _libtpu_version(),
+        "libtpu": libtpu_version(),
         "jax": jax.__version__,
     }
 
@@ -219,7 +219,8 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
 
     `count` operations, of them `in_loops` inside a loop's body, which run again at every pass;
     `bytes` is the size of their results, each operation once. Of an asynchronous pair only the
-    start counts; "send" is traffic between slices.
+    start counts, and of a chain, which works at one operation behind others (even in a loop that
+    runs meanwhile), its head; "send" is traffic between slices.
     """
     found: dict[str, dict[str, int]] = {}
     kinds = "|".join(COLLECTIVES)
@@ -228,12 +229,18 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
     computations = _computations(hlo)
     looped = _in_loops(computations)
     for name, body in computations.items():
+        if "AsyncCollectiveStart" not in body:  # where it is, a chain begins
+            body = re.sub(r"^.*\bchain_id=.*$", "", body, flags=re.M)
         for match in pattern.finditer(body):
+            kind, result = match[2], match[1]
+            if name.startswith("all-reduce-scatter"):  # how this compiler writes a reduce-scatter
+                kind, result = "reduce-scatter", re.search(r"ROOT \S+ = (.*)", body)[1]
+                result = result.partition(" tuple(")[0]
             sizes = [
                 _BYTES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n)
-                for dtype, shape in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", match[1])
+                for dtype, shape in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
             ]
-            entry = found.setdefault(match[2], {"count": 0, "bytes": 0, "in_loops": 0})
+            entry = found.setdefault(kind, {"count": 0, "bytes": 0, "in_loops": 0})
             entry["count"] += 1
             # A start's type repeats its operands: all of it would double the traffic.
             entry["bytes"] += max(sizes, default=0) if match[3] else sum(sizes)
@@ -328,7 +335,8 @@ def wanted_libtpu() -> str:
     return "libtpu"
 
 
-def _libtpu_version() -> str:
+def libtpu_version() -> str:
+    """Of the library that `prepare_environment` was given."""
     library = Path(os.environ["TPU_LIBRARY_PATH"])
     for info in library.parent.parent.glob("libtpu-*.dist-info"):
         return info.name.removeprefix("libtpu-").removesuffix(".dist-info")

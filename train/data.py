@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,6 +21,9 @@ from jaxmodels.data import (
     take,
 )
 from train.model import resolve_vocab
+
+if TYPE_CHECKING:
+    from jaxmodels.data.labels import RelationLabeller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +53,10 @@ class Data:
         return {"bits_per_byte": nats_per_token / math.log(2)}
 
 
-def open_data(config: ConfigDict) -> Data:
-    """Read the corpus and make the streams; resolves `model_config.vocab_size` in place.
-
-    Raises:
-      UserError: whatever is wrong with the files or their fit to the config.
-    """
+def corpus_of(config: ConfigDict) -> Corpus:
+    """The corpus of an experiment, split and tokenised; `load_corpus` says what it raises."""
     d = config.data
-    corpus = load_corpus(
+    return load_corpus(
         d.paths,
         d.tokenizer,
         format=d.format,
@@ -66,12 +65,27 @@ def open_data(config: ConfigDict) -> Data:
         max_tokens=d.max_tokens,
         min_freq=d.min_freq,
     )
-    resolve_vocab(config, corpus.tokenizer.vocab_size)
-    labels = None
-    if d.labels == "relations":
-        from jaxmodels.data.labels import RelationLabeller  # its word lists are read on import
 
-        labels = RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
+
+def labeller_of(config: ConfigDict) -> RelationLabeller | None:
+    """What derives an experiment's labels while batches are made; None without labels."""
+    d = config.data
+    if d.labels != "relations":
+        return None
+    from jaxmodels.data.labels import RelationLabeller  # its word lists are read on import
+
+    return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
+
+
+def open_data(config: ConfigDict) -> Data:
+    """Read the corpus and make the streams; resolves `model_config.vocab_size` in place.
+
+    Raises:
+      UserError: whatever is wrong with the files or their fit to the config.
+    """
+    d = config.data
+    corpus, labels = corpus_of(config), labeller_of(config)
+    resolve_vocab(config, corpus.tokenizer.vocab_size)
     hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
     sizes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
     train = make_stream(

@@ -7,7 +7,8 @@ Two ways, same function, same numbers:
                an axis.
     shard_map  `jax.jit(jax.shard_map(step, axis_names={"data"}))` over a mesh with axes data, fsdp,
                tensor. "data" is the step's named axis; the other two stay automatic: parameters and
-               moments are laid out over them by `parameter_spec`, and XLA inserts what that needs.
+               moments are laid out over them by `parameter_spec`, and XLA inserts what that needs,
+               but for the model itself, which runs on whole parameters (`fsdp.py`).
 
 The *global form* of a state has the carry as (batch_size, ...), whatever the number of devices.
 Checkpoints hold that form. Placement objects are the only code that knows the difference.
@@ -27,6 +28,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
 from train.config import validate_config
+from train.fsdp import parameter_spec
 from train.model import build_model
 from train.optimizer import leaf_name
 from train.step import (
@@ -63,7 +65,7 @@ class Placement:
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
         self.data_size = len(devices) // inner
-        validate_config(config, device_count=self.data_size)
+        validate_config(config, device_count=self.data_size * config.mesh.fsdp)
         if config.batch_size % jax.process_count():
             raise UserError(
                 f"config.batch_size: {config.batch_size} rows do not divide over "
@@ -163,13 +165,12 @@ class Placement:
         return rest.replace(carry=carry)
 
     def _rows(self) -> NamedSharding:
-        """Rows over "data", and over "fsdp" too where the rows allow.
+        """Rows over "data", and over "fsdp" too.
 
         Not with a "tensor" axis: XLA aborts when it partitions a look-up over two automatic axes at
-        once.
+        once, which happens to a model that learns by local updates.
         """
-        fsdp, tensor = self.config.mesh.fsdp, self.config.mesh.tensor
-        if fsdp > 1 and tensor == 1 and self.config.batch_size % (self.data_size * fsdp) == 0:
+        if self.config.mesh.fsdp > 1 and self.config.mesh.tensor == 1:
             return NamedSharding(self.mesh, P((AXIS, "fsdp")))
         return NamedSharding(self.mesh, P(AXIS))
 
@@ -232,22 +233,6 @@ class Placement:
         return jax.tree.map(
             lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), state
         )
-
-
-def parameter_spec(name: str, shape: Sequence[int], mesh: Mesh) -> P:
-    """How a leaf of the state lies on the mesh.
-
-    A kernel (and its moments): last axis over "tensor", the one before over "fsdp", each where it
-    divides evenly. Everything else is replicated; an embedding too, because of the look-up (see
-    `_rows`).
-    """
-    if name.rsplit("/", 1)[-1] != "kernel" or len(shape) < 2 or "fsdp" not in mesh.axis_names:
-        return P()
-    fsdp = "fsdp" if mesh.shape["fsdp"] > 1 and shape[-2] % mesh.shape["fsdp"] == 0 else None
-    tensor = (
-        "tensor" if mesh.shape["tensor"] > 1 and shape[-1] % mesh.shape["tensor"] == 0 else None
-    )
-    return P(*([None] * (len(shape) - 2)), fsdp, tensor)
 
 
 def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:

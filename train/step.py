@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from train.fsdp import gathered_once
 from train.optimizer import flatten, make_optimizer, make_schedule, unflatten
 
 AXIS = "data"
@@ -94,7 +95,8 @@ def make_train_step(
             new_model, new_carry, sums = model.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
         else:
-            grads, new_carry, sums = _gradients(model, carry, batch, scale, key, accumulate)
+            compute = _on_split_parameters(config, _gradients(model, accumulate), gradients=True)
+            new_carry, sums, grads = compute(flatten(model), (carry, batch), scale, key)
             grads = jax.lax.psum(grads, AXIS)
             squares = {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
             params = flatten(model)
@@ -141,31 +143,43 @@ def make_train_step(
     return train_step
 
 
-def _gradients(model, carry, batch, scale, key, accumulate):
-    """Gradients (flat), new carry and sums of this device's rows, `rows / accumulate` at a time."""
+def _on_split_parameters(config, compute, *, gradients):
+    return gathered_once(compute, gradients=gradients) if config.mesh.fsdp > 1 else compute
 
-    def objective(params, carry, part, key):
+
+def _gradients(model, accumulate):
+    """-> (params, (carry, batch), scale, key) -> (new carry, sums, gradients by parameter).
+
+    Of the rows that it is given, `rows / accumulate` at a time.
+    """
+
+    def objective(params, carry, part, scale, key):
         carry, sums = unflatten(model, params).loss_sums(carry, part, key=key)
         return sum(scale[term] * sums[term] for term in scale), (carry, sums)
 
     gradient = jax.grad(objective, has_aux=True)
-    params = flatten(model)
-    if accumulate == 1:
-        grads, (carry, sums) = gradient(params, carry, batch, key)
-        return grads, carry, sums
 
     def split(x):
         return x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:])
 
-    def one(total, part):
-        index, carry, batch = part
-        grads, aux = gradient(params, carry, batch, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, total, grads), aux
+    def compute(params, rows, scale, key):
+        if accumulate == 1:
+            grads, (carry, sums) = gradient(params, *rows, scale, key)
+            return carry, sums, grads
 
-    parts = jnp.arange(accumulate), jax.tree.map(split, carry), jax.tree.map(split, batch)
-    grads, (carry, sums) = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, params), parts)
-    carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
-    return grads, carry, jax.tree.map(lambda x: x.sum(0), sums)
+        def one(total, part):
+            index, carry, batch = part
+            own = jax.random.fold_in(key, index)
+            grads, aux = gradient(params, carry, batch, scale, own)
+            return jax.tree.map(jnp.add, total, grads), aux
+
+        parts = jnp.arange(accumulate), *jax.tree.map(split, rows)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, (carry, sums) = jax.lax.scan(one, zeros, parts)
+        carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)
+        return carry, jax.tree.map(lambda x: x.sum(0), sums), grads
+
+    return compute
 
 
 def component_names(state: TrainState) -> list[str]:
@@ -175,9 +189,9 @@ def component_names(state: TrainState) -> list[str]:
     that is not finite is the nearest to the cause.
     """
     weights = jax.eval_shape(lambda m: m.loss_weights(jnp.zeros(())), state.model)
-    carry = state.carry if state.carry != () else state.model.initial_state(1)
+    carry = jax.eval_shape(lambda m: m.initial_state(1), state.model)
     names = [f"loss term {term}" for term in sorted(weights)]
-    names += [f"carried state {name}" for name in flatten(carry)]
+    names += [f"carried state {name}".rstrip() for name in flatten(carry)]  # a bare array has none
     if not hasattr(state.model, "local_update"):
         names += [f"gradient of {name}" for name in sorted(flatten(state.model))]
     return names
@@ -185,11 +199,16 @@ def component_names(state: TrainState) -> list[str]:
 
 def make_eval_step(config: ConfigDict):
     """eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices."""
-    del config  # the model holds all that matters; same form as make_train_step
 
     def eval_step(model, carry, batch):
-        carry, sums = model.loss_sums(carry, batch, key=None)
-        counts = model.target_counts(batch)
+        def compute(params, rows, shared, key):
+            del shared, key
+            carry, batch = rows
+            carry, sums = unflatten(model, params).loss_sums(carry, batch, key=None)
+            return carry, (sums, model.target_counts(batch)), {}
+
+        compute = _on_split_parameters(config, compute, gradients=False)
+        carry, (sums, counts), _ = compute(flatten(model), (carry, batch), (), None)
         return carry, jax.lax.psum(sums, AXIS), jax.lax.psum(counts, AXIS)
 
     return eval_step

@@ -88,10 +88,11 @@ class LayerNorm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """Token embedding; `table` (vocab, width), normal with the given standard deviation."""
+    """Token embedding; `table` (vocab, width) drawn by `init`, standard normal if None."""
 
-    def __init__(self, vocab: int, width: int, *, stddev: float = 1.0, rngs: nnx.Rngs):
-        self.table = nnx.Param(stddev * jax.random.normal(rngs.params(), (vocab, width)))
+    def __init__(self, vocab: int, width: int, *, init=None, rngs: nnx.Rngs):
+        init = init or nnx.initializers.normal(1.0)
+        self.table = nnx.Param(init(rngs.params(), (vocab, width), jnp.float32))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """int (...) -> float32 (..., width)."""

@@ -3,7 +3,7 @@
     S_t = diag(w_t) S_{t-1} - kk_t ((kk_t * a_t)^T ...) : see `ops/dplr.py`
 
 Source: BlinkDL, RWKV-LM (RWKV-v7/train_temp/src/model.py) and arXiv 2503.14456; equations and
-initialisation as in SYSTEMS 7.4. The block around it (norms, channel mixing) is in `models/rwkv.py`.
+initialisation as in SYSTEMS 7.4. Norms and channel mixing are in `models/rwkv.py`.
 
 Shapes: B batch, T time, C width, H heads, N head_size (C = H N).
 """

@@ -1,5 +1,11 @@
 """One system a file. `MODELS` maps a name to (config class, model class, presets)."""
 
-from jaxmodels.models import prernk
+from jaxmodels.models import mamba, prernk, rwkv, stack, transformer
 
-MODELS = {"prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS)}
+MODELS = {
+    "prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS),
+    "rwkv": (rwkv.RWKVConfig, rwkv.RWKV, rwkv.PRESETS),
+    "mamba": (mamba.MambaConfig, mamba.Mamba, mamba.PRESETS),
+    "transformer": (transformer.TransformerConfig, transformer.Transformer, transformer.PRESETS),
+    "stack": (stack.StackConfig, stack.Stack, stack.PRESETS),
+}

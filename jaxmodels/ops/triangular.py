@@ -2,16 +2,22 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 BLOCK = 16
 
 
+@jax.custom_jvp
 def unit_lower_inverse(strict: jax.Array) -> jax.Array:
     """(I - strict)^-1 for strictly lower-triangular `strict` (..., c, c), in float32.
 
-    Blocks of 16 by the product (I + A)(I + A^2)(I + A^4)(I + A^8), which is exact because A^16 = 0
-    (longer products would pass through large powers); then neighbouring blocks are joined until one
-    is left. Substitution would take c dependent steps; this takes about 2 log2 c products.
+    Neighbouring blocks on the diagonal are joined until one is left: if X and Z are the inverses of
+    two of them and B is what stands below the first, Z B X is what is missing. Up to blocks of 16
+    all joins of a size are one product of 16 x 16 matrices, then of the blocks themselves. That is
+    2 log2 c products, where substitution takes c dependent steps, and as accurate. (The product
+    (I + A)(I + A^2)(I + A^4)... is not: its powers grow to thousands and cancel when keys repeat.)
+
+    The derivative is X dA X, for X the result.
     """
     size = strict.shape[-1]
     width = BLOCK
@@ -19,25 +25,43 @@ def unit_lower_inverse(strict: jax.Array) -> jax.Array:
         width *= 2
     lead = [(0, 0)] * (strict.ndim - 2)
     a = jnp.pad(strict.astype(jnp.float32), [*lead, (0, width - size), (0, width - size)])
-    blocks = jnp.stack([a[..., i : i + BLOCK, i : i + BLOCK] for i in range(0, width, BLOCK)], -3)
-    inverse = blocks + jnp.eye(BLOCK).reshape((1,) * (blocks.ndim - 2) + (BLOCK, BLOCK))
-    power = blocks
-    for _ in range(3):
-        power = _product(power, power)
-        inverse = inverse + _product(power, inverse)
-    inverses = [inverse[..., i, :, :] for i in range(width // BLOCK)]
+    joined = _inverse_of_blocks(_cut(a, 0, BLOCK, BLOCK))
     step = BLOCK
-    while len(inverses) > 1:
-        joined = []
-        for i in range(0, len(inverses), 2):
-            first, second = inverses[i], inverses[i + 1]
-            low = i * step
-            below = a[..., low + step : low + 2 * step, low : low + step]
-            corner = _product(second, _product(below, first))
-            top = jnp.concatenate([first, jnp.zeros_like(corner)], -1)
-            joined.append(jnp.concatenate([top, jnp.concatenate([corner, second], -1)], -2))
-        inverses, step = joined, 2 * step
-    return inverses[0][..., :size, :size]
+    while step < width:
+        first, second = joined[..., 0::2, :, :], joined[..., 1::2, :, :]
+        corner = _product(_product(second, _cut(a, step, step, 2 * step)), first)
+        top = jnp.concatenate([first, jnp.zeros_like(corner)], -1)
+        joined = jnp.concatenate([top, jnp.concatenate([corner, second], -1)], -2)
+        step *= 2
+    return joined[..., 0, :size, :size]
+
+
+@unit_lower_inverse.defjvp
+def _derivative(primals, tangents):
+    inverse = unit_lower_inverse(*primals)
+    (change,) = tangents
+    return inverse, _product(_product(inverse, change.astype(jnp.float32)), inverse)
+
+
+def _inverse_of_blocks(a):
+    """The same for (..., 16, 16), by masks."""
+    i = np.arange(BLOCK)
+
+    def below(size):  # what stands below the first of each two blocks of this size
+        pair = i[:, None] // (2 * size) == i[None] // (2 * size)
+        mask = pair & (i[:, None] // size > i[None] // size)
+        return jnp.where(mask.reshape((1,) * (a.ndim - 2) + mask.shape), a, 0.0)
+
+    inverse = below(1) + jnp.eye(BLOCK).reshape((1,) * (a.ndim - 2) + (BLOCK, BLOCK))
+    for size in (2, 4, 8):
+        inverse = inverse + _product(_product(inverse, below(size)), inverse)
+    return inverse
+
+
+def _cut(a, down, size, apart):
+    """(..., w, w) -> (..., m, size, size): blocks along the diagonal, or `down` rows below it."""
+    starts = range(0, a.shape[-1], apart)
+    return jnp.stack([a[..., i + down : i + down + size, i : i + size] for i in starts], -3)
 
 
 def _product(a, b):

@@ -12,6 +12,11 @@ from flax import nnx
 from jaxmodels.cells.base import Cell, where_reset
 
 BATCH = 3
+WARM = 8  # tokens read before the first
+DRAWS, CALM = 8, 1e-5  # of inputs, at most; one that rounding upsets less will do, see `inputs`
+# A sum that cancels leaves the rounding of its summands: entries of a gradient are measured against
+# at least this share of the largest gradient.
+GRADIENT_FLOOR = 1e-3
 
 
 def quick_jit(function, **arguments):
@@ -49,9 +54,8 @@ class Lab:
         # A cell that keeps the inherited call has one form: nothing to compile twice.
         self.forms = ("scan",) if cell_class.__call__ is Cell.__call__ else ("scan", "call")
         self.traces, self.known = collections.Counter(), {}
-        rng = self.rng = np.random.default_rng(seed)
-        self.xs = rng.standard_normal((BATCH, self.time, config.width), np.float32)
-        reset = rng.random((BATCH, self.time)) < 0.15
+        self.rng = np.random.default_rng(seed)
+        reset = self.rng.random((BATCH, self.time)) < 0.15
         border = self.chunk
         reset[0, [0, 1, border]] = reset[1, [border - 1, border + 1]] = True
         self.reset, self.no_reset = reset, np.zeros_like(reset)
@@ -84,20 +88,67 @@ class Lab:
         return back((d_state, d_y))
 
     @functools.cached_property
+    def inputs(self):
+        """(state, xs, `rounding`): of a few random draws the one that rounding upsets least.
+
+        An untrained recurrence may be chaotic: what one rounding changes grows from token to token,
+        by a factor that differs a hundredfold between draws. Where it grows much, no two programs
+        in float32 agree, however right both are. How much is asked of `step` alone; the forms to be
+        judged have no say in it.
+        """
+        best = None
+        for _ in range(DRAWS):
+            shape = (BATCH, WARM + self.time, self.config.width)
+            xs = self.rng.standard_normal(shape, np.float32)
+            states, _ = self._walk(self.cell, self.cell.initial_state(BATCH), xs[:, :WARM])
+            state, xs = states[-1], xs[:, WARM:]
+            try:
+                want, got = (self._back(c, state, xs)[1] for c in (self.cell, self.nudged))
+                upset = max(
+                    _error(*pair, GRADIENT_FLOOR)[0] for pair in zip(got, want, strict=True)
+                )
+            except Exception:  # no derivative, say: the promises about gradients tell
+                upset = math.inf
+            if best is None or upset < best[2]:
+                best = state, xs, upset
+            if upset < CALM:
+                break
+        return best
+
+    @property
     def warm(self):
         """A state that the cell can be in: a random one might be none (a mask, a denominator)."""
-        state = self.cell.initial_state(BATCH)
-        for _ in range(8):
-            x = self.rng.standard_normal((BATCH, self.config.width), np.float32)
-            state, _ = self.step(self.cell, state, x, self.no_reset[:, 0])
-        return state
+        return self.inputs[0]
+
+    @property
+    def xs(self):
+        """(batch, time, width)."""
+        return self.inputs[1]
+
+    @property
+    def rounding(self):
+        """How far the reference's gradients move when each parameter moves by one unit."""
+        return self.inputs[2]
+
+    @functools.cached_property
+    def nudged(self):
+        """The cell with each parameter moved to the next float32, up or down."""
+        rng = np.random.default_rng(0)
+
+        def nudge(x):
+            ends = np.where(rng.random(x.shape) < 0.5, -np.inf, np.inf)
+            return jnp.asarray(np.nextafter(x, ends.astype(x.dtype)))
+
+        return jax.tree.map(nudge, self.cell)
 
     @functools.cached_property
     def cotangents(self):
         """Random weights of a loss that looks at the last state and at every output."""
-        _, y = jax.eval_shape(self.cell.step, self.warm, self.xs[:, 0])
-        draw = functools.partial(self.rng.standard_normal, dtype=np.float32)
-        d_state = jax.tree.map(lambda s: draw(s.shape), self.warm)
+        x = jax.ShapeDtypeStruct((BATCH, self.config.width), jnp.float32)
+        state, y = jax.eval_shape(self.cell.step, self.cell.initial_state(BATCH), x)
+        rng = np.random.default_rng(1)
+        draw = functools.partial(rng.standard_normal, dtype=np.float32)
+        d_state = jax.tree.map(lambda s: draw(s.shape), state)
         return d_state, draw((BATCH, self.time, *y.shape[1:]))
 
     def sequence(self, form, time=None, reset=None, state=None, xs=None, d_state=None, d_ys=None):
@@ -115,30 +166,42 @@ class Lab:
         d_ys = self.cotangents[1][:, :time] if d_ys is None else d_ys
         return jax.device_get(self.run(form, self.cell, state, xs, reset, d_state, d_ys))
 
-    def stepped(self, time, resets, state_counts=True):
-        """The reference: as `sequence`, by a loop over `step` and its gradient."""
-        if (time, resets, state_counts) in self.known:
-            return self.known[time, resets, state_counts]
-        reset = self.reset if resets else self.no_reset
-        state, states, ys = self.warm, [], []
-        for t in range(time):
+    def _walk(self, cell, state, xs, reset=None):
+        """`step` in a loop -> ([state before each token ..., last state], ys)."""
+        reset = self.no_reset if reset is None else reset
+        states, ys = [state], []
+        for t in range(xs.shape[1]):
+            state, y = self.step(cell, states[-1], xs[:, t], reset[:, t])
             states.append(state)
-            state, y = self.step(self.cell, state, self.xs[:, t], reset[:, t])
             ys.append(y)
-        last, (d_state, d_ys) = state, self.cotangents
+        return states, np.stack(ys, 1)
+
+    def _back(self, cell, state, xs, reset=None, state_counts=True):
+        """((state, ys), gradients) by `_walk` and, step by step, back."""
+        reset = self.no_reset if reset is None else reset
+        states, ys = self._walk(cell, state, xs, reset)
+        d_state, d_ys = self.cotangents
         if not state_counts:
             d_state = jax.tree.map(np.zeros_like, d_state)
         d_cell, d_xs = None, []
-        for t in reversed(range(time)):
+        for t in reversed(range(xs.shape[1])):
             more, d_state, d_x = self.step_back(
-                self.cell, states[t], self.xs[:, t], reset[:, t], d_state, d_ys[:, t]
+                cell, states[t], xs[:, t], reset[:, t], d_state, d_ys[:, t]
             )
             d_cell = more if d_cell is None else jax.tree.map(jnp.add, d_cell, more)
             d_xs.append(d_x)
         gradients = (d_cell, d_state, np.stack(d_xs[::-1], 1))
-        found = jax.device_get(((last, np.stack(ys, 1)), gradients))
-        self.known[time, resets, state_counts] = found
-        return found
+        return jax.device_get(((states[-1], ys), gradients))
+
+    def stepped(self, time, resets, state_counts=True):
+        """The reference: as `sequence`, by a loop over `step` and its gradient."""
+        case = (time, resets, state_counts)
+        if case not in self.known:
+            reset = self.reset if resets else self.no_reset
+            self.known[case] = self._back(
+                self.cell, self.warm, self.xs[:, :time], reset, state_counts
+            )
+        return self.known[case]
 
     def lengths(self, form):
         """{(time, a reset array is given): also differentiated}: what `form` is compiled for."""
@@ -166,8 +229,9 @@ def shaken(cell, seed):
     rng = np.random.default_rng(seed)
 
     def shake(x):
-        noise = rng.standard_normal(x.shape, np.float32) / max(x.shape[0] if x.ndim else 1, 1) ** 0.5
-        return x if np.any(x) else jnp.asarray(0.3 * noise, x.dtype)
+        rows = max(x.shape[0] if x.ndim else 1, 1)
+        noise = 0.3 * rng.standard_normal(x.shape, np.float32) / rows**0.5
+        return jnp.asarray(x if np.any(x) else noise, x.dtype)  # of no weak type, as if restored
 
     return jax.tree.map(shake, cell)
 
@@ -193,15 +257,15 @@ def _error(got, want, floor=0.0):
     return max(errors)
 
 
-def compare(pairs, tolerance, floor=0.0):
+def compare(pairs, tolerance, floor=0.0, note=""):
     """pairs: (label, got, want). -> "max error ...", or Broken naming the worst."""
     found = [(*_error(got, want, floor), label) for label, got, want in pairs]
     error, name, label = max(found)
     if error > tolerance:
         raise Broken(
-            f"{label}: {name} off by {error:.1e} of its largest entry, allowed {tolerance:g}"
+            f"{label}: {name} off by {error:.1e} of its largest entry, allowed {tolerance:g}{note}"
         )
-    return f"max error {error:.0e}, allowed {tolerance:g}"
+    return f"max error {error:.0e}, allowed {tolerance:g}{note}"
 
 
 def same_bits(a, b):

@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+import jaxmodels
 from jaxmodels.data import Document, make_stream
 from jaxmodels.data.labels import RelationLabeller
 from jaxmodels.errors import UserError
 from tests.train.toy import toy_config
 from train import compile as aot
+from train.optimizer import flatten
 from train.parallel import build_train_step
 
 ROOT = Path(__file__).parents[2]
@@ -78,14 +81,40 @@ def test_compiles_without_hardware(experiment, topology, arguments, chips, devic
     assert sizes["aliased"] > 0.9 * sizes["outputs"]
     reduced = result["collectives"]["all-reduce"]
     assert reduced["count"] >= 1
-    if "fsdp" not in mesh:  # data parallel: nothing is exchanged token by token
-        assert all(entry["in_loops"] == 0 for entry in result["collectives"].values())
+    # Nothing is exchanged token by token, split parameters neither: each is gathered once.
+    assert all(entry["in_loops"] == 0 for entry in result["collectives"].values())
+    kernels = 4 * (16 * 16 + 8 * 256)
+    if "fsdp" in mesh:
+        assert kernels / 2 <= result["collectives"]["all-gather"]["bytes"] < 1.2 * kernels
     if len(mesh) == 1 and not arguments[:1] == ["--slices=2"]:
         # All gradients are reduced once, and nothing else of that size is.
         assert parameters <= reduced["bytes"] < 1.2 * parameters
     if "--slices=2" in arguments:
         assert result["collectives"]["send"]["count"] >= 1
     assert result["seconds"]["compile"] > 0
+
+
+@needs_libtpu
+def test_a_larger_model_is_gathered_once():
+    """`configs/prernk_tpu.py` in small: loops over time within loops over chunks."""
+    sizes = {"width": 8, "hidden_size": 16, "symbol_slots": 4, "role_slots": 2, "relation_size": 8}
+    sizes |= {"vocab_size": 32, "abstraction_sizes": "16,8", "remat_chunk": 8}
+    changes = [f"--config.model_config.{name}={size}" for name, size in sizes.items()]
+    changes += ["--config.batch_size=16", "--config.seq_len=16", "--json"]
+    done = compile_for(ROOT / "configs" / "prernk_tpu.py", "v5e:2x4", *changes)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["mesh"] == {"data": 2, "fsdp": 4}
+    collectives = result["collectives"]
+    assert all(entry["in_loops"] == 0 for entry in collectives.values()), collectives
+    # All kernels, once, in float32 or in bfloat16.
+    total = kernel_bytes("prernk", sizes | {"abstraction_sizes": (16, 8)})
+    assert total / 2 <= collectives["all-gather"]["bytes"] <= total
+
+
+def kernel_bytes(model, sizes):
+    shapes = jax.eval_shape(lambda: jaxmodels.create(model, **sizes))
+    return sum(4 * x.size for name, x in flatten(shapes).items() if name.endswith("/kernel"))
 
 
 @needs_libtpu
@@ -182,6 +211,41 @@ ENTRY %main (p: f32[2]) -> f32[2] {
   ROOT %rs = s32[] reduce-scatter(%f), dimensions={0}
 }
 """
+# One operation behind others, among them those of a loop: a head, a link in the loop, and an end.
+CHAIN = """
+%head (p: f32[2]) -> f32[8] {
+  %g1 = f32[8]{0} all-gather(%p), dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %c1 = (f32[8]{0}, u32[]) custom-call(%g1), custom_call_target="AsyncCollectiveStart"
+}
+
+%link (p: f32[2]) -> f32[8] {
+  ROOT %g2 = f32[8]{0} all-gather(%p), dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%end (p: f32[2]) -> f32[8] {
+  %g3 = f32[8]{0} all-gather(%p), dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %c3 = f32[8]{0} custom-call(%g3), custom_call_target="AsyncCollectiveDone"
+}
+
+%body (p: f32[2]) -> f32[8] {
+  ROOT %f = f32[8]{0} fusion(%p), kind=kLoop, calls=%link
+}
+
+ENTRY %main (p: f32[2]) -> f32[8] {
+  %s = f32[8]{0} fusion(%p), kind=kLoop, calls=%head
+  %w = f32[8]{0} while(%s), condition=%cond, body=%body
+  ROOT %d = f32[8]{0} fusion(%w), kind=kLoop, calls=%end
+}
+"""
+
+
+SCATTER = """
+%all-reduce-scatter.3 (p: f32[48], q: bf16[8]) -> (f32[16], bf16[4]) {
+  %all-reduce.96 = (f32[64]{0}, bf16[8]{0}) all-reduce(%p, %q), channel_id=1, to_apply=%add
+  %slice.1 = f32[16]{0} dynamic-slice(%gte.0, %i), dynamic_slice_sizes={16}
+  ROOT %tuple.374 = (f32[16]{0:T(128)S(1)}, bf16[4]{0}) tuple(%slice.1, %slice.2)
+}
+"""
 
 
 def test_collectives_are_counted_by_kind():
@@ -190,6 +254,12 @@ def test_collectives_are_counted_by_kind():
         "all-to-all": {"count": 1, "bytes": 8, "in_loops": 1},
         "all-gather": {"count": 1, "bytes": 32, "in_loops": 0},
         "reduce-scatter": {"count": 1, "bytes": 4, "in_loops": 0},
+    }
+    assert aot.count_collectives(CHAIN) == {
+        "all-gather": {"count": 1, "bytes": 32, "in_loops": 0},
+    }
+    assert aot.count_collectives(SCATTER) == {
+        "reduce-scatter": {"count": 1, "bytes": 4 * 16 + 2 * 4, "in_loops": 0},
     }
     assert aot.count_collectives("ENTRY %main {\n  ROOT %x = f32[] add(%a, %b)\n}") == {}
 

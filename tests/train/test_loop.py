@@ -18,7 +18,7 @@ from train.loop import run
 from train.metrics import cut, read_metrics
 from train.model import build_model
 from train.optimizer import flatten
-from train.step import init_train_state
+from train.step import component_names, init_train_state
 
 CHECKPOINT_EVERY, STEPS = 6, 20
 
@@ -112,6 +112,20 @@ def test_what_a_finished_run_leaves(whole):
     assert list(workdir.glob("events.*"))
     assert from_json((workdir / "config.json").read_text()).steps == STEPS
     assert json.loads((workdir / "tokenizer.json").read_text()) == {"kind": "byte"}
+
+
+def test_a_state_may_be_a_bare_array(config, whole, tmp_path, monkeypatch):
+    """The same run as with a dataclass around it, stopped and resumed; a NaN in it has a name."""
+    bare = changed(config, model="tests.train.toy:create_bare")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 15)
+        go(bare, tmp_path / "w")
+    result = go(bare, tmp_path / "w", resume=True)
+    assert (result.status, result.step) == ("finished", STEPS)
+    numbers = [line for line in read_metrics(tmp_path / "w") if "loss" in line]
+    assert numbers == [line for line in read_metrics(whole[0]) if "loss" in line]
+    state = init_train_state(build_model(bare), bare)
+    assert component_names(state)[2] == "carried state"
 
 
 def test_the_newest_and_the_best_are_kept_and_whole(whole):

@@ -92,6 +92,16 @@ def test_same_curve_however_rows_are_spread(one_device, devices, changes):
     assert_same_run(curve(devices, **changes), one_device)
 
 
+def test_evaluation_sums_the_same_over_split_parameters():
+    sums = []
+    for devices, changes in ((1, {}), (4, {"parallel": "shard_map", "mesh__fsdp": 2})):
+        placement, state = start(devices, toy_config(**changes))
+        carry = placement.put_rows(jax.device_get(build_model(toy_config()).initial_state(ROWS)))
+        batch = placement.put_rows(batches()[0])
+        sums.append(jax.device_get(placement.eval_step(state.model, carry, batch)[1:]))
+    chex.assert_trees_all_close(*sums, rtol=ROUNDING)
+
+
 def test_the_curve_is_the_one_plain_jax_gives(one_device):
     """Loss and gradient of the first step by the definition: sum over rows / number of targets."""
     config = toy_config()

@@ -96,6 +96,21 @@ class Toy(nnx.Module):
         return {"next_token": jnp.float32(1.0), "activity": weight}
 
 
+class Bare(Toy):
+    """The toy with the array itself for a state, no dataclass around it."""
+
+    def initial_state(self, batch_size):
+        return super().initial_state(batch_size).h
+
+    def __call__(self, state, tokens, reset=None, key=None):
+        state, out = super().__call__(ToyState(state), tokens, reset, key)
+        return state.h, out
+
+
+def create_bare(*, seed=0, dtype="float32", **fields):
+    return Bare(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
+
+
 def create(*, seed=0, dtype="float32", **fields):
     return Toy(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
 

@@ -1,10 +1,7 @@
 """`python -m eval.bench`: model-FLOPs utilisation of the training step (forward, backward, AdamW).
 
-utilisation = 6 x parameters used in matrix products x tokens/s / float32 rate of a 1024^3 product,
-
-where the rate is measured in the same process, in turns with the step, so that both see the same
-machine. 6: two operations a parameter forward, four backward. FLOPs come from this formula, because
-XLA's own count sees the body of a loop once.
+utilisation = 6 x parameters used in matrix products x tokens/s / float32 rate of a 1024^3 product;
+how they are measured stands in `eval/bench/measure.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -22,6 +18,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from eval.bench.measure import matmul_parameters, measure
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.unified import Readout, UnifiedCell
 from jaxmodels.errors import UserError
@@ -30,30 +27,6 @@ from train.memory import keep_freed_memory
 from train.model import build_model
 from train.parallel import build_train_step
 from train.step import init_train_state
-
-PRODUCTS = 10  # matrix products a measurement of the rate
-SIZE = 1024
-
-
-def matmul_parameters(model) -> int:
-    """Scalars in matrices that multiply activations: every `kernel`. A look-up is no product."""
-    leaves = jax.tree_util.tree_leaves_with_path(model)
-    return sum(x.size for path, x in leaves if ".kernel" in jax.tree_util.keystr(path))
-
-
-def make_rate():
-    """A function that returns the float32 FLOP/s of a 1024^3 product, measured now."""
-    product = jax.jit(lambda a: a @ a)
-    a = jax.random.normal(jax.random.key(0), (SIZE, SIZE))
-    jax.block_until_ready(product(a))
-
-    def rate() -> float:
-        start = time.perf_counter()
-        for _ in range(PRODUCTS):
-            jax.block_until_ready(product(a))
-        return PRODUCTS * 2 * SIZE**3 / (time.perf_counter() - start)
-
-    return rate
 
 
 class Experiment:
@@ -64,8 +37,9 @@ class Experiment:
         state = init_train_state(build_model(config), config)
         self.parameters = matmul_parameters(state.model)
         self.tokens = config.batch_size * config.seq_len
+        self.flops = 6 * self.parameters * self.tokens
         shape = (config.batch_size, config.seq_len)
-        tokens = jax.random.randint(jax.random.key(1), shape, 0, 256)
+        tokens = jax.random.randint(jax.random.key(1), shape, 0, config.model_config.vocab_size)
         batch = {
             "inputs": tokens,
             "targets": jnp.roll(tokens, -1, 1),
@@ -106,40 +80,11 @@ class plain_scan:
         UnifiedCell.unroll = self.fused
 
 
-def measure(experiments: dict, repeats: int) -> list[dict]:
-    """Runs all experiments in turns, each between two measurements of the matrix rate."""
-    rate = make_rate()
-    seen = {name: [] for name in experiments}
-    for experiment in experiments.values():
-        experiment()
-    for _ in range(repeats):
-        for name, experiment in experiments.items():
-            before, seconds, after = rate(), experiment(), rate()
-            speed = experiment.tokens / seconds
-            peak = (before + after) / 2
-            seen[name].append((6 * experiment.parameters * speed / peak, speed, peak))
-    rows = []
-    for name, experiment in experiments.items():
-        shares, speeds, peaks = zip(*seen[name], strict=True)
-        rows.append(
-            {
-                "name": name,
-                "utilisation": statistics.median(shares),
-                "lowest": min(shares),
-                "highest": max(shares),
-                "tokens_per_second": statistics.median(speeds),
-                "matmul_gflops": statistics.median(peaks) / 1e9,
-                "compile_seconds": experiment.compile_seconds,
-                "temp_megabytes": experiment.temp_bytes / 1e6,
-                "matmul_parameters": experiment.parameters,
-            }
-        )
-    return rows
-
-
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m eval.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m eval.bench prernk", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--config", default="configs/prernk.py", help="experiment to measure")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--repeats", type=int, default=15, help="measurements of each")

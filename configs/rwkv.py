@@ -1,0 +1,53 @@
+"""RWKV-7 on the State of the Union speeches, byte by byte.
+
+The data and the budget of configs/prernk.py.
+
+    python -m train --config=configs/rwkv.py --workdir=runs/rwkv
+    python -m train --config=configs/rwkv.py --workdir=runs/rwkv4 --config.model_config.version=4
+
+Expected time and score: docs/cells.md.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Contiguous tracks of text with the recurrent state carried from batch to batch."""
+    return ConfigDict(
+        {
+            "model": "rwkv",
+            "model_config": {
+                "version": 7,
+                "vocab_size": 0,  # as the tokenizer has: 256 for bytes
+                "width": 192,
+                "num_layers": 4,
+                "l2_wrap": 0.0,
+                "remat": False,
+            },
+            "steps": 800,
+            "batch_size": 16,
+            "seq_len": 64,
+            "seed": 0,
+            "dtype": "float32",
+            "eval_every": 200,
+            "checkpoint_every": 200,
+            "log_every": 10,
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 2e-3,
+                "schedule": "cosine",
+                "warmup_steps": 20,
+                "weight_decay": 0.01,
+                "b1": 0.9,
+                "b2": 0.99,
+                "clip_norm": 1.0,
+            },
+            "data": {
+                "tokenizer": "byte",
+                "mode": "tracks",
+                "piece_tokens": 2048,
+                "carry_state": True,
+                "eval_tokens": 65536,
+            },
+        }
+    )

@@ -1,0 +1,1 @@
+"""Benchmarks; `python -m eval.bench --help` lists them."""

@@ -1,0 +1,267 @@
+"""`python -m eval.bench cells`: training step, prefill and decode of every cell, beside the peers.
+
+Every model has 6 layers of width 256 and a vocabulary of 97; a training step reads 8 x 256 tokens
+(float32, forward, backward, AdamW). How utilisation is measured stands in `eval/bench/measure.py`;
+prefill counts 2 operations a parameter and token. With --peers, packages of PyPI do the same step
+in an environment of their own, in turns with ours (`eval/bench/peers.py`). With --topology, the
+cost on a TPU that is not there (`eval/bench/tpu.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+import jaxmodels
+from eval.bench.measure import matmul_parameters, measure
+from eval.bench.peers import PEERS, start_peers
+from eval.bench.prernk import Experiment
+from jaxmodels.errors import UserError
+from train.config import complete_config
+from train.memory import keep_freed_memory
+
+BATCH, TIME, VOCAB, WIDTH, LAYERS = 8, 256, 97, 256, 6
+# cell -> (model, fields of its config)
+ENTRANTS = {
+    "rwkv4": ("rwkv", {"version": 4}),
+    "rwkv6": ("rwkv", {"version": 6}),
+    "rwkv7": ("rwkv", {"version": 7}),
+    "mamba1": ("mamba", {"version": 1}),
+    "mamba2": ("mamba", {"version": 2}),
+    "gated_delta": ("stack", {"cell": "gated_delta"}),
+    "attention": ("transformer", {}),
+}
+
+
+def experiment_config(cell: str, batch: int = BATCH, time: int = TIME, **changes):
+    """The complete experiment config of an entrant."""
+    model, fields = ENTRANTS[cell]
+    sizes = {"vocab_size": VOCAB, "width": WIDTH, "num_layers": LAYERS}
+    return complete_config(
+        {
+            "model": model,
+            "model_config": {**fields, **sizes, **changes},
+            "batch_size": batch,
+            "seq_len": time,
+            "optimizer": {"name": "adamw", "weight_decay": 0.1},
+        }
+    )
+
+
+class Prefill:
+    """Reading 8 x T tokens from an empty state, all logits given."""
+
+    def __init__(self, cell: str, batch: int = BATCH, time: int = TIME, **changes):
+        config = experiment_config(cell, batch, time, **changes)
+        fields = config.model_config.to_dict()
+        self.model = jaxmodels.create(config.model, **fields)
+        self.state = self.model.initial_state(batch)
+        self.inputs = jax.random.randint(jax.random.key(1), (batch, time), 0, VOCAB)
+        self.parameters = matmul_parameters(self.model)
+        self.tokens = batch * time
+        self.flops = 2 * self.parameters * self.tokens
+        begun = _now()
+        forward = jax.jit(lambda model, state, tokens: model(state, tokens))
+        self.run = forward.lower(self.model, self.state, self.inputs).compile()
+        self.compile_seconds = _now() - begun
+        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
+
+    def __call__(self) -> float:
+        """Runs once; returns seconds."""
+        begun = _now()
+        jax.block_until_ready(self.run(self.model, self.state, self.inputs))
+        return _now() - begun
+
+
+class Decode:
+    """32 tokens of one sequence, each read by `step`, at a position in the sequence."""
+
+    STEPS = 32
+
+    def __init__(self, cell: str, position: int = 0):
+        config = experiment_config(cell)
+        self.model = jaxmodels.create(config.model, **config.model_config.to_dict())
+        self.state = self.model.initial_state(1)
+        self.state_bytes = sum(x.nbytes for x in jax.tree.leaves(self.state))
+        if position:
+            tokens = jax.random.randint(jax.random.key(1), (1, position), 0, VOCAB)
+            self.state, _ = jax.jit(lambda m, s, t: m(s, t))(self.model, self.state, tokens)
+        self.parameters = matmul_parameters(self.model)
+        self.tokens = self.STEPS
+        self.flops = 2 * self.parameters * self.STEPS
+
+        def several(model, state, token):
+            def body(carry, _):
+                state, token = carry
+                state, out = model.step(state, token)
+                return (state, jnp.argmax(out.logits, -1).astype(jnp.int32)), None
+
+            return jax.lax.scan(body, (state, token), None, length=self.STEPS)[0]
+
+        token = jnp.zeros((1,), jnp.int32)
+        begun = _now()
+        self.run = jax.jit(several).lower(self.model, self.state, token).compile()
+        self.compile_seconds = _now() - begun
+        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
+        self.token = token
+
+    def __call__(self) -> float:
+        """Runs once; returns seconds."""
+        begun = _now()
+        jax.block_until_ready(self.run(self.model, self.state, self.token))
+        return _now() - begun
+
+
+def _now() -> float:
+    return time.perf_counter()
+
+
+def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
+    """Training step of cells and peers in turns, then prefill, then decode: a row for each."""
+    experiments = {}
+    for cell in cells:
+        print(f"compiling {cell}", file=sys.stderr, flush=True)
+        experiments[cell] = Experiment(experiment_config(cell))
+    experiments |= start_peers(peers, BATCH, TIME, VOCAB, WIDTH, LAYERS)
+    rows = measure(experiments, repeats)
+    for experiment in experiments.values():
+        getattr(experiment, "close", lambda: None)()
+    prefill = measure({cell: Prefill(cell) for cell in cells}, repeats)
+    decoders = {cell: Decode(cell) for cell in cells}
+    decode = measure(decoders, repeats)
+    for row in rows:
+        for kind, others in (("prefill", prefill), ("decode", decode)):
+            for other in others:
+                if other["name"] == row["name"]:
+                    row[f"{kind}_tokens_per_second"] = other["tokens_per_second"]
+                    row[f"{kind}_utilisation"] = other["utilisation"]
+        if row["name"] in decoders:
+            row["state_bytes"] = decoders[row["name"]].state_bytes
+    return rows
+
+
+def lengths(cells: list[str], repeats: int) -> list[dict]:
+    """Time a token, 16,384 over 256: training with remat, prefill; decode at both places."""
+    short, long = TIME, 64 * TIME
+    rows = []
+    for cell in cells:
+        print(f"lengths of {cell}", file=sys.stderr, flush=True)
+        seen = {}
+        pairs = {
+            "training": [
+                Experiment(experiment_config(cell, long // length, length, remat=True))
+                for length in (short, long)
+            ],
+            "prefill": [Prefill(cell, long // length, length) for length in (short, long)],
+            "decode": [Decode(cell, position) for position in (0, long)],
+        }
+        for kind, (first, second) in pairs.items():
+            first(), second()
+            ratios = []
+            for _ in range(repeats):
+                a, b = first(), second()
+                ratios.append((b / second.tokens) / (a / first.tokens))
+            seen[kind] = statistics.median(ratios)
+        rows.append({"name": cell, **seen})
+    return rows
+
+
+def depths(cells: list[str]) -> list[dict]:
+    """Compile time of the training step with 6 and with 24 layers, in turns, three times each."""
+    rows = []
+    for cell in cells:
+        print(f"depths of {cell}", file=sys.stderr, flush=True)
+        seconds = {6: [], 24: []}
+        for _ in range(3):
+            for depth, seen in seconds.items():
+                jax.clear_caches()
+                config = experiment_config(cell, 2, 128, num_layers=depth)
+                seen.append(Experiment(config).compile_seconds)
+        few, many = (statistics.median(seen) for seen in seconds.values())
+        rows.append({"name": cell, "6": few, "24": many, "ratio": many / few})
+    return rows
+
+
+def table(title: str, rows: list[dict], columns: dict[str, str]) -> Table:
+    """Rows as text; columns: key -> (heading and) format, absent values as a dash."""
+    made = Table(title=title)
+    for heading in ("", *columns):
+        made.add_column(heading, justify="left" if not heading else "right")
+    for row in rows:
+        cells = []
+        for key, form in columns.values():
+            value = row.get(key)
+            cells.append("-" if value is None else format(value, form))
+        made.add_row(row["name"], *cells)
+    return made
+
+
+SPEED = {
+    "train tokens/s": ("tokens_per_second", ",.0f"),
+    "utilisation": ("utilisation", ".1%"),
+    "prefill tokens/s": ("prefill_tokens_per_second", ",.0f"),
+    "decode tokens/s": ("decode_tokens_per_second", ",.0f"),
+    "state bytes": ("state_bytes", ",d"),
+    "in products": ("matmul_parameters", ",d"),
+    "compile s": ("compile_seconds", ".1f"),
+    "temp MB": ("temp_megabytes", ",.0f"),
+}
+LENGTHS = {kind: (kind, ".2f") for kind in ("training", "prefill", "decode")}
+DEPTHS = {"6 layers, s": ("6", ".1f"), "24 layers, s": ("24", ".1f"), "ratio": ("ratio", ".2f")}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m eval.bench cells",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cells", nargs="+", default=list(ENTRANTS), help=", ".join(ENTRANTS))
+    parser.add_argument(
+        "--peers", nargs="*", metavar="PEER", help=f"also these packages: {', '.join(PEERS)}"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="measurements of each")
+    parser.add_argument("--lengths", action="store_true", help="cost a token at 256 and 16,384")
+    parser.add_argument("--depths", action="store_true", help="compile time at 6 and 24 layers")
+    parser.add_argument("--topology", metavar="NAME", help="predict for a TPU, e.g. v5e:2x2")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    args = parser.parse_args(argv)
+    found = {}
+    try:
+        for cell in args.cells:
+            if cell not in ENTRANTS:
+                raise UserError(f"--cells: no {cell!r}; there is: {', '.join(ENTRANTS)}")
+        kept = keep_freed_memory()
+        peers = [] if args.peers is None else args.peers or list(PEERS)
+        console = Console(width=max(Console().width, 110))
+        if not (args.lengths or args.depths):
+            found["speed"] = speed(args.cells, peers, args.repeats)
+            title = f"{LAYERS} layers, width {WIDTH}, {BATCH} x {TIME} tokens, float32"
+            console.print(table(title, found["speed"], SPEED))
+        if args.lengths:
+            found["lengths"] = lengths(args.cells, args.repeats)
+            console.print(table("time a token, 16,384 over 256", found["lengths"], LENGTHS))
+        if args.depths:
+            found["depths"] = depths(args.cells)
+            console.print(table("compile time of the training step", found["depths"], DEPTHS))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    device = f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}"
+    memory = "kept" if kept else "returned"
+    print(f"jax {jax.__version__}, {device}, medians of {args.repeats}, freed memory {memory}")
+    if args.json:
+        text = json.dumps({"jax": jax.__version__, "device": device, **found}, indent=2)
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    return 0

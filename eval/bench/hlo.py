@@ -1,0 +1,299 @@
+"""The TPU compiler's own estimate of a program's cycles, added up from its optimised HLO text.
+
+libtpu writes `"estimated_cycles":"N"` into the backend_config of instructions that it has costed,
+with the operands where it has put them (HBM or VMEM). Added up along the schedule:
+
+* an instruction with an estimate counts it, what a fusion is made of not once more;
+* a `while` counts its body times its trip count: (limit - start) / increment, three constants;
+* a `conditional` counts its dearest branch; a `call` and an asynchronous start what they call.
+
+Asynchronous copies have no estimate: they run beside the work, if all goes well. Kernels written by
+hand have none either, and are listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+UNKNOWN = 2**62  # newer generations write 2^63 - 1 where they have no estimate
+# Neither moves nor computes anything by itself, or runs beside the work.
+FREE = set("parameter constant tuple get-tuple-element bitcast iota after-all partition-id".split())
+FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding")
+MOVES = set(
+    "parameter constant tuple get-tuple-element bitcast iota copy transpose reshape broadcast "
+    "slice concatenate pad reverse gather dynamic-slice dynamic-update-slice convert fusion".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of HLO. attributes: the text after the operands; cycles: None = no estimate."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+    literal: str
+    root: bool
+
+    @property
+    def cycles(self) -> int | None:
+        """The compiler's estimate."""
+        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(found[1]) if found and int(found[1]) < UNKNOWN else None
+
+    @property
+    def op_name(self) -> str:
+        """Name of the operation in the traced program."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def frame(self) -> int | None:
+        """Its number among the program's stack frames."""
+        found = re.search(r"stack_frame_id=(\d+)", self.attributes)
+        return int(found[1]) if found else None
+
+    def called(self, *keys: str) -> list[str]:
+        """Names of the computations under these attributes."""
+        names = []
+        for key in keys:
+            found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
+            names += re.findall(r"[\w.\-]+", found[1]) if found else []
+        return names
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """An instruction that runs `times` times for `cycles` in all.
+
+    kind: see `kind_of`; source: "file.py:line function" that asked for it, its gradient included.
+    """
+
+    instruction: Instruction
+    times: int
+    cycles: int
+    kind: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """What a program costs.
+
+    Attributes:
+      cycles: the sum.
+      costs: every instruction with an estimate, the dearest first.
+      without_estimate: opcode (or target of a custom call) -> times that it runs uncounted.
+      unknown_loops: loops whose trip count is no constant; their bodies count once.
+    """
+
+    cycles: int
+    costs: tuple[Cost, ...]
+    without_estimate: dict[str, int]
+    unknown_loops: tuple[str, ...]
+
+    def by(self, field: str) -> dict[str, int]:
+        """Cycles by "kind" or by "source", the dearest first."""
+        sums: dict[str, int] = {}
+        for cost in self.costs:
+            key = getattr(cost, field)
+            sums[key] = sums.get(key, 0) + cost.cycles
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+
+class Program:
+    """Parsed HLO text: computations by name, each a dict of instructions by name."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.entry = ""
+        current: dict[str, Instruction] = {}
+        for line in text.splitlines():
+            head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+            if head and not line.startswith("HloModule"):
+                current = self.computations.setdefault(head[2], {})
+                self.entry = head[2] if head[1] else self.entry
+            elif line.startswith(" "):
+                instruction = _parse(line)
+                if instruction is not None:
+                    current[instruction.name] = instruction
+        self.sources = _sources(text)
+        # body or condition of a loop -> (computation of the loop, its initial values, its body)
+        self.loops = {
+            region: (name, instruction.operands[0], instruction.called("body")[0])
+            for name, body in self.computations.items()
+            for instruction in body.values()
+            if instruction.opcode == "while"
+            for region in instruction.called("body", "condition")
+        }
+
+    def root(self, computation: str) -> Instruction:
+        """The instruction whose value a computation returns."""
+        return next(i for i in self.computations[computation].values() if i.root)
+
+    def constant(self, computation: str, name: str, index: int | None = None) -> int | None:
+        """The integer that a value always is, followed through copies, tuples and loops, or None.
+
+        index: which element, of a value that is a tuple.
+        """
+        instruction = self._source(computation, name)
+        opcode, operands = instruction.opcode, instruction.operands
+        if opcode == "constant" and re.fullmatch(r"-?\d+", instruction.literal):
+            return int(instruction.literal)
+        if opcode == "get-tuple-element":
+            return self.constant(computation, operands[0], _index(instruction))
+        if opcode == "tuple" and index is not None:
+            return self.constant(computation, operands[index])
+        if opcode == "parameter" and computation in self.loops and index is not None:
+            outside, initial, body = self.loops[computation]
+            handed_on = self._source(body, self.root(body).operands[index])
+            if handed_on.opcode == "get-tuple-element" and _index(handed_on) == index:
+                return self.constant(outside, initial, index)
+        return None
+
+    def trip_count(self, loop: Instruction) -> int | None:
+        """How often a loop's body runs; None if that is no constant of the program."""
+        condition, body = loop.called("condition")[0], loop.called("body")[0]
+        test = self.root(condition)
+        if test.opcode != "compare" or "direction=LT" not in test.attributes:
+            return None
+        counter = self._source(condition, test.operands[0])
+        if counter.opcode != "get-tuple-element":
+            return None
+        outside, initial, _ = self.loops[condition]
+        limit = self.constant(condition, test.operands[1])
+        start = self.constant(outside, initial, _index(counter))
+        step = self._source(body, self.root(body).operands[_index(counter)])
+        if step.opcode != "add" or limit is None or start is None:
+            return None
+        steps = [n for n in (self.constant(body, name) for name in step.operands) if n]
+        return max(0, math.ceil((limit - start) / steps[0])) if steps else None
+
+    def _source(self, computation: str, name: str) -> Instruction:
+        """The instruction that a value was copied from."""
+        instruction = self.computations[computation][name]
+        while instruction.opcode in ("copy", "bitcast", "convert"):
+            instruction = self.computations[computation][instruction.operands[0]]
+        return instruction
+
+    def kind_of(self, instruction: Instruction) -> str:
+        """product (convolution or dot), movement, reduction or elementwise, by what it contains."""
+        opcodes = self._opcodes(instruction)
+        if opcodes & {"convolution", "dot"}:
+            return "product"
+        if opcodes <= MOVES:
+            return "movement"
+        return "reduction" if opcodes & {"reduce", "reduce-window"} else "elementwise"
+
+    def _opcodes(self, instruction: Instruction) -> set[str]:
+        found = {instruction.opcode}
+        if instruction.opcode == "fusion":
+            for name in instruction.called("calls"):
+                for inner in self.computations[name].values():
+                    found |= self._opcodes(inner)
+        return found
+
+
+def profile(text: str) -> Profile:
+    """Adds up the estimates in the optimised HLO of a program, `compiled.as_text()`."""
+    program = Program(text)
+    uncounted: dict[str, int] = {}
+    unknown: list[str] = []
+
+    def walk(computation: str, times: int) -> list[Cost]:
+        costs: list[Cost] = []
+        for instruction in program.computations[computation].values():
+            opcode, cycles = instruction.opcode, instruction.cycles
+            if cycles is not None:
+                kind = program.kind_of(instruction)
+                source = program.sources.get(instruction.frame, "?")
+                costs.append(Cost(instruction, times, times * cycles, kind, source))
+            elif opcode == "while":
+                passes = program.trip_count(instruction)
+                if passes is None:
+                    unknown.append(instruction.name)
+                for region in instruction.called("condition", "body"):
+                    costs += walk(region, times * (1 if passes is None else passes))
+            elif opcode == "conditional":
+                branches = instruction.called(
+                    "branch_computations", "true_computation", "false_computation"
+                )
+                costs += max((walk(name, times) for name in branches), key=_total)
+            elif opcode == "call" or opcode.endswith("-start"):
+                for name in instruction.called("to_apply", "calls"):
+                    costs += walk(name, times)
+            elif opcode == "custom-call":
+                target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
+                if target and target[1] not in FREE_CALLS:
+                    uncounted[target[1]] = uncounted.get(target[1], 0) + times
+            elif (
+                opcode not in FREE and not opcode.endswith("-done") and _size(instruction.shape) > 1
+            ):
+                uncounted[opcode] = uncounted.get(opcode, 0) + times
+        return costs
+
+    costs = sorted(walk(program.entry, 1), key=lambda cost: -cost.cycles)
+    return Profile(_total(costs), tuple(costs), uncounted, tuple(unknown))
+
+
+def _total(costs: list[Cost]) -> int:
+    return sum(cost.cycles for cost in costs)
+
+
+def _size(shape: str) -> int:
+    sizes = re.findall(r"\[([\d,]*)\]", shape)
+    return sum(math.prod(int(n) for n in size.split(",") if n) for size in sizes)
+
+
+def _index(instruction: Instruction) -> int:
+    return int(re.search(r"\bindex=(\d+)", instruction.attributes)[1])
+
+
+def _parse(line: str) -> Instruction | None:
+    """`[ROOT] %name = shape opcode(operands), attributes`; a tuple's shape is in brackets."""
+    head = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
+    if head is None:
+        return None
+    rest = line[head.end() :]
+    end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, rest = rest.partition("(")
+    end = _closing("(" + rest) - 1
+    inside = rest[:end]
+    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(head[2], shape, opcode, operands, rest[end:], inside, bool(head[1]))
+
+
+def _sources(text: str) -> dict[int, str]:
+    """Stack frame -> "file.py:line function", from the tables at the head of the program."""
+
+    def table(title: str) -> dict[int, str]:
+        found = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
+        rows = re.findall(r"^(\d+) (.*)$", found[1], re.M) if found else []
+        return {int(number): row for number, row in rows}
+
+    def number(row: str, field: str) -> int:
+        return int(re.search(rf"{field}=(\d+)", row)[1])
+
+    files, functions, places = table("FileNames"), table("FunctionNames"), table("FileLocations")
+    sources = {}
+    for frame, row in table("StackFrames").items():
+        place = places[number(row, "file_location_id")]
+        file = files[number(place, "file_name_id")].strip('"').rsplit("/", 1)[-1]
+        function = functions[number(place, "function_name_id")].strip('"').rsplit(".", 1)[-1]
+        sources[frame] = f"{file}:{number(place, ' line')} {function}"
+    return sources
+
+
+def _closing(text: str) -> int:
+    """Position of the bracket that closes the one at the start."""
+    depth = 0
+    for position, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return position
+    return len(text)

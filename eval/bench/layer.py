@@ -1,0 +1,144 @@
+"""A layer of a cell or a model as shapes, and the TPU compiler's program for its gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+from flax import nnx
+
+import jaxmodels
+from eval.bench.measure import matmul_parameters
+from jaxmodels.cells.base import Cell
+from jaxmodels.errors import UserError
+from train import compile as aot
+
+# Operations of one step for each entry of the recurrent state: decay, write, read, each product and
+# each sum one; the delta rules read once more and write twice.
+STEP_OPERATIONS = {
+    "rwkv4": 23,
+    "rwkv6": 7,
+    "rwkv7": 9,
+    "mamba1": 7,
+    "mamba2": 5,
+    "gated_delta": 7,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Shapes of what is compiled.
+
+    Attributes:
+      cell: the layer, a `Cell` whose arrays are shapes.
+      state: its initial state for a batch.
+      extras: further inputs (batch, time, ...), e.g. RWKV-7's v_first.
+      flops: model FLOPs a token, forward and backward: (of the products, of the recurrence).
+    """
+
+    cell: object
+    state: object
+    extras: tuple
+    flops: tuple[float, float]
+
+
+def layer_of(name: str, width: int, chunk_size: int | None, batch: int, time: int) -> Layer:
+    """The layer of a name: a cell ("rwkv7") or a model's preset ("rwkv/7").
+
+    Raises:
+      UserError: an unknown name, or a config that refuses the sizes.
+    """
+    fields = {"width": width, "dtype": "bfloat16"}
+    if chunk_size is not None:
+        fields["chunk_size"] = chunk_size
+    extras = ()
+    if name in jaxmodels.CELLS:
+        config_class, cell_class = jaxmodels.CELLS[name]
+        config = config_class(**fields)
+        cell = jax.eval_shape(lambda: cell_class(config, rngs=nnx.Rngs(0)))
+    elif name.partition("/")[0] in jaxmodels.MODELS:
+        config = jaxmodels.make_config(name, **fields, num_layers=1, vocab_size=256)
+        model = jax.eval_shape(lambda: jaxmodels.create(config))
+        cell = jax.eval_shape(lambda model: jax.tree.map(lambda x: x[0], model.layers), model)
+        xs = jax.ShapeDtypeStruct((batch, time, width), "float32")
+        extras = jax.eval_shape(lambda m, xs: m.extras(m.initial_state(batch), xs), model, xs)
+    else:
+        raise UserError(f"unknown cell {name!r}; known: {', '.join(jaxmodels.CELLS)}, or a preset")
+    state = jax.eval_shape(lambda cell: cell.initial_state(batch), cell)
+    recurrence = _recurrence_flops(name, config, state, batch, time)
+    return Layer(cell, state, extras, (6.0 * matmul_parameters(cell), 3.0 * recurrence))
+
+
+def _recurrence_flops(name, config, state, batch, time) -> float:
+    """Operations of one token's step beside the products with parameters."""
+    system, _, preset = name.partition("/")
+    kind = system + preset
+    if kind in STEP_OPERATIONS:
+        entries = max(leaf.size for leaf in jax.tree.leaves(state)) // batch
+        return float(STEP_OPERATIONS[kind] * entries)
+    if kind in ("attention", "transformer"):  # two products with half of the earlier tokens
+        window = getattr(config, "window", None) or time
+        return 4.0 * config.width * min(window, (time + 1) / 2)
+    return 0.0
+
+
+def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tuple[str, float, int]:
+    """Compiles forward and backward of a layer for an absent device.
+
+    Args:
+      layer: see `layer_of`.
+      form: "call", the fast form, or "scan".
+      batch, time: of the input, (batch, time, width) float32.
+      device: of `train.compile.topology_devices`.
+
+    Returns:
+      (optimised HLO text, seconds to compile, peak bytes).
+
+    Raises:
+      train.compile.DoesNotFit: it needs more memory than the device has.
+    """
+    width = layer.cell.config.width
+
+    def run(cell, state, xs, extras, reset, cotangent):
+        def forward(cell, xs, extras):
+            if form == "call":
+                state_after, ys = cell(state, xs, reset, None, *extras)
+            else:
+                state_after, ys = Cell.scan(
+                    cell,
+                    state,
+                    (xs, *extras),
+                    reset,
+                    step=lambda state, x, key: cell.step(state, x[0], key, *x[1:]),
+                )
+            return ys, state_after
+
+        ys, pullback, state_after = jax.vjp(forward, cell, xs, extras, has_aux=True)
+        return state_after, ys, pullback(cotangent)
+
+    def shape(dims, dtype="float32"):
+        return jax.ShapeDtypeStruct(dims, dtype)
+
+    xs = shape((batch, time, width))
+    extras = tuple(shape((batch, time, *x.shape[2:]), x.dtype) for x in layer.extras)
+    arguments = (layer.cell, layer.state, xs, extras, shape((batch, time), bool), xs)
+    program, seconds, peak = compile_function(run, arguments, device)
+    return program, seconds, peak
+
+
+def compile_function(function, arguments, device) -> tuple[str, float, int]:
+    """(optimised HLO, seconds, peak bytes) of a function of shapes; see `compile_layer`."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
+    )
+    start = time.perf_counter()
+    try:
+        compiled = jax.jit(function).lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        raise aot.DoesNotFit(aot.distil(str(error)).partition(";")[0]) from error
+    seconds = time.perf_counter() - start
+    return compiled.as_text(), seconds, compiled.memory_analysis().peak_memory_in_bytes

@@ -1,0 +1,165 @@
+"""`python -m eval.bench race`: validation loss against wall-clock, compilation included.
+
+Each entrant is an experiment config. Its clock starts before the model is built and runs through
+initialisation, compilation, training and validation; nothing is taken off. Entrants run one after
+the other in this process, so the machine should be quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+import jaxmodels
+from jaxmodels.errors import UserError
+from train.config import load_config
+from train.data import my_rows, open_data
+from train.loop import evaluate
+from train.memory import keep_freed_memory
+from train.model import build_model
+from train.parallel import build_train_step
+from train.step import init_train_state
+
+# nanoGPT's CPU recipe in PyTorch on a quiet two-core machine: its last loss and when it had it.
+REFERENCE = ("nanoGPT, 0.81M parameters (PyTorch, another run)", 152.0, 1.918)
+ENTRANTS = ("configs/race_rwkv7.py", "configs/race_transformer.py")
+
+
+@dataclasses.dataclass
+class Lap:
+    """seconds since the entrant's start; step; validation loss in nats a character."""
+
+    seconds: float
+    step: int
+    loss: float
+
+
+def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[list[Lap], dict]:
+    """Trains one entrant until its steps or the time are used up; -> (laps, facts).
+
+    Args:
+      config: a complete experiment config; its `eval_every` sets the laps.
+      paths: the text, split as `config.data` says.
+      seconds: of wall-clock.
+      say: gets a line a lap.
+
+    Raises:
+      UserError: whatever is wrong with config or text.
+    """
+    begun = time.perf_counter()
+    config.data.paths = tuple(paths)
+    data = open_data(config)
+    placement = build_train_step(config, jax.devices()[:1])
+    state = init_train_state(build_model(config), config)
+    parameters = jaxmodels.count_parameters(state.model)
+    carry = my_rows(state.model.initial_state(config.batch_size), config.batch_size)
+    state = placement.put_state(state)
+    laps, training, compiled, iterator = [], 0.0, 0.0, iter(data.train)
+    step, spent = 0, 0.0
+    while step < config.steps and spent < seconds:
+        start = time.perf_counter()
+        for _ in range(min(config.eval_every, config.steps - step)):
+            state, metrics = placement.step(state, placement.put_rows(next(iterator)))
+            step += 1
+            if step == 1:
+                jax.block_until_ready(metrics)
+                compiled = time.perf_counter() - begun
+                start = time.perf_counter()
+            if step % 8 == 0:  # the host must not run ahead by a whole lap
+                jax.block_until_ready(metrics)
+        jax.block_until_ready(metrics)
+        training += time.perf_counter() - start
+        loss = evaluate(placement, state, data, carry)["loss"]
+        spent = time.perf_counter() - begun
+        laps.append(Lap(spent, step, loss))
+        say(f"  {spent:6.1f} s  step {step}/{config.steps}  validation {loss:.4f}")
+    config.data.eval_tokens = 0
+    whole = evaluate(placement, state, open_data(config), carry)["loss"]
+    tokens = config.batch_size * config.seq_len
+    return laps, {
+        "parameters": parameters,
+        "first_step_seconds": compiled,
+        "tokens_per_second": tokens * max(step - 1, 1) / max(training, 1e-9),
+        "tokens": tokens * step,
+        "whole_validation_loss": whole,
+    }
+
+
+def at(laps: list[Lap], seconds: float) -> float | None:
+    """The last loss known at a moment; None before the first lap."""
+    known = [lap.loss for lap in laps if lap.seconds <= seconds]
+    return known[-1] if known else None
+
+
+def picture(results: dict[str, list[Lap]]) -> Figure:
+    """Loss over wall-clock, a line an entrant, and the reference as a point."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, laps in results.items():
+        axes.plot([lap.seconds for lap in laps], [lap.loss for lap in laps], label=name)
+    label, seconds, loss = REFERENCE
+    axes.plot([seconds], [loss], "k*", markersize=10, label=label)
+    axes.set(xlabel="seconds, compilation included", ylabel="validation loss, nats a character")
+    axes.set_ylim(top=min(3.0, axes.get_ylim()[1]))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m eval.bench race", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--data", nargs="+", required=True, help="the text, e.g. tinyshakespeare")
+    parser.add_argument("--configs", nargs="+", default=ENTRANTS, help="the entrants")
+    parser.add_argument("--seconds", type=float, default=160.0, help="wall-clock of each")
+    parser.add_argument("--json", metavar="FILE", help="write laps and facts there")
+    parser.add_argument("--picture", metavar="FILE", help="write the curves there (png or svg)")
+    args, overrides = parser.parse_known_args(argv)
+    results, facts = {}, {}
+    try:
+        keep_freed_memory()
+        for path in args.configs:
+            config = load_config(path, overrides)
+            name = Path(path).stem.removeprefix("race_")
+            print(name, flush=True)
+            results[name], facts[name] = race(
+                config, tuple(args.data), args.seconds, lambda line: print(line, flush=True)
+            )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    moments = [m for m in (15, 30, 60, 90, 120, 150) if m <= args.seconds]
+    table = Table(title="validation loss (nats a character) at seconds of wall-clock")
+    for column in ("", *(f"{m} s" for m in moments), "last", "whole", "tokens/s", "parameters"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, laps in results.items():
+        seen = [at(laps, moment) for moment in moments]
+        fact = facts[name]
+        table.add_row(
+            name,
+            *("-" if loss is None else f"{loss:.3f}" for loss in seen),
+            f"{laps[-1].loss:.3f} at {laps[-1].seconds:.0f} s",
+            f"{fact['whole_validation_loss']:.3f}",
+            f"{fact['tokens_per_second']:,.0f}",
+            f"{fact['parameters']:,}",
+        )
+    Console(width=max(Console().width, 120)).print(table)
+    print(f"jax {jax.__version__}, {jax.devices()[0].platform}; reference: {REFERENCE}")
+    if args.json:
+        laps = {name: [dataclasses.asdict(lap) for lap in laps] for name, laps in results.items()}
+        text = json.dumps({"jax": jax.__version__, "laps": laps, "facts": facts}, indent=2)
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    if args.picture:
+        picture(results).savefig(args.picture, dpi=120)
+    return 0

@@ -1,0 +1,137 @@
+"""What is measured: the tasks at the sizes used here, and one row of the table."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import time
+from typing import Any
+
+import jax
+from flax import nnx
+
+from eval.probes.model import ProbeModel, equal_parameters, state_bytes
+from eval.probes.training import SOLVED, Recipe, train_probe
+from jaxmodels import count_parameters
+from jaxmodels.cells import CELLS
+from jaxmodels.data.synthetic import TASKS
+from jaxmodels.errors import UserError
+
+PARAMETERS = 40_000
+# task -> (fields, steps, rows a step): what RWKV-7 learns, or as good as, within the steps.
+SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "mqar": ({}, 600, 16),
+    "selective_copying": ({"seq_len": 32, "copies": 4}, 600, 16),
+    "induction": ({}, 600, 16),
+    "passkey": ({"seq_len": 64}, 600, 16),
+    "parity": ({}, 600, 16),
+    "s5": ({}, 600, 16),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One row of the table to be: a cell, a task and how to train."""
+
+    cell: str
+    task: str
+    instance: Any
+    recipe: Recipe
+    parameters: int
+    num_layers: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Whatever the result depends on besides cell, task and seed, as JSON has it."""
+        fields = {"task": dataclasses.asdict(self.instance), **dataclasses.asdict(self.recipe)}
+        fields |= {"parameters": self.parameters, "num_layers": self.num_layers}
+        return json.loads(json.dumps(fields))
+
+
+def measure(plan: Plan, on_steps=None) -> dict[str, Any]:
+    """Trains and tests; the row."""
+    start, task, recipe = time.perf_counter(), plan.instance, plan.recipe
+    config = equal_parameters(
+        plan.cell, task.vocab_size, task.seq_len, plan.parameters, plan.num_layers
+    )
+    outcome = train_probe(task, config, recipe, on_steps)
+    model = jax.eval_shape(lambda: ProbeModel(config, rngs=nnx.Rngs(0)))
+    jax.clear_caches()  # the next row compiles a program of its own
+    return {
+        "cell": plan.cell,
+        "task": plan.task,
+        "accuracy": [float(x) for x in outcome.accuracy],
+        "chance": task.chance,
+        "whole_rows": [float(x) for x in outcome.whole],
+        "state_bytes": state_bytes(model),
+        "parameters": count_parameters(model),
+        "width": config.width,
+        "hidden": config.hidden,
+        "learning_rate": recipe.learning_rates[outcome.best],
+        "validation": {
+            f"{rate:g}": [float(x) for x in scores]
+            for rate, scores in zip(recipe.learning_rates, outcome.valid, strict=True)
+        },
+        "diverged": sum(not math.isfinite(x) for x in outcome.loss),
+        "steps": outcome.steps,
+        "tokens": outcome.steps * recipe.batch_size * task.seq_len,
+        "solved": bool(outcome.valid[outcome.best].min() >= SOLVED),
+        "seconds": round(time.perf_counter() - start, 1),
+        "settings": plan.settings,
+    }
+
+
+def make_plans(flags: argparse.Namespace) -> list[Plan]:
+    """The rows that a command line asks for.
+
+    Raises:
+      UserError: an unknown cell, task or field, or a value that one of them refuses.
+    """
+    for name in flags.cells:
+        if name not in CELLS:
+            raise UserError(f"--cells: no cell {name!r}{_nearest(name, CELLS)}")
+    for name in flags.tasks:
+        if name not in TASKS:
+            raise UserError(f"--tasks: no task {name!r}{_nearest(name, TASKS)}")
+    changes = {name: dict(SIZES[name][0]) for name in TASKS}
+    for text in flags.set:
+        task, field, value = _assignment(text)
+        changes[task][field] = value
+    plans = []
+    for name in dict.fromkeys(flags.tasks):
+        instance = TASKS[name](**changes[name])
+        recipe = Recipe(
+            flags.steps or SIZES[name][1],
+            flags.batch_size or SIZES[name][2],
+            tuple(flags.learning_rates),
+            flags.seeds,
+        )
+        for cell in dict.fromkeys(flags.cells):
+            equal_parameters(  # says now what could not be built later
+                cell, instance.vocab_size, instance.seq_len, flags.parameters, flags.layers
+            )
+            plans.append(Plan(cell, name, instance, recipe, flags.parameters, flags.layers))
+    return plans
+
+
+def _assignment(text: str) -> tuple[str, str, Any]:
+    """ "mqar.pairs=4" -> ("mqar", "pairs", 4)."""
+    path, equals, value = text.partition("=")
+    task, dot, field = path.partition(".")
+    if not (equals and dot):
+        raise UserError(f"--set {text}: write --set TASK.FIELD=VALUE, e.g. --set mqar.pairs=16")
+    if task not in TASKS:
+        raise UserError(f"--set {text}: no task {task!r}{_nearest(task, TASKS)}")
+    known = [f.name for f in dataclasses.fields(TASKS[task])]
+    if field not in known:
+        raise UserError(f"--set {text}: {task} has no field {field!r}{_nearest(field, known)}")
+    try:
+        return task, field, json.loads(value)
+    except ValueError:
+        return task, field, value
+
+
+def _nearest(word, options) -> str:
+    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(options)}"

@@ -1,0 +1,169 @@
+"""Causal softmax attention as a cell: what recurrent cells are held against.
+
+    y_t = W_o softmax(q_t K^T / sqrt N) V  over the last `window` tokens of the document
+
+Its state is a ring buffer of keys and values, so that it hands on, resets and decodes like every
+other cell, at a cost that does not depend on the position. Rotary positions (arXiv 2104.09864),
+query heads in groups (arXiv 2305.13245), norms of queries and keys (arXiv 2010.04245 has their
+origin, the form is that of arXiv 2302.05442); initialisation as GPT-2's.
+
+Shapes: B batch, T time, C width, W window, H heads, K key and value heads, N head_size (C = H N).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, RMSNorm
+from jaxmodels.errors import UserError
+from jaxmodels.ops.attention import (
+    attention_blocks,
+    attention_step,
+    ring_put,
+    ring_write,
+    rotate,
+    token_positions,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      head_size: N, even, divides C; None means 64, or C if that is smaller.
+      kv_heads: K, divides H; None means H.
+      window: W, tokens that a token sees, itself included. The state holds 2 W K N numbers.
+      rope_base: the slowest pair of channels turns once in about 2 pi rope_base tokens.
+      qk_norm: RMSNorm of each head's query and key, before they are rotated.
+      chunk_size: tokens a block of the fast form.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    head_size: int | None = None
+    kv_heads: int | None = None
+    window: int = 1024
+    rope_base: float = 1e4
+    qk_norm: bool = False
+    chunk_size: int = 128
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
+        if self.head_size % 2:
+            raise UserError(f"head_size must be even to be rotated in pairs, got {self.head_size}")
+        heads = self.width // self.head_size
+        if self.kv_heads is None:
+            object.__setattr__(self, "kv_heads", heads)
+        positive(self, "kv_heads", "window", "chunk_size")
+        if heads % self.kv_heads:
+            raise UserError(f"kv_heads={self.kv_heads} must divide the {heads} heads")
+        if not self.rope_base > 1.0:
+            raise UserError(f"rope_base must be more than 1, got {self.rope_base!r}")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@struct.dataclass
+class AttentionState:
+    """Float32. Slots of the rings that `position` does not account for are never read.
+
+    Attributes:
+      keys: (B, W, K, N), rotated; token p of the document stands in slot p mod W.
+      values: (B, W, K, N).
+      position: (B,), tokens of the document read so far, below 2^24.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    position: jax.Array
+
+
+class AttentionCell(Cell):
+    """Multi-head attention. x, y: (B, C)."""
+
+    def __init__(
+        self, config: AttentionConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
+    ):
+        del layer
+        c = self.config = config
+        normal = nnx.initializers.normal(0.02)
+        small = nnx.initializers.normal(0.02 / (2 * num_layers) ** 0.5)  # GPT-2: two sums a layer
+
+        def linear(inputs, outputs, init):
+            return Linear(inputs, outputs, bias=False, init=init, rngs=rngs)
+
+        self.query = linear(c.width, c.width, normal)
+        self.key = linear(c.width, c.kv_heads * c.head_size, normal)
+        self.value = linear(c.width, c.kv_heads * c.head_size, normal)
+        self.output = linear(c.width, c.width, small)
+        self.query_norm = RMSNorm(c.head_size) if c.qk_norm else None
+        self.key_norm = RMSNorm(c.head_size) if c.qk_norm else None
+
+    def initial_state(self, batch_size: int) -> AttentionState:
+        """Empty rings."""
+        c = self.config
+        ring = jnp.zeros((batch_size, c.window, c.kv_heads, c.head_size), jnp.float32)
+        return AttentionState(ring, ring, jnp.zeros((batch_size,), jnp.float32))
+
+    def step(self, state, x, key=None):
+        """x (B, C) -> (state, y (B, C))."""
+        read = _count(state.position)
+        q, k, v = self._project(x, read)
+        keys, values = ring_put(state.keys, k, read + 1), ring_put(state.values, v, read + 1)
+        y = attention_step(q, keys, values, read + 1, self.config.dtype)
+        return AttentionState(keys, values, state.position + 1.0), self._read_out(y)
+
+    def scan(self, state, xs, reset=None, key=None, prefix=None, *, step=None):
+        """See `Cell.scan`; it has no `prefix`, for a step cannot see later tokens."""
+        if prefix is not None:
+            raise UserError("prefix: a scan over steps sees no later token; call the cell instead")
+        return Cell.scan(self, state, xs, reset, key, step=step)
+
+    def __call__(self, state, xs, reset=None, key=None, prefix=None):
+        """See `Cell.scan`; blocks of queries, all keys of their windows at once.
+
+        prefix: bool (B, T) or None. Tokens of one document where it is True see each other in both
+        directions, as far as the window goes; a prefix must not go on in the next call.
+        """
+        c = self.config
+        if reset is None:
+            reset = jnp.zeros(xs.shape[:2], bool)
+        read, time = _count(state.position), xs.shape[1]
+        positions = token_positions(read, reset)
+        q, k, v = self._project(xs, positions)
+        y = attention_blocks(
+            q, k, v, state.keys, state.values, read, reset, prefix,
+            block_size=c.chunk_size, dtype=c.dtype,
+        )  # fmt: skip
+        after, restarted = positions[:, -1] + 1, reset.any(1)
+        position = jnp.where(restarted, after.astype(jnp.float32), state.position + time)
+        keys = ring_write(state.keys, k, after, restarted)
+        values = ring_write(state.values, v, after, restarted)
+        return AttentionState(keys, values, position), self._read_out(y)
+
+    def _project(self, x, position):
+        """Tokens (..., C) at int positions (...) -> q (..., K, G, N), k, v (..., K, N)."""
+        c = self.config
+        q, k, v = (
+            linear(x, c.dtype).reshape(*x.shape[:-1], -1, c.head_size)
+            for linear in (self.query, self.key, self.value)
+        )
+        if c.qk_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = rotate(q, position, c.rope_base), rotate(k, position, c.rope_base)
+        return q.reshape(*k.shape[:-1], -1, c.head_size), k, v
+
+    def _read_out(self, y):
+        """(..., K, G, N) -> (..., C)."""
+        return self.output(y.reshape(*y.shape[:-3], -1), self.config.dtype)
+
+
+def _count(position):
+    """The number of tokens read as an integer; not differentiated, and 0 if it is NaN."""
+    return jnp.nan_to_num(jax.lax.stop_gradient(position)).astype(jnp.int32)

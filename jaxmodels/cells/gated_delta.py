@@ -1,0 +1,165 @@
+"""Gated DeltaNet: a delta rule whose memory decays by a scalar gate, behind a short convolution.
+
+    S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - e^{g_t} S_{t-1}^T k_t)^T : see `ops/gated_delta.py`
+
+Source: arXiv 2412.06464, as laid out in flash-linear-attention (layers/gated_deltanet.py); decay
+parameters as in Mamba-2 (SYSTEMS 7.6), matrices and taps as PyTorch draws them by default.
+
+Shapes: B batch, T time, C width, H heads, K head_size (keys), V value size, D = H (2 K + V).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.layers import Linear, rms_norm, symmetric_uniform
+from jaxmodels.errors import UserError
+from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedDeltaConfig:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      head_size: K, of queries and keys; None means 64, or C if that is smaller.
+      value_size: V; None means 2 K.
+      num_heads: H; None means 3/4 C / K, at least 1: the source's, about 6 C^2 parameters.
+      conv_size: taps of the short convolution.
+      negative_eigenvalues: beta in (0, 2), so that a key's value can be turned over, as tracking a
+        parity needs (arXiv 2411.12537).
+      chunk_size: tokens a chunk of the fast form.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    head_size: int | None = None
+    value_size: int | None = None
+    num_heads: int | None = None
+    conv_size: int = 4
+    negative_eigenvalues: bool = False
+    chunk_size: int = 64
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "width")
+        if self.head_size is None:
+            object.__setattr__(self, "head_size", min(64, self.width))
+        positive(self, "head_size")
+        if self.value_size is None:
+            object.__setattr__(self, "value_size", 2 * self.head_size)
+        if self.num_heads is None:
+            object.__setattr__(self, "num_heads", max(1, 3 * self.width // (4 * self.head_size)))
+        positive(self, "value_size", "num_heads", "conv_size", "chunk_size")
+        if self.conv_size < 2:
+            raise UserError(f"conv_size must be at least 2, got {self.conv_size}")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@struct.dataclass
+class GatedDeltaState:
+    """Float32.
+
+    Attributes:
+      conv: (B, conv_size - 1, D), the last inputs of the short convolution.
+      memory: (B, H, K, V), key by value.
+    """
+
+    conv: jax.Array
+    memory: jax.Array
+
+
+class GatedDeltaCell(Cell):
+    """Token mixing. x, y: (B, C)."""
+
+    def __init__(
+        self, config: GatedDeltaConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
+    ):
+        del layer
+        c = self.config = config
+        heads, values = c.num_heads, c.num_heads * c.value_size
+        channels = 2 * heads * c.head_size + values
+
+        def linear(inputs, outputs, scale=1.0):
+            init = symmetric_uniform(scale / inputs**0.5)
+            return Linear(inputs, outputs, bias=False, init=init, rngs=rngs)
+
+        self.inputs = linear(c.width, channels)  # q, k and v, each of all heads
+        self.decay = linear(c.width, heads)
+        self.rate = linear(c.width, heads)
+        self.gate = linear(c.width, values)
+        self.output = linear(values, c.width, num_layers**-0.5)
+        taps = symmetric_uniform(c.conv_size**-0.5)
+        self.taps = nnx.Param(taps(rngs.params(), (channels, c.conv_size)))
+        self.A_log = nnx.Param(
+            jnp.log(jax.random.uniform(rngs.params(), (heads,), minval=1.0, maxval=16.0))
+        )
+        dt = jax.random.uniform(rngs.params(), (heads,), minval=jnp.log(1e-3), maxval=jnp.log(0.1))
+        dt = jnp.maximum(jnp.exp(dt), 1e-4)
+        self.dt_bias = nnx.Param(dt + jnp.log(-jnp.expm1(-dt)))  # softplus gives dt back
+        self.norm_scale = nnx.Param(jnp.ones((c.value_size,)))
+
+    def initial_state(self, batch_size: int) -> GatedDeltaState:
+        """Zeros."""
+        c = self.config
+        memory = (batch_size, c.num_heads, c.head_size, c.value_size)
+        return GatedDeltaState(
+            conv=jnp.zeros((batch_size, c.conv_size - 1, self.taps.shape[0]), jnp.float32),
+            memory=jnp.zeros(memory, jnp.float32),
+        )
+
+    def step(self, state, x, key=None):
+        """x (B, C) -> (state, y (B, C))."""
+        mixed = self.inputs(x, self.config.dtype)
+        conv, mixed = short_conv_step(state.conv, mixed, self.taps[...], self._no_bias())
+        memory, y = gated_delta_step(state.memory, *self._heads(mixed), *self._gates(x))
+        return GatedDeltaState(conv, memory), self._read_out(y, x)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; chunks of matrix products."""
+        c = self.config
+        mixed = self.inputs(xs, c.dtype)
+        conv, mixed = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
+        inputs = (*self._heads(mixed), *self._gates(xs))
+        memory, y = gated_delta_chunked(state.memory, *inputs, reset, chunk_size=c.chunk_size)
+        return GatedDeltaState(conv, memory), self._read_out(y, xs)
+
+    def _no_bias(self):
+        return jnp.zeros((self.taps.shape[0],), jnp.float32)
+
+    def _heads(self, mixed):
+        """What leaves the convolution (..., D) -> q, k (..., H, K), v (..., H, V)."""
+        c = self.config
+        keys = c.num_heads * c.head_size
+        parts = jnp.split(jax.nn.silu(mixed), (keys, 2 * keys), -1)
+        q, k, v = (x.reshape(*x.shape[:-1], c.num_heads, -1) for x in parts)
+        return _unit(q) * c.head_size**-0.5, _unit(k), v
+
+    def _gates(self, x):
+        """Tokens (..., C) -> log decay g, beta, each (..., H)."""
+        c = self.config
+        rate = jax.nn.sigmoid(self.rate(x, c.dtype))
+        dt = self.decay(x, c.dtype)
+        dt = jax.nn.softplus(dt + _last(self.dt_bias[...], dt))
+        return -_last(jnp.exp(self.A_log[...]), dt) * dt, rate * (1 + c.negative_eigenvalues)
+
+    def _read_out(self, y, x):
+        """y (..., H, V), tokens (..., C) -> (..., C)."""
+        gate = jax.nn.silu(self.gate(x, self.config.dtype))
+        y = rms_norm(y, self.norm_scale[...])
+        return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
+
+
+def _unit(x):
+    """x over its length along the last axis; the epsilon, as in the source, is inside the root."""
+    return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
+
+
+def _last(vector, x):
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

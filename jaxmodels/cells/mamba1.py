@@ -1,0 +1,142 @@
+"""Mamba-1: a selective state-space model, gated, behind a short convolution.
+
+    [x ; z] = in_proj(u) ;  x = silu(conv(x)) ;  (dl, b, c) = x_proj(x)
+    delta = softplus(dt_proj(dl))
+    h_t = exp(delta_t A) h_{t-1} + (delta_t x_t) b_t^T ;  y = out_proj((h_t c_t + D x_t) silu(z))
+
+Source: state-spaces/mamba (mamba_ssm/modules/mamba_simple.py) and arXiv 2312.00752; equations and
+initialisation as in SYSTEMS 7.5. The block around it is in `models/mamba.py`.
+
+The parameters are those of `MambaMixer` in Hugging Face transformers: in_proj, x_proj, dt_proj and
+out_proj (kernels are transposed weights), conv_taps (D, K) = conv1d.weight (D, 1, K), conv_bias =
+conv1d.bias, A_log (N, D) = A_log transposed, D. Shapes: B batch, T time, C width, D inner width,
+K taps, N state size, R dt_rank.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.layers import Linear, symmetric_uniform
+from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Mamba1Config:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      state_size: N.
+      expand: D / C.
+      conv_size: K.
+      dt_rank: R; None means ceil(C / 16).
+      chunk_size: tokens a chunk of the fast form.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    state_size: int = 16
+    expand: int = 2
+    conv_size: int = 4
+    dt_rank: int | None = None
+    chunk_size: int = 16
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "width", "state_size", "expand", "conv_size", "chunk_size")
+        if self.dt_rank is None:
+            object.__setattr__(self, "dt_rank", -(-self.width // 16))
+        positive(self, "dt_rank")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@struct.dataclass
+class Mamba1State:
+    """Float32.
+
+    Attributes:
+      conv: (B, K - 1, D), the last inputs of the convolution, the oldest first.
+      ssm: (B, N, D).
+    """
+
+    conv: jax.Array
+    ssm: jax.Array
+
+
+class Mamba1Cell(Cell):
+    """x, y: (B, C)."""
+
+    def __init__(
+        self, config: Mamba1Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
+    ):
+        c = self.config = config
+        inner = c.expand * c.width
+
+        def linear(inputs, outputs, bound, bias=False):
+            init = symmetric_uniform(bound)
+            return Linear(inputs, outputs, bias=bias, init=init, rngs=rngs)
+
+        self.in_proj = linear(c.width, 2 * inner, c.width**-0.5)
+        taps = symmetric_uniform(c.conv_size**-0.5)
+        self.conv_taps = nnx.Param(taps(rngs.params(), (inner, c.conv_size)))
+        self.conv_bias = nnx.Param(taps(rngs.params(), (inner,)))
+        self.x_proj = linear(inner, c.dt_rank + 2 * c.state_size, inner**-0.5)
+        self.dt_proj = linear(c.dt_rank, inner, c.dt_rank**-0.5, bias=True)
+        self.dt_proj.bias = nnx.Param(time_step_bias(rngs.params(), inner))
+        rates = jnp.arange(1.0, c.state_size + 1.0)[:, None]
+        self.A_log = nnx.Param(jnp.log(jnp.broadcast_to(rates, (c.state_size, inner))))
+        self.D = nnx.Param(jnp.ones((inner,)))
+        self.out_proj = linear(inner, c.width, (inner * num_layers) ** -0.5)
+
+    def initial_state(self, batch_size: int) -> Mamba1State:
+        """Zeros."""
+        c = self.config
+        inner = c.expand * c.width
+        return Mamba1State(
+            conv=jnp.zeros((batch_size, c.conv_size - 1, inner), jnp.float32),
+            ssm=jnp.zeros((batch_size, c.state_size, inner), jnp.float32),
+        )
+
+    def step(self, state, x, key=None):
+        """See `Cell.step`."""
+        x, z = jnp.split(self.in_proj(x, self.config.dtype), 2, -1)
+        conv, x = short_conv_step(state.conv, x, self.conv_taps[...], self.conv_bias[...])
+        x = jax.nn.silu(x)
+        ssm, y = selective_scan_step(state.ssm, x, *self._selected(x))
+        return Mamba1State(conv, ssm), self._read_out(y, x, z)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; the projections are made once for all tokens."""
+        x, z = jnp.split(self.in_proj(xs, self.config.dtype), 2, -1)
+        conv, x = short_conv(state.conv, x, self.conv_taps[...], self.conv_bias[...], reset)
+        x = jax.nn.silu(x)
+        inputs, size = self._selected(x), self.config.chunk_size
+        ssm, y = selective_scan(state.ssm, x, *inputs, reset, chunk_size=size)
+        return Mamba1State(conv, ssm), self._read_out(y, x, z)
+
+    def _selected(self, x):
+        """Tokens (..., D) -> delta (..., D), A (N, D), b and c (..., N)."""
+        c = self.config
+        parts = [c.dt_rank, c.dt_rank + c.state_size]
+        delta, b, out = jnp.split(self.x_proj(x, c.dtype), parts, -1)
+        delta = jax.nn.softplus(self.dt_proj(delta, c.dtype))
+        return delta, -jnp.exp(self.A_log[...]), b, out
+
+    def _read_out(self, y, x, z):
+        """y, x, z (..., D) -> (..., C)."""
+        y = y + x * self.D[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        return self.out_proj(y * jax.nn.silu(z), self.config.dtype)
+
+
+def time_step_bias(key, size: int) -> jax.Array:
+    """Whose softplus is log-uniform on (1e-3, 0.1), both Mambas' first step sizes."""
+    low, high = jnp.log(1e-3), jnp.log(0.1)
+    step = jnp.exp(jax.random.uniform(key, (size,), jnp.float32, low, high))
+    step = jnp.maximum(step, 1e-4)
+    return step + jnp.log(-jnp.expm1(-step))

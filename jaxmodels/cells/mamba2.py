@@ -1,0 +1,187 @@
+"""Mamba-2: a state-space model with a scalar decay a head, computed by matrix products.
+
+    [z ; xbc ; dl] = in_proj(u) ;  [x ; b ; c] = silu(conv(xbc)) ;  delta = softplus(dl + dt_bias)
+    h_t = exp(delta_t A) h_{t-1} + b_t (delta_t x_t)^T ;  y = c_t^T h_t + D x_t       (each head)
+    out_proj(RMSNorm(y silu(z)))
+
+Source: state-spaces/mamba (mamba_ssm/modules/mamba2.py) and arXiv 2405.21060; equations and
+initialisation as in SYSTEMS 7.6. The block around it is in `models/mamba.py`.
+
+The parameters are those of `Mamba2Mixer` in Hugging Face transformers: in_proj and out_proj
+(kernels are transposed weights), conv_taps (E, K) = conv1d.weight (E, 1, K), conv_bias =
+conv1d.bias, dt_bias, A_log, D, norm.scale = norm.weight. That library normalises all channels
+together whatever the number of groups: norm_groups=1. Its state (B, H, P, N) is ours transposed.
+Shapes: B batch, T time, C width, D inner width, H heads, P head size, G groups, N state size,
+K taps, E = D + 2 G N.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.layers import Linear, symmetric_uniform
+from jaxmodels.cells.mamba1 import time_step_bias
+from jaxmodels.errors import UserError
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.ssd import ssd_chunked, ssd_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Mamba2Config:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      state_size: N.
+      expand: D / C.
+      conv_size: K.
+      head_size: P, divides D; None means 64, or D if that is smaller.
+      groups: G, of heads that share b and c; divides H.
+      norm_groups: how many parts of D are normalised by themselves; None means G.
+      norm_eps: of that norm.
+      chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 or 256 for a TPU.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    state_size: int = 128
+    expand: int = 2
+    conv_size: int = 4
+    head_size: int | None = None
+    groups: int = 1
+    norm_groups: int | None = None
+    norm_eps: float = 1e-5
+    chunk_size: int = 64
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "width", "state_size", "expand", "conv_size", "groups", "chunk_size")
+        if self.head_size is None:
+            object.__setattr__(self, "head_size", min(64, self.inner))
+        if self.norm_groups is None:
+            object.__setattr__(self, "norm_groups", self.groups)
+        positive(self, "head_size", "norm_groups")
+        if self.inner % self.head_size:
+            raise UserError(
+                f"head_size={self.head_size} must divide expand * width = {self.inner}"
+            )
+        if self.heads % self.groups:
+            raise UserError(f"groups={self.groups} must divide the number of heads, {self.heads}")
+        if self.inner % self.norm_groups:
+            raise UserError(
+                f"norm_groups={self.norm_groups} must divide expand * width = {self.inner}"
+            )
+        if self.chunk_size > 256:
+            raise UserError(f"chunk_size must be at most 256, got {self.chunk_size}")
+        if self.norm_eps <= 0.0:
+            raise UserError(f"norm_eps must be positive, got {self.norm_eps}")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+    @property
+    def inner(self) -> int:
+        """D."""
+        return self.expand * self.width
+
+    @property
+    def heads(self) -> int:
+        """H."""
+        return self.inner // self.head_size
+
+    @property
+    def conv_width(self) -> int:
+        """E."""
+        return self.inner + 2 * self.groups * self.state_size
+
+
+@struct.dataclass
+class Mamba2State:
+    """Float32.
+
+    Attributes:
+      conv: (B, K - 1, E), the last inputs of the convolution, the oldest first.
+      ssm: (B, G, N, D / G).
+    """
+
+    conv: jax.Array
+    ssm: jax.Array
+
+
+class Mamba2Cell(Cell):
+    """x, y: (B, C)."""
+
+    def __init__(
+        self, config: Mamba2Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
+    ):
+        c = self.config = config
+        outputs = c.inner + c.conv_width + c.heads
+        bound = symmetric_uniform(c.width**-0.5)
+        self.in_proj = Linear(c.width, outputs, bias=False, init=bound, rngs=rngs)
+        taps = symmetric_uniform(c.conv_size**-0.5)
+        self.conv_taps = nnx.Param(taps(rngs.params(), (c.conv_width, c.conv_size)))
+        self.conv_bias = nnx.Param(taps(rngs.params(), (c.conv_width,)))
+        self.dt_bias = nnx.Param(time_step_bias(rngs.params(), c.heads))
+        rates = jax.random.uniform(rngs.params(), (c.heads,), jnp.float32, 1.0, 16.0)
+        self.A_log = nnx.Param(jnp.log(rates))
+        self.D = nnx.Param(jnp.ones((c.heads,)))
+        self.norm_scale = nnx.Param(jnp.ones((c.inner,)))
+        bound = symmetric_uniform((c.inner * num_layers) ** -0.5)
+        self.out_proj = Linear(c.inner, c.width, bias=False, init=bound, rngs=rngs)
+
+    def initial_state(self, batch_size: int) -> Mamba2State:
+        """Zeros."""
+        c = self.config
+        ssm = (batch_size, c.groups, c.state_size, c.inner // c.groups)
+        return Mamba2State(
+            conv=jnp.zeros((batch_size, c.conv_size - 1, c.conv_width), jnp.float32),
+            ssm=jnp.zeros(ssm, jnp.float32),
+        )
+
+    def step(self, state, x, key=None):
+        """See `Cell.step`."""
+        z, xbc, delta = self._project(x)
+        conv, xbc = short_conv_step(state.conv, xbc, self.conv_taps[...], self.conv_bias[...])
+        x, b, c = self._parts(jax.nn.silu(xbc))
+        ssm, y = ssd_step(state.ssm, x, delta, -jnp.exp(self.A_log[...]), b, c)
+        return Mamba2State(conv, ssm), self._read_out(y, x, z)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; chunks of matrix products."""
+        z, xbc, delta = self._project(xs)
+        conv, xbc = short_conv(state.conv, xbc, self.conv_taps[...], self.conv_bias[...], reset)
+        x, b, c = self._parts(jax.nn.silu(xbc))
+        inputs = (x, delta, -jnp.exp(self.A_log[...]), b, c, reset)
+        options = {"chunk_size": self.config.chunk_size, "dtype": self.config.dtype}
+        ssm, y = ssd_chunked(state.ssm, *inputs, **options)
+        return Mamba2State(conv, ssm), self._read_out(y, x, z)
+
+    def _project(self, u):
+        """Tokens (..., C) -> z (..., D), xbc (..., E), delta (..., H)."""
+        c = self.config
+        parts = [c.inner, c.inner + c.conv_width]
+        z, xbc, delta = jnp.split(self.in_proj(u, c.dtype), parts, -1)
+        return z, xbc, jax.nn.softplus(delta + _last(self.dt_bias[...], delta))
+
+    def _parts(self, xbc):
+        """(..., E) -> x (..., H, P), b and c (..., G, N)."""
+        c, shape = self.config, xbc.shape[:-1]
+        parts = [c.inner, c.inner + c.groups * c.state_size]
+        x, b, out = jnp.split(xbc, parts, -1)
+        b, out = (z.reshape(*shape, c.groups, c.state_size) for z in (b, out))
+        return x.reshape(*shape, c.heads, c.head_size), b, out
+
+    def _read_out(self, y, x, z):
+        """y, x (..., H, P), z (..., D) -> (..., C)."""
+        c = self.config
+        y = y + x * _last(self.D[...], z)[..., None]
+        y = (y.reshape(z.shape) * jax.nn.silu(z)).reshape(*z.shape[:-1], c.norm_groups, -1)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + c.norm_eps)
+        y = y.reshape(z.shape) * _last(self.norm_scale[...], z)
+        return self.out_proj(y, c.dtype)
+
+
+def _last(vector, x):
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

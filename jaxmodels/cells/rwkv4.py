@@ -1,0 +1,107 @@
+"""RWKV-4: time mixing by an average of values with weights that decay by a rate a channel.
+
+    y = W_o (sigma(r) * wkv(k, v)) : see `ops/wkv4.py`
+
+Source: BlinkDL, RWKV-LM (RWKV-v4neo/src/model.py) and arXiv 2305.13048; equations and
+initialisation as in SYSTEMS 7.2. Norms and channel mixing are in `models/rwkv.py`.
+
+Shapes: B batch, T time, C width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.layers import Linear, shift_in
+from jaxmodels.ops.wkv4 import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
+
+
+@dataclasses.dataclass(frozen=True)
+class RWKV4Config:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      chunk_size: tokens a chunk of the fast form.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    chunk_size: int = 64
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "width", "chunk_size")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@struct.dataclass
+class RWKV4State:
+    """Float32.
+
+    Attributes:
+      shift: (B, C), the last token read.
+      wkv: three (B, C): the weighted sums p e^o and q e^o.
+    """
+
+    shift: jax.Array
+    wkv: WKV4State
+
+
+class RWKV4Cell(Cell):
+    """Time mixing. x, y: (B, C).
+
+    `mix` (3, C), for k, v and r, is the share of the token itself, m in m x_t + (1 - m) x_{t-1}:
+    RWKV-4's own convention. Later versions store 1 - m, the share of the token before. `decay` is
+    the logarithm of the decay rate w (`time_decay` of the source), `bonus` is u (`time_first`).
+    """
+
+    def __init__(self, config: RWKV4Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1):
+        c = self.config = config
+        width = c.width
+        rho, r01 = 1.0 - layer / num_layers, layer / max(num_layers - 1, 1)
+        i = jnp.arange(width)
+        share = (i / width) ** rho
+        self.mix = nnx.Param(jnp.stack([share, share + 0.3 * r01, (i / width) ** (0.5 * rho)]))
+        ramp = i / max(width - 1, 1)
+        self.decay = nnx.Param(-5.0 + 8.0 * ramp ** (0.7 + 1.3 * r01))
+        self.bonus = nnx.Param(jnp.log(0.3) + 0.5 * ((i + 1) % 3 - 1))
+
+        def linear(init):
+            return Linear(width, width, bias=False, init=init, rngs=rngs)
+
+        self.receptance = linear(nnx.initializers.zeros)
+        self.key = linear(nnx.initializers.zeros)
+        self.value = linear(nnx.initializers.orthogonal())
+        self.output = linear(nnx.initializers.zeros)
+
+    def initial_state(self, batch_size: int) -> RWKV4State:
+        """Nothing read: zeros, and an exponent of -1e38."""
+        shape = (batch_size, self.config.width)
+        return RWKV4State(jnp.zeros(shape, jnp.float32), wkv4_initial(*shape))
+
+    def step(self, state, x, key=None):
+        """x (B, C) -> (state, y (B, C))."""
+        x = x.astype(jnp.float32)
+        inputs, gate = self._project(x, state.shift)
+        wkv, y = wkv4_step(state.wkv, *inputs)
+        return RWKV4State(x, wkv), self.output(gate * y, self.config.dtype)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; all chunks at once."""
+        xs = xs.astype(jnp.float32)
+        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset))
+        wkv, y = wkv4_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
+        return RWKV4State(xs[:, -1], wkv), self.output(gate * y, self.config.dtype)
+
+    def _project(self, x, before):
+        """Tokens (..., C) -> ((k, v (..., C), decay, bonus (C,)), gate (..., C))."""
+        mix = self.mix[...].reshape(3, *(1,) * (x.ndim - 1), -1)
+        xk, xv, xr = (before + m * (x - before) for m in mix)
+        dtype = self.config.dtype
+        k, v, r = self.key(xk, dtype), self.value(xv, dtype), self.receptance(xr, dtype)
+        return (k, v, jnp.exp(self.decay[...]), self.bonus[...]), jax.nn.sigmoid(r)

@@ -1,0 +1,152 @@
+"""RWKV-6 "Finch": time mixing by a matrix state whose decay, as the token shift, reads the data.
+
+    S_t = diag(w_t) S_{t-1} + k_t v_t^T ;   y = W_o (norm(S^T r) * silu(g)) : see `ops/wkv6.py`
+
+Source: BlinkDL, RWKV-LM (RWKV-v5/src/model.py, x060) and arXiv 2404.05892; equations and
+initialisation as in SYSTEMS 7.3. Norms and channel mixing are in `models/rwkv.py`.
+
+Shapes: B batch, T time, C width, H heads, N head_size (C = H N).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, dot, group_norm, shift_in, symmetric_uniform
+from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
+
+MIXED = ("w", "k", "v", "r", "g")  # what the token shift makes five mixtures for
+
+
+@dataclasses.dataclass(frozen=True)
+class RWKV6Config:
+    """Sizes of the cell.
+
+    Attributes:
+      width: C.
+      head_size: N, divides C; None means 64, or C if that is smaller.
+      mix_rank: of the low-rank map to each of the five token-shift mixtures.
+      decay_rank: of the low-rank map to the decay.
+      chunk_size: tokens a chunk of the fast form, best a power of two.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    head_size: int | None = None
+    mix_rank: int = 32
+    decay_rank: int = 64
+    chunk_size: int = 32
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
+        positive(self, "mix_rank", "decay_rank", "chunk_size")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+
+
+@struct.dataclass
+class RWKV6State:
+    """Float32.
+
+    Attributes:
+      shift: (B, C), the last token read.
+      wkv: (B, H, N, N), key by value.
+    """
+
+    shift: jax.Array
+    wkv: jax.Array
+
+
+class RWKV6Cell(Cell):
+    """Time mixing. x, y: (B, C).
+
+    `mix` (5, C), for `MIXED`, and `mix_x` (C,), for what the mixtures read, are shares of the token
+    before, x_t + mu (x_{t-1} - x_t). `decay` is the raw decay d of w = exp(-exp(d)) (`time_decay`
+    of the source), `bonus` is u (`time_faaaa`).
+    """
+
+    def __init__(self, config: RWKV6Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1):
+        c = self.config = config
+        width = c.width
+        rho, r01 = 1.0 - layer / num_layers, layer / max(num_layers - 1, 1)
+        i = jnp.arange(width)
+        share, root = (i / width) ** rho, (i / width) ** (0.5 * rho)
+        kept = {"w": share, "k": share, "v": share + 0.3 * r01, "r": root, "g": root}
+        self.mix_x = nnx.Param(1.0 - share)
+        self.mix = nnx.Param(jnp.stack([1.0 - kept[name] for name in MIXED]))
+        # These four shape mixtures and decays, so that none is called kernel.
+        small = symmetric_uniform(0.01)
+        self.mix_down = nnx.Param(jnp.zeros((width, 5 * c.mix_rank), jnp.float32))
+        self.mix_up = nnx.Param(small(rngs.params(), (5, c.mix_rank, width)))
+        self.decay_down = nnx.Param(jnp.zeros((width, c.decay_rank), jnp.float32))
+        self.decay_up = nnx.Param(small(rngs.params(), (c.decay_rank, width)))
+        ramp = i / max(width - 1, 1)
+        self.decay = nnx.Param(-6.0 + 5.0 * ramp ** (0.7 + 1.3 * r01))
+        self.bonus = nnx.Param(r01 * (1.0 - ramp) + 0.1 * ((i + 1) % 3 - 1))
+
+        def linear(gain):
+            init = nnx.initializers.orthogonal(gain) if gain else nnx.initializers.zeros
+            return Linear(width, width, bias=False, init=init, rngs=rngs)
+
+        self.receptance = linear(1.0)
+        self.key = linear(0.1)
+        self.value = linear(1.0)
+        self.gate = linear(0.1)
+        self.output = linear(0.0)
+        self.norm_scale = nnx.Param(jnp.full((width,), ((layer + 1) / num_layers) ** 0.7))
+        self.norm_bias = nnx.Param(jnp.zeros((width,)))
+
+    def initial_state(self, batch_size: int) -> RWKV6State:
+        """Zeros."""
+        c = self.config
+        heads = c.width // c.head_size
+        return RWKV6State(
+            shift=jnp.zeros((batch_size, c.width), jnp.float32),
+            wkv=jnp.zeros((batch_size, heads, c.head_size, c.head_size), jnp.float32),
+        )
+
+    def step(self, state, x, key=None):
+        """x (B, C) -> (state, y (B, C))."""
+        x = x.astype(jnp.float32)
+        inputs, gate = self._project(x, state.shift)
+        wkv, y = wkv6_step(state.wkv, *inputs)
+        return RWKV6State(x, wkv), self._read_out(y, gate)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; chunks of matrix products."""
+        xs = xs.astype(jnp.float32)
+        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset))
+        wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
+        return RWKV6State(xs[:, -1], wkv), self._read_out(y, gate)
+
+    def _project(self, x, before):
+        """Tokens (..., C) -> ((r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C))."""
+        dtype = self.config.dtype
+        past = before - x
+        hidden = jnp.tanh(dot(x + past * _last(self.mix_x[...], x), self.mix_down[...], dtype))
+        hidden = jnp.split(hidden, 5, -1)
+        xw, xk, xv, xr, xg = (
+            x + past * (_last(mu, x) + dot(low, up, dtype))
+            for mu, low, up in zip(self.mix[...], hidden, self.mix_up[...], strict=True)
+        )
+        decay = dot(jnp.tanh(dot(xw, self.decay_down[...], dtype)), self.decay_up[...], dtype)
+        log_w = -jnp.exp(_last(self.decay[...], x) + decay)
+        r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
+        inputs = (self._heads(z) for z in (r, log_w, k, v, self.bonus[...]))
+        return tuple(inputs), jax.nn.silu(self.gate(xg, dtype))
+
+    def _heads(self, x):
+        return x.reshape(*x.shape[:-1], -1, self.config.head_size)
+
+    def _read_out(self, y, gate):
+        """y (..., H, N) -> (..., C)."""
+        y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
+        return self.output(y * gate, self.config.dtype)
+
+
+def _last(vector, x):
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

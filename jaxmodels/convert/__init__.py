@@ -1,0 +1,97 @@
+"""Weights in and out of other projects' formats; `python -m jaxmodels.convert --help`.
+
+    model = jaxmodels.convert.load("RWKV-4-Pile-169M.pth")
+    jaxmodels.convert.save(model, "rwkv-169m")                       # a folder of our own
+    jaxmodels.convert.save(model, "rwkv-169m.bin", to="rwkv_cpp")
+
+Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
+"""
+
+from pathlib import Path
+
+from jaxmodels.convert import blinkdl, huggingface, own, rwkv_cpp, torch_zip
+from jaxmodels.data.files import json_document
+from jaxmodels.errors import UserError
+
+# name: what it is, for --help and messages
+FORMATS = {
+    "jaxmodels": "a folder with config.json and weights.safetensors",
+    "huggingface": "a folder with config.json and model.safetensors: rwkv (4), mamba, mamba2",
+    "blinkdl": "RWKV-4, -6, -7 under BlinkDL's names: .pth (read only) or .safetensors",
+    "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
+}
+_READ = {
+    "jaxmodels": own.read,
+    "huggingface": huggingface.read,
+    "blinkdl": blinkdl.read,
+    "rwkv_cpp": rwkv_cpp.read,
+}
+_WRITE = {"jaxmodels": own.write, "huggingface": huggingface.write, "blinkdl": blinkdl.write}
+
+
+def load(path):
+    """The model in a file or folder of any format in `FORMATS`, recognised by its content.
+
+    Raises:
+      UserError: no such file, no known format, or malformed; in one line that says what and where.
+    """
+    path = Path(path).expanduser()
+    return _READ[format_of(path)](path)
+
+
+def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
+    """Writes a model to a new file or folder, whole or not at all.
+
+    Args:
+      model: of `jaxmodels.create` or `load`.
+      path: must not exist; its folder must.
+      to: a name in `FORMATS`.
+      dtype: of the matrices in an rwkv.cpp file, "float32" or "float16"; else "float32".
+
+    Raises:
+      UserError: the path exists or cannot be written, or the format has no such model.
+    """
+    path = Path(path).expanduser()
+    if to not in FORMATS:
+        raise UserError(f"unknown format {to!r}; there is: {', '.join(FORMATS)}")
+    if dtype not in ("float32", "float16") or (dtype == "float16" and to != "rwkv_cpp"):
+        raise UserError(f"dtype {dtype!r} with {to}; float32, or with rwkv_cpp float16")
+    if to == "rwkv_cpp":
+        rwkv_cpp.write(model, path, dtype)
+    else:
+        _WRITE[to](model, path)
+
+
+def format_of(path: Path) -> str:
+    """The name of the format of a file or folder; raises UserError if it is none of `FORMATS`."""
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path}: no config.json in this folder; {_known()}")
+        fields, _ = json_document(path / "config.json", dict, "a model's config")
+        if "model_type" in fields:
+            return "huggingface"
+        if "model" in fields:
+            return "jaxmodels"
+        raise UserError(
+            f"{path / 'config.json'}: neither 'model' nor 'model_type' in it; {_known()}"
+        )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if start[:4] == rwkv_cpp.MAGIC:
+        return "rwkv_cpp"
+    if start[:4] == torch_zip.MAGIC or start[8:] == b"{":
+        return "blinkdl"
+    if start[:1] == b"\x80":
+        raise UserError(
+            f"{path}: a pickle of torch before 1.6; load and save it with a newer torch"
+        )
+    if start[:4] == b"GGUF":
+        raise UserError(f"{path}: a GGUF file, which is not read; {_known()}")
+    raise UserError(f"{path}: unknown format, it starts with {start[:4]!r}; {_known()}")
+
+
+def _known() -> str:
+    return "known are: " + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())

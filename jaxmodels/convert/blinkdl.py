@@ -1,0 +1,208 @@
+"""BlinkDL's checkpoints of RWKV-4, -6 and -7: `.pth` or `.safetensors` in, `.safetensors` out.
+
+Source of the names: BlinkDL/RWKV-LM, src/model.py of RWKV-v4neo, RWKV-v5 (x060) and
+RWKV-v7/train_temp. Weights of linear maps are (outputs, inputs), low-rank maps (inputs, outputs) as
+here; vectors come as (1, 1, C) or (C,), vectors of heads as (H, N).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxmodels.cells import rwkv6, rwkv7
+from jaxmodels.convert import torch_zip
+from jaxmodels.convert.rows import Row, read_rows, write_rows
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.errors import UserError
+from jaxmodels.models.rwkv import RWKV, RWKVConfig
+
+# What only this version's tensors are called, newest first.
+MARKS = {
+    7: (".att.x_", ".att.k_k", ".att.r_k", ".att.a0"),
+    6: (".time_maa_", ".time_decay_w"),
+    5: (".time_faaaa", ".att.ln_x.", ".time_mix_g"),
+    4: (".time_mix_", ".time_first", ".time_decay"),
+}
+LOW_RANK = {"w": "decay", "a": "rate", "v": "residual", "g": "gate"}  # of version 7
+
+
+def read(path: Path) -> RWKV:
+    """The model of a `.pth` (recognised by its content) or `.safetensors` file.
+
+    Raises:
+      UserError: truncated or damaged, no RWKV-4, -6 or -7, or tensors that do not fit.
+    """
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == torch_zip.MAGIC
+    return from_tensors(torch_zip.read_torch(path) if is_zip else read_safetensors(path))
+
+
+def write(model: RWKV, destination: Path) -> None:
+    """A new `.safetensors` file, float32; raises UserError if it exists or the model is no RWKV."""
+    tensors = tensors_of(model)
+    with written_whole(destination) as temporary:
+        write_safetensors(temporary, tensors)
+
+
+def from_tensors(tensors: Tensors) -> RWKV:
+    """The model of tensors under BlinkDL's names."""
+    config = config_of(tensors)
+    return read_rows(config, rows_of(config), tensors)
+
+
+def tensors_of(model) -> dict[str, np.ndarray]:
+    """{BlinkDL's name: float32 array} of a model; raises UserError if it is no RWKV."""
+    if not isinstance(model, RWKV):
+        raise UserError(f"{type(model).__name__} is no RWKV; RWKV-4, -6 and -7 have this format")
+    return write_rows(model, rows_of(model.config))
+
+
+def version_of(tensors: Tensors) -> int:
+    """4, 6 or 7, by the names of the tensors."""
+    for version, marks in MARKS.items():
+        if any(mark in name for name in tensors.arrays for mark in marks):
+            if version == 5:
+                raise UserError(f"{tensors.path}: an RWKV-5 model; versions 4, 6 and 7 are read")
+            return version
+    some = ", ".join(list(tensors.arrays)[:3])
+    raise UserError(
+        f"{tensors.path}: no RWKV tensors under BlinkDL's names, but {some or 'nothing'}"
+    )
+
+
+def config_of(tensors: Tensors) -> RWKVConfig:
+    """The sizes of a model, from the shapes of its tensors."""
+    version = version_of(tensors)
+    vocab_size, width = tensors.shape("emb.weight", 2)
+    fields = {
+        "version": version,
+        "vocab_size": vocab_size,
+        "width": width,
+        "num_layers": tensors.count_layers("blocks."),
+        "channel_size": tensors.shape("blocks.0.ffn.key.weight", 2)[0],
+    }
+    if version == 6:
+        fields["head_size"] = _head_size(tensors, "blocks.0.att.time_faaaa")
+        mix = tensors.shape("blocks.0.att.time_maa_w2", 3)[1]
+        fields["ranks"] = (mix, tensors.shape("blocks.0.att.time_decay_w1", 2)[1])
+    if version == 7:
+        fields["head_size"] = _head_size(tensors, "blocks.0.att.r_k")
+        ranks = [tensors.shape(f"blocks.0.att.{m}1", 2)[1] for m in "wag"]
+        # The first layer has no use for v1, so a file may leave it out.
+        layer = 0 if "blocks.0.att.v1" in tensors or fields["num_layers"] == 1 else 1
+        name = f"blocks.{layer}.att.v1"
+        lone = fields["num_layers"] == 1 and name not in tensors
+        ranks.insert(2, 1 if lone else tensors.shape(name, 2)[1])
+        fields["ranks"] = tuple(ranks)
+    try:
+        return RWKVConfig(**fields)
+    except UserError as error:
+        raise UserError(f"{tensors.path}: {error}") from error
+
+
+def _head_size(tensors: Tensors, name: str) -> int:
+    """N of (H, N), (H, N, 1) or, where axes of size 1 have been dropped, (N,)."""
+    sizes = [size for size in tensors.shape(name) if size != 1]
+    return sizes[-1] if sizes else 1
+
+
+def rows_of(config: RWKVConfig) -> list[Row]:
+    """The table of a version."""
+    own = {4: _rows_4, 6: _rows_6, 7: _rows_7}[config.version](config)
+    return [
+        Row("emb.weight", "embed.table"),
+        *_norm("blocks.0.ln0", "norm_embed"),
+        *_norm("blocks.{i}.ln1", "layers.norm_time"),
+        *_norm("blocks.{i}.ln2", "layers.norm_channel"),
+        *own,
+        _matrix("blocks.{i}.ffn.key", "layers.channel.key"),
+        _matrix("blocks.{i}.ffn.value", "layers.channel.value"),
+        *_norm("ln_out", "norm"),
+        _matrix("head", "head"),
+    ]
+
+
+def _rows_4(config):
+    c = (1, 1, config.width)
+    att, ffn = "blocks.{i}.att.", "blocks.{i}.ffn."
+    rows = [
+        Row(att + "time_mix_" + name, "layers.time.mix", "flat", c, part)
+        for part, name in enumerate("kvr")
+    ]
+    rows += [
+        _matrix(att + name, f"layers.time.{name}")
+        for name in ("key", "value", "receptance", "output")
+    ]
+    return [
+        *rows,
+        Row(att + "time_decay", "layers.time.decay", "flat"),
+        Row(att + "time_first", "layers.time.bonus", "flat"),
+        # Ours is the share of the token before, theirs of the token itself.
+        Row(ffn + "time_mix_k", "layers.channel.key_mix", "complement", c),
+        Row(ffn + "time_mix_r", "layers.channel.receptance_mix", "complement", c),
+        _matrix(ffn + "receptance", "layers.channel.receptance"),
+    ]
+
+
+def _rows_6(config):
+    c, heads = (1, 1, config.width), (config.width // config.head_size, config.head_size)
+    att, ffn = "blocks.{i}.att.", "blocks.{i}.ffn."
+    rows = [
+        Row(att + "time_maa_" + name, "layers.time.mix", "flat", c, part)
+        for part, name in enumerate(rwkv6.MIXED)
+    ]
+    rows += [
+        _matrix(att + name, f"layers.time.{name}")
+        for name in ("receptance", "key", "value", "gate", "output")
+    ]
+    return [
+        *rows,
+        Row(att + "time_maa_x", "layers.time.mix_x", "flat", c),
+        Row(att + "time_maa_w1", "layers.time.mix_down"),
+        Row(att + "time_maa_w2", "layers.time.mix_up"),
+        Row(att + "time_decay", "layers.time.decay", "flat", c),
+        Row(att + "time_decay_w1", "layers.time.decay_down"),
+        Row(att + "time_decay_w2", "layers.time.decay_up"),
+        Row(att + "time_faaaa", "layers.time.bonus", "flat", heads),
+        Row(att + "ln_x.weight", "layers.time.norm_scale"),
+        Row(att + "ln_x.bias", "layers.time.norm_bias"),
+        Row(ffn + "time_maa_k", "layers.channel.key_mix", "flat", c),
+        Row(ffn + "time_maa_r", "layers.channel.receptance_mix", "flat", c),
+        _matrix(ffn + "receptance", "layers.channel.receptance"),
+    ]
+
+
+def _rows_7(config):
+    c, heads = (1, 1, config.width), (config.width // config.head_size, config.head_size)
+    att, ffn = "blocks.{i}.att.", "blocks.{i}.ffn."
+    rows = [
+        Row(att + "x_" + name, "layers.time.mix", "flat", c, part)
+        for part, name in enumerate(rwkv7.MIXED)
+    ]
+    for name, ours in LOW_RANK.items():
+        first = name != "v"
+        if name != "g":
+            rows.append(Row(f"{att}{name}0", f"layers.time.{ours}.bias", "flat", c, first=first))
+        rows.append(Row(f"{att}{name}1", f"layers.time.{ours}.down", first=first))
+        rows.append(Row(f"{att}{name}2", f"layers.time.{ours}.up", first=first))
+    rows += [
+        _matrix(att + name, f"layers.time.{name}")
+        for name in ("receptance", "key", "value", "output")
+    ]
+    return [
+        *rows,
+        Row(att + "k_k", "layers.time.removal_scale", "flat", c),
+        Row(att + "k_a", "layers.time.key_scale", "flat", c),
+        Row(att + "r_k", "layers.time.bonus", "flat", heads),
+        Row(att + "ln_x.weight", "layers.time.norm_scale"),
+        Row(att + "ln_x.bias", "layers.time.norm_bias"),
+        Row(ffn + "x_k", "layers.channel.key_mix", "flat", c),
+    ]
+
+
+def _matrix(theirs: str, ours: str) -> Row:
+    return Row(f"{theirs}.weight", f"{ours}.kernel", "transposed")
+
+
+def _norm(theirs: str, ours: str) -> list[Row]:
+    return [Row(f"{theirs}.weight", f"{ours}.scale"), Row(f"{theirs}.bias", f"{ours}.bias")]

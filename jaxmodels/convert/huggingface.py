@@ -1,0 +1,312 @@
+"""Hugging Face folders of `rwkv` (RWKV-4), `mamba` and `mamba2`, both directions.
+
+A folder holds config.json and model.safetensors, or model.safetensors.index.json and the files it
+names. Source of the names and fields: PyPI transformers 5.24 (models/rwkv, mamba, mamba2).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxmodels.convert import blinkdl
+from jaxmodels.convert.rows import Row, read_rows, write_rows
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.data.files import json_document
+from jaxmodels.errors import UserError
+from jaxmodels.models.mamba import Mamba, MambaConfig
+from jaxmodels.models.rwkv import RWKV, RWKVConfig
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+# The library's defaults of the fields that are read (a config.json may leave them out), None: must
+# be there.
+FIELDS = {
+    "rwkv": {
+        "vocab_size": None,
+        "hidden_size": None,
+        "num_hidden_layers": None,
+        "intermediate_size": 0,  # 4 * hidden_size
+    },
+    "mamba": {
+        "vocab_size": None,
+        "hidden_size": None,
+        "num_hidden_layers": None,
+        "state_size": 16,
+        "expand": 2,
+        "conv_kernel": 4,
+        "time_step_rank": "auto",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    "mamba2": {
+        "vocab_size": None,
+        "hidden_size": None,
+        "num_hidden_layers": None,
+        "state_size": 128,
+        "expand": 2,
+        "conv_kernel": 4,
+        "num_heads": 128,
+        "head_dim": 64,
+        "n_groups": 8,
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": False,
+    },
+}
+# Fields that must have this value, if they are there.
+FIXED = {
+    "rwkv": {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": False},
+    "mamba": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
+    "mamba2": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
+}
+RWKV_NAMES = {  # BlinkDL's parts of names: theirs
+    "emb": "embeddings",
+    "ln0": "pre_ln",
+    "att": "attention",
+    "ffn": "feed_forward",
+    "time_mix_k": "time_mix_key",
+    "time_mix_v": "time_mix_value",
+    "time_mix_r": "time_mix_receptance",
+}
+
+
+def read(folder: Path) -> RWKV | Mamba:
+    """The model of a folder.
+
+    Raises:
+      UserError: a file is missing or damaged, the kind of model or a field of its config is not
+        supported, or tensors do not fit.
+    """
+    path = folder / CONFIG
+    given, _ = json_document(path, dict, "a model's config")
+    kind = given.get("model_type")
+    if kind not in FIELDS:
+        raise UserError(f"{path}: model_type {kind!r} is not read; {', '.join(FIELDS)} are")
+    fields = _fields(path, kind, given)
+    tensors = _weights(folder)
+    prefix = "rwkv.blocks." if kind == "rwkv" else "backbone.layers."
+    if tensors.count_layers(prefix) != fields["num_hidden_layers"]:
+        raise UserError(
+            f"{tensors.path}: tensors of {tensors.count_layers(prefix)} layers, "
+            f"num_hidden_layers in {CONFIG} is {fields['num_hidden_layers']}"
+        )
+    try:
+        config = _rwkv_config(fields) if kind == "rwkv" else _mamba_config(kind, fields)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if kind != "rwkv":
+        tensors = _settle_names(tensors, config)
+    return read_rows(config, _rows_of(config), tensors)
+
+
+def write(model: RWKV | Mamba, destination: Path) -> None:
+    """A new folder, float32; raises UserError if it exists or the library has no such model."""
+    c = model.config
+    if isinstance(model, RWKV) and c.version == 4:
+        kind, config = "rwkv", _rwkv_fields(c)
+    elif isinstance(model, Mamba):
+        kind, config = ("mamba", "mamba2")[c.version - 1], _mamba_fields(c)
+    else:
+        version = getattr(c, "version", "")
+        name = f"{type(model).__name__}{f'-{version}' if version else ''}"
+        raise UserError(f"{name} is not in transformers; RWKV-4, Mamba-1 and Mamba-2 are")
+    architecture = {"rwkv": "Rwkv", "mamba": "Mamba", "mamba2": "Mamba2"}[kind] + "ForCausalLM"
+    config |= {"architectures": [architecture], "model_type": kind, "torch_dtype": "float32"}
+    with written_whole(destination) as temporary:
+        temporary.mkdir()
+        tensors = write_rows(model, _rows_of(c))
+        write_safetensors(temporary / WEIGHTS, tensors, {"format": "pt"})
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _fields(path: Path, kind: str, given: dict) -> dict:
+    """The fields of FIELDS, checked for their types."""
+    for name, value in FIXED[kind].items():
+        if name in given and given[name] != value:
+            raise UserError(f"{path}: {name} is {given[name]!r}; only {value!r} is supported")
+    fields = {}
+    for name, default in FIELDS[kind].items():
+        value = given.get(name, default)
+        if value is None and default is not None:
+            value = default
+        wanted = int if default is None else type(default)
+        if name == "time_step_rank" and value != "auto":
+            wanted = int
+        if type(value) is not wanted:
+            problem = f"{value!r}, expected {wanted.__name__}" if name in given else "missing"
+            raise UserError(f"{path}: field {name!r} is {problem}")
+        if wanted in (int, float) and value != default and not 0 < value < 2**31:
+            raise UserError(f"{path}: field {name!r} is {value}, expected 0 < it < 2**31")
+        fields[name] = value
+    width = given.get("attention_hidden_size") or fields["hidden_size"]
+    if kind == "rwkv" and width != fields["hidden_size"]:
+        raise UserError(f"{path}: attention_hidden_size is {width}; only hidden_size is supported")
+    if kind == "mamba2":
+        inner = fields["expand"] * fields["hidden_size"]
+        if fields["num_heads"] * fields["head_dim"] != inner:
+            heads = fields["num_heads"]
+            raise UserError(f"{path}: num_heads {heads} x head_dim must be expand x hidden_size")
+        low, high = _limits(path, given)
+        if low > 0.0 or high < float("inf"):
+            raise UserError(f"{path}: time_step_limit is {low} to {high}; 0 to inf is supported")
+    return fields
+
+
+def _limits(path, given: dict) -> tuple[float, float]:
+    """time_step_limit: two numbers; infinity may be written as an object."""
+    limit = given.get("time_step_limit", [0.0, float("inf")])
+    try:
+        low, high = (float(x["__float__"] if isinstance(x, dict) else x) for x in limit)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: time_step_limit is {limit!r:.60}, expected two numbers"
+        ) from error
+    return low, high
+
+
+def _weights(folder: Path) -> Tensors:
+    if (folder / WEIGHTS).is_file():
+        return read_safetensors(folder / WEIGHTS)
+    if not (folder / INDEX).is_file():
+        raise UserError(
+            f"{folder}: neither {WEIGHTS} nor {INDEX} in this folder; other weights are not read "
+            "(save_pretrained of transformers writes them)"
+        )
+    index, _ = json_document(folder / INDEX, dict, "an index of weights")
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
+        raise UserError(f"{folder / INDEX}: field 'weight_map' must map tensors to files")
+    arrays: dict[str, np.ndarray] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise UserError(f"{folder / INDEX}: {name!r} is no plain file name")
+        shard = read_safetensors(folder / name)
+        for tensor in shard.arrays:
+            if places.get(tensor) != name:
+                raise UserError(
+                    f"{shard.path}: tensor {tensor!r} is not in the index for this file"
+                )
+        arrays |= shard.arrays
+    return Tensors(folder / INDEX, arrays)
+
+
+def _rwkv_config(fields: dict) -> RWKVConfig:
+    return RWKVConfig(
+        version=4,
+        vocab_size=fields["vocab_size"],
+        width=fields["hidden_size"],
+        num_layers=fields["num_hidden_layers"],
+        channel_size=fields["intermediate_size"] or 4 * fields["hidden_size"],
+    )
+
+
+def _rwkv_fields(c: RWKVConfig) -> dict:
+    return {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.width,
+        "attention_hidden_size": c.width,
+        "num_hidden_layers": c.num_layers,
+        "intermediate_size": c.channel_size,
+        "layer_norm_epsilon": 1e-5,
+        # Rescaling is for float16; it changes what LayerNorm's epsilon weighs.
+        "rescale_every": 0,
+        "tie_word_embeddings": False,
+    }
+
+
+def _mamba_config(kind: str, fields: dict) -> MambaConfig:
+    own = {
+        "version": 1 if kind == "mamba" else 2,
+        "vocab_size": fields["vocab_size"],
+        "width": fields["hidden_size"],
+        "num_layers": fields["num_hidden_layers"],
+        "state_size": fields["state_size"],
+        "expand": fields["expand"],
+        "conv_size": fields["conv_kernel"],
+        "norm_eps": fields["layer_norm_epsilon"],
+        "tie_embeddings": fields["tie_word_embeddings"],
+    }
+    if kind == "mamba":
+        rank = fields["time_step_rank"]
+        own["dt_rank"] = -(-fields["hidden_size"] // 16) if rank == "auto" else rank
+    else:
+        own |= {"head_size": fields["head_dim"], "groups": fields["n_groups"]}
+    return MambaConfig(**own)
+
+
+def _mamba_fields(c: MambaConfig) -> dict:
+    cell = c.cell
+    fields = {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.width,
+        "num_hidden_layers": c.num_layers,
+        "state_size": cell.state_size,
+        "expand": c.expand,
+        "conv_kernel": c.conv_size,
+        "layer_norm_epsilon": c.norm_eps,
+        "tie_word_embeddings": c.tie_embeddings,
+        "hidden_act": "silu",
+        "use_bias": False,
+        "use_conv_bias": True,
+    }
+    if c.version == 1:
+        return fields | {"time_step_rank": cell.dt_rank, "intermediate_size": c.expand * c.width}
+    heads = c.expand * c.width // cell.head_size
+    return fields | {"num_heads": heads, "head_dim": cell.head_size, "n_groups": c.groups}
+
+
+def _settle_names(tensors: Tensors, config: MambaConfig) -> Tensors:
+    """Without the earlier name of the table, and without a tied head that is written out."""
+    arrays = dict(tensors.arrays)
+    if "backbone.embedding.weight" in arrays:
+        arrays.setdefault("backbone.embeddings.weight", arrays.pop("backbone.embedding.weight"))
+    if config.tie_embeddings and "lm_head.weight" in arrays:
+        if not np.array_equal(arrays["lm_head.weight"], arrays.get("backbone.embeddings.weight")):
+            raise UserError(
+                f"{tensors.path}: tensor 'lm_head.weight' is not the embeddings, though "
+                "tie_word_embeddings in config.json says so"
+            )
+        del arrays["lm_head.weight"]
+    return Tensors(tensors.path, arrays)
+
+
+def _rows_of(config: RWKVConfig | MambaConfig) -> list[Row]:
+    if isinstance(config, RWKVConfig):
+        rows = blinkdl.rows_of(config)
+        return [dataclasses.replace(row, theirs=_rwkv_name(row.theirs)) for row in rows]
+    cell, mixer = config.cell, "backbone.layers.{i}.mixer."
+    conv = config.expand * config.width
+    rows = [
+        Row("backbone.embeddings.weight", "embed.table"),
+        Row("backbone.layers.{i}.norm.weight", "layers.norm.scale"),
+        Row(mixer + "in_proj.weight", "layers.mixer.in_proj.kernel", "transposed"),
+        Row(mixer + "conv1d.bias", "layers.mixer.conv_bias"),
+        Row(mixer + "D", "layers.mixer.D"),
+        Row(mixer + "out_proj.weight", "layers.mixer.out_proj.kernel", "transposed"),
+        Row("backbone.norm_f.weight", "norm.scale"),
+    ]
+    if config.version == 1:
+        rows += [
+            Row(mixer + "A_log", "layers.mixer.A_log", "transposed"),
+            Row(mixer + "x_proj.weight", "layers.mixer.x_proj.kernel", "transposed"),
+            Row(mixer + "dt_proj.weight", "layers.mixer.dt_proj.kernel", "transposed"),
+            Row(mixer + "dt_proj.bias", "layers.mixer.dt_proj.bias"),
+        ]
+    else:
+        conv = cell.conv_width
+        rows += [
+            Row(mixer + "A_log", "layers.mixer.A_log"),
+            Row(mixer + "dt_bias", "layers.mixer.dt_bias"),
+            Row(mixer + "norm.weight", "layers.mixer.norm_scale"),
+        ]
+    shape = (conv, 1, config.conv_size)
+    rows.append(Row(mixer + "conv1d.weight", "layers.mixer.conv_taps", "flat", shape))
+    if not config.tie_embeddings:
+        rows.append(Row("lm_head.weight", "head.kernel", "transposed"))
+    return rows
+
+
+def _rwkv_name(name: str) -> str:
+    """BlinkDL's name of a tensor in their words."""
+    parts = [RWKV_NAMES.get(part, part) for part in name.split(".")]
+    return ".".join(parts if parts[0] == "head" else ["rwkv", *parts])

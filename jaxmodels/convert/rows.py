@@ -1,0 +1,132 @@
+"""How the tensors of another format map to the arrays of a model, as a table of rows.
+
+A model's layers are stacked: the leaf `layers.time.key.kernel` holds all layers' matrices, where
+other formats have one tensor a layer. Kernels are (inputs, outputs), torch's weights the transpose.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxmodels
+from jaxmodels.convert.tensors import Tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor of theirs (of every layer, where the name has `{i}`).
+
+    Attributes:
+      theirs: its name; `{i}` stands for the number of the layer.
+      ours: the name of the leaf.
+      kind: how the arrays relate:
+        same; transposed (last two axes); flat (of another shape, all elements in the same order);
+        complement (flat, 1 - x).
+      shape: of theirs, for the flat kinds; None means that of ours.
+      part: theirs is only this index of the leaf's first axis (after the layers).
+      first: False: the first layer may lack it, its part of the leaf is 0 then.
+    """
+
+    theirs: str
+    ours: str
+    kind: str = "same"
+    shape: tuple[int, ...] | None = None
+    part: int | None = None
+    first: bool = True
+
+    @property
+    def loose(self) -> bool:
+        """Whether theirs may have any shape with as many elements."""
+        return self.kind in ("flat", "complement")
+
+    def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of theirs where ours (of one layer) has this one."""
+        if self.kind == "transposed":
+            return (*shape[:-2], shape[-1], shape[-2])
+        return (self.shape or shape) if self.loose else shape
+
+    def read(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Theirs as ours, of this shape."""
+        array = array.swapaxes(-1, -2) if self.kind == "transposed" else array.reshape(shape)
+        return np.float32(1.0) - array if self.kind == "complement" else array
+
+    def write(self, array: np.ndarray) -> np.ndarray:
+        """An array of ours (of one layer) as theirs."""
+        if self.kind == "transposed":
+            array = array.swapaxes(-1, -2)
+        if self.kind == "complement":
+            array = np.float32(1.0) - array
+        return np.ascontiguousarray(array).reshape(self.shape or array.shape)
+
+
+def leaves_of(model) -> dict[str, jax.Array]:
+    """{dotted name: array} of a model, e.g. `layers.time.key.kernel`."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+
+
+@functools.lru_cache(maxsize=16)
+def abstract_model(config):
+    """The model of a config with shapes and types instead of arrays, without building it."""
+    return jax.eval_shape(lambda: jaxmodels.create(config))
+
+
+def filled_model(abstract, leaves: dict[str, np.ndarray]):
+    """An abstract model with these arrays, by the names of `leaves_of`."""
+
+    def place(path, leaf):
+        array = leaves[_name(path)]
+        assert array.shape == leaf.shape, (_name(path), array.shape, leaf.shape)
+        return jnp.asarray(array, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def read_rows(config, rows: list[Row], tensors: Tensors):
+    """The model of a config, from tensors of theirs.
+
+    Raises:
+      UserError: a tensor is missing, of the wrong shape, or left over.
+    """
+    abstract = abstract_model(config)
+    shapes = {name: x.shape for name, x in leaves_of(abstract).items()}
+    found = []
+    for row in rows:
+        for name, index in _places(row, config.num_layers):
+            shape = shapes[row.ours][len(index) :]
+            if row.first or name in tensors or index[0] > 0:
+                tensors.expect(name, row.their_shape(shape), loose=row.loose)
+                found.append((row, name, index, shape))
+    tensors.finish()
+    # Only now, as sizes out of a malformed file could be any.
+    leaves = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    for row, name, index, shape in found:
+        leaves[row.ours][index] = row.read(tensors.take(name), shape)
+    assert shapes.keys() == {row.ours for row in rows}, shapes.keys() ^ {row.ours for row in rows}
+    return filled_model(abstract, leaves)
+
+
+def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
+    """{name of theirs: array}; of the first layer, no rows with `first=False` that are all 0."""
+    leaves = {name: np.asarray(leaf, np.float32) for name, leaf in leaves_of(model).items()}
+    tensors = {}
+    for row in rows:
+        for name, index in _places(row, model.config.num_layers):
+            array = leaves[row.ours][index]
+            if row.first or index[0] > 0 or array.any():
+                tensors[name] = row.write(array)
+    return tensors
+
+
+def _places(row: Row, num_layers: int):
+    """(name of theirs, index into the leaf) of each tensor of a row."""
+    part = () if row.part is None else (row.part,)
+    if "{i}" not in row.theirs:
+        return [(row.theirs, part)]
+    return [(row.theirs.replace("{i}", str(i)), (i, *part)) for i in range(num_layers)]
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

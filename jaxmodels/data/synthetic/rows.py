@@ -1,0 +1,58 @@
+"""What all tasks share: checked numbers, a generator for each batch, the batch itself."""
+
+import numpy as np
+
+from jaxmodels.errors import UserError
+
+
+def require_whole(task, **least: int) -> None:
+    """Each named field of the task is an integer of at least that size.
+
+    Raises:
+      UserError: one is not.
+    """
+    for name, smallest in least.items():
+        value = getattr(task, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            raise UserError(
+                f"{type(task).__name__}: {name} must be an integer >= {smallest}, got {value!r}"
+            )
+
+
+def require_room(task, tokens: int, what: str) -> None:
+    """`tokens` fit into the task's seq_len.
+
+    Raises:
+      UserError: they do not; `what` says which field asks for them.
+    """
+    if tokens > task.seq_len:
+        raise UserError(
+            f"{type(task).__name__}: {what} takes {tokens} tokens, seq_len is {task.seq_len}: "
+            "raise seq_len or ask for less"
+        )
+
+
+def batch_generator(seed: int, index: int, batch_size: int) -> np.random.Generator:
+    """The random numbers of batch `index`.
+
+    Raises:
+      UserError: a negative seed or index, or no rows.
+    """
+    if seed < 0 or index < 0 or batch_size < 1:
+        raise UserError(
+            "a batch needs seed >= 0, index >= 0 and batch_size >= 1; "
+            f"got {seed}, {index}, {batch_size}"
+        )
+    return np.random.default_rng(np.random.SeedSequence([seed, index]))
+
+
+def make_batch(inputs, targets, scored) -> dict[str, np.ndarray]:
+    """Three (batch, time) arrays as a batch of the model contract; targets are 0 where unscored."""
+    reset = np.zeros(inputs.shape, bool)
+    reset[:, 0] = True
+    return {
+        "inputs": inputs.astype(np.int32),
+        "targets": np.where(scored, targets, 0).astype(np.int32),
+        "weights": scored.astype(np.float32),
+        "reset": reset,
+    }

@@ -1,0 +1,104 @@
+"""Tasks of state tracking: the answer depends on every token so far, and on their order.
+
+Parity needs one bit that flips; S5 is the smallest group whose word problem is as hard as any in
+NC^1, which diagonal and non-negative transitions cannot follow (arXiv 2404.08819, 2411.12537).
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from jaxmodels.data.synthetic.rows import batch_generator, make_batch, require_whole
+from jaxmodels.errors import UserError
+
+PERMUTATIONS = np.array(list(itertools.permutations(range(5))))  # (120, 5), [0] the identity
+_PLACE = 5 ** np.arange(4, -1, -1)
+# THEN[i, j]: the number of "permutation i, then permutation j", x -> j[i[x]].
+THEN = np.searchsorted(PERMUTATIONS @ _PLACE, PERMUTATIONS[:, PERMUTATIONS].swapaxes(0, 1) @ _PLACE)
+_MOVED = np.sum(PERMUTATIONS != np.arange(5), 1)
+MOVES = {
+    "all": np.arange(120),
+    "swaps": np.flatnonzero(_MOVED == 2),
+    "generators": np.flatnonzero(
+        (PERMUTATIONS == (1, 0, 2, 3, 4)).all(1) | (PERMUTATIONS == (1, 2, 3, 4, 0)).all(1)
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """The parity of the ones so far, at every position; bits are fair coins.
+
+    Attributes:
+      seq_len: T.
+    """
+
+    seq_len: int = 32
+
+    def __post_init__(self):
+        require_whole(self, seq_len=1)
+
+    @property
+    def vocab_size(self) -> int:
+        """0 and 1."""
+        return 2
+
+    @property
+    def chance(self) -> float:
+        """Even or odd."""
+        return 0.5
+
+    def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
+        """See the package."""
+        rng = batch_generator(seed, index, batch_size)
+        inputs = rng.integers(0, 2, (batch_size, self.seq_len))
+        return make_batch(inputs, np.cumsum(inputs, 1) % 2, np.ones(inputs.shape, bool))
+
+
+@dataclasses.dataclass(frozen=True)
+class S5:
+    """The product of the permutations of five things so far, at every position: 120 classes.
+
+    Tokens and labels number the permutations in lexicographic order, `PERMUTATIONS`.
+
+    Attributes:
+      seq_len: T.
+      moves: which permutations occur as tokens, uniformly: "all" 120, the 10 "swaps" of two things,
+        or two "generators", a swap and a five-cycle.
+    """
+
+    seq_len: int = 16
+    moves: str = "swaps"
+
+    def __post_init__(self):
+        require_whole(self, seq_len=1)
+        if self.moves not in MOVES:
+            raise UserError(f"S5: moves must be one of {', '.join(MOVES)}; got {self.moves!r}")
+
+    @property
+    def vocab_size(self) -> int:
+        """All permutations, whichever occur: they are the labels."""
+        return 120
+
+    @property
+    def chance(self) -> float:
+        """The likeliest permutation at each position, averaged over positions."""
+        moves = MOVES[self.moves]
+        likely = np.eye(120)[0]
+        best = []
+        for _ in range(self.seq_len):
+            arrived = np.zeros(120)
+            np.add.at(arrived, THEN[:, moves], likely[:, None] / len(moves))
+            likely = arrived
+            best.append(likely.max())
+        return float(np.mean(best))
+
+    def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
+        """See the package."""
+        rng = batch_generator(seed, index, batch_size)
+        inputs = rng.choice(MOVES[self.moves], (batch_size, self.seq_len))
+        targets, product = np.empty_like(inputs), np.zeros(batch_size, np.int64)
+        for t in range(self.seq_len):
+            targets[:, t] = product = THEN[product, inputs[:, t]]
+        return make_batch(inputs, targets, np.ones(inputs.shape, bool))

@@ -1,0 +1,160 @@
+"""What the left-to-right language models share: embedding, stacked layers, norm, head, one loss.
+
+A layer is a `Cell` on the residual stream: x (batch, width) -> y (batch, width). The layers of a
+model are one module whose arrays carry a leading axis `num_layers`, and `jax.lax.scan` runs over
+it, so a program does not grow with depth. States keep batch first and the layers second.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.layers import Embedding, Linear
+from jaxmodels.ops import losses
+
+
+@struct.dataclass
+class LanguageOutput:
+    """logits: float32 (batch, time, vocab), in `step` (batch, vocab)."""
+
+    logits: jax.Array
+
+
+def stack(layers: list) -> nnx.Module:
+    """Modules of one kind as one module whose arrays have a leading axis over them."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+
+def layer_of(layers: nnx.Module, index: int) -> nnx.Module:
+    """One of the modules that `stack` joined."""
+    return jax.tree.map(lambda x: x[index], layers)
+
+
+class LanguageModel(nnx.Module):
+    """The contract of a model, for a stack of equal layers.
+
+    A subclass passes its parts to `__init__` and may override `embed_tokens`, `features` and
+    `extras`, what every layer is given beside its input.
+    """
+
+    def __init__(self, config, *, embed: Embedding, layers: list, norm, head: Linear | None):
+        """head None: the embedding's table, transposed."""
+        self.config = config
+        self.embed = embed
+        self.layers = stack(layers)
+        self.norm = norm
+        self.head = head
+
+    def initial_state(self, batch_size: int):
+        """The layers' states before the first token; leaves (batch, num_layers, ...) float32."""
+        state = layer_of(self.layers, 0).initial_state(batch_size)
+
+        def repeat(x):
+            return jnp.repeat(x[:, None], self.config.num_layers, 1)
+
+        return jax.tree.map(repeat, state)
+
+    def embed_tokens(self, tokens):
+        """int (...) -> float32 (..., width)."""
+        return self.embed(tokens)
+
+    def extras(self, state, xs, reset=None) -> tuple:
+        """Further arguments of every layer, from the state and the embedded tokens."""
+        del state, xs, reset
+        return ()
+
+    def __call__(self, state, tokens, reset=None, key=None):
+        """tokens int (B, T), reset bool (B, T) or None -> (state, LanguageOutput)."""
+        state, hidden = self.hidden(state, tokens, reset, key)
+        return state, LanguageOutput(self._logits(hidden))
+
+    def hidden(self, state, tokens, reset=None, key=None):
+        """-> (state, the layers' last output after the norm (B, T, width))."""
+        del key  # nothing here is random
+        xs = self.embed_tokens(tokens)
+        extras = self.extras(state, xs, reset)
+
+        def run(layer, state, xs):
+            return layer(state, xs, reset, None, *extras)
+
+        state, xs = self._through(jax.checkpoint(run) if self.config.remat else run, state, xs)
+        return state, self.norm(xs)
+
+    def step(self, state, token):
+        """token int (B,) -> (state, LanguageOutput without a time axis)."""
+        x = self.embed_tokens(token)
+        extras = self.extras(state, x)
+        state, x = self._through(
+            lambda layer, state, x: layer.step(state, x, None, *extras), state, x
+        )
+        return state, LanguageOutput(self._logits(self.norm(x)))
+
+    def _through(self, run, state, xs):
+        """All layers by one scan; run(layer, state, xs) -> (state, ys)."""
+
+        def body(xs, inputs):
+            layer, state = inputs
+            state, xs = run(layer, state, xs)
+            return xs, state
+
+        by_layer = jax.tree.map(lambda x: x.swapaxes(0, 1), state)
+        xs, by_layer = jax.lax.scan(body, xs, (self.layers, by_layer))
+        return jax.tree.map(lambda x: x.swapaxes(0, 1), by_layer), xs
+
+    def _logits(self, x):
+        if self.head is not None:
+            return self.head(x, self.config.dtype)
+        table = self.embed.table[...].astype(self.config.dtype)
+        return jnp.einsum(
+            "...d,vd->...v", x.astype(table.dtype), table, preferred_element_type=jnp.float32
+        )
+
+    def target_counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Number of targets behind each term of `loss_sums`, float32 scalars."""
+        total = batch["weights"].astype(jnp.float32).sum()
+        counts = {"next_token": total, "accuracy": total}
+        return counts | ({"l2_wrap": total} if self.config.l2_wrap else {})
+
+    def loss_sums(self, state, batch, key=None):
+        """Every loss and metric as a sum over its targets.
+
+        Args:
+          state: state before the segment.
+          batch: inputs, targets int (B, T), weights float (B, T), reset bool (B, T) or absent.
+          key: ignored.
+
+        Returns:
+          (state after the segment, {term: float32 scalar}), with the keys of `target_counts`.
+        """
+        weights = batch["weights"].astype(jnp.float32)
+        state, out = self(state, batch["inputs"], batch.get("reset"), key)
+        sums = {
+            "next_token": losses.cross_entropy_sum(out.logits, batch["targets"], weights),
+            "accuracy": losses.correct_sum(out.logits, batch["targets"], weights),
+        }
+        if self.config.l2_wrap:
+            # Its gradient is BlinkDL's L2Wrap: weight x the largest logit, on that logit.
+            sums["l2_wrap"] = jnp.sum(weights * 0.5 * jnp.square(out.logits.max(-1)))
+        return state, sums
+
+    def loss_weights(self, progress: jax.Array) -> dict[str, jax.Array]:
+        """The weight of each loss; the same at every progress in [0, 1]."""
+        del progress
+        weights = {"next_token": jnp.float32(1.0)}
+        return weights | (
+            {"l2_wrap": jnp.float32(self.config.l2_wrap)} if self.config.l2_wrap else {}
+        )
+
+    def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        """What a picture of one sequence needs. tokens: int (T,).
+
+        Returns:
+          log2_loss (T - 1,): bits paid for each next token.
+        """
+        tokens = jnp.asarray(tokens)[None]
+        _, out = self(self.initial_state(1), tokens)
+        log_p = jax.nn.log_softmax(out.logits[0, :-1], -1)
+        paid = -jnp.take_along_axis(log_p, tokens[0, 1:, None], -1)[:, 0]
+        return {"log2_loss": paid / math.log(2.0)}

@@ -1,0 +1,216 @@
+"""RWKV-4, -6 and -7 language models: time mixing (a cell of the zoo) and channel mixing.
+
+Source: BlinkDL, RWKV-LM (RWKV-v4neo, RWKV-v5 with x060, RWKV-v7); SYSTEMS 7.1 to 7.4.
+
+    x <- x + TimeMix(LN x) ;  x <- x + ChannelMix(LN x)
+
+and a LayerNorm after the embedding and before the head.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, shift_in, symmetric_uniform
+from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
+from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
+from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
+from jaxmodels.errors import UserError
+from jaxmodels.models.language import LanguageModel, layer_of
+
+# Hidden width of channel mixing over width; power of (i / C) in its initial mix, by version.
+EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}
+MIX_POWER = {4: 1, 6: 3, 7: 4}
+# What the low-rank maps of a version are for, in the order of `ranks`.
+RANKS = {6: ("mix", "decay"), 7: ("decay", "rate", "residual", "gate")}
+
+
+@dataclasses.dataclass(frozen=True)
+class RWKVConfig:
+    """Sizes of an RWKV language model.
+
+    Attributes:
+      version: 4, 6 or 7.
+      vocab_size, width, num_layers: as everywhere.
+      head_size: of versions 6 and 7; None means 64, or the width if that is smaller.
+      channel_size: hidden width of channel mixing; None means the reference's 4, 3.5 (rounded down
+        to a multiple of 32) or 4 times the width.
+      ranks: of the low-rank maps, version 6: (mix, decay), version 7: (decay, rate, residual,
+        gate); None means the reference's.
+      chunk_size: tokens a chunk of the fast form; None means the cell's default.
+      l2_wrap: weight of the penalty on the largest logit (reference: 1e-4); 0 = off.
+      remat: keep only each layer's input for the backward pass.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+    """
+
+    version: int = 7
+    vocab_size: int = 256
+    width: int = 256
+    num_layers: int = 6
+    head_size: int | None = None
+    channel_size: int | None = None
+    ranks: tuple[int, ...] | None = None
+    chunk_size: int | None = None
+    l2_wrap: float = 0.0
+    remat: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.version not in EXPANSION:
+            raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
+        positive(self, "vocab_size", "width", "num_layers")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+        if self.l2_wrap < 0.0:
+            raise UserError(f"l2_wrap must not be negative, got {self.l2_wrap}")
+        if self.ranks is not None:
+            names = RANKS.get(self.version)
+            if names is None:
+                raise UserError(f"version {self.version} has no low-rank maps; leave ranks None")
+            sizes = tuple(self.ranks) if isinstance(self.ranks, list | tuple) else ()
+            if len(sizes) != len(names) or not all(type(n) is int and n > 0 for n in sizes):
+                wanted = f"{len(names)} positive integers ({', '.join(names)})"
+                raise UserError(f"ranks must be {wanted}, got {self.ranks!r}")
+            object.__setattr__(self, "ranks", sizes)
+        if self.version == 4 and self.head_size is not None:
+            raise UserError("version 4 has no heads; leave head_size None")
+        if self.version != 4:
+            object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
+        if self.channel_size is None:
+            size = int(EXPANSION[self.version] * self.width)
+            object.__setattr__(self, "channel_size", size // 32 * 32 or size)
+        positive(self, "channel_size")
+        _ = self.cell  # validates its own fields
+
+    @property
+    def cell(self) -> RWKV4Config | RWKV6Config | RWKV7Config:
+        """The config of the time-mixing cell."""
+        fields = {"width": self.width, "dtype": self.dtype}
+        if self.chunk_size is not None:
+            fields["chunk_size"] = self.chunk_size
+        if self.version == 4:
+            return RWKV4Config(**fields)
+        if self.version == 6:
+            if self.ranks is not None:
+                fields |= {"mix_rank": self.ranks[0], "decay_rank": self.ranks[1]}
+            return RWKV6Config(**fields, head_size=self.head_size)
+        return RWKV7Config(
+            **fields, head_size=self.head_size, ranks=self.ranks, value_residual=True
+        )
+
+
+PRESETS = {"4": {"version": 4}, "6": {"version": 6}, "7": {"version": 7}}
+CELL = {4: RWKV4Cell, 6: RWKV6Cell, 7: RWKV7Cell}
+
+
+class ChannelMix(nnx.Module):
+    """The feed-forward half: value(relu(key(mixed))^2), in 4 and 6 under a receptance gate."""
+
+    def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs, layer: int = 0):
+        c = self.config = config
+        width, hidden = c.width, c.channel_size
+        rho = 1.0 - layer / c.num_layers
+        mix = 1.0 - (jnp.arange(width) / width) ** (rho ** MIX_POWER[c.version])
+        zeros = nnx.initializers.zeros
+        if c.version == 7:
+            key_init = symmetric_uniform(0.5 / width**0.5)
+        else:
+            key_init = nnx.initializers.orthogonal(max(hidden / width, 1.0) ** 0.5)
+        self.key_mix = nnx.Param(mix)
+        self.key = Linear(width, hidden, bias=False, init=key_init, rngs=rngs)
+        self.value = Linear(hidden, width, bias=False, init=zeros, rngs=rngs)
+        if c.version != 7:
+            self.receptance_mix = nnx.Param(mix)
+            self.receptance = Linear(width, width, bias=False, init=zeros, rngs=rngs)
+
+    def __call__(self, x, before):
+        """Tokens (..., C) and the tokens before them -> (..., C)."""
+        dtype = self.config.dtype
+
+        def mixed(mix):
+            return x + (before - x) * mix[...].reshape((1,) * (x.ndim - 1) + (-1,))
+
+        hidden = jnp.square(jax.nn.relu(self.key(mixed(self.key_mix), dtype)))
+        out = self.value(hidden, dtype)
+        if self.config.version == 7:
+            return out
+        return jax.nn.sigmoid(self.receptance(mixed(self.receptance_mix), dtype)) * out
+
+
+@struct.dataclass
+class RWKVState:
+    """Of a layer: the cell's state and the last token that channel mixing has read, (B, C)."""
+
+    time: jax.Array
+    channel: jax.Array
+
+
+class RWKVLayer(Cell):
+    """Both halves on the residual stream; x, y: (B, C). Version 7 is also given `v_first`."""
+
+    def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs, layer: int = 0):
+        self.config = config
+        self.norm_time = LayerNorm(config.width)
+        self.norm_channel = LayerNorm(config.width)
+        self.time = CELL[config.version](
+            config.cell, rngs=rngs, layer=layer, num_layers=config.num_layers
+        )
+        self.channel = ChannelMix(config, rngs=rngs, layer=layer)
+
+    def initial_state(self, batch_size: int) -> RWKVState:
+        """The cell's, and zeros."""
+        zeros = jnp.zeros((batch_size, self.config.width), jnp.float32)
+        return RWKVState(self.time.initial_state(batch_size), zeros)
+
+    def step(self, state, x, key=None, *extras):
+        """See `Cell.step`."""
+        time, y = self.time.step(state.time, self.norm_time(x), key, *extras)
+        x = x + y
+        normed = self.norm_channel(x)
+        return RWKVState(time, normed), x + self.channel(normed, state.channel)
+
+    def __call__(self, state, xs, reset=None, key=None, *extras):
+        """See `Cell.scan`."""
+        time, ys = self.time(state.time, self.norm_time(xs), reset, key, *extras)
+        xs = xs + ys
+        normed = self.norm_channel(xs)
+        before = shift_in(normed, state.channel, reset)
+        return RWKVState(time, normed[:, -1]), xs + self.channel(normed, before)
+
+
+class RWKV(LanguageModel):
+    """An RWKV language model, under the contract of a model."""
+
+    def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs):
+        c = config
+        gain = 0.5 * max(c.vocab_size / c.width, 1.0) ** 0.5
+        head_init = nnx.initializers.orthogonal(gain)
+        super().__init__(
+            c,
+            embed=Embedding(c.vocab_size, c.width, init=symmetric_uniform(1e-4), rngs=rngs),
+            layers=[RWKVLayer(c, rngs=rngs, layer=layer) for layer in range(c.num_layers)],
+            norm=LayerNorm(c.width),
+            head=Linear(c.width, c.vocab_size, bias=False, init=head_init, rngs=rngs),
+        )
+        self.norm_embed = LayerNorm(c.width)
+
+    def embed_tokens(self, tokens):
+        """int (...) -> float32 (..., width), normalised: the table starts at 1e-4."""
+        return self.norm_embed(self.embed(tokens))
+
+    def extras(self, state, xs, reset=None):
+        """Version 7: the values of the first layer, which every layer mixes into its own.
+
+        The first layer gets them, too: v + (v - v) * gate is v, and all layers stay alike.
+        """
+        if self.config.version != 7:
+            return ()
+        first = layer_of(self.layers, 0)
+        normed = first.norm_time(xs)
+        before = state.time.shift[:, 0]
+        if xs.ndim == 3:
+            before = shift_in(normed, before, reset)
+        return (first.time.values(normed, before),)

@@ -1,0 +1,75 @@
+"""The baseline that the recurrent models are held against: pre-norm, RoPE, SwiGLU, a KV cache.
+
+    x <- x + Attention(RMSNorm x) ;  x <- x + SwiGLU(RMSNorm x) ;  RMSNorm before the head
+
+Its state is the ring buffer of `cells/attention.py`, so that it runs under the same contract: state
+in, state out, segments handed on, documents reset in mid-sequence.
+"""
+
+import dataclasses
+import functools
+
+from flax import nnx
+
+from jaxmodels.cells.attention import AttentionCell, AttentionConfig
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.errors import UserError
+from jaxmodels.models.language import LanguageModel
+from jaxmodels.models.stack import residual_parts
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the transformer.
+
+    Attributes:
+      vocab_size, width, num_layers: as everywhere.
+      head_size: None means 64, or the width if that is smaller.
+      kv_heads: key and value heads; None means as many as query heads.
+      window: tokens that attention sees, the current one included.
+      mlp_size: hidden width of SwiGLU; None means 8/3 of the width, up to a multiple of 32.
+      tie_embeddings: the head is the embedding's table.
+      l2_wrap: weight of a penalty on the largest logit; 0 = off.
+      remat: keep only each layer's input for the backward pass.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+    """
+
+    vocab_size: int = 256
+    width: int = 256
+    num_layers: int = 6
+    head_size: int | None = None
+    kv_heads: int | None = None
+    window: int = 1024
+    mlp_size: int | None = None
+    tie_embeddings: bool = False
+    l2_wrap: float = 0.0
+    remat: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "vocab_size", "width", "num_layers", "window")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+        object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
+        if self.mlp_size is None:
+            object.__setattr__(self, "mlp_size", -(-8 * self.width // 3 // 32) * 32)
+        positive(self, "mlp_size")
+        if self.l2_wrap < 0.0:
+            raise UserError(f"l2_wrap must not be negative, got {self.l2_wrap}")
+        _ = self.cell  # validates its own fields
+
+    @property
+    def cell(self) -> AttentionConfig:
+        """The config of the attention cell."""
+        names = ("width", "head_size", "kv_heads", "window", "dtype")
+        return AttentionConfig(**{name: getattr(self, name) for name in names})
+
+
+PRESETS = {}
+
+
+class Transformer(LanguageModel):
+    """A transformer language model, under the contract of a model."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        make_cell = functools.partial(AttentionCell, config.cell)
+        super().__init__(config, **residual_parts(config, make_cell, rngs))

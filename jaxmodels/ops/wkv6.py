@@ -1,0 +1,118 @@
+"""The recurrence of RWKV-6, token by token and in chunks.
+
+    y_t = (S_{t-1} + diag(u) k_t v_t^T)^T r_t ;   S_t = diag(w_t) S_{t-1} + k_t v_t^T
+
+SYSTEMS 7.3, from BlinkDL's RWKV-LM (RWKV-v5, x060). The decay w_t = exp(log_w_t) depends on the
+data and has no lower bound, so that exp(g_t) exp(-g_i), with g the sum of log_w, would overflow.
+Shapes: B batch, T time, H heads, K key size, V value size, c chunk size, n chunks. All of it in
+float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.ops.chunks import from_chunks, same_segment, segment_ids, to_chunks
+
+
+def wkv6_step(state, r, log_w, k, v, bonus):
+    """One token.
+
+    Args:
+      state: (B, H, K, V).
+      r, log_w, k: (B, H, K); log_w <= 0.
+      v: (B, H, V).
+      bonus: (H, K), u, what the token's own key counts.
+
+    Returns:
+      (state, y (B, H, V)).
+    """
+    own = jnp.sum(r * bonus[None] * k, -1, keepdims=True)
+    y = jnp.einsum("bhk,bhkv->bhv", r, state) + own * v
+    return jnp.exp(log_w)[..., None] * state + k[..., None] * v[..., None, :], y
+
+
+def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32):
+    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+
+    The gradient recomputes a chunk from its inputs and the state that enters it, so that memory
+    holds those alone.
+
+    Args:
+      state: (B, H, K, V), before the first token.
+      r, log_w, k: (B, T, H, K); log_w <= 0 and finite.
+      v: (B, T, H, V).
+      bonus: (H, K).
+      reset: bool (B, T) or None.
+      chunk_size: best a power of two.
+
+    Returns:
+      (state after the last token, y (B, T, H, V)).
+    """
+    batch, time = r.shape[:2]
+    size = min(chunk_size, time)
+    if reset is None:
+        reset = jnp.zeros((batch, time), bool)
+    bonus = bonus[None, :, None]  # (1, H, 1, K)
+
+    @jax.checkpoint
+    def chunk(state, parts):
+        *inputs, reset = parts
+        r, log_w, k, v = (x.swapaxes(1, 2) for x in inputs)  # (B, H, c, ...)
+        ids = segment_ids(reset)[:, None]  # (B, 1, c)
+        first = (ids == 0)[..., None]
+        last = (ids[..., -1:] == ids)[..., None]  # tokens whose document goes on after the chunk
+        carried = (ids[..., -1:] == 0)[..., None]  # (B, 1, 1, 1)
+
+        before, after = _sum(np.tri(size, k=-1), log_w), _sum(np.tri(size, k=-1).T, log_w)
+        scores = jnp.where(same_segment(ids, strict=True), _scores(r, log_w, k), 0.0)
+        y = scores @ v + jnp.sum(r * bonus * k, -1, keepdims=True) * v
+        y = y + jnp.where(first, (r * jnp.exp(before)) @ state, 0.0)
+        kept = jnp.exp(log_w.sum(2))[..., None] * state
+        written = jnp.where(last, k * jnp.exp(after), 0.0)
+        written = jnp.einsum("bhik,bhiv->bhkv", written, v)
+        return written + jnp.where(carried, kept, 0.0), y.swapaxes(1, 2)
+
+    parts = tuple(to_chunks(x.astype(jnp.float32), size) for x in (r, log_w, k, v))
+    parts = (*parts, to_chunks(reset, size))
+    state, y = jax.lax.scan(chunk, state.astype(jnp.float32), parts)
+    return state, from_chunks(y, time)
+
+
+def _scores(r, log_w, k):
+    """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, c), for i < t.
+
+    In halves of halves: of a block of 2 m tokens the second half reads the first, and both decay
+    towards the border between them. All exponents are sums of decays, none is a difference, so
+    nothing overflows and nothing cancels, however strong the decay. A pair of tokens meets at one
+    m, so there are log2 c products for what would be c exponentials a token in pairs.
+
+    Entries for i >= t are 0. What stands before i or after t enters no sum of the pair.
+    """
+    size = r.shape[-2]
+    t = np.arange(size)
+    scores, m = jnp.zeros((*r.shape[:-1], size), jnp.float32), 1
+    while m < size:
+        block, reads = t // m, t // m % 2 == 1
+        same = block[:, None] == block[None]
+        between = same & np.where(reads[:, None], t[None] < t[:, None], t[None] > t[:, None])
+        x = jnp.where(_lead(reads[:, None], r), r, k)
+        if m > 1:
+            x = x * jnp.exp(_sum(between, log_w))
+        pairs = reads[:, None] & (block[None] == block[:, None] - 1)
+        scores = jnp.where(_lead(pairs, r), x @ x.swapaxes(-1, -2), scores)
+        m *= 2
+    return scores
+
+
+def _sum(chosen, x):
+    """For each token the sum of x (..., c, d) over the tokens that `chosen` (c, c) is 1 for.
+
+    A product with ones and zeros is the fastest on all hardware; in float32, as it is exponents.
+    """
+    ones = jnp.broadcast_to(_lead(np.float32(chosen), x), (*x.shape[:-1], x.shape[-2]))
+    return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _lead(constant, x):
+    return jnp.asarray(constant).reshape((1,) * (x.ndim - constant.ndim) + constant.shape)

@@ -1,0 +1,225 @@
+"""BlinkDL's files: logits against NumPy, round trips, torch's zip format, and malformed files."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from jaxmodels import UserError, convert
+from jaxmodels.convert import blinkdl, torch_zip
+from jaxmodels.convert.tensors import Tensors, read_safetensors
+from tests.convert import blinkdl_numpy
+from tests.convert.common import (
+    GOLDENS,
+    assert_same_bits,
+    by_call,
+    by_step,
+    rwkv_model,
+    weights,
+)
+
+VERSIONS = (4, 6, 7)
+PTH = GOLDENS / "blinkdl" / "rwkv4.pth"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_logits(version):
+    """1e-4 is what was asked for; float32 gives about 2e-6 on logits up to 4."""
+    model = rwkv_model(version)
+    tokens = np.random.default_rng(1).integers(0, blinkdl_numpy.VOCAB, 40)
+    tensors = blinkdl_numpy.random_tensors(version)
+    expected = blinkdl_numpy.logits(version, tensors, tokens)
+    assert expected.std() > 0.5
+    for run in (by_call, by_step):
+        _, logits = run(model, tokens[None])
+        np.testing.assert_allclose(logits[0], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_round_trip(version, tmp_path):
+    model, path = rwkv_model(version), tmp_path / "model.safetensors"
+    convert.save(model, path, to="blinkdl")
+    again = convert.load(path)
+    assert again.config == model.config
+    assert_same_bits(weights(again), weights(model))
+    written, tensors = load_file(path), blinkdl_numpy.random_tensors(version)
+    for name in [name for name in tensors if version == 4 and "ffn.time_mix" in name]:
+        # 1 - (1 - x) drops what is below the last bit of 1.
+        np.testing.assert_allclose(written[name], tensors.pop(name), rtol=0, atol=2**-24)
+        del written[name]
+    assert_same_bits(written, tensors)
+
+
+def test_version_7_keeps_an_unused_value_residual():
+    tensors = blinkdl_numpy.random_tensors(7)
+    extra = {f"blocks.0.att.v{n}": tensors[f"blocks.1.att.v{n}"] + 1 for n in (0, 1, 2)}
+    model = blinkdl.from_tensors(Tensors(Path("memory"), tensors | extra))
+    assert_same_bits(blinkdl.tensors_of(model), tensors | extra)
+
+
+def test_half_precision_is_read_exactly(tmp_path):
+    tensors = blinkdl_numpy.random_tensors(4)
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        halved = {name: x.astype(dtype) for name, x in tensors.items()}
+        save_file(halved, tmp_path / "half.safetensors")
+        table = weights(convert.load(tmp_path / "half.safetensors"))["embed.table"]
+        np.testing.assert_array_equal(table, halved["emb.weight"].astype(np.float32))
+
+
+def test_pth_of_torch():
+    """bfloat16, float16, float32, a Parameter, strides, offsets, a storage of two tensors."""
+    read = torch_zip.read_torch(PTH).arrays
+    assert_same_bits(read, read_safetensors(PTH.with_suffix(".safetensors")).arrays)
+    assert {str(x.dtype) for x in read.values()} == {"bfloat16", "float16", "float32"}
+    assert_same_bits(
+        weights(convert.load(PTH)), weights(convert.load(PTH.with_suffix(".safetensors")))
+    )
+
+
+def refused(path, *words):
+    """Loading says no in one line that names the file and has these words."""
+    with pytest.raises(UserError) as caught:
+        convert.load(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tensors_that_do_not_fit(version, tmp_path):
+    tensors = blinkdl_numpy.random_tensors(version)
+
+    def try_with(changed, *words):
+        path = tmp_path / "changed.safetensors"
+        save_file(changed, path)
+        refused(path, *words)
+
+    # The first and last layer, and everything that the sizes of the model are read from.
+    names = [n for n in tensors if not n.startswith("blocks.1.")]
+    for name in names:
+        try_with({k: v for k, v in tensors.items() if k != name}, f"'{name}'", "missing")
+    for name in ("blocks.1.ln2.bias", "blocks.2.ffn.value.weight", "head.weight"):
+        wrong = np.zeros((3, 5), np.float32)
+        try_with(tensors | {name: wrong}, f"'{name}'", "(3, 5)", "expected")
+    try_with(tensors | {"emb.weight": wrong[0]}, "'emb.weight'", "(5,)")
+    unexpected = {"blocks.1.att.extra": np.zeros(3, np.float32)}
+    try_with(tensors | unexpected, "unexpected", "'blocks.1.att.extra'")
+    try_with(tensors | {"emb.weight": np.zeros((24, 32))}, "F64", "'emb.weight'")
+
+
+def test_other_models(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"emb.weight": np.ones((3, 2), np.float32)}, path)
+    refused(path, "no RWKV")
+    tensors = blinkdl_numpy.random_tensors(4)
+    save_file(tensors | {"blocks.0.att.ln_x.weight": np.ones(32, np.float32)}, path)
+    refused(path, "RWKV-5")
+
+
+@pytest.mark.parametrize("source", [PTH, PTH.with_suffix(".safetensors")], ids=["pth", "st"])
+def test_truncated(source, tmp_path):
+    data, path = source.read_bytes(), tmp_path / "short"
+    for size in [0, 1, 3, 4, 7, 8, 9, *range(10, len(data), 97), len(data) - 1]:
+        path.write_bytes(data[:size])
+        refused(path)
+
+
+def pickled(payload: bytes, path, **members) -> None:
+    """A file as torch.save makes it, around a pickle; more members of the archive by name."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", payload)
+        for name, content in members.items():
+            archive.writestr(f"archive/{name}", content)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("exit 3",)
+
+
+def test_pickles_that_are_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    pickled(pickle.dumps({"emb.weight": Evil()}, 2), path)
+    refused(path, "only tensors are read", "system")
+    pickled(pickle.dumps([1, 2], 2), path)
+    refused(path, "list", "dict of tensors")
+    pickled(pickle.dumps({"emb.weight": 3}, 2), path)
+    refused(path, "'emb.weight'", "not a tensor")
+    pickled(pickle.dumps({"emb.weight": 3}, 2), path, byteorder="big")
+    refused(path, "byte order")
+    pickled(b"\x80\x02}q", path)
+    refused(path, "data.pkl")
+    for payload in (b"}r\xff\xff\xff\xff.", b"\x96" + b"\xff" * 5 + b"\0\0\0."):
+        pickled(b"\x80\x02" + payload, path)  # would take all memory
+        refused(path, "data.pkl")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(path, "no data.pkl")
+    path.write_bytes(pickle.dumps({}))
+    refused(path, "torch before 1.6")
+
+
+def test_archives_that_are_refused(tmp_path):
+    """The golden file, one member changed at a time."""
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(PTH) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    def write(changed, compression=zipfile.ZIP_STORED):
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name, content in changed.items():
+                archive.writestr(name, content)
+
+    write(members)
+    convert.load(path)
+    write(members, zipfile.ZIP_DEFLATED)
+    refused(path, "compressed")
+    storage = next(name for name in members if name.endswith("/data/0"))
+    write({k: v for k, v in members.items() if k != storage})
+    refused(path, "'rwkv4/data/0'", "missing")
+    write(members | {storage: members[storage][:-1]})
+    refused(path, "more bytes")
+    structure = members["rwkv4/data.pkl"]
+    write(members | {"rwkv4/data.pkl": structure.replace(b"HalfStorage", b"LongStorage")})
+    refused(path, "LongStorage", "'ln_out.weight'")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged(tmp_path_factory, data):
+    """Any bytes changed: an error for the user, or a model (a weight may be any number)."""
+    source = data.draw(st.sampled_from([PTH, PTH.with_suffix(".safetensors")]))
+    content = bytearray(source.read_bytes())
+    # Headers, pickles and directories are at the ends.
+    place = st.integers(0, 3000) | st.integers(len(content) - 3000, len(content) - 1)
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(place)] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / source.name
+    path.write_bytes(content)
+    try:
+        convert.load(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged_pickle(tmp_path_factory, data):
+    """The same for the pickle in the archive, whose sum of check no longer protects it."""
+    with zipfile.ZipFile(PTH) as archive:
+        structure = bytearray(archive.read("rwkv4/data.pkl"))
+    for _ in range(data.draw(st.integers(1, 2))):
+        structure[data.draw(st.integers(0, len(structure) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "model.pth"
+    pickled(bytes(structure), path)
+    with pytest.raises(UserError) as caught:  # at the latest, there are no storages
+        convert.load(path)
+    assert "\n" not in str(caught.value)

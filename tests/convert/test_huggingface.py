@@ -1,0 +1,209 @@
+"""Hugging Face folders: logits and states of transformers, round trips, malformed folders."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from jaxmodels import UserError, convert
+from tests.convert.common import GOLDENS, assert_same_bits, by_call, by_step, rwkv_model, weights
+from tests.convert.test_blinkdl import refused
+
+KINDS = ("rwkv", "mamba", "mamba2")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def golden(request):
+    """(kind, model, expected arrays)."""
+    folder = GOLDENS / request.param
+    return request.param, convert.load(folder), load_file(folder / "expected.safetensors")
+
+
+@pytest.mark.parametrize("run", [by_call, by_step], ids=["call", "step"])
+def test_logits_and_states(golden, run):
+    """1e-4 is what was asked for; float32 gives 1e-6 to 1e-5 on logits of 0.6."""
+    kind, model, expected = golden
+    state, logits = run(model, expected["tokens"])
+    np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=1e-4)
+    state = jax.tree.map(lambda x: np.asarray(x.swapaxes(0, 1)), state)  # (layers, batch, ...)
+    if kind == "rwkv":
+        wkv = state.time.wkv
+        pairs = {
+            "channel_shift": state.channel,
+            "time_shift": state.time.shift,
+            # The exponent is any that keeps the sums in range; what they stand for is one.
+            "numerator": wkv.p * np.exp(wkv.o - expected["exponent"]),
+            "denominator": wkv.q * np.exp(wkv.o - expected["exponent"]),
+        }
+    else:
+        # Theirs keeps one input more, and the state with its axes the other way.
+        pairs = {"conv": np.concatenate([expected["conv"][..., :1], state.conv.swapaxes(2, 3)], 3)}
+        ssm = state.ssm.swapaxes(2, 3) if kind == "mamba" else state.ssm.swapaxes(3, 4)
+        pairs["recurrent"] = ssm.reshape(expected["recurrent"].shape)
+    for name, got in pairs.items():
+        np.testing.assert_allclose(got, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_round_trip(golden, tmp_path):
+    kind, model, _ = golden
+    folder = tmp_path / "again"
+    convert.save(model, folder, to="huggingface")
+    again = convert.load(folder)
+    assert again.config == model.config
+    assert_same_bits(weights(again), weights(model))
+    written = load_file(folder / "model.safetensors")
+    original = load_file(GOLDENS / kind / "model.safetensors")
+    for name in [name for name in original if "feed_forward.time_mix" in name]:
+        # 1 - (1 - x) drops what is below the last bit of 1.
+        np.testing.assert_allclose(written.pop(name), original.pop(name), rtol=0, atol=2**-24)
+    assert_same_bits(written, original)
+    fields = json.loads((GOLDENS / kind / "config.json").read_text())
+    for name, value in json.loads((folder / "config.json").read_text()).items():
+        # rescale_every is for float16; the rest has the same value, or the library's default.
+        if name in fields and name != "rescale_every":
+            limit = [0.0, float("inf")]
+            assert value == (limit if name == "time_step_limit" else fields[name]), name
+
+
+def folder_with(tmp_path, kind, tensors=None, **fields):
+    """A copy of a golden folder with other tensors or fields; a field None is left out."""
+    folder = tmp_path / "changed"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    config = json.loads((GOLDENS / kind / "config.json").read_text()) | fields
+    config = {name: value for name, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(GOLDENS / kind / "model.safetensors") if tensors is None else tensors
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def says(folder, *words):
+    """Loading the folder is refused in one line with these words."""
+    with pytest.raises(UserError) as caught:
+        convert.load(folder)
+    message = str(caught.value)
+    assert str(folder) in message and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_do_not_fit(kind, tmp_path):
+    tensors = load_file(GOLDENS / kind / "model.safetensors")
+    for name in tensors:
+        rest = {k: v for k, v in tensors.items() if k != name}
+        says(folder_with(tmp_path, kind, rest), f"'{name}'", "missing")
+        wrong = np.zeros((3, 5), np.float32)
+        says(folder_with(tmp_path, kind, tensors | {name: wrong}), f"'{name}'", "(3, 5)")
+    extra = {"extra": np.zeros(3, np.float32)}
+    says(folder_with(tmp_path, kind, tensors | extra), "unexpected", "'extra'")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        ("rwkv", {"model_type": "llama"}, ("model_type", "'llama'")),
+        ("rwkv", {"vocab_size": None}, ("'vocab_size'", "missing")),
+        ("rwkv", {"vocab_size": 49}, ("embeddings.weight", "(50, 32)", "(49, 32)")),
+        ("rwkv", {"hidden_size": "32"}, ("'hidden_size'", "expected int")),
+        ("rwkv", {"hidden_size": -32}, ("'hidden_size'", "-32")),
+        ("rwkv", {"hidden_size": 10**12}, ("'hidden_size'", "1000000000000")),
+        ("mamba", {"layer_norm_epsilon": -1.0}, ("'layer_norm_epsilon'", "-1.0")),
+        ("mamba2", {"layer_norm_epsilon": float("nan")}, ("'layer_norm_epsilon'", "nan")),
+        ("rwkv", {"num_hidden_layers": 3}, ("2 layers", "num_hidden_layers", "3")),
+        ("rwkv", {"num_hidden_layers": 10**9}, ("2 layers", "num_hidden_layers")),
+        ("rwkv", {"attention_hidden_size": 64}, ("attention_hidden_size",)),
+        ("rwkv", {"intermediate_size": 64}, ("feed_forward.key.weight", "(64, 32)")),
+        ("rwkv", {"layer_norm_epsilon": 1e-3}, ("layer_norm_epsilon",)),
+        ("rwkv", {"tie_word_embeddings": True}, ("tie_word_embeddings",)),
+        ("mamba", {"use_bias": True}, ("use_bias",)),
+        ("mamba", {"use_conv_bias": False}, ("use_conv_bias",)),
+        ("mamba", {"hidden_act": "gelu"}, ("hidden_act", "'silu'")),
+        ("mamba", {"time_step_rank": 2.5}, ("'time_step_rank'", "expected int")),
+        ("mamba", {"state_size": 4}, ("mixer.A_log", "(64, 8)", "(64, 4)")),
+        ("mamba", {"tie_word_embeddings": False}, ("'lm_head.weight'", "missing")),
+        ("mamba2", {"tie_word_embeddings": True}, ("'lm_head.weight'", "tie_word_embeddings")),
+        ("mamba2", {"num_heads": 5}, ("num_heads", "5")),
+        ("mamba2", {"n_groups": 3}, ("groups",)),
+        ("mamba2", {"time_step_limit": [0.0, 0.1]}, ("time_step_limit", "0.1")),
+        ("mamba2", {"time_step_limit": "wide"}, ("time_step_limit", "two numbers")),
+    ],
+)
+def test_configs_that_do_not_fit(kind, fields, words, tmp_path):
+    says(folder_with(tmp_path, kind, **fields), *words)
+
+
+def test_fields_have_the_library_s_defaults(tmp_path):
+    folder = folder_with(tmp_path, "rwkv", attention_hidden_size=None, layer_norm_epsilon=None)
+    assert convert.load(folder).config.channel_size == 96
+    folder = folder_with(tmp_path, "mamba", expand=None, conv_kernel=None, use_bias=None)
+    assert_same_bits(weights(convert.load(folder)), weights(convert.load(GOLDENS / "mamba")))
+    folder = folder_with(tmp_path, "mamba2", time_step_limit=[0.0, float("inf")])
+    assert_same_bits(weights(convert.load(folder)), weights(convert.load(GOLDENS / "mamba2")))
+
+
+def test_names_of_earlier_files(tmp_path):
+    """`embedding` for `embeddings`; a tied head written out."""
+    tensors = load_file(GOLDENS / "mamba" / "model.safetensors")
+    table = tensors.pop("backbone.embeddings.weight")
+    tensors |= {"backbone.embedding.weight": table, "lm_head.weight": table}
+    folder = folder_with(tmp_path, "mamba", tensors)
+    assert_same_bits(weights(convert.load(folder)), weights(convert.load(GOLDENS / "mamba")))
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """(folder, index) of the golden mamba2 in two files."""
+    folder = folder_with(tmp_path, "mamba2")
+    (folder / "model.safetensors").unlink()
+    tensors = load_file(GOLDENS / "mamba2" / "model.safetensors")
+    index = {"metadata": {}, "weight_map": {}}
+    for part in (0, 1):
+        name = f"model-0000{part + 1}-of-00002.safetensors"
+        shard = {k: v for i, (k, v) in enumerate(tensors.items()) if i % 2 == part}
+        save_file(shard, folder / name)
+        index["weight_map"] |= {k: name for k in shard}
+    return folder, index
+
+
+def test_sharded(sharded):
+    folder, index = sharded
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    assert_same_bits(weights(convert.load(folder)), weights(convert.load(GOLDENS / "mamba2")))
+
+    path.write_text(json.dumps({"weight_map": 3}))
+    says(folder, "weight_map")
+    places = index["weight_map"]
+    path.write_text(json.dumps({"weight_map": places | {"lm_head.weight": "../other"}}))
+    says(folder, "plain file name")
+    path.write_text(json.dumps({"weight_map": places | {"lm_head.weight": "gone.safetensors"}}))
+    says(folder, "gone.safetensors")
+    path.write_text(json.dumps({"weight_map": {k: v for k, v in places.items() if k[0] != "l"}}))
+    says(folder, "'lm_head.weight'", "not in the index")
+    path.write_text("{")
+    says(folder, "not valid JSON")
+
+
+def test_folders_without_weights(tmp_path):
+    folder = folder_with(tmp_path, "mamba")
+    (folder / "model.safetensors").write_bytes(b"")
+    says(folder, "not a whole safetensors file")
+    (folder / "model.safetensors").unlink()
+    says(folder, "model.safetensors")
+    (folder / "config.json").write_text("[]")
+    says(folder, "config.json")
+    (folder / "config.json").write_text("{}")
+    says(folder, "'model_type'")
+    (folder / "config.json").unlink()
+    refused(folder, "config.json")
+
+
+def test_models_that_the_library_has_not(tmp_path):
+    with pytest.raises(UserError, match=r"RWKV-7 is not in transformers"):
+        convert.save(rwkv_model(7), tmp_path / "out", to="huggingface")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,163 @@
+"""The command line, our own folders, and writing whole or not at all."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxmodels
+from jaxmodels import UserError, convert
+from jaxmodels.convert import tensors
+from jaxmodels.convert.__main__ import main
+from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
+from tests.convert.common import GOLDENS, assert_same_bits, rwkv_model, weights
+from tests.convert.test_blinkdl import refused
+from tests.convert.test_huggingface import says
+
+MODELS = ("rwkv4", "rwkv6", "rwkv7", "mamba", "mamba2")
+
+
+def model_of(name):
+    return rwkv_model(int(name[4:])) if name.startswith("rwkv") else convert.load(GOLDENS / name)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_own_format(name, tmp_path):
+    model, folder = model_of(name), tmp_path / "model"
+    convert.save(model, folder)
+    assert sorted(os.listdir(folder)) == ["config.json", "weights.safetensors"]
+    assert jaxmodels.config_from_json((folder / "config.json").read_text()) == model.config
+    assert_same_bits(load_file(folder / "weights.safetensors"), weights(model))
+    again = convert.load(folder)
+    assert again.config == model.config
+    assert_same_bits(weights(again), weights(model))
+
+
+def test_own_format_holds_any_model(tmp_path):
+    abstract = abstract_model(jaxmodels.make_config("prernk", vocab_size=16))
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(x.shape) for name, x in leaves_of(abstract).items()}
+    model = filled_model(abstract, arrays)
+    convert.save(model, tmp_path / "model")
+    assert_same_bits(weights(convert.load(tmp_path / "model")), weights(model))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    convert.save(rwkv_model(7), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_own_folders_that_do_not_fit(folder):
+    path, arrays = folder / "weights.safetensors", load_file(folder / "weights.safetensors")
+    for name in arrays:
+        save_file({k: v for k, v in arrays.items() if k != name}, path)
+        says(folder, f"'{name}'", "missing")
+    save_file(arrays | {"norm.scale": np.zeros((3, 5), np.float32)}, path)
+    says(folder, "'norm.scale'", "(3, 5)", "(32,)")
+    save_file(arrays | {"extra": np.zeros(3, np.float32)}, path)
+    says(folder, "unexpected", "'extra'")
+    save_file(arrays | {"norm.scale": np.zeros(32, np.int32)}, path)
+    says(folder, "'norm.scale'", "I32")
+    path.unlink()
+    says(folder, "weights.safetensors", "cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"num_layers": 4}, "3 layers, the config says 4"),
+        ({"num_layers": 10**12}, "3 layers, the config says"),
+        ({"num_layers": "2"}, "num_layers"),
+        ({"width": 16}, "'embed.table'"),
+        ({"version": 5}, "version"),
+        ({"l2_wrap": "much"}, "wrong type"),
+        ({"ranks": 3}, "ranks must be 4 positive integers"),
+        ({"ranks": [-1, 1, 1, 1]}, "ranks must be"),
+        ({"width": 10**12}, "wrong type or size"),
+        ({"colour": 1}, "'colour'"),
+        ({"model": "rwvk"}, "'rwkv'"),
+        ({"model": 3}, "'model'"),
+    ],
+)
+def test_own_configs_that_do_not_fit(fields, word, folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    says(folder, word)
+
+
+def test_command(tmp_path, capsys, monkeypatch):
+    """From one format to the next and back: the same bits."""
+    monkeypatch.chdir(tmp_path)
+    source = str(GOLDENS / "blinkdl" / "rwkv4.pth")
+    chain = [("a", "jaxmodels"), ("b.bin", "rwkv_cpp"), ("c", "huggingface")]
+    for name, to in [*chain, ("d.safetensors", "blinkdl"), ("e.bin", "rwkv_cpp")]:
+        assert main([source, name, "--to", to]) == 0
+        out, err = capsys.readouterr()
+        assert out.count("\n") == 1 and f"-> {name} ({to})" in out and not err
+        source = name
+    assert sorted(os.listdir()) == ["a", "b.bin", "c", "d.safetensors", "e.bin"]
+    assert_same_bits(weights(convert.load("e.bin")), weights(convert.load("b.bin")))
+    assert main(["a", "half.bin", "--to", "rwkv_cpp", "--dtype", "float16"]) == 0
+    assert os.path.getsize("half.bin") < os.path.getsize("b.bin")
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    for word in ("SOURCE", "DEST", *convert.FORMATS, "--dtype", "example"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gone.bin", "new"], ("gone.bin", "No such file")),
+        (["model.txt", "new"], ("model.txt", "unknown format", "rwkv_cpp")),
+        (["model.gguf", "new"], ("GGUF",)),
+        ([".", "new"], ("config.json",)),
+        (["PTH", "model.txt"], ("model.txt", "exists already")),
+        (["PTH", "there"], ("there", "exists already")),
+        (["PTH", "no/folder"], ("no/folder", "create it first")),
+        (["PTH", "new", "--to", "blinkdl", "--dtype", "float16"], ("float16", "rwkv_cpp")),
+        (["MAMBA", "new", "--to", "blinkdl"], ("Mamba", "RWKV")),
+        (["MAMBA", "new", "--to", "rwkv_cpp"], ("Mamba", "RWKV")),
+    ],
+)
+def test_mistakes(arguments, words, tmp_path, capsys, monkeypatch):
+    """Exit status 2, one line, and nothing written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.txt").write_text("what is this?")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(20))
+    (tmp_path / "there").mkdir()
+    before = sorted(os.listdir())
+    known = {"PTH": str(GOLDENS / "blinkdl" / "rwkv4.pth"), "MAMBA": str(GOLDENS / "mamba")}
+    assert main([known.get(argument, argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: ") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+    assert sorted(os.listdir()) == before
+
+
+def test_nothing_half_written(tmp_path):
+    """A failure in the middle leaves no trace; a destination that appears meanwhile stays."""
+    with pytest.raises(KeyError), tensors.written_whole(tmp_path / "new") as temporary:
+        temporary.mkdir()
+        (temporary / "part").write_text("half")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="exists"), tensors.written_whole(tmp_path / "new") as new:
+        new.write_text("ours")
+        (tmp_path / "new").write_text("theirs")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_unknown_format(tmp_path):
+    with pytest.raises(UserError, match="unknown format 'gguf'"):
+        convert.save(rwkv_model(7), tmp_path / "new", to="gguf")
+    refused(tmp_path / "gone", "cannot be read")

@@ -1,0 +1,92 @@
+"""The benchmarks' command line and what they share."""
+
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+
+from eval.bench import __main__ as command
+from eval.bench.measure import matmul_parameters, measure
+from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "rest"),
+    [
+        ("", "prernk", ""),
+        ("--scan --repeats 3", "prernk", "--scan --repeats 3"),
+        ("prernk --scan", "prernk", "--scan"),
+        ("cells --peers", "cells", "--peers"),
+        ("cells --topology v5e:2x2", "tpu", "--topology v5e:2x2"),
+        ("cells --cells rwkv7 --topology=v5e:2x2", "tpu", "--cells rwkv7 --topology=v5e:2x2"),
+        ("tpu --batch 4", "tpu", "--batch 4"),
+        ("race", "race", ""),
+    ],
+)
+def test_a_command_line_reaches_its_benchmark(monkeypatch, line, name, rest):
+    seen = []
+
+    class Module:
+        @staticmethod
+        def main(argv):
+            seen.append(argv)
+            return 7
+
+    def load(module):
+        seen.append(module)
+        return Module
+
+    monkeypatch.setattr(command.importlib, "import_module", load)
+    assert command.main(line.split()) == 7
+    assert seen == [f"eval.bench.{name}", rest.split()]
+
+
+def test_an_unknown_benchmark_is_one_line(capsys):
+    assert command.main(["cell"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: unknown benchmark 'cell'; known: prernk, cells, race, tpu\n"
+
+
+def test_help_names_every_benchmark(capsys):
+    assert command.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {name}" in text for name in command.BENCHMARKS)
+
+
+def test_parameters_in_products_are_the_matrices():
+    config = RWKV7Config(width=32, ranks=(2, 2, 2, 3))
+
+    def cell():
+        return RWKV7Cell(config, rngs=nnx.Rngs(0))
+
+    # r, k, v, output; decay, rate, gate. Vectors, mixes and norms take part in no product.
+    assert matmul_parameters(jax.eval_shape(cell)) == 4 * 32 * 32 + 2 * 32 * (2 + 2 + 3)
+
+
+def test_measurements_follow_the_formula(monkeypatch):
+    """Two experiments in turns; the rate before and after each is averaged."""
+    order = []
+
+    @dataclasses.dataclass
+    class Work:
+        name: str
+        seconds: float
+        tokens: int = 10
+        flops: float = 100.0
+        parameters: int = 5
+        compile_seconds: float = 1.0
+        temp_bytes: int = 2_000_000
+
+        def __call__(self):
+            order.append(self.name)
+            return self.seconds
+
+    rates = iter([100.0, 300.0] * 6)
+    monkeypatch.setattr("eval.bench.measure.make_rate", lambda: lambda: next(rates))
+    rows = measure({"a": Work("a", 0.5), "b": Work("b", 2.0)}, 3)
+    assert order == ["a", "b"] + ["a", "b"] * 3
+    assert [row["utilisation"] for row in rows] == [1.0, 0.25]
+    assert [row["tokens_per_second"] for row in rows] == [20.0, 5.0]
+    assert rows[0]["matmul_gflops"] == pytest.approx(200e-9)
+    assert rows[0]["temp_megabytes"] == 2.0

@@ -1,0 +1,185 @@
+"""The contract of a model, for every stacked language model; forms, resets, depth, remat."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxmodels
+from jaxmodels.cells.base import where_reset
+from jaxmodels.errors import UserError
+from jaxmodels.testing.lab import quick_jit, shaken
+
+NAMES = ("rwkv/4", "rwkv/6", "rwkv/7", "mamba/1", "mamba/2", "transformer")
+BATCH, TIME, VOCAB = 2, 19, 31
+# Relative to the largest logit; two orders of summation over 19 tokens and two layers.
+CLOSE = 1e-4
+
+
+def small(name, **changes):
+    fields = {"vocab_size": VOCAB, "width": 32, "num_layers": 2, **changes}
+    if name == "transformer":
+        fields.setdefault("window", 8)
+    else:
+        fields.setdefault("chunk_size", 16)
+    return jaxmodels.create(name, **fields)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request):
+    """A model that hides nothing behind zeros, tokens, resets, and what the call makes of them."""
+    model = shaken(small(request.param), 0)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (BATCH, TIME)).astype(np.int32)
+    reset = rng.random((BATCH, TIME)) < 0.15
+    reset[0, 7] = True
+    call = quick_jit(lambda model, *args: model(*args))
+    step = quick_jit(lambda model, *args: model.step(*args))
+    state, _ = call(model, model.initial_state(BATCH), tokens[:, ::-1], reset)  # a warm state
+    return request.param, model, tokens, reset, call, step, state
+
+
+def near(got, want):
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        scale = max(float(np.abs(w).max()), 1e-3)
+        assert np.abs(np.asarray(g) - np.asarray(w)).max() <= CLOSE * scale
+
+
+def test_call_is_step_after_step(case):
+    _, model, tokens, reset, call, step, state = case
+    last, out = call(model, state, tokens, reset)
+    assert out.logits.shape == (BATCH, TIME, VOCAB) and out.logits.dtype == jnp.float32
+    initial = model.initial_state(BATCH)
+    chex.assert_trees_all_equal_shapes_and_dtypes(initial, last)
+    assert all(x.dtype == jnp.float32 and x.shape[0] == BATCH for x in jax.tree.leaves(initial))
+    for t in range(TIME):
+        state = where_reset(reset[:, t], initial, state)
+        state, one = step(model, state, tokens[:, t])
+        near(one.logits, out.logits[:, t])
+    if case[0] != "transformer":  # a call orders its ring differently only in slots never read
+        near(state, last)
+
+
+def test_segments_hand_on(case):
+    _, model, tokens, reset, call, _, state = case
+    _, whole = call(model, state, tokens, reset)
+    half, first = call(model, state, tokens[:, :7], reset[:, :7])
+    _, second = call(model, half, tokens[:, 7:], reset[:, 7:])
+    near(np.concatenate([first.logits, second.logits], 1), whole.logits)
+
+
+def test_causality_bit_for_bit(case):
+    """Z-03: nothing before token 9 knows what comes from there on."""
+    _, model, tokens, reset, call, _, state = case
+    _, out = call(model, state, tokens, reset)
+    later, other = tokens.copy(), reset.copy()
+    later[:, 9:] = (later[:, 9:] + 5) % VOCAB
+    other[:, 10:] = ~other[:, 10:]
+    _, changed = call(model, state, later, other)
+    same = np.asarray(out.logits == changed.logits).all((0, 2))
+    assert same[:9].all() and not same[9]
+
+
+def test_every_parameter_learns_and_remat_changes_nothing(case):
+    """Z-07, P-23."""
+    name, model, tokens, reset, *_ = case
+    batch = {"inputs": tokens, "targets": tokens[:, ::-1], "reset": reset}
+    batch["weights"] = np.ones(tokens.shape, np.float32)
+
+    def loss(model):
+        return model.loss_sums(model.initial_state(BATCH), batch)[1]["next_token"]
+
+    plain = quick_jit(jax.grad(loss))(model)
+    for path, gradient in jax.tree_util.tree_leaves_with_path(plain):
+        assert np.isfinite(gradient).all(), jax.tree_util.keystr(path)
+        assert np.any(gradient), jax.tree_util.keystr(path)
+    fields = {"chunk_size": 16} if name != "transformer" else {"window": 8}
+    again = small(name, remat=True, **fields)
+    again = jax.tree.unflatten(jax.tree.structure(again), jax.tree.leaves(model))
+    near(quick_jit(jax.grad(loss))(again), plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_program_does_not_grow_with_depth(name):
+    def program(layers):
+        model = small(name, num_layers=layers)
+        tokens = jnp.zeros((1, 17), jnp.int32)
+        jaxpr = jax.make_jaxpr(lambda m: m(m.initial_state(1), tokens)[1].logits)(model)
+        return sum(1 for _ in _equations(jaxpr.jaxpr))
+
+    assert program(2) == program(5)
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_round_trip(name):
+    model = small(name)
+    again = jaxmodels.config_from_json(jaxmodels.config_to_json(model.config))
+    assert again == model.config
+
+
+def test_learns_a_pattern():
+    """A model that copies the token of three steps before learns it within 60 updates."""
+    rng = np.random.default_rng(0)
+    tokens = np.tile(rng.integers(0, VOCAB, (16, 3)), (1, 8)).astype(np.int32)
+    batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
+    batch["weights"] = np.ones(batch["inputs"].shape, np.float32)
+    model = small("rwkv/7")
+    optimizer = optax.adam(1e-2)
+
+    def loss(model):
+        sums = model.loss_sums(model.initial_state(16), batch)[1]
+        return sums["next_token"] / batch["weights"].sum()
+
+    @jax.jit
+    def update(model, moments):
+        value, gradient = jax.value_and_grad(loss)(model)
+        updates, moments = optimizer.update(gradient, moments, model)
+        return optax.apply_updates(model, updates), moments, value
+
+    moments, values = optimizer.init(model), []
+    for _ in range(60):
+        model, moments, value = update(model, moments)
+        values.append(float(value))
+    assert values[0] > 3.0 and values[-1] < 0.3 * values[0]
+
+
+@pytest.mark.parametrize(
+    "name, fields, message",
+    [
+        ("rwkv", {"version": 5}, "version must be 4, 6 or 7, got 5"),
+        ("rwkv/4", {"head_size": 8}, "version 4 has no heads"),
+        ("rwkv/7", {"width": 30, "head_size": 8}, "head_size=8 must divide width=30"),
+        ("rwkv/6", {"ranks": (1, 1, 1, 1)}, "ranks must be 2 positive integers"),
+        ("mamba", {"version": 3}, "version must be 1 or 2, got 3"),
+        ("mamba/2", {"dt_rank": 4}, "dt_rank belongs to version 1"),
+        ("mamba/1", {"groups": 2}, "version 1 has no heads"),
+        ("transformer", {"window": 0}, "window must be a positive integer, got 0"),
+        ("transformer", {"dtype": "float16"}, "dtype must be one of float32, bfloat16"),
+        ("mamba/7", {}, "unknown preset 'mamba/7'"),
+    ],
+)
+def test_mistakes_are_named(name, fields, message):
+    with pytest.raises(UserError, match=message):
+        jaxmodels.make_config(name, **fields)
+
+
+def test_l2_wrap_pulls_the_largest_logit_down():
+    model = small("rwkv/7", l2_wrap=1e-2)
+    batch = {"inputs": np.zeros((1, 4), np.int32), "targets": np.ones((1, 4), np.int32)}
+    batch["weights"] = np.ones((1, 4), np.float32)
+    _, sums = model.loss_sums(model.initial_state(1), batch)
+    _, out = model(model.initial_state(1), batch["inputs"])
+    assert np.isclose(sums["l2_wrap"], 0.5 * np.square(out.logits.max(-1)).sum(), rtol=1e-6)
+    assert model.target_counts(batch).keys() == sums.keys()
+    assert np.isclose(model.loss_weights(jnp.zeros(()))["l2_wrap"], 1e-2)
