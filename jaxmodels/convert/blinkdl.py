@@ -23,6 +23,7 @@ MARKS = {
     5: (".time_faaaa", ".att.ln_x.", ".time_mix_g"),
     4: (".time_mix_", ".time_first", ".time_decay"),
 }
+UNUSED = [f"blocks.0.att.v{n}" for n in (0, 1, 2)]  # by version 7; a file need not have them
 LOW_RANK = {"w": "decay", "a": "rate", "v": "residual", "g": "gate"}  # of version 7
 
 
@@ -54,7 +55,10 @@ def tensors_of(model) -> dict[str, np.ndarray]:
     """{BlinkDL's name: float32 array} of a model; raises UserError if it is no RWKV."""
     if not isinstance(model, RWKV):
         raise UserError(f"{type(model).__name__} is no RWKV; RWKV-4, -6 and -7 have this format")
-    return write_rows(model, rows_of(model.config))
+    tensors = write_rows(model, rows_of(model.config))
+    if not any(tensors[name].any() for name in UNUSED if name in tensors):
+        tensors = {name: array for name, array in tensors.items() if name not in UNUSED}
+    return tensors
 
 
 def version_of(tensors: Tensors) -> int:
@@ -88,11 +92,10 @@ def config_of(tensors: Tensors) -> RWKVConfig:
     if version == 7:
         fields["head_size"] = _head_size(tensors, "blocks.0.att.r_k")
         ranks = [tensors.shape(f"blocks.0.att.{m}1", 2)[1] for m in "wag"]
-        # The first layer has no use for v1, so a file may leave it out.
-        layer = 0 if "blocks.0.att.v1" in tensors or fields["num_layers"] == 1 else 1
-        name = f"blocks.{layer}.att.v1"
-        lone = fields["num_layers"] == 1 and name not in tensors
-        ranks.insert(2, 1 if lone else tensors.shape(name, 2)[1])
+        if fields["num_layers"] > 1:
+            ranks.insert(2, tensors.shape("blocks.1.att.v1", 2)[1])
+        else:
+            ranks.insert(2, tensors.shape(UNUSED[1], 2)[1] if UNUSED[1] in tensors else 1)
         fields["ranks"] = tuple(ranks)
     try:
         return RWKVConfig(**fields)

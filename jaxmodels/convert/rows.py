@@ -109,14 +109,12 @@ def read_rows(config, rows: list[Row], tensors: Tensors):
 
 
 def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
-    """{name of theirs: array}; of the first layer, no rows with `first=False` that are all 0."""
+    """{name of theirs: array}."""
     leaves = {name: np.asarray(leaf, np.float32) for name, leaf in leaves_of(model).items()}
     tensors = {}
     for row in rows:
         for name, index in _places(row, model.config.num_layers):
-            array = leaves[row.ours][index]
-            if row.first or index[0] > 0 or array.any():
-                tensors[name] = row.write(array)
+            tensors[name] = row.write(leaves[row.ours][index])
     return tensors
 
 

@@ -121,7 +121,7 @@ def from_blinkdl(arrays: dict[str, np.ndarray], config) -> dict[str, np.ndarray]
             array = array.reshape(-1)
         if part == "time_decay" and config.version == 4:
             array = -np.exp(array.astype(np.float64)).astype(np.float32)
-        if name in [f"blocks.0.att.v{n}" for n in (0, 1, 2)]:
+        if name in blinkdl.UNUSED:
             continue
         if ".att.x_" in name:
             name = name.replace(part, "x_rwkvag")

@@ -71,12 +71,9 @@ class Tensors:
 
     def count_layers(self, prefix: str) -> int:
         """How many layers' tensors there are: distinct numbers after `prefix`, at least 1."""
-        heads = {
-            name.removeprefix(prefix).split(".")[0]
-            for name in self.arrays
-            if name.startswith(prefix)
-        }
-        return max(1, len(heads))
+        names = [name.removeprefix(prefix) for name in self.arrays if name.startswith(prefix)]
+        numbers = {name.split(".")[0] for name in names}
+        return max(1, sum(number.isdecimal() for number in numbers))
 
     def _has(self) -> str:
         names = list(self.arrays)
@@ -108,8 +105,11 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata=None) -> None:
-    """A new file; the arrays must be in memory in C order."""
+    """A new file."""
+    with open(path, "xb") as file:
+        mode = os.fstat(file.fileno()).st_mode
     save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, path, metadata)
+    os.chmod(path, mode)  # safetensors leaves a file that only its owner may read
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -131,6 +131,8 @@ def written_whole(destination: Path) -> Iterator[Path]:
         os.rename(temporary, destination)
     except OSError as error:
         raise UserError(f"{destination}: cannot be written ({error.strerror})") from error
+    except SafetensorError as error:  # a full disk, out of its writer
+        raise UserError(f"{destination}: cannot be written ({error})") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

@@ -64,6 +64,17 @@ def test_version_7_keeps_an_unused_value_residual():
     assert_same_bits(blinkdl.tensors_of(model), tensors | extra)
 
 
+def test_version_7_of_one_layer():
+    """With the unused tensors as initialised (v1 is 0), and without them."""
+    tensors = blinkdl_numpy.random_tensors(7)
+    one = {k: x for k, x in tensors.items() if not k.startswith(("blocks.1.", "blocks.2."))}
+    extra = {f"blocks.0.att.v{n}": tensors[f"blocks.1.att.v{n}"] for n in (0, 1, 2)}
+    extra["blocks.0.att.v1"] = np.zeros_like(extra["blocks.0.att.v1"])
+    for held in (one, one | extra):
+        model = blinkdl.from_tensors(Tensors(Path("memory"), held))
+        assert_same_bits(blinkdl.tensors_of(model), held)
+
+
 def test_half_precision_is_read_exactly(tmp_path):
     tensors = blinkdl_numpy.random_tensors(4)
     for dtype in (np.float16, ml_dtypes.bfloat16):

@@ -30,6 +30,8 @@ def test_own_format(name, tmp_path):
     assert sorted(os.listdir(folder)) == ["config.json", "weights.safetensors"]
     assert jaxmodels.config_from_json((folder / "config.json").read_text()) == model.config
     assert_same_bits(load_file(folder / "weights.safetensors"), weights(model))
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1  # whoever may read the config may read the weights
     again = convert.load(folder)
     assert again.config == model.config
     assert_same_bits(weights(again), weights(model))
