@@ -1,10 +1,11 @@
 """`python -m eval.bench cells`: training step, prefill and decode of every cell, beside the peers.
 
-Every model has 6 layers of width 256 and a vocabulary of 97; a training step reads 8 x 256 tokens
-(float32, forward, backward, AdamW). How utilisation is measured stands in `eval/bench/measure.py`;
-prefill counts 2 operations a parameter and token. With --peers, packages of PyPI do the same step
-in an environment of their own, in turns with ours (`eval/bench/peers.py`). With --topology, the
-cost on a TPU that is not there (`eval/bench/tpu.py`).
+Every model has 6 layers of width 256 and a vocabulary of 97. A training step reads 8 x 256 tokens
+(float32, forward, backward, AdamW), in micro-batches and with remat where that is faster. How
+utilisation is measured stands in `eval/bench/measure.py`; prefill counts 2 operations a parameter
+and token. With --peers, packages of PyPI do the same step in an environment of their own, in turns
+with ours (`eval/bench/peers.py`). With --topology, the cost on a TPU that is not there
+(`eval/bench/tpu.py`).
 """
 
 from __future__ import annotations
@@ -41,10 +42,22 @@ ENTRANTS = {
     "gated_delta": ("stack", {"cell": "gated_delta"}),
     "attention": ("transformer", {}),
 }
+# cell -> (remat, micro-batches): how the same step is fastest on a CPU, whose cache it must fit.
+SCHEDULES = {
+    "rwkv4": (True, 4),
+    "rwkv6": (True, 4),
+    "rwkv7": (True, 4),
+    "mamba1": (False, 1),
+    "mamba2": (False, 4),
+    "gated_delta": (True, 4),
+    "attention": (True, 4),
+}
 
 
-def experiment_config(cell: str, batch: int = BATCH, time: int = TIME, **changes):
-    """The complete experiment config of an entrant."""
+def experiment_config(
+    cell: str, batch: int = BATCH, time: int = TIME, accumulate: int = 1, **changes
+):
+    """The complete experiment config of an entrant; changes: fields of the model's config."""
     model, fields = ENTRANTS[cell]
     sizes = {"vocab_size": VOCAB, "width": WIDTH, "num_layers": LAYERS}
     return complete_config(
@@ -53,7 +66,7 @@ def experiment_config(cell: str, batch: int = BATCH, time: int = TIME, **changes
             "model_config": {**fields, **sizes, **changes},
             "batch_size": batch,
             "seq_len": time,
-            "optimizer": {"name": "adamw", "weight_decay": 0.1},
+            "optimizer": {"name": "adamw", "weight_decay": 0.1, "accumulate": accumulate},
         }
     )
 
@@ -131,7 +144,9 @@ def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
     experiments = {}
     for cell in cells:
         print(f"compiling {cell}", file=sys.stderr, flush=True)
-        experiments[cell] = Experiment(experiment_config(cell))
+        remat, accumulate = SCHEDULES[cell]
+        config = experiment_config(cell, remat=remat, accumulate=accumulate)
+        experiments[cell] = Experiment(config)
     experiments |= start_peers(peers, BATCH, TIME, VOCAB, WIDTH, LAYERS)
     rows = measure(experiments, repeats)
     for experiment in experiments.values():

@@ -43,6 +43,14 @@ class Layer:
     flops: tuple[float, float]
 
 
+def chunk_size_of(cell) -> int | None:
+    """Tokens a chunk of a layer's fast form, or None."""
+    config = cell.config
+    return getattr(config, "chunk_size", None) or getattr(
+        getattr(config, "cell", None), "chunk_size", None
+    )
+
+
 def layer_of(name: str, width: int, chunk_size: int | None, batch: int, time: int) -> Layer:
     """The layer of a name: a cell ("rwkv7") or a model's preset ("rwkv/7").
 
@@ -77,9 +85,10 @@ def _recurrence_flops(name, config, state, batch, time) -> float:
     if kind in STEP_OPERATIONS:
         entries = max(leaf.size for leaf in jax.tree.leaves(state)) // batch
         return float(STEP_OPERATIONS[kind] * entries)
-    if kind in ("attention", "transformer"):  # two products with half of the earlier tokens
-        window = getattr(config, "window", None) or time
-        return 4.0 * config.width * min(window, (time + 1) / 2)
+    if kind in ("attention", "transformer"):  # two products with every token that is seen
+        window = min(config.window, time)
+        seen = (window * (window + 1) / 2 + (time - window) * window) / time
+        return 4.0 * config.width * seen
     return 0.0
 
 

@@ -19,7 +19,7 @@ import jax
 
 PRODUCTS = 10  # matrix products a measurement of the rate
 SIZE = 1024
-MATRIX = re.compile(r"\.(kernel|down|up)(\.value)?$")
+MATRIX = re.compile(r"\.(kernel|(\w+_)?(down|up))(\.value)?$")
 
 
 class Experiment(Protocol):
@@ -45,7 +45,7 @@ class Experiment(Protocol):
 
 
 def matmul_parameters(model) -> int:
-    """Scalars in matrices that multiply activations: `kernel`s, and `down` and `up` of low rank.
+    """Scalars in matrices that multiply activations: `kernel`s, and low rank's `down` and `up`.
 
     A look-up is no product.
     """

@@ -73,12 +73,21 @@ def transformers_peer(kind, batch, length, vocab, width, layers):
 
 
 def mambapy_peer(batch, length, vocab, width, layers):
-    """Mamba-1 of mambapy, by its parallel scan."""
-    from mambapy.lm import LM
-    from mambapy.mamba import MambaConfig
+    """Mamba-1 of mambapy, by its parallel scan; its own LM wrapper asks for a CUDA package."""
+    import torch
+    from mambapy.mamba import Mamba, MambaConfig
 
-    model = LM(MambaConfig(d_model=width, n_layers=layers), vocab_size=vocab)
-    return torch_step(model, batch, length, vocab, lambda m, x: m(x))
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(vocab, width)
+            self.mamba = Mamba(MambaConfig(d_model=width, n_layers=layers))
+            self.head = torch.nn.Linear(width, vocab, bias=False)
+
+        def forward(self, tokens):
+            return self.head(self.mamba(self.embed(tokens)))
+
+    return torch_step(Model(), batch, length, vocab, lambda m, x: m(x))
 
 
 def mamba2_jax_peer(batch, length, vocab, width, layers):

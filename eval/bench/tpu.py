@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.bench.hlo import profile
-from eval.bench.layer import compile_layer, layer_of
+from eval.bench.layer import chunk_size_of, compile_layer, layer_of
 from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
 from train import compile as aot
@@ -41,7 +41,7 @@ CHIPS = {
     "v6e": (1.75e9, 918e12),
 }
 LEFT_OUT = ("unified",)  # its chunk form is no layer of a language model by itself
-SCAN_TIMES = (64, 128, 256)  # lengths at which the scan is compiled
+SHORTEST, LINEAR = 64, 0.03  # of the lengths at which the scan is compiled: see `estimate_scan`
 
 
 def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dict:
@@ -57,33 +57,46 @@ def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dic
                 raise
             say(f"{name}: batch {batch} does not fit ({error}); trying {batch // 2}")
             batch //= 2
-    _save(wanted, f"{name}-call-{chunk_size}", compiled[0])
+    _save(wanted, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
     costs = profile(compiled[0])
     return _row(name, "call", layer, batch, wanted, costs, costs.cycles, compiled)
 
 
 def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
-    """The plain scan: compiled at three short lengths and carried on along a straight line.
+    """The plain scan: compiled at short lengths and carried on along a straight line.
 
-    What the backward pass keeps of 4096 steps does not fit a chip, and the loop costs the same at
-    every step. `deviation`: how far the longest length lies from the line through the other two.
+    What the backward pass keeps of 4096 steps does not fit a chip. The loop costs the same at every
+    step once its stacks are too long for VMEM, so lengths are doubled until the last lies on the
+    line through the two before it, or fits no more. `deviation`: how far the last lies from it.
     """
-    cycles = []
-    for length in SCAN_TIMES:
+    lengths, cycles, deviation = [], [], None
+    length = SHORTEST
+    while length <= wanted.time and (deviation is None or abs(deviation) > LINEAR):
         layer = layer_of(name, wanted.width, None, batch, length)
-        compiled = compile_layer(layer, "scan", batch, length, device)
+        try:
+            compiled = compile_layer(layer, "scan", batch, length, device)
+        except aot.DoesNotFit as error:
+            if len(lengths) < 2:
+                raise
+            say(f"{name}: a scan of {length} tokens does not fit ({error})")
+            break
         costs = profile(compiled[0])
-        cycles.append(costs.cycles)
+        lengths, cycles = [*lengths, length], [*cycles, costs.cycles]
         say(f"{name}: scan of {length} tokens, {costs.cycles:,} cycles")
+        if len(lengths) > 2:
+            expected = cycles[-2] + (cycles[-2] - cycles[-3]) * 2
+            deviation = cycles[-1] / expected - 1.0
+        longest = costs, compiled
+        length *= 2
+    if len(lengths) < 2:
+        raise UserError(f"--time={wanted.time}: the scan needs {2 * SHORTEST} tokens or more")
+    costs, compiled = longest
     _save(wanted, f"{name}-scan", compiled[0])
-    first, second, third = SCAN_TIMES
-    slope = (cycles[1] - cycles[0]) / (second - first)
-    expected = cycles[1] + slope * (third - second)
-    slope = (cycles[2] - cycles[1]) / (third - second)
-    total = cycles[2] + slope * (wanted.time - third)
+    slope = (cycles[-1] - cycles[-2]) / (lengths[-1] - lengths[-2])
+    total = cycles[-1] + slope * (wanted.time - lengths[-1])
     layer = layer_of(name, wanted.width, None, batch, wanted.time)
     row = _row(name, "scan", layer, batch, wanted, costs, total, compiled)
-    return row | {"compiled_at": list(SCAN_TIMES), "deviation": cycles[2] / expected - 1.0}
+    return row | {"compiled_at": lengths, "deviation": deviation}
 
 
 def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
@@ -93,7 +106,7 @@ def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
     return {
         "cell": name,
         "form": form,
-        "chunk_size": getattr(layer.cell.config, "chunk_size", None) if form == "call" else None,
+        "chunk_size": chunk_size_of(layer.cell) if form == "call" else None,
         "batch": batch,
         "time": wanted.time,
         "cycles": round(cycles),
@@ -147,7 +160,7 @@ def run(wanted, say) -> list[dict]:
     names = wanted.cells or [name for name in CELLS if name not in LEFT_OUT]
     rows = []
     for name in names:
-        chunked = hasattr(layer_of(name, wanted.width, None, 1, 1).cell.config, "chunk_size")
+        chunked = chunk_size_of(layer_of(name, wanted.width, None, 1, 1).cell)
         found = []
         for chunk_size in (wanted.chunk_sizes or [None]) if chunked else [None]:
             row = estimate_call(name, wanted, chunk_size, device, say)
@@ -211,15 +224,14 @@ def show(rows: list[dict], wanted) -> None:
             print(f"  no estimate, not counted: {counts}")
         if row["unknown_loops"]:
             print(f"  trip count unknown, counted once: {', '.join(row['unknown_loops'])}")
-    scans = [row for row in rows if row["form"] == "scan"]
-    if scans:
-        worst = max(scans, key=lambda row: abs(row["deviation"]))
-        lengths = ", ".join(map(str, SCAN_TIMES))
-        print(
-            f"* scan compiled at T {lengths} (peak GB and what bounds it: at T {SCAN_TIMES[-1]}) "
-            f"and carried on to {wanted.time} along a line; the last lies within "
-            f"{abs(worst['deviation']):.1%} of the line through the others ({worst['cell']})"
-        )
+    for row in rows:
+        if row["form"] == "scan":
+            lengths = ", ".join(map(str, row["compiled_at"]))
+            line = f"* {row['cell']}: scan compiled at T {lengths} (peak GB and what bounds it: of "
+            line += f"the last) and carried on to {row['time']} along a line"
+            if row["deviation"] is not None:
+                line += f"; the last lies {row['deviation']:+.1%} off the line through two before"
+            print(line)
     print(
         f"{clock / 1e9:g} GHz, {peak / 1e12:g} TFLOP/s; libtpu {aot.libtpu_version()}, "
         f"jax {jax.__version__}"

@@ -25,6 +25,8 @@ SMALL = {
     "head_size": 16,
     "state_size": 16,
     "ranks": (16, 16, 16, 16),
+    "mix_rank": 16,
+    "decay_rank": 16,
     "symbol_slots": 4,
     "role_slots": 2,
 }

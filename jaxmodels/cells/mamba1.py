@@ -18,10 +18,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, symmetric_uniform
+from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
 
@@ -105,7 +106,7 @@ class Mamba1Cell(Cell):
 
     def step(self, state, x, key=None):
         """See `Cell.step`."""
-        x, z = jnp.split(self.in_proj(x, self.config.dtype), 2, -1)
+        x, z = self._project(x)
         conv, x = short_conv_step(state.conv, x, self.conv_taps[...], self.conv_bias[...])
         x = jax.nn.silu(x)
         ssm, y = selective_scan_step(state.ssm, x, *self._selected(x))
@@ -113,12 +114,19 @@ class Mamba1Cell(Cell):
 
     def __call__(self, state, xs, reset=None, key=None):
         """See `Cell.scan`; the projections are made once for all tokens."""
-        x, z = jnp.split(self.in_proj(xs, self.config.dtype), 2, -1)
-        conv, x = short_conv(state.conv, x, self.conv_taps[...], self.conv_bias[...], reset)
-        x = jax.nn.silu(x)
-        inputs, size = self._selected(x), self.config.chunk_size
-        ssm, y = selective_scan(state.ssm, x, *inputs, reset, chunk_size=size)
-        return Mamba1State(conv, ssm), self._read_out(y, x, z)
+
+        x, z = self._project(time_first(xs))
+        conv, x = short_conv(state.conv, turn(x), self.conv_taps[...], self.conv_bias[...], reset)
+        x = time_first(jax.nn.silu(x))
+        delta, a, b, c = self._selected(x)
+        inputs = (turn(x), turn(delta), a, turn(b), turn(c), reset)
+        ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
+        return Mamba1State(conv, ssm), turn(self._read_out(time_first(y), x, z))
+
+    def _project(self, u):
+        """Tokens (..., C) -> x and z, (..., D). As two products: cutting one apart moves memory."""
+        kernels = jnp.split(self.in_proj.kernel[...], 2, -1)
+        return [dot(u, kernel, self.config.dtype) for kernel in kernels]
 
     def _selected(self, x):
         """Tokens (..., D) -> delta (..., D), A (N, D), b and c (..., N)."""
@@ -132,6 +140,17 @@ class Mamba1Cell(Cell):
         """y, x, z (..., D) -> (..., C)."""
         y = y + x * self.D[...].reshape((1,) * (x.ndim - 1) + (-1,))
         return self.out_proj(y * jax.nn.silu(z), self.config.dtype)
+
+
+def turn(z):
+    """(B, T, ...) -> (T, B, ...), or back."""
+    return z.swapaxes(0, 1)
+
+
+def time_first(z):
+    """The same, and in memory, too: the order in which a scan reads its inputs."""
+    z = turn(z)
+    return with_layout_constraint(z, Layout(tuple(range(z.ndim))))
 
 
 def time_step_bias(key, size: int) -> jax.Array:

@@ -17,6 +17,7 @@ from flax import nnx, struct
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, LowRank, group_norm, shift_in, symmetric_uniform
+from jaxmodels.errors import UserError
 from jaxmodels.ops.dplr import dplr_chunked, dplr_step
 
 MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
@@ -51,7 +52,11 @@ class RWKV7Config:
             ranks = tuple(max(32, 32 * round(f * root / 32)) for f in (2.5, 2.5, 1.7, 5.0))
             object.__setattr__(self, "ranks", ranks)
         object.__setattr__(self, "ranks", tuple(self.ranks))
+        if len(self.ranks) != 4 or any(not isinstance(r, int) or r < 1 for r in self.ranks):
+            raise UserError(f"ranks must be 4 positive integers (w, a, v, g), got {self.ranks}")
         positive(self, "chunk_size")
+        if self.chunk_size > 128:
+            raise UserError(f"chunk_size must be at most 128, got {self.chunk_size}")
         one_of(self, "dtype", ("float32", "bfloat16"))
 
 

@@ -3,15 +3,13 @@
     h_t = exp(delta_t a) h_{t-1} + (delta_t x_t) b_t^T ;   y_t = h_t c_t
 
 SYSTEMS 7.5, from state-spaces/mamba (selective_scan). Every pair of state index and channel decays
-by itself, so no chunk form of matrix products exists; what can be saved is memory. The fast form
-keeps the states at chunk borders only, computes those inside anew for the backward pass, and writes
-out the reverse recurrence by hand. It never holds (B, T, N, D) for more than a chunk.
+by itself, so no chunk form of matrix products exists; what can be saved is memory traffic. The fast
+form keeps the states at chunk borders only, computes those inside anew for the backward pass, and
+has the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
 
 The state is (B, N, D): the channels come last, where vectors are long. Shapes: B batch, T time,
 N state size, D channels, c chunk size, n chunks.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +29,7 @@ def selective_scan_step(state, x, delta, a, b, c):
     Returns:
       (state, y (B, D)).
     """
-    state = _kept(state, delta, a) + _written(x, delta, b)
+    state = _kept(state, delta, a, None) + _written(x, delta, b)
     return state, jnp.sum(state * c[..., None], 1)
 
 
@@ -62,17 +60,14 @@ def _by_time(z, size):
     return to_chunks(z, size).swapaxes(1, 2)
 
 
-def _kept(h, delta, a):
+def _kept(h, delta, a, reset):
+    """What a token keeps of the state before it: nothing of another document."""
+    h = h if reset is None else jnp.where(reset[:, None, None], 0.0, h)
     return jnp.exp(delta[:, None] * a[None]) * h
 
 
 def _written(x, delta, b):
     return (delta * x)[:, None] * b[..., None]
-
-
-def _before(h, reset):
-    """The state that a token reads: none of another document."""
-    return h if reset is None else jnp.where(reset[:, None, None], 0.0, h)
 
 
 @jax.custom_vjp
@@ -82,12 +77,9 @@ def _scan(state, a, tokens, reset):
 
 
 def _forward(state, a, tokens, reset):
-    def token(h, inputs):
-        (x, delta, b, c), reset = inputs
-        return selective_scan_step(_before(h, reset), x, delta, a, b, c)
-
     def chunk(h, inputs):
-        after, y = _loop(token, h, inputs)
+        run = {"cpu": _read_in_turn, "default": _read_at_once}
+        after, y = jax.lax.platform_dependent(a, h, *inputs, **run)
         return after, (y, h)
 
     state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
@@ -95,46 +87,120 @@ def _forward(state, a, tokens, reset):
 
 
 def _backward(saved, cotangents):
-    """g: the gradient of the state after a token, first as the later tokens see it."""
     a, tokens, reset, borders = saved
     d_state, d_y = cotangents
 
+    def chunk(carry, inputs):
+        run = {"cpu": _back_in_turn, "default": _back_at_once}
+        return jax.lax.platform_dependent(a, carry, *inputs, **run)
+
+    inputs = (tokens, reset, borders, d_y)
+    carry = (d_state, jnp.zeros_like(d_state))
+    (d_state, d_a), d_tokens = jax.lax.scan(chunk, carry, inputs, reverse=True)
+    return d_state, d_a.sum(0), d_tokens, None
+
+
+_scan.defvjp(_forward, _backward)
+
+# One chunk, forward and backward, in two ways. In turn: a loop over the tokens; every step passes
+# the state through memory, which a CPU's cache makes cheap. At once: unrolled, all sums over one
+# axis in a single reduction, so that a TPU's compiler makes a single loop over the state of it,
+# with all tokens inside; the three loops of the backward pass each compute the states anew.
+
+
+def _read_in_turn(a, h, tokens, reset):
+    def token(h, inputs):
+        (x, delta, b, c), reset = inputs
+        h = _kept(h, delta, a, reset) + _written(x, delta, b)
+        return h, jnp.sum(h * c[..., None], 1)
+
+    return jax.lax.scan(token, h, (tokens, reset))
+
+
+def _back_in_turn(a, carry, tokens, reset, h, d_y):
+    """carry: the gradient g of the state after the chunk; of a so far, of each row of the batch."""
+
     def again(h, inputs):
-        x, delta, b, reset = inputs
-        kept = _kept(_before(h, reset), delta, a)
+        (x, delta, b, _), reset = inputs
+        kept = _kept(h, delta, a, reset)
         return kept + _written(x, delta, b), kept
 
     def token(carry, inputs):
         g, d_a = carry
-        (x, delta, b, c), reset, d_y, kept = inputs
+        (x, delta, b, c), reset, kept, d_y = inputs
         g = g + d_y[:, None] * c[..., None]
         d_decay = g * kept  # of the exponent, delta a
         d_written = jnp.sum(g * b[..., None], 1)
         d_delta = jnp.sum(d_decay * a[None], 1) + d_written * x
         d_b = jnp.sum(g * (delta * x)[:, None], 2)
         d_c = jnp.sum((kept + _written(x, delta, b)) * d_y[:, None], 2)
-        d_a = d_a + jnp.sum(d_decay * delta[:, None], 0)
-        return (_before(_kept(g, delta, a), reset), d_a), (d_written * delta, d_delta, d_b, d_c)
+        d_a = d_a + d_decay * delta[:, None]
+        return (_passed_on(g, delta, a, reset), d_a), (d_written * delta, d_delta, d_b, d_c)
 
-    def chunk(carry, inputs):
-        (x, delta, b, c), reset, d_y, border = inputs
-        _, kept = _loop(again, border, (x, delta, b, reset))
-        return _loop(token, carry, ((x, delta, b, c), reset, d_y, kept), reverse=True)
-
-    inputs = (tokens, reset, d_y, borders)
-    carry, d_tokens = jax.lax.scan(chunk, (d_state, jnp.zeros_like(a)), inputs, reverse=True)
-    return *carry, d_tokens, None
+    _, kept = jax.lax.scan(again, h, (tokens, reset))
+    return jax.lax.scan(token, carry, (tokens, reset, kept, d_y), reverse=True)
 
 
-_scan.defvjp(_forward, _backward)
+def _passed_on(g, delta, a, reset):
+    g = jnp.exp(delta[:, None] * a[None]) * g
+    return g if reset is None else jnp.where(reset[:, None, None], 0.0, g)
 
 
-def _loop(body, carry, xs, *, reverse=False):
-    """`lax.scan` over the tokens of a chunk; unrolled unless on a CPU.
+def _read_at_once(a, h, tokens, reset):
+    kept, states = _states(a, h, tokens, reset)
+    y = _sums([h * c[..., None] for h, c in zip(states, tokens[3], strict=True)], 1)
+    return states[-1], _stack(y)
 
-    On a TPU the compiler then fuses neighbouring tokens, and the state passes through memory less
-    often (half of the estimated cycles); on a CPU it would compute the same states several times.
-    """
-    scan = functools.partial(jax.lax.scan, body, reverse=reverse)
-    unrolled = functools.partial(scan, unroll=True)
-    return jax.lax.platform_dependent(carry, xs, cpu=scan, default=unrolled)
+
+def _back_at_once(a, carry, tokens, reset, h, d_y):
+    g, d_a = carry
+    kept, states = _states(a, h, tokens, reset)
+    x, delta, b, c = ([*z] for z in tokens)
+    reset = [None] * len(x) if reset is None else [*reset]
+    gradients = []
+    for t in reversed(range(len(x))):
+        g = g + d_y[t][:, None] * c[t][..., None]
+        gradients.append(g)
+        g = _passed_on(g, delta[t], a, reset[t])
+    gradients.reverse()
+    d_decay = [g * k for g, k in zip(gradients, kept, strict=True)]
+    d_a = d_a + sum(d * s[:, None] for d, s in zip(d_decay, delta, strict=True))
+    terms = [d * a[None] for d in d_decay]
+    terms += [g * b[..., None] for g, b in zip(gradients, b, strict=True)]
+    sums = _sums(terms, 1)
+    d_delta, d_written = _stack(sums[: len(x)]), _stack(sums[len(x) :])
+    terms = [g * (s * x)[:, None] for g, s, x in zip(gradients, delta, x, strict=True)]
+    terms += [h * d[:, None] for h, d in zip(states, d_y, strict=True)]
+    sums = _sums(terms, 2)
+    d_b, d_c = _stack(sums[: len(x)]), _stack(sums[len(x) :])
+    x, delta, _, _ = tokens
+    return (g, d_a), (d_written * delta, d_delta + d_written * x, d_b, d_c)
+
+
+def _states(a, h, tokens, reset):
+    """What each token keeps of the state before it, and the state after it."""
+    kept, states = [], []
+    for t, (x, delta, b, _) in enumerate(zip(*tokens, strict=True)):
+        kept.append(_kept(h, delta, a, None if reset is None else reset[t]))
+        h = kept[-1] + _written(x, delta, b)
+        states.append(h)
+    return kept, states
+
+
+def _sums(terms, axis):
+    """Each term summed over an axis, in one reduction."""
+    zeros = (jnp.zeros((), terms[0].dtype),) * len(terms)
+
+    def add(left, right):
+        return tuple(x + y for x, y in zip(left, right, strict=True))
+
+    return jax.lax.reduce(tuple(terms), zeros, add, (axis,))
+
+
+def _stack(terms):
+    """`jnp.stack` by selection: one operation, where concatenation would be one a term."""
+    index = jnp.arange(len(terms)).reshape(-1, *(1,) * terms[0].ndim)
+    stacked = terms[0][None]
+    for place, term in enumerate(terms[1:], 1):
+        stacked = jnp.where(index == place, term[None], stacked)
+    return stacked

@@ -73,7 +73,7 @@ def _forms(lab, forms, resets, part):
                 pairs.append((f"{form}, {time} tokens, {name}", *pair))
     if not part:
         return compare(pairs, VALUES)
-    note = "" if resets else f" (one ulp of the parameters: {lab.rounding:.0e})"
+    note = f" (one ulp of the parameters: {lab.rounding:.0e})"
     return compare(pairs, GRADIENTS, GRADIENT_FLOOR, note)
 
 

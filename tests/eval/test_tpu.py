@@ -241,8 +241,7 @@ def test_command_line(tmp_path):
     done = _run([*command, "--cells", "rwkv4", *sizes, "--json", str(path), "--hlo", str(tmp_path)])
     small, large, scan = json.loads(path.read_text())["rows"]
     assert (small["form"], small["chunk_size"], large["chunk_size"]) == ("call", 16, 32)
-    assert (scan["form"], scan["compiled_at"]) == ("scan", [64, 128, 256])
-    assert abs(scan["deviation"]) < 0.05
+    assert (scan["form"], scan["compiled_at"]) == ("scan", [64, 128])
     assert small["scan_over_call"] == scan["cycles"] / small["cycles"] > 1.0
     assert small["product_flops"] == 6 * 2 * 128 * 4 * 64 * 64
     clock, peak = tpu.CHIPS["v5e"]
@@ -251,8 +250,8 @@ def test_command_line(tmp_path):
     assert len(small["top"]) == len(small["sources"]) == 2
     assert profile((tmp_path / "rwkv4-call-16.txt").read_text()).cycles == small["cycles"]
     assert "rwkv4, call, chunk 16:" in done.stdout
-    assert "compiled at T 64, 128, 256" in done.stdout
-    assert done.stderr.count("\n") == 5  # a line of progress for each program
+    assert "compiled at T 64, 128 (" in done.stdout
+    assert done.stderr.count("\n") == 4  # a line of progress for each program
 
 
 def test_the_batch_is_halved_until_it_fits(monkeypatch):

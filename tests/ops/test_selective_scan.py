@@ -1,0 +1,160 @@
+"""The selective scan of Mamba-1: both ways through a chunk against NumPy, steps and differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmodels.cells.base import where_reset
+from jaxmodels.ops import selective_scan as module
+from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
+from jaxmodels.testing.lab import quick_jit
+
+BATCH, CHANNELS, SIZE, CHUNK = 2, 6, 4, 16
+NAMES = ("state", "x", "delta", "a", "b", "c")
+# Relative to the largest entry of an array: float32 adds up some 1e-7 a token, decaying.
+VALUES = 1e-5
+GRADIENTS = 1e-4
+
+
+@pytest.fixture(scope="module", params=["in_turn", "at_once"])
+def scan(request):
+    """The op, with the way through a chunk that a CPU takes and the one for accelerators."""
+    patch = pytest.MonkeyPatch()
+    if request.param == "at_once":
+        patch.setattr(module.jax.lax, "platform_dependent", lambda *a, default, **_: default(*a))
+    yield functools.partial(selective_scan, chunk_size=CHUNK)
+    patch.undo()
+
+
+def arguments(time, extreme=False):
+    """-> (arguments by NAMES, reset). `extreme`: retention from 1 - 1e-7 to nothing at all."""
+    rng = np.random.default_rng(time)
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    delta = np.log1p(np.exp(draw(BATCH, time, CHANNELS) - 2.0))
+    a = -np.exp(draw(SIZE, CHANNELS))
+    if extreme:
+        delta = np.exp(6.0 * draw(BATCH, time, CHANNELS)).astype(np.float32)
+        a = -np.exp(3.0 * draw(SIZE, CHANNELS))
+    b, c = draw(BATCH, time, SIZE), draw(BATCH, time, SIZE)
+    inputs = draw(BATCH, SIZE, CHANNELS), draw(BATCH, time, CHANNELS), delta, a, b, c
+    reset = rng.random((BATCH, time)) < 0.1
+    reset[0, 0] = True
+    return inputs, reset
+
+
+def reference(state, x, delta, a, b, c, reset):
+    """SYSTEMS 7.5 in float64, token by token."""
+    state, x, delta, a, b, c = (np.asarray(z, np.float64) for z in (state, x, delta, a, b, c))
+    ys = []
+    for t in range(x.shape[1]):
+        state = np.where(reset[:, t, None, None], 0.0, state)
+        decay = np.exp(delta[:, t, None] * a)
+        state = decay * state + (delta[:, t] * x[:, t])[:, None] * b[:, t, :, None]
+        ys.append(np.einsum("bnd,bn->bd", state, c[:, t]))
+    return state, np.stack(ys, 1)
+
+
+def by_steps(state, x, delta, a, b, c, reset):
+    def body(state, inputs):
+        x, delta, b, c, reset = inputs
+        state = where_reset(reset, jnp.zeros_like(state), state)
+        return selective_scan_step(state, x, delta, a, b, c)
+
+    by_time = jax.tree.map(lambda z: z.swapaxes(0, 1), (x, delta, b, c, reset))
+    state, ys = jax.lax.scan(body, state, by_time)
+    return state, ys.swapaxes(0, 1)
+
+
+def close(got, want, tolerance, names):
+    for name, g, w in zip(names, got, want, strict=True):
+        error = np.abs(np.asarray(g, np.float64) - w).max() / np.abs(w).max()
+        assert error < tolerance, f"{name} is off by {error:.1e}"
+
+
+def gradients(run, inputs, reset):
+    """Of a loss that weighs the last state and every output."""
+    rng = np.random.default_rng(0)
+
+    def forward(*inputs):
+        return run(*inputs, reset)
+
+    def both(*inputs):
+        out, back = jax.vjp(forward, *inputs)
+        weights = [rng.standard_normal(z.shape).astype(np.float32) for z in out]
+        return back(tuple(weights))
+
+    return quick_jit(both)(*inputs)
+
+
+@pytest.mark.parametrize("time", [1, CHUNK - 1, CHUNK, CHUNK + 1, 257])
+def test_values(scan, time):
+    inputs, reset = arguments(time)
+    close(quick_jit(scan)(*inputs, reset), reference(*inputs, reset), VALUES, ("state", "y"))
+    no_reset = np.zeros_like(reset)
+    close(quick_jit(scan)(*inputs), reference(*inputs, no_reset), VALUES, ("state", "y"))
+
+
+@pytest.mark.parametrize("time", [CHUNK + 1, 257])
+def test_gradients(scan, time):
+    inputs, reset = arguments(time)
+    want = gradients(by_steps, inputs, reset)
+    close(gradients(scan, inputs, reset), want, GRADIENTS, NAMES)
+    no_reset = np.zeros_like(reset)
+    close(gradients(scan, inputs, None), gradients(by_steps, inputs, no_reset), GRADIENTS, NAMES)
+
+
+def test_gradients_are_finite_differences(scan):
+    """Of the float64 reference, along a random direction for each argument."""
+    inputs, reset = arguments(CHUNK + 3)
+    rng = np.random.default_rng(1)
+    got = gradients(scan, inputs, reset)
+    weights = np.random.default_rng(0)
+    weights = [weights.standard_normal(z.shape) for z in reference(*inputs, reset)]
+    for i, name in enumerate(NAMES):
+        direction = rng.standard_normal(inputs[i].shape)
+
+        def loss(step, i=i, direction=direction):
+            moved = [np.asarray(z, np.float64) for z in inputs]
+            moved[i] = moved[i] + step * direction
+            return sum(np.sum(w * z) for w, z in zip(weights, reference(*moved, reset), strict=True))
+
+        want = (loss(1e-5) - loss(-1e-5)) / 2e-5
+        size = np.linalg.norm(got[i]) * np.linalg.norm(direction)
+        error = abs(np.sum(got[i] * direction) - want) / size
+        assert error < VALUES, f"{name} is off by {error:.1e}"
+
+
+def test_extreme_decays(scan):
+    inputs, reset = arguments(257, extreme=True)
+    close(quick_jit(scan)(*inputs, reset), reference(*inputs, reset), VALUES, ("state", "y"))
+    want = gradients(by_steps, inputs, reset)
+    assert all(np.isfinite(z).all() for z in want)
+    close(gradients(scan, inputs, reset), want, GRADIENTS, NAMES)
+
+
+def test_a_reset_drops_nan_and_its_gradient(scan):
+    inputs, reset = arguments(CHUNK + 1)
+    reset[:, 0] = True
+    broken = (np.full_like(inputs[0], np.nan), *inputs[1:])
+    for run in (quick_jit(scan), functools.partial(gradients, scan)):
+        out = (run(*inputs, reset), run(*broken, reset)) if run is not None else None
+        jax.tree.map(np.testing.assert_array_equal, *out)
+
+
+def test_memory_does_not_hold_all_states():
+    """Forward and backward of 2,048 tokens need less than one array (B, T, N, D)."""
+    shapes = [(2, 16, 64), (2, 2048, 64), (2, 2048, 64), (16, 64), (2, 2048, 16), (2, 2048, 16)]
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def both(*inputs):
+        out, back = jax.vjp(selective_scan, *inputs)
+        return back(out)
+
+    memory = jax.jit(both).lower(*inputs).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 4 * 2 * 2048 * 16 * 64 / 2
