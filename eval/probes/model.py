@@ -25,7 +25,7 @@ SMALL = {
     "head_size": 16,
     "state_size": 16,
     "ranks": (16, 16, 16, 16),
-    "mix_rank": 16,
+    "mix_rank": 8,
     "decay_rank": 16,
     "symbol_slots": 4,
     "role_slots": 2,

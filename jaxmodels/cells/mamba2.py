@@ -23,9 +23,10 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, symmetric_uniform
+from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
 from jaxmodels.cells.mamba1 import time_step_bias
 from jaxmodels.errors import UserError
+from jaxmodels.ops.chunks import recompute_inside
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
 from jaxmodels.ops.ssd import ssd_chunked, ssd_step
 
@@ -66,9 +67,7 @@ class Mamba2Config:
             object.__setattr__(self, "norm_groups", self.groups)
         positive(self, "head_size", "norm_groups")
         if self.inner % self.head_size:
-            raise UserError(
-                f"head_size={self.head_size} must divide expand * width = {self.inner}"
-            )
+            raise UserError(f"head_size={self.head_size} must divide expand * width = {self.inner}")
         if self.heads % self.groups:
             raise UserError(f"groups={self.groups} must divide the number of heads, {self.heads}")
         if self.inner % self.norm_groups:
@@ -144,40 +143,54 @@ class Mamba2Cell(Cell):
         """See `Cell.step`."""
         z, xbc, delta = self._project(x)
         conv, xbc = short_conv_step(state.conv, xbc, self.conv_taps[...], self.conv_bias[...])
-        x, b, c = self._parts(jax.nn.silu(xbc))
-        ssm, y = ssd_step(state.ssm, x, delta, -jnp.exp(self.A_log[...]), b, c)
-        return Mamba2State(conv, ssm), self._read_out(y, x, z)
+        x, delta, a, b, c = self._parts(xbc, delta)
+        ssm, y = ssd_step(state.ssm, x, delta, a, b, c)
+        return Mamba2State(conv, ssm), self._gate(self._skip(y, x), z)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products."""
+        """See `Cell.scan`; chunks of matrix products.
+
+        What is cheap, all but the products and the states at chunk borders, is computed anew for
+        the backward pass: to keep it costs more time than to make it.
+        """
         z, xbc, delta = self._project(xs)
-        conv, xbc = short_conv(state.conv, xbc, self.conv_taps[...], self.conv_bias[...], reset)
-        x, b, c = self._parts(jax.nn.silu(xbc))
-        inputs = (x, delta, -jnp.exp(self.A_log[...]), b, c, reset)
-        options = {"chunk_size": self.config.chunk_size, "dtype": self.config.dtype}
-        ssm, y = ssd_chunked(state.ssm, *inputs, **options)
-        return Mamba2State(conv, ssm), self._read_out(y, x, z)
+
+        def mix(state, xbc, delta):
+            taps, bias = self.conv_taps[...], self.conv_bias[...]
+            conv, xbc = short_conv(state.conv, xbc, taps, bias, reset)
+            x, delta, a, b, c = self._parts(xbc, delta)
+            options = {"chunk_size": self.config.chunk_size, "dtype": self.config.dtype}
+            ssm, y = ssd_chunked(state.ssm, x, delta, a, b, c, reset, **options)
+            return Mamba2State(conv, ssm), self._skip(y, x)
+
+        state, y = recompute_inside(mix)(state, xbc, delta)
+        return state, recompute_inside(self._gate)(y, z)
 
     def _project(self, u):
-        """Tokens (..., C) -> z (..., D), xbc (..., E), delta (..., H)."""
+        """Tokens (..., C) -> z (..., D), xbc (..., E), raw step sizes (..., H)."""
         c = self.config
-        parts = [c.inner, c.inner + c.conv_width]
-        z, xbc, delta = jnp.split(self.in_proj(u, c.dtype), parts, -1)
-        return z, xbc, jax.nn.softplus(delta + _last(self.dt_bias[...], delta))
+        kernels = jnp.split(self.in_proj.kernel[...], [c.inner, c.inner + c.conv_width], -1)
+        return [dot(u, kernel, c.dtype) for kernel in kernels]
 
-    def _parts(self, xbc):
-        """(..., E) -> x (..., H, P), b and c (..., G, N)."""
+    def _parts(self, xbc, delta):
+        """xbc (..., E), delta (..., H) -> x (..., H, P), delta, A (H,), b and c (..., G, N)."""
         c, shape = self.config, xbc.shape[:-1]
         parts = [c.inner, c.inner + c.groups * c.state_size]
-        x, b, out = jnp.split(xbc, parts, -1)
+        x, b, out = jnp.split(jax.nn.silu(xbc), parts, -1)
         b, out = (z.reshape(*shape, c.groups, c.state_size) for z in (b, out))
-        return x.reshape(*shape, c.heads, c.head_size), b, out
+        delta = jax.nn.softplus(delta + _last(self.dt_bias[...], delta))
+        a = -jnp.exp(self.A_log[...])
+        return x.reshape(*shape, c.heads, c.head_size), delta, a, b, out
 
-    def _read_out(self, y, x, z):
-        """y, x (..., H, P), z (..., D) -> (..., C)."""
+    def _skip(self, y, x):
+        """y, x (..., H, P) -> y + D x, (..., D)."""
+        y = y + x * _last(self.D[...], x[..., 0])[..., None]
+        return y.reshape(*y.shape[:-2], -1)
+
+    def _gate(self, y, z):
+        """y, z (..., D) -> (..., C)."""
         c = self.config
-        y = y + x * _last(self.D[...], z)[..., None]
-        y = (y.reshape(z.shape) * jax.nn.silu(z)).reshape(*z.shape[:-1], c.norm_groups, -1)
+        y = (y * jax.nn.silu(z)).reshape(*z.shape[:-1], c.norm_groups, -1)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + c.norm_eps)
         y = y.reshape(z.shape) * _last(self.norm_scale[...], z)
         return self.out_proj(y, c.dtype)

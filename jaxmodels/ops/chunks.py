@@ -8,6 +8,9 @@ by multiplication: what another document left behind may be NaN.
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+BORDERS = "states at chunk borders"
 
 
 def to_chunks(x: jax.Array, chunk_size: int) -> jax.Array:
@@ -54,3 +57,13 @@ def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
     """
     ones = jnp.broadcast_to(visible, (*x.shape[:-1], visible.shape[-1])).astype(x.dtype)
     return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def name_borders(states):
+    """Marks what `recompute_inside` is to keep."""
+    return checkpoint_name(states, BORDERS)
+
+
+def recompute_inside(function):
+    """`jax.checkpoint`, but the states at chunk borders are kept: the recurrence runs once."""
+    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(BORDERS))

@@ -14,7 +14,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.chunks import from_chunks, same_segment, segment_ids, to_chunks
+from jaxmodels.ops.chunks import (
+    from_chunks,
+    name_borders,
+    same_segment,
+    segment_ids,
+    to_chunks,
+)
 
 LEAST = -128.0  # log decays below do not differ: exp of either is 0 in float32
 GRAIN = 2.0**-8  # multiples of it up to 256 * 128 are exact in float32
@@ -91,7 +97,7 @@ def _forward(dtype, state, a, tokens, reset):
         return new + kept, (y, state)
 
     state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
-    return (state, y), (a, tokens, reset, borders)
+    return (state, y), (a, tokens, reset, name_borders(borders))
 
 
 def _backward(dtype, saved, cotangents):
@@ -109,7 +115,9 @@ def _backward(dtype, saved, cotangents):
         # Inside the chunk.
         d_written = dot("bhti,bhtp->bhip", pairs, d_y)
         d_pairs = dot("bhtp,bhip->bhti", d_y, written)
-        d_scores = _sum(d_pairs.reshape(*b.shape[:2], -1, *d_pairs.shape[2:]) * _groups(d.pairs, b), 2)
+        d_scores = _sum(
+            d_pairs.reshape(*b.shape[:2], -1, *d_pairs.shape[2:]) * _groups(d.pairs, b), 2
+        )
         flow = d_pairs * pairs  # gradient of the exponents
         d_sums = jnp.sum(flow, 3) - jnp.sum(flow, 2)
         d_c = dot("bgti,bgin->bgtn", d_scores, b)
@@ -134,7 +142,9 @@ def _backward(dtype, saved, cotangents):
         d_end = jnp.sum(d_exponents, 2) + d_keep
         d_sums = (d_sums - d_exponents).at[..., -1].add(d_end)
 
-        d_log = jnp.where(delta * a[None, :, None] > LEAST, _within(d.visible, d_sums, back=True), 0.0)
+        d_log = jnp.where(
+            delta * a[None, :, None] > LEAST, _within(d.visible, d_sums, back=True), 0.0
+        )
         d_delta = d_log * a[None, :, None] + jnp.sum(d_written * x, 3)
         d_a = d_a + jnp.sum(d_log * delta, (0, 2))
         d_tokens = (d_written * delta[..., None], d_delta, d_b, d_c)
@@ -271,4 +281,6 @@ def _sum(z, axis):
             z = jnp.concatenate([z, parts[2]], axis) if length % 2 else z
         return z.squeeze(axis)
 
-    return jax.lax.platform_dependent(z, cpu=pairwise, default=functools.partial(jnp.sum, axis=axis))
+    return jax.lax.platform_dependent(
+        z, cpu=pairwise, default=functools.partial(jnp.sum, axis=axis)
+    )

@@ -122,7 +122,9 @@ def test_gradients_are_finite_differences(scan):
         def loss(step, i=i, direction=direction):
             moved = [np.asarray(z, np.float64) for z in inputs]
             moved[i] = moved[i] + step * direction
-            return sum(np.sum(w * z) for w, z in zip(weights, reference(*moved, reset), strict=True))
+            return sum(
+                np.sum(w * z) for w, z in zip(weights, reference(*moved, reset), strict=True)
+            )
 
         want = (loss(1e-5) - loss(-1e-5)) / 2e-5
         size = np.linalg.norm(got[i]) * np.linalg.norm(direction)
