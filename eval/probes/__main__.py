@@ -12,7 +12,7 @@ on rows of another seed:
     induction          what came after the special token?
     passkey            five digits, hidden in noise
     parity             of the ones so far, at every position
-    s5                 product of the swaps of five things so far, at every position (120 classes)
+    s5                 product of permutations of five things so far, at every position
 
 The table says, for each: accuracy on scored positions (mean and sample standard deviation over
 seeds), chance, rows that are right everywhere, bytes of recurrent state a sequence, parameters,
@@ -38,6 +38,7 @@ from eval.probes.training import Recipe
 from jaxmodels.cells import CELLS
 from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
+from train.memory import keep_freed_memory
 
 
 def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
@@ -52,9 +53,15 @@ def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
         raise UserError(f"{path}: exists; add --resume to go on with it, or name another file")
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return {(row["cell"], row["task"]): row for row in rows if row["settings"]}
+        found = {(row["cell"], row["task"]): row for row in rows if row["settings"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a result of eval.probes; name another file") from None
+    for cell, task in found:
+        if cell not in CELLS or task not in TASKS:
+            raise UserError(
+                f"{path}: its row {task} {cell} is of another version; name another file"
+            )
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,13 +75,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--tasks", nargs="+", metavar="NAME", default=list(TASKS))
     parser.add_argument("--cells", nargs="+", metavar="NAME", default=list(CELLS))
-    parser.add_argument("--seeds", type=int, default=3, help="models of each cell and task")
+    parser.add_argument("--seeds", type=int, default=3, help="models of each cell, task and rate")
     parser.add_argument("--steps", type=int, help="at most; default: the task's")
     parser.add_argument("--batch-size", type=int, help="rows a step; default: the task's")
     parser.add_argument("--parameters", type=int, default=PARAMETERS, help="of every model")
     parser.add_argument("--layers", type=int, default=2, help="blocks of every model")
     parser.add_argument(
-        "--learning-rates", type=float, nargs="+", default=Recipe(1, 1).learning_rates
+        "--learning-rates",
+        type=float,
+        nargs="+",
+        metavar="RATE",
+        default=Recipe(1, 1).learning_rates,
+        help="peaks to try; default: %(default)s",
     )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="TASK.FIELD=VALUE", help="e.g. mqar.pairs=16"
@@ -95,6 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(flags: argparse.Namespace, console: Console, command: str) -> int:
     if flags.resume and not flags.json:
         raise UserError("--resume: needs --json FILE, the file to go on with")
+    for path in (flags.json, flags.markdown):
+        if path and not Path(path).parent.is_dir():
+            raise UserError(f"{path}: there is no folder {Path(path).parent}; make it first")
     plans = make_plans(flags)
     rows = read_rows(Path(flags.json), flags.resume) if flags.json else {}
     for plan in plans:
@@ -107,6 +122,7 @@ def _run(flags: argparse.Namespace, console: Console, command: str) -> int:
                 f"{flags.json}: its row {plan.task} {plan.cell} has another "
                 f"{', '.join(changed)}; name another file"
             )
+    keep_freed_memory()
     todo = [plan for plan in plans if (plan.cell, plan.task) not in rows]
     status = 0
     with ProgressLine(console, todo) as progress:
@@ -129,17 +145,22 @@ def _run(flags: argparse.Namespace, console: Console, command: str) -> int:
 
 def _write(flags: argparse.Namespace, rows: dict, command: str) -> list[dict]:
     """Writes the files that were asked for; the rows by task, then cell."""
-    tasks, cells = list(TASKS), list(CELLS)
-    ordered = sorted(
-        rows.values(), key=lambda row: (tasks.index(row["task"]), cells.index(row["cell"]))
-    )
+    place = {name: i for i, name in enumerate([*TASKS, *CELLS])}
+    ordered = sorted(rows.values(), key=lambda row: (place[row["task"]], place[row["cell"]]))
     result = {"command": command, "device": device_description(), "versions": versions()}
     result["rows"] = ordered
     if flags.json:
-        Path(flags.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        _replace(Path(flags.json), json.dumps(result, indent=2) + "\n")
     if flags.markdown and ordered:
-        Path(flags.markdown).write_text(markdown(result), encoding="utf-8")
+        _replace(Path(flags.markdown), markdown(result))
     return ordered
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file that is whole at any moment, whatever stops the program."""
+    whole = path.with_name(path.name + ".new")
+    whole.write_text(text, encoding="utf-8")
+    whole.replace(path)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 EXPLANATION = """\
-Each row is a model of two residual blocks (cell, then SwiGLU) trained on fresh rows and tested on
+Each row is a model of residual blocks (cell, then SwiGLU) trained on fresh rows and tested on
 1,024 rows of another seed. Accuracy is the share of scored positions that are right, mean ± sample
 standard deviation over the seeds of initialisation and training rows; chance is that of an answer
 given without reading; a whole row is right if all its answers are. Learning rates are trained side

@@ -40,7 +40,7 @@ class Recipe:
 
     steps: int
     batch_size: int
-    learning_rates: tuple[float, ...] = (2e-3, 6e-3)
+    learning_rates: tuple[float, ...] = (2e-3, 5e-3)
     seeds: int = 3
     warmup: float = 0.1
     weight_decay: float = 0.1

@@ -147,7 +147,7 @@ def _passed_on(g, delta, a, reset):
 
 
 def _read_at_once(a, h, tokens, reset):
-    kept, states = _states(a, h, tokens, reset)
+    _, states = _states(a, h, tokens, reset)
     y = _sums([h * c[..., None] for h, c in zip(states, tokens[3], strict=True)], 1)
     return states[-1], _stack(y)
 

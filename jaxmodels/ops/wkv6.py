@@ -64,8 +64,8 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32):
         last = (ids[..., -1:] == ids)[..., None]  # tokens whose document goes on after the chunk
         carried = (ids[..., -1:] == 0)[..., None]  # (B, 1, 1, 1)
 
-        before, after = _sum(np.tri(size, k=-1), log_w), _sum(np.tri(size, k=-1).T, log_w)
-        scores = jnp.where(same_segment(ids, strict=True), _scores(r, log_w, k), 0.0)
+        before, after, *between = _sums(log_w)
+        scores = jnp.where(same_segment(ids, strict=True), _scores(r, k, between), 0.0)
         y = scores @ v + jnp.sum(r * bonus * k, -1, keepdims=True) * v
         y = y + jnp.where(first, (r * jnp.exp(before)) @ state, 0.0)
         kept = jnp.exp(log_w.sum(2))[..., None] * state
@@ -79,39 +79,59 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32):
     return state, from_chunks(y, time)
 
 
-def _scores(r, log_w, k):
+def _sums(log_w):
+    """Sums of log_w (..., c, K) over the tokens before each of a chunk, after it, and `_halves`.
+
+    One product with ones and zeros, which no hardware does slowly; in float32, as these are
+    exponents.
+    """
+    size = log_w.shape[-2]
+    earlier = np.tri(size, k=-1, dtype=bool)
+    chosen = [earlier, earlier.T]
+    for same, reads, _ in _halves(size)[1:]:
+        chosen.append(same & np.where(reads, earlier, earlier.T))
+    ones = _lead(np.float32(np.concatenate(chosen)), log_w)
+    ones = jnp.broadcast_to(ones, (*log_w.shape[:-2], *ones.shape[-2:]))
+    sums = jnp.matmul(ones, log_w, precision=jax.lax.Precision.HIGHEST)
+    return [sums[..., i : i + size, :] for i in range(0, sums.shape[-2], size)]
+
+
+def _halves(size):
+    """For m = 1, 2, 4 ... < size: (same block of m, reads, pairs).
+
+    Of each 2 m tokens the second m, `reads` (size, 1), read the first: `pairs` (size, size).
+    """
+    halves, m = [], 1
+    while m < size:
+        block = np.arange(size)[:, None] // m
+        reads = block % 2 == 1
+        halves.append((block == block.T, reads, reads & (block.T == block - 1)))
+        m *= 2
+    return halves
+
+
+def _scores(r, k, between):
     """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, c), for i < t.
 
-    In halves of halves: of a block of 2 m tokens the second half reads the first, and both decay
-    towards the border between them. All exponents are sums of decays, none is a difference, so
-    nothing overflows and nothing cancels, however strong the decay. A pair of tokens meets at one
-    m, so there are log2 c products for what would be c exponentials a token in pairs.
+    In halves of halves: both the tokens that read and those that are read decay towards the border
+    between them. All exponents are sums of decays, none is a difference, so nothing overflows and
+    nothing cancels, however strong the decay. A pair of tokens meets at one m, so there are log2 c
+    products and exponentials a token for what would be c exponentials in pairs.
 
     Entries for i >= t are 0. What stands before i or after t enters no sum of the pair.
+
+    Args:
+      r, k: (..., c, K).
+      between: for m = 2, 4 ..., sums (..., c, K) up to the border; at m = 1 there is none between.
     """
     size = r.shape[-2]
-    t = np.arange(size)
-    scores, m = jnp.zeros((*r.shape[:-1], size), jnp.float32), 1
-    while m < size:
-        block, reads = t // m, t // m % 2 == 1
-        same = block[:, None] == block[None]
-        between = same & np.where(reads[:, None], t[None] < t[:, None], t[None] > t[:, None])
-        x = jnp.where(_lead(reads[:, None], r), r, k)
-        if m > 1:
-            x = x * jnp.exp(_sum(between, log_w))
-        pairs = reads[:, None] & (block[None] == block[:, None] - 1)
+    scores = jnp.zeros((*r.shape[:-1], size), jnp.float32)
+    for (_, reads, pairs), decay in zip(_halves(size), [None, *between], strict=size > 1):
+        x = jnp.where(_lead(reads, r), r, k)
+        if decay is not None:
+            x = x * jnp.exp(decay)
         scores = jnp.where(_lead(pairs, r), x @ x.swapaxes(-1, -2), scores)
-        m *= 2
     return scores
-
-
-def _sum(chosen, x):
-    """For each token the sum of x (..., c, d) over the tokens that `chosen` (c, c) is 1 for.
-
-    A product with ones and zeros is the fastest on all hardware; in float32, as it is exponents.
-    """
-    ones = jnp.broadcast_to(_lead(np.float32(chosen), x), (*x.shape[:-1], x.shape[-2]))
-    return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _lead(constant, x):

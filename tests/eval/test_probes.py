@@ -170,13 +170,15 @@ def test_stop_resume_and_the_files(tmp_path, capsys, monkeypatch):
         assert abs(row["parameters"] - 20_000) <= 400
         assert not row["solved"] and row["diverged"] == 0 and row["state_bytes"] > 0
         assert len(cells_of(row)) == len(COLUMNS)
-        assert list(row["validation"]) == ["0.002", "0.006"]
+        assert list(row["validation"]) == ["0.002", "0.005"]
     printed = capsys.readouterr().out
     assert "parity leaky2: " in printed and "0 min left" in printed
     text = page.read_text()
     assert text == markdown(result)
     assert f"{result['rows'][1]['state_bytes']:,}" in text and "seq_len=6" in text
     assert mean_and_spread(result["rows"][0]["accuracy"]) in text
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["probes.json", "probes.md"]
 
     # What is there is neither overwritten nor mixed with other settings.
     assert run(["--cells", "leaky", *files]) == 2
@@ -202,7 +204,9 @@ def test_mean_and_spread_by_hand():
         (["--parameters=10"], "10 parameters within 2%"),
         (["--seeds=0"], "seeds must be at least 1"),
         (["--learning-rates", "0"], "learning rates must be positive"),
+        (["--steps=0"], "steps must be at least 1, got 0"),
         (["--resume"], "--resume: needs --json FILE"),
+        (["--markdown", "nowhere/probes.md"], "there is no folder nowhere"),
     ],
 )
 def test_mistakes(arguments, message, capsys):
@@ -213,6 +217,11 @@ def test_mistakes(arguments, message, capsys):
 
 
 def test_another_file_is_not_taken_for_results(tmp_path, capsys):
-    (tmp_path / "notes.json").write_text('{"rows": 3}')
-    assert run(["--cells", "leaky", "--json", tmp_path / "notes.json", "--resume"]) == 2
-    assert "not a result of eval.probes" in capsys.readouterr().err
+    cases = {
+        '{"rows": 3}': "not a result of eval.probes",
+        '{"rows": [{"cell": "gru", "task": "s5", "settings": {"steps": 1}}]}': "row s5 gru is of",
+    }
+    for text, message in cases.items():
+        (tmp_path / "notes.json").write_text(text)
+        assert run(["--cells", "leaky", "--json", tmp_path / "notes.json", "--resume"]) == 2
+        assert message in capsys.readouterr().err

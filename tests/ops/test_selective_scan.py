@@ -11,6 +11,7 @@ from jaxmodels.cells.base import where_reset
 from jaxmodels.ops import selective_scan as module
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
 from jaxmodels.testing.lab import quick_jit
+from tests.ops.agree import check_differences, close, gradients
 
 BATCH, CHANNELS, SIZE, CHUNK = 2, 6, 4, 16
 NAMES = ("state", "x", "delta", "a", "b", "c")
@@ -44,7 +45,7 @@ def arguments(time, extreme=False):
     b, c = draw(BATCH, time, SIZE), draw(BATCH, time, SIZE)
     inputs = draw(BATCH, SIZE, CHANNELS), draw(BATCH, time, CHANNELS), delta, a, b, c
     reset = rng.random((BATCH, time)) < 0.1
-    reset[0, 0] = True
+    reset[0, 0], reset[1, :4] = True, False
     return inputs, reset
 
 
@@ -71,27 +72,6 @@ def by_steps(state, x, delta, a, b, c, reset):
     return state, ys.swapaxes(0, 1)
 
 
-def close(got, want, tolerance, names):
-    for name, g, w in zip(names, got, want, strict=True):
-        error = np.abs(np.asarray(g, np.float64) - w).max() / np.abs(w).max()
-        assert error < tolerance, f"{name} is off by {error:.1e}"
-
-
-def gradients(run, inputs, reset):
-    """Of a loss that weighs the last state and every output."""
-    rng = np.random.default_rng(0)
-
-    def forward(*inputs):
-        return run(*inputs, reset)
-
-    def both(*inputs):
-        out, back = jax.vjp(forward, *inputs)
-        weights = [rng.standard_normal(z.shape).astype(np.float32) for z in out]
-        return back(tuple(weights))
-
-    return quick_jit(both)(*inputs)
-
-
 @pytest.mark.parametrize("time", [1, CHUNK - 1, CHUNK, CHUNK + 1, 257])
 def test_values(scan, time):
     inputs, reset = arguments(time)
@@ -110,26 +90,8 @@ def test_gradients(scan, time):
 
 
 def test_gradients_are_finite_differences(scan):
-    """Of the float64 reference, along a random direction for each argument."""
     inputs, reset = arguments(CHUNK + 3)
-    rng = np.random.default_rng(1)
-    got = gradients(scan, inputs, reset)
-    weights = np.random.default_rng(0)
-    weights = [weights.standard_normal(z.shape) for z in reference(*inputs, reset)]
-    for i, name in enumerate(NAMES):
-        direction = rng.standard_normal(inputs[i].shape)
-
-        def loss(step, i=i, direction=direction):
-            moved = [np.asarray(z, np.float64) for z in inputs]
-            moved[i] = moved[i] + step * direction
-            return sum(
-                np.sum(w * z) for w, z in zip(weights, reference(*moved, reset), strict=True)
-            )
-
-        want = (loss(1e-5) - loss(-1e-5)) / 2e-5
-        size = np.linalg.norm(got[i]) * np.linalg.norm(direction)
-        error = abs(np.sum(got[i] * direction) - want) / size
-        assert error < VALUES, f"{name} is off by {error:.1e}"
+    check_differences(reference, scan, inputs, reset, VALUES, NAMES)
 
 
 def test_extreme_decays(scan):
@@ -144,9 +106,10 @@ def test_a_reset_drops_nan_and_its_gradient(scan):
     inputs, reset = arguments(CHUNK + 1)
     reset[:, 0] = True
     broken = (np.full_like(inputs[0], np.nan), *inputs[1:])
-    for run in (quick_jit(scan), functools.partial(gradients, scan)):
-        out = (run(*inputs, reset), run(*broken, reset)) if run is not None else None
-        jax.tree.map(np.testing.assert_array_equal, *out)
+    run = quick_jit(scan)
+    jax.tree.map(np.testing.assert_array_equal, run(*inputs, reset), run(*broken, reset))
+    out = gradients(scan, inputs, reset), gradients(scan, broken, reset)
+    jax.tree.map(np.testing.assert_array_equal, *out)
 
 
 def test_memory_does_not_hold_all_states():
