@@ -126,10 +126,10 @@ def _scores(r, k, between):
     """
     size = r.shape[-2]
     scores = jnp.zeros((*r.shape[:-1], size), jnp.float32)
-    for (_, reads, pairs), decay in zip(_halves(size), [None, *between], strict=size > 1):
+    for i, (_, reads, pairs) in enumerate(_halves(size)):
         x = jnp.where(_lead(reads, r), r, k)
-        if decay is not None:
-            x = x * jnp.exp(decay)
+        if i > 0:
+            x = x * jnp.exp(between[i - 1])
         scores = jnp.where(_lead(pairs, r), x @ x.swapaxes(-1, -2), scores)
     return scores
 
