@@ -3,7 +3,7 @@
     python -m eval.bench race --data input.txt
     python -m train --config=configs/race_rwkv4.py --workdir=runs/race --data input.txt
 
-Expected time and score: docs/cells.md.
+Expected: 142 s on two quiet CPU cores, validation 1.478 nats a character, seed 0 (docs/cells.md).
 """
 
 from ml_collections import ConfigDict

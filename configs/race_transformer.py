@@ -3,7 +3,7 @@
     python -m eval.bench race --data input.txt
     python -m train --config=configs/race_transformer.py --workdir=runs/race --data input.txt
 
-Expected time and score: docs/cells.md.
+Expected: 172 s on two quiet CPU cores, validation 1.574 nats a character, seed 0 (docs/cells.md).
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ The data and the budget of configs/prernk.py.
 
     python -m train --config=configs/transformer.py --workdir=runs/transformer
 
-Expected time and score: docs/cells.md.
+Expected time and score: not yet measured at length.
 """
 
 from ml_collections import ConfigDict
