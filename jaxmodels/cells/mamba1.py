@@ -23,8 +23,10 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
+from jaxmodels.ops.chunks import recompute_inside
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.silu import gated, silu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,20 +110,29 @@ class Mamba1Cell(Cell):
         """See `Cell.step`."""
         x, z = self._project(x)
         conv, x = short_conv_step(state.conv, x, self.conv_taps[...], self.conv_bias[...])
-        x = jax.nn.silu(x)
+        x = silu(x)
         ssm, y = selective_scan_step(state.ssm, x, *self._selected(x))
-        return Mamba1State(conv, ssm), self._read_out(y, x, z)
+        return Mamba1State(conv, ssm), self._read_out(self._skip(y, x), z)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; the projections are made once for all tokens."""
+        """See `Cell.scan`; the projections are made once for all tokens.
 
+        What is cheap, all but the large products and the states at chunk borders, is computed anew
+        for the backward pass: to keep it costs more time than to make it.
+        """
         x, z = self._project(time_first(xs))
-        conv, x = short_conv(state.conv, turn(x), self.conv_taps[...], self.conv_bias[...], reset)
-        x = time_first(jax.nn.silu(x))
-        delta, a, b, c = self._selected(x)
-        inputs = (turn(x), turn(delta), a, turn(b), turn(c), reset)
-        ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
-        return Mamba1State(conv, ssm), turn(self._read_out(time_first(y), x, z))
+
+        def mix(state, x):
+            taps, bias = self.conv_taps[...], self.conv_bias[...]
+            conv, x = short_conv(state.conv, turn(x), taps, bias, reset)
+            x = time_first(silu(x))
+            delta, a, b, c = self._selected(x)
+            inputs = (turn(x), turn(delta), a, turn(b), turn(c), reset)
+            ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
+            return Mamba1State(conv, ssm), self._skip(time_first(y), x)
+
+        state, y = recompute_inside(mix)(state, x)
+        return state, turn(recompute_inside(self._read_out)(y, z))
 
     def _project(self, u):
         """Tokens (..., C) -> x and z, (..., D). As two products: cutting one apart moves memory."""
@@ -136,10 +147,13 @@ class Mamba1Cell(Cell):
         delta = jax.nn.softplus(self.dt_proj(delta, c.dtype))
         return delta, -jnp.exp(self.A_log[...]), b, out
 
-    def _read_out(self, y, x, z):
-        """y, x, z (..., D) -> (..., C)."""
-        y = y + x * self.D[...].reshape((1,) * (x.ndim - 1) + (-1,))
-        return self.out_proj(y * jax.nn.silu(z), self.config.dtype)
+    def _skip(self, y, x):
+        """y, x (..., D) -> y + D x."""
+        return y + x * self.D[...].reshape((1,) * (x.ndim - 1) + (-1,))
+
+    def _read_out(self, y, z):
+        """y, z (..., D) -> (..., C)."""
+        return self.out_proj(gated(y, z), self.config.dtype)
 
 
 def turn(z):

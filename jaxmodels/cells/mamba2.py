@@ -28,6 +28,7 @@ from jaxmodels.cells.mamba1 import time_step_bias
 from jaxmodels.errors import UserError
 from jaxmodels.ops.chunks import recompute_inside
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.silu import gated, silu
 from jaxmodels.ops.ssd import ssd_chunked, ssd_step
 
 
@@ -143,7 +144,7 @@ class Mamba2Cell(Cell):
         """See `Cell.step`."""
         z, xbc, delta = self._project(x)
         conv, xbc = short_conv_step(state.conv, xbc, self.conv_taps[...], self.conv_bias[...])
-        x, delta, a, b, c = self._parts(xbc, delta)
+        x, delta, a, b, c = self._parts(silu(xbc), delta)
         ssm, y = ssd_step(state.ssm, x, delta, a, b, c)
         return Mamba2State(conv, ssm), self._gate(self._skip(y, x), z)
 
@@ -158,7 +159,7 @@ class Mamba2Cell(Cell):
         def mix(state, xbc, delta):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
             conv, xbc = short_conv(state.conv, xbc, taps, bias, reset)
-            x, delta, a, b, c = self._parts(xbc, delta)
+            x, delta, a, b, c = self._parts(silu(xbc), delta)
             options = {"chunk_size": self.config.chunk_size, "dtype": self.config.dtype}
             ssm, y = ssd_chunked(state.ssm, x, delta, a, b, c, reset, **options)
             return Mamba2State(conv, ssm), self._skip(y, x)
@@ -176,7 +177,7 @@ class Mamba2Cell(Cell):
         """xbc (..., E), delta (..., H) -> x (..., H, P), delta, A (H,), b and c (..., G, N)."""
         c, shape = self.config, xbc.shape[:-1]
         parts = [c.inner, c.inner + c.groups * c.state_size]
-        x, b, out = jnp.split(jax.nn.silu(xbc), parts, -1)
+        x, b, out = jnp.split(xbc, parts, -1)
         b, out = (z.reshape(*shape, c.groups, c.state_size) for z in (b, out))
         delta = jax.nn.softplus(delta + _last(self.dt_bias[...], delta))
         a = -jnp.exp(self.A_log[...])
@@ -190,7 +191,7 @@ class Mamba2Cell(Cell):
     def _gate(self, y, z):
         """y, z (..., D) -> (..., C)."""
         c = self.config
-        y = (y * jax.nn.silu(z)).reshape(*z.shape[:-1], c.norm_groups, -1)
+        y = gated(y, z).reshape(*z.shape[:-1], c.norm_groups, -1)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + c.norm_eps)
         y = y.reshape(z.shape) * _last(self.norm_scale[...], z)
         return self.out_proj(y, c.dtype)

@@ -9,6 +9,8 @@ another document read as 0, by selection. Shapes: B batch, T time, D channels, K
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.compiler import renewed, rows
+
 
 def short_conv_step(state, x, taps, bias):
     """One token. state (B, K - 1, D), x (B, D), taps (D, K), bias (D,) -> (state, y (B, D))."""
@@ -29,25 +31,63 @@ def short_conv(state, xs, taps, bias, reset=None):
     Returns:
       (the last K - 1 inputs of the last token's document, zeros before it; y (B, T, D)).
     """
-    time, size = xs.shape[1], taps.shape[1]
     padded = jnp.concatenate([state, xs], 1)
-    y, rest = bias[None, None], []
-    for back in range(size):
-        x = padded[:, size - 1 - back : size - 1 - back + time]
-        if back and reset is not None:
-            same = _same_document(reset, back)[..., None]
-            x = jnp.where(same, x, 0.0)
-        y = y + x * taps[None, None, :, size - 1 - back]
-        if back < size - 1:
-            x = padded[:, -1 - back]
-            if back and reset is not None:
-                x = jnp.where(same[:, -1], x, 0.0)
-            rest.append(x)
-    return jnp.stack(rest[::-1], 1), y
+    last = []
+    for back in reversed(range(taps.shape[1] - 1)):
+        x = padded[:, -1 - back]
+        if reset is not None:
+            x = jnp.where(_seen(reset, back)[:, -1, None], x, 0.0)
+        last.append(x)
+    return jnp.stack(last, 1), _convolve(padded, taps, bias, reset)
 
 
-def _same_document(reset: jax.Array, back: int) -> jax.Array:
-    """bool (B, T): no document started since the token `back` tokens ago."""
-    starts = jnp.pad(reset, [(0, 0), (back - 1, 0)])
+def _seen(reset, back):
+    """bool (B, T): each token sees the one `back` before it, as no document started since."""
+    starts = jnp.pad(reset, [(0, 0), (max(back - 1, 0), 0)])
     windows = [starts[:, i : i + reset.shape[1]] for i in range(back)]
-    return ~jnp.stack(windows).any(0)
+    return ~jnp.stack([jnp.zeros_like(reset), *windows]).any(0)
+
+
+@jax.custom_vjp
+def _convolve(padded, taps, bias, reset):
+    """padded (B, K - 1 + T, D), taps (D, K), bias (D,), reset (B, T) or None -> (B, T, D)."""
+    y, *taps = (z[None, None] for z in rows(bias, *taps.T[::-1]))
+    for tap, x in zip(taps, _shifted(padded, taps, reset), strict=True):
+        y = y + x * tap
+    return y
+
+
+def _shifted(padded, taps, reset):
+    """What each token sees 0, 1, ... K - 1 tokens before it."""
+    time = padded.shape[1] - len(taps) + 1
+    reset, zero = renewed((reset, jnp.zeros((), padded.dtype)), taps)
+    for back in range(len(taps)):
+        x = padded[:, len(taps) - 1 - back :][:, :time]
+        if back and reset is not None:
+            x = jnp.where(_seen(reset, back)[..., None], x, zero)
+        yield x
+
+
+def _forward(padded, taps, bias, reset):
+    return _convolve(padded, taps, bias, reset), (padded, taps, reset)
+
+
+def _backward(saved, g):
+    """The convolution of g in reverse, as slices of one array: sums of paddings are slow."""
+    padded, taps, reset = saved
+    taps = [z[None, None] for z in rows(*taps.T[::-1])]
+    d_taps = [jnp.sum(g * x, (0, 1)) for x in _shifted(padded, taps, reset)]
+    border = [(0, 0), (len(taps) - 1, len(taps) - 1)]
+    g_padded = jnp.pad(g, [*border, (0, 0)])
+    reset, zero = renewed((reset, jnp.zeros((), g.dtype)), taps)
+    d_padded = zero
+    for back, tap in enumerate(taps):
+        part = g_padded[:, back:][:, : padded.shape[1]]
+        if back and reset is not None:
+            mask = jnp.pad(_seen(reset, back), border)[:, back:][:, : padded.shape[1]]
+            part = jnp.where(mask[..., None], part, zero)
+        d_padded = d_padded + part * tap
+    return d_padded, jnp.stack(d_taps[::-1], 1), jnp.sum(g, (0, 1)), None
+
+
+_convolve.defvjp(_forward, _backward)

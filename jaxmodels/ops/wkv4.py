@@ -63,13 +63,13 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
       k, v: (B, T, C).
       decay, bonus: (C,), see `wkv4_step`.
       reset: bool (B, T) or None.
-      chunk_size: tokens a chunk; on a CPU, T is as good as any.
+      chunk_size: most tokens a chunk; on a CPU, T is as good as any.
 
     Returns:
       (state after the last token, y (B, T, C)).
     """
     time = k.shape[1]
-    size = min(chunk_size, time)
+    size = -(-time // -(-time // chunk_size))  # as many chunks, but the last about as full
     k, v = (to_chunks(x.astype(jnp.float32), size) for x in (k, v))  # (n, B, c, C)
     chunks = k.shape[0]
     if reset is not None:

@@ -20,7 +20,7 @@ from jaxmodels.testing.lab import (
 # here (33 tokens); a missing or misplaced term shows from 1e-2 on.
 VALUES = 1e-4
 # Gradients are products of Jacobians over the tokens: an untrained cell multiplies rounding by some
-# hundred (the unified cell: 1e-5 to 3e-5 on inputs that the lab has chosen for it, see `inputs`).
+# hundred (the unified cell: up to 2e-5 on inputs that the lab has chosen for it, see `inputs`).
 GRADIENTS = 1e-4
 # bfloat16 keeps 8 bits, 0.4 % a product, adding up over the tokens; a cast that loses more shows.
 BFLOAT16 = 0.25
