@@ -11,6 +11,14 @@ def positive(config, *names: str) -> None:
             raise UserError(f"{name} must be a positive integer, got {value!r}")
 
 
+def not_negative(config, *names: str) -> None:
+    """Each named field is a number that is 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+            raise UserError(f"{name} must be 0 or more, got {value!r}")
+
+
 def one_of(config, name: str, options: tuple[str, ...]) -> None:
     """The named field is one of the options."""
     value = getattr(config, name)

@@ -18,6 +18,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells import unified_fused
 from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import not_negative, one_of, positive
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
 
@@ -82,31 +83,22 @@ class UnifiedConfig:
         if self.abstraction_sizes is None:
             fill("abstraction_sizes", (hidden, max(hidden // 2, 1), max(hidden // 4, 1)))
         fill("abstraction_sizes", tuple(self.abstraction_sizes))
-        for name in ("width", "hidden_size", "symbol_slots", "role_slots", "relation_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} must be a positive integer, got {value!r}")
+        positive(self, "width", "hidden_size", "symbol_slots", "role_slots", "relation_size")
         sizes = self.abstraction_sizes
         if not sizes or sizes[0] != hidden or min(sizes) < 1:
             raise UserError(
                 f"abstraction_sizes must be positive and start with hidden_size={hidden}, "
                 f"got {sizes}"
             )
-        for name, options in (
-            ("activation", tuple(ACTIVATIONS)),
-            ("gating", GATINGS),
-            ("core", CORES),
-            ("dtype", ("float32", "bfloat16")),
-        ):
-            if getattr(self, name) not in options:
-                choices = ", ".join(options)
-                raise UserError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
+        one_of(self, "activation", tuple(ACTIVATIONS))
+        one_of(self, "gating", GATINGS)
+        one_of(self, "core", CORES)
+        one_of(self, "dtype", ("float32", "bfloat16"))
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout must be in [0, 1), got {self.dropout}")
         if not self.input_gain > 0.0:
             raise UserError(f"input_gain must be positive, got {self.input_gain}")
-        if self.remat_chunk < 0:
-            raise UserError(f"remat_chunk must be 0 (off) or positive, got {self.remat_chunk}")
+        not_negative(self, "remat_chunk")
 
 
 @struct.dataclass

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxmodels.cells.base import where_reset
 from jaxmodels.cells.layers import dot as dot_in
 from jaxmodels.errors import UserError
+from jaxmodels.ops.chunks import remat_over_time
 from jaxmodels.ops.deferred import deferred_scan
 
 EPS = 1e-5
@@ -299,20 +300,10 @@ def unroll(cell, state, xs, reset, relations_every, debug=False):
         raise UserError(
             f"remat_chunk={chunk} must be a multiple of relations_every={relations_every}"
         )
-    whole = time // chunk * chunk
 
-    @jax.checkpoint
     def body(state, inputs):
         state, *seen = _chunk(cell, folded, state, *inputs, relations_every, debug)
         return state, seen
 
-    def split(x):
-        return x[:whole].reshape(time // chunk, chunk, *x.shape[1:])
-
-    state, seen = jax.lax.scan(body, state, jax.tree.map(split, (xs, reset)))
-    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
-    if whole < time:
-        rest = jax.tree.map(lambda x: x[whole:], (xs, reset))
-        state, tail = body(state, rest)
-        seen = jax.tree.map(lambda *parts: jnp.concatenate(parts), seen, tail)
+    state, seen = remat_over_time(body, state, (xs, reset), chunk, time_axis=0)
     return state, *jax.tree.map(lambda x: x.swapaxes(0, 1), seen)

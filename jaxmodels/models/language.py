@@ -13,6 +13,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.ops import losses
+from jaxmodels.ops.chunks import remat_over_time
 
 
 @struct.dataclass
@@ -67,8 +68,24 @@ class LanguageModel(nnx.Module):
 
     def __call__(self, state, tokens, reset=None, key=None):
         """tokens int (B, T), reset bool (B, T) or None -> (state, LanguageOutput)."""
+
+        def read(state, inputs):
+            return self._read(state, *inputs, key)
+
+        state, logits = self._over_time(read, state, (tokens, reset))
+        return state, LanguageOutput(logits)
+
+    def _read(self, state, tokens, reset, key):
+        """-> (state, logits (B, T, vocab))."""
         state, hidden = self.hidden(state, tokens, reset, key)
-        return state, LanguageOutput(self._logits(hidden))
+        return state, self._logits(hidden)
+
+    def _over_time(self, read, state, inputs):
+        """read(state, inputs (B, T, ...)), `remat_chunk` tokens at a time if the config says so."""
+        chunk = self.config.remat_chunk
+        if not chunk:
+            return read(state, inputs)
+        return remat_over_time(read, state, inputs, chunk, time_axis=1)
 
     def hidden(self, state, tokens, reset=None, key=None):
         """-> (state, the layers' last output after the norm (B, T, width))."""
@@ -128,16 +145,24 @@ class LanguageModel(nnx.Module):
         Returns:
           (state after the segment, {term: float32 scalar}), with the keys of `target_counts`.
         """
+
+        def read(carry, inputs):
+            state, before = carry
+            tokens, targets, weights, reset = inputs
+            state, logits = self._read(state, tokens, reset, key)
+            sums = {
+                "next_token": losses.cross_entropy_sum(logits, targets, weights),
+                "accuracy": losses.correct_sum(logits, targets, weights),
+            }
+            if self.config.l2_wrap:
+                # Its gradient is BlinkDL's L2Wrap: weight x the largest logit, on that logit.
+                sums["l2_wrap"] = jnp.sum(weights * 0.5 * jnp.square(logits.max(-1)))
+            return (state, jax.tree.map(jnp.add, before, sums)), None
+
+        zeros = {term: jnp.zeros(()) for term in self.target_counts(batch)}
         weights = batch["weights"].astype(jnp.float32)
-        state, out = self(state, batch["inputs"], batch.get("reset"), key)
-        sums = {
-            "next_token": losses.cross_entropy_sum(out.logits, batch["targets"], weights),
-            "accuracy": losses.correct_sum(out.logits, batch["targets"], weights),
-        }
-        if self.config.l2_wrap:
-            # Its gradient is BlinkDL's L2Wrap: weight x the largest logit, on that logit.
-            sums["l2_wrap"] = jnp.sum(weights * 0.5 * jnp.square(out.logits.max(-1)))
-        return state, sums
+        inputs = (batch["inputs"], batch["targets"], weights, batch.get("reset"))
+        return self._over_time(read, (state, zeros), inputs)[0]
 
     def loss_weights(self, progress: jax.Array) -> dict[str, jax.Array]:
         """The weight of each loss; the same at every progress in [0, 1]."""

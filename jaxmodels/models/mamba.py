@@ -8,7 +8,7 @@ import dataclasses
 from flax import nnx
 
 from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.checks import not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
@@ -34,6 +34,7 @@ class MambaConfig:
       tie_embeddings: the head is the embedding's table.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
+      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
     """
 
@@ -52,6 +53,7 @@ class MambaConfig:
     tie_embeddings: bool = True
     l2_wrap: float = 0.0
     remat: bool = False
+    remat_chunk: int = 0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -63,8 +65,7 @@ class MambaConfig:
             raise UserError("version 1 has no heads; leave head_size None and groups 1")
         if self.version == 2 and self.dt_rank is not None:
             raise UserError("dt_rank belongs to version 1; leave it None")
-        if self.l2_wrap < 0.0:
-            raise UserError(f"l2_wrap must not be negative, got {self.l2_wrap}")
+        not_negative(self, "l2_wrap", "remat_chunk")
         _ = self.cell  # validates its own fields
 
     @property

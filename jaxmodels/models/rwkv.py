@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.checks import head_size_of, not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, shift_in, symmetric_uniform
 from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
@@ -44,6 +44,7 @@ class RWKVConfig:
       chunk_size: tokens a chunk of the fast form; None means the cell's default.
       l2_wrap: weight of the penalty on the largest logit (reference: 1e-4); 0 = off.
       remat: keep only each layer's input for the backward pass.
+      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
     """
 
@@ -57,6 +58,7 @@ class RWKVConfig:
     chunk_size: int | None = None
     l2_wrap: float = 0.0
     remat: bool = False
+    remat_chunk: int = 0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -64,8 +66,7 @@ class RWKVConfig:
             raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
         positive(self, "vocab_size", "width", "num_layers")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        if self.l2_wrap < 0.0:
-            raise UserError(f"l2_wrap must not be negative, got {self.l2_wrap}")
+        not_negative(self, "l2_wrap", "remat_chunk")
         if self.ranks is not None:
             names = RANKS.get(self.version)
             if names is None:

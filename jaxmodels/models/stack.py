@@ -17,7 +17,7 @@ from flax import nnx
 
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.checks import not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel
@@ -36,6 +36,7 @@ class StackConfig:
       tie_embeddings: the head is the embedding's table.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
+      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
     """
 
@@ -48,6 +49,7 @@ class StackConfig:
     tie_embeddings: bool = False
     l2_wrap: float = 0.0
     remat: bool = False
+    remat_chunk: int = 0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -61,8 +63,7 @@ class StackConfig:
             object.__setattr__(self, "mlp_size", -(-8 * self.width // 3 // 32) * 32)
         if self.mlp_size < 0:
             raise UserError(f"mlp_size must not be negative, got {self.mlp_size}")
-        if self.l2_wrap < 0.0:
-            raise UserError(f"l2_wrap must not be negative, got {self.l2_wrap}")
+        not_negative(self, "l2_wrap", "remat_chunk")
         fields = self.cell_fields
         pairs = fields.items() if isinstance(fields, dict) else fields
         object.__setattr__(self, "cell_fields", tuple((k, _frozen(v)) for k, v in pairs))

@@ -12,8 +12,7 @@ import functools
 from flax import nnx
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
-from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.errors import UserError
+from jaxmodels.cells.checks import head_size_of, not_negative, one_of, positive
 from jaxmodels.models.language import LanguageModel
 from jaxmodels.models.stack import residual_parts
 
@@ -31,6 +30,7 @@ class TransformerConfig:
       tie_embeddings: the head is the embedding's table.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
+      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
     """
 
@@ -44,6 +44,7 @@ class TransformerConfig:
     tie_embeddings: bool = False
     l2_wrap: float = 0.0
     remat: bool = False
+    remat_chunk: int = 0
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -53,8 +54,7 @@ class TransformerConfig:
         if self.mlp_size is None:
             object.__setattr__(self, "mlp_size", -(-8 * self.width // 3 // 32) * 32)
         positive(self, "mlp_size")
-        if self.l2_wrap < 0.0:
-            raise UserError(f"l2_wrap must not be negative, got {self.l2_wrap}")
+        not_negative(self, "l2_wrap", "remat_chunk")
         _ = self.cell  # validates its own fields
 
     @property

@@ -67,3 +67,46 @@ def name_borders(states):
 def recompute_inside(function):
     """`jax.checkpoint`, but the states at chunk borders are kept: the recurrence runs once."""
     return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(BORDERS))
+
+
+def remat_over_time(body, state, inputs, chunk: int, *, time_axis: int):
+    """`body` over pieces of `chunk` tokens, each computed again for the backward pass.
+
+    The backward pass then keeps the state once a piece, and what one piece needs. The program holds
+    the body once, and a second time if the last piece is shorter.
+
+    Args:
+      body: (state, inputs of a piece) -> (state, outputs of a piece).
+      state: pytree.
+      inputs: pytree of arrays (or None) with time on `time_axis`, the same length in all.
+      chunk: tokens a piece.
+      time_axis: of the arrays in inputs and outputs, 0 or 1.
+
+    Returns:
+      (state, outputs), as `body(state, inputs)` would.
+    """
+    body = jax.checkpoint(body)
+    time = jax.tree.leaves(inputs)[0].shape[time_axis]
+    count = time // chunk
+    if time <= chunk:
+        return body(state, inputs)
+
+    def part(x, start, stop):
+        return jax.lax.slice_in_dim(x, start, stop, axis=time_axis)
+
+    def split(x):
+        x = part(x, 0, count * chunk)
+        shape = (*x.shape[:time_axis], count, chunk, *x.shape[time_axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), time_axis, 0)
+
+    def join(x):
+        x = jnp.moveaxis(x, 0, time_axis)
+        return x.reshape(*x.shape[:time_axis], -1, *x.shape[time_axis + 2 :])
+
+    state, outputs = jax.lax.scan(body, state, jax.tree.map(split, inputs))
+    outputs = jax.tree.map(join, outputs)
+    if count * chunk < time:
+        rest = jax.tree.map(lambda x: part(x, count * chunk, time), inputs)
+        state, tail = body(state, rest)
+        outputs = jax.tree.map(lambda *parts: jnp.concatenate(parts, time_axis), outputs, tail)
+    return state, outputs
