@@ -30,10 +30,10 @@ from train.step import init_train_state
 
 
 class Experiment:
-    """The compiled training step of a config on random tokens."""
+    """The compiled training step of a config on random tokens, its rows shared out to devices."""
 
-    def __init__(self, config):
-        place = build_train_step(config, jax.devices()[:1])
+    def __init__(self, config, devices: int = 1):
+        place = build_train_step(config, jax.devices()[:devices])
         state = init_train_state(build_model(config), config)
         self.parameters = matmul_parameters(state.model)
         self.tokens = config.batch_size * config.seq_len
@@ -93,18 +93,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--return-memory", action="store_true", help="let glibc give freed memory back (slower)"
     )
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="share the rows out to N CPU devices"
+    )
     args, overrides = parser.parse_known_args(argv)
     try:
+        if args.devices < 1 or any(size % args.devices for size in args.batch_sizes):
+            raise UserError(f"--devices must divide every batch size, got {args.devices}")
+        if args.devices > 1:
+            jax.config.update("jax_num_cpu_devices", args.devices)
         kept = not args.return_memory and keep_freed_memory()
         experiments = {}
         for batch_size in args.batch_sizes:
             wanted = [*overrides, f"--config.batch_size={batch_size}", "--config.seq_len=64"]
             config = load_config(args.config, wanted)
             config.model_config.vocab_size = config.model_config.vocab_size or 256
-            experiments[f"batch {batch_size}"] = Experiment(config)
+            experiments[f"batch {batch_size}"] = Experiment(config, args.devices)
             if args.scan:
                 with plain_scan():
-                    experiments[f"batch {batch_size}, plain scan"] = Experiment(config)
+                    plain = Experiment(config, args.devices)
+                experiments[f"batch {batch_size}, plain scan"] = plain
         rows = measure(experiments, args.repeats)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
