@@ -16,6 +16,7 @@ K taps, E = D + 2 G N.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ from jaxmodels.ops.chunks import recompute_inside
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
 from jaxmodels.ops.silu import gated, silu
 from jaxmodels.ops.ssd import ssd_chunked, ssd_step
+from jaxmodels.ops.ssd_loop import SSDVectors, ssd_loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,14 @@ class Mamba2Cell(Cell):
         the backward pass: to keep it costs more time than to make it.
         """
         z, xbc, delta = self._project(xs)
+        arguments = (state, z, xbc, delta)
+        on_cpu = functools.partial(self._chunks, reset)
+        if max(self.config.groups, self.config.norm_groups) > 1:
+            return on_cpu(*arguments)
+        elsewhere = functools.partial(self._one_loop, reset)
+        return jax.lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
 
+    def _chunks(self, reset, state, z, xbc, delta):
         def mix(state, xbc, delta):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
             conv, xbc = short_conv(state.conv, xbc, taps, bias, reset)
@@ -166,6 +175,23 @@ class Mamba2Cell(Cell):
 
         state, y = recompute_inside(mix)(state, xbc, delta)
         return state, recompute_inside(self._gate)(y, z)
+
+    def _one_loop(self, reset, state, z, xbc, delta):
+        """The same for a TPU, where only what enters and leaves the projections is stored."""
+        c = self.config
+        vectors = SSDVectors(
+            taps=self.conv_taps[...],
+            conv_bias=self.conv_bias[...],
+            dt_bias=self.dt_bias[...],
+            a=-jnp.exp(self.A_log[...]),
+            d=self.D[...],
+            norm_scale=self.norm_scale[...],
+        )
+        options = {"chunk_size": c.chunk_size, "eps": c.norm_eps, "dtype": c.dtype}
+        conv, ssm, y = ssd_loop(
+            state.conv, state.ssm[:, 0], z, xbc, delta, vectors, reset, **options
+        )
+        return Mamba2State(conv, ssm[:, None]), self.out_proj(y, c.dtype)
 
     def _project(self, u):
         """Tokens (..., C) -> z (..., D), xbc (..., E), raw step sizes (..., H)."""

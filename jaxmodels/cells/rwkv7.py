@@ -9,6 +9,7 @@ Shapes: B batch, T time, C width, H heads, N head_size (C = H N).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,10 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, LowRank, group_norm, shift_in, symmetric_uniform
+from jaxmodels.cells.layers import Linear, LowRank, shift_in, symmetric_uniform
 from jaxmodels.errors import UserError
-from jaxmodels.ops.dplr import dplr_chunked, dplr_step
+from jaxmodels.ops.dplr import dplr_mixed, dplr_step
+from jaxmodels.ops.token_mix import token_mix
 
 MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
 
@@ -120,9 +122,12 @@ class RWKV7Cell(Cell):
 
     def step(self, state, x, key=None, v_first=None):
         """x (B, C), v_first (B, C) with `value_residual` -> (state, y (B, C))."""
-        inputs, gate = self._project(x, state.shift, v_first)
-        wkv, y = dplr_step(state.wkv, *inputs)
-        return RWKV7State(x.astype(jnp.float32), wkv), self._read_out(y, inputs, gate)
+        x = x.astype(jnp.float32)
+        tokens = map(self._heads, self._project(x, state.shift, v_first))
+        shared = jax.tree.map(lambda vector: vector[None], self._shared())
+        recur = functools.partial(dplr_step, state.wkv)
+        wkv, y = self._mix(recur, tuple(tokens), shared, lambda x: jnp.sum(x, -1, keepdims=True))
+        return RWKV7State(x, wkv), self.output(y.reshape(x.shape), self.config.dtype)
 
     def scan(self, state, xs, reset=None, key=None, v_first=None, *, step=None):
         """See `Cell.scan`; v_first (B, T, C) with `value_residual`."""
@@ -132,9 +137,10 @@ class RWKV7Cell(Cell):
     def __call__(self, state, xs, reset=None, key=None, v_first=None):
         """See `Cell.scan`; chunks of matrix products."""
         xs = xs.astype(jnp.float32)
-        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset), v_first)
-        wkv, y = dplr_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
-        return RWKV7State(xs[:, -1], wkv), self._read_out(y, inputs, gate)
+        tokens = self._project(xs, shift_in(xs, state.shift, reset), v_first)
+        tokens, size = tuple(map(self._heads, tokens)), self.config.chunk_size
+        wkv, y = dplr_mixed(self._mix, state.wkv, tokens, self._shared(), reset, chunk_size=size)
+        return RWKV7State(xs[:, -1], wkv), self.output(y.reshape(xs.shape), self.config.dtype)
 
     def values(self, x, before):
         """v of tokens x (..., C) with the tokens before them: `v_first`, if of the first layer."""
@@ -142,37 +148,43 @@ class RWKV7Cell(Cell):
         return self.value(mixed, self.config.dtype)
 
     def _project(self, x, before, v_first):
-        """Tokens (..., C) -> ((r, log_w, k, v, a, b), each (..., H, N), gate (..., C))."""
+        """Tokens (..., C) and those before them -> r, log_w, k, v, rate, gate, each (..., C)."""
         c = self.config
-        mix = self.mix[...]
-        x = x.astype(jnp.float32)
-        xr, xw, xk, xv, xa, xg = (x + (before - x) * _last(mu, x) for mu in mix)
+        xr, xw, xk, xv, xa, xg = token_mix(x, before, self.mix[...])
         r, k, v = (
             linear(mixed, c.dtype)
             for linear, mixed in ((self.receptance, xr), (self.key, xk), (self.value, xv))
         )
         log_w = -jnp.exp(-0.5) * jax.nn.sigmoid(self.decay(xw, c.dtype))
         rate = jax.nn.sigmoid(self.rate(xa, c.dtype))
-        gate = self.gate(xg, c.dtype)
         if c.value_residual:
             v = v + (v_first - v) * jax.nn.sigmoid(self.residual(xv, c.dtype))
-        kk = self._heads(k * _last(self.removal_scale[...], k))
-        kk = kk * jax.lax.rsqrt(jnp.maximum(jnp.sum(kk * kk, -1, keepdims=True), 1e-24))
-        k = k * (1.0 + (rate - 1.0) * _last(self.key_scale[...], k))
-        r, log_w, k, v, rate = (self._heads(z) for z in (r, log_w, k, v, rate))
-        return (r, log_w, k, v, -kk, kk * rate), gate
+        return r, log_w, k, v, rate, self.gate(xg, c.dtype)
+
+    def _shared(self):
+        """The vectors of `_mix`, each (H, N)."""
+        names = ("removal_scale", "key_scale", "bonus", "norm_scale", "norm_bias")
+        return {name: self._heads(getattr(self, name)[...]) for name in names}
 
     def _heads(self, x):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
-    def _read_out(self, y, inputs, gate):
-        """y (..., H, N) -> (..., C)."""
-        r, _, k, v, _, _ = inputs
-        bonus = self._heads(self.bonus[...])
-        bonus = jnp.sum(r * k * bonus.reshape((1,) * (r.ndim - 2) + bonus.shape), -1, keepdims=True)
-        y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
-        y = y + (bonus * v).reshape(y.shape)
-        return self.output(y * gate, self.config.dtype)
+    def _mix(self, recur, tokens, shared, head_sum):
+        """All between the projections, as `dplr_mixed` calls it -> (state, y).
+
+        Of `self` only the config may be read here: the fast form has a derivative of its own, with
+        respect to the arguments.
+        """
+        r, log_w, k, v, rate, gate = tokens
+        kk = k * shared["removal_scale"]
+        kk = kk * jax.lax.rsqrt(jnp.maximum(head_sum(kk * kk), 1e-24))
+        k = k * (1.0 + (rate - 1.0) * shared["key_scale"])
+        state, y = recur(r, log_w, k, v, -kk, kk * rate)
+        size = self.config.head_size
+        y = y - head_sum(y) / size
+        y = y * jax.lax.rsqrt(head_sum(y * y) / size + 64e-5)
+        y = y * shared["norm_scale"] + shared["norm_bias"]
+        return state, (y + head_sum(r * k * shared["bonus"]) * v) * gate
 
 
 def _last(vector, x):

@@ -3,15 +3,18 @@
     S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - e^{g_t} S_{t-1}^T k_t)^T ;   y_t = S_t^T q_t
 
 SYSTEMS 7.6, from arXiv 2412.06464 (Gated DeltaNet); the chunk form is its WY representation, as in
-flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size, n
-chunks. All of it in float32.
+flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P
+heads lie side by side in M = H / P packs, see `ops/packs.py`. All of it in float32.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxmodels.ops.chunks import from_chunks, same_segment, segment_ids, to_chunks
-from jaxmodels.ops.triangular import unit_lower_inverse
+from jaxmodels.ops import packs
+from jaxmodels.ops.chunks import same_segment, segment_ids
 
 
 def gated_delta_step(state, q, k, v, g, beta):
@@ -22,7 +25,7 @@ def gated_delta_step(state, q, k, v, g, beta):
     return state, jnp.einsum("bhk,bhkv->bhv", q, state)
 
 
-def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64):
+def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, pack=None):
     """The same over (B, T, H, ...), `chunk_size` tokens at a time.
 
     The decay has no bound, so it is never factored: exp is taken of what lies between two tokens.
@@ -35,55 +38,72 @@ def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64):
       beta: (B, T, H), how much of k's old value is replaced.
       reset: bool (B, T) or None.
       chunk_size: a power of two from 16 on wastes nothing.
+      pack: P; None means 1 on a CPU, elsewhere as many keys as fill 128 lanes.
 
     Returns:
       (state after the last token, y (B, T, H, V)).
     """
-    batch, time = q.shape[:2]
-    size = min(chunk_size, time)
-    q, k, v, g, beta = (
-        to_chunks(x.astype(jnp.float32), size).swapaxes(2, 3) for x in (q, k, v, g, beta)
-    )  # (n, B, H, c, ...)
-    beta = beta[..., None]
+    batch, time, heads = q.shape[:3]
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
-    ids = segment_ids(to_chunks(reset, size))[:, :, None]  # (n, B, 1, c)
-    first = (ids == 0)[..., None]
-    carried = (ids[..., -1:] == 0)[..., None]  # (n, B, 1, 1, 1)
-
-    visible, earlier = same_segment(ids), same_segment(ids, strict=True)
-    between = _between(g, earlier)
-    decay = jnp.exp(jnp.where(visible, between, -jnp.inf))
-    from_start = jnp.exp(jnp.where(first, between[..., :1] + g[..., :1, None], -jnp.inf))
-    delta = beta * jnp.where(earlier, jnp.einsum("nbhtk,nbhik->nbhti", k, k) * decay, 0.0)
-    solve = unit_lower_inverse(-delta)
-    u = solve @ (beta * v)  # what each token writes, if the chunk starts from nothing
-    w = solve @ (beta * from_start * k)  # and less for what it reads of the entering state
-    read = jnp.einsum("nbhtk,nbhik->nbhti", q, k) * decay
-    y = read @ u
-    read_state = from_start * q - read @ w
-    k_end = k * decay[..., -1, :, None]
-    written = jnp.einsum("nbhtk,nbhtv->nbhkv", k_end, u)
-    keep = from_start[..., -1:, :]
-
-    def chunk(state, parts):
-        written, keep, k_end, w, carried = parts
-        kept = keep * state - jnp.einsum("bhtk,bhtv->bhkv", k_end, w @ state)
-        return written + jnp.where(carried, kept, 0.0), state
-
-    parts = (written, keep, k_end, w, carried)
-    state, entered = jax.lax.scan(chunk, state.astype(jnp.float32), parts)
-    y = y + jnp.where(first, read_state @ entered, 0.0)
-    return state, from_chunks(y.swapaxes(2, 3), time)
+    q, k, v, g, beta = (x.astype(jnp.float32) for x in (q, k, v, g, beta))
+    run = functools.partial(packs.in_chunks, _chunk, min(chunk_size, time))
+    arguments = (state.astype(jnp.float32), (q, k, v, g, beta), (), reset)
+    return packs.by_platform(run, heads, q.shape[3], pack, *arguments)
 
 
-def _between(g, earlier):
-    """g (..., c), its `same_segment` (strict) -> (..., c, c): the sum over i < j <= t at [t, i].
+def _chunk(pack, state, tokens, reset, shared, kept):
+    """One chunk, as `chunk_loop` wants it; kept: the inverse."""
+    q, k, v, g, beta = tokens  # (B, M, c, P K), v (B, M, c, P V), gates (B, 1, c, H)
+    size, keys, values = q.shape[2], q.shape[3] // pack, v.shape[3] // pack
+    ids = segment_ids(reset)
+    first = (ids == 0)[:, None, :, None]
+    carried = (ids[:, -1] == 0)[:, None, None, None]
+    visible, earlier = same_segment(ids)[:, None], same_segment(ids, strict=True)[:, None]
+    wide = functools.partial(_wide, pack)
+
+    after = jnp.where(jnp.tile(earlier, pack), wide(g, size), 0.0)
+    ones = jnp.tril(jnp.ones((size, size)))[None, None]
+    decay = jnp.exp(jnp.where(jnp.tile(visible, pack), _sums(ones, after), -jnp.inf))
+    from_start = _sums(visible.astype(jnp.float32), g)  # (B, 1, c, H)
+    from_start = jnp.exp(jnp.where(first, from_start, -jnp.inf))
+    to_end = _sums(earlier.swapaxes(2, 3).astype(jnp.float32), g)
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    k_end = k * wide(jnp.exp(jnp.where(last, to_end, -jnp.inf)), keys)
+
+    k_rows = packs.spread(pack, k).swapaxes(2, 3)
+    read = packs.product(q, k_rows) * decay
+    delta = jnp.where(jnp.tile(earlier, pack), packs.product(k, k_rows) * decay, 0.0)
+    delta = -wide(beta, size) * delta
+    if kept is None:
+        kept = packs.inverse(pack, jax.lax.stop_gradient(delta))
+    # All rows of u meet in products. NaN of a document that ends here must not reach the next one.
+    sound = jnp.where(carried | jnp.isfinite(state), state, 0.0)
+    start = wide(from_start, values)
+    wrong = v - jnp.where(first, start * packs.product(k, sound), 0.0)
+    u = packs.solved(pack, kept, delta, wide(beta, values) * wrong)
+    y = packs.product(read, packs.spread(pack, u))
+    y = y + jnp.where(first, start * packs.product(q, state), 0.0)
+    written = packs.on_diagonal(pack, packs.product(k_end.swapaxes(2, 3), u))
+    state = jnp.where(carried, start[:, :, -1:] * state, 0.0) + written
+    return (state, y), kept
+
+
+def _sums(ones, x):
+    """Sums over tokens, of float32 whatever the hardware's default.
 
     Each is summed by itself. A difference of two sums from the chunk's start would carry the
     rounding of a large decay to pairs far from it, and could come out positive.
     """
-    size = g.shape[-1]
-    after = jnp.where(earlier, g[..., None], 0.0)  # g_j at [j, i], if j is after i
-    ones = jnp.broadcast_to(jnp.tril(jnp.ones((size, size))), after.shape)
-    return jnp.matmul(ones, after, precision=jax.lax.Precision.HIGHEST)
+    ones = jnp.broadcast_to(ones, (*x.shape[:2], *ones.shape[2:]))
+    return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def _wide(pack, x, size):
+    """A number a head, (B, 1, c, H), in each of its lanes: (B, M, c, P size)."""
+    if pack == 1:
+        return x.swapaxes(1, 3)
+    heads = x.shape[3]
+    lanes = np.repeat(np.eye(heads, dtype=np.float32), size, 1)
+    lanes = lanes.reshape(heads, heads // pack, pack * size)
+    return jnp.einsum("bch,hmx->bmcx", x[:, 0], lanes, precision=jax.lax.Precision.HIGHEST)

@@ -4,15 +4,18 @@
 
 SYSTEMS 7.3, from BlinkDL's RWKV-LM (RWKV-v5, x060). The decay w_t = exp(log_w_t) depends on the
 data and has no lower bound, so that exp(g_t) exp(-g_i), with g the sum of log_w, would overflow.
-Shapes: B batch, T time, H heads, K key size, V value size, c chunk size, n chunks. All of it in
-float32.
+Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P heads lie side by side
+in M = H / P packs, see `ops/packs.py`. All of it in float32.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.chunks import from_chunks, same_segment, segment_ids, to_chunks
+from jaxmodels.ops import packs
+from jaxmodels.ops.chunks import same_segment, segment_ids
 
 
 def wkv6_step(state, r, log_w, k, v, bonus):
@@ -32,7 +35,7 @@ def wkv6_step(state, r, log_w, k, v, bonus):
     return jnp.exp(log_w)[..., None] * state + k[..., None] * v[..., None, :], y
 
 
-def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32):
+def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pack=None):
     """The same over (B, T, H, ...), `chunk_size` tokens at a time.
 
     The gradient recomputes a chunk from its inputs and the state that enters it, so that memory
@@ -45,38 +48,38 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32):
       bonus: (H, K).
       reset: bool (B, T) or None.
       chunk_size: best a power of two.
+      pack: P; None means 1 on a CPU, elsewhere as many heads as fill 128 lanes.
 
     Returns:
       (state after the last token, y (B, T, H, V)).
     """
-    batch, time = r.shape[:2]
-    size = min(chunk_size, time)
+    batch, time, heads = r.shape[:3]
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
-    bonus = bonus[None, :, None]  # (1, H, 1, K)
+    tokens = tuple(x.astype(jnp.float32) for x in (r, log_w, k, v))
+    run = functools.partial(packs.in_chunks, _chunk, min(chunk_size, time))
+    arguments = (state.astype(jnp.float32), tokens, bonus, reset)
+    return packs.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
 
-    @jax.checkpoint
-    def chunk(state, parts):
-        *inputs, reset = parts
-        r, log_w, k, v = (x.swapaxes(1, 2) for x in inputs)  # (B, H, c, ...)
-        ids = segment_ids(reset)[:, None]  # (B, 1, c)
-        first = (ids == 0)[..., None]
-        last = (ids[..., -1:] == ids)[..., None]  # tokens whose document goes on after the chunk
-        carried = (ids[..., -1:] == 0)[..., None]  # (B, 1, 1, 1)
 
-        before, after, *between = _sums(log_w)
-        scores = jnp.where(same_segment(ids, strict=True), _scores(r, k, between), 0.0)
-        y = scores @ v + jnp.sum(r * bonus * k, -1, keepdims=True) * v
-        y = y + jnp.where(first, (r * jnp.exp(before)) @ state, 0.0)
-        kept = jnp.exp(log_w.sum(2))[..., None] * state
-        written = jnp.where(last, k * jnp.exp(after), 0.0)
-        written = jnp.einsum("bhik,bhiv->bhkv", written, v)
-        return written + jnp.where(carried, kept, 0.0), y.swapaxes(1, 2)
+def _chunk(pack, state, tokens, reset, bonus, kept):
+    """One chunk, as `chunk_loop` wants it; nothing is kept."""
+    r, log_w, k, v = tokens  # (B, M, c, P K), v (B, M, c, P V)
+    ids = segment_ids(reset)
+    first = (ids == 0)[:, None, :, None]
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    carried = (ids[:, -1] == 0)[:, None, None, None]
+    earlier = jnp.tile(same_segment(ids, strict=True)[:, None], pack)
 
-    parts = tuple(to_chunks(x.astype(jnp.float32), size) for x in (r, log_w, k, v))
-    parts = (*parts, to_chunks(reset, size))
-    state, y = jax.lax.scan(chunk, state.astype(jnp.float32), parts)
-    return state, from_chunks(y, time)
+    before, after, *between = _sums(log_w)
+    scores = jnp.where(earlier, _scores(pack, r, k, between), 0.0)
+    y = packs.product(scores, packs.spread(pack, v))
+    y = y + packs.head_sum(pack, r * bonus * k, v.shape[3] // pack) * v
+    y = y + jnp.where(first, packs.product(r * jnp.exp(before), state), 0.0)
+    kept = jnp.exp(log_w.sum(2))[..., None] * state
+    written = jnp.where(last, k * jnp.exp(after), 0.0).swapaxes(2, 3)
+    written = packs.on_diagonal(pack, packs.product(written, v))
+    return (written + jnp.where(carried, kept, 0.0), y), ()
 
 
 def _sums(log_w):
@@ -110,8 +113,8 @@ def _halves(size):
     return halves
 
 
-def _scores(r, k, between):
-    """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, c), for i < t.
+def _scores(pack, r, k, between):
+    """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), for i < t.
 
     In halves of halves: both the tokens that read and those that are read decay towards the border
     between them. All exponents are sums of decays, none is a difference, so nothing overflows and
@@ -121,16 +124,18 @@ def _scores(r, k, between):
     Entries for i >= t are 0. What stands before i or after t enters no sum of the pair.
 
     Args:
-      r, k: (..., c, K).
-      between: for m = 2, 4 ..., sums (..., c, K) up to the border; at m = 1 there is none between.
+      pack: P.
+      r, k: (..., c, P K).
+      between: for m = 2, 4 ..., sums (..., c, P K) up to the border; at m = 1 nothing is between.
     """
     size = r.shape[-2]
-    scores = jnp.zeros((*r.shape[:-1], size), jnp.float32)
+    scores = jnp.zeros((*r.shape[:-1], pack * size), jnp.float32)
     for i, (_, reads, pairs) in enumerate(_halves(size)):
         x = jnp.where(_lead(reads, r), r, k)
         if i > 0:
             x = x * jnp.exp(between[i - 1])
-        scores = jnp.where(_lead(pairs, r), x @ x.swapaxes(-1, -2), scores)
+        products = packs.product(x, packs.spread(pack, x).swapaxes(-1, -2))
+        scores = jnp.where(_lead(np.tile(pairs, pack), r), products, scores)
     return scores
 
 

@@ -1,5 +1,7 @@
 """RWKV-7's recurrence: NumPy in float64, the step scanned, and the chunk form."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from tests.ops.delta import (
     unit,
 )  # fmt: skip
 
+# The form for a CPU, a head at a time, and that for other hardware, two heads side by side.
+FORMS = (dplr_chunked, functools.partial(dplr_chunked, pack=2))
+both_forms = pytest.mark.parametrize("form", FORMS, ids=["heads", "pairs"])
 # Float32 keeps 6e-8; sums of some hundred terms, passed on through a few chunks.
 ROUNDING = 1e-5
 LEAST = -np.exp(-0.5)  # log decay
@@ -61,35 +66,67 @@ def in_numpy(state, r, log_w, k, v, a, b, reset):
 def test_step_and_chunks_against_numpy():
     inputs, reset = make(150), random_resets(np.random.default_rng(0), 150)
     want = in_numpy(*inputs, reset)
-    chunked = quick_jit(dplr_chunked)(*inputs, reset)
+    chunked = [quick_jit(form)(*inputs, reset) for form in FORMS]
     stepped = quick_jit(lambda *inputs: sequential(dplr_step, inputs, reset))(*inputs)
-    for got in (chunked, stepped):
+    for got in (*chunked, stepped):
         assert max(map(error, got, want)) < ROUNDING
 
 
+@both_forms
 @pytest.mark.parametrize("time", [1, 63, 64, 65, 128, 129, 257])
-def test_chunks_against_the_step(time):
+def test_chunks_against_the_step(time, form):
     """Values and gradients of every input, from a state that is not zero."""
     reset = random_resets(np.random.default_rng(time), time)
-    assert max(against_float64(dplr_step, dplr_chunked, make(time), reset)) < ROUNDING
+    assert max(against_float64(dplr_step, form, make(time), reset)) < ROUNDING
 
 
+@both_forms
 @pytest.mark.parametrize("rate", [0.01, 1.0])
 @pytest.mark.parametrize("log_w", [-1e-4, LEAST])
-def test_extreme_decays(log_w, rate):
+def test_extreme_decays(log_w, rate, form):
     """0.9999 and the fastest that the cell has; what is removed: nearly nothing, or all."""
     inputs = make(2 * CHUNK + 1, log_w=log_w, rate=rate)
-    assert (
-        max(against_float64(dplr_step, dplr_chunked, inputs, np.zeros((BATCH, 129), bool)))
-        < ROUNDING
-    )
+    reset = np.zeros((BATCH, 2 * CHUNK + 1), bool)
+    assert max(against_float64(dplr_step, form, inputs, reset)) < ROUNDING
 
 
-def test_the_largest_chunk():
+@both_forms
+def test_the_largest_chunk(form):
     """128 tokens at the fastest decay: the factors reach exp(39)."""
     inputs, reset = make(128, log_w=LEAST), np.zeros((BATCH, 128), bool)
-    got = quick_jit(dplr_chunked, static_argnames="chunk_size")(*inputs, reset, chunk_size=128)
+    got = quick_jit(functools.partial(form, chunk_size=128))(*inputs, reset)
     assert max(map(error, got, in_numpy(*inputs, reset))) < ROUNDING
+
+
+def test_isolation_with_heads_side_by_side():
+    """Bit for bit: nothing of the past of a reset, NaN included, nor of the future."""
+    inputs, reset = make(2 * CHUNK + 5), np.zeros((BATCH, 2 * CHUNK + 5), bool)
+    place = CHUNK + 7
+    reset[:, place] = True
+    run = quick_jit(functools.partial(FORMS[1], chunk_size=CHUNK))
+    _, y = run(*inputs, reset)
+    other = tuple(
+        np.concatenate([z[:, :place], x[:, place:]], 1)
+        for x, z in zip(inputs[1:], make(2 * CHUNK + 5, seed=1)[1:], strict=True)
+    )
+    state, y_other = run(np.full_like(inputs[0], np.nan), *other, reset)
+    assert np.array_equal(y[:, place:], y_other[:, place:]) and np.isfinite(state).all()
+    later = tuple(x.copy() for x in inputs)
+    for x in later[1:]:
+        x[:, place + 3 :] = 0.0
+    assert np.array_equal(run(*later, reset)[1][:, : place + 3], y[:, : place + 3])
+
+
+@pytest.mark.parametrize("keys", [1.0, 0.9])
+def test_equal_keys(keys):
+    """Stable where powers of the matrix to be inverted are large: equal keys, all removed."""
+    inputs = list(make(CHUNK, log_w=-1e-4, rate=keys))
+    inputs[5] = np.broadcast_to(inputs[5][:, :1], inputs[5].shape).copy()
+    inputs[6] = -inputs[5] * np.float32(keys)
+    reset = np.zeros((BATCH, CHUNK), bool)
+    for form in FORMS:
+        got = quick_jit(form)(*inputs, reset)
+        assert max(map(error, got, in_numpy(*inputs, reset))) < ROUNDING
 
 
 def test_16384_tokens():

@@ -1,5 +1,7 @@
 """The gated delta rule: NumPy in float64, the step scanned, the chunk form, and RWKV-7's rule."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ from tests.ops.delta import (
     unit,
 )  # fmt: skip
 
+# The form for a CPU, a head at a time, and that for other hardware, two heads side by side.
+FORMS = (gated_delta_chunked, functools.partial(gated_delta_chunked, pack=2))
+both_forms = pytest.mark.parametrize("form", FORMS, ids=["heads", "pairs"])
 # Float32 keeps 6e-8; sums of some hundred terms, passed on through a few chunks.
 ROUNDING = 1e-5
 
@@ -58,17 +63,18 @@ def in_numpy(state, q, k, v, g, beta, reset):
 def test_step_and_chunks_against_numpy():
     inputs, reset = make(150), random_resets(np.random.default_rng(0), 150)
     want = in_numpy(*inputs, reset)
-    chunked = quick_jit(gated_delta_chunked)(*inputs, reset)
+    chunked = [quick_jit(form)(*inputs, reset) for form in FORMS]
     stepped = quick_jit(lambda *inputs: sequential(gated_delta_step, inputs, reset))(*inputs)
-    for got in (chunked, stepped):
+    for got in (*chunked, stepped):
         assert max(map(error, got, want)) < ROUNDING
 
 
+@both_forms
 @pytest.mark.parametrize("time", [1, 63, 64, 65, 128, 129, 257])
-def test_chunks_against_the_step(time):
+def test_chunks_against_the_step(time, form):
     """Values and gradients of every input, from a state that is not zero."""
     reset = random_resets(np.random.default_rng(time), time)
-    errors = against_float64(gated_delta_step, gated_delta_chunked, make(time), reset)
+    errors = against_float64(gated_delta_step, form, make(time), reset)
     assert max(errors) < ROUNDING
 
 
@@ -81,22 +87,22 @@ DECAYS = {
 }
 
 
+@both_forms
 @pytest.mark.parametrize("beta", [0.01, 1.0])
 @pytest.mark.parametrize("decays", DECAYS)
-def test_extreme_decays(decays, beta):
+def test_extreme_decays(decays, beta, form):
     inputs, reset = make(129, g=DECAYS[decays], beta=beta), np.zeros((BATCH, 129), bool)
-    errors = against_float64(gated_delta_step, gated_delta_chunked, inputs, reset)
+    errors = against_float64(gated_delta_step, form, inputs, reset)
     assert max(errors) < ROUNDING
 
 
-def test_one_token_for_ever():
+@both_forms
+def test_one_token_for_ever(form):
     """Equal keys, all of the old value replaced: the hardest system that a chunk can pose."""
     state, q, k, v, g, beta = make(129, g=DECAYS["0.9999"], beta=1.0)
     k = np.broadcast_to(k[:, :1], k.shape) + 0.0
     reset = np.zeros((BATCH, 129), bool)
-    errors = against_float64(
-        gated_delta_step, gated_delta_chunked, (state, q, k, v, g, beta), reset
-    )
+    errors = against_float64(gated_delta_step, form, (state, q, k, v, g, beta), reset)
     assert max(errors) < ROUNDING
 
 

@@ -1,5 +1,7 @@
 """RWKV-6's recurrence: steps and chunks against SYSTEMS 7.3 in float64 NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +42,13 @@ def scan(state, r, log_w, k, v, bonus, reset):
     return state, y.swapaxes(0, 1)
 
 
-def chunked(*arguments, chunk_size=CHUNK):
-    return wkv6_chunked(*arguments, chunk_size=chunk_size)
+def chunked(*arguments, chunk_size=CHUNK, pack=None):
+    return wkv6_chunked(*arguments, chunk_size=chunk_size, pack=pack)
+
+
+# The form for a CPU, a head at a time, and that for other hardware, two heads side by side.
+FORMS = (chunked, functools.partial(chunked, pack=2))
+both_forms = pytest.mark.parametrize("form", FORMS, ids=["heads", "pairs"])
 
 
 def inputs(time, resets=0.05, log_w=None, seed=0):
@@ -70,13 +77,14 @@ def assert_is_reference(got, arguments):
         assert g.dtype == np.float32 and error(g, w) < ROUNDING
 
 
+@both_forms
 @pytest.mark.parametrize("time", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 257])
-def test_values(time):
+def test_values(time, form):
     arguments = inputs(time)
-    assert_is_reference(quick_jit(chunked)(*arguments), arguments)
+    assert_is_reference(quick_jit(form)(*arguments), arguments)
     assert_is_reference(quick_jit(scan)(*arguments), arguments)
     arguments = inputs(time, resets=0.0)
-    assert_is_reference(quick_jit(chunked)(*arguments[:-1]), arguments)
+    assert_is_reference(quick_jit(form)(*arguments[:-1]), arguments)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 13, 64, 300])
@@ -106,10 +114,11 @@ def gradients(form, arguments):
     return jax.device_get(quick_jit(jax.grad(loss, range(6)))(*arguments[:-1]))
 
 
+@both_forms
 @pytest.mark.parametrize("time", [CHUNK - 1, CHUNK + 1, 257])
-def test_gradients(time):
+def test_gradients(time, form):
     arguments = inputs(time)
-    got, want = (gradients(form, arguments) for form in (chunked, scan))
+    got, want = (gradients(form, arguments) for form in (form, scan))
     for g, w in zip(got, want, strict=True):
         assert error(g, w) < ROUNDING
 
