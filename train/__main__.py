@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -28,13 +29,11 @@ checkpoints/ and report.html. Killed at any moment, a run continues with --resum
 examples:
   python -m train --config=configs/prernk.py --workdir=runs/first
   python -m train --config=configs/prernk.py --workdir=runs/mine --data books/ notes.txt 'more/*.md'
-  python -m train --config=configs/prernk.py --workdir=runs/fast
-  --config.optimizer.learning_rate=0.01 python -m train --workdir=runs/first --resume
-  --config.steps=4000
+  python -m train --config=configs/prernk.py --workdir=runs/fast --config.steps=200
+  python -m train --workdir=runs/first --resume --config.steps=4000
 
 exit status: 0 finished, 2 a mistake in the input (one line says which), 3 a loss or gradient ceased
-to
-be finite (the last good state is saved), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
+to be finite (the last good state is saved), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,8 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, overrides = _parser().parse_known_args(argv)
         keep_freed_memory()
-        if args.coordinator:
-            jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+        _join(args)
         config = _config(args, overrides)
         result = run(config, args.workdir, resume=args.resume, quiet=args.quiet)
         if jax.process_index() == 0:
@@ -94,10 +92,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--quiet", action="store_true", help="print nothing but errors")
     group = parser.add_argument_group("several processes (start the command once in each)")
+    group.add_argument(
+        "--distributed", action="store_true", help="on a TPU pod or under Slurm: found by JAX"
+    )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num-processes", type=int, metavar="N")
     group.add_argument("--process-id", type=int, metavar="I", help="0 .. N-1")
     return parser
+
+
+def _join(args: argparse.Namespace) -> None:
+    """Starts `jax.distributed`, if the command line says that there are several processes."""
+    if args.distributed:
+        jax.distributed.initialize()
+    given = {
+        "--coordinator": args.coordinator,
+        "--num-processes": args.num_processes,
+        "--process-id": args.process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return
+    if missing or args.distributed:
+        wrong = f"{missing[0]} is missing" if missing else "--distributed finds them by itself"
+        raise UserError(f"{', '.join(given)} belong together; {wrong}")
+    if not re.fullmatch(r".+:\d+", args.coordinator):
+        raise UserError(f"--coordinator={args.coordinator}: write HOST:PORT, e.g. 10.0.0.1:9876")
+    if not 0 <= args.process_id < args.num_processes:
+        raise UserError(
+            f"--process-id must be 0 .. {args.num_processes - 1}, got {args.process_id}"
+        )
+    jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
 
 
 def _config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
@@ -134,14 +159,16 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
     if args.quiet:
         return
     report = ""
-    try:
-        _sample(Path(args.workdir), result.step)
-    except UserError as error:  # e.g. a model that cannot stream
-        print(f"no sample: {error}")
-    try:
-        report = f"; report: {_report(Path(args.workdir))}"
-    except UserError as error:
-        print(f"no report: {error}")
+    # Of several processes the others are gone by now, and reading a checkpoint waits for all.
+    if jax.process_count() == 1:
+        try:
+            _sample(Path(args.workdir), result.step)
+        except UserError as error:  # e.g. a model that cannot stream
+            print(f"no sample: {error}")
+        try:
+            report = f"; report: {_report(Path(args.workdir))}"
+        except UserError as error:
+            print(f"no report: {error}")
     print(f"\nfinished {result.step} steps{report}")
     further = 2 * config.steps
     source = shlex.quote(args.config or "configs/prernk.py")

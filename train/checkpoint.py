@@ -306,9 +306,9 @@ def _check_shapes(wanted: PyTree, stored: PyTree, item: str, path: Path) -> None
     for name in sorted(wanted_shapes | stored_shapes):
         have, want = stored_shapes.get(name), wanted_shapes.get(name)
         if have != want:
+            have, want = ("absent" if shape is None else shape for shape in (have, want))
             raise UserError(
-                f"{path}: {item}/{name} is {have or 'absent'} in the checkpoint and "
-                f"{want or 'absent'} in the model; "
+                f"{path}: {item}/{name} is {have} in the checkpoint and {want} in the model; "
                 "it was written by another version of the model's code"
             )
 

@@ -73,11 +73,16 @@ def run(
     Raises:
       UserError: for whatever is wrong with config, data, folder or checkpoint.
     """
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir}: must be a folder, one that all hosts share")
     workdir = Path(workdir)
     _refuse_occupied(workdir, resume)
     data = open_data(config)
     placement = build_train_step(config, devices)
-    state = init_train_state(build_model(config), config)
+    model = build_model(config)
+    if hasattr(model, "check_data"):
+        model.check_data(config.data, config.seq_len)
+    state = init_train_state(model, config)
     components = component_names(state)
     fresh_carry = my_rows(state.model.initial_state(config.batch_size), config.batch_size)
     iterator = iter(data.train)

@@ -80,6 +80,7 @@ class Placement:
             self._compile_pmap(devices)
         else:
             self.mesh = self.global_mesh
+            self._refuse_shared_rows()
             self._compile_shard_map()
 
     def _compile_pmap(self, devices: list[jax.Device]) -> None:
@@ -101,6 +102,18 @@ class Placement:
             out_axes=(0, None, None),
             devices=chosen,
         )
+
+    def _refuse_shared_rows(self) -> None:
+        """Each process feeds rows of its own, so no row may lie on devices of two processes."""
+        if self.config.mesh.tensor == 1:
+            return
+        for group in self.mesh.devices.reshape(self.data_size, -1):
+            if len({device.process_index for device in group}) > 1:
+                raise UserError(
+                    f"config.mesh: fsdp={self.config.mesh.fsdp}, tensor={self.config.mesh.tensor} "
+                    "put one row on devices of several processes; their product must divide the "
+                    "devices of a process"
+                )
 
     def _compile_shard_map(self) -> None:
         specs = state_axes(self.config, P(AXIS), P())

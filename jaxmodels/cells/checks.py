@@ -16,7 +16,7 @@ def not_negative(config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
-            raise UserError(f"{name} must be 0 or more, got {value!r}")
+            raise UserError(f"{name} must be a number, 0 or more; got {value!r}")
 
 
 def one_of(config, name: str, options: tuple[str, ...]) -> None:

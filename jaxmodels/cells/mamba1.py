@@ -23,6 +23,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
+from jaxmodels.errors import UserError
 from jaxmodels.ops.chunks import recompute_inside
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
@@ -53,6 +54,8 @@ class Mamba1Config:
 
     def __post_init__(self):
         positive(self, "width", "state_size", "expand", "conv_size", "chunk_size")
+        if self.conv_size < 2:
+            raise UserError(f"conv_size must be at least 2, got {self.conv_size}")
         if self.dt_rank is None:
             object.__setattr__(self, "dt_rank", -(-self.width // 16))
         positive(self, "dt_rank")

@@ -9,8 +9,7 @@ initialisation as in SYSTEMS 7.6. The block around it is in `models/mamba.py`.
 
 The parameters are those of `Mamba2Mixer` in Hugging Face transformers: in_proj and out_proj
 (kernels are transposed weights), conv_taps (E, K) = conv1d.weight (E, 1, K), conv_bias =
-conv1d.bias, dt_bias, A_log, D, norm.scale = norm.weight. That library normalises all channels
-together whatever the number of groups: norm_groups=1. Its state (B, H, P, N) is ours transposed.
+conv1d.bias, dt_bias, A_log, D, norm.scale = norm.weight. Its state (B, H, P, N) is ours transposed.
 Shapes: B batch, T time, C width, D inner width, H heads, P head size, G groups, N state size,
 K taps, E = D + 2 G N.
 """
@@ -47,7 +46,7 @@ class Mamba2Config:
       groups: G, of heads that share b and c; divides H.
       norm_groups: how many parts of D are normalised by themselves; None means G.
       norm_eps: of that norm.
-      chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 or 256 for a TPU.
+      chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 for a TPU.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -64,6 +63,8 @@ class Mamba2Config:
 
     def __post_init__(self):
         positive(self, "width", "state_size", "expand", "conv_size", "groups", "chunk_size")
+        if self.conv_size < 2:
+            raise UserError(f"conv_size must be at least 2, got {self.conv_size}")
         if self.head_size is None:
             object.__setattr__(self, "head_size", min(64, self.inner))
         if self.norm_groups is None:

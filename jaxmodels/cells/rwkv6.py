@@ -134,7 +134,8 @@ class RWKV6Cell(Cell):
             for mu, low, up in zip(self.mix[...], hidden, self.mix_up[...], strict=True)
         )
         decay = dot(jnp.tanh(dot(xw, self.decay_down[...], dtype)), self.decay_up[...], dtype)
-        log_w = -jnp.exp(_last(self.decay[...], x) + decay)
+        # From 20 on the decay is 0 in float32 anyway; beyond 88 its logarithm would be infinite.
+        log_w = -jnp.exp(jnp.minimum(_last(self.decay[...], x) + decay, 20.0))
         r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
         inputs = (self._heads(z) for z in (r, log_w, k, v, self.bonus[...]))
         return tuple(inputs), jax.nn.silu(self.gate(xg, dtype))

@@ -289,6 +289,31 @@ class PRERNK(nnx.Module):
             sums[f"head_{level}"], sums[f"head_{level}_accuracy"] = loss, right
         return state, sums
 
+    def check_data(self, data, seq_len: int) -> None:
+        """Whether the labels of an experiment's `data` fit; `train` asks before it starts.
+
+        Raises:
+          UserError: they do not, and which field would have to change.
+        """
+        c = self.config
+        if not c.labelled:
+            return
+        if c.relations_every > seq_len:
+            wrong = f"model_config.relations_every={c.relations_every}"
+            raise UserError(f"{wrong} must not exceed seq_len={seq_len}")
+        if data.labels != "relations":
+            return
+        for field, want in (("label_slots", c.symbol_slots), ("label_roles", c.role_slots)):
+            if data[field] != want:
+                raise UserError(
+                    f"config.data.{field} must be the model's {want}, got {data[field]}"
+                )
+        if data.label_classes > c.relation_vocab:
+            raise UserError(
+                f"config.data.label_classes={data.label_classes} must not exceed "
+                f"model_config.relation_vocab={c.relation_vocab}"
+            )
+
     def loss_weights(self, progress: jax.Array) -> dict[str, jax.Array]:
         """The weight of each loss at a progress in [0, 1] (P-25)."""
         c = self.config

@@ -1,4 +1,11 @@
-"""`python -m jaxmodels.testing [NAME | path/to/my_cell.py ...]`."""
+"""The conformance suite: one line a promise, of cells of the zoo or of a file of one's own.
+
+    python -m jaxmodels.testing                      # all cells
+    python -m jaxmodels.testing rwkv7 mamba2
+    python -m jaxmodels.testing path/to/my_cell.py   # every cell that the file defines
+
+exit status: 0 all promises kept, 1 one is broken, 2 a mistake in the input
+"""
 
 import sys
 
@@ -9,6 +16,9 @@ from jaxmodels.testing import cells_in_file, check_cell
 
 def main(arguments: list[str]) -> int:
     """-> the exit status: 0 all kept, 1 a promise broken, 2 a mistake in the input."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__.strip())
+        return 0
     failures = 0
     try:
         for argument in arguments or list(CELLS):

@@ -75,7 +75,7 @@ def test_own_folders_that_do_not_fit(folder):
         ({"num_layers": "2"}, "num_layers"),
         ({"width": 16}, "'embed.table'"),
         ({"version": 5}, "version"),
-        ({"l2_wrap": "much"}, "wrong type"),
+        ({"l2_wrap": "much"}, "must be a number"),
         ({"ranks": 3}, "ranks must be 4 positive integers"),
         ({"ranks": [-1, 1, 1, 1]}, "ranks must be"),
         ({"width": 10**12}, "wrong type or size"),

@@ -57,6 +57,16 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
         ((*GOOD, "--config.model=prernc"), "'prernc'"),
         ((*GOOD, "--config.model=nowhere:create"), "cannot import 'nowhere:create'"),
         ((*GOOD, "--config.seq_len=100000"), "too short"),
+        ((*GOOD, "--num-processes=2", "--process-id=1"), "--coordinator is missing"),
+        (
+            (*GOOD, "--coordinator=host", "--num-processes=2", "--process-id=0"),
+            "write HOST:PORT",
+        ),
+        (
+            (*GOOD, "--coordinator=host:1", "--num-processes=2", "--process-id=2"),
+            "--process-id must be 0 .. 1",
+        ),
+        (("--config=toy.py", "--workdir=gs://bucket/run"), "a folder, one that all hosts share"),
         (("--config=toy.py", "--workdir=run", "--data", "smal.txt"), "smal.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "empty.txt"), "empty.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "small.txt", "binary.txt"), "binary.txt"),
@@ -157,3 +167,6 @@ def test_help_helps(capsys):
     out = capsys.readouterr().out
     for word in ("--config=FILE", "--workdir", "--data", "--resume", "examples", "exit status"):
         assert word in out
+    examples = re.findall(r"^  python -m train .*$", out, re.M)
+    assert len(examples) == 4 and all("--workdir=" in line for line in examples)
+    assert out.count("python -m train --") == 1 + len(examples)

@@ -56,7 +56,6 @@ def test_two_processes_train_as_one(tmp_path, parallel):
             "train",
             "--config=toy.py",
             f"--workdir={workdir}",
-            "--quiet",
         ]
         command += [f"--config.parallel={parallel}", "--data", "small.txt", *arguments]
         return subprocess.Popen(
