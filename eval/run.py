@@ -10,9 +10,9 @@ import numpy as np
 
 from eval.log import read_log
 from eval.markov import baselines
-from jaxmodels.data import Corpus, load_corpus
+from jaxmodels.data import Corpus, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
-from train.checkpoint import load_model
+from train.checkpoint import TrainedModel, load_model
 from train.data import corpus_of
 
 
@@ -50,23 +50,41 @@ def load_run(
     Raises:
         UserError: no run, no whole checkpoint, or the text is gone.
     """
+    trained, tokenizer = load_trained(workdir, checkpoint)
+    config = trained.config
+    if paths is None:
+        corpus = corpus_of(config)
+        if corpus.fingerprint() != trained.data:
+            raise UserError(
+                f"config.data.paths: not the text that {workdir} was trained on; name with --data "
+                "what to evaluate on"
+            )
+    else:
+        # A fitted vocabulary belongs to the run: other text is read with it.
+        corpus = load_corpus(paths, tokenizer, format=config.data.format)
+    return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
+
+
+def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[TrainedModel, Any]:
+    """The model and the tokenizer of a run; the text it was trained on may be gone.
+
+    Args:
+        workdir, checkpoint: see `load_run`.
+
+    Raises:
+        UserError: no run, no whole checkpoint, or no tokenizer.
+    """
     if checkpoint not in ("best", "last") and not checkpoint.isdigit():
         raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
     read_log(workdir)  # says what is wrong with the folder before Orbax does
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of each part that is left unread
     logging.getLogger("absl").setLevel(logging.ERROR)
     trained = load_model(workdir, checkpoint)
-    config = trained.config
-    tokenizer = config.data.tokenizer
-    if paths and tokenizer != "byte":
-        # A fitted vocabulary belongs to the run: other text is read with it.
-        tokenizer = corpus_of(config).tokenizer
-    corpus = (
-        corpus_of(config)
-        if paths is None
-        else load_corpus(paths, tokenizer, format=config.data.format)
-    )
-    return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
+    file = Path(workdir) / "tokenizer.json"
+    try:
+        return trained, tokenizer_from_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: no tokenizer of a run ({error})") from error
 
 
 def markov_baselines(corpus: Corpus) -> dict[str, dict[str, float]]:

@@ -171,10 +171,10 @@ def sample_text(workdir, prompt: str = "", length: int = 300, choice: Choice = D
     Raises:
         UserError: no run or no checkpoint there.
     """
-    from eval.run import load_run
+    from eval.run import load_trained
 
-    run = load_run(workdir)
-    pieces = sample(run.model, run.corpus.tokenizer, prompt, tokens=length, choice=choice)
+    trained, tokenizer = load_trained(workdir)
+    pieces = sample(trained.model, tokenizer, prompt, tokens=length, choice=choice)
     return prompt + "".join(pieces)
 
 
@@ -193,14 +193,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
     parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
     flags = parser.parse_args(arguments)
-    from eval.run import load_run
+    from eval.run import load_trained
 
     try:
         choice = Choice(flags.temperature, flags.top_k, flags.top_p)
-        run = load_run(flags.workdir, checkpoint=flags.checkpoint)
+        trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
         pieces = sample(
-            run.model,
-            run.corpus.tokenizer,
+            trained.model,
+            tokenizer,
             flags.prompt,
             tokens=None if flags.follow else flags.tokens,
             choice=choice,

@@ -323,6 +323,7 @@ class TrainedModel:
       step: number of updates.
       loss: validation loss (nats a token) at that step, None if not measured then.
       averaged: True if the parameters are the running average (EMA).
+      data: fingerprint of the text that it was trained on.
     """
 
     model: PyTree
@@ -330,6 +331,7 @@ class TrainedModel:
     step: int
     loss: float | None
     averaged: bool
+    data: str
 
 
 def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
@@ -373,4 +375,5 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
     loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
-    return TrainedModel(un_nested(model, loaded), config, step, info.get("loss"), item == "ema")
+    model = un_nested(model, loaded)
+    return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])

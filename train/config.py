@@ -110,7 +110,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"--config={path}: line {error.lineno}: {error.msg}") from error
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"--config={path}: it defines no get_config(), see configs/prernk.py")
-    config = complete_config(module.get_config(), source=str(path))
+    config = module.get_config()
+    if not isinstance(config, ConfigDict | dict):
+        raise UserError(f"--config={path}: get_config() must return a ConfigDict, got {config!r}")
+    config = complete_config(config, source=str(path))
     apply_overrides(config, overrides)
     validate_config(config)
     return config

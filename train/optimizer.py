@@ -106,7 +106,9 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         raise UserError(
             f"config.optimizer.name: unknown {o.name!r}, valid: {', '.join(OPTIMIZERS)}"
         )
-    return optax.chain(optax.clip_by_global_norm(o.clip_norm), main) if o.clip_norm else main
+    # A place for clipping even without it, so that a run may be resumed with it switched on or off.
+    clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
+    return optax.chain(clip, main)
 
 
 def _matrices(params: Flat) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:

@@ -65,6 +65,11 @@ class Placement:
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
         self.data_size = len(devices) // inner
+        if inner > 1 and self.data_size == 1 and devices[0].platform == "cpu":
+            raise UserError(
+                f"config.mesh: fsdp x tensor takes all {inner} devices; XLA's CPU compiler needs "
+                f"at least {2 * inner}, so that rows are shared out too"
+            )
         validate_config(config, device_count=self.data_size * config.mesh.fsdp)
         if config.batch_size % jax.process_count():
             raise UserError(
@@ -215,10 +220,6 @@ class Placement:
 
         rest = jax.tree_util.tree_map_with_path(place, host.replace(carry=()))
         return rest.replace(carry=carry)
-
-    def put_replicated(self, tree: PyTree) -> PyTree:
-        """The same values on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, P()))
 
     def global_form(self, state: TrainState) -> TrainState:
         """The state with its carry as (batch_size, ...), as arrays that all processes share."""

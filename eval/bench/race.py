@@ -137,6 +137,11 @@ def main(argv: list[str] | None = None) -> int:
     args, overrides = parser.parse_known_args(argv)
     results, facts = {}, {}
     try:
+        if not args.seconds > 0:
+            raise UserError(f"--seconds must be positive, got {args.seconds}")
+        for option, file in (("--json", args.json), ("--picture", args.picture)):
+            if file and not Path(file).absolute().parent.is_dir():
+                raise UserError(f"{option}={file}: there is no such folder")
         keep_freed_memory()
         for path in args.configs:
             config = load_config(path, overrides)

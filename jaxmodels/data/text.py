@@ -49,7 +49,7 @@ def load_corpus(
     Raises:
       UserError: in one line, what is wrong with which file or argument and how to mend it.
     """
-    if valid_fraction < 0 or test_fraction < 0 or valid_fraction + test_fraction >= 1:
+    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise UserError(
             "valid_fraction and test_fraction must not be negative and sum to less than 1, "
             f"got {valid_fraction} and {test_fraction}"

@@ -57,6 +57,12 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
         ((*GOOD, "--config.model=prernc"), "'prernc'"),
         ((*GOOD, "--config.model=nowhere:create"), "cannot import 'nowhere:create'"),
         ((*GOOD, "--config.seq_len=100000"), "too short"),
+        (("--config=nothing.py", "--workdir=run"), "must return a ConfigDict, got None"),
+        ((*GOOD, "--config.data.valid_fraction=nan"), "valid_fraction"),
+        (
+            (*GOOD, "--config.parallel=shard_map", "--config.mesh.fsdp=8"),
+            "fsdp x tensor takes all 8 devices",
+        ),
         ((*GOOD, "--num-processes=2", "--process-id=1"), "--coordinator is missing"),
         (
             (*GOOD, "--coordinator=host", "--num-processes=2", "--process-id=0"),
@@ -80,6 +86,7 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
 )
 def test_a_mistake_is_answered_in_one_line(here, capsys, argv, says):
     (here / "empty.txt").write_text("")
+    (here / "nothing.py").write_text("def get_config():\n    pass\n")
     (here / "binary.txt").write_bytes(bytes(range(256)) * 40)
     (here / "latin.txt").write_bytes("first line\nd\u00e9j\u00e0 vu\n".encode("latin-1") * 50)
     assert says in refused(capsys, *argv)
