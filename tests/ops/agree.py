@@ -1,8 +1,10 @@
 """Comparing two forms of a recurrence: what the tests of the state-space operations share."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.cells.base import where_reset
 from jaxmodels.testing.lab import quick_jit
 
 
@@ -26,6 +28,22 @@ def gradients(run, inputs, reset):
         return back(weights_like(out))
 
     return quick_jit(both)(*inputs)
+
+
+def by_steps(step):
+    """The definition: `step` of a selective state space over time, with resets."""
+
+    def run(state, x, delta, a, b, c, reset):
+        def body(state, inputs):
+            x, delta, b, c, reset = inputs
+            state = where_reset(reset, jnp.zeros_like(state), state)
+            return step(state, x, delta, a, b, c)
+
+        by_time = jax.tree.map(lambda z: z.swapaxes(0, 1), (x, delta, b, c, reset))
+        state, ys = jax.lax.scan(body, state, by_time)
+        return state, ys.swapaxes(0, 1)
+
+    return run
 
 
 def check_differences(reference, run, inputs, reset, tolerance, names):

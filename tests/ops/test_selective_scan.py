@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.cells.base import where_reset
 from jaxmodels.ops import selective_scan as module
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
 from jaxmodels.testing.lab import quick_jit
-from tests.ops.agree import check_differences, close, gradients
+from tests.ops.agree import by_steps, check_differences, close, gradients
 
 BATCH, CHANNELS, SIZE, CHUNK = 2, 6, 4, 16
 NAMES = ("state", "x", "delta", "a", "b", "c")
@@ -61,15 +60,7 @@ def reference(state, x, delta, a, b, c, reset):
     return state, np.stack(ys, 1)
 
 
-def by_steps(state, x, delta, a, b, c, reset):
-    def body(state, inputs):
-        x, delta, b, c, reset = inputs
-        state = where_reset(reset, jnp.zeros_like(state), state)
-        return selective_scan_step(state, x, delta, a, b, c)
-
-    by_time = jax.tree.map(lambda z: z.swapaxes(0, 1), (x, delta, b, c, reset))
-    state, ys = jax.lax.scan(body, state, by_time)
-    return state, ys.swapaxes(0, 1)
+definition = by_steps(selective_scan_step)
 
 
 @pytest.mark.parametrize("time", [1, CHUNK - 1, CHUNK, CHUNK + 1, 257])
@@ -83,10 +74,10 @@ def test_values(scan, time):
 @pytest.mark.parametrize("time", [CHUNK + 1, 257])
 def test_gradients(scan, time):
     inputs, reset = arguments(time)
-    want = gradients(by_steps, inputs, reset)
+    want = gradients(definition, inputs, reset)
     close(gradients(scan, inputs, reset), want, GRADIENTS, NAMES)
     no_reset = np.zeros_like(reset)
-    close(gradients(scan, inputs, None), gradients(by_steps, inputs, no_reset), GRADIENTS, NAMES)
+    close(gradients(scan, inputs, None), gradients(definition, inputs, no_reset), GRADIENTS, NAMES)
 
 
 def test_gradients_are_finite_differences(scan):
@@ -97,7 +88,7 @@ def test_gradients_are_finite_differences(scan):
 def test_extreme_decays(scan):
     inputs, reset = arguments(257, extreme=True)
     close(quick_jit(scan)(*inputs, reset), reference(*inputs, reset), VALUES, ("state", "y"))
-    want = gradients(by_steps, inputs, reset)
+    want = gradients(definition, inputs, reset)
     assert all(np.isfinite(z).all() for z in want)
     close(gradients(scan, inputs, reset), want, GRADIENTS, NAMES)
 

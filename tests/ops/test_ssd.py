@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.cells.base import where_reset
 from jaxmodels.ops.ssd import ssd_chunked, ssd_step
 from jaxmodels.testing.lab import quick_jit
-from tests.ops.agree import check_differences, close, gradients
+from tests.ops.agree import by_steps, check_differences, close, gradients
 
 BATCH, HEADS, HEAD, GROUPS, SIZE, CHUNK = 2, 4, 3, 2, 5, 16
 CHANNELS = HEADS * HEAD // GROUPS
@@ -61,15 +60,7 @@ def reference(state, x, delta, a, b, c, reset):
     return last, out
 
 
-def by_steps(state, x, delta, a, b, c, reset):
-    def body(state, inputs):
-        x, delta, b, c, reset = inputs
-        state = where_reset(reset, jnp.zeros_like(state), state)
-        return ssd_step(state, x, delta, a, b, c)
-
-    by_time = jax.tree.map(lambda z: z.swapaxes(0, 1), (x, delta, b, c, reset))
-    state, ys = jax.lax.scan(body, state, by_time)
-    return state, ys.swapaxes(0, 1)
+definition = by_steps(ssd_step)
 
 
 @pytest.mark.parametrize("time", [1, CHUNK - 1, CHUNK, CHUNK + 1, 257])
@@ -77,7 +68,7 @@ def test_values(time):
     inputs, reset = arguments(time)
     want = reference(*inputs, reset)
     close(quick_jit(chunked)(*inputs, reset), want, VALUES, ("state", "y"))
-    close(quick_jit(by_steps)(*inputs, reset), want, VALUES, ("state", "y"))
+    close(quick_jit(definition)(*inputs, reset), want, VALUES, ("state", "y"))
     want = reference(*inputs, np.zeros_like(reset))
     close(quick_jit(chunked)(*inputs), want, VALUES, ("state", "y"))
 
@@ -85,9 +76,9 @@ def test_values(time):
 @pytest.mark.parametrize("time", [CHUNK + 1, 257])
 def test_gradients(time):
     inputs, reset = arguments(time)
-    want = gradients(by_steps, inputs, reset)
+    want = gradients(definition, inputs, reset)
     close(gradients(chunked, inputs, reset), want, GRADIENTS, NAMES)
-    want = gradients(by_steps, inputs, np.zeros_like(reset))
+    want = gradients(definition, inputs, np.zeros_like(reset))
     close(gradients(chunked, inputs, None), want, GRADIENTS, NAMES)
 
 
@@ -99,7 +90,7 @@ def test_gradients_are_finite_differences():
 def test_extreme_decays():
     inputs, reset = arguments(257, extreme=True)
     close(quick_jit(chunked)(*inputs, reset), reference(*inputs, reset), VALUES, ("state", "y"))
-    want = gradients(by_steps, inputs, reset)
+    want = gradients(definition, inputs, reset)
     assert all(np.isfinite(z).all() for z in want)
     close(gradients(chunked, inputs, reset), want, GRADIENTS, NAMES)
 
