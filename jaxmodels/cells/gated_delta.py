@@ -16,7 +16,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, rms_norm, symmetric_uniform
+from jaxmodels.cells.layers import Linear, on_last, rms_norm, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
@@ -146,8 +146,8 @@ class GatedDeltaCell(Cell):
         c = self.config
         rate = jax.nn.sigmoid(self.rate(x, c.dtype))
         dt = self.decay(x, c.dtype)
-        dt = jax.nn.softplus(dt + _last(self.dt_bias[...], dt))
-        return -_last(jnp.exp(self.A_log[...]), dt) * dt, rate * (1 + c.negative_eigenvalues)
+        dt = jax.nn.softplus(dt + on_last(self.dt_bias[...], dt))
+        return -on_last(jnp.exp(self.A_log[...]), dt) * dt, rate * (1 + c.negative_eigenvalues)
 
     def _read_out(self, y, x):
         """y (..., H, V), tokens (..., C) -> (..., C)."""
@@ -159,7 +159,3 @@ class GatedDeltaCell(Cell):
 def _unit(x):
     """x over its length along the last axis; the epsilon, as in the source, is inside the root."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
-
-
-def _last(vector, x):
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

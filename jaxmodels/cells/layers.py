@@ -34,10 +34,11 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
-    return x * _last(scale, x) + _last(bias, x)
+    return x * on_last(scale, x) + on_last(bias, x)
 
 
-def _last(vector, x):
+def on_last(vector: jax.Array, x: jax.Array) -> jax.Array:
+    """vector (n,) with as many axes as x, (1, ..., 1, n)."""
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -53,7 +54,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array, dtype=jnp.float32) -> jax.Array:
         """(..., inputs) -> (..., outputs) float32."""
         y = dot(x, self.kernel[...], dtype)
-        return y if self.bias is None else y + _last(self.bias[...], y)
+        return y if self.bias is None else y + on_last(self.bias[...], y)
 
 
 class LowRank(nnx.Module):
@@ -76,7 +77,7 @@ class LowRank(nnx.Module):
         """(..., inputs) -> (..., outputs) float32."""
         hidden = ACTIVATIONS[self.activation](dot(x, self.down[...], dtype))
         y = dot(hidden, self.up[...], dtype)
-        return y if self.bias is None else y + _last(self.bias[...], y)
+        return y if self.bias is None else y + on_last(self.bias[...], y)
 
 
 class LayerNorm(nnx.Module):
@@ -112,13 +113,13 @@ def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
     x = x.reshape(*x.shape[:-2], -1)
-    return x * _last(scale, x) + _last(bias, x)
+    return x * on_last(scale, x) + on_last(bias, x)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float = 1e-5) -> jax.Array:
     """x over its root mean square along the last axis, times scale, in float32."""
     x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * _last(scale, x)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * on_last(scale, x)
 
 
 class RMSNorm(nnx.Module):

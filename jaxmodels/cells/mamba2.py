@@ -23,7 +23,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
+from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
 from jaxmodels.cells.mamba1 import time_step_bias
 from jaxmodels.errors import UserError
 from jaxmodels.ops.chunks import recompute_inside
@@ -206,13 +206,13 @@ class Mamba2Cell(Cell):
         parts = [c.inner, c.inner + c.groups * c.state_size]
         x, b, out = jnp.split(xbc, parts, -1)
         b, out = (z.reshape(*shape, c.groups, c.state_size) for z in (b, out))
-        delta = jax.nn.softplus(delta + _last(self.dt_bias[...], delta))
+        delta = jax.nn.softplus(delta + on_last(self.dt_bias[...], delta))
         a = -jnp.exp(self.A_log[...])
         return x.reshape(*shape, c.heads, c.head_size), delta, a, b, out
 
     def _skip(self, y, x):
         """y, x (..., H, P) -> y + D x, (..., D)."""
-        y = y + x * _last(self.D[...], x[..., 0])[..., None]
+        y = y + x * on_last(self.D[...], x[..., 0])[..., None]
         return y.reshape(*y.shape[:-2], -1)
 
     def _gate(self, y, z):
@@ -220,9 +220,5 @@ class Mamba2Cell(Cell):
         c = self.config
         y = gated(y, z).reshape(*z.shape[:-1], c.norm_groups, -1)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + c.norm_eps)
-        y = y.reshape(z.shape) * _last(self.norm_scale[...], z)
+        y = y.reshape(z.shape) * on_last(self.norm_scale[...], z)
         return self.out_proj(y, c.dtype)
-
-
-def _last(vector, x):
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

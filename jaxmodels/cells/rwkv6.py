@@ -16,7 +16,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, dot, group_norm, shift_in, symmetric_uniform
+from jaxmodels.cells.layers import Linear, dot, group_norm, on_last, shift_in, symmetric_uniform
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
 MIXED = ("w", "k", "v", "r", "g")  # what the token shift makes five mixtures for
@@ -127,15 +127,15 @@ class RWKV6Cell(Cell):
         """Tokens (..., C) -> ((r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C))."""
         dtype = self.config.dtype
         past = before - x
-        hidden = jnp.tanh(dot(x + past * _last(self.mix_x[...], x), self.mix_down[...], dtype))
+        hidden = jnp.tanh(dot(x + past * on_last(self.mix_x[...], x), self.mix_down[...], dtype))
         hidden = jnp.split(hidden, 5, -1)
         xw, xk, xv, xr, xg = (
-            x + past * (_last(mu, x) + dot(low, up, dtype))
+            x + past * (on_last(mu, x) + dot(low, up, dtype))
             for mu, low, up in zip(self.mix[...], hidden, self.mix_up[...], strict=True)
         )
         decay = dot(jnp.tanh(dot(xw, self.decay_down[...], dtype)), self.decay_up[...], dtype)
         # From 20 on the decay is 0 in float32 anyway; beyond 88 its logarithm would be infinite.
-        log_w = -jnp.exp(jnp.minimum(_last(self.decay[...], x) + decay, 20.0))
+        log_w = -jnp.exp(jnp.minimum(on_last(self.decay[...], x) + decay, 20.0))
         r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
         inputs = (self._heads(z) for z in (r, log_w, k, v, self.bonus[...]))
         return tuple(inputs), jax.nn.silu(self.gate(xg, dtype))
@@ -147,7 +147,3 @@ class RWKV6Cell(Cell):
         """y (..., H, N) -> (..., C)."""
         y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
         return self.output(y * gate, self.config.dtype)
-
-
-def _last(vector, x):
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))

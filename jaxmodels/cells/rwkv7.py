@@ -17,7 +17,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, LowRank, shift_in, symmetric_uniform
+from jaxmodels.cells.layers import Linear, LowRank, on_last, shift_in, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.dplr import dplr_mixed, dplr_step
 from jaxmodels.ops.token_mix import token_mix
@@ -144,7 +144,7 @@ class RWKV7Cell(Cell):
 
     def values(self, x, before):
         """v of tokens x (..., C) with the tokens before them: `v_first`, if of the first layer."""
-        mixed = x + (before - x) * _last(self.mix[...][MIXED.index("v")], x)
+        mixed = x + (before - x) * on_last(self.mix[...][MIXED.index("v")], x)
         return self.value(mixed, self.config.dtype)
 
     def _project(self, x, before, v_first):
@@ -185,7 +185,3 @@ class RWKV7Cell(Cell):
         y = y * jax.lax.rsqrt(head_sum(y * y) / size + 64e-5)
         y = y * shared["norm_scale"] + shared["norm_bias"]
         return state, (y + head_sum(r * k * shared["bonus"]) * v) * gate
-
-
-def _last(vector, x):
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
