@@ -153,7 +153,10 @@ class _Text:
         self.bytes = tokenizer.streaming_decoder() if tokenizer.name == "byte" else None
 
     def push(self, token) -> str:
-        return self.bytes.push(token) if self.bytes else " " + self.tokenizer.decode([token])
+        if self.bytes:
+            return self.bytes.push(token)
+        between = " " if self.tokenizer.name == "word" else ""
+        return between + self.tokenizer.decode([token])
 
     def finish(self) -> str:
         return self.bytes.finish() if self.bytes else ""

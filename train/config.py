@@ -24,7 +24,7 @@ OPTIMIZERS = ("adamw", "lion", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 DTYPES = ("float32", "bfloat16")
 PARALLEL = ("pmap", "shard_map")
-TOKENIZERS = ("byte", "word")
+TOKENIZERS = ("byte", "char", "word")
 MODES = ("tracks", "windows", "packed")
 LABELS = ("none", "relations")
 

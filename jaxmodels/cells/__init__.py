@@ -2,6 +2,8 @@
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
 from jaxmodels.cells.gated_delta import GatedDeltaCell, GatedDeltaConfig
+from jaxmodels.cells.grounded_gla import GroundedGLACell, GroundedGLAConfig
+from jaxmodels.cells.hybrid import HybridCell, HybridConfig
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
@@ -12,6 +14,8 @@ from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig
 CELLS = {
     "attention": (AttentionConfig, AttentionCell),
     "gated_delta": (GatedDeltaConfig, GatedDeltaCell),
+    "grounded_gla": (GroundedGLAConfig, GroundedGLACell),
+    "hybrid": (HybridConfig, HybridCell),
     "mamba1": (Mamba1Config, Mamba1Cell),
     "mamba2": (Mamba2Config, Mamba2Cell),
     "rwkv4": (RWKV4Config, RWKV4Cell),

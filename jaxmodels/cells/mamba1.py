@@ -109,32 +109,32 @@ class Mamba1Cell(Cell):
             ssm=jnp.zeros((batch_size, c.state_size, inner), jnp.float32),
         )
 
-    def step(self, state, x, key=None):
-        """See `Cell.step`."""
+    def step(self, state, x, key=None, write=None):
+        """See `Cell.step`; write: float (B,) in [0, 1] or None, a factor on the step size."""
         x, z = self._project(x)
         conv, x = short_conv_step(state.conv, x, self.conv_taps[...], self.conv_bias[...])
         x = silu(x)
-        ssm, y = selective_scan_step(state.ssm, x, *self._selected(x))
+        ssm, y = selective_scan_step(state.ssm, x, *self._selected(x, write))
         return Mamba1State(conv, ssm), self._read_out(self._skip(y, x), z)
 
-    def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; the projections are made once for all tokens.
+    def __call__(self, state, xs, reset=None, key=None, write=None):
+        """See `Cell.scan`; the projections are made once for all tokens. write: (B, T) or None.
 
         What is cheap, all but the large products and the states at chunk borders, is computed anew
         for the backward pass: to keep it costs more time than to make it.
         """
         x, z = self._project(time_first(xs))
 
-        def mix(state, x):
+        def mix(state, x, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
             conv, x = short_conv(state.conv, turn(x), taps, bias, reset)
             x = time_first(silu(x))
-            delta, a, b, c = self._selected(x)
+            delta, a, b, c = self._selected(x, write)
             inputs = (turn(x), turn(delta), a, turn(b), turn(c), reset)
             ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
             return Mamba1State(conv, ssm), self._skip(time_first(y), x)
 
-        state, y = recompute_inside(mix)(state, x)
+        state, y = recompute_inside(mix)(state, x, None if write is None else turn(write))
         return state, turn(recompute_inside(self._read_out)(y, z))
 
     def _project(self, u):
@@ -142,12 +142,14 @@ class Mamba1Cell(Cell):
         kernels = jnp.split(self.in_proj.kernel[...], 2, -1)
         return [dot(u, kernel, self.config.dtype) for kernel in kernels]
 
-    def _selected(self, x):
+    def _selected(self, x, write=None):
         """Tokens (..., D) -> delta (..., D), A (N, D), b and c (..., N)."""
         c = self.config
         parts = [c.dt_rank, c.dt_rank + c.state_size]
         delta, b, out = jnp.split(self.x_proj(x, c.dtype), parts, -1)
         delta = jax.nn.softplus(self.dt_proj(delta, c.dtype))
+        if write is not None:
+            delta = delta * write[..., None]
         return delta, -jnp.exp(self.A_log[...]), b, out
 
     def _skip(self, y, x):

@@ -143,38 +143,42 @@ class Mamba2Cell(Cell):
             ssm=jnp.zeros(ssm, jnp.float32),
         )
 
-    def step(self, state, x, key=None):
-        """See `Cell.step`."""
+    def step(self, state, x, key=None, write=None):
+        """See `Cell.step`.
+
+        write: float (B,) in [0, 1] or None; how far the token may change the state, a factor on
+        its step size. At 0 the state neither decays nor takes anything in.
+        """
         z, xbc, delta = self._project(x)
         conv, xbc = short_conv_step(state.conv, xbc, self.conv_taps[...], self.conv_bias[...])
-        x, delta, a, b, c = self._parts(silu(xbc), delta)
+        x, delta, a, b, c = self._parts(silu(xbc), delta, write)
         ssm, y = ssd_step(state.ssm, x, delta, a, b, c)
         return Mamba2State(conv, ssm), self._gate(self._skip(y, x), z)
 
-    def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products.
+    def __call__(self, state, xs, reset=None, key=None, write=None):
+        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`.
 
         What is cheap, all but the products and the states at chunk borders, is computed anew for
         the backward pass: to keep it costs more time than to make it.
         """
         z, xbc, delta = self._project(xs)
         arguments = (state, z, xbc, delta)
-        on_cpu = functools.partial(self._chunks, reset)
-        if max(self.config.groups, self.config.norm_groups) > 1:
+        on_cpu = functools.partial(self._chunks, reset, write)
+        if max(self.config.groups, self.config.norm_groups) > 1 or write is not None:
             return on_cpu(*arguments)
         elsewhere = functools.partial(self._one_loop, reset)
         return jax.lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
 
-    def _chunks(self, reset, state, z, xbc, delta):
-        def mix(state, xbc, delta):
+    def _chunks(self, reset, write, state, z, xbc, delta):
+        def mix(state, xbc, delta, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
             conv, xbc = short_conv(state.conv, xbc, taps, bias, reset)
-            x, delta, a, b, c = self._parts(silu(xbc), delta)
+            x, delta, a, b, c = self._parts(silu(xbc), delta, write)
             options = {"chunk_size": self.config.chunk_size, "dtype": self.config.dtype}
             ssm, y = ssd_chunked(state.ssm, x, delta, a, b, c, reset, **options)
             return Mamba2State(conv, ssm), self._skip(y, x)
 
-        state, y = recompute_inside(mix)(state, xbc, delta)
+        state, y = recompute_inside(mix)(state, xbc, delta, write)
         return state, recompute_inside(self._gate)(y, z)
 
     def _one_loop(self, reset, state, z, xbc, delta):
@@ -200,13 +204,15 @@ class Mamba2Cell(Cell):
         kernels = jnp.split(self.in_proj.kernel[...], [c.inner, c.inner + c.conv_width], -1)
         return [dot(u, kernel, c.dtype) for kernel in kernels]
 
-    def _parts(self, xbc, delta):
+    def _parts(self, xbc, delta, write=None):
         """xbc (..., E), delta (..., H) -> x (..., H, P), delta, A (H,), b and c (..., G, N)."""
         c, shape = self.config, xbc.shape[:-1]
         parts = [c.inner, c.inner + c.groups * c.state_size]
         x, b, out = jnp.split(xbc, parts, -1)
         b, out = (z.reshape(*shape, c.groups, c.state_size) for z in (b, out))
         delta = jax.nn.softplus(delta + on_last(self.dt_bias[...], delta))
+        if write is not None:
+            delta = delta * write[..., None]
         a = -jnp.exp(self.A_log[...])
         return x.reshape(*shape, c.heads, c.head_size), delta, a, b, out
 

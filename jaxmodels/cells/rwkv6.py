@@ -17,6 +17,7 @@ from flax import nnx, struct
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, dot, group_norm, on_last, shift_in, symmetric_uniform
+from jaxmodels.errors import UserError
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
 MIXED = ("w", "k", "v", "r", "g")  # what the token shift makes five mixtures for
@@ -31,6 +32,7 @@ class RWKV6Config:
       head_size: N, divides C; None means 64, or C if that is smaller.
       mix_rank: of the low-rank map to each of the five token-shift mixtures.
       decay_rank: of the low-rank map to the decay.
+      norm_groups: how many parts of C are normalised by themselves on reading; None means H.
       chunk_size: tokens a chunk of the fast form, best a power of two.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
     """
@@ -39,12 +41,17 @@ class RWKV6Config:
     head_size: int | None = None
     mix_rank: int = 32
     decay_rank: int = 64
+    norm_groups: int | None = None
     chunk_size: int = 32
     dtype: str = "float32"
 
     def __post_init__(self):
         object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
-        positive(self, "mix_rank", "decay_rank", "chunk_size")
+        if self.norm_groups is None:
+            object.__setattr__(self, "norm_groups", self.width // self.head_size)
+        positive(self, "mix_rank", "decay_rank", "norm_groups", "chunk_size")
+        if self.width % self.norm_groups:
+            raise UserError(f"norm_groups={self.norm_groups} must divide width={self.width}")
         one_of(self, "dtype", ("float32", "bfloat16"))
 
 
@@ -109,21 +116,25 @@ class RWKV6Cell(Cell):
             wkv=jnp.zeros((batch_size, heads, c.head_size, c.head_size), jnp.float32),
         )
 
-    def step(self, state, x, key=None):
-        """x (B, C) -> (state, y (B, C))."""
+    def step(self, state, x, key=None, write=None):
+        """x (B, C) -> (state, y (B, C)).
+
+        write: float (B,) in [0, 1] or None; how far the token may change the matrix state. At 0 it
+        neither decays nor takes anything in.
+        """
         x = x.astype(jnp.float32)
-        inputs, gate = self._project(x, state.shift)
+        inputs, gate = self._project(x, state.shift, write)
         wkv, y = wkv6_step(state.wkv, *inputs)
         return RWKV6State(x, wkv), self._read_out(y, gate)
 
-    def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products."""
+    def __call__(self, state, xs, reset=None, key=None, write=None):
+        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`."""
         xs = xs.astype(jnp.float32)
-        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset))
+        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset), write)
         wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
         return RWKV6State(xs[:, -1], wkv), self._read_out(y, gate)
 
-    def _project(self, x, before):
+    def _project(self, x, before, write=None):
         """Tokens (..., C) -> ((r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C))."""
         dtype = self.config.dtype
         past = before - x
@@ -137,6 +148,8 @@ class RWKV6Cell(Cell):
         # From 20 on the decay is 0 in float32 anyway; beyond 88 its logarithm would be infinite.
         log_w = -jnp.exp(jnp.minimum(on_last(self.decay[...], x) + decay, 20.0))
         r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
+        if write is not None:
+            log_w, k = log_w * write[..., None], k * write[..., None]
         inputs = (self._heads(z) for z in (r, log_w, k, v, self.bonus[...]))
         return tuple(inputs), jax.nn.silu(self.gate(xg, dtype))
 
@@ -145,5 +158,6 @@ class RWKV6Cell(Cell):
 
     def _read_out(self, y, gate):
         """y (..., H, N) -> (..., C)."""
+        y = y.reshape(*y.shape[:-2], self.config.norm_groups, -1)
         y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
         return self.output(y * gate, self.config.dtype)

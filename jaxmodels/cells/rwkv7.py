@@ -120,10 +120,14 @@ class RWKV7Cell(Cell):
             wkv=jnp.zeros((batch_size, heads, c.head_size, c.head_size), jnp.float32),
         )
 
-    def step(self, state, x, key=None, v_first=None):
-        """x (B, C), v_first (B, C) with `value_residual` -> (state, y (B, C))."""
+    def step(self, state, x, key=None, v_first=None, write=None):
+        """x (B, C), v_first (B, C) with `value_residual` -> (state, y (B, C)).
+
+        write: float (B,) in [0, 1] or None; how far the token may change the matrix state. At 0 it
+        neither decays, nor loses, nor takes anything in.
+        """
         x = x.astype(jnp.float32)
-        tokens = map(self._heads, self._project(x, state.shift, v_first))
+        tokens = map(self._heads, self._project(x, state.shift, v_first, write))
         shared = jax.tree.map(lambda vector: vector[None], self._shared())
         recur = functools.partial(dplr_step, state.wkv)
         wkv, y = self._mix(recur, tuple(tokens), shared, lambda x: jnp.sum(x, -1, keepdims=True))
@@ -134,10 +138,10 @@ class RWKV7Cell(Cell):
         step = step or (lambda state, x, key: self.step(state, x[0], key, x[1]))
         return Cell.scan(self, state, (xs, v_first), reset, key, step=step)
 
-    def __call__(self, state, xs, reset=None, key=None, v_first=None):
-        """See `Cell.scan`; chunks of matrix products."""
+    def __call__(self, state, xs, reset=None, key=None, v_first=None, write=None):
+        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`."""
         xs = xs.astype(jnp.float32)
-        tokens = self._project(xs, shift_in(xs, state.shift, reset), v_first)
+        tokens = self._project(xs, shift_in(xs, state.shift, reset), v_first, write)
         tokens, size = tuple(map(self._heads, tokens)), self.config.chunk_size
         wkv, y = dplr_mixed(self._mix, state.wkv, tokens, self._shared(), reset, chunk_size=size)
         return RWKV7State(xs[:, -1], wkv), self.output(y.reshape(xs.shape), self.config.dtype)
@@ -147,7 +151,7 @@ class RWKV7Cell(Cell):
         mixed = x + (before - x) * on_last(self.mix[...][MIXED.index("v")], x)
         return self.value(mixed, self.config.dtype)
 
-    def _project(self, x, before, v_first):
+    def _project(self, x, before, v_first, write=None):
         """Tokens (..., C) and those before them -> r, log_w, k, v, rate, gate, each (..., C)."""
         c = self.config
         xr, xw, xk, xv, xa, xg = token_mix(x, before, self.mix[...])
@@ -159,6 +163,8 @@ class RWKV7Cell(Cell):
         rate = jax.nn.sigmoid(self.rate(xa, c.dtype))
         if c.value_residual:
             v = v + (v_first - v) * jax.nn.sigmoid(self.residual(xv, c.dtype))
+        if write is not None:  # the removed direction is that of k, whatever its length
+            log_w, k, rate = (z * write[..., None] for z in (log_w, k, rate))
         return r, log_w, k, v, rate, self.gate(xg, c.dtype)
 
     def _shared(self):

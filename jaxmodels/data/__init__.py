@@ -19,6 +19,7 @@ from jaxmodels.data.streams import MODES, eval_stream, make_stream
 from jaxmodels.data.text import load_corpus, to_document
 from jaxmodels.data.tokenizers import (
     ByteTokenizer,
+    CharTokenizer,
     StreamingDecoder,
     Tokenizer,
     WordTokenizer,
@@ -30,6 +31,7 @@ __all__ = [
     "MODES",
     "NUM_STEP_CLASSES",
     "ByteTokenizer",
+    "CharTokenizer",
     "Corpus",
     "Document",
     "GSM8KItem",

@@ -13,7 +13,7 @@ from jaxmodels.data.documents import Corpus, Document
 from jaxmodels.data.files import find_files, read_text
 from jaxmodels.data.readers import FORMATS
 from jaxmodels.data.records import Record
-from jaxmodels.data.tokenizers import ByteTokenizer, Tokenizer, WordTokenizer
+from jaxmodels.data.tokenizers import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 from jaxmodels.errors import UserError
 
 VALID_FROM, TEST_FROM = 2000, 2010  # years of the packaged speeches
@@ -41,7 +41,8 @@ def load_corpus(
 
     Args:
       paths: files, folders (recursive, `files.TEXT_SUFFIXES`) or globs; SYSTEMS P-29.
-      tokenizer: "byte" (vocabulary 256), "word" (fitted on the training split), or a tokenizer.
+      tokenizer: "byte" (vocabulary 256), "char" or "word" (fitted on the training split), or a
+        tokenizer.
       format: how files become documents: "text" (a file is a document), or one of `FORMATS`.
       valid_fraction, test_fraction: shares of the text, each in [0, 1), together below 1.
       max_tokens, min_freq: size of the word vocabulary and the rarest word it keeps.
@@ -169,6 +170,8 @@ def _tokenizer(given, train: list[Record], max_tokens: int, min_freq: int) -> To
     if given == "word":
         texts = (record.text for record in train)
         return WordTokenizer.fit(texts, max_tokens=max_tokens, min_freq=min_freq)
+    if given == "char":
+        return CharTokenizer.fit(record.text for record in train)
     if isinstance(given, str):
-        raise UserError(f"data.tokenizer: unknown {given!r}, expected 'byte' or 'word'")
+        raise UserError(f"data.tokenizer: unknown {given!r}, expected 'byte', 'char' or 'word'")
     return given

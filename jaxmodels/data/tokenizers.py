@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxmodels.data.characters import CharTokenizer
 from jaxmodels.errors import UserError
 
 
@@ -188,12 +189,14 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             return ByteTokenizer()
         if kind == "word":
             return WordTokenizer(tuple(fields["words"]))
+        if kind == "char":
+            return CharTokenizer(fields["characters"])
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"
         ) from error
-    raise UserError(f"unknown tokenizer kind {kind!r}: expected 'byte' or 'word'")
+    raise UserError(f"unknown tokenizer kind {kind!r}: expected 'byte', 'char' or 'word'")
 
 
 def _text(text: str | bytes) -> str:

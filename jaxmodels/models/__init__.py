@@ -1,8 +1,13 @@
 """One system a file. `MODELS` maps a name to (config class, model class, presets)."""
 
-from jaxmodels.models import mamba, prernk, rwkv, stack, transformer
+from jaxmodels.models import groundthink, mamba, prernk, rwkv, stack, transformer
 
 MODELS = {
+    "groundthink": (
+        groundthink.GroundThinkConfig,
+        groundthink.GroundThink,
+        groundthink.PRESETS,
+    ),
     "prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS),
     "rwkv": (rwkv.RWKVConfig, rwkv.RWKV, rwkv.PRESETS),
     "mamba": (mamba.MambaConfig, mamba.Mamba, mamba.PRESETS),

@@ -40,11 +40,11 @@ class LanguageModel(nnx.Module):
     `extras`, what every layer is given beside its input.
     """
 
-    def __init__(self, config, *, embed: Embedding, layers: list, norm, head: Linear | None):
-        """head None: the embedding's table, transposed."""
+    def __init__(self, config, *, embed: Embedding, layers, norm, head: Linear | None):
+        """layers: as `stack` joins them. head None: the embedding's table, transposed."""
         self.config = config
         self.embed = embed
-        self.layers = stack(layers)
+        self.layers = layers
         self.norm = norm
         self.head = head
 

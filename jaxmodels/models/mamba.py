@@ -13,7 +13,7 @@ from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.errors import UserError
-from jaxmodels.models.language import LanguageModel
+from jaxmodels.models.language import LanguageModel, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Mamba(LanguageModel):
         super().__init__(
             c,
             embed=Embedding(c.vocab_size, c.width, init=normal, rngs=rngs),
-            layers=[MambaLayer(c, rngs=rngs, layer=layer) for layer in range(c.num_layers)],
+            layers=stack([MambaLayer(c, rngs=rngs, layer=i) for i in range(c.num_layers)]),
             norm=RMSNorm(c.width, c.norm_eps),
             head=head,
         )

@@ -20,7 +20,7 @@ from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
-from jaxmodels.models.language import LanguageModel, layer_of
+from jaxmodels.models.language import LanguageModel, layer_of, stack
 
 # Hidden width of channel mixing over width; power of (i / C) in its initial mix, by version.
 EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}
@@ -192,7 +192,7 @@ class RWKV(LanguageModel):
         super().__init__(
             c,
             embed=Embedding(c.vocab_size, c.width, init=symmetric_uniform(1e-4), rngs=rngs),
-            layers=[RWKVLayer(c, rngs=rngs, layer=layer) for layer in range(c.num_layers)],
+            layers=stack([RWKVLayer(c, rngs=rngs, layer=i) for i in range(c.num_layers)]),
             norm=LayerNorm(c.width),
             head=Linear(c.width, c.vocab_size, bias=False, init=head_init, rngs=rngs),
         )

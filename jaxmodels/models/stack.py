@@ -20,7 +20,7 @@ from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.errors import UserError
-from jaxmodels.models.language import LanguageModel
+from jaxmodels.models.language import LanguageModel, stack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,4 +159,4 @@ def residual_parts(config, make_cell, rngs: nnx.Rngs) -> dict:
     head = None
     if not c.tie_embeddings:
         head = Linear(c.width, c.vocab_size, bias=False, init=normal, rngs=rngs)
-    return {"embed": embed, "layers": layers, "norm": RMSNorm(c.width), "head": head}
+    return {"embed": embed, "layers": stack(layers), "norm": RMSNorm(c.width), "head": head}

@@ -1,0 +1,230 @@
+"""The time mixing of GroundThink V3 and v0.2.0: gated linear attention with a "grounded" decay.
+
+    w = clip(alpha exp(-b) + (1 - alpha) exp(-exp(W_d x)), 0.01, 0.99)            a channel
+    S_t = rho_t S_{t-1} + k_t v_t^T ;  o_t = S_t^T r_t / sqrt(N) ;  y = W_o (g * o)    a head
+    log rho = mean_d log w                                     what the name says: w is kept, or
+    log rho = mean_d log(1 - w + 1e-6)                         as written: 1 - w is kept
+
+Source: `9to5ninja-projects/groundthink`, layers_v030.py and archive/layers_v020.py; SYSTEMS 2.2.1.
+There w, computed as what is kept, reaches a kernel that takes the logarithm of 1 - w: a token keeps
+0.253 of the state at the start instead of 0.747. There, too, the short convolution is computed and
+not used. Both are switches here, and so is the normalisation of the state, which the original does
+after each segment in training and after each token in decoding; here it is the same in both.
+
+Shapes: B batch, T time, C width, H heads, N head_size (C = H N), K taps.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
+from jaxmodels.errors import UserError
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
+
+STATE_NORMS = ("none", "boundary", "per_token")
+KEPT = (0.01, 0.99)  # least and largest w
+
+
+@dataclasses.dataclass(frozen=True)
+class GroundedGLAConfig:
+    """Sizes and choices of the cell.
+
+    Attributes:
+      width: C.
+      head_size: N, divides C; None means 32, or C if that is smaller.
+      alpha: share of the learned decay in w; the rest comes from the data.
+      decay_sign: "correct" keeps w of the state, "inverted" 1 - w, as written.
+      grounding: r, k and v read x + 0.1 conv(x); else, as written, the convolution is not used.
+      state_norm: unit mean square of the state in place: "none", "boundary" (every `norm_every`
+        tokens of a document) or "per_token". The latter two run as a scan.
+      state_groups: parts of each head's N x N state, in rows, normalised by themselves, with a gain
+        for each entry; 0 means each row by itself without a gain, as v0.2.0.
+      norm_every: see `state_norm`.
+      learn_initial_state: a document begins with a learned state; runs as a scan.
+      base_decay: b at the start.
+      decay_init: standard deviation of W_d at the start.
+      output_gain: of Glorot's initialisation of W_o; None means a standard deviation of 0.02.
+      conv_size: K.
+      chunk_size: tokens a chunk of the fast form, best a power of two.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    head_size: int | None = None
+    alpha: float = 0.6
+    decay_sign: str = "correct"
+    grounding: bool = True
+    state_norm: str = "none"
+    state_groups: int = 4
+    norm_every: int = 256
+    learn_initial_state: bool = False
+    base_decay: float = 0.0
+    decay_init: float = 0.0
+    output_gain: float | None = 0.1
+    conv_size: int = 4
+    chunk_size: int = 32
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size, usual=32))
+        positive(self, "norm_every", "conv_size", "chunk_size")
+        one_of(self, "decay_sign", ("correct", "inverted"))
+        one_of(self, "state_norm", STATE_NORMS)
+        one_of(self, "dtype", ("float32", "bfloat16"))
+        if self.conv_size < 2:
+            raise UserError(f"conv_size must be at least 2, got {self.conv_size}")
+        if self.state_groups < 0 or (self.state_groups and self.head_size**2 % self.state_groups):
+            raise UserError(
+                f"state_groups={self.state_groups} must divide head_size^2 = {self.head_size**2}"
+            )
+        if not 0.0 <= self.alpha <= 1.0:
+            raise UserError(f"alpha must lie in [0, 1], got {self.alpha!r}")
+
+
+@struct.dataclass
+class GroundedGLAState:
+    """Float32.
+
+    Attributes:
+      conv: (B, K - 1, C), the last tokens read, the oldest first.
+      gla: (B, H, N, N), key by value.
+      clock: (B,), tokens of the document read since the last boundary; () without boundaries.
+    """
+
+    conv: jax.Array
+    gla: jax.Array
+    clock: Any
+
+
+class GroundedGLACell(Cell):
+    """x, y: (B, C)."""
+
+    def __init__(
+        self, config: GroundedGLAConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
+    ):
+        del layer, num_layers  # all start alike
+        c = self.config = config
+        bound = symmetric_uniform(c.width**-0.5)
+
+        def linear(init):
+            return Linear(c.width, c.width, bias=False, init=init, rngs=rngs)
+
+        self.receptance, self.key, self.value = linear(bound), linear(bound), linear(bound)
+        # These two are no kernels: gates and decays are not pulled towards zero.
+        square = (c.width, c.width)
+        gate = jax.random.uniform(rngs.params(), square, jnp.float32, 0.9, 1.1)
+        self.gate = nnx.Param(gate)
+        decay = nnx.initializers.normal(c.decay_init) if c.decay_init else nnx.initializers.zeros
+        self.decay = nnx.Param(decay(rngs.params(), square, jnp.float32))
+        self.base_decay = nnx.Param(jnp.full((c.width,), c.base_decay))
+        taps = symmetric_uniform(c.conv_size**-0.5)
+        self.conv_taps = nnx.Param(taps(rngs.params(), (c.width, c.conv_size)))
+        self.grounding_scale = nnx.Param(jnp.ones((1,)))  # `res_weight`; as written not used
+        out = nnx.initializers.normal(0.02)
+        if c.output_gain is not None:
+            out = nnx.initializers.variance_scaling(c.output_gain**2, "fan_avg", "uniform")
+        self.output = linear(out)
+        gained = c.state_norm != "none" and c.state_groups
+        self.state_gain = nnx.Param(jnp.ones((c.head_size**2,))) if gained else None
+        heads = (c.width // c.head_size, c.head_size, c.head_size)
+        small = nnx.initializers.normal(0.01)
+        learned = c.learn_initial_state
+        self.h0 = nnx.Param(small(rngs.params(), heads, jnp.float32)) if learned else None
+
+    def initial_state(self, batch_size: int) -> GroundedGLAState:
+        """Zeros, or the learned state."""
+        c = self.config
+        heads = (batch_size, c.width // c.head_size, c.head_size, c.head_size)
+        return GroundedGLAState(
+            conv=jnp.zeros((batch_size, c.conv_size - 1, c.width)),
+            gla=jnp.zeros(heads) if self.h0 is None else jnp.broadcast_to(self.h0[...], heads),
+            clock=jnp.zeros((batch_size,)) if c.state_norm == "boundary" else (),
+        )
+
+    def step(self, state, x, key=None):
+        """x (B, C) -> (state, y (B, C))."""
+        x = x.astype(jnp.float32)
+        conv, local = short_conv_step(state.conv, x, self.conv_taps[...], self._no_bias())
+        (r, log_w, k, v), gate, own = self._project(x, local)
+        gla, y = wkv6_step(state.gla, r, log_w, k, v, jnp.zeros(r.shape[-2:]))
+        state = self._normalised(GroundedGLAState(conv, gla, state.clock))
+        return state, self._read_out(y + own * v, gate)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; chunks of matrix products where the recurrence is linear."""
+        c = self.config
+        if c.state_norm != "none" or c.learn_initial_state:
+            return self.scan(state, xs, reset, key)
+        xs = xs.astype(jnp.float32)
+        conv, local = short_conv(state.conv, xs, self.conv_taps[...], self._no_bias(), reset)
+        (r, log_w, k, v), gate, own = self._project(xs, local)
+        none = jnp.zeros(r.shape[-2:])
+        gla, y = wkv6_chunked(state.gla, r, log_w, k, v, none, reset, chunk_size=c.chunk_size)
+        return GroundedGLAState(conv, gla, ()), self._read_out(y + own * v, gate)
+
+    def retention(self, x):
+        """Tokens (..., C) -> rho (..., H)."""
+        return jnp.exp(self._log_retention(x))
+
+    def _log_retention(self, x):
+        c = self.config
+        selective = jnp.exp(-jnp.exp(jnp.minimum(dot(x, self.decay[...], c.dtype), 20.0)))
+        base = on_last(jnp.exp(-self.base_decay[...]), x)
+        w = jnp.clip(c.alpha * base + (1.0 - c.alpha) * selective, *KEPT)
+        kept = w if c.decay_sign == "correct" else 1.0 - w + 1e-6
+        return jnp.log(self._heads(kept)).mean(-1)
+
+    def _project(self, x, local):
+        """-> ((r, log_w, k, v), gate (..., C), what a token's key adds to its own reading).
+
+        Reading comes after writing, so that the state is read with r decayed once, and the token's
+        own value with r as it is: RWKV-6's recurrence without its bonus, and a term beside it.
+        """
+        c = self.config
+        log_rho = self._log_retention(x)
+        if c.grounding:
+            x = x + 0.1 * on_last(self.grounding_scale[...], x) * local
+        r = jax.nn.sigmoid(self.receptance(x, c.dtype)) * c.head_size**-0.5
+        r, k, v = (self._heads(z) for z in (r, self.key(x, c.dtype), self.value(x, c.dtype)))
+        own = jnp.sum(r * k, -1, keepdims=True)
+        log_w = jnp.broadcast_to(log_rho[..., None], k.shape)
+        gate = jax.nn.sigmoid(dot(x, self.gate[...], c.dtype))
+        return (r * jnp.exp(log_w), log_w, k, v), gate, own
+
+    def _heads(self, x):
+        return x.reshape(*x.shape[:-1], -1, self.config.head_size)
+
+    def _no_bias(self):
+        return jnp.zeros((self.config.width,))
+
+    def _read_out(self, y, gate):
+        """y (..., H, N) -> (..., C)."""
+        return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
+
+    def _normalised(self, state):
+        c = self.config
+        if c.state_norm == "none":
+            return state
+        gla = state.gla
+        parts = gla
+        if c.state_groups:
+            parts = gla.reshape(*gla.shape[:2], c.state_groups, -1)
+        parts = parts * jax.lax.rsqrt(jnp.mean(parts * parts, -1, keepdims=True) + 1e-5)
+        normed = parts.reshape(gla.shape)
+        if c.state_groups:
+            gain = self.state_gain[...].reshape(1, 1, c.head_size, c.head_size)
+            normed = normed * gain
+        if c.state_norm == "per_token":
+            return state.replace(gla=normed)
+        due = state.clock + 1.0 >= c.norm_every
+        return state.replace(
+            gla=jnp.where(due[:, None, None, None], normed, gla),
+            clock=jnp.where(due, 0.0, state.clock + 1.0),
+        )

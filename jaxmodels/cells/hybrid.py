@@ -1,0 +1,305 @@
+"""RWKV and Mamba side by side: GroundThink's mixer (SYSTEMS section 2, G-01 to G-16, 2.3).
+
+    R = RMSNorm(RWKV(x)) ;  M = RMSNorm(Mamba(x)) ;  y = alpha R + (1 - alpha) M
+
+Source: `9to5ninja-projects/groundthink` (V3_RESEARCH_NOTES 2.21, 9.6 and V4). The raw outputs of
+the two differ by two to five orders of magnitude, hence a norm for each path. The state can be
+normalised, too ("StateNorm"): by default on reading, where it leaves the recurrence linear and its
+chunks exact; in place after every token, or every so many, at the price of a scan.
+
+Shapes: B batch, T time, C width.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.base import Cell
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import GLOROT, Linear, RMSNorm, on_last, symmetric_uniform
+from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
+from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
+from jaxmodels.cells.retention import set_retention
+from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
+from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
+from jaxmodels.errors import UserError
+
+PATHS = {"hybrid": ("rwkv", "mamba"), "rwkv": ("rwkv",), "mamba": ("mamba",)}
+STATE_NORMS = ("read", "boundary", "per_token")
+INITS = ("identity", "spread", "groups")
+
+
+@dataclasses.dataclass(frozen=True)
+class HybridConfig:
+    """Sizes and choices of the mixer.
+
+    Attributes:
+      width: C.
+      kind: "hybrid", or one path alone under the same roof: "rwkv", "mamba".
+      rwkv_version: 6 or 7. mamba_version: 1 or 2.
+      head_size: of both paths' heads; None means 32, or C if that is smaller.
+      rwkv_width, mamba_width: of a path by itself, in between two projections; None means C.
+      mamba_expand: the Mamba path's inner width over its width.
+      state_dim: the Mamba path's state size N. RWKV's state is head_size x head_size.
+      alpha: share of the RWKV path in the sum.
+      learn_alpha: alpha is a parameter that starts there.
+      path_norm: RMSNorm after each path.
+      state_norm: "read": on reading, by the norm each cell has before its output; "boundary": in
+        place, every `norm_every` tokens of a document; "per_token": after each token. The latter
+        two run as a scan.
+      state_groups: parts of the channels, whole heads at best, that are normalised by themselves
+        (RWKV-6, Mamba-2); None means RWKV's heads.
+      norm_every: see `state_norm`.
+      init: "identity": both paths retain 0.9999 a token; "groups": as `decay_groups` says;
+        "spread": the reference initialisation of each cell.
+      decay_groups: (share of the channels, retention) each, for "groups".
+      write_gate: each token decides how far it may change the states, in [0, 1].
+      chunk_size: tokens a chunk of both paths' fast forms, at most 128.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+    """
+
+    width: int
+    kind: str = "hybrid"
+    rwkv_version: int = 6
+    mamba_version: int = 2
+    head_size: int | None = None
+    rwkv_width: int | None = None
+    mamba_width: int | None = None
+    mamba_expand: int = 2
+    state_dim: int = 16
+    alpha: float = 0.6
+    learn_alpha: bool = False
+    path_norm: bool = True
+    state_norm: str = "read"
+    state_groups: int | None = None
+    norm_every: int = 64
+    init: str = "identity"
+    decay_groups: tuple = ((0.1, 0.999), (0.9, 0.9))
+    write_gate: bool = False
+    chunk_size: int = 32
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        head_size = head_size_of(self.width, self.head_size, usual=32)
+        object.__setattr__(self, "head_size", head_size)
+        for name in ("rwkv_width", "mamba_width"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.width)
+        if self.state_groups is None:
+            object.__setattr__(self, "state_groups", self.rwkv_width // head_size)
+        positive(self, "rwkv_width", "mamba_width", "mamba_expand", "state_dim", "state_groups")
+        positive(self, "norm_every", "chunk_size")
+        one_of(self, "kind", tuple(PATHS))
+        one_of(self, "state_norm", STATE_NORMS)
+        one_of(self, "init", INITS)
+        if self.rwkv_version not in (6, 7) or self.mamba_version not in (1, 2):
+            raise UserError(
+                f"rwkv_version must be 6 or 7 and mamba_version 1 or 2, got {self.rwkv_version!r} "
+                f"and {self.mamba_version!r}"
+            )
+        if not 0.0 <= self.alpha <= 1.0:
+            raise UserError(f"alpha must lie in [0, 1], got {self.alpha!r}")
+        groups = tuple((float(share), float(rate)) for share, rate in self.decay_groups)
+        if not groups or any(share <= 0.0 or not 0.0 < rate < 1.0 for share, rate in groups):
+            raise UserError(
+                "decay_groups: pairs (share > 0, retention between 0 and 1), got "
+                f"{self.decay_groups!r}"
+            )
+        object.__setattr__(self, "decay_groups", groups)
+        for path in self.paths:
+            self.path_config(path)  # validates its own fields
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths there are."""
+        return PATHS[self.kind]
+
+    def path_config(self, path: str):
+        """The config of one path's cell."""
+        names = ("dtype", "chunk_size")
+        common = {"width": getattr(self, f"{path}_width")} | {n: getattr(self, n) for n in names}
+        if path == "rwkv":
+            common["head_size"] = self.head_size
+            if self.rwkv_version == 7:
+                return RWKV7Config(**common)
+            return RWKV6Config(norm_groups=self.state_groups, **common)
+        common |= {"expand": self.mamba_expand, "state_size": self.state_dim}
+        if self.mamba_version == 1:
+            return Mamba1Config(**common)
+        return Mamba2Config(head_size=self.head_size, norm_groups=self.state_groups, **common)
+
+
+CELL = {("rwkv", 6): RWKV6Cell, ("rwkv", 7): RWKV7Cell}
+CELL |= {("mamba", 1): Mamba1Cell, ("mamba", 2): Mamba2Cell}
+
+
+class Path(nnx.Module):
+    """One path: a cell, between two projections if it has a width of its own, and its norm."""
+
+    def __init__(self, config: HybridConfig, path: str, *, rngs, layer: int, num_layers: int):
+        c = self.config = config
+        own = c.path_config(path)
+        version = c.rwkv_version if path == "rwkv" else c.mamba_version
+        self.cell = CELL[path, version](own, rngs=rngs, layer=layer, num_layers=num_layers)
+        if c.init != "spread":
+            groups = ((1.0, 0.9999),) if c.init == "identity" else c.decay_groups
+            set_retention(self.cell, groups)
+        if c.path_norm:
+            # A norm needs something to normalise: RWKV's output starts at zero. Gain 0.1 as 2.12.
+            out = self.cell.output if path == "rwkv" else self.cell.out_proj
+            out.kernel[...] = 0.1 * GLOROT(rngs.params(), out.kernel[...].shape, jnp.float32)
+        between = own.width != c.width
+
+        def linear(inputs, outputs):
+            init = symmetric_uniform(inputs**-0.5)
+            return Linear(inputs, outputs, bias=False, init=init, rngs=rngs)
+
+        self.down = linear(c.width, own.width) if between else None
+        self.up = linear(own.width, c.width) if between else None
+        self.norm = RMSNorm(c.width) if c.path_norm else None
+        channels = own.width * (c.mamba_expand if path == "mamba" else 1)
+        self.gain = None if c.state_norm == "read" else nnx.Param(jnp.ones((channels,)))
+
+    def run(self, method: str, state, xs, *arguments, write=None):
+        """The cell's `step` or `__call__` -> (state, what it gives before the norm)."""
+        dtype = self.config.dtype
+        if self.down is not None:
+            xs = self.down(xs, dtype)
+        state, ys = getattr(self.cell, method)(state, xs, *arguments, write=write)
+        return state, ys if self.up is None else self.up(ys, dtype)
+
+    def normed(self, y):
+        """(..., C) -> (..., C)."""
+        return y if self.norm is None else self.norm(y)
+
+    def norm_state(self, state):
+        """The state with unit mean square in each group of channels, times the gain."""
+        groups = self.config.state_groups
+        if hasattr(state, "wkv"):
+            batch, heads, _, size = state.wkv.shape
+            parts = _unit(state.wkv.reshape(batch, groups, -1), (2,)).reshape(state.wkv.shape)
+            return state.replace(wkv=parts * self.gain[...].reshape(1, heads, 1, size))
+        shape = state.ssm.shape
+        parts = _unit(state.ssm.reshape(shape[0], -1, groups, shape[-1] // groups), (1, 3))
+        return state.replace(ssm=parts.reshape(shape) * on_last(self.gain[...], state.ssm))
+
+
+def _unit(x, axes):
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axes, keepdims=True) + 1e-5)
+
+
+@struct.dataclass
+class HybridState:
+    """Float32.
+
+    Attributes:
+      rwkv, mamba: the cells' states; () for a path that is not there.
+      clock: (B,), tokens of the document read since the last boundary; () without boundaries.
+    """
+
+    rwkv: Any
+    mamba: Any
+    clock: Any
+
+
+class HybridCell(Cell):
+    """x, y: (B, C)."""
+
+    def __init__(
+        self, config: HybridConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
+    ):
+        c = self.config = config
+        depth = {"layer": layer, "num_layers": num_layers}
+        self.rwkv = Path(c, "rwkv", rngs=rngs, **depth) if "rwkv" in c.paths else None
+        self.mamba = Path(c, "mamba", rngs=rngs, **depth) if "mamba" in c.paths else None
+        both = len(c.paths) == 2
+        self.alpha = nnx.Param(jnp.float32(c.alpha)) if c.learn_alpha and both else None
+        if c.write_gate:
+            # Not a kernel: gates are not decayed.
+            bound = symmetric_uniform(c.width**-0.5)
+            self.write_weight = nnx.Param(bound(rngs.params(), (c.width,)))
+            self.write_bias = nnx.Param(jnp.float32(2.0))  # starts at writing 5/6
+
+    def initial_state(self, batch_size: int) -> HybridState:
+        """The cells', and a clock at 0."""
+
+        def fresh(path):
+            return () if path is None else path.cell.initial_state(batch_size)
+
+        clock = jnp.zeros((batch_size,)) if self.config.state_norm == "boundary" else ()
+        return HybridState(fresh(self.rwkv), fresh(self.mamba), clock)
+
+    def step(self, state, x, key=None):
+        """See `Cell.step`."""
+        state, outs = self._paths("step", state, x, key)
+        return self._normalised(state), self._blend(outs)
+
+    def __call__(self, state, xs, reset=None, key=None):
+        """See `Cell.scan`; each path in its own fast form."""
+        if self.config.state_norm != "read":
+            return self.scan(state, xs, reset, key)
+        state, outs = self._paths("__call__", state, xs, reset, key)
+        return state, self._blend(outs)
+
+    def outputs(self, state, xs, reset=None):
+        """As the call, -> (state, {path: what it gives before its norm (B, T, C)})."""
+        if self.config.state_norm == "read":
+            return self._paths("__call__", state, xs, reset, None)
+
+        def step(state, x, key):
+            state, outs = self._paths("step", state, x, key)
+            return self._normalised(state), outs
+
+        return self.scan(state, xs, reset, step=step)
+
+    def write(self, xs):
+        """How far each token may change the states, (..., C) -> (...) in [0, 1]; None = fully.
+
+        A sigmoid of straight lines: it reaches 0, and a token there is skipped altogether.
+        """
+        if not self.config.write_gate:
+            return None
+        raw = jnp.sum(xs * on_last(self.write_weight[...], xs), -1) + self.write_bias[...]
+        return jnp.clip(raw / 6.0 + 0.5, 0.0, 1.0)
+
+    def share(self):
+        """alpha, float32 scalar."""
+        return jnp.float32(self.config.alpha) if self.alpha is None else self.alpha[...]
+
+    def _paths(self, method, state, xs, *arguments):
+        write, outs = self.write(xs), {}
+        for name in self.config.paths:
+            before = getattr(state, name)
+            after, outs[name] = getattr(self, name).run(method, before, xs, *arguments, write=write)
+            state = state.replace(**{name: after})
+        return state, outs
+
+    def _normalised(self, state):
+        """After each token: the state as `state_norm` wants it."""
+        c = self.config
+        if c.state_norm == "read":
+            return state
+        paths = {name: getattr(self, name) for name in c.paths}
+        normed = {name: path.norm_state(getattr(state, name)) for name, path in paths.items()}
+        if c.state_norm == "per_token":
+            return state.replace(**normed)
+        clock = state.clock + 1.0
+        due = clock >= c.norm_every
+
+        def chosen(new, old):
+            return jnp.where(due.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+        normed = {
+            name: jax.tree.map(chosen, new, getattr(state, name)) for name, new in normed.items()
+        }
+        return state.replace(clock=jnp.where(due, 0.0, clock), **normed)
+
+    def _blend(self, outs):
+        normed = [getattr(self, name).normed(y) for name, y in outs.items()]
+        if len(normed) == 1:
+            return normed[0]
+        alpha = self.share()
+        return alpha * normed[0] + (1.0 - alpha) * normed[1]

@@ -1,0 +1,84 @@
+"""Characters to integers, with a reserved block of control tokens (SYSTEMS G-19, G-80)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+CONTROL = ("pad", "unk", "bos", "eos", "system", "user", "assistant", "endofturn")
+RESERVED = 32  # ids below it are control tokens, named or not yet
+UNK = CONTROL.index("unk")
+_CONTROL_TEXT = re.compile(r"<\|(" + "|".join(CONTROL) + r")\|>")
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """One token a character of the training text; ids 0-31 are reserved, as in GroundThink.
+
+    A control token is written `<|user|>` in text and is one token. Characters that the training
+    text did not hold become `<|unk|>`. Shakespeare's 65 characters make a vocabulary of 97.
+
+    Attributes:
+      characters: id - 32 -> character, sorted.
+    """
+
+    characters: str
+    name: str = "char"
+
+    def __post_init__(self):
+        if len(set(self.characters)) != len(self.characters):
+            raise ValueError("characters must be distinct")
+        ids = {character: RESERVED + i for i, character in enumerate(self.characters)}
+        ids |= {f"<|{name}|>": i for i, name in enumerate(CONTROL)}
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def fit(cls, texts: Iterable[str | bytes]) -> CharTokenizer:
+        """Every character of the *training* texts, control tokens not counted as characters."""
+        seen = set()
+        for text in texts:
+            seen.update(_CONTROL_TEXT.sub("", _text(text)))
+        return cls("".join(sorted(seen)))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return RESERVED + len(self.characters)
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """(length,) int32."""
+        return np.array([self._ids.get(piece, UNK) for piece in _pieces(_text(text))], np.int32)
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """(length,) int32: bytes of UTF-8 behind each token."""
+        return np.array([len(piece.encode()) for piece in _pieces(_text(text))], np.int32)
+
+    def decode(self, tokens) -> str:
+        """Text; control tokens as they are written, unnamed reserved ids as `<|5|>`."""
+        return "".join(self._shown(int(token)) for token in np.asarray(tokens).ravel())
+
+    def _shown(self, token):
+        if token >= RESERVED:
+            return self.characters[token - RESERVED]
+        return f"<|{CONTROL[token] if token < len(CONTROL) else token}|>"
+
+    def to_json(self) -> str:
+        """`{"kind": "char", "characters": "..."}`."""
+        return json.dumps({"kind": "char", "characters": self.characters}, ensure_ascii=False)
+
+
+def _pieces(text: str) -> list[str]:
+    """Characters and control tokens in order."""
+    pieces, at = [], 0
+    for match in _CONTROL_TEXT.finditer(text):
+        pieces += [*text[at : match.start()], match[0]]
+        at = match.end()
+    return [*pieces, *text[at:]]
+
+
+def _text(text: str | bytes) -> str:
+    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

@@ -1,0 +1,188 @@
+"""GroundThink's mixer: blend, retention at the start, state norms, the gate on writing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxmodels.cells.hybrid import HybridCell, HybridConfig
+from jaxmodels.cells.retention import retention_of, spread
+from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
+from jaxmodels.errors import UserError
+from jaxmodels.testing.lab import quick_jit, shaken
+
+BATCH, TIME, C = 2, 11, 32
+XS = jnp.asarray(np.random.default_rng(0).standard_normal((BATCH, TIME, C)), jnp.float32)
+
+
+def make(shake=True, **changes):
+    cell = HybridCell(HybridConfig(C, **{"head_size": 8} | changes), rngs=nnx.Rngs(0))
+    return shaken(cell, 0) if shake else cell
+
+
+def rms_norm(x, scale):
+    x = np.asarray(x, np.float64)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * np.asarray(scale)
+
+
+def test_sum_is_six_parts_rwkv_and_four_parts_mamba():
+    """G-04: 0.6 R + 0.4 M, of the paths' normalised outputs."""
+    cell = make()
+    state = cell.initial_state(BATCH)
+    _, outs = cell.outputs(state, XS)
+    _, ys = cell(state, XS)
+    r = rms_norm(outs["rwkv"], cell.rwkv.norm.scale[...])
+    m = rms_norm(outs["mamba"], cell.mamba.norm.scale[...])
+    np.testing.assert_allclose(ys, 0.6 * r + 0.4 * m, atol=1e-5)
+    _, alone = cell.rwkv.cell(state.rwkv, jnp.asarray(XS))
+    np.testing.assert_allclose(outs["rwkv"], alone, atol=1e-6)
+
+
+def test_a_learned_share_starts_there_and_has_the_gradient_of_the_blend():
+    """G-05: d y / d alpha = R - M."""
+    cell = make(learn_alpha=True)
+    state = cell.initial_state(BATCH)
+    assert float(cell.share()) != 0.6  # shaken
+    assert float(make(shake=False, learn_alpha=True).share()) == np.float32(0.6)
+    _, outs = cell.outputs(state, XS)
+    grad = jax.grad(lambda cell: cell(state, XS)[1].sum())(cell)
+    r = rms_norm(outs["rwkv"], cell.rwkv.norm.scale[...])
+    m = rms_norm(outs["mamba"], cell.mamba.norm.scale[...])
+    np.testing.assert_allclose(grad.alpha[...], (r - m).sum(), rtol=1e-4)
+    assert make().alpha is None
+
+
+@pytest.mark.parametrize("rwkv", (6, 7))
+@pytest.mark.parametrize("mamba", (1, 2))
+def test_identity_init_retains_0_9999_in_both_paths(rwkv, mamba):
+    """G-13, measured on data, not read off a parameter."""
+    cell = make(shake=False, rwkv_version=rwkv, mamba_version=mamba)
+    state = cell.initial_state(BATCH)
+    for path, before in ((cell.rwkv, state.rwkv), (cell.mamba, state.mamba)):
+        retention = retention_of(path.cell, before, jnp.asarray(3.0 * XS))
+        np.testing.assert_allclose(retention, 0.9999, atol=1e-5)
+
+
+def test_as_written_the_identity_init_retains_a_third():
+    """SYSTEMS 2.2.1, defect 3: log(0.9999) put where the raw decay belongs."""
+    cell = RWKV6Cell(RWKV6Config(C, head_size=8), rngs=nnx.Rngs(0))
+    cell.decay[...] = jnp.full((C,), np.log(0.9999))
+    retention = retention_of(cell, cell.initial_state(BATCH), jnp.asarray(XS))
+    np.testing.assert_allclose(retention, np.exp(-0.9999), atol=1e-4)
+
+
+def test_groups_of_decays():
+    """G-15: a tenth of the channels at 0.999, the rest at 0.9."""
+    cell = make(shake=False, init="groups")
+    state = cell.initial_state(BATCH)
+    slow = retention_of(cell.rwkv.cell, state.rwkv, jnp.asarray(XS)).reshape(-1, C)
+    np.testing.assert_allclose(slow[:, :3], 0.999, atol=1e-5)
+    np.testing.assert_allclose(slow[:, 3:], 0.9, atol=1e-5)
+    heads = retention_of(cell.mamba.cell, state.mamba, jnp.asarray(XS)).reshape(-1, 8)
+    np.testing.assert_allclose(heads, [[0.999] + [0.9] * 7] * len(heads), atol=1e-5)
+    assert spread(((0.01, 0.5), (0.99, 0.25)), 4).tolist() == [0.5, 0.25, 0.25, 0.25]
+    with pytest.raises(UserError, match=r"0\.5452"):
+        make(rwkv_version=7, init="groups", decay_groups=((1.0, 0.5),))
+
+
+def test_state_dim_is_the_mamba_states_size():
+    """G-10: in the original it is an argument that nothing uses."""
+    shapes = [make(state_dim=n).initial_state(BATCH).mamba.ssm.shape for n in (16, 32)]
+    assert shapes == [(BATCH, 1, 16, 2 * C), (BATCH, 1, 32, 2 * C)]
+
+
+def test_paths_of_their_own_width():
+    """G-07."""
+    cell = make(rwkv_width=16, mamba_width=8, state_groups=1)
+    state, ys = cell(cell.initial_state(BATCH), XS)
+    assert state.rwkv.wkv.shape == (BATCH, 2, 8, 8) and state.mamba.ssm.shape[-1] == 16
+    assert ys.shape == XS.shape
+
+
+def closed(cell):
+    """The gate shut: sigma = 0 whatever the token."""
+    cell.write_weight[...] = jnp.zeros((C,))
+    cell.write_bias[...] = jnp.float32(-3.0)
+    return cell
+
+
+@pytest.mark.parametrize("rwkv", (6, 7))
+@pytest.mark.parametrize("mamba", (1, 2))
+def test_a_shut_gate_leaves_the_states_as_they_are(rwkv, mamba):
+    """G-16: nothing decays and nothing is taken in; only the last tokens are remembered."""
+    cell = closed(make(write_gate=True, rwkv_version=rwkv, mamba_version=mamba))
+    warm = jax.tree.map(lambda x: x + 0.5, cell.initial_state(BATCH))
+    after, _ = cell(warm, XS)
+    # RWKV-7 adds up products with zeros in three parts.
+    np.testing.assert_allclose(after.rwkv.wkv, warm.rwkv.wkv, rtol=1e-6 if rwkv == 7 else 0.0)
+    np.testing.assert_array_equal(after.mamba.ssm, warm.mamba.ssm)
+    np.testing.assert_array_equal(cell.write(jnp.asarray(XS)), np.zeros((BATCH, TIME)))
+    assert np.abs(after.rwkv.shift - warm.rwkv.shift).max() > 0.1
+
+
+def test_an_open_gate_is_no_gate():
+    gated, plain = make(write_gate=True), make()
+    gated.write_weight[...] = jnp.zeros((C,))
+    gated.write_bias[...] = jnp.float32(3.0)
+    plain.rwkv, plain.mamba = gated.rwkv, gated.mamba
+    state = plain.initial_state(BATCH)
+    np.testing.assert_allclose(gated(state, XS)[1], plain(state, XS)[1], atol=1e-6)
+
+
+def mean_squares(state, groups):
+    rwkv = np.asarray(state.rwkv.wkv).reshape(BATCH, groups, -1)
+    mamba = np.asarray(state.mamba.ssm).reshape(BATCH, -1, groups, 2 * C // groups)
+    return (rwkv**2).mean(-1), (mamba**2).mean((1, 3))
+
+
+@pytest.mark.parametrize("groups", (1, 4))
+def test_state_norm_per_token(groups):
+    """G-09: unit mean square in each group after every token, and in no other grouping."""
+    cell = make(shake=False, state_norm="per_token", state_groups=groups, init="spread")
+    state = cell.initial_state(BATCH)
+    for t in range(3):
+        state, _ = quick_jit(cell.step)(state, XS[:, t])
+    for squares in mean_squares(state, groups):
+        np.testing.assert_allclose(squares, 1.0, rtol=2e-2)
+    others = mean_squares(state, 2 * groups)
+    assert all(np.abs(squares - 1.0).max() > 0.05 for squares in others)
+
+
+def test_state_norm_at_boundaries():
+    """Every four tokens of a document; a reset starts the count anew; alike in call and step."""
+    cell = make(shake=False, state_norm="boundary", norm_every=4, state_groups=1, init="spread")
+    reset = np.zeros((BATCH, TIME), bool)
+    reset[1, 2] = True
+    state, unit = cell.initial_state(BATCH), []
+    step = quick_jit(lambda state, x: cell.step(state, x))
+    fresh = cell.initial_state(BATCH)
+    for t in range(8):
+        state = jax.tree.map(
+            lambda a, b, t=t: jnp.where(reset[:, t].reshape((-1,) + (1,) * (a.ndim - 1)), a, b),
+            fresh,
+            state,
+        )
+        state, _ = step(state, XS[:, t])
+        unit.append(np.abs(mean_squares(state, 1)[0][:, 0] - 1.0) < 2e-2)
+    assert np.flatnonzero(np.array(unit)[:, 0]).tolist() == [3, 7]
+    assert np.flatnonzero(np.array(unit)[:, 1]).tolist() == [5]
+    after, _ = cell(fresh, XS[:, :8], reset[:, :8])
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "both"}, "kind must be one of hybrid, rwkv, mamba"),
+        ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
+        ({"state_groups": 5}, "norm_groups=5 must divide width=32"),
+        ({"rwkv_version": 5}, "rwkv_version must be 6 or 7"),
+        ({"decay_groups": ((1.0, 1.5),)}, "decay_groups: pairs"),
+        ({"state_norm": "sometimes"}, "state_norm must be one of read, boundary, per_token"),
+    ],
+)
+def test_refusals(changes, words):
+    with pytest.raises(UserError, match=words):
+        HybridConfig(C, **{"head_size": 8} | changes)
