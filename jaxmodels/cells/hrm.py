@@ -1,0 +1,310 @@
+"""HRM: two modules that call each other, a slow one (H) and a fast one (L), over one sequence.
+
+    for each of H cycles:  L cycles times  z_L <- f_L(z_L, z_H + x) ;  then  z_H <- f_H(z_H, z_L)
+
+A recurrence in depth, not in time: all positions think at once, and may think again. Gradients flow
+through the last few calls alone, so that memory does not grow with the number of cycles.
+
+Sources: HRM (arXiv 2506.21734, sapientinc/HRM; SYSTEMS 7.7), TRM (arXiv 2510.04871,
+SamsungSAILMontreal/TinyRecursiveModels; 7.8), HRM-Text (arXiv 2605.20613, sapientinc/HRM-Text;
+7.9). TRM is the same recurrence with one net for both modules and the gradient of a whole cycle.
+
+Shapes: B batch, T positions, C width, N heads, D head size (C = N D), M hidden width.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear
+from jaxmodels.errors import UserError
+from jaxmodels.ops.attention import rotate
+from jaxmodels.ops.silu import gated
+
+
+@dataclasses.dataclass(frozen=True)
+class HRMConfig:
+    """Sizes and choices.
+
+    Attributes:
+      width: C.
+      head_size: D, even; None means 64, or C if that is smaller.
+      high_cycles, low_cycles: calls of f_H, and of f_L before each of them.
+      high_layers, low_layers: transformer blocks in f_H and f_L.
+      expansion: M is 2/3 of expansion C, rounded up to `mlp_multiple`.
+      mlp_multiple: see expansion.
+      norm: "post" as HRM, RMS(h + f(h)); "pre" as HRM-Text, h + f(RMS h) and a norm at the end of
+        each module. Norms have no gain.
+      norm_eps: of every norm.
+      head_gate: attention's output is gated, sigma(W_g h) * o, as in HRM-Text.
+      inject: x enters every call of f_L; else only what the caller makes of the first z_H.
+      shared: f_L and f_H are one net, as in TRM; then low_layers must equal high_layers.
+      grad_calls: K, the most calls that the gradient flows through; 2 is HRM's one-step gradient,
+        low_cycles + 1 TRM's whole last cycle.
+      grad_rule: "last": the last K calls in order; "per_module": the last min(H, K - 1) of f_H and
+        the last of f_L to make up K, as HRM-Text.
+      rope_base: of the rotary positions.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+    """
+
+    width: int
+    head_size: int | None = None
+    high_cycles: int = 2
+    low_cycles: int = 2
+    high_layers: int = 4
+    low_layers: int = 4
+    expansion: float = 4.0
+    mlp_multiple: int = 256
+    norm: str = "post"
+    norm_eps: float = 1e-5
+    head_gate: bool = False
+    inject: bool = True
+    shared: bool = False
+    grad_calls: int = 2
+    grad_rule: str = "last"
+    rope_base: float = 1e4
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
+        if self.head_size % 2:
+            raise UserError(f"head_size must be even to be rotated in pairs, got {self.head_size}")
+        positive(self, "high_cycles", "low_cycles", "high_layers", "low_layers")
+        positive(self, "mlp_multiple", "grad_calls")
+        one_of(self, "norm", ("post", "pre"))
+        one_of(self, "grad_rule", ("last", "per_module"))
+        one_of(self, "dtype", ("float32", "bfloat16"))
+        if not self.expansion > 0.0:
+            raise UserError(f"expansion must be positive, got {self.expansion!r}")
+        if self.shared and self.high_layers != self.low_layers:
+            raise UserError(
+                "shared: one net has one depth; make low_layers and high_layers equal, got "
+                f"{self.low_layers} and {self.high_layers}"
+            )
+        if not 2 <= self.grad_calls <= self.calls:
+            raise UserError(
+                f"grad_calls must lie in 2..{self.calls}, the number of calls, got "
+                f"{self.grad_calls}"
+            )
+
+    @property
+    def calls(self) -> int:
+        """Of both modules together, in one round of thinking."""
+        return self.high_cycles * (self.low_cycles + 1)
+
+    @property
+    def mlp_size(self) -> int:
+        """M."""
+        wanted = round(self.expansion * self.width * 2 / 3)
+        return -(-wanted // self.mlp_multiple) * self.mlp_multiple
+
+
+@struct.dataclass
+class HRMState:
+    """Float32.
+
+    Attributes:
+      high, low: (B, T, C), z_H and z_L.
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+
+def lecun(key, shape, dtype=jnp.float32):
+    """Truncated normal of variance 1 / inputs, as HRM draws its matrices."""
+    return nnx.initializers.truncated_normal(1.0, lower=-2.0, upper=2.0)(key, shape, dtype) / (
+        0.87962566103423978 * shape[-2] ** 0.5
+    )
+
+
+def unit_rms(x: jax.Array, eps: float) -> jax.Array:
+    """RMSNorm without a gain over the last axis, in float32."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
+
+
+class HRMBlock(nnx.Module):
+    """Attention over all positions that the mask allows, and SwiGLU."""
+
+    def __init__(self, config: HRMConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        parts = 4 if c.head_gate else 3
+
+        def linear(inputs, outputs):
+            return Linear(inputs, outputs, bias=False, init=lecun, rngs=rngs)
+
+        self.qkv = linear(c.width, parts * c.width)  # gate first, if there is one
+        self.output = linear(c.width, c.width)
+        self.up = linear(c.width, 2 * c.mlp_size)  # gate, then what it gates
+        self.down = linear(c.mlp_size, c.width)
+
+    def __call__(self, h, mask, positions, past=None):
+        """h (B, T, C) -> (h, (keys, values) (B, S, N, D)).
+
+        Args:
+          mask: bool (B, T, S), which of the S keys each position sees; a row may be empty.
+          positions: int (B, T).
+          past: keys, values (B, S, N, D) and the slots int (B,) that the T = 1 positions go to, or
+            None: then S = T.
+        """
+        c = self.config
+        if c.norm == "post":
+            y, kept = self._attend(h, mask, positions, past)
+            h = unit_rms(h + y, c.norm_eps)
+            return unit_rms(h + self._mlp(h), c.norm_eps), kept
+        y, kept = self._attend(unit_rms(h, c.norm_eps), mask, positions, past)
+        h = h + y
+        return h + self._mlp(unit_rms(h, c.norm_eps)), kept
+
+    def _attend(self, h, mask, positions, past):
+        c = self.config
+        parts = jnp.split(self.qkv(h, c.dtype), 4 if c.head_gate else 3, -1)
+        q, k, v = (x.reshape(*x.shape[:-1], -1, c.head_size) for x in parts[-3:])
+        q, k = rotate(q, positions, c.rope_base), rotate(k, positions, c.rope_base)
+        if past is not None:
+            keys, values, slots = past
+            rows = jnp.arange(k.shape[0])
+            k = keys.at[rows, slots].set(k[:, 0])
+            v = values.at[rows, slots].set(v[:, 0])
+        y = masked_attention(q, k, v, mask, c.dtype).reshape(h.shape)
+        if c.head_gate:
+            y = jax.nn.sigmoid(parts[0]) * y
+        return self.output(y, c.dtype), (k, v)
+
+    def _mlp(self, h):
+        gate, up = jnp.split(self.up(h, self.config.dtype), 2, -1)
+        return self.down(gated(up, gate), self.config.dtype)
+
+
+def masked_attention(q, k, v, mask, dtype):
+    """Softmax attention; a position that sees nothing gets zeros.
+
+    Args:
+      q: (B, T, N, D); k, v: (B, S, N, D).
+      mask: bool (B, T, S).
+      dtype: of the two products; the softmax is float32.
+
+    Returns:
+      float32 (B, T, N, D).
+    """
+    q, k, v = (x.astype(dtype) for x in (q * q.shape[-1] ** -0.5, k, v))
+    scores = jnp.einsum("btnd,bsnd->bnts", q, k, preferred_element_type=jnp.float32)
+    seen = mask[:, None]
+    # Twice a selection: rows that see nothing must not put NaN into the gradient.
+    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.where(seen, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
+    return jnp.einsum("bnts,bsnd->btnd", weights, v, preferred_element_type=jnp.float32)
+
+
+class HRMNet(nnx.Module):
+    """f(z): blocks, their arrays stacked, gone through by a scan."""
+
+    def __init__(self, config: HRMConfig, num_layers: int, *, rngs: nnx.Rngs):
+        self.config = config
+        blocks = [HRMBlock(config, rngs=rngs) for _ in range(num_layers)]
+        self.blocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+
+    def __call__(self, z, mask, positions):
+        """z (B, T, C) -> the same."""
+        return self.with_keys(z, mask, positions, None)[0]
+
+    def with_keys(self, z, mask, positions, past):
+        """Also gives each block's keys and values, (layers, B, S, N, D), and may be given them.
+
+        past: (keys, values, slots) with such keys and values, see `HRMBlock`; or None.
+        """
+        slots = None if past is None else past[2]
+
+        def body(z, inputs):
+            block, kept = inputs
+            past = None if kept is None else (*kept, slots)
+            return block(z, mask, positions, past)
+
+        z, kept = jax.lax.scan(body, z, (self.blocks, None if past is None else past[:2]))
+        return (unit_rms(z, self.config.norm_eps) if self.config.norm == "pre" else z), kept
+
+
+class HRM(nnx.Module):
+    """The two modules and their order of calls."""
+
+    def __init__(self, config: HRMConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        self.low = HRMNet(c, c.low_layers, rngs=rngs)
+        self.high = None if c.shared else HRMNet(c, c.high_layers, rngs=rngs)
+
+    def think(self, state: HRMState, x, mask, positions, grad_calls=None) -> HRMState:
+        """One round: all cycles.
+
+        Args:
+          state: where thinking begins; no gradient flows into it.
+          x: (B, T, C), the embedded input; not read if the config says `inject=False`.
+          mask: bool (B, T, T), what each position sees.
+          positions: int (B, T), for the rotary positions.
+          grad_calls: int or traced int in 2..config.grad_calls, through how many calls the gradient
+            flows; None means config.grad_calls.
+
+        Returns:
+          The state after the last call. Its gradient reaches the parameters through the calls that
+          count alone, and x through those of f_L among them.
+        """
+        c = self.config
+        stop = jax.lax.stop_gradient
+        order = call_order(c)
+        flags = calls_with_gradient(c, c.grad_calls if grad_calls is None else grad_calls)
+        # By the most that may be wanted, which is known when the program is built.
+        first = min(i for i, flag in enumerate(calls_with_gradient(c, c.grad_calls)) if flag)
+        whole = first // (c.low_cycles + 1)
+        still, x_still = stop(self), stop(x)
+
+        def cycle(state, _):
+            def low(_, state):
+                return still._call("low", state, x_still, mask, positions)
+
+            state = jax.lax.fori_loop(0, c.low_cycles, low, state)
+            return still._call("high", state, x_still, mask, positions), None
+
+        state, _ = jax.lax.scan(cycle, stop(state), None, whole)
+        for index in range(whole * (c.low_cycles + 1), c.calls):
+            if index < first:
+                state = still._call(order[index], state, x_still, mask, positions)
+                continue
+            after = self._call(order[index], state, x, mask, positions)
+            state = jax.tree.map(
+                lambda a, b, flag=flags[index]: a if a is b else _let_through(a, flag), after, state
+            )
+        return state
+
+    def _call(self, name, state, x, mask, positions):
+        """One call of a module -> the state with that module's part replaced."""
+        if name == "low":
+            z = state.low + state.high + (x if self.config.inject else 0.0)
+            return state.replace(low=self.low(z, mask, positions))
+        net = self.low if self.high is None else self.high
+        return state.replace(high=net(state.high + state.low, mask, positions))
+
+
+def call_order(config: HRMConfig) -> list[str]:
+    """ "low" and "high" in the order they are called."""
+    return (["low"] * config.low_cycles + ["high"]) * config.high_cycles
+
+
+def calls_with_gradient(config: HRMConfig, count) -> list:
+    """For each call whether the gradient flows through it; count may be a traced integer."""
+    order = call_order(config)
+    if config.grad_rule == "last":
+        return [len(order) - i <= count for i in range(len(order))]
+    least = min if isinstance(count, int) else jnp.minimum
+    high = least(config.high_cycles, count - 1)
+    most = {"high": high, "low": count - high}
+    return [order[i:].count(name) <= most[name] for i, name in enumerate(order)]
+
+
+def _let_through(x, flag):
+    """x, its gradient cut off unless flag; flag is a bool or a traced one."""
+    if isinstance(flag, bool):
+        return x if flag else jax.lax.stop_gradient(x)
+    return jnp.where(flag, x, jax.lax.stop_gradient(x))
