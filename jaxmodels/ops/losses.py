@@ -20,6 +20,15 @@ def cross_entropy_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) 
     return jnp.sum(jnp.where(weights > 0, paid * weights, 0.0))
 
 
+def log_stablemax(logits: jax.Array) -> jax.Array:
+    """Logits whose softmax is stablemax(logits) = s(x) / sum s, of any shape; float32.
+
+    s(x) = x + 1 for x >= 0, else 1 / (1 - x) (arXiv 2501.04697). The original works in float64.
+    """
+    x = logits.astype(jnp.float32)
+    return jnp.where(x >= 0.0, jnp.log1p(jnp.maximum(x, 0.0)), -jnp.log1p(jnp.maximum(-x, 0.0)))
+
+
 def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
     """Weighted number of targets whose label has the largest logit. Shapes as above."""
     return jnp.sum(weights * (jnp.argmax(logits, -1) == labels))

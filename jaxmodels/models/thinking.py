@@ -1,0 +1,192 @@
+"""Thinking in rounds: when a sample halts, what is learned from it, and how an answer is got.
+
+Adaptive computation as in HRM (SYSTEMS 7.7; arXiv 2506.21734): a training step is one round for
+every row; a row whose sample has halted takes a new one. Works on a `models.hrlm.HRLM`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops import losses
+
+
+def answer_losses(logits, targets, weights, loss: str):
+    """What each row's answer is worth.
+
+    Args:
+      logits: (B, T, V); targets int, weights float (B, T), 0 where there is no label.
+      loss: "softmax" or "stablemax".
+
+    Returns:
+      (B,) each: the sum of -log p over the row's labels, their number, how many are right, and
+      whether all are.
+    """
+    if loss == "stablemax":
+        logits = losses.log_stablemax(logits)
+    paid = jax.vmap(losses.cross_entropy_sum)(logits, targets, weights)
+    labelled = weights > 0
+    right = (jnp.argmax(logits, -1) == targets) & labelled
+    return paid, weights.sum(-1), right.sum(-1), (right == labelled).all(-1) & labelled.any(-1)
+
+
+def binary_cross_entropy(logits, targets):
+    """-log p of targets in [0, 1] under sigma(logits), elementwise."""
+    return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def target_counts(model, batch):
+    """See `HRLM.target_counts`."""
+    labels = batch["weights"].astype(jnp.float32)
+    rows = jnp.sum((labels > 0).any(-1).astype(jnp.float32))
+    per = labels.sum() if model.config.loss_mean == "token" else rows
+    counts = {"answer": per, "exact": rows, "accuracy": rows}
+    if model.config.halts:
+        counts |= {"halt": rows, "steps": rows, "halted": rows}
+        counts |= {"continue": rows} if model.config.q_continue else {}
+    return counts
+
+
+def loss_sums(model, state, batch, key=None, progress=None):
+    """See `HRLM.loss_sums`.
+
+    Args:
+      model: the HRLM.
+      state: of `initial_state`, or from the step before.
+      batch: inputs, targets int (B, T), weights float (B, T). Rows whose sample goes on ignore it.
+      key: draws the exploration. None: an evaluation, each row of the batch thought to its end
+        (`halt_max_steps` rounds); the state is returned as it came.
+      progress: float in [0, 1] for `bp_warmup`; None means the end.
+
+    Returns:
+      (state, {term: float32 scalar}). "exact" and "accuracy" (a row's share of right labels) are of
+      all rows; in training "steps" and "halted" are of the rows that halt in this round.
+    """
+    weights = batch["weights"].astype(jnp.float32)
+    if key is None:
+        logits, steps, q = solve(model, batch["inputs"])
+        sums, right = _answer(model, logits, batch["targets"], weights)
+        return state, sums | _halting(model, right, q, None, steps, jnp.ones_like(steps), weights)
+    calls = calls_at(model.config, progress)
+    if not model.config.halts:
+        _, out = model(None, batch["inputs"], calls)
+        return state, _answer(model, out.logits, batch["targets"], weights)[0]
+
+    new, c = state.halted > 0, model.config
+    fresh = model.fresh_thoughts(*batch["inputs"].shape)
+
+    def chosen(begun, going):
+        return jnp.where(new.reshape((-1,) + (1,) * (begun.ndim - 1)), begun, going)
+
+    thoughts = jax.tree.map(chosen, fresh, state.thoughts)
+    inputs = chosen(batch["inputs"], state.inputs)
+    targets = chosen(batch["targets"], state.targets)
+    weights = chosen(weights, state.weights)
+    steps = jnp.where(new, 0.0, state.steps) + 1.0
+    thoughts, out = model(thoughts, inputs, calls)
+    thoughts = jax.lax.stop_gradient(thoughts)
+    sums, right = _answer(model, out.logits, targets, weights)
+
+    last = steps >= c.halt_max_steps
+    value = None
+    if c.q_continue:
+        _, ahead = model(thoughts, inputs)
+        best = jnp.where(last, ahead.q_halt, jnp.maximum(ahead.q_halt, ahead.q_continue))
+        value = jax.lax.stop_gradient(jax.nn.sigmoid(best))
+    wishes = out.q_halt > (out.q_continue if c.q_continue else 0.0)
+    explore, least = jax.random.split(key)
+    explores = jax.random.uniform(explore, steps.shape) < c.halt_exploration
+    least = jax.random.randint(least, steps.shape, 2, c.halt_max_steps + 1)
+    halted = (last | wishes) & (~explores | (steps >= least) | last)
+    halted = halted.astype(jnp.float32)
+    sums |= _halting(model, right, (out.q_halt, out.q_continue), value, steps, halted, weights)
+    after = state.replace(
+        thoughts=thoughts,
+        steps=steps,
+        halted=halted,
+        inputs=inputs,
+        targets=targets,
+        weights=weights,
+    )
+    return after, sums
+
+
+def calls_at(config, progress):
+    """Through how many calls the gradient flows: from 2 to `grad_calls` over `bp_warmup`."""
+    if not config.bp_warmup or progress is None:
+        return None
+    ramp = 2.0 + (config.grad_calls - 2) * jnp.minimum(progress / config.bp_warmup, 1.0)
+    return ramp.astype(jnp.int32)
+
+
+def _answer(model, logits, targets, weights):
+    """-> (sums, (right answers (B,) float32))."""
+    paid, count, right, exact = answer_losses(logits, targets, weights, model.config.loss)
+    per_row = jnp.maximum(count, 1.0)
+    exact = exact.astype(jnp.float32)
+    answer = paid.sum() if model.config.loss_mean == "token" else (paid / per_row).sum()
+    return {"answer": answer, "exact": exact.sum(), "accuracy": (right / per_row).sum()}, exact
+
+
+def _halting(model, right, q, value, steps, halted, weights):
+    c = model.config
+    if not c.halts:
+        return {}
+    real = (weights > 0).any(-1).astype(jnp.float32)
+    sums = {
+        "halt": jnp.sum(real * binary_cross_entropy(q[0], right)),
+        "steps": jnp.sum(real * halted * steps),
+        "halted": jnp.sum(real * halted),
+    }
+    if c.q_continue:
+        # An evaluation does not look ahead.
+        value = jax.nn.sigmoid(q[1]) if value is None else value
+        sums["continue"] = jnp.sum(real * binary_cross_entropy(q[1], value))
+    return sums
+
+
+def solve(model, tokens, *, adaptive=False, max_steps=None):
+    """Thinks until every row has halted.
+
+    Args:
+      tokens: int (B, T).
+      adaptive: a row halts when its Q-head says so; else after `max_steps` rounds. What a row
+        answers does not depend on the rows beside it, nor on how long those think.
+      max_steps: rounds at most; None means the config's.
+
+    Returns:
+      (logits (B, T, V) of the round in which each row halted, rounds (B,) float32, (q_halt,
+      q_continue) of that round).
+    """
+    c = model.config
+    most = max_steps or c.halt_max_steps
+    if not c.halts and most == 1:
+        _, out = model(None, tokens)
+        rounds = jnp.ones(tokens.shape[:1])
+        return out.logits, rounds, (out.q_halt, out.q_continue)
+
+    def body(carry):
+        thoughts, kept, done, rounds, count = carry
+        thoughts, out = model(thoughts, tokens)
+        count = count + 1
+
+        def unless_done(now, before):
+            return jnp.where(done.reshape((-1,) + (1,) * (now.ndim - 1)), before, now)
+
+        kept = jax.tree.map(unless_done, out, kept)
+        rounds = jnp.where(done, rounds, count.astype(jnp.float32))
+        if adaptive:
+            wishes = out.q_halt > (out.q_continue if c.q_continue else 0.0)
+            done = done | wishes
+        return thoughts, kept, done, rounds, count
+
+    def goes_on(carry):
+        _, _, done, _, count = carry
+        return (count < most) & ~done.all()
+
+    thoughts = model.fresh_thoughts(*tokens.shape)
+    shapes = jax.eval_shape(lambda: model(thoughts, tokens)[1])
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    rows = jnp.zeros(tokens.shape[:1])
+    start = (thoughts, nothing, rows > 0, rows, jnp.int32(0))
+    _, kept, _, rounds, _ = jax.lax.while_loop(goes_on, body, start)
+    return kept.logits, rounds, (kept.q_halt, kept.q_continue)

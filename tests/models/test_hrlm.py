@@ -1,0 +1,268 @@
+"""HRLM: its ledger, what each mode may see, halting, losses, and the leak as it was written."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxmodels
+from jaxmodels.errors import UserError
+from jaxmodels.models import thinking
+from jaxmodels.models.hrlm import EOS, PAD, SEP, prefix_of
+from jaxmodels.ops import losses
+from jaxmodels.testing.lab import quick_jit, shaken
+
+V, T, B = 12, 10, 4
+TINY = {"vocab_size": V, "seq_len": T, "width": 16, "head_size": 8, "mlp_multiple": 8}
+TINY |= {"high_layers": 1, "low_layers": 1}
+RNG = np.random.default_rng(0)
+
+
+def make(name="hrlm", **changes):
+    return jaxmodels.create(name, **TINY | changes)
+
+
+def rows(count=B):
+    """[INPUT][SEP][OUTPUT][EOS], INPUT of 2 or 3 tokens, OUTPUT of 2, and PAD."""
+    tokens = np.full((count, T), PAD, np.int32)
+    for row in tokens:
+        size = RNG.integers(2, 4)
+        row[:size] = RNG.integers(4, V, size)
+        row[size : size + 4] = [SEP, *RNG.integers(4, V, 2), EOS]
+    return tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("base", 27_366_402),
+        ("intermediate", 86_472_194),
+        ("advanced", 226_002_946),
+        ("hrm_sudoku", 27_275_266),
+        ("trm_sudoku", 6_828_034),
+    ],
+)
+def test_ledger(name, parameters):
+    """L-09 to L-11, SYSTEMS 7.7 and 7.8."""
+    config = jaxmodels.make_config(f"hrlm/{name}")
+    shapes = jax.eval_shape(lambda: jaxmodels.create(config))
+    assert jaxmodels.count_parameters(shapes) == parameters
+
+
+def test_text_preset():
+    """L-05, L-06: every number of TextHRMConfig, and its embedding's scale."""
+    c = jaxmodels.make_config("hrlm/text")
+    assert (c.vocab_size, c.seq_len, c.width, c.width // c.cell.head_size) == (1000, 1024, 768, 12)
+    assert (c.high_cycles, c.low_cycles, c.high_layers, c.low_layers) == (4, 4, 6, 6)
+    assert (c.halt_max_steps, SEP) == (64, 3)
+    table = make(vocab_size=4000, width=64).embed.table[...]
+    assert np.std(table) == pytest.approx(64**-0.5 * 0.88, rel=0.02)  # cut off at two deviations
+
+
+def test_a_prefix_sees_itself_and_an_answer_what_came_before():
+    model = shaken(make("hrlm/prefix_ar"), 0)
+    tokens = rows()
+    read = quick_jit(lambda tokens: model(None, tokens)[1].logits)
+    before = read(tokens)
+    prefix = np.asarray(prefix_of(jnp.asarray(tokens)))
+    for row in range(B):
+        sep = int(np.flatnonzero(tokens[row] == SEP)[0])
+        assert prefix[row].tolist() == [True] * (sep + 1) + [False] * (T - sep - 1)
+        other = tokens.copy()
+        other[row, sep + 2] = 4 + (other[row, sep + 2] - 3) % (V - 4)
+        after = read(other)
+        np.testing.assert_array_equal(after[row, : sep + 2], before[row, : sep + 2])
+        assert np.abs(after[row, sep + 2] - before[row, sep + 2]).max() > 1e-5
+        other = tokens.copy()
+        other[row, 1] = 4 + (other[row, 1] - 3) % (V - 4)
+        assert np.abs(read(other)[row, 0] - before[row, 0]).max() > 1e-5
+
+
+def test_windows_and_hidden_pad():
+    model = shaken(make(mode="as_written", mask_pad=True, window=3, registers=1), 0)
+    tokens = rows()
+    seen = np.asarray(model.mask(jnp.asarray(tokens)))
+    assert seen.shape == (B, T + 1, T + 1) and seen[:, 0].all() and seen[:, :, 0].all()
+    inner = seen[:, 1:, 1:]
+    assert not inner[:, :, :][np.broadcast_to((tokens == PAD)[:, None], inner.shape)].any()
+    assert inner[0, 3, 1] and not inner[0, 4, 1]
+
+
+def thinker(**changes):
+    """A model whose Q-head has an opinion of every row."""
+    model = shaken(make(halt_max_steps=6, **changes), 1)
+    model.q_head.kernel[...] = 2.0 * jnp.asarray(RNG.standard_normal((16, 2)), jnp.float32)
+    model.q_head.bias[...] = jnp.zeros(2)
+    return model
+
+
+@pytest.mark.parametrize("changes", ({}, {"registers": 0, "q_continue": False}), ids=str)
+def test_halting_is_exact(changes):
+    """Rows that halt at different rounds answer as they do alone."""
+    model = thinker(**changes)
+    tokens = jnp.asarray(rows(8))
+    # A product of one row adds up in another order than one of eight; six rounds enlarge that.
+    close = {"rtol": 0.0, "atol": 1e-4}
+    solve = quick_jit(lambda tokens: model.solve(tokens, adaptive=True))
+    together, rounds, _ = solve(tokens)
+    assert len(set(np.asarray(rounds).tolist())) > 1
+    for row in range(8):
+        alone, own, _ = solve(tokens[row : row + 1])
+        assert own[0] == rounds[row]
+        np.testing.assert_allclose(alone[0], together[row], **close)
+    fixed, most, _ = quick_jit(lambda tokens: model.solve(tokens))(tokens)
+    assert (most == 6).all()
+    thoughts = None
+    round_ = quick_jit(lambda thoughts: model(thoughts, tokens))
+    for count in range(1, 7):
+        thoughts, out = round_(thoughts)
+        halting = np.asarray(rounds) == count
+        np.testing.assert_allclose(out.logits[halting], together[halting], **close)
+    np.testing.assert_allclose(out.logits, fixed, **close)
+
+
+def batch_of(tokens):
+    """Labels on the two tokens behind SEP."""
+    answer = np.zeros(tokens.shape, np.float32)
+    for row, line in zip(answer, tokens, strict=True):
+        row[int(np.flatnonzero(line == SEP)[0]) + 1 :][:2] = 1.0
+    inputs = np.where(np.cumsum(answer, 1) > 0, PAD, tokens)
+    return {"inputs": inputs, "targets": tokens, "weights": answer}
+
+
+def test_rounds_of_training():
+    """L-03: a row keeps its sample until it halts; bounds, exploration, the carry's values."""
+    model = thinker(halt_exploration=0.5)
+    step = quick_jit(lambda state, batch, key: model.loss_sums(state, batch, key))
+    think = quick_jit(model.__call__)
+    state, seen = model.initial_state(B), []
+    for count in range(14):
+        batch = batch_of(rows())
+        before = state
+        state, sums = step(state, batch, jax.random.key(count))
+        for row in range(B):
+            expected = batch["inputs"] if before.halted[row] else np.asarray(before.inputs)
+            np.testing.assert_array_equal(state.inputs[row], expected[row])
+            assert state.steps[row] == (1.0 if before.halted[row] else before.steps[row] + 1.0)
+            if state.steps[row] == 6.0:
+                assert state.halted[row] == 1.0
+        thoughts = jax.tree.map(
+            lambda a, b, before=before: jnp.where(before.halted.reshape(-1, 1, 1) > 0, a, b),
+            model.fresh_thoughts(B, T),
+            before.thoughts,
+        )
+        want, out = think(thoughts, state.inputs)
+        np.testing.assert_allclose(state.thoughts.high, want.high, atol=1e-5)
+        halted = np.asarray(state.halted) > 0
+        seen += np.asarray(state.steps)[halted].tolist()
+        assert sums["halted"] == halted.sum()
+        # Without exploration a row would halt exactly when it wishes to, or must.
+        wishes = np.asarray(out.q_halt > out.q_continue) | (np.asarray(state.steps) == 6.0)
+        assert (halted <= wishes).all()
+    assert 1 < len(set(seen)) and max(seen) <= 6.0
+
+
+def test_worth_of_halting_and_of_going_on():
+    """SYSTEMS 7.7: against being right, and against sigma(max(q_h', q_c')) of the next round."""
+    model = thinker(halt_exploration=0.0)
+    batch = batch_of(rows())
+    state = model.initial_state(B)
+    _, sums = quick_jit(model.loss_sums)(state, batch, jax.random.key(0))
+    think = quick_jit(model.__call__)
+    thoughts, out = think(model.fresh_thoughts(B, T), batch["inputs"])
+    _, ahead = think(thoughts, batch["inputs"])
+    labelled = batch["weights"] > 0
+    right = ((np.argmax(out.logits, -1) == batch["targets"]) | ~labelled).all(1)
+
+    def bce(q, target):
+        p = 1.0 / (1.0 + np.exp(-np.asarray(q, np.float64)))
+        return -(target * np.log(p) + (1 - target) * np.log(1 - p)).sum()
+
+    np.testing.assert_allclose(sums["halt"], bce(out.q_halt, right), rtol=1e-5)
+    best = 1.0 / (1.0 + np.exp(-np.maximum(ahead.q_halt, ahead.q_continue)))
+    np.testing.assert_allclose(sums["continue"], bce(out.q_continue, best), rtol=1e-5)
+    assert sums["exact"] == right.sum()
+    counts = model.target_counts(batch)
+    assert set(counts) == set(sums) and counts["answer"] == B
+
+
+def test_answer_loss_is_the_mean_of_each_rows_mean():
+    """L-50, L-51, against float64."""
+    logits = RNG.standard_normal((3, T, V)).astype(np.float32) * 4
+    targets = RNG.integers(0, V, (3, T))
+    weights = (RNG.random((3, T)) < 0.5).astype(np.float32)
+    weights[2] = 0.0
+    x = logits.astype(np.float64)
+    for loss in ("softmax", "stablemax"):
+        s = np.exp(x) if loss == "softmax" else np.where(x >= 0, x + 1.0, 1.0 / (1.0 - x))
+        p = s / s.sum(-1, keepdims=True)
+        paid = -np.log(np.take_along_axis(p, targets[..., None], -1)[..., 0])
+        want = (paid * weights).sum(1)
+        got, count, right, exact = thinking.answer_losses(logits, targets, weights, loss)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        np.testing.assert_array_equal(count, weights.sum(1))
+        hits = (x.argmax(-1) == targets) * weights
+        np.testing.assert_array_equal(right, hits.sum(1))
+        np.testing.assert_array_equal(exact, (hits.sum(1) == weights.sum(1)) & (weights.sum(1) > 0))
+    assert np.isfinite(losses.log_stablemax(jnp.array([-1e30, 0.0, 1e30]))).all()
+
+
+def test_calls_with_a_gradient_rise_from_two_to_five():
+    c = jaxmodels.make_config("hrlm/prefix_ar")
+    calls = [int(thinking.calls_at(c, jnp.float32(p))) for p in (0.0, 0.06, 0.07, 0.14, 0.2, 1.0)]
+    assert calls == [2, 2, 3, 4, 5, 5]
+    assert thinking.calls_at(c, None) is None
+
+
+def learned(mode, batches, steps=120):
+    """A small model trained on these batches -> (model, share of rows exactly right at the end)."""
+    model = make(mode=mode, halt_max_steps=1, registers=0, width=32)
+    optimizer = optax.adam(5e-3)
+
+    def update(carry, batch):
+        model, opt = carry
+
+        def loss(model):
+            sums = model.loss_sums((), batch, jax.random.key(0))[1]
+            return sums["answer"] / 32, sums["exact"] / 32
+
+        grads, exact = jax.grad(loss, has_aux=True)(model)
+        updates, opt = optimizer.update(grads, opt, model)
+        return (optax.apply_updates(model, updates), opt), exact
+
+    def run(model, batches):
+        return jax.lax.scan(update, (model, optimizer.init(model)), batches)
+
+    (model, _), exact = quick_jit(run)(model, jax.tree.map(lambda x: x[:steps], batches))
+    return model, float(exact[-10:].mean())
+
+
+def test_as_written_it_learns_to_copy_the_answer_from_its_input():
+    """SYSTEMS 5.3: answers drawn at random cannot be known. As written they are "learned", and
+    gone when the answer is not given; with blanks in their place they stay unknown."""
+    tokens = rows(32 * 120).reshape(120, 32, T)
+    blank = jax.tree.map(lambda *x: np.stack(x), *[batch_of(part) for part in tokens])
+    leaking = blank | {"inputs": tokens}
+    model, exact = learned("as_written", leaking)
+    assert exact > 0.9
+    last = {name: x[-1] for name, x in blank.items()}
+    without = quick_jit(model.loss_sums)((), last)[1]
+    assert without["exact"] / 32 < 0.2
+    _, honest = learned("nar", blank)
+    assert honest < 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mode": "both"}, "mode must be one of grid, nar, prefix_ar, as_written"),
+        ({"mask_pad": True}, "in mode nar the blanks are PAD"),
+        ({"mode": "prefix_ar"}, "neither halts nor has registers"),
+        ({"low_init": (1.0, 2.0)}, "low_init: 2 numbers, but the width is 16"),
+        ({"recurrent": False}, "recurrent=False reads once"),
+    ],
+)
+def test_refusals(changes, words):
+    with pytest.raises(UserError, match=words):
+        make(**changes)
