@@ -85,6 +85,7 @@ def curves(
     lines: Series,
     *,
     ylabel: str,
+    xlabel: str = "step",
     levels: Mapping[str, float] | None = None,
     markers: bool = False,
     height: float = 2.6,
@@ -107,7 +108,7 @@ def curves(
         for name, value in (levels or {}).items():
             axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             ends.append((value, f"{name} {value:.2f}", MUTED))
-        axes.set_xlabel("step")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.grid(axis="y", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
@@ -242,6 +243,36 @@ def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: floa
         axes.grid(axis="x", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.set_xlabel(xlabel)
+    return figure
+
+
+def bands(lines: Mapping[str, tuple[Sequence[float], np.ndarray]], *, ylabel: str) -> Figure:
+    """Means over seeds along training, the range of the seeds as a band, each named at its end.
+
+    lines: name -> (steps, values (seeds, steps)). What the curves fall through in the first third
+    of the run may leave the top, so that the rest is seen large.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _figure(7.4, 3.6)
+        ends, settled = [], []
+        for index, (name, (steps, values)) in enumerate(lines.items()):
+            values = np.atleast_2d(np.asarray(values, float))
+            mean, colour = values.mean(0), SERIES[index % len(SERIES)]
+            style = "-" if index < len(SERIES) else "--"
+            axes.plot(steps, mean, style, color=colour, linewidth=1.8)
+            axes.fill_between(
+                steps, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0
+            )
+            ends.append((mean[-1], name, colour))
+            settled += list(values[:, len(steps) // 3 :].ravel())
+        room = 0.06 * (max(settled) - min(settled)) or 1.0
+        axes.set_ylim(min(settled) - room, max(settled) + room)
+        axes.set_xlabel("step")
+        axes.set_ylabel(ylabel)
+        axes.grid(axis="y", color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        _name_ends(figure, axes, ends)
     return figure
 
 

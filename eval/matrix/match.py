@@ -1,0 +1,90 @@
+"""Equal parameters: the value of one field that brings a model nearest to a number of them."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxmodels.errors import UserError
+
+
+def dotted(config: ConfigDict, name: str) -> str:
+    """A field's full name: one that is none of the config's is the model's."""
+    known = name.partition(".")[0] in config
+    return name if known else f"model_config.{name}"
+
+
+def count(config: ConfigDict) -> int:
+    """Parameters of a config's model, from its shapes."""
+    import jax
+
+    from jaxmodels import count_parameters
+    from train.model import build_model
+
+    return count_parameters(jax.eval_shape(lambda: build_model(config)))
+
+
+def matched_value(
+    config_with: Callable[[Mapping[str, Any]], ConfigDict],
+    field: str,
+    target: int,
+    multiple: float | None = None,
+) -> int | float:
+    """The value of a field that brings a model's parameters nearest to `target`.
+
+    Args:
+      config_with: ({field: value}) -> complete config. Its parameters grow with the value.
+      field: an integer or a float of the config.
+      target: parameters.
+      multiple: the value is a multiple of this; by default 1 for an integer, 1/32 for a float.
+
+    Raises:
+      UserError: the field is no number.
+    """
+    start = _value(config_with({}), field)
+    unit = multiple or (1 if isinstance(start, int) else 1 / 32)
+    counts: dict[int, int] = {}
+
+    def value_of(k):
+        return k * unit if isinstance(start, float) else round(k * unit)
+
+    def at(k):
+        if k not in counts:
+            try:
+                counts[k] = count(config_with({field: value_of(k)}))
+            except UserError as error:
+                raise UserError(f"match {field!r}: {error}; give it a 'multiple'") from error
+        return counts[k]
+
+    low, high = 1, max(2, round(start / unit))
+    while at(high) < target:
+        low, high = high, 2 * high
+        if high > 2**20:
+            raise UserError(f"match {field!r}: the parameters do not grow with it")
+    while high - low > 1 and at(low) < target:
+        # The count is a polynomial of low degree: the chord lands next to the answer.
+        share = (target - at(low)) / max(at(high) - at(low), 1)
+        guess = min(max(low + round(share * (high - low)), low + 1), high - 1)
+        for k in (guess, guess + 1):  # the second closes the bracket, mostly
+            if low < k < high:
+                low, high = (k, high) if at(k) < target else (low, k)
+    return value_of(min((low, high), key=lambda k: abs(at(k) - target)))
+
+
+def _value(config: ConfigDict, name: str) -> int | float:
+    """A number of the config; one left to the model is asked of the model's own config."""
+    import jaxmodels
+
+    *groups, last = dotted(config, name).split(".")
+    node = config
+    for group in groups:
+        node = node.get(group, ConfigDict())
+    value = node.get(last)
+    if value is None and groups == ["model_config"] and ":" not in config.model:
+        own = jaxmodels.make_config(config.model, **config.model_config.to_dict())
+        value = getattr(own, last, None)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and value > 0):
+        raise UserError(f"match {name!r}: must be a field with a positive number, it is {value!r}")
+    return value

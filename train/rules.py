@@ -1,0 +1,242 @@
+"""What a loss curve says: small pure functions on histories, for the controller and for reports.
+
+A curve is two sequences of equal length, steps (ascending ints) and values (losses, lower is
+better). Validation curves of recurrent hybrids are jagged, so that what counts is the envelope of
+their minima. Nothing here knows of devices or of a model. The rules and their thresholds are those
+of SYSTEMS G-26..G-46 and G-73; where the source leaves a word open, the docstring says how it is
+read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Steps = Sequence[int]
+Values = Sequence[float]
+
+
+def envelope(values: Values) -> list[float]:
+    """The lowest value so far at each point (G-41)."""
+    return np.minimum.accumulate(np.asarray(values, float)).tolist() if len(values) else []
+
+
+def minima(steps: Steps, values: Values, min_delta: float = 0.0) -> list[int]:
+    """Steps at which the curve went below all before, by more than the share `min_delta` of it."""
+    found, best = [], np.inf
+    for step, value in zip(steps, values, strict=True):
+        if value < best - (min_delta * abs(best) if np.isfinite(best) else 0.0):
+            found.append(step)
+            best = value
+    return found
+
+
+def improvement_interval(steps: Steps, values: Values, min_delta: float = 0.0) -> float | None:
+    """Median gap in steps between new minima (G-40); None with fewer than two minima."""
+    found = minima(steps, values, min_delta)
+    return float(np.median(np.diff(found))) if len(found) > 1 else None
+
+
+def stale_steps(steps: Steps, values: Values, min_delta: float = 0.0) -> int:
+    """Steps since the last new minimum: how long the present plateau lasts (G-73)."""
+    found = minima(steps, values, min_delta)
+    return steps[-1] - found[-1] if found else 0
+
+
+def patience_exhausted(
+    steps: Steps, values: Values, factor: float = 4.0, min_delta: float = 0.0
+) -> bool:
+    """No new minimum for `factor` (3 to 5) typical improvement intervals (G-40)."""
+    interval = improvement_interval(steps, values, min_delta)
+    return interval is not None and stale_steps(steps, values, min_delta) > factor * interval
+
+
+def overfit_rise(
+    steps: Steps, values: Values, train_steps: Steps, train_values: Values, last: int = 3
+) -> float:
+    """Share by which validation has risen above its best while training loss fell; else 0 (G-42).
+
+    The rise is that of the lowest of the `last` values, all later than the best one, so that a
+    tooth of the saw is none. Training loss has fallen if its mean since the best is lower than its
+    mean over as many steps before.
+    """
+    best = int(np.argmin(values)) if len(values) else 0
+    if len(values) - 1 - best < last:
+        return 0.0
+    span = steps[-1] - steps[best]
+    at, losses = np.asarray(train_steps), np.asarray(train_values, float)
+    since = losses[(at > steps[best]) & (at <= steps[-1])]
+    before = losses[(at > steps[best] - span) & (at <= steps[best])]
+    if not len(since) or not len(before) or since.mean() >= before.mean():
+        return 0.0
+    return max(min(values[-last:]) / values[best] - 1.0, 0.0)
+
+
+def overfitting(
+    steps: Steps,
+    values: Values,
+    train_steps: Steps,
+    train_values: Values,
+    rise: float = 0.05,
+    last: int = 3,
+) -> bool:
+    """Validation up by more than `rise` (5 to 10 %) while training falls: stop now (G-42)."""
+    return overfit_rise(steps, values, train_steps, train_values, last) > rise
+
+
+def plateau_class(share: float) -> str:
+    """Class of a plateau that lasts this share of the planned steps (G-43).
+
+    "none" (< 1 %), "safe" (1 to 10 %), "watch" (to 20 %), "converged" (more). The source names the
+    second and the last; what lies between is neither.
+    """
+    if share < 0.01:
+        return "none"
+    if share <= 0.10:
+        return "safe"
+    return "watch" if share <= 0.20 else "converged"
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A stretch without a new minimum: from the minimum at `start` to the next, or the end."""
+
+    start: int
+    stop: int
+    over: bool  # a new minimum ended it
+
+    @property
+    def steps(self) -> int:
+        """Its length."""
+        return self.stop - self.start
+
+
+def plateaus(
+    steps: Steps, values: Values, min_steps: float, min_delta: float = 0.0
+) -> list[Plateau]:
+    """All stretches of more than `min_steps` steps without a new minimum, in order (G-27, G-73)."""
+    found = minima(steps, values, min_delta)
+    if not found:
+        return []
+    all_of_them = [Plateau(a, b, True) for a, b in itertools.pairwise(found)]
+    all_of_them.append(Plateau(found[-1], steps[-1], False))
+    return [plateau for plateau in all_of_them if plateau.steps > min_steps]
+
+
+def recent(steps: Steps, values: Values, span: float) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a curve in its last `span` steps."""
+    at, curve = np.asarray(steps), np.asarray(values, float)
+    inside = at >= at[-1] - span if len(at) else np.zeros(0, bool)
+    return at[inside], curve[inside]
+
+
+def trend(steps: Steps, values: Values) -> float:
+    """Change of a fitted line from first to last step, as a share of the mean; 0 below 2 points."""
+    if len(steps) < 2:
+        return 0.0
+    return _line(steps, values)[0] * float(steps[-1] - steps[0]) / abs(float(np.mean(values)))
+
+
+def flowchart(steps: Steps, values: Values, share: float = 0.15, band: float = 0.005) -> str:
+    """Which branch of the source's flowchart the last `share` (10 to 20 %) of the steps is (G-44).
+
+    "falling":     the fitted line falls by more than `band`: go on, perhaps with a lower rate.
+    "fluctuating": neither up nor down by more: 10 % more steps, then look again.
+    "rising":      what follows the run's best value, three points or more, rises by more, two of
+                   three changes go up, and so do the minima of its two halves: stop.
+    "flat":        the last 30 % stay within `band` of their mean: converged.
+
+    Shares are of the steps so far. A curve that rises by jumps is "fluctuating".
+    """
+    if len(steps) < 3:
+        return "falling"
+    at, last = recent(steps, values, 0.3 * steps[-1])
+    covered = at[-1] - at[0] >= 0.25 * steps[-1] and len(at) >= 4
+    if covered and np.abs(last / last.mean() - 1.0).max() <= band and abs(trend(at, last)) <= band:
+        return "flat"
+    at, last = recent(steps, values, share * steps[-1])
+    if len(at) < 3:
+        at, last = np.asarray(steps[-3:]), np.asarray(values[-3:], float)
+    if trend(at, last) < -band:
+        return "falling"
+    later = at > steps[int(np.argmin(values))]
+    at, last = at[later], last[later]
+    if len(at) < 3 or trend(at, last) <= band or (np.diff(last) > 0).mean() < 2 / 3:
+        return "fluctuating"
+    half = len(last) // 2
+    return "rising" if last[half:].min() > (1 + band / 2) * last[:half].min() else "fluctuating"
+
+
+def heartbeat(values: Values, last: int = 5) -> bool:
+    """A new minimum, however small, among the last values: the curve still beats (G-45)."""
+    return len(values) > last and min(values[-last:]) < min(values[:-last])
+
+
+def log_slope(steps: Steps, values: Values) -> tuple[float, float]:
+    """Slope of log(value) per 1000 steps, and its standard error; (0, inf) below 3 points."""
+    if len(steps) < 3 or min(values) <= 0:
+        return 0.0, float("inf")
+    slope, residuals, at = _line(steps, np.log(np.asarray(values, float)))
+    error = np.sqrt(np.square(residuals).sum() / (len(at) - 2) / np.square(at - at.mean()).sum())
+    return 1000.0 * slope, 1000.0 * float(error)
+
+
+def still_learning(train_steps: Steps, train_values: Values) -> bool:
+    """Training loss falls on a log scale, however little: by twice its standard error (G-45)."""
+    slope, error = log_slope(train_steps, train_values)
+    return slope < -2.0 * error
+
+
+def perplexity_improving(values: Values, last: int = 3) -> bool:
+    """The mean of the last validation losses is below that of as many before (G-45)."""
+    if len(values) < 2 * last:
+        return False
+    return float(np.mean(values[-last:])) < float(np.mean(values[-2 * last : -last]))
+
+
+def scatter_exceeds_gain(values: Values, last: int = 5) -> bool:
+    """Validation scatters by more than it improves over the last 5 checkpoints (G-46).
+
+    The source compares a variance (nats squared) with an improvement (nats); read here in one unit:
+    standard deviation about the fitted line against the line's fall per checkpoint.
+    """
+    if len(values) < last:
+        return False
+    slope, residuals, _ = _line(range(last), values[-last:])
+    return float(np.sqrt(np.square(residuals).sum() / (last - 2))) > -slope
+
+
+def probe_degrades(
+    probe: Values, train_values: Values, last: int = 3, min_fall: float = 0.02
+) -> bool:
+    """A downstream probe (higher is better) gets worse while training loss falls (G-46).
+
+    Means of the last values against those before; the probe must lose the share `min_fall`.
+    """
+    if len(probe) < 2 * last or len(train_values) < 2 * last:
+        return False
+
+    def halves(values):
+        return float(np.mean(values[-2 * last : -last])), float(np.mean(values[-last:]))
+
+    (before, now), (loss_before, loss_now) = halves(probe), halves(train_values)
+    return now < before - min_fall * abs(before) and loss_now < loss_before
+
+
+def fruitless_drops(
+    steps: Steps, values: Values, drops: Sequence[int], min_delta: float = 0.0
+) -> int:
+    """Number of learning-rate drops since the last new minimum (G-46: two or more, stop)."""
+    found = minima(steps, values, min_delta)
+    return sum(drop >= found[-1] for drop in drops) if found else 0
+
+
+def _line(steps, values) -> tuple[float, np.ndarray, np.ndarray]:
+    """Least squares: slope, residuals, steps as floats. Sums only, the same on any machine."""
+    at, curve = np.asarray(steps, float), np.asarray(values, float)
+    centred = at - at.mean()
+    slope = float((centred * (curve - curve.mean())).sum() / np.square(centred).sum())
+    return slope, curve - curve.mean() - slope * centred, at
