@@ -1,0 +1,44 @@
+"""AdamATan2: Adam without an epsilon, its step bounded, as HRM trains (SYSTEMS 7.11).
+
+    p <- p - rate * ( atan2(m, sqrt(v) / sqrt(1 - b2^t)) / (1 - b1^t) + weight_decay p )
+
+Source: arXiv 2407.05872 and the reference of sapientinc/HRM, whose form this is. The step does not
+change when all gradients are scaled, and is at most pi/2 rate / (1 - b1^t). Rates are not those of
+AdamW (SYSTEMS 9.3).
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
+    """Moments in float32; of step t the update is atan2(m, sqrt(v / (1 - b2^t))) / (1 - b1^t)."""
+
+    def init(params):
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads, state, params=None):
+        del params
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * g * g, state.nu, grads)
+        t = count.astype(jnp.float32)
+        first, second = 1.0 - b1**t, 1.0 - b2**t
+
+        def step(m, v):
+            return jnp.arctan2(m, jnp.sqrt(v / second)) / first
+
+        return jax.tree.map(step, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def adam_atan2(learning_rate, b1: float, b2: float, *, weight_decay: float, mask):
+    """The optimiser, with decoupled weight decay; arguments as `optax.adamw`."""
+    return optax.chain(
+        scale_by_adam_atan2(b1, b2),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
