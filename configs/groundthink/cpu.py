@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 "state_norm": "read",
                 "state_groups": 4,
                 "norm_every": 64,
-                "init": "identity",
+                "init": "spread",
                 "path_norm": True,
                 "write_gate": False,
             },

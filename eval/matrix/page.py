@@ -17,6 +17,7 @@ GROUPS = {
     "tier2": "Tier 2: sizes, scales and layouts",
     "tier3": "Tier 3: against the baselines",
     "assumption": "Untested assumptions",
+    "rates": "Other learning rates: is the comparison fair?",
 }
 
 

@@ -28,7 +28,7 @@ from eval.matrix.match import count, dotted, matched_value
 from jaxmodels.errors import UserError
 from train.config import apply_overrides, complete_config, validate_config
 
-GROUPS = ("tier1", "tier2", "tier3", "assumption")
+GROUPS = ("tier1", "tier2", "tier3", "assumption", "rates")
 TOLERANCE = 0.05  # of the baseline's parameters, for a matched entry
 PARTS = ("config", "steps", "seeds", "entries", "questions")
 KEYS = ("group", "says", "changes", "match", "multiple")
