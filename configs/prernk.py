@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
                 "gating": "full",
                 "double_softmax": False,
                 "topdown": True,
+                "exact_gelu": False,
                 "dropout": 0.0,
                 "input_gain": 2.0,
                 "remat_chunk": 0,

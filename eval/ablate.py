@@ -25,7 +25,7 @@ from typing import Any
 
 from eval.log import Log, device_description, read_log, versions
 from jaxmodels.errors import UserError
-from train.config import apply_overrides, differences, from_json, load_config, validate_config
+from train.config import apply_overrides, differences, load_config, read_config, validate_config
 
 Ablations = Mapping[str, Mapping[str, Any]]
 EVALUATIONS = 10  # a run, evenly spaced: early trouble shows in their mean
@@ -76,7 +76,7 @@ def run_once(config, workdir: Path, say=print) -> Log:
     from train.api import train_text_corpus
 
     if (workdir / "config.json").exists():
-        old = from_json((workdir / "config.json").read_text(encoding="utf-8"), str(workdir))
+        old = read_config(workdir / "config.json")
         # What is resolved from the data when a run starts is 0 before.
         same = {"model_config.vocab_size"}
         if changed := [name for name in differences(old, config) if name not in same]:

@@ -21,6 +21,7 @@ class Log:
         rows: lines of metrics.jsonl with a split, in order.
         final: the closing line of a finished run, or None.
         stopped: why the run could not go on (something ceased to be finite), or None.
+        control: what the controller said: lines with step, action and reason.
         timing: lines of timing.jsonl.
     """
 
@@ -29,6 +30,7 @@ class Log:
     rows: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] | None = None
     stopped: str | None = None
+    control: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -94,6 +96,7 @@ def read_log(workdir: str | Path) -> Log:
         rows=rows,
         final=final,
         stopped=stop.get("reason"),
+        control=[line for line in lines if line.get("split") == "control"],
         timing=json_lines(workdir / "timing.jsonl"),
     )
 

@@ -58,6 +58,7 @@ def compose(log: Log, evaluation: Mapping[str, Any], seen: Seen) -> str:
         *inside.sections(seen),
         *_auxiliary(log),
         *_optimiser(log),
+        *_control(log),
         *_sample(seen),
         *_facts(log, evaluation),
     ]
@@ -93,6 +94,8 @@ def _summary(log: Log, evaluation: Mapping, baselines: Mapping) -> str:
     state = f"So far {steps} of {planned or '?'} steps are logged"
     if log.final:
         state = "The run is finished"
+        if "stopped" in log.final:
+            state = f"The controller stopped the run ({log.final['stopped']})"
     elif log.stopped:
         state = f"The run stopped: {log.stopped}"
     text = f"{state} after {steps} steps. " if log.final else f"{state}. "
@@ -247,6 +250,16 @@ def _optimiser(log: Log) -> list[str]:
                 page.picture(figures.svg(figure, name), f"{label.capitalize()} at each step.")
             )
     return [page.section("Optimiser"), *parts] if parts else []
+
+
+def _control(log: Log) -> list[str]:
+    if not log.control:
+        return []
+    rows = [[str(line["step"]), line["action"], line["reason"]] for line in log.control]
+    return [
+        page.section("What the controller said"),
+        page.table(["step", "decision", "why"], rows),
+    ]
 
 
 def _sample(seen: Seen) -> list[str]:

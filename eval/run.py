@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.log import read_log
 from eval.markov import baselines
-from jaxmodels.data import Corpus, load_corpus, tokenizer_from_json
+from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
 from train.checkpoint import TrainedModel, load_model
 from train.data import corpus_of
@@ -62,6 +62,9 @@ def load_run(
     else:
         # A fitted vocabulary belongs to the run: other text is read with it.
         corpus = load_corpus(paths, tokenizer, format=config.data.format)
+        if hasattr(trained.model, "check_data"):
+            classes = label_classes(corpus.train + corpus.valid + corpus.test)
+            trained.model.check_data(config.data, config.seq_len, classes)
     return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
 
 

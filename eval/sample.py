@@ -2,17 +2,22 @@
 
     python -m eval.sample --workdir=runs/name --prompt "My fellow " [--tokens 500]
                           [--temperature 0.8] [--top-k K] [--top-p P] [--seed N] [--follow]
+                          [--state-in FILE] [--state-out FILE]
 
 The prompt is read by the model's fast form; after that nothing is kept but the recurrent state and
 one row of logits, so a million tokens cost no more memory than ten. Tokens are drawn on the device,
 32 a call, and printed as soon as they are text (a UTF-8 character is held back until it is whole).
+With --state-out the session is kept in a file; --state-in goes on from there, with a new prompt or
+without, as if it had not ended.
 """
 
 import argparse
 import functools
+import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +80,12 @@ def prefill(model, state, tokens):
     return state, out.logits[:, -1]
 
 
-@functools.partial(jax.jit, static_argnames=("choice",), donate_argnames=("state", "logits"))
-def generate_chunk(model, state, logits, key, choice: Choice):
-    """Draws and reads CHUNK tokens: (state, logits of the next one, tokens int32 (CHUNK,))."""
+@functools.partial(jax.jit, static_argnames=("choice", "part"), donate_argnames=("state", "logits"))
+def generate_chunk(model, state, logits, key, choice: Choice, part: tuple = (0, CHUNK)):
+    """Draws and reads tokens: (state, logits of the next one, tokens int32 (count,)).
+
+    part: from which to before which of a chunk's CHUNK tokens; all of them as a rule.
+    """
 
     def body(carry, key):
         state, logits = carry
@@ -85,7 +93,8 @@ def generate_chunk(model, state, logits, key, choice: Choice):
         state, out = model.step(state, token)
         return (state, out.logits), token[0]
 
-    (state, logits), tokens = jax.lax.scan(body, (state, logits), jax.random.split(key, CHUNK))
+    keys = jax.random.split(key, CHUNK)[slice(*part)]
+    (state, logits), tokens = jax.lax.scan(body, (state, logits), keys)
     return state, logits, tokens
 
 
@@ -97,6 +106,7 @@ def sample(
     tokens: int | None = 500,
     choice: Choice = DEFAULT,
     seed: int = 0,
+    session=None,
 ) -> Iterator[str]:
     """Continues a prompt; yields pieces of text as they are drawn, without the prompt.
 
@@ -107,6 +117,9 @@ def sample(
         tokens: how many tokens to draw; None goes on for ever.
         choice: see `Choice`.
         seed: the same seed, prompt and model give the same text.
+        session: a `jaxmodels.convert.state.Session` of one row to go on from, or with a state of
+            None to begin. When all is drawn, it is brought up to date and stands after the last
+            token. An empty prompt adds nothing to a session.
 
     Raises:
         UserError: a model that cannot stream, or a number of tokens below one.
@@ -117,30 +130,40 @@ def sample(
         raise UserError(
             f"{type(model).__name__} has no step(): it is no left-to-right language model"
         )
-    return _stream(model, tokenizer, prompt, tokens, choice, seed)
+    return _stream(model, tokenizer, prompt, tokens, choice, seed, session)
 
 
-def _stream(model, tokenizer, prompt, tokens, choice, seed):
+def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
+    begun = session is not None and session.state is not None
+    state, logits = model.initial_state(1), None
+    if begun:  # copies, for what is given to a device call that donates is gone
+        state, logits = jax.tree.map(jnp.array, (session.state, session.logits))
     ids = np.asarray(tokenizer.encode(prompt), np.int32)
-    if not ids.size:
+    if not ids.size and logits is None:
         ids = np.asarray(tokenizer.encode("\n"), np.int32)
-    if not ids.size:
+    if not ids.size and logits is None:
         ids = np.zeros(1, np.int32)
-    state = model.initial_state(1)
     for start in range(0, len(ids), PREFILL):
         state, logits = prefill(model, state, ids[None, start : start + PREFILL])
     key = jax.random.key(seed)
     text = _Text(tokenizer)
+    before = session.drawn if begun else 0
     drawn = 0
     while tokens is None or drawn < tokens:
-        chunk_key = jax.random.fold_in(key, drawn // CHUNK)
-        state, logits, new = generate_chunk(model, state, logits, chunk_key, choice)
+        chunk, first = divmod(before + drawn, CHUNK)
+        # Only a session needs the state after the very last token.
+        last = CHUNK if session is None or tokens is None else min(CHUNK, first + tokens - drawn)
+        chunk_key = jax.random.fold_in(key, chunk)
+        state, logits, new = generate_chunk(model, state, logits, chunk_key, choice, (first, last))
         new = np.asarray(new)[: None if tokens is None else tokens - drawn]
         drawn += len(new)
         # Bytes are text at once; one token at a time so that a terminal flows instead of jumping.
         for token in new:
             if piece := text.push(token):
                 yield piece
+    if session is not None:
+        session.state, session.logits, session.drawn = state, logits, before + drawn
+        session.tokens_read += len(ids) + drawn
     if piece := text.finish():
         yield piece
 
@@ -155,7 +178,7 @@ class _Text:
     def push(self, token) -> str:
         if self.bytes:
             return self.bytes.push(token)
-        between = " " if self.tokenizer.name == "word" else ""
+        between = "" if self.tokenizer.name == "char" else " "
         return between + self.tokenizer.decode([token])
 
     def finish(self) -> str:
@@ -181,6 +204,34 @@ def sample_text(workdir, prompt: str = "", length: int = 300, choice: Choice = D
     return prompt + "".join(pieces)
 
 
+def _session(flags: argparse.Namespace, model):
+    """The session that the flags ask for, or None."""
+    if not (flags.state_in or flags.state_out):
+        return None
+    if flags.state_out and flags.follow:
+        raise UserError("--state-out: with --follow there is no last token; give --tokens N")
+    if importlib.util.find_spec("safetensors") is None:
+        raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
+    from jaxmodels.convert.state import Session, load_session
+    from jaxmodels.convert.tensors import must_be_new
+
+    if flags.state_out:
+        must_be_new(Path(flags.state_out))  # now, not when all is drawn
+    if not flags.state_in:
+        return Session(None)
+    session = load_session(flags.state_in, model)
+    rows = len(jax.tree.leaves(session.state)[0])
+    if rows != 1:
+        raise UserError(f"--state-in {flags.state_in}: holds {rows} sessions side by side, not one")
+    return session
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:  # of more bits JAX would use the last 32
+        raise UserError(f"--seed={text}: give a whole number below 2^32 = {2**32}")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -192,27 +243,35 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = most likely token")
     parser.add_argument("--top-k", type=int, help="draw from the K most likely tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the most likely P of the mass only")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", default="0", help="a whole number below 2^32")
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
     parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument("--state-in", metavar="FILE", help="go on from a session kept there")
+    parser.add_argument("--state-out", metavar="FILE", help="keep the session in this new file")
     flags = parser.parse_args(arguments)
     from eval.run import load_trained
 
     try:
-        choice = Choice(flags.temperature, flags.top_k, flags.top_p)
+        choice, seed = Choice(flags.temperature, flags.top_k, flags.top_p), _seed(flags.seed)
         trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+        session = _session(flags, trained.model)
         pieces = sample(
             trained.model,
             tokenizer,
             flags.prompt,
             tokens=None if flags.follow else flags.tokens,
             choice=choice,
-            seed=flags.seed,
+            seed=seed,
+            session=session,
         )
         print(flags.prompt, end="", flush=True)
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
+        if flags.state_out:
+            from jaxmodels.convert.state import save_session
+
+            save_session(session, trained.model, flags.state_out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from jaxmodels.data import tokenizer_from_json
 from jaxmodels.errors import UserError
+from train.agree import together
 from train.checkpoint import load_model
-from train.config import apply_overrides, from_json, load_config, validate_config
+from train.config import apply_overrides, load_config, read_config, validate_config
 from train.loop import RunResult, run
 from train.memory import keep_freed_memory
 
@@ -32,8 +33,9 @@ examples:
   python -m train --config=configs/prernk.py --workdir=runs/fast --config.steps=200
   python -m train --workdir=runs/first --resume --config.steps=4000
 
-exit status: 0 finished, 2 a mistake in the input (one line says which), 3 a loss or gradient ceased
-to be finite (the last good state is saved), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
+exit status: 0 finished, or stopped by the controller; 2 a mistake in the input (one line says
+which); 3 a loss or gradient ceased to be finite (the last good state is saved); 130 stopped by
+Ctrl-C or SIGTERM (saved, resumable)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,11 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         args, overrides = _parser().parse_known_args(argv)
         keep_freed_memory()
         _join(args)
-        config = _config(args, overrides)
+        config = together(lambda: _config(args, overrides))
         result = run(config, args.workdir, resume=args.resume, quiet=args.quiet)
         if jax.process_index() == 0:
             _say_goodbye(args, config, result)
-        return {"finished": 0, "halted": 3, "interrupted": 130}[result.status]
+        return {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}[result.status]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -132,7 +134,7 @@ def _config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
         stored = Path(args.workdir) / "config.json"
         if not stored.is_file():
             raise UserError(f"--workdir={args.workdir}: holds no run to resume (no config.json)")
-        config = from_json(stored.read_text(encoding="utf-8"), source=str(stored))
+        config = read_config(stored)
         apply_overrides(config, overrides)
         validate_config(config)
     else:
@@ -169,11 +171,15 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
             report = f"; report: {_report(Path(args.workdir))}"
         except UserError as error:
             print(f"no report: {error}")
-    print(f"\nfinished {result.step} steps{report}")
+    if result.status == "stopped":
+        print(f"\nstopped by the controller after {result.step} steps: {result.message}{report}")
+    else:
+        print(f"\nfinished {result.step} steps{report}")
     further = 2 * config.steps
     source = shlex.quote(args.config or "configs/prernk.py")
     print("next:")
-    print(f"  {resume} --config.steps={further}")
+    if result.status == "finished":
+        print(f"  {resume} --config.steps={further}")
     print(f'  python -m eval.sample --workdir={workdir} --prompt "The people of"')
     print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/texts")
 

@@ -1,8 +1,7 @@
 """Checkpoints: Orbax for the arrays, Grain for the data position, checksums for trust.
 
     checkpoints/<step>/model, training, data    written asynchronously, committed by one rename
-    checkpoints/<step>/manifest.json            size and SHA-256 of each file, written after the
-    commit
+    checkpoints/<step>/manifest.json            size and SHA-256 of each file, written after that
 
 The arrays lie under readable names (`model/cell/gate/kernel`), the carried state in global form
 (batch_size, ...), so that a checkpoint restores onto another number of devices or processes. The
@@ -18,19 +17,20 @@ import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.errors import UserError
+from train.agree import together
 from train.config import complete_config, differences, with_tuples
+from train.control import Settings
 from train.manifest import damage, write_manifest
 from train.model import build_model
 from train.optimizer import flatten, leaf_name
@@ -45,6 +45,8 @@ FREE_FIELDS = (
     "optimizer.weight_decay optimizer.b1 optimizer.b2 optimizer.eps optimizer.clip_norm "
     "optimizer.accumulate"
 ).split()
+FREE_GROUPS = ("optimizer.groups.", "optimizer.group_clip.")
+FREE_FIELDS += [f"control.{name}" for name in asdict(Settings()) if name != "enabled"]
 
 PyTree = Any
 
@@ -168,13 +170,14 @@ def restore(
     Args:
       workdir: the run's folder.
       config: config of the continuing run.
-      template: a state in global form, arrays or shapes.
+      template: a state in global form, as `ShapeDtypeStruct`s. Each leaf is read into the
+        sharding that its struct has, shard by shard, and onto every device if it has none.
       iterator: the training data's; None leaves the position alone.
       fingerprint: of the corpus at hand.
       say: told about damaged checkpoints that are passed over.
 
     Returns:
-      The state as NumPy arrays in global form, or None if the run has no checkpoint yet.
+      The state in global form, or None if the run has no checkpoint yet.
 
     Raises:
       UserError: another model, config, format or text than the checkpoint's; or all are damaged.
@@ -222,24 +225,13 @@ def _put_aside(workdir: Path, path: Path) -> None:
 
 
 def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) -> TrainState:
-    metadata = _metadata(path)
-    info = metadata.custom_metadata
-    check_info(info, config, path)
-    if info["data"] != fingerprint:
-        raise UserError(
-            f"config.data.paths: not the text that {path} was trained on; "
-            "give the same files with --data"
-        )
     items = _items(template)
-    for name, item in items.items():
-        if not metadata.metadata.get(name):  # Orbax only logs that it could not read it
-            raise OSError(f"{name} is unreadable")
-        _check_shapes(item, metadata.metadata[name], name, path)
-    replicated = jax.sharding.NamedSharding(
+    together(lambda: _check(path, config, items, fingerprint))  # from here on they read together
+    everywhere = jax.sharding.NamedSharding(
         jax.sharding.Mesh(np.array(jax.devices()), "all"), jax.sharding.PartitionSpec()
     )
     abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=replicated), items
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or everywhere), items
     )
     same_count = (path / "data" / _grain_file()).exists()
     if iterator is not None and same_count:
@@ -249,13 +241,28 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
         # Written by another number of processes; positions count steps, the same in all.
         file = sorted((path / "data").glob("process_0-of-*.json"))[0]
         iterator.set_state(json.loads(file.read_text()))
-    loaded = {name: jax.tree.map(np.asarray, loaded[name]) for name in items}
     training = un_nested(template.replace(model=(), ema=None, halted=()), loaded["training"])
     return training.replace(
         model=un_nested(template.model, loaded["model"]),
         ema=None if template.ema is None else un_nested(template.ema, loaded["ema"]),
         halted=np.int32(-1),
     )
+
+
+def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
+    """Refuse a checkpoint that is not of this experiment."""
+    metadata = _metadata(path)
+    info = metadata.custom_metadata
+    check_info(info, config, path)
+    if info["data"] != fingerprint:
+        raise UserError(
+            f"config.data.paths: not the text that {path} was trained on; "
+            "give the same files with --data"
+        )
+    for name, item in items.items():
+        if not metadata.metadata.get(name):  # Orbax only logs that it could not read it
+            raise OSError(f"{name} is unreadable")
+        _check_shapes(item, metadata.metadata[name], name, path)
 
 
 def _metadata(path: Path):
@@ -281,8 +288,13 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             "use the version that wrote it"
         )
     old = complete_config(with_tuples(info["config"]), source=str(path))
+    if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
+        raise UserError(
+            f"config.steps: {path} was made with {old.steps}, and the shares of its curriculum or "
+            "mixture are of them; use that value or another --workdir"
+        )
     for name in differences(old, config):
-        if name not in FREE_FIELDS:
+        if name not in FREE_FIELDS and not name.startswith(FREE_GROUPS):
             before, now = _get(old, name), _get(config, name)
             raise UserError(
                 f"config.{name}: {path} was made with {before!r}, not {now!r}; "

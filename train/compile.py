@@ -319,11 +319,15 @@ def _label_shapes(config):
     """Shapes of the label fields that the data pipeline adds to a batch."""
     import jax
 
+    from jaxmodels.data import FORMATS
+
     d = config.data
-    if d.labels == "none":
-        return None
-    shape = (config.batch_size, config.seq_len, d.label_slots, d.label_roles)
-    return {"relation_labels": jax.ShapeDtypeStruct(shape, "int32")}
+    rows = (config.batch_size, config.seq_len)
+    reader = FORMATS.get(d.format)
+    shapes = {name: rows for name in (reader.labels if reader else ())}
+    if d.labels == "relations":
+        shapes["relation_labels"] = (*rows, d.label_slots, d.label_roles)
+    return {name: jax.ShapeDtypeStruct(shape, "int32") for name, shape in shapes.items()}
 
 
 def wanted_libtpu() -> str:

@@ -8,8 +8,8 @@ wrong with a config is said in one line that names the field (`UserError`).
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
-import importlib.util
 import json
 import math
 from collections.abc import Sequence
@@ -18,7 +18,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxmodels.data.mixture import IDENTITY_PHASES
 from jaxmodels.errors import UserError
+from train.config_file import get_config_of
+from train.control import Settings
+from train.curriculum import lengths_of
 
 OPTIMIZERS = ("adamw", "lion", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
@@ -27,6 +31,10 @@ PARALLEL = ("pmap", "shard_map")
 TOKENIZERS = ("byte", "char", "word")
 MODES = ("tracks", "windows", "packed")
 LABELS = ("none", "relations")
+# Groups whose fields are the user's own; those who read them check them.
+OPEN_GROUPS = ("model_config", "optimizer.groups", "optimizer.group_clip", "optimizer.freeze")
+OPEN_GROUPS += ("data.mixture",)
+VALID_FROM = ("split", "tail_of_tracks")
 
 
 def default_config() -> ConfigDict:
@@ -41,6 +49,8 @@ def default_config() -> ConfigDict:
             "steps": 1000,
             "batch_size": 32,
             "seq_len": 64,
+            "curriculum": (),  # of lengths, see train/curriculum.py
+            "init_from": "",  # folder of a run whose last weights this one begins with
             "seed": 0,
             "dtype": "float32",
             "eval_every": 100,
@@ -64,12 +74,18 @@ def default_config() -> ConfigDict:
                 "clip_norm": 1.0,  # 0 = off
                 "accumulate": 1,
                 "ema_decay": 0.0,  # 0 = off
+                "groups": {},  # this and the next two: see train/groups.py
+                "group_clip": {},
+                "freeze": {},
             },
             "data": {
                 "paths": (),  # () = the packaged corpus
                 "format": "text",  # how files become documents
                 "valid_fraction": 0.05,
                 "test_fraction": 0.05,
+                "valid_from": "split",  # "tail_of_tracks": the last valid_fraction of each row's
+                "mixture": {},  # of sources by phase, see train/data.py
+                "mixture_ends": IDENTITY_PHASES,  # share of the steps at which each phase ends
                 "tokenizer": "byte",
                 "max_tokens": 4096,  # vocabulary of the word tokenizer
                 "min_freq": 1,
@@ -83,6 +99,7 @@ def default_config() -> ConfigDict:
                 "eval_tokens": 65536,  # of the validation split, at each evaluation; 0 = all
                 "prefetch": 2,
             },
+            "control": dataclasses.asdict(Settings()),  # see there
         }
     )
 
@@ -93,24 +110,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       UserError: missing file, no `get_config`, unknown key, wrong type, or an invalid value.
     """
-    path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"--config={path}: no such file{hint}")
-    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(
-            f"--config={path}: not a Python file, expected one that defines get_config()"
-        )
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"--config={path}: line {error.lineno}: {error.msg}") from error
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"--config={path}: it defines no get_config(), see configs/prernk.py")
-    config = module.get_config()
+    config = get_config_of(Path(path))
     if not isinstance(config, ConfigDict | dict):
         raise UserError(f"--config={path}: get_config() must return a ConfigDict, got {config!r}")
     config = complete_config(config, source=str(path))
@@ -132,8 +132,8 @@ def complete_config(config: ConfigDict | dict[str, Any], source: str = "config")
 def _merge(into: ConfigDict, given: dict[str, Any], prefix: str, source: str) -> None:
     for key, value in given.items():
         name = prefix + key
-        if name == "model_config":  # belongs to the model, which checks it
-            into.model_config = ConfigDict(dict(value))
+        if name in OPEN_GROUPS and isinstance(value, dict):
+            into[key] = ConfigDict(dict(value))
             continue
         if key not in into:
             raise UserError(f"{source}: unknown field {name!r}{_nearest(name, into, prefix)}")
@@ -171,6 +171,9 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
                 name = ".".join(groups[: depth + 1])
                 raise UserError(f"--config.{key}: unknown group {name!r}{_nearest(key, config)}")
             node = node[group]
+        if ".".join(groups) in OPEN_GROUPS[1:] and last:
+            node[last] = _literal(text)
+            continue
         if last not in node:
             raise UserError(f"--config.{key}: unknown field{_nearest(key, config)}")
         if isinstance(node[last], ConfigDict):
@@ -275,6 +278,8 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
     for name in ("eval_every", "keep_best", "seed"):
         if config[name] < 0:
             raise UserError(f"config.{name}: must not be negative, got {config[name]}")
+    if config.seed >= 2**32:  # of more bits JAX would use the last 32
+        raise UserError(f"config.seed: must be below 2^32 = {2**32}, got {config.seed}")
     if config.mesh.fsdp < 1 or config.mesh.tensor < 1:
         raise UserError(f"config.mesh: sizes must be at least 1, got {config.mesh.to_dict()}")
     _one_of("dtype", config.dtype, DTYPES)
@@ -284,6 +289,7 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
     _one_of("data.tokenizer", data.tokenizer, TOKENIZERS)
     _one_of("data.mode", data.mode, MODES)
     _one_of("data.labels", data.labels, LABELS)
+    _one_of("data.valid_from", data.valid_from, VALID_FROM)
     if not (math.isfinite(optimizer.learning_rate) and optimizer.learning_rate >= 0):
         raise UserError(
             f"config.optimizer.learning_rate: must be >= 0, got {optimizer.learning_rate}"
@@ -310,6 +316,10 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
         raise UserError(f"config.data.piece_tokens: 0 (whole) or >= 2, got {data.piece_tokens}")
     if data.eval_tokens < 0 or data.prefetch < 0 or data.max_tokens < 3:
         raise UserError("config.data: eval_tokens and prefetch must be >= 0, max_tokens >= 3")
+    lengths_of(config)
+    Settings(**config.control.to_dict())
+    if config.control.enabled and not config.eval_every:
+        raise UserError("config.control.enabled: the controller needs validation, set eval_every")
     if device_count is not None and config.batch_size % (device_count * optimizer.accumulate):
         raise UserError(
             f"config.batch_size: {config.batch_size} rows do not divide over {device_count} "
@@ -328,6 +338,15 @@ def _one_of(name: str, value: str, valid: Sequence[str]) -> None:
 def to_json(config: ConfigDict) -> str:
     """The config as JSON text, keys sorted."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def read_config(path: str | Path) -> ConfigDict:
+    """The config in a run's config.json. Raises UserError for a file that holds none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a run's config ({error})") from error
+    return from_json(text, source=str(path))
 
 
 def from_json(text: str, source: str = "config.json") -> ConfigDict:

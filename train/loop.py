@@ -18,16 +18,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from jaxmodels.data import label_classes
 from jaxmodels.errors import UserError
+from train.agree import together
 from train.checkpoint import Checkpoints, restore, saved_steps
 from train.config import to_json
-from train.data import Data, my_rows, open_data
+from train.curriculum import length_at, lengths_of
+from train.data import Data, open_data
 from train.metrics import RunLog, digest, plain
-from train.model import build_model
 from train.optimizer import flatten, unflatten
 from train.parallel import Placement, build_train_step
 from train.progress import ProgressLine, describe
-from train.step import TrainState, component_names, init_train_state
+from train.steering import Steering, lowered
+from train.step import TrainState, component_names
+from train.warm import begin_from
 
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices
 
@@ -37,11 +41,12 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-      status: "finished", "interrupted" (by a signal) or "halted" (something ceased to be finite).
+      status: "finished", "stopped" (by the controller), "interrupted" (by a signal) or "halted"
+        (something ceased to be finite).
       step: number of updates applied; that state is saved.
-      message: for "halted", the step and the component.
+      message: for "halted", the step and the component; for "stopped", the controller's reason.
       valid: metrics of the last validation of this call, empty if there was none.
-      digest: of a finished run, SHA-256 over state and data position; else "".
+      digest: of a finished or stopped run, SHA-256 over state and data position; else "".
     """
 
     status: str
@@ -76,39 +81,45 @@ def run(
     if "://" in str(workdir):
         raise UserError(f"--workdir={workdir}: must be a folder, one that all hosts share")
     workdir = Path(workdir)
-    _refuse_occupied(workdir, resume)
-    data = open_data(config)
-    placement = build_train_step(config, devices)
-    model = build_model(config)
-    if hasattr(model, "check_data"):
-        model.check_data(config.data, config.seq_len)
-    state = init_train_state(model, config)
-    components = component_names(state)
-    fresh_carry = my_rows(state.model.initial_state(config.batch_size), config.batch_size)
+
+    def prepare():
+        _refuse_occupied(workdir, resume)
+        data = open_data(config)
+        placement = build_train_step(config, devices)
+        template = placement.template()
+        if hasattr(template.model, "check_data"):
+            texts = data.corpus.train + data.corpus.valid + data.corpus.test
+            for seq_len in {config.seq_len, *(length.seq_len for length in lengths_of(config))}:
+                template.model.check_data(config.data, seq_len, label_classes(texts))
+        return data, placement, template
+
+    data, placement, template = together(prepare)
+    components = component_names(template)
+    fresh_carry = placement.fresh_rows()
     iterator = iter(data.train)
     notes: list[str] = []
-    restored = None
+    state = None
     if resume:
-        restored = restore(workdir, config, state, iterator, data.fingerprint, notes.append)
-        state = state if restored is None else restored
-    step = start = int(state.step)
+        state = restore(workdir, config, template, iterator, data.fingerprint, notes.append)
+    restored, lengths = state is not None, lengths_of(config)
+    step = start = int(state.step) if restored else 0
     if step > config.steps:
         raise UserError(f"config.steps: {workdir} is already at step {step}, beyond {config.steps}")
-    _write_inputs(workdir, config, data)
-    state = placement.put_state(state)
+    together(lambda: _write_inputs(workdir, config, data))
+    together(lambda: _refuse_unshared(workdir))
+    state = placement.put_state(state) if restored else placement.fresh_state()
+    if config.init_from and not restored:
+        state = begin_from(config.init_from, state)
 
+    steering = Steering(config, data.steps_per_epoch(config), workdir, step)
     log = RunLog(workdir, step)
     line = ProgressLine(config.steps, step, quiet)
     for note in notes:
         line.say(note)
     if resume:
-        line.say(
-            f"resuming from step {step}"
-            if restored is not None
-            else "no checkpoint yet: from the start"
-        )
+        line.say(f"resuming from step {step}" if restored else "no checkpoint yet: from the start")
     checkpoints = Checkpoints(workdir, config, data.fingerprint)
-    last_saved = step if restored is not None else 0
+    last_saved = step if restored else 0
     position = iterator.get_state()
     valid: dict[str, float] = {}
     in_flight: collections.deque = collections.deque()
@@ -134,7 +145,9 @@ def run(
                     bits = data.bits_per_byte(values["next_token"])
                     values |= {name: plain(value) for name, value in bits.items()}
                 log.write(at, "train", values)
-                timing = clock.lap(at, config.batch_size * config.seq_len * data.bytes_per_token)
+                steering.add(at, "train", values)
+                tokens = config.batch_size * length_at(lengths, at - 1).seq_len
+                timing = clock.lap(at, tokens * data.bytes_per_token)
                 log.timing(timing)
                 line.update(at, values, timing["bytes_per_second"])
         return ""
@@ -146,10 +159,24 @@ def run(
             checkpoints.save(step, placement.global_form(state), iterator, loss)
         last_saved = step
 
+    def steer(state: TrainState) -> TrainState:
+        """Ask the controller after a validation, and lower the learning rate if it says so."""
+        steering.add(step, "valid", valid)
+        if step == config.steps:
+            return state
+        decision, said = steering.decide(step)
+        if said:
+            log.write(step, "control", said)
+            line.say(f"step {step}  controller: {said['action']}, {said['reason']}")
+        if decision.lr_factor != 1.0:
+            scale = lowered(jax.device_get(state.lr_scale), decision.lr_factor)
+            state = state.replace(lr_scale=placement.put_scalar(scale))
+        return state
+
     broken, interrupted = "", False
     try:
         with _StopRequest() as stop, jax.transfer_guard("disallow"):
-            while step < config.steps and not broken and not interrupted:
+            while step < config.steps and not (broken or interrupted or steering.stopped):
                 batch = placement.put_rows(next(iterator))
                 state, metrics = placement.step(state, batch)
                 step += 1
@@ -158,6 +185,8 @@ def run(
                     jax.block_until_ready(metrics)
                     clock.compiled()
                     line.restart(step)
+                elif any(length.start == step - 1 for length in lengths):  # compiled once more
+                    clock.restart(step)
                 interrupted = stop.agreed(step % config.log_every == 0)
                 evaluate_now = config.eval_every and _due(step, config.eval_every, config.steps)
                 save_now = _due(step, config.checkpoint_every, config.steps) or interrupted
@@ -166,8 +195,9 @@ def run(
                     valid = evaluate(placement, state, data, fresh_carry)
                     log.write(step, "valid", valid)
                     line.say(f"step {step}  validation: {describe(valid)}")
+                    state = steer(state)
                     clock.restart(step)
-                if save_now and not broken:
+                if (save_now or steering.stopped) and not broken:
                     save(valid["loss"] if evaluate_now else None)
             if broken:
                 # The step itself refused the update, so the state is that of the last good step.
@@ -177,11 +207,12 @@ def run(
                 if step > last_saved and _finite(state):
                     save(None)
                 return RunResult("halted", step, failed, valid)
-        if interrupted and step < config.steps:
+        if interrupted and step < config.steps and not steering.stopped:
             return RunResult("interrupted", step, valid=valid)
-        final = digest(placement.to_host(state), position)
-        log.final(step, final)
-        return RunResult("finished", step, valid=valid, digest=final)
+        final = digest(placement.global_form(state), position, placement.fetch)
+        log.final(step, final, steering.stopped)
+        status = "stopped" if steering.stopped else "finished"
+        return RunResult(status, step, steering.stopped, valid, final)
     finally:
         line.close()
         checkpoints.close()
@@ -259,6 +290,15 @@ def _write_inputs(workdir: Path, config: ConfigDict, data: Data) -> None:
             os.replace(temporary, workdir / f"{name}.json")
     except OSError as error:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
+
+
+def _refuse_unshared(workdir: Path) -> None:
+    """Every process looks for what the first has written."""
+    if not (workdir / "config.json").is_file():
+        raise UserError(
+            f"--workdir={workdir}: not the folder that process 0 writes to; it must lie on a disk "
+            "that all hosts share"
+        )
 
 
 class _Clock:

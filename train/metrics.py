@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ class RunLog:
         if self.active:
             self._line(self._metrics, {"step": step, "split": "stop", "reason": reason})
 
-    def final(self, step: int, digest: str) -> None:
-        """The last line of a finished run."""
+    def final(self, step: int, digest: str, stopped: str = "") -> None:
+        """The last line of a finished run; `stopped`: why the controller ended it early."""
         if self.active:
-            self._line(self._metrics, {"final": True, "step": step, "digest": digest})
+            early = {"stopped": stopped} if stopped else {}
+            self._line(self._metrics, {"final": True, "step": step, "digest": digest} | early)
 
     def timing(self, values: dict[str, Any]) -> None:
         """One line of timing.jsonl."""
@@ -112,11 +114,14 @@ def plain(value: Any) -> float:
     return float(str(np.float32(value)))
 
 
-def digest(state: Any, position: Any) -> str:
-    """SHA-256 over each array of a host state (name, dtype, shape, bytes) and the position."""
+def digest(state: Any, position: Any, fetch: Callable[[Any], np.ndarray] = jax.device_get) -> str:
+    """SHA-256 over each array of a state (name, dtype, shape, bytes) and the position.
+
+    `fetch` brings a leaf to the host; one at a time, none is kept.
+    """
     total = hashlib.sha256()
     for name, leaf in sorted(flatten(state).items()):
-        leaf = np.asarray(leaf)
+        leaf = np.asarray(fetch(leaf))
         total.update(f"{name}:{leaf.dtype.str}:{leaf.shape};".encode())
         total.update(np.ascontiguousarray(leaf).tobytes())
     total.update(json.dumps(position, sort_keys=True).encode())

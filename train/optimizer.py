@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
 from train.config import OPTIMIZERS, SCHEDULES
+from train.curriculum import lengths_of, scaled
+from train.groups import Labels, has_rules, with_groups
 
 Flat = dict[str, jax.Array]
 
@@ -48,10 +50,13 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     """step -> learning rate, with linear warm-up from 0 over `warmup_steps`.
 
     constant: the peak throughout. cosine, linear: from the peak to `final_fraction` of it at the
-    last
-    step. wsd: constant until the last `decay_fraction` of the steps, then linear to
-    `final_fraction`.
+    last step. wsd: constant until the last `decay_fraction` of the steps, then linear to
+    `final_fraction`. A curriculum of lengths multiplies all of it by its factors.
     """
+    return scaled(_plain_schedule(config), lengths_of(config))
+
+
+def _plain_schedule(config: ConfigDict) -> optax.Schedule:
     o = config.optimizer
     peak, final = o.learning_rate, o.learning_rate * o.final_fraction
     steps = max(config.steps - o.warmup_steps, 1)
@@ -73,9 +78,29 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     return optax.join_schedules([warmup, main], [o.warmup_steps])
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Clipping by global norm, then the named optimiser; its state is float32."""
+def make_optimizer(config: ConfigDict, labels: Labels | None = None):
+    """Clipping by global norm, then the named optimiser; its state is float32.
+
+    Args:
+      config: complete config.
+      labels: of the parameters (`groups.parameter_labels`), needed where a rule for groups is set.
+    """
     o, schedule = config.optimizer, make_schedule(config)
+    # A place for clipping even without it, so that a run may be resumed with it switched on or off.
+    clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
+    if not has_rules(config):
+        return optax.chain(clip, _main(config, schedule))
+    if labels is None:
+        raise ValueError("rules for groups of parameters need their labels")
+
+    def later(start: int):
+        return _main(config, lambda count: schedule(count + start))
+
+    return with_groups(config, labels, later, clip)
+
+
+def _main(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    o = config.optimizer
     if o.name == "adamw":
         main = optax.adamw(
             schedule,
@@ -106,13 +131,15 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         raise UserError(
             f"config.optimizer.name: unknown {o.name!r}, valid: {', '.join(OPTIMIZERS)}"
         )
-    # A place for clipping even without it, so that a run may be resumed with it switched on or off.
-    clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
-    return optax.chain(clip, main)
+    return main
 
 
 def _matrices(params: Flat) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
     """Muon for kernels (leading axes are stacked layers), Adam for the rest."""
     last_two = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     kernels = decay_mask(params)
-    return {name: last_two if kernels[name] and p.ndim >= 2 else None for name, p in params.items()}
+    # Of a parameter that another group's optimiser has, `partition` leaves a mark without axes.
+    return {
+        name: last_two if kernels[name] and getattr(p, "ndim", 0) >= 2 else None
+        for name, p in params.items()
+    }

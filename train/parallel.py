@@ -16,7 +16,7 @@ Checkpoints hold that form. Placement objects are the only code that knows the d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -144,6 +144,42 @@ class Placement:
             )
         )
 
+    # States that begin.
+
+    def template(self) -> TrainState:
+        """The global form as `ShapeDtypeStruct`s, with the shardings that a checkpoint is read in.
+
+        None of them puts a leaf whole on a device where `put_state` would split it.
+        """
+        if not self.uses_pmap:
+            return self.abstract_state
+        everywhere = NamedSharding(self.global_mesh, P())
+        state = jax.eval_shape(lambda: _fresh(self.config))
+        rest = _laid_out(state.replace(carry=()), everywhere)
+        return rest.replace(carry=_laid_out(state.carry, self._global_rows()))
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step, on all devices.
+
+        On a mesh that splits parameters it is made by one program, each device its own part: the
+        whole need not fit on any of them.
+        """
+        split = self.config.mesh.fsdp * self.config.mesh.tensor > 1
+        return self.fresh_program()() if split else self.put_state(_fresh(self.config))
+
+    def fresh_program(self) -> Callable[[], TrainState]:
+        """Under shard_map: makes that state with each leaf laid out as the step takes it."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        return jax.jit(lambda: _fresh(self.config), out_shardings=shardings)
+
+    def fresh_rows(self) -> PyTree:
+        """This process's rows of the recurrent state before the first token, NumPy."""
+
+        def make():  # the parameters are no result of it: they are never computed
+            return build_model(self.config).initial_state(self.config.batch_size)
+
+        return jax.tree.map(_rows_here, jax.jit(make, out_shardings=self._global_rows())())
+
     # Shapes without arrays, for compiling ahead of time.
 
     def abstract_train_state(self) -> TrainState:
@@ -162,9 +198,7 @@ class Placement:
         batch |= labels or {}
         if self.uses_pmap:
             batch = jax.tree.map(self._split_shape, batch)
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._rows()), batch
-        )
+        return _laid_out(batch, self._rows())
 
     def _split_shape(self, x) -> jax.ShapeDtypeStruct:
         local = self.mesh.devices.size
@@ -176,11 +210,8 @@ class Placement:
             sharding = NamedSharding(self.mesh, parameter_spec(leaf_name(path), x.shape, self.mesh))
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-        carry = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._rows()), state.carry
-        )
         rest = jax.tree_util.tree_map_with_path(leaf, state.replace(carry=()))
-        return rest.replace(carry=carry)
+        return rest.replace(carry=_laid_out(state.carry, self._rows()))
 
     def _rows(self) -> NamedSharding:
         """Rows over "data", and over "fsdp" too.
@@ -191,6 +222,10 @@ class Placement:
         if self.config.mesh.fsdp > 1 and self.config.mesh.tensor == 1:
             return NamedSharding(self.mesh, P((AXIS, "fsdp")))
         return NamedSharding(self.mesh, P(AXIS))
+
+    def _global_rows(self) -> NamedSharding:
+        """Rows of an array that all processes share: of the global form."""
+        return NamedSharding(self.global_mesh, P(AXIS)) if self.uses_pmap else self._rows()
 
     # Movement.
 
@@ -208,18 +243,37 @@ class Placement:
             return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
     def put_state(self, state: TrainState) -> TrainState:
-        """A state in global form, on the host or one device, placed on all devices."""
-        host = jax.device_get(state)
-        rows = self.config.batch_size // jax.process_count()
-        mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-        carry = self.put_rows(jax.tree.map(lambda x: x[mine], host.carry))
+        """A state in global form on all devices, leaf by leaf.
+
+        Its leaves may be NumPy arrays, arrays on one device, or arrays that lie as `template` says.
+        """
 
         def place(path, x):
             spec = parameter_spec(leaf_name(path), np.shape(x), self.mesh)
-            return jax.device_put(x, NamedSharding(self.mesh, spec))
+            return self._place(x, NamedSharding(self.mesh, spec))
 
-        rest = jax.tree_util.tree_map_with_path(place, host.replace(carry=()))
-        return rest.replace(carry=carry)
+        rest = jax.tree_util.tree_map_with_path(place, state.replace(carry=()))
+        return rest.replace(carry=jax.tree.map(self._place_rows, state.carry))
+
+    def _place(self, x, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding == sharding:
+            return x
+        if isinstance(x, jax.Array) and x.sharding == NamedSharding(self.global_mesh, P()):
+            # Read from a checkpoint, under pmap: every device has it, this mesh calls it otherwise.
+            here = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, here)
+        return jax.device_put(jax.device_get(x), sharding)
+
+    def _place_rows(self, x) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding == self._global_rows():
+            return x if not self.uses_pmap else self.put_rows(_rows_here(x))
+        rows = self.config.batch_size // jax.process_count()
+        first = jax.process_index() * rows
+        return self.put_rows(jax.device_get(x)[first : first + rows])
+
+    def put_scalar(self, value: np.generic) -> jax.Array:
+        """A number that all devices share, as `put_state` places it."""
+        return jax.device_put(value, NamedSharding(self.mesh, P()))
 
     def global_form(self, state: TrainState) -> TrainState:
         """The state with its carry as (batch_size, ...), as arrays that all processes share."""
@@ -239,14 +293,18 @@ class Placement:
         )
         return rest.replace(carry=carry)
 
+    def fetch(self, x: jax.Array) -> np.ndarray:
+        """One leaf of the global form as a NumPy array, in every process."""
+        if not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        # An array keeps the host copy that was made of it for as long as it lives. This one does
+        # not live long: a host that reads leaf after leaf never holds them all.
+        here = [shard.data for shard in x.addressable_shards]
+        return jax.device_get(jax.make_array_from_single_device_arrays(x.shape, x.sharding, here))
+
     def to_host(self, state: TrainState) -> TrainState:
         """The global form as NumPy arrays, in every process."""
-        state = self.global_form(state)
-        if jax.process_count() == 1:
-            return jax.device_get(state)
-        return jax.tree.map(
-            lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), state
-        )
+        return jax.tree.map(self.fetch, self.global_form(state))
 
 
 def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
@@ -262,3 +320,13 @@ def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = 
 
 def _fresh(config: ConfigDict) -> TrainState:
     return init_train_state(build_model(config), config)
+
+
+def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _rows_here(x: jax.Array) -> np.ndarray:
+    """The rows of a global array that lie on this process's devices, in order."""
+    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([jax.device_get(parts[first]) for first in sorted(parts)])

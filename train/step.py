@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from jaxmodels.errors import UserError
 from train.fsdp import gathered_once
+from train.groups import check_rules, components, parameter_labels
 from train.optimizer import flatten, make_optimizer, make_schedule, unflatten
 
 AXIS = "data"
@@ -44,6 +46,8 @@ class TrainState:
       key: uint32 (2,), key data of the run's seed; step k draws from fold_in(key, k).
       halted: int32 scalar, -1, or the index in `component_names` of what first ceased to be finite.
         From then on the state does not change any more.
+      lr_scale: float32 scalar that multiplies the updates, changed by the controller between steps;
+        None without one.
     """
 
     step: jax.Array
@@ -53,19 +57,32 @@ class TrainState:
     ema: PyTree
     key: jax.Array
     halted: jax.Array
+    lr_scale: jax.Array | None = None
 
 
 def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
-    """State before the first step; `carry` has `config.batch_size` rows."""
+    """State before the first step; `carry` has `config.batch_size` rows.
+
+    Raises:
+      UserError: the config asks of the optimiser what this model has not.
+    """
     params = flatten(model)
+    if hasattr(model, "local_update") and config.control.enabled and config.control.max_drops:
+        raise UserError(
+            "config.control.max_drops: this model learns without an optimiser, whose rate the "
+            "controller could lower; set it to 0"
+        )
+    labels = parameter_labels(model, params)
+    check_rules(config, labels)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         model=model,
-        opt_state=make_optimizer(config).init(params),
+        opt_state=make_optimizer(config, labels).init(params),
         carry=model.initial_state(config.batch_size) if config.data.carry_state else (),
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
         key=jax.random.key_data(jax.random.key(config.seed)),
         halted=jnp.full((), -1, jnp.int32),
+        lr_scale=jnp.ones(()) if config.control.enabled else None,
     )
 
 
@@ -75,9 +92,10 @@ def make_train_step(
     """The step of an experiment. Metrics are float32 scalars, equal on all devices:
 
     `loss`; each term's mean under its own name; `weight/<term>`; `targets` (of the main term);
-    `grad_norm` before clipping; `learning_rate`; and int32 `halted`, see `TrainState`.
+    `grad_norm` before clipping, and `grad_norm/<component>` of a model that labels its parameters;
+    `learning_rate`; and int32 `halted`, see `TrainState`.
     """
-    optimizer, schedule = make_optimizer(config), make_schedule(config)
+    schedule = make_schedule(config)
     accumulate, ema_decay = config.optimizer.accumulate, config.optimizer.ema_decay
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
@@ -100,7 +118,11 @@ def make_train_step(
             grads = jax.lax.psum(grads, AXIS)
             squares = {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
             params = flatten(model)
+            labels = parameter_labels(model, params)
+            optimizer = make_optimizer(config, labels)
             updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            if state.lr_scale is not None:
+                updates = {name: state.lr_scale * update for name, update in updates.items()}
             new_model = unflatten(model, optax.apply_updates(params, updates))
         sums = jax.lax.psum(sums, AXIS)
 
@@ -124,6 +146,7 @@ def make_train_step(
             ema=ema,
             key=state.key,
             halted=halted,
+            lr_scale=state.lr_scale,
         )
         new = jax.tree.map(lambda a, b: jnp.where(halted < 0, a, b), new, state).replace(
             halted=halted
@@ -136,7 +159,12 @@ def make_train_step(
             counts["next_token"] if "next_token" in counts else sum(counts.values())
         )
         metrics["grad_norm"] = jnp.sqrt(sum(squares.values())) if squares else jnp.zeros(())
-        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
+        if squares and hasattr(model, "parameter_label"):
+            for component, names in components(parameter_labels(model, squares)).items():
+                norm = jnp.sqrt(sum(squares[name] for name in names))
+                metrics[f"grad_norm/{component}"] = norm
+        rate = jnp.asarray(schedule(state.step))
+        metrics["learning_rate"] = rate if state.lr_scale is None else rate * state.lr_scale
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return new, metrics | {"halted": halted}
 

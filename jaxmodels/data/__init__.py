@@ -3,6 +3,7 @@
 from jaxmodels.data.documents import (
     Corpus,
     Document,
+    label_classes,
     num_target_bytes,
     num_targets,
     pieces,
@@ -11,11 +12,14 @@ from jaxmodels.data.documents import (
 from jaxmodels.data.hrdoc import sample_spans
 from jaxmodels.data.labels import RelationLabeller
 from jaxmodels.data.lexicon import Lexicon, builtin_lexicon, read_lexicon
+from jaxmodels.data.metacognition import make_metacognition
+from jaxmodels.data.mixture import IDENTITY_PHASES, Mixture, mixture_stream
 from jaxmodels.data.readers import FORMATS
 from jaxmodels.data.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
 from jaxmodels.data.records import Record
 from jaxmodels.data.relations import RelationGrammar, relation_batch, relation_stream
 from jaxmodels.data.streams import MODES, eval_stream, make_stream
+from jaxmodels.data.tails import split_tails
 from jaxmodels.data.text import load_corpus, to_document
 from jaxmodels.data.tokenizers import (
     ByteTokenizer,
@@ -28,6 +32,7 @@ from jaxmodels.data.tokenizers import (
 
 __all__ = [
     "FORMATS",
+    "IDENTITY_PHASES",
     "MODES",
     "NUM_STEP_CLASSES",
     "ByteTokenizer",
@@ -36,6 +41,7 @@ __all__ = [
     "Document",
     "GSM8KItem",
     "Lexicon",
+    "Mixture",
     "Record",
     "RelationGrammar",
     "RelationLabeller",
@@ -44,8 +50,11 @@ __all__ = [
     "WordTokenizer",
     "builtin_lexicon",
     "eval_stream",
+    "label_classes",
     "load_corpus",
+    "make_metacognition",
     "make_stream",
+    "mixture_stream",
     "num_target_bytes",
     "num_targets",
     "parse_gsm8k",
@@ -54,6 +63,7 @@ __all__ = [
     "relation_batch",
     "relation_stream",
     "sample_spans",
+    "split_tails",
     "take",
     "to_document",
     "tokenizer_from_json",

@@ -80,8 +80,17 @@ class Ring:
 class Tracks:
     """`make_stream(mode="tracks")`: element = step."""
 
-    def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
+    def __init__(
+        self,
+        ring: Ring,
+        rows: np.ndarray,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        carry_state: bool = True,
+    ):
         self.ring, self.rows, self.seq_len, self.seed = ring, rows, seq_len, seed
+        self.carry_state = carry_state
         self.steps_per_epoch = len(ring) // (batch_size * seq_len)
         if self.steps_per_epoch == 0:
             raise _too_short(
@@ -101,19 +110,27 @@ class Tracks:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         epoch, step = divmod(int(step), self.steps_per_epoch)
+        read = step * self.seq_len + np.arange(self.seq_len)
+        remembered = read if self.carry_state else np.arange(self.seq_len)
+        return self.ring.batch(*self.cut(epoch, read, remembered))
+
+    def cut(self, epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The arguments of `Ring.batch` (rows, n) for the tokens number `read` (n,) of each track.
+
+        remembered: how many tokens before each of them the state has read without interruption.
+        """
         order, starts, entry = self.shuffled(epoch)
-        read = step * self.seq_len + np.arange(self.seq_len)  # tokens each track read before
         track = self.rows * (self.steps_per_epoch * self.seq_len)
         place = (entry + track[:, None] + read[None]) % len(self.ring)
         rank = np.searchsorted(starts, place, side="right") - 1
         offset = place - starts[rank]
         document = order[rank]
         positions = self.ring.starts[document] + offset
-        return self.ring.batch(
+        return (
             positions,
-            reset=(offset == 0) | (read == 0)[None],
-            has_target=positions + 1 < self.ring.ends[document],
-            since=positions - np.minimum(offset, read[None]),
+            (offset == 0) | (read == 0)[None],  # reset
+            positions + 1 < self.ring.ends[document],  # has a target
+            positions - np.minimum(offset, remembered[None]),  # since
         )
 
 

@@ -99,6 +99,16 @@ def num_target_bytes(documents: Sequence[Document]) -> int:
     return total
 
 
+def label_classes(documents: Sequence[Document]) -> dict[str, int]:
+    """For each label that documents bring: one more than the largest value, 0 if none is given."""
+    found: dict[str, int] = {}
+    for document in documents:
+        for name, values in document.labels.items():
+            largest = int(np.max(values, initial=-1))
+            found[name] = max(found.get(name, 0), largest + 1)
+    return found
+
+
 def take(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
     """At most `max_tokens` tokens, the leading share of each document in proportion.
 

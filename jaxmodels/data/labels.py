@@ -4,14 +4,12 @@ For every sentence the matcher lists its predicates in order. Relation number s 
 belongs to slot s (beyond the last slot: no label), its roles are
 
     0 subject   the nearest argument word before the verb
-    1 verb      a word of the lexicon's category "verb", unless a determiner or a preposition other
-    than
-                "to" stands right before it
+    1 verb      a word of the lexicon's category "verb", unless a determiner or a preposition
+                other than "to" stands right before it
     2 object    the last word of the first run of content words after the verb, if no preposition,
-    verb or
-                punctuation comes before that run
+                verb or punctuation comes before that run
     3 oblique   the same after the first preposition that follows the verb with no punctuation
-    between
+                between
 
 A label is the class of the word's lemma: a 64-bit polynomial hash of its lower-case bytes modulo
 `num_classes`. It is a weak, automatic label: no parser, English only.

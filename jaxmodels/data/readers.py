@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxmodels.data.files import TEXT_SUFFIXES, json_lines, numbered_lines, read_text, require
 from jaxmodels.data.hrdoc import read_hrdoc
+from jaxmodels.data.metacognition import read_metacognition
 from jaxmodels.data.reasoning import read_cot, read_gsm8k
 from jaxmodels.data.records import Record
 from jaxmodels.errors import UserError
@@ -20,10 +21,17 @@ from jaxmodels.errors import UserError
 
 @dataclass(frozen=True)
 class Reader:
-    """How one format is read: `read(file)` yields records; a folder is searched for `suffixes`."""
+    """How one format is read.
+
+    Attributes:
+      read: file -> its records.
+      suffixes: of the files that are looked for in a folder.
+      labels: names of the labels that the records bring.
+    """
 
     read: Callable[[Path], Iterator[Record]]
     suffixes: tuple[str, ...]
+    labels: tuple[str, ...] = ()
 
 
 def read_plain(path: Path) -> Iterator[Record]:
@@ -80,9 +88,10 @@ def _article(name: str, title: str, text: str) -> Iterator[Record]:
 FORMATS = {
     "text": Reader(read_plain, TEXT_SUFFIXES),
     "sentences": Reader(read_sentences, (".txt",)),
-    "gsm8k": Reader(read_gsm8k, (".jsonl",)),
-    "cot": Reader(read_cot, (".json", ".jsonl")),
-    "hrdoc": Reader(read_hrdoc, (".json",)),
+    "gsm8k": Reader(read_gsm8k, (".jsonl",), ("step_targets",)),
+    "cot": Reader(read_cot, (".json", ".jsonl"), ("step_targets",)),
+    "hrdoc": Reader(read_hrdoc, (".json",), ("level_targets",)),
+    "metacognition": Reader(read_metacognition, (".jsonl",)),
     # wikiextractor writes AA/wiki_00 without a suffix.
     "wikipedia": Reader(read_wikipedia, ("", ".json", ".jsonl", ".txt")),
 }

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxmodels.data.batching import Evaluation, Labeller, Packed, Ring, Tracks, Windows
 from jaxmodels.data.documents import Document
+from jaxmodels.data.growing import GrowingTracks
 from jaxmodels.errors import UserError
 
 MODES = ("tracks", "windows", "packed")
@@ -41,20 +42,20 @@ def make_stream(
     host_index: int = 0,
     host_count: int = 1,
     labels: Labeller | None = None,
+    carry_state: bool = True,
+    lengths: Sequence[tuple[int, int]] = (),
     prefetch: int = 2,
 ) -> grain.IterDataset:
     """Endless training batches.
 
     Modes:
       tracks: the documents, shuffled anew each epoch, form one ring that is entered at a random
-      point
-        and cut in `batch_size` equal tracks; a step gives every track its next `seq_len` tokens.
-        Hand the model's state from batch to batch. `reset` marks document starts and the first
-        token of a track in each epoch. An epoch leaves out fewer than batch_size * seq_len tokens,
-        others each time.
+        point and cut in `batch_size` equal tracks; a step gives every track its next `seq_len`
+        tokens. Hand the model's state from batch to batch. `reset` marks document starts and the
+        first token of a track in each epoch. An epoch leaves out fewer than batch_size * seq_len
+        tokens, others each time.
       windows: every epoch cuts the ring of documents in windows of `seq_len`, from a random point,
-      and
-        shuffles them. `reset` at column 0 and at document starts: no state to carry.
+        and shuffles them. `reset` at column 0 and at document starts: no state to carry.
       packed: whole documents side by side in rows of `seq_len` (best fit); longer ones are cut in
         pieces. `reset` where a document or piece begins; the rest of a row has weight 0. Each epoch
         gives every target once, in new order.
@@ -67,7 +68,12 @@ def make_stream(
       mode: see above.
       host_index, host_count: which rows to make. batch_size must be a multiple of host_count.
       labels: derives further fields, byte tokens only. Labels that documents bring come along
-      anyway. prefetch: batches made ahead by a thread; 0 = none. Changes speed only.
+        anyway.
+      carry_state: with "tracks": False says that the state starts afresh with every batch. Derived
+        labels then ask for nothing that stands before the batch.
+      lengths: with "tracks": (first step, seq_len) ascending from step 0, for segments that grow;
+        `seq_len` is then without effect.
+      prefetch: batches made ahead by a thread; 0 = none. Changes speed only.
 
     Returns:
       A `grain.IterDataset`; `iter()` of it has get_state()/set_state() with next_index == step.
@@ -79,9 +85,14 @@ def make_stream(
         raise UserError(f"data.mode: unknown mode {mode!r}, expected one of {', '.join(MODES)}")
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
-    source = {"tracks": Tracks, "windows": Windows, "packed": Packed}[mode](
-        ring, rows, batch_size, seq_len, seed
-    )
+    if lengths and mode != "tracks":
+        raise UserError(f"data.mode: segments that grow need mode 'tracks', got {mode!r}")
+    if lengths:
+        source = GrowingTracks(ring, rows, batch_size, lengths, seed, carry_state)
+    elif mode == "tracks":
+        source = Tracks(ring, rows, batch_size, seq_len, seed, carry_state)
+    else:
+        source = {"windows": Windows, "packed": Packed}[mode](ring, rows, batch_size, seq_len, seed)
     return _dataset(source, prefetch)
 
 

@@ -25,15 +25,20 @@ def observe(model, state, tokens, reset=None):
     xs = model.embed_tokens(tokens)
     states, seen = [], []
     for index, kind in enumerate(model.kinds):
-        layer, before = model.layer(index), model.layer_state(state, index)
-        normed = layer.norm_mixer(xs)
-        look = {"attention": _attention, "gla": _gla}.get(kind, _hybrid)
-        after, layer_seen = look(layer.mixer, before, normed, reset)
-        _, ys = layer.mixer(before, normed, reset)
+        before = model.layer_state(state, index)
+        after, xs, layer_seen = observe_layer(model.layer(index), kind, before, xs, reset)
         states.append(after)
-        seen.append(layer_seen | {"mixer_out": ys})
-        xs = layer._after(xs, ys)
+        seen.append(layer_seen)
     return model.nested(states), seen
+
+
+def observe_layer(layer, kind: str, state, xs, reset=None):
+    """One layer of this kind on the residual stream: -> (state, ys, its dict of `observe`)."""
+    normed = layer.norm_mixer(xs)
+    look = {"attention": _attention, "gla": _gla}.get(kind, _hybrid)
+    after, seen = look(layer.mixer, state, normed, reset)
+    _, ys = layer.mixer(state, normed, reset)
+    return after, layer._after(xs, ys), seen | {"mixer_out": ys}
 
 
 def _attention(mixer, state, xs, reset):

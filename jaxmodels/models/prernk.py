@@ -5,6 +5,7 @@ code has the next-token loss only; the other four (P-12 to P-15) are built here 
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,7 @@ class PRERNKConfig:
     gating: str = "full"
     double_softmax: bool = False
     topdown: bool = True
+    exact_gelu: bool = False
     dropout: float = 0.0
     input_gain: float = 2.0
     dtype: str = "float32"
@@ -124,6 +126,7 @@ PRESETS = {
         "gating": "diagonal",
         "double_softmax": True,
         "topdown": False,
+        "exact_gelu": True,
         "dropout": 0.1,
         "input_gain": 1.0,
         "sparsity": "none",
@@ -289,15 +292,34 @@ class PRERNK(nnx.Module):
             sums[f"head_{level}"], sums[f"head_{level}_accuracy"] = loss, right
         return state, sums
 
-    def check_data(self, data, seq_len: int) -> None:
-        """Whether the labels of an experiment's `data` fit; `train` asks before it starts.
+    def check_data(self, data, seq_len: int, classes: Mapping[str, int] | None = None) -> None:
+        """Whether the labels of an experiment fit; `train` asks before it starts.
+
+        A label outside a loss's classes has no logit that could be raised: that loss has no bound.
+
+        Args:
+          data: the experiment's group of fields of that name.
+          seq_len: its length of a segment.
+          classes: for each label that the documents bring, how many classes it has.
 
         Raises:
           UserError: they do not, and which field would have to change.
         """
-        c = self.config
+        c, classes = self.config, classes or {}
+        steps = classes.get("step_targets", 0)
+        if c.abstraction_heads and steps > c.abstraction_vocab:
+            raise UserError(
+                f"model_config.abstraction_vocab={c.abstraction_vocab}: the step_targets of this "
+                f"text have {steps} classes; set it to {steps} or more"
+            )
         if not c.labelled:
             return
+        brought = classes.get("relation_labels", 0)
+        if brought > c.relation_vocab:
+            raise UserError(
+                f"model_config.relation_vocab={c.relation_vocab}: the relation_labels of this text "
+                f"have {brought} classes; set it to {brought} or more"
+            )
         if c.relations_every > seq_len:
             wrong = f"model_config.relations_every={c.relations_every}"
             raise UserError(f"{wrong} must not exceed seq_len={seq_len}")

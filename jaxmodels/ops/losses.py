@@ -34,26 +34,11 @@ def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax
     return jnp.sum(weights * (jnp.argmax(logits, -1) == labels))
 
 
-def contrastive_sum(
-    vectors: jax.Array,
-    label_vectors: jax.Array,
-    labels: jax.Array,
-    weights: jax.Array,
-    temperature: float = 0.1,
-) -> jax.Array:
-    """InfoNCE between vectors and the embedding of their label, all other labels as negatives.
-
-    Args:
-      vectors: (..., width).
-      label_vectors: (classes, width).
-      labels, weights: (...), as in `cross_entropy_sum`.
-      temperature: divides the cosine similarities (SYSTEMS 1.3: 0.1).
-    """
-    return cross_entropy_sum(similarities(vectors, label_vectors, temperature), labels, weights)
-
-
 def similarities(vectors: jax.Array, label_vectors: jax.Array, temperature: float) -> jax.Array:
-    """Cosine similarities over temperature: (..., width), (classes, width) -> (..., classes)."""
+    """Cosine similarities over temperature: (..., width), (classes, width) -> (..., classes).
+
+    As logits of `cross_entropy_sum` they make InfoNCE, with all other classes as negatives.
+    """
     return jnp.einsum("...d,cd->...c", unit(vectors), unit(label_vectors)) / temperature
 
 

@@ -89,16 +89,32 @@ def _resolve(cell, config):
         name, (config_class, cell_class) = cell, CELLS[cell]
     elif isinstance(cell, type) and issubclass(cell, Cell):
         name, cell_class = cell.__name__, cell
-        config_class = typing.get_type_hints(cell.__init__).get("config")
+        try:
+            config_class = typing.get_type_hints(cell.__init__).get("config")
+        except NameError as error:
+            raise UserError(f"{name}.__init__: {error}, which annotates an argument") from error
     else:
         raise UserError(f"check_cell needs a name in CELLS or a subclass of Cell, got {cell!r}")
     if config is None:
         if config_class is None:
             raise UserError(f"{name}.__init__ needs `config: ItsConfigClass`, or pass a config")
-        config = config_class(width=32)
+        config = _of_width(config_class, 32)
     if hasattr(config, "dtype"):
         config = dataclasses.replace(config, dtype="float32")
     return name, cell_class, config
+
+
+def _of_width(config_class, width):
+    try:
+        return config_class(width=width)
+    except UserError:
+        raise
+    except Exception as error:
+        name = getattr(config_class, "__name__", config_class)
+        raise UserError(
+            f"{name}(width={width}) must make a config: a field `width`, and a default for each "
+            f"other one ({_one_line(error)})"
+        ) from error
 
 
 def _one_line(error):
@@ -134,7 +150,7 @@ def cells_in_file(path) -> list[type[Cell]]:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
     finally:
         sys.modules.pop(path.stem)

@@ -151,7 +151,20 @@ def test_a_step_that_raises_is_a_broken_promise(tmp_path):
 def test_mistakes_are_answered_in_one_line(tmp_path, capsys):
     (tmp_path / "empty.py").write_text("from jaxmodels.cells.base import Cell\n")
     (tmp_path / "broken.py").write_text("import jax\n\nnot_a_name\n")
+    (tmp_path / "exits.py").write_text("import sys\n\nsys.exit('enough')\n")
+    width, size = "    width: int\n", "    size: int\n"
+    assert EXAMPLE.count(width) == 1
+    (tmp_path / "no_width.py").write_text(EXAMPLE.replace(width, size))
+    (tmp_path / "two_fields.py").write_text(EXAMPLE.replace(width, width + size))
+    (tmp_path / "no_config.py").write_text(
+        EXAMPLE.replace("config: LeakyConfig", "config: 'Config'")
+    )
+    fields = "(width=32) must make a config: a field `width`, and a default for each other one"
     for argument, message in (
+        (str(tmp_path / "exits.py"), "SystemExit: enough (exits.py:3)"),
+        (str(tmp_path / "no_width.py"), f"LeakyConfig{fields} (TypeError: "),
+        (str(tmp_path / "two_fields.py"), f"LeakyConfig{fields} (TypeError: "),
+        (str(tmp_path / "no_config.py"), "LeakyCell.__init__: name 'Config' is not defined"),
         ("nowhere/my_cell.py", "no such file: nowhere/my_cell.py"),
         ("unifed", "unknown cell 'unifed'; did you mean 'unified'?"),
         (str(tmp_path / "empty.py"), "defines no subclass of jaxmodels.cells.base.Cell"),

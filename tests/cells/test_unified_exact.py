@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxmodels
 from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig
 from jaxmodels.testing.lab import names, quick_jit
 from tests.cells import unified_numpy
@@ -20,7 +21,12 @@ VARIANTS = {
     "lower_triangular": {"gating": "lower_triangular", "activation": "silu"},
     "diagonal": {"gating": "diagonal"},
     "double softmax": {"double_softmax": True, "activation": "relu"},
-    "as written": {"gating": "diagonal", "double_softmax": True, "topdown": False},
+    "as written": {
+        "gating": "diagonal",
+        "double_softmax": True,
+        "topdown": False,
+        "exact_gelu": True,
+    },
     "debug": {"debug_mode": True},
     "one level, rwkv4": {"abstraction_sizes": (10,), "core": "rwkv4", "topdown": False},
 }
@@ -80,6 +86,22 @@ def test_values(variant):
     for got, got_ys in run(state, xs, reset):
         assert_close({"ys": np.asarray(got_ys)}, {"ys": ys})
         assert_close(unified_numpy.from_jax(got), last)
+
+
+def test_gelu_is_the_one_of_the_source_as_written():
+    """torch's nn.GELU is x Phi(x): 0.8413447 at 1, where the tanh form has 0.8411920."""
+    assert jaxmodels.make_config("prernk/as_written").cell.exact_gelu
+    closed, one = jnp.full((1, 10), -100.0), jnp.ones((1, 10))
+    zeros = jnp.zeros((1, 10))
+    for exact, want in ((True, 0.8413447), (False, 0.8411920)):
+        cell = UnifiedCell(UnifiedConfig(4, **SIZES, exact_gelu=exact), rngs=nnx.Rngs(0))
+        found = cell.reduce.layers[0].gate(jnp.concatenate([closed, closed, one], -1), zeros)
+        np.testing.assert_allclose(found, want, rtol=3e-7)
+        found, _, _ = cell.rwkv.gate(
+            jnp.concatenate([closed, -closed, one], -1), zeros, zeros, None
+        )
+        mix = jax.nn.sigmoid(cell.rwkv.mix_logit[...])[None]
+        np.testing.assert_allclose(found / mix, want, rtol=3e-7)
 
 
 @pytest.mark.parametrize("variant", ["default", "rwkv4", "as written"])

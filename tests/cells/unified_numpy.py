@@ -5,6 +5,8 @@ State: a dict with h, time_state, relations, causal_mask, abstractions (list), a
 and denominator of wkv, (B, 2, D).
 """
 
+import math
+
 import numpy as np
 
 
@@ -52,7 +54,7 @@ def rwkv(c, p, x, h, time_state, sums):
     z = norm(p, "rwkv.norm", np.concatenate([x, h], -1))
     a, b, d = np.split(linear(p, "rwkv.project", z), 3, -1)
     if c.core == "ema":
-        mixed = sigmoid(a) * h + sigmoid(b) * ACTIVATIONS[c.activation](d)
+        mixed = sigmoid(a) * h + sigmoid(b) * activated(c, c.activation, d)
     else:  # numerator and denominator without the rescaling that keeps float32 from overflowing
         u, w = p["rwkv.time_first"], np.exp(p["rwkv.time_decay"])
         top, bottom = sums[:, 0], sums[:, 1]
@@ -94,7 +96,7 @@ def reduce(c, p, h_mid, relations, mask, abstractions):
         m = norm(p, f"{name}.norm_in", np.concatenate([lower, a], -1))
         gate, query, candidate = np.split(linear(p, f"{name}.update", m), 3, -1)
         gate = sigmoid(gate)
-        update = gate * a + (1 - gate) * gelu(candidate + sigmoid(query) * a)
+        update = gate * a + (1 - gate) * activated(c, "gelu", candidate + sigmoid(query) * a)
         updated.append(norm(p, f"{name}.norm_out", update))
         if f"{name}.upper.kernel" in p:
             lower = linear(p, f"{name}.upper", np.concatenate([lower, update], -1))
@@ -126,7 +128,16 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
+def gelu_exact(x):
+    """x Phi(x), as torch's nn.GELU."""
+    return x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))) / 2
+
+
 ACTIVATIONS = {"gelu": gelu, "silu": lambda x: x * sigmoid(x), "relu": lambda x: np.maximum(x, 0)}
+
+
+def activated(c, name, x):
+    return gelu_exact(x) if name == "gelu" and c.exact_gelu else ACTIVATIONS[name](x)
 
 
 def softmax(x):

@@ -109,6 +109,27 @@ def test_any_bytes_are_labelled_causally(data, more):
     assert (labeller.labels(data) == labeller.labels(data + more)[: len(data)]).all()
 
 
+def test_a_batch_that_starts_afresh_has_labels_from_itself_alone(labeller):
+    """tracks without a carried state: none for a sentence that began in the batch before."""
+    document = Document("d", np.frombuffer(b"The dog sees a cat. " * 12, np.uint8))
+    missing = 0
+    for carried in (True, False):
+        stream = make_stream(
+            [document], batch_size=2, seq_len=24, seed=0, labels=labeller, carry_state=carried
+        )
+        for step, batch in zip(range(5), stream, strict=False):
+            labels = (batch["relation_labels"] >= 0).any((2, 3))
+            # A segment of 24 sees one sentence of 20 begin, with the blank before its first word.
+            begins = np.array([row.tolist().index(ord("T")) for row in batch["inputs"]])
+            before = np.arange(24)[None] < begins[:, None] - 1
+            if carried and step:
+                missing += (labels & before).sum()
+            else:
+                assert not (labels & before).any()
+        assert (labels & ~before).any()
+    assert missing > 0
+
+
 def test_documents_do_not_see_each_other(labeller):
     texts = [b"The dog chased", b" a cat. We see", b"it now. They know it."]
     tokens = np.frombuffer(b"".join(texts), np.uint8)

@@ -12,6 +12,7 @@ from jaxmodels.data import (
     ByteTokenizer,
     Document,
     WordTokenizer,
+    label_classes,
     load_corpus,
     make_stream,
     parse_gsm8k,
@@ -51,6 +52,7 @@ def labelled(record, name):
 def test_every_sample_folder_loads_and_streams(name, folder, count):
     corpus = load_corpus(DATA / folder, format=name, valid_fraction=0, test_fraction=0)
     assert len(corpus.train) == count
+    assert set(FORMATS[name].labels) == set(label_classes(corpus.train))
     batch = next(iter(make_stream(corpus.train, batch_size=2, seq_len=32, seed=0, mode="packed")))
     assert batch["weights"].sum() > 0
 

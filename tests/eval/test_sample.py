@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval import sample as sampling
-from eval.sample import CHUNK, Choice, draw, sample
+from eval.sample import CHUNK, Choice, draw, main, sample
 from jaxmodels.data import ByteTokenizer, WordTokenizer
 from jaxmodels.errors import UserError
 from tests.eval.tiny_bytes import Toy
@@ -135,6 +135,14 @@ def test_pieces_are_whole_characters():
 def test_bad_choices(options, message):
     with pytest.raises(UserError, match=message):
         Choice(**options)
+
+
+@pytest.mark.parametrize("seed", ["1e20", "4294967296", "-1", "", "x"])
+def test_a_seed_that_is_none(seed, capsys):
+    assert main(["--workdir=run", f"--seed={seed}"]) == 2
+    _, said = capsys.readouterr()
+    assert said.startswith(f"error: --seed={seed}: give a whole number below 2^32")
+    assert said.count("\n") == 1
 
 
 def test_bad_arguments(model):

@@ -1,10 +1,19 @@
 """PRERNK tells an experiment whose labels do not fit it so, before training starts."""
 
+from pathlib import Path
+
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels.errors import UserError
+from jaxmodels.ops import losses
+from train.config import complete_config
+from train.loop import run
+
+SIZES = {"vocab_size": 8, "width": 4, "hidden_size": 8, "abstraction_sizes": (8, 4)}
+SIZES |= {"symbol_slots": 3, "role_slots": 2}
 
 
 @pytest.mark.parametrize(
@@ -19,16 +28,7 @@ from jaxmodels.errors import UserError
 )
 def test_labels_that_do_not_fit_are_refused(changes, says):
     model = jaxmodels.create(
-        "prernk",
-        vocab_size=8,
-        width=4,
-        hidden_size=8,
-        abstraction_sizes=(8, 4),
-        symbol_slots=3,
-        role_slots=2,
-        symbolic="cross_entropy",
-        relation_vocab=256,
-        relations_every=4,
+        "prernk", **SIZES, symbolic="cross_entropy", relation_vocab=256, relations_every=4
     )
     data = {"labels": "relations", "label_slots": 3, "label_roles": 2, "label_classes": 256}
     data |= changes
@@ -38,3 +38,39 @@ def test_labels_that_do_not_fit_are_refused(changes, says):
         return
     with pytest.raises(UserError, match=says):
         model.check_data(ConfigDict(data), seq_len)
+
+
+@pytest.mark.parametrize(
+    ("label", "fields"),
+    [
+        ("step_targets", {"abstraction_heads": (1,), "abstraction_vocab": 5}),
+        ("relation_labels", {"fidelity": "probe", "relation_vocab": 5, "relations_every": 1}),
+    ],
+)
+def test_labels_that_the_text_brings_must_have_a_logit_each(label, fields):
+    data = ConfigDict({"labels": "none"})
+    model = jaxmodels.create("prernk", **SIZES, **fields)
+    model.check_data(data, 8)
+    model.check_data(data, 8, {label: 5})
+    with pytest.raises(UserError, match=rf"_vocab=5: the {label} of this text have 6 classes"):
+        model.check_data(data, 8, {label: 6})
+    jaxmodels.create("prernk", **SIZES).check_data(data, 8, {label: 6})  # nothing reads them
+
+
+def test_why_they_must():
+    """Past the last class the loss falls without bound, as no logit answers for the label."""
+    logits, one = jnp.full((1, 5), -100.0), jnp.ones(1)
+    assert losses.cross_entropy_sum(logits, jnp.array([4]), one) > 0.0
+    assert losses.cross_entropy_sum(logits, jnp.array([5]), one) < -90.0
+
+
+def test_training_does_not_start_on_them(tmp_path):
+    """GSM8K has a class a step of the solution."""
+    folder = Path(__file__).parents[2] / "Data" / "GSM8K"
+    fields = SIZES | {"vocab_size": 256, "abstraction_heads": (0,), "abstraction_vocab": 2}
+    data = {"paths": (str(folder),), "format": "gsm8k"}
+    config = complete_config({"model": "prernk", "model_config": fields, "data": data})
+    config.update(batch_size=8, seq_len=8)
+    with pytest.raises(UserError, match=r"abstraction_vocab=2: the step_targets of this text have"):
+        run(config, tmp_path / "w", quiet=True)
+    assert not (tmp_path / "w").exists()

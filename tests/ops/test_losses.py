@@ -69,15 +69,11 @@ def test_contrastive(temperature):
     vectors, classes = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (VECTORS, CLASSES))
     logits = vectors @ classes.T / temperature
     want = (nll(logits, MASKED) * KNOWN).sum()
-    arguments = f32(VECTORS, CLASSES, MASKED, KNOWN)
-    got = losses.contrastive_sum(*arguments, temperature)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-    if temperature == 0.1:
-        assert losses.contrastive_sum(*arguments) == got
-    # Lengths do not count, directions do.
-    np.testing.assert_allclose(
-        losses.contrastive_sum(arguments[0] * 5.0, *arguments[1:], temperature), got, rtol=1e-5
-    )
+    vectors, classes, labels, weights = f32(VECTORS, CLASSES, MASKED, KNOWN)
+    for scale in (1.0, 5.0):  # lengths do not count, directions do
+        found = losses.similarities(vectors * scale, classes, temperature)
+        got = losses.cross_entropy_sum(found, labels, weights)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_zero_vectors_have_finite_gradients():
@@ -85,7 +81,7 @@ def test_zero_vectors_have_finite_gradients():
     labels, weights = jnp.asarray([0, 3]), jnp.ones(2)
 
     def loss(v, c):
-        return losses.contrastive_sum(v, c, labels, weights)
+        return losses.cross_entropy_sum(losses.similarities(v, c, 0.1), labels, weights)
 
     for v, c in ((zeros, jnp.asarray(CLASSES, jnp.float32)), (zeros, jnp.zeros((7, 6)))):
         value, gradients = jax.value_and_grad(loss, (0, 1))(v, c)

@@ -58,6 +58,8 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
         ((*GOOD, "--config.model=nowhere:create"), "cannot import 'nowhere:create'"),
         ((*GOOD, "--config.seq_len=100000"), "too short"),
         (("--config=nothing.py", "--workdir=run"), "must return a ConfigDict, got None"),
+        (("--config=raises.py", "--workdir=run"), "raises.py: line 1: KeyError: 'x'"),
+        (("--workdir=stored", "--resume"), "config.json: not a run's config ('utf-8' codec"),
         ((*GOOD, "--config.data.valid_fraction=nan"), "valid_fraction"),
         (
             (*GOOD, "--config.parallel=shard_map", "--config.mesh.fsdp=8"),
@@ -88,6 +90,9 @@ def test_a_mistake_is_answered_in_one_line(here, capsys, argv, says):
     (here / "empty.txt").write_text("")
     (here / "nothing.py").write_text("def get_config():\n    pass\n")
     (here / "binary.txt").write_bytes(bytes(range(256)) * 40)
+    (here / "raises.py").write_text("raise KeyError('x')\n")
+    (here / "stored").mkdir()
+    (here / "stored" / "config.json").write_bytes(b'{"model": "caf\xe9"}')
     (here / "latin.txt").write_bytes("first line\nd\u00e9j\u00e0 vu\n".encode("latin-1") * 50)
     assert says in refused(capsys, *argv)
     assert not (here / "run").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxmodels
-from jaxmodels.data import Document, make_stream
+from jaxmodels.data import Document, load_corpus, make_stream
 from jaxmodels.data.labels import RelationLabeller
 from jaxmodels.errors import UserError
 from tests.train.toy import toy_config
@@ -294,7 +294,19 @@ def test_label_shapes_are_those_of_the_stream():
         seed=0,
         labels=RelationLabeller(3, 2, config.data.label_classes),
     )
-    real = next(iter(stream))
+    assert_same_arrays(batch, next(iter(stream)))
+
+
+@pytest.mark.parametrize(("name", "folder"), [("cot", "CoT"), ("hrdoc", "HRDoc")])
+def test_labels_that_the_text_brings_have_their_shapes_too(name, folder):
+    config = toy_config(data__format=name)
+    batch = build_train_step(config).abstract_batch(aot._label_shapes(config))
+    corpus = load_corpus(ROOT / "Data" / folder, format=name, valid_fraction=0, test_fraction=0)
+    stream = make_stream(corpus.train, batch_size=8, seq_len=config.seq_len, seed=0)
+    assert_same_arrays(batch, next(iter(stream)))
+
+
+def assert_same_arrays(batch, real):
     assert set(batch) == set(real)
     for name, values in real.items():
         # Under pmap the rows are split over the devices.

@@ -11,6 +11,7 @@ from train.config import (
     differences,
     from_json,
     load_config,
+    read_config,
     to_json,
     validate_config,
 )
@@ -89,6 +90,7 @@ def test_a_wrong_override_says_what_would_be_right(override, says):
         ({"optimizer__b2": 1.0}, "config.optimizer.b2: must lie in [0, 1)"),
         ({"optimizer__learning_rate": float("nan")}, "config.optimizer.learning_rate"),
         ({"optimizer__accumulate": 3}, "make it a multiple of 12"),
+        ({"seed": 2**32}, "config.seed: must be below 2^32"),
         ({"batch_size": 6}, "6 rows do not divide over 4 devices"),
         ({"data__mode": "track"}, "did you mean 'tracks'"),
     ],
@@ -126,16 +128,22 @@ def test_a_config_file_is_checked_like_an_override(given, says):
         (None, "no such file; did you mean"),
         ("x = 1", "defines no get_config()"),
         ("def get_config(:", "line 1"),
+        ("import nothing_of_this_name", "line 1: ModuleNotFoundError: No module named"),
+        ("x = 1\nraise RuntimeError('one\\ntwo')", "line 2: RuntimeError: one two"),
+        ("def get_config():\n    return {}['model']", "line 2: KeyError: 'model'"),
+        ("import sys\nsys.exit('no')", "line 2: SystemExit: no"),
+        (b"# caf\xe9\n", "goood.py: "),
     ],
 )
 def test_a_missing_or_broken_file(tmp_path, text, says):
     (tmp_path / "good.py").write_text(FILE)
     path = tmp_path / "goood.py"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(UserError) as error:
         load_config(path)
     assert says in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_json_round_trip_keeps_values_and_types():
@@ -148,3 +156,13 @@ def test_json_round_trip_keeps_values_and_types():
     assert differences(config, again) == ["optimizer.b1"]
     with pytest.raises(UserError, match=r"config.json: not a run's config"):
         from_json("{")
+
+
+@pytest.mark.parametrize("stored", [b"{", b"[]", b'{"model": "caf\xe9"}', None])
+def test_a_stored_config_that_is_none(tmp_path, stored):
+    path = tmp_path / "config.json"
+    if stored is not None:
+        path.write_bytes(stored)
+    with pytest.raises(UserError, match=r"config\.json: not a run's config") as error:
+        read_config(path)
+    assert "\n" not in str(error.value)

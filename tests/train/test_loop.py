@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import train.loop
+import train.parallel
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
@@ -314,8 +315,9 @@ def test_a_checkpoint_of_other_code_or_format_or_text(half, config, tmp_path, mo
         with pytest.raises(UserError, match="checkpoint format 1, this version reads format 2"):
             go(config, half, resume=True)
     with monkeypatch.context() as patch:
-        build = train.loop.build_model
-        patch.setattr(train.loop, "build_model", lambda c: build(changed(c, model_config__width=4)))
+        build = train.parallel.build_model
+        other_code = lambda c: build(changed(c, model_config__width=4))  # noqa: E731
+        patch.setattr(train.parallel, "build_model", other_code)
         with pytest.raises(
             UserError, match=r"model/cell/bias is .16,. in the checkpoint and .8,. in the model"
         ):

@@ -38,8 +38,16 @@ def get_config():
 """
 
 
-@pytest.mark.parametrize("parallel", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(tmp_path, parallel):
+@pytest.mark.parametrize(
+    ("each", "fields"),
+    [
+        (1, ["parallel=pmap"]),
+        pytest.param(1, ["parallel=shard_map"], marks=pytest.mark.slow),
+        pytest.param(2, ["parallel=shard_map", "mesh.fsdp=2"], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_two_processes_train_as_one(tmp_path, each, fields):
     """Loopback, gloo: the same curve as one process with as many devices; only the first writes."""
     (tmp_path / "toy.py").write_text(CONFIG)
     (tmp_path / "small.txt").write_text(small_text())
@@ -57,7 +65,8 @@ def test_two_processes_train_as_one(tmp_path, parallel):
             "--config=toy.py",
             f"--workdir={workdir}",
         ]
-        command += [f"--config.parallel={parallel}", "--data", "small.txt", *arguments]
+        command += [f"--config.{field}" for field in fields]
+        command += ["--data", "small.txt", *arguments]
         return subprocess.Popen(
             command,
             cwd=tmp_path,
@@ -69,7 +78,7 @@ def test_two_processes_train_as_one(tmp_path, parallel):
 
     def pair(*arguments):
         two = [f"--coordinator={address}", "--num-processes=2"]
-        processes = [start("both", 1, *two, f"--process-id={i}", *arguments) for i in range(2)]
+        processes = [start("both", each, *two, f"--process-id={i}", *arguments) for i in range(2)]
         try:
             for process in processes:
                 out, _ = process.communicate(timeout=200)
@@ -79,7 +88,7 @@ def test_two_processes_train_as_one(tmp_path, parallel):
                 process.kill()
 
     pair()
-    one = start("one", 2)
+    one = start("one", 2 * each)
     out, _ = one.communicate(timeout=200)
     assert one.returncode == 0, out
     both, alone = read_metrics(tmp_path / "both"), read_metrics(tmp_path / "one")
@@ -88,8 +97,10 @@ def test_two_processes_train_as_one(tmp_path, parallel):
         for name in want.keys() - {"digest", "split"}:
             assert got[name] == pytest.approx(want[name], rel=1e-5, abs=1e-6), (name, want["step"])
 
-    # A checkpoint of two processes goes on in one.
-    further = start("both", 2, "--resume", "--config.steps=10")
+    # A checkpoint of two processes goes on in two, and in one.
+    pair("--resume", "--config.steps=9")
+    assert read_metrics(tmp_path / "both")[-1]["step"] == 9
+    further = start("both", 2 * each, "--resume", "--config.steps=10")
     out, _ = further.communicate(timeout=200)
     assert further.returncode == 0, out
     assert read_metrics(tmp_path / "both")[-1]["step"] == 10

@@ -1,0 +1,182 @@
+"""A session's recurrent state as a file: saved, loaded, moved to another machine (SYSTEMS G-72).
+
+    jaxmodels.convert.state.save_session(Session(state, logits, tokens_read=512), model, "s.state")
+    session = jaxmodels.convert.state.load_session("s.state", model)
+
+A safetensors file: the arrays of the state by the names of its leaves (`state.0.0.rwkv.wkv`), the
+logits of the next token if there are any, and in its metadata what they belong to: version, the
+model's config and its hash, tokens read, a checksum. What does not fit is refused in one line.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import safe_open
+
+import jaxmodels
+from jaxmodels.convert.rows import filled_model, leaves_of
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.errors import UserError
+
+KIND = "jaxmodels recurrent state"
+VERSION = 2
+# Fields of a config that change how a model computes, not what its state means.
+FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap")
+
+
+@dataclasses.dataclass
+class Session:
+    """Where a model stands in a text.
+
+    Attributes:
+      state: the model's, leaves (batch, ...) float32.
+      logits: of the next token, float32 (batch, vocab), or None.
+      tokens_read: since the session began.
+      drawn: of these, how many were drawn by the sampler: its place in its random numbers.
+    """
+
+    state: Any
+    logits: Any = None
+    tokens_read: int = 0
+    drawn: int = 0
+
+
+def save_session(session: Session, model, path: str | Path) -> None:
+    """Writes a new file, whole or not at all.
+
+    Raises:
+      UserError: the file exists or cannot be written, or the state is not float32 (batch, ...).
+    """
+    path = Path(path).expanduser()
+    arrays = {f"state.{name}": np.asarray(x) for name, x in leaves_of(session.state).items()}
+    if session.logits is not None:
+        arrays["logits"] = np.asarray(session.logits)
+    batch = {x.shape[:1] for x in arrays.values()}
+    wrong = [name for name, x in arrays.items() if x.dtype != np.float32]
+    if wrong or len(batch) != 1 or () in batch:
+        name = wrong[0] if wrong else "; ".join(sorted(arrays))
+        raise UserError(f"{path}: a state is float32 with the batch first, and {name} is not")
+    config = describe(model)
+    metadata = {
+        "kind": KIND,
+        "version": str(VERSION),
+        "config": json.dumps(config),
+        "config_sha256": config_hash(config),
+        "batch_size": str(batch.pop()[0]),
+        "tokens_read": str(session.tokens_read),
+        "drawn": str(session.drawn),
+        "sha256": _checksum(arrays),
+    }
+    with written_whole(path) as temporary:
+        write_safetensors(temporary, arrays, metadata)
+
+
+def load_session(path: str | Path, model) -> Session:
+    """The session in a file, for this model.
+
+    Raises:
+      UserError: unreadable, truncated, damaged or no state; of another model, another config or a
+        version that cannot be migrated; or arrays that are not those of the model's state.
+    """
+    path = Path(path).expanduser()
+    tensors = read_safetensors(path)
+    with safe_open(path, framework="np") as file:
+        metadata = dict(file.metadata() or {})
+    arrays, metadata = _migrated(path, tensors.arrays, metadata)
+    try:
+        found = json.loads(metadata["config"])
+        batch, read, drawn = (int(metadata[n]) for n in ("batch_size", "tokens_read", "drawn"))
+        hashes = metadata["config_sha256"], metadata["sha256"]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: its description is damaged ({error}); save it again") from error
+    if hashes != (config_hash(found), _checksum(arrays)):
+        raise UserError(f"{path}: damaged, its checksum does not fit; save or copy it again")
+    _same_model(path, found, describe(model))
+    logits = arrays.pop("logits", None)
+    state = _filled(path, arrays, jax.eval_shape(lambda: model.initial_state(batch)))
+    return Session(state, None if logits is None else jnp.asarray(logits), read, drawn)
+
+
+def describe(model) -> dict[str, Any]:
+    """A model's config as plain fields, and the name of its system, or of its class."""
+    if hasattr(model, "config") and hasattr(model.config, "__dataclass_fields__"):
+        try:
+            return json.loads(jaxmodels.config_to_json(model.config))
+        except UserError:
+            pass  # not of the zoo
+    return {"model": type(model).__name__}
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """SHA-256 of the fields that a state's meaning hangs on."""
+    kept = {name: value for name, value in config.items() if name not in FREE_FIELDS}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _same_model(path, found: dict, wanted: dict) -> None:
+    if config_hash(found) == config_hash(wanted):
+        return
+    if found.get("model") != wanted["model"]:
+        raise UserError(
+            f"{path}: a state of the model {found.get('model')!r}, not of {wanted['model']!r}"
+        )
+    for name in sorted((found | wanted).keys() - set(FREE_FIELDS)):
+        have, want = found.get(name), wanted.get(name)
+        if have != want:
+            raise UserError(
+                f"{path}: a state of a model with {name}={have!r}; this one has {want!r}"
+            )
+
+
+def _filled(path, arrays, abstract):
+    tensors = Tensors(path, arrays)
+    shapes = {f"state.{name}": leaf.shape for name, leaf in leaves_of(abstract).items()}
+    for name, shape in shapes.items():
+        tensors.expect(name, shape)
+    tensors.finish()
+    leaves = {name.removeprefix("state."): tensors.take(name) for name in shapes}
+    return filled_model(abstract, leaves)
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _from_1(arrays, metadata):
+    """Version 1 called the count `tokens`, and knew no sampler and no checksum."""
+    count = metadata.pop("tokens")
+    return arrays, metadata | {"tokens_read": count, "drawn": "0", "sha256": _checksum(arrays)}
+
+
+# version -> what makes a file of it one of the next version
+MIGRATIONS: dict[int, Callable] = {1: _from_1}
+
+
+def _migrated(path, arrays, metadata):
+    if metadata.get("kind") != KIND:
+        raise UserError(f"{path}: no recurrent state, but another safetensors file")
+    try:
+        version = int(metadata["version"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: its version is damaged ({error}); save it again") from error
+    while version != VERSION:
+        if version not in MIGRATIONS:
+            side = "newer than" if version > VERSION else "too old for"
+            raise UserError(f"{path}: version {version} is {side} this program, of {VERSION}")
+        try:
+            arrays, metadata = MIGRATIONS[version](arrays, dict(metadata))
+        except KeyError as error:
+            raise UserError(f"{path}: not a whole file of version {version} ({error})") from error
+        version += 1
+    return arrays, metadata
