@@ -30,7 +30,7 @@ from train.optimizer import flatten, unflatten
 from train.parallel import Placement, build_train_step
 from train.progress import ProgressLine, describe
 from train.steering import Steering, lowered
-from train.step import TrainState, component_names
+from train.step import TrainState, component_names, main_term
 from train.warm import begin_from
 
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices
@@ -222,8 +222,8 @@ def run(
 def evaluate(placement: Placement, state: TrainState, data: Data, carry: Any) -> dict[str, float]:
     """Means over the validation batches, the state handed from batch to batch.
 
-    Uses the averaged parameters if the run keeps an average. `loss` is the main term, next-token
-    nats where there is one; `bits_per_byte` counts real bytes of text, also for a word tokenizer.
+    Uses the averaged parameters if the run keeps an average. `loss` is the main term, mostly
+    next-token nats; `bits_per_byte` counts real bytes of text, also for a word tokenizer.
     """
     model = state.model if state.ema is None else unflatten(state.model, state.ema)
     carry = placement.put_rows(carry)
@@ -244,7 +244,7 @@ def evaluate(placement: Placement, state: TrainState, data: Data, carry: Any) ->
     while waiting:
         add()
     means = {name: plain(sums[name] / max(counts[name], 1.0)) for name in sums}
-    main = "next_token" if "next_token" in means else sorted(means)[0]
+    main = main_term(model)
     values = {"loss": means[main]}
     if main == "next_token":
         values["bits_per_byte"] = plain(sums[main] / math.log(2) / data.valid_bytes)

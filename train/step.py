@@ -104,7 +104,8 @@ def make_train_step(
         carry = state.carry if config.data.carry_state else model.initial_state(rows)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-        weights = model.loss_weights(state.step.astype(jnp.float32) / config.steps)
+        progress = state.step.astype(jnp.float32) / config.steps
+        weights = model.loss_weights(progress)
         counts = jax.lax.psum(model.target_counts(batch), AXIS)
         means = {term: 1.0 / jnp.maximum(count, 1.0) for term, count in counts.items()}
         scale = {term: weight * means[term] for term, weight in weights.items()}
@@ -114,7 +115,8 @@ def make_train_step(
             opt_state, squares = state.opt_state, {}
         else:
             compute = _on_split_parameters(config, _gradients(model, accumulate), gradients=True)
-            new_carry, sums, grads = compute(flatten(model), (carry, batch), scale, key)
+            shared = (scale, progress)
+            new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
             squares = {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
             params = flatten(model)
@@ -155,9 +157,7 @@ def make_train_step(
         metrics = {term: sums[term] * means[term] for term in sums}
         metrics |= {f"weight/{term}": weight for term, weight in weights.items()}
         metrics["loss"] = sum(scale[term] * sums[term] for term in scale)
-        metrics["targets"] = (
-            counts["next_token"] if "next_token" in counts else sum(counts.values())
-        )
+        metrics["targets"] = counts[main_term(model)]
         metrics["grad_norm"] = jnp.sqrt(sum(squares.values())) if squares else jnp.zeros(())
         if squares and hasattr(model, "parameter_label"):
             for component, names in components(parameter_labels(model, squares)).items():
@@ -176,13 +176,16 @@ def _on_split_parameters(config, compute, *, gradients):
 
 
 def _gradients(model, accumulate):
-    """-> (params, (carry, batch), scale, key) -> (new carry, sums, gradients by parameter).
+    """-> (params, (carry, batch), (scale, progress), key) -> (new carry, sums, gradients by name).
 
-    Of the rows that it is given, `rows / accumulate` at a time.
+    Of the rows that it is given, `rows / accumulate` at a time. A model that changes how it learns
+    along a run says `uses_progress = True`.
     """
 
-    def objective(params, carry, part, scale, key):
-        carry, sums = unflatten(model, params).loss_sums(carry, part, key=key)
+    def objective(params, carry, part, shared, key):
+        scale, progress = shared
+        more = {"progress": progress} if getattr(model, "uses_progress", False) else {}
+        carry, sums = unflatten(model, params).loss_sums(carry, part, key=key, **more)
         return sum(scale[term] * sums[term] for term in scale), (carry, sums)
 
     gradient = jax.grad(objective, has_aux=True)
@@ -190,15 +193,15 @@ def _gradients(model, accumulate):
     def split(x):
         return x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:])
 
-    def compute(params, rows, scale, key):
+    def compute(params, rows, shared, key):
         if accumulate == 1:
-            grads, (carry, sums) = gradient(params, *rows, scale, key)
+            grads, (carry, sums) = gradient(params, *rows, shared, key)
             return carry, sums, grads
 
         def one(total, part):
             index, carry, batch = part
             own = jax.random.fold_in(key, index)
-            grads, aux = gradient(params, carry, batch, scale, own)
+            grads, aux = gradient(params, carry, batch, shared, own)
             return jax.tree.map(jnp.add, total, grads), aux
 
         parts = jnp.arange(accumulate), *jax.tree.map(split, rows)
@@ -208,6 +211,13 @@ def _gradients(model, accumulate):
         return carry, jax.tree.map(lambda x: x.sum(0), sums), grads
 
     return compute
+
+
+def main_term(model) -> str:
+    """What validation judges a model by, lower being better: its `main_term`, or the next token."""
+    named = getattr(model, "main_term", "next_token")
+    terms = jax.eval_shape(lambda m: m.loss_weights(jnp.zeros(())), model)
+    return named if named in terms else sorted(terms)[0]
 
 
 def component_names(state: TrainState) -> list[str]:
