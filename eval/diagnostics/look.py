@@ -1,0 +1,267 @@
+"""All diagnostics of one trained model, as plain dicts for JSON, tables and pages."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxmodels
+from eval.diagnostics import components, gates, passkey, persona, states, stress
+from eval.diagnostics.gates import Verdict
+from eval.diagnostics.reading import BLOCK, ROWS, excerpts, read, token_losses
+from eval.log import Log
+from jaxmodels.models.language import LanguageModel
+from jaxmodels.models.observe import observe_layer
+
+PATHS = ("rwkv", "mamba", "gla")
+PARTS = ("states", "components", "probes", "identity", "collapse")
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """How much is looked at.
+
+    Attributes:
+        distances: of the passkey, ascending.
+        rows: keys at each distance.
+        context: tokens read before states are watched.
+        watched: tokens during which they are.
+        words: tokens written after each persona's description.
+    """
+
+    distances: tuple[int, ...] = (0, 16, 64, 256)
+    rows: int = 480
+    context: int = 256
+    watched: int = 64
+    words: int = 200
+
+
+def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print) -> dict:
+    """Everything that this model can be asked, and in "missing" what it cannot.
+
+    Args:
+        run: of `eval.run.load_run`.
+        log: of the same folder, for the gate on early training.
+        amounts: see there.
+        say: told what is done next.
+    """
+    model, tokenizer = run.model, run.corpus.tokenizer
+    documents = run.corpus.valid or run.corpus.train
+    text = np.concatenate([np.asarray(d.tokens, np.int32) for d in documents[:200]])
+    rng = np.random.default_rng(0)
+    verdicts = [gates.control_tokens(tokenizer), _forward(model, text)]
+    result: dict[str, Any] = {"missing": []}
+    if hasattr(model, "observe"):
+        say("states")
+        tokens = excerpts(text, ROWS, amounts.context + amounts.watched, rng)
+        result["states"], found = states_of(model, tokens, amounts.context)
+        fresh = jaxmodels.create(model.config, seed=run.config.seed)
+        verdicts += [*_at_start(fresh, tokens, amounts.context), *found]
+    else:
+        result["missing"].append(f"{run.config.model} does not show its layers: no states")
+    if isinstance(model, LanguageModel):
+        say("components")
+        result["components"], found = components_of(model, excerpts(text, ROWS, 2 * BLOCK + 1, rng))
+        verdicts += found
+    else:
+        result["missing"].append(f"{run.config.model} is no plain language model: no components")
+    verdicts.append(_early(log))
+    if hasattr(model, "step"):
+        result["probes"], found = probes_of(model, tokenizer, text, amounts, rng, say)
+        verdicts += found
+        say("identity")
+        result["identity"] = persona.identity_suite(model, tokenizer, text, tokens=amounts.words)
+        result["collapse"] = _collapse(model, tokenizer, text, rng)
+    else:
+        result["missing"].append(f"{run.config.model} cannot stream: no probes of memory")
+    piece = excerpts(text, ROWS, 4 * BLOCK + 1, rng)
+    loss = float(token_losses(model, model.initial_state(ROWS), piece)[1].mean())
+    result["loss"] = loss
+    verdicts.append(gates.scale_up(loss, tokenizer.vocab_size))
+    verdicts.append(gates.suite(result, [part for part in PARTS if part in result]))
+    result["gates"] = [dataclasses.asdict(v) for v in verdicts]
+    result["overall"] = gates.overall(verdicts)
+    return result
+
+
+def _forward(model, text) -> Verdict:
+    tokens = excerpts(text, ROWS, BLOCK, np.random.default_rng(0))
+    _, logits = read(model, model.initial_state(ROWS), tokens)
+    vocab = getattr(getattr(model, "config", None), "vocab_size", logits.shape[-1])
+    return gates.forward(logits, (ROWS, vocab))
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _watch_layer(layer, kind: str, state, xs):
+    """One token after the other: xs (B, T, C) -> (ys, what was seen, with a leading axis T)."""
+
+    def one(state, x):
+        state, y, seen = observe_layer(layer, kind, state, x[:, None])
+        return state, (y[:, 0], seen)
+
+    _, (ys, seen) = jax.lax.scan(one, state, xs.swapaxes(0, 1))
+    return ys.swapaxes(0, 1), seen
+
+
+def watch(model, tokens, context: int) -> list[dict[str, np.ndarray]]:
+    """What `model.observe` says of two texts, token by token, after the first `context`.
+
+    tokens (ROWS, T); the first two rows are watched. A dict a layer, with a leading axis of time.
+    """
+    state = model.initial_state(len(tokens))
+    if context:
+        state, _ = read(model, state, tokens[:, :context])
+    state = jax.tree.map(lambda x: x[:2], state)
+    xs = model.embed_tokens(tokens[:2, context:])
+    layers = []
+    for index, kind in enumerate(model.kinds):
+        before = model.layer_state(state, index)
+        xs, seen = _watch_layer(model.layer(index), kind, before, xs)
+        layers.append({name: np.asarray(x) for name, x in seen.items()})
+    return layers
+
+
+def states_of(model, tokens, context: int) -> tuple[dict, list[Verdict]]:
+    """Every layer's states over the tokens after the first `context`; see `watch`."""
+    seen = watch(model, tokens, context)
+    layers, cosines = [], {}
+    for depth, (kind, layer) in enumerate(zip(model.kinds, seen, strict=True)):
+        for name in PATHS:
+            if f"{name}_state" not in layer:
+                continue
+            cosine = states.consecutive_cosine(layer[f"{name}_state"])
+            cosines.setdefault(name, {})[depth] = cosine
+            numbers = {"layer": depth, "kind": kind, "component": name}
+            layers.append(numbers | _path(layer, name, cosine))
+    found, verdicts = {}, []
+    for name, by_depth in cosines.items():
+        evolved = states.evolution(by_depth.values(), tuple(by_depth), len(model.kinds))
+        found[name] = dataclasses.asdict(evolved)
+        rows = [row for row in layers if row["component"] == name]
+        worst = min(rows, key=lambda row: row["top5_lowest"])
+        rank = float(np.mean([row["effective_rank"] for row in rows]))
+        saturated = max(row["saturation"] for row in rows)
+        judged = [gates.movement(evolved), gates.cosine_variance(evolved)]
+        judged.append(gates.few_directions(worst["top5_lowest"], rank, worst["top5_gaussian"]))
+        judged.append(gates.in_range(saturated))
+        verdicts += [dataclasses.replace(v, gate=f"{v.gate}, {name}") for v in judged]
+    return {"layers": layers, "evolution": found}, verdicts
+
+
+def _path(layer, name: str, cosine) -> dict:
+    """The numbers of one path of one layer. Arrays of `layer`: (T, B, ...)."""
+    history = layer[f"{name}_state"]
+    last, mean = history[-1], float(cosine.mean())
+    entropy, ranks = states.state_entropy(last), states.effective_rank(last)
+    found = {
+        "norm": states.state_norm(last),
+        "entropy": entropy,
+        "entropy_label": states.entropy_label(entropy),
+        "effective_rank": float(ranks.mean()),
+        "utilisation": states.utilisation(last),
+        "live_share": states.live_share(history.reshape(-1, *history.shape[2:])),
+        "top5_lowest": float(states.top_ratio(last).min()),
+        "top5_gaussian": states.gaussian_top_ratio(*last.shape[-2:]),
+        "saturation": states.saturation(last),
+        "cosine": mean,
+        "cosine_variance": float(cosine.var()),
+        "movement": states.movement_label(mean),
+        "capacity": states.worldview_capacity(last.shape[-2], mean),
+        "retention": dataclasses.asdict(states.decays(layer[f"{name}_retention"][:, :, 0])),
+    }
+    if f"{name}_out" in layer:
+        variance, collapsed = states.output_variance(layer[f"{name}_out"][:, :, 0])
+        found |= {"output_variance": variance, "output_collapsed": collapsed}
+    if f"{name}_delta" in layer:
+        variance, constant = states.selection_variance(layer[f"{name}_delta"][:, :, 0])
+        found |= {"selection_variance": variance, "selection_constant": constant}
+    if "write" in layer:
+        found["skipped_writes"] = float((layer["write"] == 0.0).mean())
+    return found
+
+
+def _at_start(fresh, tokens, context: int) -> list[Verdict]:
+    """G2 asks about the untrained model."""
+    verdicts = []
+    seen = watch(fresh, tokens, context)
+    for name in PATHS:
+        last = [layer[f"{name}_state"][-1] for layer in seen if f"{name}_state" in layer]
+        if last:
+            entropy = float(np.mean([states.state_entropy(x) for x in last]))
+            verdict = gates.entropy_at_start(entropy, last[0].shape[-1])
+            verdicts.append(dataclasses.replace(verdict, gate=f"{verdict.gate}, {name}"))
+    return verdicts
+
+
+def components_of(model, tokens) -> tuple[dict, list[Verdict]]:
+    """Gradients and worth of each component on some texts, int (B, T + 1)."""
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    batch = {"inputs": inputs, "targets": targets, "weights": np.ones(inputs.shape, np.float32)}
+    grads = components.gradients(model, batch | {"reset": np.zeros(inputs.shape, bool)})
+    norms = components.component_norms(grads, components.labeller(model))
+    ratios, shift = components.ratios(norms), components.phase_shift(grads)
+    verdicts = [shift]
+    if ratios:
+        verdicts.append(gates.balance(ratios["raw"]))
+        verdicts.append(gates.balance(ratios["rms"], "gradient per parameter"))
+    found = {
+        "gradients": {name: dataclasses.asdict(norm) for name, norm in norms.items()},
+        "rwkv_over_mamba": ratios,
+        "step_sizes_over_others": shift.value,
+        "dominance": dataclasses.asdict(components.dominance(model, tokens)),
+    }
+    return found, verdicts
+
+
+def probes_of(model, tokenizer, text, amounts: Amounts, rng, say) -> tuple[dict, list[Verdict]]:
+    """Passkey and linear probe by distance, tau, eta, jitter, poisoning."""
+    keys = passkey.passkey_of(tokenizer, text)
+    recalls = []
+    for distance in amounts.distances:
+        say(f"passkey at {distance} tokens")
+        recalls.append(passkey.recall(model, keys, distance, rows=amounts.rows))
+    say("forgetting, jitter, poisoning")
+    probed = [r.best.accuracy for r in recalls if r.best]
+    found = {
+        "symbols": keys.shown,
+        "chance": passkey.CHANCE,
+        "recall": [dataclasses.asdict(r) | {"accuracy": r.accuracy} for r in recalls],
+        "tau": passkey.persistence(amounts.distances, [r.accuracy for r in recalls]),
+        "tau_probe": passkey.persistence(amounts.distances, probed) if probed else None,
+        "forgetting": dataclasses.asdict(
+            passkey.forgetting(model, keys, amounts.distances[:2][-1])
+        ),
+        "jitter": stress.jitter(model, excerpts(text, ROWS, 4 * BLOCK + 1, rng)),
+        "poisoning": dataclasses.asdict(stress.poisoning(model, text, tokenizer.vocab_size)),
+    }
+    return found, _memory(recalls)
+
+
+def _memory(recalls: Sequence[passkey.Recall]) -> list[Verdict]:
+    """The gate of useful memory at the farthest distance up to 64 tokens, if any."""
+    judged = ([r for r in recalls if r.distance <= 64] or recalls[:1])[-1]
+    asked = {"answers": judged} | ({"linear probe": judged.best} if judged.best else {})
+    verdicts = []
+    for name, who in asked.items():
+        verdict = gates.useful_memory(who.correct, who.asked, passkey.CHANCE)
+        gate = f"{verdict.gate} at {judged.distance} tokens, {name}"
+        verdicts.append(dataclasses.replace(verdict, gate=gate))
+    return verdicts
+
+
+def _early(log: Log) -> Verdict:
+    first = [row for row in log.rows if row["split"] == "train" and row["step"] <= 1000]
+    losses = [row["next_token"] for row in first if "next_token" in row]
+    return gates.early_training(losses, [row["grad_norm"] for row in first if "grad_norm" in row])
+
+
+def _collapse(model, tokenizer, text, rng) -> dict:
+    tokens = excerpts(text, ROWS, BLOCK, rng)
+    _, logits = read(model, model.initial_state(ROWS), tokens)
+    said = persona.written(model, tokenizer, ["\n"], 400)[0]
+    table = getattr(getattr(model, "embed", None), "table", None)
+    table = np.zeros((1, 1)) if table is None else table[...]
+    return dataclasses.asdict(persona.mode_collapse(table, jax.nn.softmax(logits, -1), said))

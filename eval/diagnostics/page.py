@@ -1,0 +1,210 @@
+"""The diagnostics as a page of their own, and as a table on the terminal."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from eval import figures, page
+
+MARKS = {"pass": "pass", "warn": "warn", "fail": "FAIL", "skip": "-"}
+STYLES = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
+Result = Mapping[str, Any]
+
+
+def rich_table(result: Result) -> Table:
+    """Every gate, and what it says."""
+    title = f"{result['model']}, step {result['step']}: {MARKS[result['overall']]}"
+    table = Table(title=title, title_justify="left")
+    for column in ("gate", "", "finding"):
+        table.add_column(column)
+    for gate in result["gates"]:
+        mark = f"[{STYLES[gate['outcome']]}]{MARKS[gate['outcome']]}[/]"
+        table.add_row(gate["gate"], mark, gate["says"])
+    return table
+
+
+def compose(result: Result, name: str) -> str:
+    """A whole HTML page; `name`: of the run."""
+    title = f"Diagnostics · {result['model']} · {name}"
+    subtitle = f"step {result['step']}, {result['parameters']:,} parameters, {result['corpus']}"
+    parts = [page.heading(title, subtitle), page.paragraph(_summary(result), "lead")]
+    parts += [page.paragraph(text, "missing") for text in result["missing"]]
+    parts += sections(result)
+    parts += [page.section("How it was made"), page.facts(_made(result), ("command",))]
+    return page.page(title, parts)
+
+
+def sections(result: Result) -> list[str]:
+    """The part between heading and small print, to stand on any page of a run."""
+    rows = [[g["gate"], MARKS[g["outcome"]], g["says"]] for g in result["gates"]]
+    strong = [i for i, g in enumerate(result["gates"]) if g["outcome"] == "fail"]
+    parts = [page.section("Gates"), page.table(["gate", "outcome", "finding"], rows, strong)]
+    for part, draw in (
+        ("probes", _probes),
+        ("states", _states),
+        ("components", _components),
+        ("identity", _identity),
+    ):
+        if part in result:
+            parts += draw(result)
+    return parts
+
+
+def _summary(result: Result) -> str:
+    counts = {
+        outcome: sum(g["outcome"] == outcome for g in result["gates"])
+        for outcome in ("pass", "warn", "fail")
+    }
+    text = f"{counts['pass']} gates passed, {counts['warn']} warned, {counts['fail']} failed. "
+    memory = [g for g in result["gates"] if g["gate"].startswith("useful memory")]
+    return text + " ".join(f"{g['gate'].capitalize()}: {g['says']}." for g in memory)
+
+
+def _probes(result: Result) -> list[str]:
+    probes = result["probes"]
+    distances = [r["distance"] for r in probes["recall"]]
+    lines = {"answers": (distances, [r["accuracy"] for r in probes["recall"]])}
+    for name in probes["recall"][0]["decoded"]:
+        values = [r["decoded"][name]["accuracy"] for r in probes["recall"]]
+        lines[f"probe, {name}"] = (distances, values)
+    lines["chance"] = (distances, [probes["chance"]] * len(distances))
+    figure = figures.curves(
+        lines,
+        xlabel="tokens between key and question",
+        ylabel="share right",
+        markers=True,
+        height=3.2,
+    )
+    caption = (
+        f"A key of five symbols ({probes['symbols']}) in running text: what the model answers when "
+        "asked for it, and what a linear probe reads from its recurrent state just before. A guess "
+        "is right one time in ten, a whole key one time in 100,000. The probe is a lower bound."
+    )
+    forgetting, poison = probes["forgetting"], probes["poisoning"]
+    rows = [
+        ["τ, answers: tokens until half is lost", _number(probes["tau"])],
+        ["τ, linear probe", _number(probes["tau_probe"])],
+        ["η: retained x (1 - leakage)", _number(forgetting["eta"])],
+        ["leakage past a reset", _number(forgetting["leakage"])],
+        ["leakage where the reset is withheld", _number(forgetting["unaided"])],
+    ]
+    rows += [
+        [f"loss rise, state noise {size}", _number(rise)] for size, rise in probes["jitter"].items()
+    ]
+    for kind, excess in poison["excess"].items():
+        after = _number(poison["after_reset"][kind])
+        late = _number(poison["late"][kind])
+        rows.append(
+            [f"loss rise after “{kind}”; late; past a reset", f"{_number(excess)}; {late}; {after}"]
+        )
+    return [
+        page.section("Memory"),
+        page.picture(figures.svg(figure, "recall"), caption),
+        page.table(["", "measured"], rows),
+    ]
+
+
+def _states(result: Result) -> list[str]:
+    layers = result["states"]["layers"]
+    if not layers:  # attention alone
+        return []
+    parts = [page.section("States")]
+    for field, label, caption in (
+        ("norm", "norm", "Frobenius norm of each layer's state after the text."),
+        (
+            "cosine",
+            "cosine",
+            "Mean cosine of consecutive states: 1 does not move; low is movement, which can be "
+            "forgetting.",
+        ),
+    ):
+        lines = {}
+        for row in layers:
+            xs, ys = lines.setdefault(row["component"], ([], []))
+            xs.append(row["layer"])
+            ys.append(row[field])
+        figure = figures.curves(lines, xlabel="layer", ylabel=label, markers=True)
+        parts.append(page.picture(figures.svg(figure, f"state-{field}"), caption))
+    header = ["layer", "norm", "entropy", "effective rank", "top 5 (noise)", "beyond 5"]
+    header += ["cosine", "retention", "W"]
+    rows = [
+        [
+            f"{row['layer']} {row['component']}",
+            _number(row["norm"]),
+            f"{_number(row['entropy'])} {row['entropy_label']}",
+            f"{_number(row['effective_rank'])} ({row['utilisation']:.0%})",
+            f"{_number(row['top5_lowest'])} ({_number(row['top5_gaussian'])})",
+            f"{row['saturation']:.1%}",
+            f"{_number(row['cosine'])} {row['movement']}",
+            _number(row["retention"]["mean"]) + _flag(row),
+            _number(row["capacity"]),
+        ]
+        for row in layers
+    ]
+    return [*parts, page.folded("Every layer", page.table(header, rows))]
+
+
+def _flag(row: Mapping[str, Any]) -> str:
+    flags = [f"collapsed {row['retention']['collapsed']}"] if row["retention"]["collapsed"] else []
+    flags += ["output collapsed"] if row.get("output_collapsed") else []
+    flags += ["selects nothing"] if row.get("selection_constant") else []
+    return f" ({', '.join(flags)})" if flags else ""
+
+
+def _components(result: Result) -> list[str]:
+    found = result["components"]
+    rises = found["dominance"]["rises"]
+    names = list(dict.fromkeys([*found["gradients"], *rises]))
+    rows = []
+    for name in names:
+        norms = found["gradients"].get(name, {})
+        rows.append(
+            [
+                name,
+                f"{norms.get('count', 0):,}",
+                _number(norms.get("raw")),
+                _number(norms.get("rms")),
+                _number(rises.get(name)),
+            ]
+        )
+    header = ["component", "parameters", "gradient norm", "per parameter", "loss rise without it"]
+    return [
+        page.section("Components"),
+        page.table(header, rows),
+        page.paragraph(f"Loss {found['dominance']['loss']:.3f}; {found['dominance']['says']}."),
+    ]
+
+
+def _identity(result: Result) -> list[str]:
+    found, collapse = result["identity"], result["collapse"]
+    rows = [
+        [f"{name}: rubric score; lock, nats", f"{scores[name]:.3f}; {_number(lock)}"]
+        for (name, scores), lock in zip(
+            found["rubric"].items(), found["persona_lock"].values(), strict=True
+        )
+    ]
+    for name, count in found["items"].items():
+        label = f"{name.replace('_', ' ')}, of {count} (chance 50 %)"
+        rows.append([label, f"{found[name]:.0%}"])
+    rows += [
+        ["top probability / entropy", _number(collapse["confidence_ratio"])],
+        ["signs of mode collapse", ", ".join(collapse["flags"]) or "none"],
+    ]
+    return [page.section("Identity"), page.table(["", "measured"], rows)]
+
+
+def _made(result: Result) -> dict[str, str]:
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    seconds = f"{result['seconds']:.0f} s on {result['device']}"
+    amounts = ", ".join(f"{name} {value}" for name, value in result["amounts"].items())
+    return {"command": result["command"], "amounts": amounts, "time": seconds, "versions": versions}
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str) or not math.isfinite(value):
+        return str(value)
+    return f"{value:.4g}"

@@ -1,0 +1,210 @@
+"""The identity suite of the notes (2.24) and the signs of mode collapse (2.27).
+
+Whether a description of a speaker, a fact or a counter-fact that was read still steers what is
+said: by the probability of answers, which a small model has long before it writes them, and by the
+source's rubric on what it does write. Items are short and hand-made; a model of a few million
+parameters is expected to be near chance, and chance is said.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from eval.diagnostics.reading import BLOCK, ROWS, continued, excerpts, read, token_losses
+
+PERSONAS = {
+    "Knight": (
+        "You are a knight in armour, sworn to a lord.",
+        "sword armour castle honour battle lord squire shield thee thou horse king".split(),
+    ),
+    "Scientist": (
+        "You are a scientist at work in a laboratory.",
+        "data experiment theory hypothesis measure observe analyse result test science".split(),
+    ),
+    "Pirate": (
+        "You are a pirate, captain of a ship at sea.",
+        "ship treasure captain sea plunder crew matey sail rum gold deck arr".split(),
+    ),
+}
+NEUTRAL = "You are the one who speaks next in this text."
+ASK = " Tell us of yourself.\nI speak of the "
+
+# (text, right answer, wrong answer). Each pair is asked both ways, so that no word wins by itself.
+TRACKING = (
+    ("The ball is in the box. The cup is in the bag. The ball is in the ", "box", "bag"),
+    ("The ball is in the bag. The cup is in the box. The ball is in the ", "bag", "box"),
+    ("Ann has the key. Tom has the map. The key is with ", "Ann", "Tom"),
+    ("Tom has the key. Ann has the map. The key is with ", "Tom", "Ann"),
+    ("The ring was in the hall. He took the ring to the barn. The ring is in the ", "barn", "hall"),
+    ("The ring was in the barn. He took the ring to the hall. The ring is in the ", "hall", "barn"),
+)
+COUNTERFACT = (
+    ("In this land fire is cold and ice is hot. I touch the fire. It is ", "cold", "hot"),
+    ("In this land fire is hot and ice is cold. I touch the fire. It is ", "hot", "cold"),
+    ("In this land the sky is green and grass is blue. I look at the sky. It is ", "green", "blue"),
+    ("In this land the sky is blue and grass is green. I look at the sky. It is ", "blue", "green"),
+)
+ANCHORS = ("Anne", "John", "Mary", "Hugh", "Jane", "Mark")
+ANCHOR = "My name is "
+
+
+def persona_score(text: str, persona: str) -> float:
+    """The source's rubric: words of the persona / words, in [0, 1]; 0 for no words."""
+    words = [word.strip(".,;:!?'\"()[]-").lower() for word in text.split()]
+    words = [word for word in words if word]
+    known = set(PERSONAS[persona][1])
+    return sum(word in known for word in words) / len(words) if words else 0.0
+
+
+def log_probabilities(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]):
+    """Nats of each answer after its prompt, float64 (n,), read ROWS at a time."""
+    heads = [np.asarray(tokenizer.encode(p), np.int32) for p in prompts]
+    tails = [np.asarray(tokenizer.encode(a), np.int32) for a in answers]
+    whole = [np.concatenate(pair) for pair in zip(heads, tails, strict=True)]
+    whole += whole[:1] * (-len(whole) % ROWS)
+    rows = filled(tokenizer, whole, extra=1)
+    scored = np.zeros((len(rows), rows.shape[1] - 1), bool)
+    for mask, tail in zip(scored, tails, strict=False):
+        mask[len(mask) - len(tail) :] = True
+    found = []
+    for start in range(0, len(rows), ROWS):
+        group = slice(start, start + ROWS)
+        _, losses = token_losses(model, model.initial_state(ROWS), rows[group])
+        found.append(-(np.asarray(losses, np.float64) * scored[group]).sum(1))
+    return np.concatenate(found)[: len(prompts)]
+
+
+def filled(tokenizer, texts: Sequence[np.ndarray], extra: int = 0) -> np.ndarray:
+    """Texts of tokens side by side, int32 (n, blocks x BLOCK + extra).
+
+    Filled up on the left with line breaks (or token 0).
+    """
+    longest = max(map(len, texts)) - extra
+    width = longest + -longest % BLOCK + extra
+    fill = np.asarray(tokenizer.encode("\n"), np.int32)
+    rows = np.full((len(texts), width), fill[0] if len(fill) else 0, np.int32)
+    for row, text in zip(rows, texts, strict=True):
+        row[width - len(text) :] = text
+    return rows
+
+
+def persona_lock(model, tokenizer) -> dict[str, float]:
+    """How much a description favours the persona's own words over those of the others, in nats.
+
+    For each: mean over its words of log P(word | description) - log P(word | neutral), minus the
+    same over the others' words. 0 for a model that does not listen.
+    """
+    texts = {name: description for name, (description, _) in PERSONAS.items()}
+    words = [(name, word) for name, (_, words) in PERSONAS.items() for word in words]
+    pairs = list(itertools.product([*texts.values(), NEUTRAL], [word for _, word in words]))
+    prompts, answers = [text + ASK for text, _ in pairs], [word for _, word in pairs]
+    table = log_probabilities(model, tokenizer, prompts, answers).reshape(len(texts) + 1, -1)
+    shift = table[:-1] - table[-1:]
+    own = np.array([[name == other for other, _ in words] for name in texts])
+    return {
+        name: float(row[mine].mean() - row[~mine].mean())
+        for name, row, mine in zip(texts, shift, own, strict=True)
+    }
+
+
+def choices(model, tokenizer, items: Sequence[tuple[str, str, str]]) -> float:
+    """Share of the items whose right answer is likelier than the wrong one; chance is 1/2."""
+    prompts = [text for text, _, _ in items for _ in range(2)]
+    answers = [answer for _, right, wrong in items for answer in (right, wrong)]
+    right, wrong = log_probabilities(model, tokenizer, prompts, answers).reshape(-1, 2).T
+    return float((right > wrong).mean())
+
+
+def anchor_items(tokenizer, noise, tokens: int = 500, seed: int = 0) -> list:
+    """A name, so many tokens of noise, and the name asked for: each name against its successor."""
+    text = excerpts(noise, len(ANCHORS), tokens, np.random.default_rng(seed))
+    following = [*ANCHORS[1:], ANCHORS[0]]
+    return [
+        (f"{ANCHOR}{name}. {tokenizer.decode(row)}\n{ANCHOR}", name, other)
+        for name, other, row in zip(ANCHORS, following, text, strict=True)
+    ]
+
+
+def written(model, tokenizer, prompts: Sequence[str], tokens: int, seed: int = 0) -> list[str]:
+    """What the model writes after each prompt at temperature 0.8, ROWS prompts at most."""
+    texts = [np.asarray(tokenizer.encode(p), np.int32) for p in prompts]
+    rows = filled(tokenizer, texts + texts[:1] * (ROWS - len(texts)))
+    state, logits = read(model, model.initial_state(ROWS), rows)
+    own = np.full((ROWS, tokens), -1)
+    said = continued(model, state, logits, own, temperature=0.8, seed=seed)
+    return [tokenizer.decode(row) for row in said[: len(texts)]]
+
+
+def identity_suite(model, tokenizer, noise, *, tokens: int = 200, seed: int = 0) -> dict:
+    """All of 2.24 on a model of text.
+
+    Args:
+        noise: tokens to fill the long anchor's gap with.
+        tokens: written for the rubric after each persona's description, ten times each.
+    """
+    times = ROWS // len(PERSONAS)
+    prompts = [text + ASK for text, _ in PERSONAS.values() for _ in range(times)]
+    texts = written(model, tokenizer, prompts, tokens, seed)
+    scores = {}
+    for index, persona in enumerate(PERSONAS):
+        own = texts[index * times : (index + 1) * times]
+        scores[persona] = {
+            name: float(np.mean([persona_score(text, name) for text in own])) for name in PERSONAS
+        }
+    return {
+        "rubric": scores,
+        "persona_lock": persona_lock(model, tokenizer),
+        "object_tracking": choices(model, tokenizer, TRACKING),
+        "counterfact": choices(model, tokenizer, COUNTERFACT),
+        "long_anchor": choices(model, tokenizer, anchor_items(tokenizer, noise)),
+        "items": {"object_tracking": len(TRACKING), "counterfact": len(COUNTERFACT)}
+        | {"long_anchor": len(ANCHORS)},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Collapse:
+    """Signs of mode collapse (2.27).
+
+    Attributes:
+        embedding_norm: Frobenius norm of the embedding's table; the source flags more than 50. It
+            grows with the table: `embedding_rms`, the root mean square entry, does not.
+        embedding_rms: see there.
+        top_probability: mean probability of the likeliest token; flagged above 0.95.
+        confidence_ratio: top probability over entropy, both meaned (2.24).
+        distinct_words: different words / words of a sample; flagged below 0.3. (The source counts
+            tokens, which for characters is low in any text.)
+        flags: which were raised.
+    """
+
+    embedding_norm: float
+    embedding_rms: float
+    top_probability: float
+    confidence_ratio: float
+    distinct_words: float
+    flags: tuple[str, ...]
+
+
+def mode_collapse(table, probabilities, text: str) -> Collapse:
+    """table (vocab, width); probabilities (..., vocab) over some text; text: a sample."""
+    table, p = np.asarray(table, np.float64), np.asarray(probabilities, np.float64)
+    norm, top = float(np.linalg.norm(table)), float(p.max(-1).mean())
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    entropy = float(-(p * logs).sum(-1).mean())
+    words = text.split()
+    distinct = len(set(words)) / len(words) if words else 0.0
+    found: Mapping[str, bool] = {
+        "embedding norm": norm > 50.0,
+        "one token dominates": top > 0.95,
+        "repetition": distinct < 0.3,
+    }
+    return Collapse(
+        embedding_norm=norm,
+        embedding_rms=float(np.sqrt((table * table).mean())),
+        top_probability=top,
+        confidence_ratio=top / max(entropy, 1e-9),
+        distinct_words=distinct,
+        flags=tuple(name for name, raised in found.items() if raised),
+    )
