@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxmodels.data.answer_tokenizers import AnswerCharTokenizer, HybridTokenizer
 from jaxmodels.data.characters import CharTokenizer
 from jaxmodels.errors import UserError
 
@@ -191,12 +192,19 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             return WordTokenizer(tuple(fields["words"]))
         if kind == "char":
             return CharTokenizer(fields["characters"])
+        if kind == "answer_char":
+            return AnswerCharTokenizer(fields["charset"])
+        if kind == "hybrid":
+            return HybridTokenizer(tuple(fields["words"]), fields["charset"])
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"
         ) from error
-    raise UserError(f"unknown tokenizer kind {kind!r}: expected 'byte', 'char' or 'word'")
+    raise UserError(
+        f"unknown tokenizer kind {kind!r}: expected 'byte', 'char', 'word', "
+        "'answer_char' or 'hybrid'"
+    )
 
 
 def _text(text: str | bytes) -> str:
