@@ -163,13 +163,13 @@ class Mamba2Cell(Cell):
         """
         z, xbc, delta = self._project(xs)
         arguments = (state, z, xbc, delta)
-        on_cpu = functools.partial(self._chunks, reset, write)
+        on_cpu = functools.partial(self._chunks, reset, write=write)
         if max(self.config.groups, self.config.norm_groups) > 1 or write is not None:
             return on_cpu(*arguments)
         elsewhere = functools.partial(self._one_loop, reset)
         return jax.lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
 
-    def _chunks(self, reset, write, state, z, xbc, delta):
+    def _chunks(self, reset, state, z, xbc, delta, write=None):
         def mix(state, xbc, delta, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
             conv, xbc = short_conv(state.conv, xbc, taps, bias, reset)
