@@ -21,6 +21,10 @@ def make(shake=True, **changes):
     return shaken(cell, 0) if shake else cell
 
 
+call = quick_jit(lambda cell, *arguments: cell(*arguments))
+outputs = quick_jit(lambda cell, *arguments: cell.outputs(*arguments))
+
+
 def rms_norm(x, scale):
     x = np.asarray(x, np.float64)
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * np.asarray(scale)
@@ -30,12 +34,12 @@ def test_sum_is_six_parts_rwkv_and_four_parts_mamba():
     """G-04: 0.6 R + 0.4 M, of the paths' normalised outputs."""
     cell = make()
     state = cell.initial_state(BATCH)
-    _, outs = cell.outputs(state, XS)
-    _, ys = cell(state, XS)
+    _, outs = outputs(cell, state, XS)
+    _, ys = call(cell, state, XS)
     r = rms_norm(outs["rwkv"], cell.rwkv.norm.scale[...])
     m = rms_norm(outs["mamba"], cell.mamba.norm.scale[...])
     np.testing.assert_allclose(ys, 0.6 * r + 0.4 * m, atol=1e-5)
-    _, alone = cell.rwkv.cell(state.rwkv, jnp.asarray(XS))
+    _, alone = call(cell.rwkv.cell, state.rwkv, XS)
     np.testing.assert_allclose(outs["rwkv"], alone, atol=1e-6)
 
 
@@ -45,8 +49,8 @@ def test_a_learned_share_starts_there_and_has_the_gradient_of_the_blend():
     state = cell.initial_state(BATCH)
     assert float(cell.share()) != 0.6  # shaken
     assert float(make(shake=False, learn_alpha=True).share()) == np.float32(0.6)
-    _, outs = cell.outputs(state, XS)
-    grad = jax.grad(lambda cell: cell(state, XS)[1].sum())(cell)
+    _, outs = outputs(cell, state, XS)
+    grad = quick_jit(jax.grad(lambda cell: cell(state, XS)[1].sum()))(cell)
     r = rms_norm(outs["rwkv"], cell.rwkv.norm.scale[...])
     m = rms_norm(outs["mamba"], cell.mamba.norm.scale[...])
     np.testing.assert_allclose(grad.alpha[...], (r - m).sum(), rtol=1e-4)
@@ -95,7 +99,7 @@ def test_state_dim_is_the_mamba_states_size():
 def test_paths_of_their_own_width():
     """G-07."""
     cell = make(rwkv_width=16, mamba_width=8, state_groups=1)
-    state, ys = cell(cell.initial_state(BATCH), XS)
+    state, ys = call(cell, cell.initial_state(BATCH), XS)
     assert state.rwkv.wkv.shape == (BATCH, 2, 8, 8) and state.mamba.ssm.shape[-1] == 16
     assert ys.shape == XS.shape
 
@@ -113,7 +117,7 @@ def test_a_shut_gate_leaves_the_states_as_they_are(rwkv, mamba):
     """G-16: nothing decays and nothing is taken in; only the last tokens are remembered."""
     cell = closed(make(write_gate=True, rwkv_version=rwkv, mamba_version=mamba))
     warm = jax.tree.map(lambda x: x + 0.5, cell.initial_state(BATCH))
-    after, _ = cell(warm, XS)
+    after, _ = call(cell, warm, XS)
     # RWKV-7 adds up products with zeros in three parts.
     np.testing.assert_allclose(after.rwkv.wkv, warm.rwkv.wkv, rtol=1e-6 if rwkv == 7 else 0.0)
     np.testing.assert_array_equal(after.mamba.ssm, warm.mamba.ssm)
@@ -127,7 +131,7 @@ def test_an_open_gate_is_no_gate():
     gated.write_bias[...] = jnp.float32(3.0)
     plain.rwkv, plain.mamba = gated.rwkv, gated.mamba
     state = plain.initial_state(BATCH)
-    np.testing.assert_allclose(gated(state, XS)[1], plain(state, XS)[1], atol=1e-6)
+    np.testing.assert_allclose(call(gated, state, XS)[1], call(plain, state, XS)[1], atol=1e-6)
 
 
 def mean_squares(state, groups):
@@ -167,7 +171,7 @@ def test_state_norm_at_boundaries():
         unit.append(np.abs(mean_squares(state, 1)[0][:, 0] - 1.0) < 2e-2)
     assert np.flatnonzero(np.array(unit)[:, 0]).tolist() == [3, 7]
     assert np.flatnonzero(np.array(unit)[:, 1]).tolist() == [5]
-    after, _ = cell(fresh, XS[:, :8], reset[:, :8])
+    after, _ = call(cell, fresh, XS[:, :8], reset[:, :8])
     for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
