@@ -297,10 +297,17 @@ class Placement:
         """One leaf of the global form as a NumPy array, in every process."""
         if not (x.is_fully_addressable or x.is_fully_replicated):
             return multihost_utils.process_allgather(x, tiled=True)
-        # An array keeps the host copy that was made of it for as long as it lives. This one does
-        # not live long: a host that reads leaf after leaf never holds them all.
-        here = [shard.data for shard in x.addressable_shards]
-        return jax.device_get(jax.make_array_from_single_device_arrays(x.shape, x.sharding, here))
+        # An array keeps the host copy that was made of it for as long as it lives. These do not
+        # live long: a host that reads leaf after leaf never holds them all.
+        whole = np.empty(x.shape, x.dtype)
+        for shard in x.addressable_shards:
+            if shard.replica_id == 0 or x.is_fully_replicated:
+                data = shard.data
+                brief = jax.make_array_from_single_device_arrays(data.shape, data.sharding, [data])
+                whole[shard.index] = jax.device_get(brief)
+            if x.is_fully_replicated:
+                break
+        return whole
 
     def to_host(self, state: TrainState) -> TrainState:
         """The global form as NumPy arrays, in every process."""
