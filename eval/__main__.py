@@ -2,10 +2,12 @@
 
     python -m eval --workdir=runs/name [--split valid test] [--data PATH ...]
                    [--checkpoint best|last|STEP] [--max-bytes N] [--whole-documents]
+                   [--max-pairs N] [--max-steps N]
 
-Writes `eval.json` into the run's folder, refreshes `report.html`, and prints a table: bits per byte
-and perplexity, every loss and accuracy of the model, and the byte-Markov baselines on the same
-text.
+Of a run on text it writes `eval.json` into the run's folder, refreshes `report.html`, and prints a
+table: bits per byte and perplexity, every loss and accuracy of the model, and the byte-Markov
+baselines on the same text. Of a run that answers questions it writes `answers.json`: exact matches
+on seen and unseen questions, BLEU, chrF, ROUGE-L or right cells, thinking steps, speed.
 """
 
 import argparse
@@ -24,16 +26,23 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m eval", description="Measure a trained run.")
-    parser.add_argument("--workdir", required=True, help="folder of a run, e.g. runs/prernk")
-    parser.add_argument("--split", nargs="+", choices=SPLITS, default=list(SPLITS))
-    parser.add_argument("--data", nargs="+", help="other text files, folders or globs")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
-    parser.add_argument("--batch-size", type=int, default=32, help="rows read side by side")
-    parser.add_argument("--max-bytes", type=int, help="at most about this much of each split")
-    parser.add_argument("--whole-documents", action="store_true", help="cut no document (slower)")
+    add = parser.add_argument
+    add("--workdir", required=True, help="folder of a run, e.g. runs/prernk")
+    add("--split", nargs="+", choices=SPLITS, default=list(SPLITS))
+    add("--data", nargs="+", help="other text files, folders or globs")
+    add("--checkpoint", default="best", help="best, last, or a step")
+    add("--batch-size", type=int, default=32, help="rows read side by side")
+    add("--max-bytes", type=int, help="at most about this much of each split")
+    add("--whole-documents", action="store_true", help="cut no document (slower)")
+    add("--max-pairs", type=int, default=1000, help="questions of each split at most; 0 = all")
+    add("--max-steps", type=int, help="rounds of thinking; by default as trained")
     flags = parser.parse_args(arguments)
+    command = shlex.join(["python", "-m", "eval", *arguments])
     try:
-        result = run_evaluation(flags, command=shlex.join(["python", "-m", "eval", *arguments]))
+        if answers_questions(flags.workdir):
+            show_answers(*run_answers(flags, command))
+            return 0
+        result = run_evaluation(flags, command=command)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -104,14 +113,71 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     return result
 
 
-def _progress(split: str):
+def answers_questions(workdir: str) -> bool:
+    """Whether a run is about questions and answers."""
+    from eval.log import read_log
+    from train.config import PAIR_FORMATS
+
+    return read_log(workdir).config.get("data", {}).get("format") in PAIR_FORMATS
+
+
+def run_answers(flags: argparse.Namespace, command: str) -> tuple[dict, list[str]]:
+    """-> (what `answers.json` holds, paths of what was written)."""
+    from eval.answers.measure import measure, write
+
+    if flags.data or flags.max_bytes or flags.whole_documents:
+        raise UserError("--data, --max-bytes and --whole-documents are for runs on text")
+    if flags.max_pairs < 0:
+        raise UserError(f"--max-pairs={flags.max_pairs}: give 1 or more, or 0 for all")
+    result = measure(
+        flags.workdir,
+        checkpoint=flags.checkpoint,
+        most=flags.max_pairs or None,
+        batch_size=flags.batch_size,
+        max_steps=flags.max_steps,
+        command=command,
+        progress=lambda split: _progress(split, "questions"),
+    )
+    return result, write(flags.workdir, result)
+
+
+def show_answers(result: dict, written: list[str]) -> None:
+    """The result as a table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.answers.page import NAMES, lead, shown
+
+    splits = result["splits"]
+    title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for split in splits:
+        table.add_column(split, justify="right")
+    for name, label in NAMES.items():
+        if name in splits["unseen"]:
+            table.add_row(label, *(shown(name, splits[split][name]) for split in splits))
+    console = Console()
+    console.print(table)
+    console.print(lead(result))
+    speed = result["speed"]
+    console.print(
+        f"one question {speed['latency_ms']:.1f} ms, {speed['questions_per_second']:,.0f} "
+        f"questions a second ({speed['batch_size']} at a time); {result['seconds']:.1f} s on "
+        f"{result['device']}; wrote {', '.join(written)}",
+        style="dim",
+        soft_wrap=True,
+    )
+
+
+def _progress(split: str, unit: str = "tokens"):
     """A counter on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         return None
 
     def show(done: int, total: int) -> None:
         end = "\n" if done == total else ""
-        print(f"\r{split}: {done:,} of {total:,} tokens", end=end, file=sys.stderr, flush=True)
+        print(f"\r{split}: {done:,} of {total:,} {unit}", end=end, file=sys.stderr, flush=True)
 
     return show
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eval import figures, inside, page
+from eval.answers import page as answers_page
 from eval.inside import Seen
 from eval.log import Log, device_description, json_object, read_log, versions
 from jaxmodels.errors import UserError
+from train.config import PAIR_FORMATS
 
 
 def write_report(workdir: str | Path, *, analyse: bool = True) -> Path:
@@ -33,6 +35,11 @@ def write_report(workdir: str | Path, *, analyse: bool = True) -> Path:
     """
     workdir = Path(workdir)
     log = read_log(workdir)
+    if log.config.get("data", {}).get("format") in PAIR_FORMATS:
+        result = json_object(workdir / "answers.json") or None
+        path = workdir / "report.html"
+        path.write_text(answers_page.compose(log, result), encoding="utf-8")
+        return path
     evaluation = json_object(workdir / "eval.json")
     seen = Seen(baselines=evaluation.get("baselines", {}))
     if analyse:

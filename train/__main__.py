@@ -17,7 +17,7 @@ from jaxmodels.data import tokenizer_from_json
 from jaxmodels.errors import UserError
 from train.agree import together
 from train.checkpoint import load_model
-from train.config import apply_overrides, load_config, read_config, validate_config
+from train.config import apply_overrides, load_config, read_config, reads_pairs, validate_config
 from train.loop import RunResult, run
 from train.memory import keep_freed_memory
 
@@ -160,6 +160,9 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
         return
     if args.quiet:
         return
+    if reads_pairs(config):
+        _answered(args, config, result)
+        return
     report = ""
     # Of several processes the others are gone by now, and reading a checkpoint waits for all.
     if jax.process_count() == 1:
@@ -182,6 +185,28 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
         print(f"  {resume} --config.steps={further}")
     print(f'  python -m eval.sample --workdir={workdir} --prompt "The people of"')
     print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/texts")
+
+
+def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
+    """Some questions of the validation split with the model's answers, and what to do next."""
+    from eval.answers.asking import HRLMInference
+    from eval.report import write_report
+    from train.pairs import pairs_of
+
+    workdir = shlex.quote(str(args.workdir))
+    shown = pairs_of(config).valid[:3]
+    answers: list[str] = []
+    if jax.process_count() == 1:
+        model = HRLMInference(args.workdir, checkpoint="last", batch_size=len(shown))
+        answers = model.predict_all([pair.question for pair in shown])
+        write_report(args.workdir)
+    for pair, answer in zip(shown, answers, strict=False):
+        print(f"\n  {pair.question}\n  -> {answer}\n  expected: {pair.answer}")
+    print(f"\n{result.status} after {result.step} steps; next:")
+    print(f"  python -m eval --workdir={workdir}")
+    print(f"  python -m eval.predict --workdir={workdir} --input {shlex.quote(shown[0].question)}")
+    if result.status == "finished":
+        print(f"  python -m train --workdir={workdir} --resume --config.steps={2 * config.steps}")
 
 
 def _sample(workdir: Path, step: int) -> None:

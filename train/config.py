@@ -24,11 +24,14 @@ from train.config_file import get_config_of
 from train.control import Settings
 from train.curriculum import lengths_of
 
-OPTIMIZERS = ("adamw", "lion", "muon")
+OPTIMIZERS = ("adamw", "adam_atan2", "lion", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 DTYPES = ("float32", "bfloat16")
 PARALLEL = ("pmap", "shard_map")
-TOKENIZERS = ("byte", "char", "word")
+PAIR_FORMATS = ("pairs", "task", "puzzle")  # of questions with answers, see train/pairs.py
+TEXT_TOKENIZERS = ("byte", "char", "word")
+PAIR_TOKENIZERS = ("answer_char", "seed_char", "tab_char", "hybrid", "bpe", "grid")
+TOKENIZERS = TEXT_TOKENIZERS + PAIR_TOKENIZERS
 MODES = ("tracks", "windows", "packed")
 LABELS = ("none", "relations")
 # Groups whose fields are the user's own; those who read them check them.
@@ -74,6 +77,8 @@ def default_config() -> ConfigDict:
                 "clip_norm": 1.0,  # 0 = off
                 "accumulate": 1,
                 "ema_decay": 0.0,  # 0 = off
+                "sign_rate": 1e-2,  # peak for what learns by signs, the vectors of puzzles
+                "sign_decay": 0.1,  # of those
                 "groups": {},  # this and the next two: see train/groups.py
                 "group_clip": {},
                 "freeze": {},
@@ -96,6 +101,11 @@ def default_config() -> ConfigDict:
                 "label_slots": 16,
                 "label_roles": 4,
                 "label_classes": 256,
+                "tasks": (),  # of format "task", and of "puzzle": names, see train/pairs.py
+                "examples": 2000,  # of each task or puzzle, over all splits
+                "question_prefix": "",  # in front of each question of format "pairs"
+                "skip_long": False,  # leave out pairs that do not fit in seq_len
+                "augment": False,  # change each puzzle anew, every time it comes
                 "eval_tokens": 65536,  # of the validation split, at each evaluation; 0 = all
                 "prefetch": 2,
             },
@@ -297,7 +307,7 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
     for name in ("b1", "b2", "ema_decay"):
         if not 0 <= optimizer[name] < 1:
             raise UserError(f"config.optimizer.{name}: must lie in [0, 1), got {optimizer[name]}")
-    for name in ("weight_decay", "clip_norm", "eps", "warmup_steps"):
+    for name in ("weight_decay", "clip_norm", "eps", "warmup_steps", "sign_rate", "sign_decay"):
         if not optimizer[name] >= 0:
             raise UserError(f"config.optimizer.{name}: must not be negative, got {optimizer[name]}")
     for name in ("final_fraction", "decay_fraction"):
@@ -326,6 +336,11 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
             f"devices x accumulate {optimizer.accumulate}; make it a multiple of "
             f"{device_count * optimizer.accumulate}"
         )
+
+
+def reads_pairs(config: ConfigDict) -> bool:
+    """Whether an experiment is about questions with answers."""
+    return config.data.format in PAIR_FORMATS
 
 
 def _one_of(name: str, value: str, valid: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from jaxmodels.data import (
     Document,
     Mixture,
     eval_stream,
+    label_classes,
     load_corpus,
     make_stream,
     mixture_stream,
@@ -25,8 +26,10 @@ from jaxmodels.data import (
     take,
 )
 from jaxmodels.errors import UserError
+from train.config import reads_pairs
 from train.curriculum import lengths_of
 from train.model import resolve_vocab
+from train.pairs import PairData, open_pairs
 
 if TYPE_CHECKING:
     from jaxmodels.data.labels import RelationLabeller
@@ -51,6 +54,10 @@ class Data:
     valid_bytes: int
     bytes_per_token: float
     fingerprint: str
+
+    def classes(self) -> dict[str, int]:
+        """What `label_classes` says of all documents."""
+        return label_classes(self.corpus.train + self.corpus.valid + self.corpus.test)
 
     def steps_per_epoch(self, config: ConfigDict) -> float:
         """Steps in which as many tokens are read as the training split has."""
@@ -158,7 +165,12 @@ def labeller_of(config: ConfigDict) -> RelationLabeller | None:
     return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
 
 
-def open_data(config: ConfigDict) -> Data:
+def open_data(config: ConfigDict) -> Data | PairData:
+    """What an experiment reads, text or pairs."""
+    return open_pairs(config) if reads_pairs(config) else open_text(config)
+
+
+def open_text(config: ConfigDict) -> Data:
     """Read the corpus and make the streams; resolves `model_config.vocab_size` in place.
 
     Raises:

@@ -18,7 +18,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from jaxmodels.data import label_classes
 from jaxmodels.errors import UserError
 from train.agree import together
 from train.checkpoint import Checkpoints, restore, saved_steps
@@ -88,9 +87,8 @@ def run(
         placement = build_train_step(config, devices)
         template = placement.template()
         if hasattr(template.model, "check_data"):
-            texts = data.corpus.train + data.corpus.valid + data.corpus.test
             for seq_len in {config.seq_len, *(length.seq_len for length in lengths_of(config))}:
-                template.model.check_data(config.data, seq_len, label_classes(texts))
+                template.model.check_data(config.data, seq_len, data.classes())
         return data, placement, template
 
     data, placement, template = together(prepare)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,7 +23,7 @@ def build_model(config: ConfigDict):
     Raises:
       UserError: unknown model, or fields that the model's own config refuses.
     """
-    fields = config.model_config.to_dict()
+    fields = model_fields(config)
     if fields.get("vocab_size", 1) == 0:
         raise UserError(
             "config.model_config.vocab_size: 0 (as the tokenizer) is not resolved yet, set it"
@@ -31,6 +32,14 @@ def build_model(config: ConfigDict):
     if create is not None:
         return create(seed=config.seed, dtype=config.dtype, **fields)
     return jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
+
+
+def model_fields(config: ConfigDict) -> dict[str, Any]:
+    """Fields for the model's own config: `model_config`, and `seq_len` where the model has one."""
+    fields = config.model_config.to_dict()
+    if ":" not in config.model and hasattr(jaxmodels.make_config(config.model), "seq_len"):
+        fields.setdefault("seq_len", config.seq_len)
+    return fields
 
 
 def resolve_vocab(config: ConfigDict, vocab_size: int) -> None:

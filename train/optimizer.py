@@ -13,9 +13,11 @@ import optax.contrib
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from train.adam_atan2 import adam_atan2
 from train.config import OPTIMIZERS, SCHEDULES
 from train.curriculum import lengths_of, scaled
 from train.groups import Labels, has_rules, with_groups
+from train.sign_sgd import sparse_sign_sgd
 
 Flat = dict[str, jax.Array]
 
@@ -86,20 +88,37 @@ def make_optimizer(config: ConfigDict, labels: Labels | None = None):
       labels: of the parameters (`groups.parameter_labels`), needed where a rule for groups is set.
     """
     o, schedule = config.optimizer, make_schedule(config)
+    signed = {name for name, label in (labels or {}).items() if label.endswith("/sign")}
     # A place for clipping even without it, so that a run may be resumed with it switched on or off.
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
     if not has_rules(config):
-        return optax.chain(clip, _main(config, schedule))
+        return optax.chain(clip, _main(config, schedule, signed))
     if labels is None:
         raise ValueError("rules for groups of parameters need their labels")
 
     def later(start: int):
-        return _main(config, lambda count: schedule(count + start))
+        return _main(config, lambda count: schedule(count + start), signed)
 
     return with_groups(config, labels, later, clip)
 
 
-def _main(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def _main(
+    config: ConfigDict, schedule: optax.Schedule, signed: set[str]
+) -> optax.GradientTransformation:
+    """The named optimiser; the parameters in `signed` learn by the sign of their gradient."""
+    main, o = _named(config, schedule), config.optimizer
+    if not signed:
+        return main
+    factor = o.sign_rate / o.learning_rate if o.learning_rate else 0.0
+    by_sign = sparse_sign_sgd(lambda count: factor * schedule(count), o.sign_decay)
+
+    def kinds(params):
+        return {name: "sign" if name in signed else "main" for name in params}
+
+    return optax.partition({"sign": by_sign, "main": main}, kinds)
+
+
+def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     o = config.optimizer
     if o.name == "adamw":
         main = optax.adamw(
@@ -111,6 +130,8 @@ def _main(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransfo
             mask=decay_mask,
             mu_dtype=jnp.float32,
         )
+    elif o.name == "adam_atan2":
+        main = adam_atan2(schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask)
     elif o.name == "lion":
         main = optax.lion(
             schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask, mu_dtype=jnp.float32

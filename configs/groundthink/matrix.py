@@ -33,7 +33,13 @@ SIZES = {
         10_000,
         (0, 1, 2),
         {"batch_size": 8, "seq_len": 256, "eval_every": 500, "checkpoint_every": 1000},
-        {"width": 256, "head_size": 32, "attn_window": 256, "norm_every": 256},
+        SOURCE,
+    ),
+    "claim": (
+        1000,
+        (0,),
+        {"batch_size": 8, "seq_len": 256, "eval_every": 100, "checkpoint_every": 100},
+        SOURCE,
     ),
 }
 

@@ -98,7 +98,7 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
             def start(run, slot):
                 return start_worker(run, cores[slot], cache)
 
-            with LiveTable(console, runs, flags.jobs) as table:
+            with LiveTable(console, runs, flags.jobs, matrix.measure) as table:
                 stop.counted = True
                 run_all(runs, flags.jobs, start, table.tick, lambda: stop.wishes)
                 stop.counted = False

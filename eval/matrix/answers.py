@@ -1,27 +1,29 @@
 """What the differences between entries answer, and when they answer nothing.
 
-The rule: the means over seeds of the two entries' last validation values differ
-("distinguishable") when Welch's t interval of the difference at 95 % does not contain 0. Of twenty
+The rule: two entries differ ("distinguishable") when the t interval at 95 % of the difference of
+their last validation values does not contain 0. The difference is taken seed by seed, for runs of
+one seed read the same batches in the same order, and what that alone does to the loss is larger
+than most effects; Welch's interval, which knows nothing of pairs, stands beside. Of twenty
 comparisons of equals, one is called different by chance; hence p-values adjusted for the number of
-questions (Benjamini and Hochberg's false discovery rate) beside, and a mark on what survives them.
+questions (Benjamini and Hochberg's false discovery rate), and a mark on what survives them.
 """
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import scipy
 from scipy import stats
 
-from eval.matrix.results import finals, of_entry
+from eval.matrix.results import by_seed, finals, of_entry
 
 CONFIDENCE = 0.95
 HELPS, HURTS, SAME, UNKNOWN = "helps", "hurts", "not distinguishable", "not known"
 RULE = (
-    "Distinguishable means: Welch's t interval at 95 % over the seeds of the difference of the "
-    "means does not contain 0. Where two entries do not differ, one comparison in twenty is called "
-    "so by chance; ✓ marks what survives a false discovery rate of 5 % over all questions."
+    "Distinguishable means: the t interval at 95 % of the difference, taken seed by seed (runs of "
+    "one seed read the same batches), does not contain 0. Where two entries do not differ, one "
+    "comparison in twenty is called so by chance; ✓ marks what survives a false discovery rate of "
+    "5 % over all questions. “Unpaired” is Welch's interval of the two means, for comparison."
 )
 
 
@@ -30,49 +32,54 @@ def scipy_version() -> str:
     return scipy.__version__
 
 
-def compare(with_it: Sequence[float], without: Sequence[float]) -> dict[str, Any]:
+def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[str, Any]:
     """The effect of what one entry has and the other has not; lower values are better.
 
     Args:
-      with_it: a value a seed.
-      without: likewise; the numbers of seeds may differ.
+      with_it: seed -> value.
+      without: likewise; seeds that only one of them has are left out.
 
     Returns:
-      difference: mean with minus mean without, None if there is no value of one.
+      difference: mean over the seeds of with minus without, None if they share no seed.
       low, high: its interval at 95 %, None with fewer than two seeds or no spread at all.
-      p: of Welch's test, or None.
-      pooled: standard deviation within entries, of both together, or None.
-      in_spreads: difference / pooled, or None.
+      p: of the paired t test, or None.
+      spread: standard deviation of the differences, or None.
+      in_spreads: difference / spread, or None.
+      unpaired: (low, high) of Welch's interval, or None.
       verdict: "helps", "hurts", "not distinguishable" or "not known".
     """
-    empty = dict.fromkeys(("difference", "low", "high", "p", "pooled", "in_spreads"))
-    if not with_it or not without:
+    empty = dict.fromkeys(("difference", "low", "high", "p", "spread", "in_spreads", "unpaired"))
+    seeds = sorted(with_it.keys() & without.keys())
+    if not seeds:
         return {**empty, "verdict": UNKNOWN}
-    difference = statistics.fmean(with_it) - statistics.fmean(without)
+    one, other = ([values[seed] for seed in seeds] for values in (with_it, without))
+    differences = [a - b for a, b in zip(one, other, strict=True)]
+    difference = statistics.fmean(differences)
     answer = {**empty, "difference": difference, "verdict": UNKNOWN}
-    if min(len(with_it), len(without)) < 2:
+    if len(seeds) < 2:
         return answer
-    freedom = len(with_it) + len(without) - 2
-    squares = sum((len(x) - 1) * statistics.variance(x) for x in (with_it, without))
-    pooled = math.sqrt(squares / freedom)
-    if pooled == 0:  # seeds that change nothing measure no chance
+    spread = statistics.stdev(differences)
+    if spread == 0:  # seeds that change nothing measure no chance
         return answer
-    test = stats.ttest_ind(with_it, without, equal_var=False)
+    test = stats.ttest_rel(one, other)
     interval = test.confidence_interval(CONFIDENCE)
     low, high = float(interval.low), float(interval.high)
     verdict = HELPS if high < 0 else HURTS if low > 0 else SAME
-    answer |= {"low": low, "high": high, "p": float(test.pvalue), "pooled": pooled}
-    return answer | {"in_spreads": difference / pooled, "verdict": verdict}
+    if statistics.stdev(one) or statistics.stdev(other):
+        welch = stats.ttest_ind(one, other, equal_var=False).confidence_interval(CONFIDENCE)
+        answer["unpaired"] = (float(welch.low), float(welch.high))
+    answer |= {"low": low, "high": high, "p": float(test.pvalue), "spread": spread}
+    return answer | {"in_spreads": difference / spread, "verdict": verdict}
 
 
 def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Question -> `compare` with the entries' means, halted runs and the answer in words."""
     answers = {}
     for name, (one, other, text) in result["questions"].items():
-        answer = compare(finals(result, one), finals(result, other))
+        answer = compare(by_seed(result, one), by_seed(result, other))
         answer |= {"with": one, "without": other, "text": text}
         for key, entry in (("with", one), ("without", other)):
-            values = finals(result, entry)
+            values = list(by_seed(result, entry).values())
             answer[f"{key}_mean"] = statistics.fmean(values) if values else None
             answer[f"{key}_seeds"] = len(values)
             answer[f"{key}_halted"] = _halted(result, entry)
@@ -98,7 +105,7 @@ def diagnose(result: Mapping[str, Any]) -> dict[str, str]:
     names = result["diagnosis"]
     if not names:
         return {}
-    values = {name: finals(result, name) for name in names}
+    values = {name: by_seed(result, name) for name in names}
     hybrid, *others = names
     halves = []
     for other in others:
@@ -106,7 +113,7 @@ def diagnose(result: Mapping[str, Any]) -> dict[str, str]:
         if answer["p"] is None:
             return {"verdict": UNKNOWN, "words": f"Not known: too few runs of {hybrid}, {other}."}
         halves.append(answer["high"] - answer["difference"])
-    means = {name: statistics.fmean(values[name]) for name in names}
+    means = {name: statistics.fmean(values[name].values()) for name in names}
     baselines = {name: means[name] for name in others}
     verdict, words = diagnose_hybrid(means[hybrid], baselines, max(halves))
     tail = f"differences up to {max(halves):.4f} {result['unit']} count as none"
@@ -135,7 +142,7 @@ def in_words(answer: Mapping[str, Any], unit: str) -> str:
         return f"Not known: {size}, over {seeds}, too few or without spread.{tail}"
     size += (
         f" [{answer['low']:+.4f}, {answer['high']:+.4f}], {abs(answer['in_spreads']):.1f} x the "
-        f"spread within an entry ({answer['pooled']:.4f}), {seeds}"
+        f"spread of the difference ({answer['spread']:.4f}), {seeds}"
     )
     jointly = answer["p_jointly"] is not None and answer["p_jointly"] < 1 - CONFIDENCE
     joint = " ✓" if jointly and answer["verdict"] != SAME else ""

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 
 from eval.log import Log
-from eval.matrix.results import bits
+from eval.matrix.results import measured
 from eval.matrix.runner import FAILED, FINISHED, HALTED, RUNNING, WAITING, Run
 
 PLAIN_EVERY = 60.0  # seconds between two plain lines
@@ -23,10 +23,12 @@ class LiveTable:
       console: to print on.
       runs: all of them; their states are read at each `tick`.
       jobs: processes side by side.
+      measure: of the matrix, see `measured`.
     """
 
-    def __init__(self, console: Console, runs: Sequence[Run], jobs: int):
+    def __init__(self, console: Console, runs: Sequence[Run], jobs: int, measure=None):
         self.console, self.runs, self.jobs = console, runs, jobs
+        self.measure = measure or {}
         self.told = {run.name for run in runs if run.state != WAITING}
         self.ended: list[Run] = []
         self.logs: dict[str, Log] = {}
@@ -34,6 +36,11 @@ class LiveTable:
         self.took: list[float] = []  # seconds a step of the runs that finished here
         self.last = time.monotonic()
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    @property
+    def unit(self) -> str:
+        """What a value counts, in short."""
+        return self.measure.get("unit", "bits")
 
     def __enter__(self):
         if self.live:
@@ -74,8 +81,8 @@ class LiveTable:
         seconds = time.monotonic() - (run.begun or time.monotonic())
         if run.state == FINISHED and (step := self._rate(run)):
             self.took.append(step)
-        value = bits(log)[1]
-        outcome = f"{value[-1]:.4f} bits" if run.state == FINISHED and value else run.state
+        value = measured(log, self.measure)[1]
+        outcome = f"{value[-1]:.4f} {self.unit}" if run.state == FINISHED and value else run.state
         why = f": {run.reason}" if run.reason else ""
         self.console.print(f"{run.name}: {outcome}{why} ({seconds:.0f} s)", markup=False)
 
@@ -113,12 +120,12 @@ class LiveTable:
 
     def _table(self) -> Group:
         table = Table(title=self._summary(), title_justify="left")
-        for column in ("run", "seed", "step", "valid bits", "state", "time left"):
+        for column in ("run", "seed", "step", f"valid {self.unit}", "state", "time left"):
             table.add_column(column, justify="left" if column in ("run", "state") else "right")
         shown = self.ended[-ENDED_SHOWN:] + [run for run in self.runs if run.state == RUNNING]
         for run in shown:
             log = self.logs.get(run.name, Log(run.folder))
-            value, left = bits(log)[1], self._seconds_left(run)
+            value, left = measured(log, self.measure)[1], self._seconds_left(run)
             table.add_row(
                 run.entry,
                 str(run.seed),

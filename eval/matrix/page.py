@@ -65,7 +65,7 @@ def _answers(result: Result) -> list[str]:
         figure = figures.bars(shown, xlabel=f"{result['unit']}, with minus without", origin=0.0)
         caption = "Difference and its interval at 95 %. Left of 0: yes."
         parts.append(page.picture(figures.svg(figure, "answers"), caption))
-    header = ["", "answer", "difference", "interval at 95 %", "in spreads", "seeds"]
+    header = ["", "answer", "difference", "interval at 95 %", "unpaired", "in spreads", "seeds"]
     parts.append(page.table(header, [_answer_row(answer) for answer in answers.values()]))
     parts += [page.facts({a["text"]: a["words"] for a in answers.values()})]
     return parts
@@ -74,14 +74,17 @@ def _answers(result: Result) -> list[str]:
 def _answer_row(answer: Mapping[str, Any]) -> list[str]:
     words = {HELPS: "yes", HURTS: "no, worse"}.get(answer["verdict"], answer["verdict"])
     joint = answer["p_jointly"] is not None and answer["p_jointly"] < 0.05
-    interval = "-"
+    interval = unpaired = "-"
     if answer["p"] is not None:
         interval = f"{answer['low']:+.4f} to {answer['high']:+.4f}"
+    if answer["unpaired"] is not None:
+        unpaired = "{:+.4f} to {:+.4f}".format(*answer["unpaired"])
     return [
         answer["text"],
         words + (ALSO if joint and answer["verdict"] in (HELPS, HURTS) else ""),
         number(answer["difference"], sign=True),
         interval,
+        unpaired,
         "-" if answer["in_spreads"] is None else f"{answer['in_spreads']:+.1f}",
         f"{answer['with_seeds']}, {answer['without_seeds']}",
     ]
@@ -238,7 +241,7 @@ def markdown(result: Result) -> str:
     made = made_of(result)
     lines = [lead(result), "", RULE, ""]
     lines += _markdown_table(
-        ["question", "answer", "difference", "interval at 95 %", "in spreads", "seeds"],
+        ["question", "answer", "difference", "interval at 95 %", "unpaired", "in spreads", "seeds"],
         [_answer_row(answer) for answer in result["answers"].values()],
     )
     if result["diagnosed"]:

@@ -8,6 +8,8 @@ A matrix file defines `get_matrix(preset)`, which returns a mapping:
     entries    name -> {"group": G, "says": one line, "changes": {field: value}, "match": field}
     questions  name -> (entry with, entry without, the question as text)
     diagnosis  (hybrid, first baseline, second baseline), optional
+    measure    {"name", "unit", "best", "scale"}, optional: what is compared, scale * (best - the
+               validation metric of that name); bits per character or byte if it is left out
 
 The first entry is the baseline. A field is one of the config ("optimizer.learning_rate") or of the
 model ("num_layers" for "model_config.num_layers"). An entry that changes `model` starts from that
@@ -68,12 +70,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """A planned matrix; `questions` and `diagnosis` as in the file."""
+    """A planned matrix; `questions`, `diagnosis` and `measure` as in the file."""
 
     entries: dict[str, Entry]
     seeds: tuple[int, ...]
     questions: dict[str, tuple[str, str, str]]
     diagnosis: tuple[str, ...]
+    measure: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def baseline(self) -> Entry:
@@ -115,6 +118,9 @@ def read_matrix(path: str | Path, preset: str) -> dict[str, Any]:
             raise UserError(f"{path}: entry {name!r} has {unknown[0]!r}; known: {', '.join(KEYS)}")
         if entry.get("group") not in GROUPS:
             raise UserError(f"{path}: entry {name!r} needs a group of {', '.join(GROUPS)}")
+    measure = given.get("measure")
+    if measure is not None and set(measure) != {"name", "unit", "best", "scale"}:
+        raise UserError(f"{path}: 'measure' needs name, unit, best and scale")
     asked = [(question, entry) for question, (*pair, _) in questions.items() for entry in pair]
     asked += [("diagnosis", entry) for entry in given.get("diagnosis", ())]
     for question, entry in asked:
@@ -166,7 +172,13 @@ def make_plan(
         entries[name] = Entry(name, listed["group"], says, changes, config, match, parameters)
         say(f"{name}: {parameters:,} parameters")
     seeds = tuple(dict.fromkeys(seeds or given["seeds"]))
-    matrix = Matrix(entries, seeds, dict(given["questions"]), tuple(given.get("diagnosis", ())))
+    matrix = Matrix(
+        entries,
+        seeds,
+        dict(given["questions"]),
+        tuple(given.get("diagnosis", ())),
+        dict(given.get("measure", {})),
+    )
     _refuse_unequal(matrix)
     return matrix
 
@@ -215,7 +227,7 @@ def fill_model_fields(config: ConfigDict) -> None:
     config_class, _, presets = jaxmodels.MODELS[system]
     named = presets[preset] if preset else {}
     for field in dataclasses.fields(config_class):
-        if field.name == "dtype" or field.name in config.model_config:
+        if field.name in ("dtype", "seq_len") or field.name in config.model_config:
             continue
         value = 0 if field.name == "vocab_size" else named.get(field.name, field.default)
         if value is dataclasses.MISSING:
@@ -225,12 +237,15 @@ def fill_model_fields(config: ConfigDict) -> None:
 
 def _resolve(config: ConfigDict, vocabularies: dict[str, int]) -> None:
     """Sets the vocabulary as the tokenizer has it; each corpus is read once."""
+    from train.config import reads_pairs
     from train.data import corpus_of
     from train.model import resolve_vocab
+    from train.pairs import pairs_of
 
     key = json.dumps(config.data.to_dict(), sort_keys=True)
     if key not in vocabularies:
-        vocabularies[key] = corpus_of(config).tokenizer.vocab_size
+        corpus = (pairs_of if reads_pairs(config) else corpus_of)(config)
+        vocabularies[key] = corpus.tokenizer.vocab_size
     resolve_vocab(config, vocabularies[key])
 
 

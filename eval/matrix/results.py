@@ -11,11 +11,17 @@ from eval.matrix.diagnose import DIAGNOSTICS, SAMPLE
 from eval.matrix.plan import Matrix
 
 UNITS = {"char": "bits per character", "byte": "bits per byte"}
-CURVES = ("next_token", "bits_per_byte", "grad_norm")
+CURVES = ("next_token", "bits_per_byte", "grad_norm", "answer", "exact")
 
 
-def bits(log: Log) -> tuple[list[int], list[float]]:
-    """Steps and validation bits per character (per byte unless a token is a character)."""
+def measured(log: Log, measure: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    """Steps and validation values, lower being better: `measure` of the matrix, or bits.
+
+    Bits are per character where a token is one, else per byte.
+    """
+    if measure:
+        steps, values = log.series("valid", measure["name"])
+        return steps, [measure["scale"] * (measure["best"] - value) for value in values]
     if log.config.get("data", {}).get("tokenizer") == "char":
         steps, nats = log.series("valid", "next_token")
         return steps, [value / math.log(2) for value in nats]
@@ -23,7 +29,9 @@ def bits(log: Log) -> tuple[list[int], list[float]]:
 
 
 def unit_of(matrix: Matrix) -> str:
-    """What `bits` counts."""
+    """What `measured` counts."""
+    if matrix.measure:
+        return matrix.measure["unit"]
     return UNITS.get(matrix.baseline.config.data.tokenizer, "bits per byte")
 
 
@@ -54,13 +62,13 @@ def collect(matrix: Matrix, runs: Sequence, made: Mapping[str, Any]) -> dict[str
         "questions": {name: list(question) for name, question in matrix.questions.items()},
         "diagnosis": list(matrix.diagnosis),
         "entries": entries,
-        "runs": [_one(run) for run in runs],
+        "runs": [_one(run, matrix.measure) for run in runs],
     }
 
 
-def _one(run) -> dict[str, Any]:
+def _one(run, measure: Mapping[str, Any]) -> dict[str, Any]:
     log = run.log()
-    steps, values = bits(log)
+    steps, values = measured(log, measure)
     sessions = json_lines(run.folder / "sessions.jsonl")
     last = sessions[-1] if sessions else {}
     curves = {}
@@ -95,6 +103,12 @@ def of_entry(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """The runs of an entry, by seed."""
     runs = [run for run in result["runs"] if run["entry"] == name]
     return sorted(runs, key=lambda run: run["seed"])
+
+
+def by_seed(result: Mapping[str, Any], name: str) -> dict[int, float]:
+    """Seed -> the last validation value of an entry's finished run."""
+    runs = of_entry(result, name)
+    return {run["seed"]: run["final"] for run in runs if run["final"] is not None}
 
 
 def finals(result: Mapping[str, Any], name: str) -> list[float]:

@@ -16,7 +16,8 @@ from jaxmodels.errors import UserError
 # name: what it is, for --help and messages
 FORMATS = {
     "jaxmodels": "a folder with config.json and weights.safetensors",
-    "huggingface": "a folder with config.json and model.safetensors: rwkv (4), mamba, mamba2",
+    "huggingface": "a folder with config.json and model.safetensors: rwkv (4), mamba, mamba2, "
+    "hrm_text",
     "blinkdl": "RWKV-4, -6, -7 under BlinkDL's names: .pth (read only) or .safetensors",
     "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
 }

@@ -1,7 +1,8 @@
-"""Hugging Face folders of `rwkv` (RWKV-4), `mamba` and `mamba2`, both directions.
+"""Hugging Face folders of `rwkv` (RWKV-4), `mamba`, `mamba2` and `hrm_text`, both directions.
 
 A folder holds config.json and model.safetensors, or model.safetensors.index.json and the files it
-names. Source of the names and fields: PyPI transformers 5.24 (models/rwkv, mamba, mamba2).
+names. Source of the names and fields: PyPI transformers 5.24 (models/rwkv, mamba, mamba2);
+`hrm_text.py` has those of hrm_text.
 """
 
 import dataclasses
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.convert import blinkdl
+from jaxmodels.convert import blinkdl, hrm_text
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
 from jaxmodels.data.files import json_document
 from jaxmodels.errors import UserError
+from jaxmodels.models.hrlm import HRLM
 from jaxmodels.models.mamba import Mamba, MambaConfig
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
 
@@ -52,12 +54,14 @@ FIELDS = {
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": False,
     },
+    "hrm_text": hrm_text.FIELDS,
 }
 # Fields that must have this value, if they are there.
 FIXED = {
     "rwkv": {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": False},
     "mamba": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
     "mamba2": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
+    "hrm_text": hrm_text.FIXED,
 }
 RWKV_NAMES = {  # BlinkDL's parts of names: theirs
     "emb": "embeddings",
@@ -70,7 +74,7 @@ RWKV_NAMES = {  # BlinkDL's parts of names: theirs
 }
 
 
-def read(folder: Path) -> RWKV | Mamba:
+def read(folder: Path) -> RWKV | Mamba | HRLM:
     """The model of a folder.
 
     Raises:
@@ -84,6 +88,8 @@ def read(folder: Path) -> RWKV | Mamba:
         raise UserError(f"{path}: model_type {kind!r} is not read; {', '.join(FIELDS)} are")
     fields = _fields(path, kind, given)
     tensors = _weights(folder)
+    if kind == "hrm_text":
+        return hrm_text.read(path, given, fields, tensors)
     prefix = "rwkv.blocks." if kind == "rwkv" else "backbone.layers."
     if tensors.count_layers(prefix) != fields["num_hidden_layers"]:
         raise UserError(
@@ -99,22 +105,27 @@ def read(folder: Path) -> RWKV | Mamba:
     return read_rows(config, _rows_of(config), tensors)
 
 
-def write(model: RWKV | Mamba, destination: Path) -> None:
+def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
     """A new folder, float32; raises UserError if it exists or the library has no such model."""
     c = model.config
     if isinstance(model, RWKV) and c.version == 4:
         kind, config = "rwkv", _rwkv_fields(c)
     elif isinstance(model, Mamba):
         kind, config = ("mamba", "mamba2")[c.version - 1], _mamba_fields(c)
+    elif isinstance(model, HRLM):
+        kind, config = "hrm_text", hrm_text.fields_of(c)
     else:
         version = getattr(c, "version", "")
         name = f"{type(model).__name__}{f'-{version}' if version else ''}"
-        raise UserError(f"{name} is not in transformers; RWKV-4, Mamba-1 and Mamba-2 are")
-    architecture = {"rwkv": "Rwkv", "mamba": "Mamba", "mamba2": "Mamba2"}[kind] + "ForCausalLM"
+        raise UserError(f"{name} is not in transformers; RWKV-4, Mamba-1, -2 and HRM-Text are")
+    architecture = kind.title().replace("_", "") + "ForCausalLM"
     config |= {"architectures": [architecture], "model_type": kind, "torch_dtype": "float32"}
     with written_whole(destination) as temporary:
         temporary.mkdir()
-        tensors = write_rows(model, _rows_of(c))
+        if kind == "hrm_text":
+            tensors = hrm_text.tensors_of(model)
+        else:
+            tensors = write_rows(model, _rows_of(c))
         write_safetensors(temporary / WEIGHTS, tensors, {"format": "pt"})
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

@@ -94,7 +94,7 @@ def read_rows(config, rows: list[Row], tensors: Tensors):
     shapes = {name: x.shape for name, x in leaves_of(abstract).items()}
     found = []
     for row in rows:
-        for name, index in _places(row, config.num_layers):
+        for name, index in _places(row, config):
             shape = shapes[row.ours][len(index) :]
             if row.first or name in tensors or index[0] > 0:
                 tensors.expect(name, row.their_shape(shape), loose=row.loose)
@@ -113,17 +113,17 @@ def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
     leaves = {name: np.asarray(leaf, np.float32) for name, leaf in leaves_of(model).items()}
     tensors = {}
     for row in rows:
-        for name, index in _places(row, model.config.num_layers):
+        for name, index in _places(row, model.config):
             tensors[name] = row.write(leaves[row.ours][index])
     return tensors
 
 
-def _places(row: Row, num_layers: int):
+def _places(row: Row, config):
     """(name of theirs, index into the leaf) of each tensor of a row."""
     part = () if row.part is None else (row.part,)
     if "{i}" not in row.theirs:
         return [(row.theirs, part)]
-    return [(row.theirs.replace("{i}", str(i)), (i, *part)) for i in range(num_layers)]
+    return [(row.theirs.replace("{i}", str(i)), (i, *part)) for i in range(config.num_layers)]
 
 
 def _name(path) -> str:

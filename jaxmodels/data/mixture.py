@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxmodels.data.batching import Labeller, Ring
 from jaxmodels.data.documents import Document
+from jaxmodels.data.loading import dataset_of
 from jaxmodels.errors import UserError
 
 # The identity curriculum: mechanics, reflection, explicit identity, worldview (shares of the run).
@@ -106,5 +107,4 @@ def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> 
 
 def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
     """Endless batches; `iter()` of it has get_state()/set_state() with next_index == step."""
-    options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
-    return grain.MapDataset.source(source).to_iter_dataset(options)
+    return dataset_of(source, prefetch)

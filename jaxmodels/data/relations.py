@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 
+from jaxmodels.data.loading import dataset_of, host_rows
 from jaxmodels.errors import UserError
 
 PAD, START, HAS, POINTS, OWN, VIA = range(6)
@@ -118,13 +119,9 @@ def relation_stream(
             f"seq_len {seq_len} is shorter than an episode of the relation grammar "
             f"({grammar.episode_len} tokens): raise seq_len or lower entities or questions"
         )
-    if batch_size % host_count:
-        raise UserError(f"batch_size {batch_size} must be a multiple of the {host_count} hosts")
-    local = batch_size // host_count
-    rows = slice(host_index * local, (host_index + 1) * local)
+    rows = host_rows(batch_size, host_index, host_count)
     source = _Source(grammar, batch_size, seq_len, seed, rows)
-    options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
-    return grain.MapDataset.source(source).to_iter_dataset(options)
+    return dataset_of(source, prefetch)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class _Source:
     batch_size: int
     seq_len: int
     seed: int
-    rows: slice
+    rows: np.ndarray
 
     def __len__(self) -> int:
         return sys.maxsize

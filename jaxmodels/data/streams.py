@@ -27,6 +27,7 @@ import numpy as np
 from jaxmodels.data.batching import Evaluation, Labeller, Packed, Ring, Tracks, Windows
 from jaxmodels.data.documents import Document
 from jaxmodels.data.growing import GrowingTracks
+from jaxmodels.data.loading import dataset_of, host_rows
 from jaxmodels.errors import UserError
 
 MODES = ("tracks", "windows", "packed")
@@ -93,7 +94,7 @@ def make_stream(
         source = Tracks(ring, rows, batch_size, seq_len, seed, carry_state)
     else:
         source = {"windows": Windows, "packed": Packed}[mode](ring, rows, batch_size, seq_len, seed)
-    return _dataset(source, prefetch)
+    return dataset_of(source, prefetch)
 
 
 def eval_stream(
@@ -122,20 +123,10 @@ def eval_stream(
     """
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
-    return _dataset(Evaluation(ring, rows, batch_size, seq_len, whole_documents), prefetch)
-
-
-def _dataset(source, prefetch: int) -> grain.IterDataset:
-    options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
-    return grain.MapDataset.source(source).to_iter_dataset(options)
+    return dataset_of(Evaluation(ring, rows, batch_size, seq_len, whole_documents), prefetch)
 
 
 def _rows(batch_size: int, seq_len: int, host_index: int, host_count: int) -> np.ndarray:
     if batch_size < 1 or seq_len < 1:
         raise UserError(f"batch_size and seq_len must be positive, got {batch_size} and {seq_len}")
-    if not 0 <= host_index < host_count:
-        raise ValueError(f"host_index {host_index} is not in 0..{host_count - 1}")
-    if batch_size % host_count:
-        raise UserError(f"batch_size {batch_size} must be a multiple of the {host_count} hosts")
-    local = batch_size // host_count
-    return np.arange(host_index * local, (host_index + 1) * local, dtype=np.int64)
+    return host_rows(batch_size, host_index, host_count)

@@ -13,7 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from jaxmodels.data.answer_tokenizers import AnswerCharTokenizer, HybridTokenizer
+from jaxmodels.data.bpe import BPETokenizer
 from jaxmodels.data.characters import CharTokenizer
+from jaxmodels.data.grids import GridTokenizer
 from jaxmodels.errors import UserError
 
 
@@ -196,6 +198,10 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             return AnswerCharTokenizer(fields["charset"])
         if kind == "hybrid":
             return HybridTokenizer(tuple(fields["words"]), fields["charset"])
+        if kind == "bpe":
+            return BPETokenizer(fields["model"])
+        if kind == "grid":
+            return GridTokenizer(fields["symbols"])
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -203,7 +209,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         ) from error
     raise UserError(
         f"unknown tokenizer kind {kind!r}: expected 'byte', 'char', 'word', "
-        "'answer_char' or 'hybrid'"
+        "'answer_char', 'hybrid', 'bpe' or 'grid'"
     )
 
 

@@ -1,6 +1,6 @@
 """One system a file. `MODELS` maps a name to (config class, model class, presets)."""
 
-from jaxmodels.models import groundthink, hrlm, mamba, prernk, rwkv, stack, transformer
+from jaxmodels.models import groundthink, hrlm, hrm, mamba, prernk, rwkv, stack, transformer
 
 MODELS = {
     "groundthink": (
@@ -11,6 +11,7 @@ MODELS = {
     "prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS),
     "rwkv": (rwkv.RWKVConfig, rwkv.RWKV, rwkv.PRESETS),
     "hrlm": (hrlm.HRLMConfig, hrlm.HRLM, hrlm.PRESETS),
+    "hrm": (hrm.HRMGridConfig, hrm.HRMGrid, hrm.PRESETS),
     "mamba": (mamba.MambaConfig, mamba.Mamba, mamba.PRESETS),
     "transformer": (transformer.TransformerConfig, transformer.Transformer, transformer.PRESETS),
     "stack": (stack.StackConfig, stack.Stack, stack.PRESETS),

@@ -15,7 +15,7 @@ What the tokens of a row are depends on the mode; `data/prompts.py` builds them:
     as_written  [INPUT][EOS][SEP][OUTPUT][EOS], labels on OUTPUT at the same positions: the answer
                 is in the input, and the model learns to copy it. Kept to show that.
 
-Shapes: B batch, T positions, C width, V vocabulary, R registers.
+Shapes: B batch, T positions, C width, V vocabulary, R places in front (puzzle, registers).
 """
 
 import dataclasses
@@ -43,7 +43,9 @@ class HRLMConfig:
       seq_len: T of a row.
       mode: see the module.
       recurrent: False makes it a plain transformer of low_layers + high_layers blocks, read once.
-      registers: R, learned vectors in front of the tokens; the Q-head reads the first.
+      registers: learned vectors in front of the tokens; the Q-head reads the first place.
+      puzzle_ids: of puzzles that have a learned vector each, which stands before the registers; 0
+        means none. It starts at 0 and is learned by its sign alone (`train/sign_sgd.py`).
       halt_max_steps: rounds at most; 1 means no halting and no carry.
       halt_exploration: share of samples that must think a random number of rounds at least.
       q_continue: the Q-head also estimates the worth of going on, as HRM; without, as TRM, a
@@ -54,6 +56,10 @@ class HRLMConfig:
         grad_calls, as HRM-Text; 0 = from the start.
       window: positions that a position sees on each side; None means all.
       mask_pad: nobody sees PAD. Not in nar, whose blanks it would hide.
+      embed_scale: of the embedded tokens; None means sqrt(width), which the table's initial values
+        make of unit variance.
+      eos_id: token that ends an answer, in prefix_ar alone; None: nothing does. This package's own
+        data end with EOS, 1.
       low_init: z_L at the start; None means drawn by `init_seed`. high_init likewise.
       init_seed: of the two fixed vectors.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
@@ -80,6 +86,7 @@ class HRLMConfig:
     rope_base: float = 1e4
     recurrent: bool = True
     registers: int = 1
+    puzzle_ids: int = 0
     halt_max_steps: int = 8
     halt_exploration: float = 0.1
     q_continue: bool = True
@@ -88,6 +95,8 @@ class HRLMConfig:
     bp_warmup: float = 0.0
     window: int | None = None
     mask_pad: bool = False
+    embed_scale: float | None = None
+    eos_id: int | None = EOS
     low_init: tuple | None = None
     high_init: tuple | None = None
     init_seed: int = 0
@@ -102,14 +111,17 @@ class HRLMConfig:
             raise UserError(f"halt_exploration must lie in [0, 1], got {self.halt_exploration!r}")
         if not 0.0 <= self.bp_warmup <= 1.0:
             raise UserError(f"bp_warmup must lie in [0, 1], got {self.bp_warmup!r}")
-        if self.registers < 0:
-            raise UserError(f"registers must be 0 or more, got {self.registers}")
+        for name in ("registers", "puzzle_ids"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.mask_pad and self.mode == "nar":
             raise UserError("mask_pad: in mode nar the blanks are PAD and must be seen")
-        if self.mode == "prefix_ar" and (self.halt_max_steps > 1 or self.registers):
+        if self.mode == "prefix_ar" and (self.halt_max_steps > 1 or self.front):
             raise UserError("mode prefix_ar neither halts nor has registers; set 1 and 0")
         if not self.recurrent and self.halt_max_steps > 1:
             raise UserError("recurrent=False reads once; set halt_max_steps=1")
+        if self.embed_scale is not None and not self.embed_scale > 0.0:
+            raise UserError(f"embed_scale must be positive, got {self.embed_scale!r}")
         for name in ("low_init", "high_init"):
             given = getattr(self, name)
             if given is not None:
@@ -123,6 +135,11 @@ class HRLMConfig:
         """The config of the recurrence."""
         names = [field.name for field in dataclasses.fields(HRMConfig)]
         return HRMConfig(**{name: getattr(self, name) for name in names})
+
+    @property
+    def front(self) -> int:
+        """R, places before the tokens."""
+        return self.registers + (self.puzzle_ids > 0)
 
     @property
     def halts(self) -> bool:
@@ -168,7 +185,8 @@ class HRLMState:
       thoughts: z_H and z_L, (B, R + T, C) float32.
       steps: (B,) float32, rounds thought about this sample.
       halted: (B,) float32, 1 where the next round begins a new sample.
-      inputs, targets: int32 (B, T), and weights: float32 (B, T), of the sample.
+      inputs, targets: int32 (B, T), weights: float32 (B, T), and identifiers: int32 (B,), of the
+        sample.
     """
 
     thoughts: HRMState
@@ -177,6 +195,7 @@ class HRLMState:
     inputs: jax.Array
     targets: jax.Array
     weights: jax.Array
+    identifiers: jax.Array
 
 
 @struct.dataclass
@@ -206,6 +225,8 @@ class HRLM(nnx.Module):
         unit = nnx.initializers.truncated_normal(1.0)
         drawn = unit(rngs.params(), (c.registers, c.width), jnp.float32) if c.registers else None
         self.register = None if drawn is None else nnx.Param(drawn)
+        table = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
+        self.puzzle = None if table is None else nnx.Param(table)
         if c.recurrent:
             self.core = HRM(c.cell, rngs=rngs)
         else:
@@ -224,7 +245,8 @@ class HRLM(nnx.Module):
         rows = jnp.zeros((batch_size,))
         thoughts = self.fresh_thoughts(batch_size, c.seq_len)
         weights = jnp.zeros(tokens.shape)
-        return HRLMState(thoughts, rows, rows + 1.0, tokens, tokens, weights)
+        which = rows.astype(jnp.int32)
+        return HRLMState(thoughts, rows, rows + 1.0, tokens, tokens, weights, which)
 
     def fresh_thoughts(self, batch_size: int, length: int) -> HRMState:
         """z_H and z_L before the first round, (B, R + length, C): two fixed vectors."""
@@ -236,26 +258,34 @@ class HRLM(nnx.Module):
                 return jnp.asarray(given, jnp.float32)
             return jax.random.truncated_normal(key, -2.0, 2.0, (c.width,))
 
-        shape = (batch_size, c.registers + length, c.width)
+        shape = (batch_size, c.front + length, c.width)
         high, low = (vector(v, k) for v, k in zip((c.high_init, c.low_init), keys, strict=True))
         return HRMState(*(jnp.broadcast_to(v.reshape(1, 1, -1), shape) for v in (high, low)))
 
-    def embed_tokens(self, tokens):
-        """int (B, T) -> (B, R + T, C) of unit variance, the registers in front."""
-        x = self.embed(tokens) * self.config.width**0.5
-        if self.register is None:
-            return x
-        front = jnp.broadcast_to(self.register[...][None], (x.shape[0], *self.register.shape))
-        return jnp.concatenate([front, x], 1)
+    def embed_tokens(self, tokens, identifiers=None):
+        """int (B, T), int (B,) or None for all 0 -> (B, R + T, C), the tokens of unit variance."""
+        scale = self.config.width**0.5
+        parts = [self.embed(tokens) * (self.config.embed_scale or scale)]
+        if self.register is not None:
+            shape = (tokens.shape[0], *self.register.shape)
+            parts.insert(0, jnp.broadcast_to(self.register[...][None], shape))
+        if self.puzzle is not None:
+            if identifiers is None:
+                identifiers = jnp.zeros(tokens.shape[:1], jnp.int32)
+            parts.insert(0, self.puzzle[...][identifiers][:, None] * scale)
+        return jnp.concatenate(parts, 1)
 
-    def mask(self, tokens):
-        """int (B, T) -> bool (B, R + T, R + T): which positions (last axis) each one sees."""
-        c, registers = self.config, self.config.registers
+    def mask(self, tokens, lengths=None):
+        """int (B, T) -> bool (B, R + T, R + T): which positions (last axis) each one sees.
+
+        lengths: int (B,) of the prefixes in mode prefix_ar; None: up to and with the first SEP.
+        """
+        c, front = self.config, self.config.front
         batch, length = tokens.shape
         at = jnp.arange(length)
         seen = jnp.ones((batch, length, length), bool)
         if c.mode == "prefix_ar":
-            prefix = prefix_of(tokens)
+            prefix = prefix_of(tokens) if lengths is None else at[None] < lengths[:, None]
             both = prefix[:, :, None] & prefix[:, None, :]
             seen = both | (at[None, :, None] >= at[None, None, :])
         if c.window is not None:
@@ -263,12 +293,17 @@ class HRLM(nnx.Module):
             seen = seen & near[None]
         if c.mask_pad:
             seen = seen & (tokens != PAD)[:, None, :]
-        return jnp.pad(seen, ((0, 0), (registers, 0), (registers, 0)), constant_values=True)
+        return jnp.pad(seen, ((0, 0), (front, 0), (front, 0)), constant_values=True)
 
-    def __call__(self, thoughts: HRMState | None, tokens, grad_calls=None):
-        """One round. thoughts None: fresh ones. tokens int (B, T) -> (thoughts, HRLMOutput)."""
+    def __call__(
+        self, thoughts: HRMState | None, tokens, grad_calls=None, identifiers=None, lengths=None
+    ):
+        """One round. thoughts None: fresh ones. tokens int (B, T) -> (thoughts, HRLMOutput).
+
+        grad_calls: see `HRM.think`; identifiers: int (B,) of the puzzles; lengths: see `mask`.
+        """
         c = self.config
-        x, mask = self.embed_tokens(tokens), self.mask(tokens)
+        x, mask = self.embed_tokens(tokens, identifiers), self.mask(tokens, lengths)
         positions = jnp.broadcast_to(jnp.arange(x.shape[1])[None], x.shape[:2])
         if not c.recurrent:
             read = self.core(x, mask, positions)
@@ -281,12 +316,42 @@ class HRLM(nnx.Module):
                 thoughts = thoughts.replace(high=x)
             thoughts = self.core.think(thoughts, x, mask, positions, grad_calls)
         read = thoughts.high
-        logits = self.head(read[:, c.registers :], c.dtype)
+        logits = self.head(read[:, c.front :], c.dtype)
         return thoughts, HRLMOutput(logits, *self._q(read, tokens))
 
-    def solve(self, tokens, *, adaptive=False, max_steps=None):
+    def solve(self, tokens, *, adaptive=False, max_steps=None, identifiers=None):
         """The answer after as many rounds as it takes; see `thinking.solve`."""
-        return thinking.solve(self, tokens, adaptive=adaptive, max_steps=max_steps)
+        return thinking.solve(
+            self, tokens, adaptive=adaptive, max_steps=max_steps, identifiers=identifiers
+        )
+
+    def parameter_label(self, name: str) -> str:
+        """ "component/role" of a parameter: the puzzles' vectors learn by their sign."""
+        parts = name.split("/")
+        component = parts[1] if parts[0] == "core" and self.config.recurrent else parts[0]
+        kind = "matrix" if name.endswith("/kernel") else "other"
+        return f"{component}/{'sign' if component == 'puzzle' else kind}"
+
+    def check_data(self, data, seq_len: int, classes=None) -> None:
+        """Whether an experiment's data are what this model reads; `train` asks before it starts.
+
+        Raises:
+          UserError: they are not, and which field would have to change.
+        """
+        del classes
+        c = self.config
+        wanted = ("puzzle",) if c.mode == "grid" else ("pairs", "task")
+        if data.format not in wanted:
+            raise UserError(
+                f"config.data.format: in mode {c.mode!r} this model reads "
+                f"{' or '.join(map(repr, wanted))}, got {data.format!r}"
+            )
+        if c.halts and not data.carry_state:
+            raise UserError(
+                "config.data.carry_state: a model that halts thinks on from step to step; set true"
+            )
+        if seq_len != c.seq_len:
+            raise UserError(f"config.seq_len: {seq_len}, but the model's rows have {c.seq_len}")
 
     def target_counts(self, batch) -> dict[str, jax.Array]:
         """Number behind each term of `loss_sums`: rows with a label, or labels."""
@@ -305,10 +370,10 @@ class HRLM(nnx.Module):
         return {name: jnp.float32(weight) for name, weight in weights.items()}
 
     def _q(self, read, tokens):
-        """The Q-head on the first register, or on the mean of the positions that are not PAD."""
+        """The Q-head on the first place in front, or on the mean of those that are not PAD."""
         if not self.config.halts:
             return jnp.zeros(read.shape[0]), jnp.zeros(read.shape[0])
-        if self.config.registers:
+        if self.config.front:
             summary = read[:, 0]
         else:
             real = (tokens != PAD).astype(jnp.float32)[..., None]

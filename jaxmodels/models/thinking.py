@@ -52,7 +52,8 @@ def loss_sums(model, state, batch, key=None, progress=None):
     Args:
       model: the HRLM.
       state: of `initial_state`, or from the step before.
-      batch: inputs, targets int (B, T), weights float (B, T). Rows whose sample goes on ignore it.
+      batch: inputs, targets int (B, T), weights float (B, T), and with puzzle_ids identifiers int
+        (B,). Rows whose sample goes on ignore it.
       key: draws the exploration. None: an evaluation, each row of the batch thought to its end
         (`halt_max_steps` rounds); the state is returned as it came.
       progress: float in [0, 1] for `bp_warmup`; None means the end.
@@ -63,12 +64,12 @@ def loss_sums(model, state, batch, key=None, progress=None):
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
-        logits, steps, q = solve(model, batch["inputs"])
+        logits, steps, q = solve(model, batch["inputs"], identifiers=batch.get("identifiers"))
         sums, right = _answer(model, logits, batch["targets"], weights)
         return state, sums | _halting(model, right, q, None, steps, jnp.ones_like(steps), weights)
     calls = calls_at(model.config, progress)
     if not model.config.halts:
-        _, out = model(None, batch["inputs"], calls)
+        _, out = model(None, batch["inputs"], calls, batch.get("identifiers"))
         return state, _answer(model, out.logits, batch["targets"], weights)[0]
 
     new, c = state.halted > 0, model.config
@@ -81,18 +82,19 @@ def loss_sums(model, state, batch, key=None, progress=None):
     inputs = chosen(batch["inputs"], state.inputs)
     targets = chosen(batch["targets"], state.targets)
     weights = chosen(weights, state.weights)
+    identifiers = chosen(batch.get("identifiers", state.identifiers), state.identifiers)
     steps = jnp.where(new, 0.0, state.steps) + 1.0
-    thoughts, out = model(thoughts, inputs, calls)
+    thoughts, out = model(thoughts, inputs, calls, identifiers)
     thoughts = jax.lax.stop_gradient(thoughts)
     sums, right = _answer(model, out.logits, targets, weights)
 
     last = steps >= c.halt_max_steps
     value = None
     if c.q_continue:
-        _, ahead = model(thoughts, inputs)
+        _, ahead = model(thoughts, inputs, None, identifiers)
         best = jnp.where(last, ahead.q_halt, jnp.maximum(ahead.q_halt, ahead.q_continue))
         value = jax.lax.stop_gradient(jax.nn.sigmoid(best))
-    wishes = out.q_halt > (out.q_continue if c.q_continue else 0.0)
+    wishes = wishes_to_halt(c, out)
     explore, least = jax.random.split(key)
     explores = jax.random.uniform(explore, steps.shape) < c.halt_exploration
     least = jax.random.randint(least, steps.shape, 2, c.halt_max_steps + 1)
@@ -106,8 +108,14 @@ def loss_sums(model, state, batch, key=None, progress=None):
         inputs=inputs,
         targets=targets,
         weights=weights,
+        identifiers=identifiers,
     )
     return after, sums
+
+
+def wishes_to_halt(config, out):
+    """bool (B,): halting is worth more than going on; without `q_continue`, than even odds."""
+    return out.q_halt > (out.q_continue if config.q_continue else 0.0)
 
 
 def calls_at(config, progress):
@@ -144,7 +152,7 @@ def _halting(model, right, q, value, steps, halted, weights):
     return sums
 
 
-def solve(model, tokens, *, adaptive=False, max_steps=None):
+def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
     """Thinks until every row has halted.
 
     Args:
@@ -152,6 +160,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None):
       adaptive: a row halts when its Q-head says so; else after `max_steps` rounds. What a row
         answers does not depend on the rows beside it, nor on how long those think.
       max_steps: rounds at most; None means the config's.
+      identifiers: int (B,) of the puzzles, or None.
 
     Returns:
       (logits (B, T, V) of the round in which each row halted, rounds (B,) float32, (q_halt,
@@ -160,13 +169,13 @@ def solve(model, tokens, *, adaptive=False, max_steps=None):
     c = model.config
     most = max_steps or c.halt_max_steps
     if not c.halts and most == 1:
-        _, out = model(None, tokens)
+        _, out = model(None, tokens, None, identifiers)
         rounds = jnp.ones(tokens.shape[:1])
         return out.logits, rounds, (out.q_halt, out.q_continue)
 
     def body(carry):
         thoughts, kept, done, rounds, count = carry
-        thoughts, out = model(thoughts, tokens)
+        thoughts, out = model(thoughts, tokens, None, identifiers)
         count = count + 1
 
         def unless_done(now, before):
@@ -175,8 +184,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None):
         kept = jax.tree.map(unless_done, out, kept)
         rounds = jnp.where(done, rounds, count.astype(jnp.float32))
         if adaptive:
-            wishes = out.q_halt > (out.q_continue if c.q_continue else 0.0)
-            done = done | wishes
+            done = done | wishes_to_halt(c, out)
         return thoughts, kept, done, rounds, count
 
     def goes_on(carry):
@@ -184,7 +192,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None):
         return (count < most) & ~done.all()
 
     thoughts = model.fresh_thoughts(*tokens.shape)
-    shapes = jax.eval_shape(lambda: model(thoughts, tokens)[1])
+    shapes = jax.eval_shape(lambda: model(thoughts, tokens, None, identifiers)[1])
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rows = jnp.zeros(tokens.shape[:1])
     start = (thoughts, nothing, rows > 0, rows, jnp.int32(0))

@@ -6,6 +6,28 @@ import pytest
 from train.api import train_text_corpus
 from train.config import complete_config
 
+EXPERIMENT = """\
+from tests.eval.conftest import tiny_config
+
+def get_matrix(preset):
+    config = tiny_config(eval_every=50, checkpoint_every=50, log_every=10)
+    config.optimizer.learning_rate = 0.002
+    return {
+        "config": config,
+        "steps": 200,
+        "seeds": (0, 1),
+        "entries": {
+            "base": {"group": "tier1", "says": "as it is"},
+            "slow": {
+                "group": "tier2",
+                "says": "hardly learns",
+                "changes": {"optimizer.learning_rate": 1e-6},
+            },
+        },
+        "questions": {"rate": ("base", "slow", "Does learning help?")},
+    }
+"""
+
 WORDS = "the people of this nation and their union shall work for peace in our time".split()
 
 
@@ -46,3 +68,10 @@ def finished(texts, tmp_path_factory):
     result = train_text_corpus(texts, workdir=workdir, config=tiny_config())
     assert result.status == "finished"
     return workdir
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory):
+    path = tmp_path_factory.mktemp("experiment") / "tiny.py"
+    path.write_text(EXPERIMENT)
+    return path

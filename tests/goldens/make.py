@@ -5,13 +5,15 @@ Not needed to run the tests. From the repository's folder:
 
     python3 -m venv ENV
     ENV/bin/pip install torch==2.13.0 transformers==5.24.0 safetensors==0.8.0
-    ENV/bin/python tests/goldens/make.py                     # writes all anew
+    ENV/bin/python tests/goldens/make.py                     # writes all anew, or those named
     ENV/bin/python tests/goldens/make.py --check mamba DIR   # a folder written by jaxmodels.convert
 
 mamba, mamba2, rwkv hold config.json and model.safetensors as `save_pretrained` writes them, and
 expected.safetensors: tokens int32 (2, 70), logits float32 (2, 70, vocab), and the states of all
-layers after the last token. blinkdl holds a state dict of RWKV-4 as `torch.save` writes it, in
-several types and layouts, and the same in safetensors.
+layers after the last token; but hrm_text tokens (2, 12), the lengths of the prefixes, logits of the
+rows read at once, and decoded: with a cache, from the end of the prefix on (0 before it). blinkdl
+holds a state dict of RWKV-4 as `torch.save` writes it, in several types and layouts, and the same
+in safetensors.
 """
 
 import json
@@ -23,6 +25,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    HrmTextConfig,
+    HrmTextForCausalLM,
     Mamba2Config,
     Mamba2ForCausalLM,
     MambaConfig,
@@ -38,6 +42,19 @@ MODELS = {
     "mamba2": (
         Mamba2ForCausalLM,
         Mamba2Config(**SIZES, state_size=16, num_heads=4, head_dim=16, n_groups=2, chunk_size=16),
+    ),
+    "hrm_text": (
+        HrmTextForCausalLM,
+        HrmTextConfig(
+            **SIZES,
+            intermediate_size=48,
+            num_attention_heads=2,
+            head_dim=16,
+            max_position_embeddings=12,
+            initializer_range=0.2,
+            eos_token_id=2,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        ),
     ),
     "rwkv": (RwkvForCausalLM, RwkvConfig(**SIZES, intermediate_size=96)),
 }
@@ -56,6 +73,8 @@ def shake(model) -> None:
                 parameter.mul_(3.0)
             if "dt_proj.bias" in name or "dt_bias" in name:
                 parameter.add_(3.0)
+            if "z_L_init" in name:
+                parameter.mul_(10.0)
 
 
 def states_of(name: str, out) -> dict[str, torch.Tensor]:
@@ -80,13 +99,34 @@ def make(name: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    tokens = torch.randint(0, config.vocab_size, (2, 70))
-    with torch.no_grad():
-        out = model(tokens, use_cache=True)
-    tensors = {"tokens": tokens.int(), "logits": out.logits, **states_of(name, out)}
+    if name == "hrm_text":
+        tensors = answered(model)
+    else:
+        tokens = torch.randint(0, config.vocab_size, (2, 70))
+        with torch.no_grad():
+            out = model(tokens, use_cache=True)
+        tensors = {"tokens": tokens.int(), "logits": out.logits, **states_of(name, out)}
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
     sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-    print(name, json.dumps(sizes), f"logits {out.logits.std().item():.2f}")
+    print(name, json.dumps(sizes), f"logits {tensors['logits'].std().item():.2f}")
+
+
+def answered(model) -> dict[str, torch.Tensor]:
+    """Logits of rows whose prefixes differ in length, read at once and token by token."""
+    tokens, lengths = torch.randint(0, model.config.vocab_size, (2, 12)), torch.tensor([7, 4])
+    kinds = (torch.arange(12)[None] < lengths[:, None]).int()
+    with torch.no_grad():
+        logits = model(tokens, token_type_ids=kinds, use_cache=False).logits
+        decoded = torch.zeros_like(logits)
+        for row, length in enumerate(lengths.tolist()):
+            one = tokens[row : row + 1]
+            out = model(one[:, :length], token_type_ids=kinds[row : row + 1, :length])
+            decoded[row, length - 1] = out.logits[0, -1]
+            for at in range(length, 12):
+                out = model(one[:, at : at + 1], cache=out.cache)
+                decoded[row, at] = out.logits[0, -1]
+    integers = {"tokens": tokens.int(), "lengths": lengths.int()}
+    return integers | {"logits": logits, "decoded": decoded}
 
 
 def make_blinkdl() -> None:
@@ -124,8 +164,12 @@ def check(name: str, folder: str) -> None:
     """Prints how far the logits of a folder, loaded by transformers, are from the expected ones."""
     expected = load_file(HERE / name / "expected.safetensors")
     model, info = MODELS[name][0].from_pretrained(folder, output_loading_info=True)
+    tokens, more = expected["tokens"].long(), {}
+    if name == "hrm_text":
+        kinds = torch.arange(tokens.shape[1])[None] < expected["lengths"][:, None]
+        more = {"token_type_ids": kinds.int()}
     with torch.no_grad():
-        logits = model.float().eval()(expected["tokens"].long()).logits
+        logits = model.float().eval()(tokens, **more).logits
     problems = {key: value for key, value in info.items() if value}
     print(f"{name}: largest difference {(logits - expected['logits']).abs().max():.2e}", problems)
 
@@ -134,6 +178,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--check"]:
         check(*sys.argv[2:])
     else:
-        for model_name in MODELS:
+        for model_name in sys.argv[1:] or MODELS:
             make(model_name)
-        make_blinkdl()
+        if not sys.argv[1:]:
+            make_blinkdl()

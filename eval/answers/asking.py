@@ -1,0 +1,173 @@
+"""Asking a model: rows in, answers out, as text, with how long it thought."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.data.pairs import Pair, lay_out_pairs
+from jaxmodels.data.prompts import read_answer
+from jaxmodels.errors import UserError
+from jaxmodels.models import decoding, thinking
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """Of n questions.
+
+    Attributes:
+      by_round: R lists of n texts, what the model would have said after each round.
+      rounds: int (n,), after which round its Q-head would halt, from 1; R if it never does.
+    """
+
+    by_round: list[list[str]]
+    rounds: np.ndarray
+
+    @property
+    def last(self) -> list[str]:
+        """After the last round."""
+        return self.by_round[-1]
+
+    @property
+    def adaptive(self) -> list[str]:
+        """After the round in which the model halts."""
+        return [self.by_round[r - 1][i] for i, r in enumerate(self.rounds)]
+
+
+class Asker:
+    """A model with its tokenizer, compiled once for a batch size.
+
+    Args:
+      model: an `HRLM` of any mode.
+      tokenizer: what it was trained with.
+      batch_size: rows read side by side; fewer questions are filled up.
+      max_steps: rounds of thinking; None means the model's own.
+    """
+
+    def __init__(self, model, tokenizer, *, batch_size: int = 64, max_steps: int | None = None):
+        if batch_size < 1:
+            raise UserError(f"batch_size: give 1 or more, got {batch_size}")
+        if max_steps is not None and max_steps < 1:
+            raise UserError(f"max_steps: give 1 or more, got {max_steps}")
+        c = model.config
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.rounds = (max_steps or c.halt_max_steps) if c.halts else 1
+        if c.mode == "prefix_ar":
+            self._run = jax.jit(_generated)
+        else:
+            self._run = jax.jit(_every_round, static_argnums=2)
+
+    def ask(
+        self, questions: Sequence[str], progress: Callable[[int, int], None] | None = None
+    ) -> Answers:
+        """Answers to any number of questions.
+
+        Raises:
+          UserError: a question does not fit in a row, or has a symbol that a grid has not.
+        """
+        c = self.model.config
+        pairs = [Pair(question, "") for question in questions]
+        rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False).inputs
+        texts: list[list[str]] = [[] for _ in range(self.rounds)]
+        halted = []
+        for begin in range(0, len(rows), self.batch_size):
+            part = rows[begin : begin + self.batch_size]
+            tokens, rounds = self.run(part)
+            for text, ids in zip(texts, tokens, strict=True):
+                text += [self._text(*pair) for pair in zip(ids, part, strict=True)]
+            halted.append(rounds)
+            if progress:
+                progress(min(begin + self.batch_size, len(rows)), len(rows))
+        return Answers(texts, np.concatenate(halted))
+
+    def run(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """rows int (n <= batch_size, T) -> (ids (R, n, T), rounds (n,)), on the host."""
+        full = np.zeros((self.batch_size, rows.shape[1]), np.int32)
+        full[: len(rows)] = rows
+        if len(rows) < self.batch_size:
+            full[len(rows) :] = rows[:1]  # an empty row would think on and on
+        more = () if self.model.config.mode == "prefix_ar" else (self.rounds,)
+        tokens, rounds = jax.device_get(self._run(self.model, full, *more))
+        return tokens[:, : len(rows)], rounds[: len(rows)]
+
+    def _text(self, ids, row) -> str:
+        mode = self.model.config.mode
+        if mode in ("nar", "as_written"):
+            ids = read_answer(ids, row)
+        return self.tokenizer.decode(ids)
+
+
+def _every_round(model, tokens, rounds):
+    """-> (likeliest ids (R, B, T), round of halting int (B,))."""
+    c = model.config
+
+    def one(thoughts, _):
+        thoughts, out = model(thoughts, tokens)
+        return thoughts, (jnp.argmax(out.logits, -1), thinking.wishes_to_halt(c, out))
+
+    if not c.halts:
+        _, out = model(None, tokens)
+        return jnp.argmax(out.logits, -1)[None], jnp.ones(tokens.shape[0], jnp.int32)
+    start = model.fresh_thoughts(*tokens.shape)
+    _, (ids, wishes) = jax.lax.scan(one, start, None, rounds)
+    first = jnp.argmax(wishes, 0) + 1
+    return ids, jnp.where(wishes.any(0), first, rounds)
+
+
+def _generated(model, tokens):
+    ids = decoding.generate(model, tokens)
+    return ids[None], jnp.ones(tokens.shape[0], jnp.int32)
+
+
+class HRLMInference:
+    """A trained run that is asked in text (L-61).
+
+        model = HRLMInference("runs/translate")
+        model.predict("Translate to Spanish: The house is red.")
+
+    Args:
+      workdir: folder of a run that answers questions.
+      checkpoint: "best", "last", or a step.
+      adaptive: stop thinking when the model wishes to; else after all rounds.
+      batch_size, max_steps: see `Asker`.
+
+    Raises:
+      UserError: no such run, or its model does not answer questions.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        checkpoint: str = "best",
+        adaptive: bool = False,
+        batch_size: int = 1,
+        max_steps: int | None = None,
+    ):
+        from eval.run import load_trained
+
+        trained, tokenizer = load_trained(workdir, checkpoint)
+        if not hasattr(trained.model, "solve"):
+            raise UserError(
+                f"--workdir={workdir}: a {trained.config.model!r} continues text and answers no "
+                "questions; use python -m eval.sample"
+            )
+        self.config, self.adaptive = trained.config, adaptive
+        self.asker = Asker(trained.model, tokenizer, batch_size=batch_size, max_steps=max_steps)
+
+    def predict(self, text: str) -> str:
+        """The answer to one question."""
+        return self.predict_all([text])[0]
+
+    def predict_all(self, texts: Sequence[str]) -> list[str]:
+        """The answer to each question."""
+        return self.chosen(self.asker.ask(texts))
+
+    def chosen(self, answers: Answers) -> list[str]:
+        """Of all rounds' answers, those to give."""
+        return answers.adaptive if self.adaptive else answers.last

@@ -1,0 +1,209 @@
+"""`answers.json` of a run that answers questions: scores on seen and unseen, thinking, speed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.answers.asking import Answers, Asker
+from eval.answers.scores import grid_scores, text_scores
+from eval.log import device_description, versions
+from eval.run import load_trained
+from jaxmodels import count_parameters
+from jaxmodels.data.pairs import Pair
+from jaxmodels.errors import UserError
+from train.config import reads_pairs
+from train.pairs import pairs_of
+
+SHOWN = 12  # examples kept for the page
+
+
+def measure(
+    workdir: str | Path,
+    *,
+    checkpoint: str = "best",
+    most: int | None = 1000,
+    batch_size: int = 64,
+    max_steps: int | None = None,
+    command: str = "",
+    progress: Callable[[str], Callable[[int, int], None] | None] = lambda split: None,
+) -> dict[str, Any]:
+    """All that is known of a run's answers, as `answers.json` holds it.
+
+    Seen are training pairs, unseen those of the test split (of the validation split where there is
+    no test split).
+
+    Args:
+      workdir, checkpoint: see `load_trained`.
+      most: pairs of each split at most; None = all.
+      batch_size, max_steps: see `Asker`.
+      command: that made this, for the record.
+      progress: split -> what is told (done, total).
+
+    Raises:
+      UserError: not such a run, or its pairs are gone.
+    """
+    start = time.perf_counter()
+    trained, _ = load_trained(workdir, checkpoint)
+    config, model = trained.config, trained.model
+    if not reads_pairs(config):
+        raise UserError(f"--workdir={workdir}: a run on text; its numbers: python -m eval")
+    corpus = pairs_of(config)
+    if corpus.fingerprint() != trained.data:
+        raise UserError(f"config.data: not the pairs that {workdir} was trained on")
+    asker = Asker(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
+    held = "test" if corpus.test else "valid"
+    splits, examples, fields = {}, [], {}
+    for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
+        chosen = _fitting(spread(pairs, most), corpus.tokenizer, model.config)
+        answers = asker.ask([pair.question for pair in chosen], progress(name))
+        splits[name] = _split(chosen, answers, grid=model.config.mode == "grid")
+        if name == "unseen":
+            fields = _by_kind(chosen, answers)
+            examples = [
+                {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
+                for p, a, r in list(zip(chosen, answers.last, answers.rounds, strict=True))[:SHOWN]
+            ]
+    return {
+        "command": command,
+        "model": config.model,
+        "mode": model.config.mode,
+        "parameters": count_parameters(model),
+        "step": trained.step,
+        "steps": config.steps,
+        "averaged": trained.averaged,
+        "seed": config.seed,
+        "pairs": corpus.name,
+        "split": corpus.split,
+        "unseen_is": held,
+        "training_pairs": len(corpus.train),
+        "rounds": asker.rounds,
+        "splits": splits,
+        **fields,
+        "examples": examples,
+        "speed": speed(asker, [pair.question for pair in corpus.train[:batch_size]]),
+        "device": device_description(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
+    """At most so many, evenly spaced, so that all tasks are among them."""
+    if most is None or len(pairs) <= most:
+        return list(pairs)
+    return [pairs[i] for i in np.linspace(0, len(pairs) - 1, most).round().astype(int)]
+
+
+def _fitting(pairs, tokenizer, config):
+    """Those whose question and answer fit in a row, as in training."""
+    longest = config.seq_len - (3 if config.mode == "as_written" else 2)
+    if config.mode == "grid":
+        return pairs
+    sizes = [len(tokenizer.encode(p.question)) + len(tokenizer.encode(p.answer)) for p in pairs]
+    kept = [pair for pair, size in zip(pairs, sizes, strict=True) if size <= longest]
+    if not kept:
+        raise UserError(f"seq_len: none of {len(pairs)} pairs fits in a row of {config.seq_len}")
+    return kept
+
+
+def _split(pairs: Sequence[Pair], answers: Answers, *, grid: bool) -> dict[str, Any]:
+    expected = [pair.answer for pair in pairs]
+
+    def exact(texts):
+        return float(np.mean([a == e for a, e in zip(texts, expected, strict=True)]))
+
+    if grid:
+        scores = grid_scores(answers.last, expected, [pair.question for pair in pairs])
+    else:
+        scores = text_scores(answers.last, expected)
+    return scores | {
+        "pairs": len(pairs),
+        "exact_by_round": [exact(texts) for texts in answers.by_round],
+        "exact_adaptive": exact(answers.adaptive),
+        "rounds_adaptive": float(answers.rounds.mean()),
+    }
+
+
+def _by_kind(pairs: Sequence[Pair], answers: Answers) -> dict[str, Any]:
+    """Exact share and mean rounds by task, and by how hard a question is."""
+    right = np.array([a == p.answer for a, p in zip(answers.last, pairs, strict=True)])
+    groups: dict[str, dict[str, list[int]]] = {
+        "by_task": defaultdict(list),
+        "by_difficulty": defaultdict(list),
+    }
+    numbers = [hardness(pair) for pair in pairs]
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, 7)))
+    for i, (pair, number) in enumerate(zip(pairs, numbers, strict=True)):
+        groups["by_task"][pair.task or "-"].append(i)
+        place = max(int(np.searchsorted(edges, number, side="left")), 1)
+        low, high = edges[place - 1], edges[min(place, len(edges) - 1)]
+        groups["by_difficulty"][f"{low:g} to {high:g}"].append(i)
+    return {
+        name: {
+            key: {
+                "pairs": len(members),
+                "exact": float(right[members].mean()),
+                "rounds": float(answers.rounds[members].mean()),
+                "difficulty": float(np.mean([numbers[i] for i in members])),
+            }
+            for key, members in sorted(parts.items(), key=lambda item: numbers[item[1][0]])
+        }
+        for name, parts in groups.items()
+    } | {"rounds_against_difficulty": _correlation(numbers, answers.rounds)}
+
+
+def hardness(pair: Pair) -> float:
+    """Of a puzzle the number of blanks, else the length of the answer in characters."""
+    first = pair.combination[0] if pair.combination else ""
+    return float(first) if first.isdigit() else float(len(pair.answer))
+
+
+def _correlation(difficulty, rounds) -> float | None:
+    """Spearman's rank correlation: above 0 if it thinks longer on what is harder."""
+    from scipy.stats import spearmanr
+
+    if len(set(difficulty)) < 2 or len(set(rounds.tolist())) < 2:
+        return None
+    return float(spearmanr(difficulty, rounds).statistic)
+
+
+def speed(asker: Asker, questions: Sequence[str], repeats: int = 7) -> dict[str, float]:
+    """Latency of one question, and questions a second in batches; compilation left out (L-75)."""
+    one = Asker(asker.model, asker.tokenizer, batch_size=1, max_steps=asker.rounds)
+
+    def seconds(which, texts):
+        which.ask(texts)
+        times = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            which.ask(texts)
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+    many = list(questions)
+    return {
+        "latency_ms": 1000.0 * seconds(one, many[:1]),
+        "questions_per_second": len(many) / seconds(asker, many),
+        "batch_size": asker.batch_size,
+        "repeats": repeats,
+    }
+
+
+def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
+    """`answers.json` and `report.html` into the run's folder; returns their paths."""
+    from eval.answers.page import compose
+    from eval.log import read_log
+
+    workdir = Path(workdir)
+    paths = [workdir / "answers.json", workdir / "report.html"]
+    paths[0].write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    paths[1].write_text(compose(read_log(workdir), result), encoding="utf-8")
+    return [str(path) for path in paths]

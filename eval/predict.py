@@ -1,0 +1,61 @@
+"""Ask a trained model questions.
+
+    python -m eval.predict --workdir=runs/translate --input "Translate to Spanish: The cat is big."
+    python -m eval.predict --workdir=runs/translate < questions.txt
+
+Without --input every line of the standard input is a question. Answers go to the standard output,
+one a line; with --show also after each round of thinking.
+"""
+
+import argparse
+import sys
+
+from jaxmodels.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="folder of a run that answers questions")
+    parser.add_argument("--input", nargs="+", metavar="TEXT", help="questions")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
+    parser.add_argument("--adaptive", action="store_true", help="halt when the model wishes to")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="rounds of thinking at most")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions side by side")
+    parser.add_argument("--show", action="store_true", help="the answer after every round")
+    flags = parser.parse_args(arguments)
+    try:
+        from eval.answers.asking import HRLMInference
+
+        asked = flags.input if flags.input is not None else sys.stdin.read().splitlines()
+        questions = [line for line in asked if line.strip()]
+        if not questions:
+            raise UserError("no question: give --input, or lines on the standard input")
+        model = HRLMInference(
+            flags.workdir,
+            checkpoint=flags.checkpoint,
+            adaptive=flags.adaptive,
+            batch_size=min(flags.batch_size, len(questions)),
+            max_steps=flags.max_steps,
+        )
+        answers = model.asker.ask(questions)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    for i, answer in enumerate(model.chosen(answers)):
+        print(answer)
+        if flags.show:
+            for count, texts in enumerate(answers.by_round, 1):
+                here = "  <- halts" if count == answers.rounds[i] else ""
+                print(f"  round {count}: {texts[i]}{here}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

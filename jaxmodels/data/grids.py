@@ -1,0 +1,57 @@
+"""Tokens of grids: one symbol a cell, ids from 1, 0 for no cell at all (as HRM's datasets)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmodels.errors import UserError
+
+SUDOKU9 = ".123456789"  # vocabulary of 11: an open cell is 1, digits are 2 to 10
+SUDOKU4 = ".1234"
+MAZE = "# SGo"  # wall, free, start, goal, path
+
+
+@dataclass(frozen=True)
+class GridTokenizer:
+    """A symbol a token.
+
+    Attributes:
+      symbols: id - 1 -> symbol.
+    """
+
+    symbols: str
+    name: str = "grid"
+
+    def __post_init__(self):
+        if not self.symbols or len(set(self.symbols)) != len(self.symbols):
+            raise UserError("symbols: must be distinct, and one at least")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return 1 + len(self.symbols)
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """(cells,) int32. Raises UserError for a symbol that is none of the grid's."""
+        text = text.decode() if isinstance(text, bytes) else text
+        ids = np.array([self.symbols.find(symbol) for symbol in text], np.int32) + 1
+        if text and not ids.all():
+            wrong = text[int(np.flatnonzero(ids == 0)[0])]
+            raise UserError(f"a grid has no symbol {wrong!r}, only {self.symbols!r}")
+        return ids
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """(cells,) int32, all 1."""
+        return np.ones(len(text), np.int32)
+
+    def decode(self, tokens) -> str:
+        """One symbol a cell; "?" for an id that is none."""
+        ids = np.asarray(tokens).ravel()
+        return "".join(self.symbols[i - 1] if 1 <= i < self.vocab_size else "?" for i in ids)
+
+    def to_json(self) -> str:
+        """`{"kind": "grid", "symbols": "..."}`."""
+        return json.dumps({"kind": self.name, "symbols": self.symbols})

@@ -1,0 +1,107 @@
+"""Generated questions of three levels of difficulty (SYSTEMS L-35 to L-38), and their splits.
+
+Each pair says what fills the slots of its template. What is *unseen* is a combination of slots that
+training never shows, made of values that it shows: only then can an answer be known at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from jaxmodels.data.pairs import Pair
+from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation, translation
+from jaxmodels.data.tasks.level23 import extraction, grammar, summary
+from jaxmodels.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A kind of question.
+
+    Attributes:
+      level: 1 to 3.
+      every: all its pairs, in a fixed order.
+    """
+
+    level: int
+    every: Callable[[], Iterable[Pair]]
+
+
+TASKS = {
+    "translation": Task(1, translation),
+    "json_sentence": Task(1, json_sentence),
+    "factual": Task(1, factual),
+    "seed_translation": Task(1, seed_translation),
+    "grammar": Task(2, grammar),
+    "extraction": Task(2, extraction),
+    "summary": Task(3, summary),
+}
+
+
+def make_task(name: str, count: int, seed: int) -> list[Pair]:
+    """`count` pairs of a task, at random without repetition (but those that it has twice itself).
+
+    Raises:
+      UserError: unknown, or it has fewer.
+    """
+    if name not in TASKS:
+        raise UserError(f"unknown task {name!r}; there is: {', '.join(TASKS)}")
+    pairs = list(TASKS[name].every())
+    if not 1 <= count <= len(pairs):
+        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, asked for {count:,}")
+    return [pairs[i] for i in _shuffled(len(pairs), seed, 1)[:count]]
+
+
+def split_by_combination(
+    pairs: Sequence[Pair], held_out: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """-> (train, unseen): no combination on both sides, each value of a slot in training.
+
+    Args:
+      held_out: share of the combinations to hold out; fewer where their values would be missing.
+    """
+    if not 0.0 <= held_out < 1.0:
+        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
+    whole: dict[tuple[str, ...], list[Pair]] = {}
+    for pair in pairs:
+        if not pair.combination:
+            raise UserError(f"{pair.question[:40]!r} does not say what fills its slots")
+        whole.setdefault(pair.combination, []).append(pair)
+    combinations = list(whole)
+    left = Counter((i, value) for c in combinations for i, value in enumerate(c))
+    wanted = round(held_out * len(combinations))
+    unseen: set[tuple[str, ...]] = set()
+    for place in _shuffled(len(combinations), seed, 2):
+        if len(unseen) == wanted:
+            break
+        slots = list(enumerate(combinations[place]))
+        if all(left[slot] > 1 for slot in slots):
+            unseen.add(combinations[place])
+            left.subtract(slots)
+    # One question may be told by two combinations; it must not stand on both sides.
+    shown = {p.question for c, members in whole.items() if c not in unseen for p in members}
+    held = [p for p in pairs if p.combination in unseen and p.question not in shown]
+    return [p for p in pairs if p.combination not in unseen], held
+
+
+def split_by_question(
+    pairs: Sequence[Pair], held_out: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """-> (train, unseen), by unique question; all answers to one stay together."""
+    if not 0.0 <= held_out < 1.0:
+        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
+    distinct = list(dict.fromkeys(pair.question.strip() for pair in pairs))
+    order = _shuffled(len(distinct), seed, 3)
+    unseen = {distinct[i] for i in order[: round(held_out * len(distinct))]}
+    train = [pair for pair in pairs if pair.question.strip() not in unseen]
+    return train, [pair for pair in pairs if pair.question.strip() in unseen]
+
+
+def _shuffled(count: int, seed: int, use: int) -> np.ndarray:
+    """Arg-sorted raw Philox words, as in `data/streams.py`."""
+    words = np.random.Philox(key=np.array([seed % 2**64, use], np.uint64)).random_raw(count)
+    return np.argsort(words, kind="stable")

@@ -1,0 +1,36 @@
+"""HRM and TRM for grids: Sudoku, mazes. `hrlm.HRLM` in mode "grid", with the originals' sizes.
+
+Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871); SYSTEMS 7.7, 7.8.
+"""
+
+import dataclasses
+
+from jaxmodels.models import hrlm
+
+
+@dataclasses.dataclass(frozen=True)
+class HRMGridConfig(hrlm.HRLMConfig):
+    """As `HRLMConfig`; the defaults are those of HRM on Sudoku, 27 million parameters."""
+
+    vocab_size: int = 11
+    seq_len: int = 81
+    mode: str = "grid"
+    width: int = 512
+    high_layers: int = 4
+    low_layers: int = 4
+    registers: int = 0
+    halt_max_steps: int = 16
+    loss: str = "stablemax"
+
+
+_MAZE = {"vocab_size": 6, "seq_len": 900}
+PRESETS = {
+    "hrm_sudoku": hrlm.PRESETS["hrm_sudoku"],
+    "trm_sudoku": hrlm.PRESETS["trm_sudoku"],
+    "hrm_maze": hrlm.PRESETS["hrm_sudoku"] | _MAZE,
+    "trm_maze": hrlm.PRESETS["trm_sudoku"] | _MAZE | {"low_cycles": 4, "grad_calls": 5},
+}
+
+
+class HRMGrid(hrlm.HRLM):
+    """The model; what it promises is what `HRLM` does."""

@@ -1,0 +1,257 @@
+"""From an experiment config to questions with answers, for models that read such (HRLM).
+
+    data.format "pairs"    files of `data.paths` (JSON lines, TSV), split by unique question
+                "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
+                           combination of what fills their slots
+                "puzzle"   generated grids, `data.tasks` of jaxmodels.data.puzzles, or Sudokus read
+                           from `data.paths`; split by puzzle
+
+The rows' mode and length are those of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import jaxmodels
+from jaxmodels.data.answer_tokenizers import (
+    LATIN_CHARSET,
+    SEED_CHARSET,
+    TAB_CHARSET,
+    AnswerCharTokenizer,
+    HybridTokenizer,
+)
+from jaxmodels.data.bpe import BPETokenizer
+from jaxmodels.data.files import find_files
+from jaxmodels.data.grids import GridTokenizer
+from jaxmodels.data.pairs import (
+    SUFFIXES,
+    Pair,
+    PairCorpus,
+    Rows,
+    lay_out_pairs,
+    pair_eval_stream,
+    pair_stream,
+    read_pairs,
+)
+from jaxmodels.data.puzzles import PUZZLES, Puzzle
+from jaxmodels.data.sudoku import read_sudoku
+from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
+from jaxmodels.errors import UserError
+from train.config import PAIR_TOKENIZERS
+from train.model import model_fields, resolve_vocab
+
+CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
+
+
+@dataclasses.dataclass(frozen=True)
+class PairData:
+    """What a run reads; see `train.data.Data`, whose place it takes.
+
+    Attributes:
+      corpus: pairs of the three splits, and the tokenizer.
+      train, valid: Grain datasets of batches.
+      valid_bytes: of the answers behind `valid`.
+      bytes_per_token: of questions and answers, by place in a training row.
+      fingerprint: SHA-256 of all pairs.
+      rows: number of training rows.
+    """
+
+    corpus: PairCorpus
+    train: Any
+    valid: Any
+    valid_bytes: int
+    bytes_per_token: float
+    fingerprint: str
+    rows: int
+
+    def classes(self) -> dict[str, int]:
+        """Nothing: pairs bring no labels but the answer."""
+        return {}
+
+    def steps_per_epoch(self, config: ConfigDict) -> float:
+        """Steps in which each training row comes once."""
+        return self.rows / config.batch_size
+
+    def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
+        """Nothing: an answer's loss is not that of a text."""
+        del nats_per_token
+        return {}
+
+
+def pairs_of(config: ConfigDict) -> PairCorpus:
+    """The pairs of an experiment, split, and their tokenizer.
+
+    Raises:
+      UserError: unknown task, a file that is not as it should be, fractions that leave a split
+        empty, a tokenizer that does not fit.
+    """
+    d = config.data
+    if d.tokenizer not in PAIR_TOKENIZERS:
+        raise UserError(
+            f"config.data.tokenizer: format {d.format!r} needs one of "
+            f"{', '.join(PAIR_TOKENIZERS)}, got {d.tokenizer!r}"
+        )
+    held = d.valid_fraction + d.test_fraction
+    if not (d.valid_fraction > 0 and d.test_fraction >= 0 and held < 1):
+        raise UserError(
+            "config.data: valid_fraction must be above 0, test_fraction 0 or more, together "
+            f"below 1, got {d.valid_fraction} and {d.test_fraction}"
+        )
+    parts = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format](config)
+    name, split, (train, unseen) = parts
+    # Of what is held out, every so many to test, so that both have all tasks.
+    share = d.test_fraction / held
+    to_test = [int((i + 1) * share + 1e-9) > int(i * share + 1e-9) for i in range(len(unseen))]
+    valid = tuple(p for p, is_test in zip(unseen, to_test, strict=True) if not is_test)
+    test = tuple(p for p, is_test in zip(unseen, to_test, strict=True) if is_test)
+    if not (train and valid):
+        raise UserError(
+            f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
+            "more examples or other fractions"
+        )
+    return PairCorpus(name, tuple(train), valid, test, _tokenizer(config, train), split)
+
+
+def _from_files(config):
+    d = config.data
+    if not d.paths:
+        raise UserError("config.data.paths: name files of pairs (--data pairs.jsonl), none given")
+    pairs = [
+        dataclasses.replace(pair, question=d.question_prefix + pair.question)
+        for file in find_files(d.paths, SUFFIXES)
+        for pair in read_pairs(file)
+    ]
+    parts = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
+    return Path(d.paths[0]).stem, "by unique question", parts
+
+
+def _from_tasks(config):
+    d = config.data
+    _known("config.data.tasks", d.tasks, TASKS)
+    train: list[Pair] = []
+    unseen: list[Pair] = []
+    for name in d.tasks:
+        pairs = make_task(name, d.examples, config.seed)
+        parts = split_by_combination(pairs, d.valid_fraction + d.test_fraction, config.seed)
+        train += parts[0]
+        unseen += parts[1]
+    return " + ".join(d.tasks), "by unseen combination of slots", (train, unseen)
+
+
+def _from_puzzles(config):
+    d, puzzle = config.data, puzzle_of(config)
+    held = d.valid_fraction + d.test_fraction
+    if d.paths:
+        pairs = [p for file in find_files(d.paths, (".csv",)) for p in read_sudoku(file)]
+        return Path(d.paths[0]).stem, "by puzzle", puzzle.split(pairs, held, config.seed)
+    pairs = puzzle.make(d.examples, config.seed)
+    return d.tasks[0], "by puzzle", puzzle.split(pairs, held, config.seed)
+
+
+def puzzle_of(config: ConfigDict) -> Puzzle:
+    """The kind of grid of an experiment with format "puzzle"."""
+    names = config.data.tasks
+    _known("config.data.tasks", names, PUZZLES)
+    if len(names) != 1:
+        raise UserError(f"config.data.tasks: one kind of puzzle, got {', '.join(names)}")
+    return PUZZLES[names[0]]
+
+
+def _known(field, names, valid):
+    if not names:
+        raise UserError(f"{field}: name one at least of {', '.join(valid)}")
+    for name in names:
+        if name not in valid:
+            near = difflib.get_close_matches(name, valid, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{field}: unknown {name!r}; {hint}valid: {', '.join(valid)}")
+
+
+def _tokenizer(config, train):
+    d = config.data
+    if (d.tokenizer == "grid") != (d.format == "puzzle"):
+        raise UserError(
+            f"config.data.tokenizer: {d.tokenizer!r} does not go with format {d.format!r}; "
+            "'grid' is the one of puzzles"
+        )
+    if d.tokenizer == "grid":
+        return GridTokenizer(puzzle_of(config).symbols)
+    if d.tokenizer in CHARSETS:
+        return AnswerCharTokenizer(CHARSETS[d.tokenizer])
+    texts = [text for pair in train for text in (pair.question, pair.answer)]
+    if d.tokenizer == "hybrid":
+        return HybridTokenizer.fit(texts, max_words=d.max_tokens - len(LATIN_CHARSET) - 4)
+    return BPETokenizer.fit(texts, vocab_size=d.max_tokens)
+
+
+def rows_of(config: ConfigDict, pairs, tokenizer, *, answered: bool = True) -> Rows:
+    """Pairs laid out as the model of an experiment reads them.
+
+    Raises:
+      UserError: the model does not read pairs, or a pair does not fit.
+    """
+    model = jaxmodels.make_config(config.model, **model_fields(config))
+    return lay_out_pairs(
+        pairs,
+        tokenizer,
+        model.mode,
+        model.seq_len,
+        skip_long=config.data.skip_long,
+        answered=answered,
+    )
+
+
+def open_pairs(config: ConfigDict) -> PairData:
+    """Make or read the pairs and the streams; resolves the model's vocab_size in place.
+
+    Raises:
+      UserError: whatever is wrong with the pairs or their fit to the config.
+    """
+    d = config.data
+    if config.curriculum:
+        raise UserError("config.curriculum: rows of pairs have one length, leave it out")
+    if d.augment and d.format != "puzzle":
+        raise UserError("config.data.augment: only puzzles are augmented, set it to false")
+    if ":" not in config.model and not _has_mode(config.model):
+        raise UserError(
+            f"config.data.format: model {config.model!r} does not read {d.format!r}; "
+            "hrlm and hrm do"
+        )
+    corpus = pairs_of(config)
+    resolve_vocab(config, corpus.tokenizer.vocab_size)
+    rows = rows_of(config, corpus.train, corpus.tokenizer)
+    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    sizes = {"batch_size": config.batch_size, "prefetch": d.prefetch}
+    valid, valid_bytes = None, 0
+    if config.eval_every:
+        pairs = corpus.valid[: max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None]
+        held = rows_of(config, pairs, corpus.tokenizer)
+        valid = pair_eval_stream(held, **sizes, **hosts)
+        valid_bytes = sum(len(pairs[i].answer.encode()) for i in held.kept)
+    total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
+    return PairData(
+        corpus=corpus,
+        train=pair_stream(
+            rows,
+            seed=config.seed,
+            augmentation=puzzle_of(config).augmentation if d.augment else None,
+            **sizes,
+            **hosts,
+        ),
+        valid=valid,
+        valid_bytes=valid_bytes,
+        bytes_per_token=total / (len(corpus.train) * config.seq_len),
+        fingerprint=corpus.fingerprint(),
+        rows=len(rows.inputs),
+    )
+
+
+def _has_mode(name: str) -> bool:
+    return hasattr(jaxmodels.make_config(name), "mode")

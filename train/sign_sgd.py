@@ -1,0 +1,32 @@
+"""Sign descent on the rows of a table that a batch has looked up, as HRM learns puzzle vectors.
+
+    row <- row (1 - rate * weight_decay) - rate * sign(gradient)      if the row was looked up
+
+Source: the sparse SignSGD of sapientinc/HRM (SYSTEMS 7.7). A row that was looked up is known by its
+gradient, which is then not all zero.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def sparse_sign_sgd(learning_rate, weight_decay: float) -> optax.GradientTransformation:
+    """For parameters (rows, width).
+
+    Args:
+      learning_rate: number, or step -> number.
+      weight_decay: of the rows that move.
+    """
+
+    def update(grads, state, params):
+        def step(grad, row):
+            touched = (grad != 0).any(-1, keepdims=True)
+            return jnp.where(touched, jnp.sign(grad) + weight_decay * row, 0.0)
+
+        return jax.tree.map(step, grads, params), state
+
+    return optax.chain(
+        optax.GradientTransformation(lambda params: optax.EmptyState(), update),
+        optax.scale_by_learning_rate(learning_rate),
+    )
