@@ -47,6 +47,7 @@ class HRMConfig:
       grad_rule: "last": the last K calls in order; "per_module": the last min(H, K - 1) of f_H and
         the last of f_L to make up K, as HRM-Text.
       rope_base: of the rotary positions.
+      remat: the backward pass computes each block's insides anew instead of keeping them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
     """
 
@@ -66,6 +67,7 @@ class HRMConfig:
     grad_calls: int = 2
     grad_rule: str = "last"
     rope_base: float = 1e4
+    remat: bool = False
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -224,6 +226,8 @@ class HRMNet(nnx.Module):
             past = None if kept is None else (*kept, slots)
             return block(z, mask, positions, past)
 
+        if self.config.remat:
+            body = jax.checkpoint(body)
         z, kept = jax.lax.scan(body, z, (self.blocks, None if past is None else past[:2]))
         return (unit_rms(z, self.config.norm_eps) if self.config.norm == "pre" else z), kept
 

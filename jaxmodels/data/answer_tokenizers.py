@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import EOS, PAD, UNK
+from jaxmodels.models.hrlm_config import EOS, PAD, UNK
 
 SPECIALS = ("<pad>", "<eos>", "<unk>", "<sep>")
 SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmodels.data.answer_tokenizers import SPECIALS
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import EOS
+from jaxmodels.models.hrlm_config import EOS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import EOS, MODES, PAD, SEP
+from jaxmodels.models.hrlm_config import EOS, MODES, PAD, SEP
 
 
 class Row(NamedTuple):
@@ -41,7 +41,7 @@ def lay_out(question: Sequence[int], answer: Sequence[int] | None, mode: str, se
     Args:
       question, answer: ids without EOS. In a grid both have seq_len ids; a place where the answer
         is PAD has no label.
-      mode: one of `jaxmodels.models.hrlm.MODES`.
+      mode: one of `jaxmodels.models.hrlm_config.MODES`.
       seq_len: of the row.
 
     Raises:

@@ -13,7 +13,8 @@ from flax import struct
 
 from jaxmodels.cells.hrm import HRMState
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import PAD, prefix_of
+from jaxmodels.models.hrlm import prefix_of
+from jaxmodels.models.hrlm_config import PAD
 
 
 @struct.dataclass

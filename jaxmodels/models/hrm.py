@@ -6,10 +6,12 @@ Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871); SYSTEMS
 import dataclasses
 
 from jaxmodels.models import hrlm
+from jaxmodels.models.hrlm_config import PRESETS as TEXT_PRESETS
+from jaxmodels.models.hrlm_config import HRLMConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class HRMGridConfig(hrlm.HRLMConfig):
+class HRMGridConfig(HRLMConfig):
     """As `HRLMConfig`; the defaults are those of HRM on Sudoku, 27 million parameters."""
 
     vocab_size: int = 11
@@ -25,10 +27,10 @@ class HRMGridConfig(hrlm.HRLMConfig):
 
 _MAZE = {"vocab_size": 6, "seq_len": 900}
 PRESETS = {
-    "hrm_sudoku": hrlm.PRESETS["hrm_sudoku"],
-    "trm_sudoku": hrlm.PRESETS["trm_sudoku"],
-    "hrm_maze": hrlm.PRESETS["hrm_sudoku"] | _MAZE,
-    "trm_maze": hrlm.PRESETS["trm_sudoku"] | _MAZE | {"low_cycles": 4, "grad_calls": 5},
+    "hrm_sudoku": TEXT_PRESETS["hrm_sudoku"],
+    "trm_sudoku": TEXT_PRESETS["trm_sudoku"],
+    "hrm_maze": TEXT_PRESETS["hrm_sudoku"] | _MAZE,
+    "trm_maze": TEXT_PRESETS["trm_sudoku"] | _MAZE | {"low_cycles": 4, "grad_calls": 5},
 }
 
 

@@ -41,7 +41,7 @@ def target_counts(model, batch):
     per = labels.sum() if model.config.loss_mean == "token" else rows
     counts = {"answer": per, "exact": rows, "accuracy": rows}
     if model.config.halts:
-        counts |= {"halt": rows, "steps": rows, "halted": rows}
+        counts |= {"halt": rows, "steps": rows, "ended": rows}
         counts |= {"continue": rows} if model.config.q_continue else {}
     return counts
 
@@ -60,7 +60,8 @@ def loss_sums(model, state, batch, key=None, progress=None):
 
     Returns:
       (state, {term: float32 scalar}). "exact" and "accuracy" (a row's share of right labels) are of
-      all rows; in training "steps" and "halted" are of the rows that halt in this round.
+      all rows; "steps" is how many rounds they have thought, "ended" which of them halt after this
+      round: in training the mean number of rounds a sample gets is 1 / "ended".
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
@@ -94,7 +95,7 @@ def loss_sums(model, state, batch, key=None, progress=None):
         _, ahead = model(thoughts, inputs, None, identifiers)
         best = jnp.where(last, ahead.q_halt, jnp.maximum(ahead.q_halt, ahead.q_continue))
         value = jax.lax.stop_gradient(jax.nn.sigmoid(best))
-    wishes = wishes_to_halt(c, out)
+    wishes = wishes_to_halt(c, out) & c.adaptive
     explore, least = jax.random.split(key)
     explores = jax.random.uniform(explore, steps.shape) < c.halt_exploration
     least = jax.random.randint(least, steps.shape, 2, c.halt_max_steps + 1)
@@ -142,8 +143,8 @@ def _halting(model, right, q, value, steps, halted, weights):
     real = (weights > 0).any(-1).astype(jnp.float32)
     sums = {
         "halt": jnp.sum(real * binary_cross_entropy(q[0], right)),
-        "steps": jnp.sum(real * halted * steps),
-        "halted": jnp.sum(real * halted),
+        "steps": jnp.sum(real * steps),
+        "ended": jnp.sum(real * halted),
     }
     if c.q_continue:
         # An evaluation does not look ahead.

@@ -176,6 +176,20 @@ def test_memory_does_not_grow_with_the_cycles():
     assert size(12) < 1.05 * size(2)
 
 
+def test_recomputing_keeps_less_and_gives_the_same_gradient():
+    def compiled(remat):
+        cell = make(remat=remat, low_layers=6)
+        grad = jax.jit(
+            jax.grad(lambda cell, x: jnp.sum(cell.think(START, x, MASK, POSITIONS).high ** 3))
+        )
+        made = grad.lower(cell, X).compile()
+        return made(cell, X), made.memory_analysis().temp_size_in_bytes
+
+    (kept, size), (again, less) = compiled(False), compiled(True)
+    assert_same(again, kept)
+    assert less < size
+
+
 def test_masked_keys_do_not_reach_anyone():
     cell = make()
     other = X.at[1, 3:].set(jnp.nan)

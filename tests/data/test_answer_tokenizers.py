@@ -14,7 +14,7 @@ from jaxmodels.data.answer_tokenizers import (
     HybridTokenizer,
 )
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import EOS, PAD, SEP, UNK
+from jaxmodels.models.hrlm_config import EOS, PAD, SEP, UNK
 
 SPANISH = "¿Dónde está el niño? ¡Adiós, señor Müller!"
 TEXTS = ["the cat and the dog", "the cat  sat\n\ton the mat", "La niña y el gato."]

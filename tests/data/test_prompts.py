@@ -5,7 +5,7 @@ import pytest
 
 from jaxmodels.data.prompts import lay_out, read_answer
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import EOS, PAD, SEP
+from jaxmodels.models.hrlm_config import EOS, PAD, SEP
 
 Q, A, T = [10, 11, 12], [20, 21], 9
 

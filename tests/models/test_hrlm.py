@@ -9,7 +9,8 @@ import pytest
 import jaxmodels
 from jaxmodels.errors import UserError
 from jaxmodels.models import thinking
-from jaxmodels.models.hrlm import EOS, PAD, SEP, prefix_of
+from jaxmodels.models.hrlm import prefix_of
+from jaxmodels.models.hrlm_config import EOS, PAD, SEP
 from jaxmodels.ops import losses
 from jaxmodels.testing.lab import quick_jit, shaken
 
@@ -156,11 +157,37 @@ def test_rounds_of_training():
         np.testing.assert_allclose(state.thoughts.high, want.high, atol=1e-5)
         halted = np.asarray(state.halted) > 0
         seen += np.asarray(state.steps)[halted].tolist()
-        assert sums["halted"] == halted.sum()
+        assert sums["ended"] == halted.sum()
+        np.testing.assert_allclose(sums["steps"], np.asarray(state.steps).sum())
         # Without exploration a row would halt exactly when it wishes to, or must.
         wishes = np.asarray(out.q_halt > out.q_continue) | (np.asarray(state.steps) == 6.0)
         assert (halted <= wishes).all()
     assert 1 < len(set(seen)) and max(seen) <= 6.0
+
+
+def test_fixed_rounds_do_not_ask_the_head():
+    """A head that always wishes to halt is obeyed when adaptive; else samples think to the end."""
+    for adaptive, expected in ((True, [1.0] * 7), (False, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0])):
+        model = thinker(halt_exploration=0.0, adaptive=adaptive, q_continue=False)
+        model.q_head.bias[...] = model.q_head.bias[...] * 0.0 + 100.0
+        step = quick_jit(lambda state, batch, key, model=model: model.loss_sums(state, batch, key))
+        state, seen = model.initial_state(B), []
+        for count in range(7):
+            state, _ = step(state, batch_of(rows()), jax.random.key(count))
+            assert len(set(state.steps.tolist())) == 1
+            seen.append(float(state.steps[0]))
+        assert seen == expected
+
+
+def test_a_causal_question_is_read_left_to_right():
+    sizes = {"mode": "prefix_ar", "registers": 0, "halt_max_steps": 1}
+    tokens = rows()
+    for causal in (True, False):
+        mask = np.asarray(make(**sizes, causal=causal).mask(tokens))
+        later = np.triu(np.ones(mask.shape[1:], bool), 1)
+        assert (mask & later).any() == (not causal)
+    with pytest.raises(UserError, match="only mode prefix_ar"):
+        make(mode="nar", causal=True)
 
 
 def test_worth_of_halting_and_of_going_on():

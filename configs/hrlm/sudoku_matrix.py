@@ -1,0 +1,71 @@
+"""What carries HRM? Its parts taken away one at a time, on 4x4 Sudokus (SYSTEMS 9.3, L-57).
+
+    python -m eval.matrix --config=configs/hrlm/sudoku_matrix.py --workdir=runs/hrm_matrix --jobs 2
+
+Every entry reads the same puzzles in the same order; compared is the share of validation puzzles
+that are wrong in any cell, after all rounds. Results: see docs/hrlm.md.
+"""
+
+from typing import Any
+
+from configs.hrlm.sudoku4 import get_config
+from jaxmodels.errors import UserError
+
+STEPS = {"cpu": 1000, "smoke": 6}
+
+
+def get_matrix(preset: str) -> dict[str, Any]:
+    """The base, the entries, and what their differences are to answer."""
+    if preset not in STEPS:
+        raise UserError(f"--preset {preset}: there is {', '.join(STEPS)}")
+    config = get_config()
+    steps = STEPS[preset]
+    config.optimizer.warmup_steps = steps // 10
+    config.update({"eval_every": max(steps // 5, 1), "checkpoint_every": max(steps // 5, 1)})
+    config.data.eval_tokens = 0
+
+    def entry(group, says, match="", **changes):
+        return {"group": group, "says": says, "match": match, "changes": changes}
+
+    plain = {"recurrent": False, "halt_max_steps": 1}
+    entries = {
+        "hrm": entry("tier1", "H and L of two blocks, 2 x 2 cycles, one-step gradient, ACT of 8"),
+        "one net": entry(
+            "tier1", "H and L are one net of two wider blocks", "expansion", shared=True
+        ),
+        "whole cycle": entry("tier1", "gradient through the whole last cycle", grad_calls=3),
+        "all cycles": entry("tier1", "gradient through all six calls of a round", grad_calls=6),
+        "fixed rounds": entry("tier1", "every puzzle gets 8 rounds", adaptive=False),
+        "one round": entry("tier1", "no carry from round to round", halt_max_steps=1),
+        "one cycle": entry("tier2", "f_L, then f_H, once", high_cycles=1, low_cycles=1),
+        "no augmentation": entry("tier2", "puzzles as they are", **{"data.augment": False}),
+        "no average": entry("tier2", "the last weights", **{"optimizer.ema_decay": 0.0}),
+        "transformer": entry("tier3", "the four blocks, read once", **plain),
+        "transformer, equal FLOPs": entry(
+            "tier3", "seven blocks, read once: the work of a round", **plain, low_layers=5
+        ),
+    }
+    questions = {
+        "split": ("hrm", "one net", "Does the split in H and L help, at equal parameters?"),
+        "cycle": ("whole cycle", "hrm", "Does the gradient of a whole cycle help?"),
+        "gradient": ("all cycles", "hrm", "Does the gradient through all calls help?"),
+        "halting": ("hrm", "fixed rounds", "Does learned halting help, against fixed rounds?"),
+        "rounds": ("hrm", "one round", "Do several rounds help?"),
+        "cycles": ("hrm", "one cycle", "Do the cycles within a round help?"),
+        "augmentation": ("hrm", "no augmentation", "Does augmentation help?"),
+        "average": ("hrm", "no average", "Does averaging the weights help?"),
+        "transformer": ("hrm", "transformer", "Is HRM better than a transformer of its size?"),
+        "flops": (
+            "hrm",
+            "transformer, equal FLOPs",
+            "Is HRM better than a transformer of equal FLOPs a step?",
+        ),
+    }
+    return {
+        "config": config,
+        "steps": steps,
+        "seeds": (0, 1, 2),
+        "entries": entries,
+        "questions": questions,
+        "measure": {"name": "exact", "unit": "% of puzzles wrong", "best": 1.0, "scale": 100.0},
+    }

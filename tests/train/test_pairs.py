@@ -1,0 +1,181 @@
+"""A run that answers questions: trained, killed, measured and asked."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import jaxmodels
+from eval.__main__ import main as evaluate
+from eval.answers.asking import Asker, HRLMInference
+from eval.predict import main as predict
+from jaxmodels.errors import UserError
+from train.config import complete_config
+from train.data import open_data
+from train.loop import run
+from train.pairs import pairs_of
+from train.sign_sgd import sparse_sign_sgd
+
+SIZES = {"width": 16, "head_size": 8, "high_layers": 1, "low_layers": 1, "mlp_multiple": 8}
+SIZES |= {"halt_max_steps": 3, "q_continue": False, "vocab_size": 0}
+
+
+def config_of(**changes):
+    data = {"format": "puzzle", "tasks": ("sudoku4",), "examples": 40, "tokenizer": "grid"}
+    data |= {"valid_fraction": 0.2, "test_fraction": 0.2, "augment": True, "prefetch": 0}
+    fields = {"model": "hrm", "model_config": SIZES, "steps": 6, "batch_size": 8, "seq_len": 16}
+    fields |= {"eval_every": 3, "checkpoint_every": 3, "log_every": 1}
+    fields |= {"optimizer": {"schedule": "constant"}}
+    data |= changes.pop("data", {})
+    return complete_config(fields | changes | {"data": data})
+
+
+def text_config(**data):
+    data = {
+        "max_tokens": 900,
+        "format": "task",
+        "tasks": ("translation",),
+        "tokenizer": "hybrid",
+    } | data
+    data |= {"augment": False}
+    return config_of(model="hrlm", seq_len=32, data=data)
+
+
+def one_device(config, workdir, **more):
+    return run(config, workdir, quiet=True, devices=jax.devices()[:1], **more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a run that was interrupted by nothing."""
+    workdir = tmp_path_factory.mktemp("pairs") / "run"
+    assert one_device(config_of(), workdir).status == "finished"
+    return workdir
+
+
+def test_a_run_goes_on_from_a_checkpoint_as_if_undisturbed(finished, tmp_path):
+    # The thoughts of puzzles that had not halted are part of what is saved.
+    assert one_device(config_of(steps=3), tmp_path / "half").status == "finished"
+    again = one_device(config_of(), tmp_path / "half", resume=True)
+    last = (finished / "metrics.jsonl").read_text().splitlines()[-1]
+    assert again.digest == json.loads(last)["digest"]
+
+
+def test_the_log_has_answers_and_halting(finished):
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    train_rows = [row for row in rows if row.get("split") == "train"]
+    valid_rows = [row for row in rows if row.get("split") == "valid"]
+    assert {"answer", "halt", "exact", "accuracy", "steps", "ended"} <= train_rows[0].keys()
+    assert valid_rows[-1]["loss"] == valid_rows[-1]["answer"]
+    assert valid_rows[-1]["steps"] == 3 and "bits_per_byte" not in valid_rows[-1]
+
+
+def test_an_evaluation_writes_answers_and_a_page(finished, capsys):
+    assert evaluate([f"--workdir={finished}", "--max-pairs=8", "--batch-size=4"]) == 0
+    assert "unseen questions exactly" in capsys.readouterr().out.replace("\n", " ")
+    result = json.loads((finished / "answers.json").read_text())
+    assert result["splits"].keys() == {"seen", "unseen"} and result["rounds"] == 3
+    unseen = result["splits"]["unseen"]
+    assert len(unseen["exact_by_round"]) == 3 and unseen["exact_by_round"][-1] == unseen["exact"]
+    assert 0.0 < unseen["cells"] < 1.0 and result["speed"]["latency_ms"] > 0
+    page = (finished / "report.html").read_text()
+    assert "Unseen questions" in page and "rounds of thinking" in page
+    assert evaluate([f"--workdir={finished}", "--max-bytes=9"]) == 2
+    assert "for runs on text" in capsys.readouterr().err
+
+
+def test_asking(finished, capsys):
+    pair = pairs_of(config_of()).test[0]
+    asked = [f"--workdir={finished}", "--input", pair.question, "--show"]
+    assert predict(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines[0]) == 16 and [line[:9] for line in lines[1:]] == [
+        f"  round {i}" for i in (1, 2, 3)
+    ]
+    assert sum("<- halts" in line for line in lines) == 1
+    assert HRLMInference(finished).predict(pair.question) == lines[0]
+    assert predict([f"--workdir={finished}", "--input", "x" * 16]) == 2
+    assert "no symbol 'x'" in capsys.readouterr().err
+    assert predict([f"--workdir={finished}", "--input", "1..."]) == 2
+    assert "has 4 places, expected 16" in capsys.readouterr().err
+
+
+def test_halting_of_an_asker_is_that_of_solve(finished):
+    model = HRLMInference(finished).asker.model
+    corpus = pairs_of(config_of())
+    rows = np.stack([corpus.tokenizer.encode(p.question) for p in corpus.train[:12]])
+    # A head that lets half of them halt at once.
+    shape = model.q_head.kernel.shape
+    model.q_head.kernel[...] = 5.0 * jax.random.normal(jax.random.key(0), shape)
+    q = model(model.fresh_thoughts(*rows.shape), rows)[1].q_halt
+    model.q_head.bias[...] = model.q_head.bias[...] - np.median(q)
+    ids, rounds = Asker(model, corpus.tokenizer, batch_size=12).run(rows)
+    logits, expected, _ = jax.jit(lambda m, x: m.solve(x, adaptive=True))(model, rows)
+    np.testing.assert_array_equal(rounds, expected)
+    assert len(set(rounds.tolist())) > 1
+    chosen = ids[rounds - 1, np.arange(12)]
+    np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"tasks": ("sudoku5",)}}, "unknown 'sudoku5'; did you mean 'sudoku"),
+        ({"data": {"tasks": ()}}, "config.data.tasks: name one at least of sudoku4"),
+        ({"data": {"tokenizer": "byte"}}, "format 'puzzle' needs one of answer_char"),
+        ({"data": {"tokenizer": "hybrid"}}, "'grid' is the one of puzzles"),
+        ({"data": {"valid_fraction": 0.0}}, "valid_fraction must be above 0"),
+        (
+            {"data": {"format": "pairs", "tokenizer": "bpe", "augment": False}},
+            "name files of pairs",
+        ),
+        ({"model": "transformer", "model_config": {}}, "'transformer' does not read 'puzzle'"),
+        ({"curriculum": ((0.5, 8), (1.0, 16))}, "rows of pairs have one length"),
+        ({"seq_len": 20}, "has 16 places, expected 20"),
+    ],
+)
+def test_what_is_wrong_with_an_experiment(changes, words):
+    with pytest.raises(UserError, match=words):
+        open_data(config_of(**changes))
+
+
+def test_what_a_model_cannot_read():
+    model = jaxmodels.create("hrlm", **SIZES | {"vocab_size": 9}, seq_len=16)
+    with pytest.raises(UserError, match="in mode 'nar' this model reads 'pairs' or 'task'"):
+        model.check_data(config_of().data, 16)
+    with pytest.raises(UserError, match="carry_state"):
+        model.check_data(text_config(carry_state=False).data, 16)
+    with pytest.raises(UserError, match="rows have 16"):
+        model.check_data(text_config().data, 32)
+
+
+def test_tasks_and_their_tokenizers():
+    config = text_config(tasks=("translation", "factual"), examples=400)
+    data = open_data(config)
+    assert config.model_config.vocab_size == data.corpus.tokenizer.vocab_size
+    assert {pair.task for pair in data.corpus.test} == {"translation", "factual"}
+    batch = next(iter(data.train))
+    assert batch["inputs"].shape == (8, 32) and batch["weights"].any(1).all()
+    seen = {pair.combination for pair in data.corpus.train}
+    assert not seen & {p.combination for p in data.corpus.valid + data.corpus.test}
+
+
+def test_files_are_split_by_question(tmp_path):
+    file = tmp_path / "a.tsv"
+    file.write_text("".join(f"word {i % 20}\tpalabra {i}\n" for i in range(60)))
+    config = text_config(
+        format="pairs", tasks=(), paths=(str(file),), question_prefix="To Spanish: "
+    )
+    corpus = pairs_of(config)
+    asked = [{p.question for p in part} for part in (corpus.train, corpus.valid, corpus.test)]
+    assert sum(map(len, asked)) == len(set.union(*asked)) == 20
+    assert all(p.question.startswith("To Spanish: word") for p in corpus.train)
+
+
+def test_only_rows_that_were_looked_up_move_by_their_sign():
+    table = {"puzzle": np.array([[1.0, -2.0], [3.0, 4.0]], np.float32)}
+    grads = {"puzzle": np.array([[0.0, 0.0], [0.3, -7.0]], np.float32)}
+    optimizer = sparse_sign_sgd(0.1, 0.5)
+    updates, _ = optimizer.update(grads, optimizer.init(table), table)
+    np.testing.assert_allclose(updates["puzzle"], [[0, 0], [-0.25, -0.1]], atol=1e-7)
