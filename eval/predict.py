@@ -23,7 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workdir", required=True, help="folder of a run that answers questions")
     parser.add_argument("--input", nargs="+", metavar="TEXT", help="questions")
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
-    parser.add_argument("--adaptive", action="store_true", help="halt when the model wishes to")
+    parser.add_argument(
+        "--halt",
+        choices=("max", "adaptive"),
+        help="think all rounds, or until the model wishes to halt; by default as it was trained",
+    )
     parser.add_argument("--max-steps", type=int, metavar="N", help="rounds of thinking at most")
     parser.add_argument("--batch-size", type=int, default=16, help="questions side by side")
     parser.add_argument("--show", action="store_true", help="the answer after every round")
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = HRLMInference(
             flags.workdir,
             checkpoint=flags.checkpoint,
-            adaptive=flags.adaptive,
+            halt=flags.halt,
             batch_size=min(flags.batch_size, len(questions)),
             max_steps=flags.max_steps,
         )

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
                 "low_cycles": 2,
                 "mlp_multiple": 32,
                 "halt_max_steps": 4,
+                "eval_halt": "adaptive",
                 "q_continue": False,  # as TRM: no second forward pass to estimate it
             },
             "steps": 2000,

@@ -133,7 +133,8 @@ class HRLMInference:
     Args:
       workdir: folder of a run that answers questions.
       checkpoint: "best", "last", or a step.
-      adaptive: stop thinking when the model wishes to; else after all rounds.
+      halt: "adaptive", stop thinking when the model wishes to; "max", after all rounds; None, as
+        the model's `eval_halt` says.
       batch_size, max_steps: see `Asker`.
 
     Raises:
@@ -145,7 +146,7 @@ class HRLMInference:
         workdir: str | Path,
         *,
         checkpoint: str = "best",
-        adaptive: bool = False,
+        halt: str | None = None,
         batch_size: int = 1,
         max_steps: int | None = None,
     ):
@@ -157,7 +158,10 @@ class HRLMInference:
                 f"--workdir={workdir}: a {trained.config.model!r} continues text and answers no "
                 "questions; use python -m eval.sample"
             )
-        self.config, self.adaptive = trained.config, adaptive
+        halt = halt or trained.model.config.eval_halt
+        if halt not in ("max", "adaptive"):
+            raise UserError(f"halt: give max or adaptive, got {halt!r}")
+        self.config, self.adaptive = trained.config, halt == "adaptive"
         self.asker = Asker(trained.model, tokenizer, batch_size=batch_size, max_steps=max_steps)
 
     def predict(self, text: str) -> str:

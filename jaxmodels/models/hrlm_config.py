@@ -25,6 +25,8 @@ class HRLMConfig:
       halt_max_steps: rounds at most; 1 means no halting and no carry.
       halt_exploration: share of samples that must think a random number of rounds at least.
       adaptive: in training a sample halts when the Q-head says so; False: after halt_max_steps.
+      eval_halt: "max", an evaluation thinks halt_max_steps rounds; "adaptive", until the head says
+        so. What trains with halting may answer worse in rounds that it hardly ever reached.
       q_continue: the Q-head also estimates the worth of going on, as HRM; without, as TRM, a
         sample halts when it is more likely right than not.
       loss: "softmax", or "stablemax" (arXiv 2501.04697).
@@ -73,6 +75,7 @@ class HRLMConfig:
     loss_mean: str = "sequence"
     bp_warmup: float = 0.0
     adaptive: bool = True
+    eval_halt: str = "max"
     causal: bool = False
     window: int | None = None
     mask_pad: bool = False
@@ -87,6 +90,7 @@ class HRLMConfig:
         positive(self, "vocab_size", "seq_len", "halt_max_steps")
         one_of(self, "mode", MODES)
         one_of(self, "loss", ("softmax", "stablemax"))
+        one_of(self, "eval_halt", ("max", "adaptive"))
         one_of(self, "loss_mean", ("sequence", "token"))
         if not 0.0 <= self.halt_exploration <= 1.0:
             raise UserError(f"halt_exploration must lie in [0, 1], got {self.halt_exploration!r}")

@@ -55,7 +55,7 @@ def loss_sums(model, state, batch, key=None, progress=None):
       batch: inputs, targets int (B, T), weights float (B, T), and with puzzle_ids identifiers int
         (B,). Rows whose sample goes on ignore it.
       key: draws the exploration. None: an evaluation, each row of the batch thought to its end
-        (`halt_max_steps` rounds); the state is returned as it came.
+        (as `eval_halt` says); the state is returned as it came.
       progress: float in [0, 1] for `bp_warmup`; None means the end.
 
     Returns:
@@ -65,7 +65,10 @@ def loss_sums(model, state, batch, key=None, progress=None):
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
-        logits, steps, q = solve(model, batch["inputs"], identifiers=batch.get("identifiers"))
+        how = {"adaptive": model.config.eval_halt == "adaptive"}
+        logits, steps, q = solve(
+            model, batch["inputs"], identifiers=batch.get("identifiers"), **how
+        )
         sums, right = _answer(model, logits, batch["targets"], weights)
         return state, sums | _halting(model, right, q, None, steps, jnp.ones_like(steps), weights)
     calls = calls_at(model.config, progress)

@@ -179,6 +179,16 @@ def test_fixed_rounds_do_not_ask_the_head():
         assert seen == expected
 
 
+def test_an_evaluation_halts_as_it_is_told():
+    """The head always wishes to halt: only "adaptive" hears it."""
+    for halt, expected in (("max", 6.0), ("adaptive", 1.0)):
+        model = thinker(eval_halt=halt, q_continue=False)
+        model.q_head.bias[...] = model.q_head.bias[...] * 0.0 + 100.0
+        batch = batch_of(rows())
+        _, sums = quick_jit(lambda batch, model=model: model.loss_sums((), batch))(batch)
+        assert sums["steps"] == expected * B
+
+
 def test_a_causal_question_is_read_left_to_right():
     sizes = {"mode": "prefix_ar", "registers": 0, "halt_max_steps": 1}
     tokens = rows()
