@@ -20,16 +20,9 @@ import jax
 from ml_collections import ConfigDict
 
 import jaxmodels
-from jaxmodels.data.answer_tokenizers import (
-    LATIN_CHARSET,
-    SEED_CHARSET,
-    TAB_CHARSET,
-    AnswerCharTokenizer,
-    HybridTokenizer,
-)
-from jaxmodels.data.bpe import BPETokenizer
 from jaxmodels.data.files import find_files
 from jaxmodels.data.grids import GridTokenizer
+from jaxmodels.data.pair_tokenizers import fit_tokenizer
 from jaxmodels.data.pairs import (
     SUFFIXES,
     Pair,
@@ -46,8 +39,6 @@ from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_b
 from jaxmodels.errors import UserError
 from train.config import PAIR_TOKENIZERS
 from train.model import model_fields, resolve_vocab
-
-CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,12 +174,7 @@ def _tokenizer(config, train):
         )
     if d.tokenizer == "grid":
         return GridTokenizer(puzzle_of(config).symbols)
-    if d.tokenizer in CHARSETS:
-        return AnswerCharTokenizer(CHARSETS[d.tokenizer])
-    texts = [text for pair in train for text in (pair.question, pair.answer)]
-    if d.tokenizer == "hybrid":
-        return HybridTokenizer.fit(texts, max_words=d.max_tokens - len(LATIN_CHARSET) - 4)
-    return BPETokenizer.fit(texts, vocab_size=d.max_tokens)
+    return fit_tokenizer(d.tokenizer, train, d.max_tokens)
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer, *, answered: bool = True) -> Rows:

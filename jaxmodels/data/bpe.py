@@ -93,7 +93,11 @@ def _library():
 
 @functools.lru_cache(maxsize=4)
 def _built(model: str):
-    made = _library().Tokenizer.from_str(model)
+    library = _library()
+    try:
+        made = library.Tokenizer.from_str(model)
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"no BPE tokenizer: its description is broken ({error})") from error
     # Special ids are for the rows' own marks; a text that spells one out must not become it.
     made.encode_special_tokens = True
     return made

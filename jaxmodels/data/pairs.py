@@ -113,6 +113,8 @@ def read_pairs(path: Path) -> Iterator[Pair]:
             raise UserError(f"{path}:{number}: {names[0]} and {names[1]} must be text")
         if not (question.strip() and answer.strip()):
             raise UserError(f"{path}:{number}: {names[0]} or {names[1]} is empty")
+        if any("\ud800" <= symbol <= "\udfff" for symbol in question + answer):
+            raise UserError(f"{path}:{number}: half of a surrogate pair, which is no character")
         yield Pair(question.strip(), answer.strip(), path.stem)
 
 

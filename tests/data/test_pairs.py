@@ -44,6 +44,7 @@ def test_json_lines_and_tables(tmp_path):
         ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "a"}\n', ":2: expected the fields"),
         ("a.jsonl", '{"input": "a", "output": 3}\n', ":1: input and output must be text"),
         ("a.jsonl", '{"input": "a", "output": " "}\n', ":1: input or output is empty"),
+        ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: half of a surrogate pair"),
         ("a.tsv", "one\ttwo\nthree\n", ":2: expected question, tab, answer"),
     ],
 )

@@ -116,7 +116,7 @@ def json_sentence() -> Iterator[Pair]:
         for order in ("forward", "backward"):
             items = list(fields.items())[:: 1 if order == "forward" else -1]
             text = json.dumps(dict(items), separators=(",", ":"))
-            combination = (order, name, str(age), city, job)
+            combination = (name, str(age), city, job)  # both orders have one answer
             answer = f"{name}, {age}, is a {job} in {city}."
             yield Pair(f"Tell: {text}", answer, "json_sentence", combination)
 

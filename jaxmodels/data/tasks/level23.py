@@ -22,10 +22,10 @@ def grammar() -> Iterator[Pair]:
     ):
         past = time in TIMES[:2]
         right = forms[2] if past else forms[1 if third else 0]
-        for number, form in enumerate(forms):
+        for form in forms:
             wrong = f"{subject} {form} to the {place} {time}."
             answer = f"{subject} {right} to the {place} {time}."
-            combination = (subject, forms[0], ("base", "third", "past")[number], place, time)
+            combination = (subject, forms[0], place, time)  # all three have one answer
             yield Pair(f"Correct: {wrong}", answer, "grammar", combination)
 
 
