@@ -53,6 +53,8 @@ class Settings:
       early_epochs: validation that leaves its best by `overfit_rise` before is a red flag.
       probe: a metric of validation, higher is better, that must not get worse; "" = none.
       target_loss: validation loss at which the run has done what it was for; 0 = none.
+      watch: look into the components at each validation (`train/watch.py`) and take what is wrong
+        there for a red flag. Costs two short reads by layer; without `enabled` it is only logged.
     """
 
     enabled: bool = False
@@ -71,6 +73,7 @@ class Settings:
     early_epochs: float = 5.0
     probe: str = ""
     target_loss: float = 0.0
+    watch: bool = False
 
     def __post_init__(self):
         """Refuse what makes no sense (`UserError`)."""
@@ -107,7 +110,7 @@ class History:
       train_steps, train: main loss of single logged batches.
       steps, valid: validation loss; probe: the metric beside it, if it is logged.
       decisions: (step, action) of those that were written to the log.
-      flags: (step, sentence) that a diagnosis put into the log as split "flag".
+      flags: (step, sentence) of what is wrong in a component, from lines of split "flag".
       norms: gradient norm by component, from train metrics "grad_norm/<component>".
       terms: the last weighted loss terms.
     """
@@ -144,7 +147,7 @@ class History:
                 self.probe.append(values[self.probe_name])
         elif split == "control":
             self.decisions.append((step, values["action"]))
-        elif split == "flag":
+        elif split == "flag" and "reason" in values:
             self.flags.append((step, values["reason"]))
 
     @property

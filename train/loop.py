@@ -31,6 +31,7 @@ from train.progress import ProgressLine, describe
 from train.steering import Steering, lowered
 from train.step import TrainState, component_names, main_term
 from train.warm import begin_from
+from train.watch import Watch
 
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices
 
@@ -89,9 +90,10 @@ def run(
         if hasattr(template.model, "check_data"):
             for seq_len in {config.seq_len, *(length.seq_len for length in lengths_of(config))}:
                 template.model.check_data(config.data, seq_len, data.classes())
-        return data, placement, template
+        watch = Watch(config, template.model, data.corpus) if config.control.watch else None
+        return data, placement, template, watch
 
-    data, placement, template = together(prepare)
+    data, placement, template, watch = together(prepare)
     components = component_names(template)
     fresh_carry = placement.fresh_rows()
     iterator = iter(data.train)
@@ -160,6 +162,11 @@ def run(
     def steer(state: TrainState) -> TrainState:
         """Ask the controller after a validation, and lower the learning rate if it says so."""
         steering.add(step, "valid", valid)
+        if watch:
+            with jax.transfer_guard("allow"):
+                seen = watch.look(jax.tree.map(placement.fetch, state.model))
+            log.write(step, "flag", seen)
+            steering.add(step, "flag", seen)
         if step == config.steps:
             return state
         decision, said = steering.decide(step)

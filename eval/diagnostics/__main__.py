@@ -1,7 +1,7 @@
 """Look into a trained model: states, components, memory, identity, and the gates.
 
     python -m eval.diagnostics --workdir=runs/name [--checkpoint best|last|STEP] [--json OUT]
-                               [--data PATH ...] [--distances 0 16 64 256] [--rows 480]
+                               [--data PATH ...] [--distances 0 16 64 256] [--rows 480] [--brief]
 
 Prints every gate, and writes `diagnostics.json` and `diagnostics.html` into the run's folder (with
 --json OUT the JSON goes there, and the page beside it). What is measured, and what the words mean:
@@ -33,8 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
     parser.add_argument("--json", metavar="OUT", help="write the numbers there")
     parser.add_argument("--data", nargs="+", help="other text to look at it with")
-    parser.add_argument("--distances", type=int, nargs="+", default=[0, 16, 64, 256])
-    parser.add_argument("--rows", type=int, default=480, help="keys at each distance")
+    parser.add_argument("--distances", type=int, nargs="+", help="of the passkey, in tokens")
+    parser.add_argument("--rows", type=int, help="keys at each distance")
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="states, components, a passkey at 0 and 64 tokens with 160 keys; no more",
+    )
     flags = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "eval.diagnostics", *arguments])
     try:
@@ -57,18 +62,20 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
     from eval.run import load_run
     from jaxmodels import count_parameters
 
-    distances = tuple(sorted(set(flags.distances)))
+    distances = flags.distances or ([0, 64] if flags.brief else [0, 16, 64, 256])
+    distances = tuple(sorted(set(distances)))
+    rows = (160 if flags.brief else 480) if flags.rows is None else flags.rows
     if distances[0] < 0:
         raise UserError(f"--distances {distances[0]}: tokens cannot be fewer than 0")
-    if flags.rows < 30:
-        raise UserError(f"--rows={flags.rows}: a probe needs 30 examples or more")
+    if rows < 30:
+        raise UserError(f"--rows={rows}: a probe needs 30 examples or more")
     out = Path(flags.json) if flags.json else Path(flags.workdir) / "diagnostics.json"
     if flags.json and not out.parent.is_dir():
         raise UserError(f"--json {out}: there is no folder {out.parent}; make it first")
     start = time.perf_counter()
     paths = tuple(flags.data) if flags.data else None
     run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths)
-    amounts = Amounts(distances=distances, rows=flags.rows)
+    amounts = Amounts(distances=distances, rows=rows, brief=flags.brief)
     result = {
         "command": command,
         "model": run.config.model,

@@ -30,6 +30,7 @@ class Amounts:
         context: tokens read before states are watched.
         watched: tokens during which they are.
         words: tokens written after each persona's description.
+        brief: leave out what takes longest: forgetting, jitter, poisoning, identity and collapse.
     """
 
     distances: tuple[int, ...] = (0, 16, 64, 256)
@@ -37,6 +38,7 @@ class Amounts:
     context: int = 256
     watched: int = 64
     words: int = 200
+    brief: bool = False
 
 
 def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print) -> dict:
@@ -72,11 +74,12 @@ def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print
     if hasattr(model, "step"):
         result["probes"], found = probes_of(model, tokenizer, text, amounts, rng, say)
         verdicts += found
+    else:
+        result["missing"].append(f"{run.config.model} cannot stream: no probes of memory")
+    if hasattr(model, "step") and not amounts.brief:
         say("identity")
         result["identity"] = persona.identity_suite(model, tokenizer, text, tokens=amounts.words)
         result["collapse"] = _collapse(model, tokenizer, text, rng)
-    else:
-        result["missing"].append(f"{run.config.model} cannot stream: no probes of memory")
     piece = excerpts(text, ROWS, 4 * BLOCK + 1, rng)
     loss = float(token_losses(model, model.initial_state(ROWS), piece)[1].mean())
     result["loss"] = loss
@@ -217,13 +220,12 @@ def components_of(model, tokens) -> tuple[dict, list[Verdict]]:
 
 
 def probes_of(model, tokenizer, text, amounts: Amounts, rng, say) -> tuple[dict, list[Verdict]]:
-    """Passkey and linear probe by distance, tau, eta, jitter, poisoning."""
+    """Passkey and linear probe by distance, tau; if not brief eta, jitter, poisoning."""
     keys = passkey.passkey_of(tokenizer, text)
     recalls = []
     for distance in amounts.distances:
         say(f"passkey at {distance} tokens")
         recalls.append(passkey.recall(model, keys, distance, rows=amounts.rows))
-    say("forgetting, jitter, poisoning")
     probed = [r.best.accuracy for r in recalls if r.best]
     found = {
         "symbols": keys.shown,
@@ -231,11 +233,16 @@ def probes_of(model, tokenizer, text, amounts: Amounts, rng, say) -> tuple[dict,
         "recall": [dataclasses.asdict(r) | {"accuracy": r.accuracy} for r in recalls],
         "tau": passkey.persistence(amounts.distances, [r.accuracy for r in recalls]),
         "tau_probe": passkey.persistence(amounts.distances, probed) if probed else None,
-        "forgetting": dataclasses.asdict(
-            passkey.forgetting(model, keys, amounts.distances[:2][-1])
-        ),
+    }
+    if amounts.brief:
+        return found, _memory(recalls)
+    say("forgetting, jitter, poisoning")
+    forgot = passkey.forgetting(model, keys, amounts.distances[:2][-1])
+    poisoned = stress.poisoning(model, text, tokenizer.vocab_size)
+    found |= {
+        "forgetting": dataclasses.asdict(forgot),
         "jitter": stress.jitter(model, excerpts(text, ROWS, 4 * BLOCK + 1, rng)),
-        "poisoning": dataclasses.asdict(stress.poisoning(model, text, tokenizer.vocab_size)),
+        "poisoning": dataclasses.asdict(poisoned),
     }
     return found, _memory(recalls)
 

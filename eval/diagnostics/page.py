@@ -82,10 +82,22 @@ def _probes(result: Result) -> list[str]:
         "asked for it, and what a linear probe reads from its recurrent state just before. A guess "
         "is right one time in ten, a whole key one time in 100,000. The probe is a lower bound."
     )
-    forgetting, poison = probes["forgetting"], probes["poisoning"]
     rows = [
         ["τ, answers: tokens until half is lost", _number(probes["tau"])],
         ["τ, linear probe", _number(probes["tau_probe"])],
+    ]
+    rows += _stress(probes) if "forgetting" in probes else []
+    return [
+        page.section("Memory"),
+        page.picture(figures.svg(figure, "recall"), caption),
+        page.table(["", "measured"], rows),
+    ]
+
+
+def _stress(probes: Mapping[str, Any]) -> list[list[str]]:
+    """What a brief look leaves out: forgetting, noise on the state, hostile prefixes."""
+    forgetting, poison = probes["forgetting"], probes["poisoning"]
+    rows = [
         ["η: retained x (1 - leakage)", _number(forgetting["eta"])],
         ["leakage past a reset", _number(forgetting["leakage"])],
         ["leakage where the reset is withheld", _number(forgetting["unaided"])],
@@ -99,11 +111,7 @@ def _probes(result: Result) -> list[str]:
         rows.append(
             [f"loss rise after “{kind}”; late; past a reset", f"{_number(excess)}; {late}; {after}"]
         )
-    return [
-        page.section("Memory"),
-        page.picture(figures.svg(figure, "recall"), caption),
-        page.table(["", "measured"], rows),
-    ]
+    return rows
 
 
 def _states(result: Result) -> list[str]:

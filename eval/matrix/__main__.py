@@ -2,17 +2,20 @@
 
     python -m eval.matrix --config=configs/groundthink/matrix.py --workdir=runs/matrix
                           [--preset cpu|full|smoke] [--jobs 2] [--only NAME ...] [--seeds 0 1 2]
-                          [--data PATH ...] [--plan] [--report] [--diagnostics]
+                          [--data PATH ...] [--plan] [--report] [--diagnostics [brief|whole]]
                           [--config.FIELD=VALUE ...]
 
 First the plan: parameters and tokens of every entry, nothing trained (`--plan` ends there). Then
 each run as a process of its own in workdir/<entry>/seed<k>. Killed at any moment, the same command
 goes on: what is finished is kept, what is half done continues from its checkpoint, with the same
 --jobs bit for bit. Writes matrix.json (every number), matrix.html and matrix.md (the answers).
+`--report --diagnostics` trains nothing and looks into what has finished; what a run's folder holds
+of that already is kept.
 """
 
 import argparse
 import contextlib
+import functools
 import shlex
 import signal
 import sys
@@ -60,7 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", nargs="+", metavar="PATH", default=[], help="text of all entries")
     parser.add_argument("--plan", action="store_true", help="only print the plan")
     parser.add_argument("--report", action="store_true", help="only write what is known so far")
-    parser.add_argument("--diagnostics", action="store_true", help="look into every finished run")
+    parser.add_argument(
+        "--diagnostics",
+        nargs="?",
+        const="brief",
+        choices=("brief", "whole"),
+        help="look into the finished runs (of --only), by default briefly",
+    )
     return parser
 
 
@@ -106,7 +115,9 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
         if flags.diagnostics:
             from eval.matrix.diagnose import diagnose
 
-            diagnose(every, workdir / "cache", lambda text: console.print(text, markup=False))
+            whole = flags.diagnostics == "whole"
+            said = functools.partial(console.print, markup=False)
+            diagnose(runs, workdir / "cache", said, whole=whole)
         _write(workdir, matrix, every, flags, command, time.time() - begun, console)
     failed = [run for run in runs if run.state == FAILED]
     for run in failed:

@@ -1,8 +1,10 @@
 """A look into every finished run: its diagnostics and a sample of its text, once each (G-93)."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ DIAGNOSTICS, SAMPLE = "diagnostics.json", "sample.txt"
 PROMPT, TOKENS = "The ", 300
 
 
-def diagnose(runs: Sequence[Run], cache: Path, say=print) -> None:
+def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False) -> None:
     """Writes `diagnostics.json` and `sample.txt` into the folders that lack them.
 
     What cannot be written is said, and missing in the report.
@@ -21,25 +23,36 @@ def diagnose(runs: Sequence[Run], cache: Path, say=print) -> None:
       runs: those that are not finished are passed over.
       cache: folder of compiled programs.
       say: told what is done.
+      whole: everything that can be asked, not what `eval.diagnostics --brief` asks; a brief look
+        that is there already is replaced.
     """
     for run in runs:
         if run.state != FINISHED:
             continue
-        for name, command in commands(run.folder).items():
+        for name, command in commands(run.folder, whole).items():
             path = run.folder / name
-            if path.exists():
+            if path.exists() and not (whole and name == DIAGNOSTICS and _is_brief(path)):
                 continue
+            begun = time.perf_counter()
             if error := _write(path, command, cache):
                 say(f"{run.name}: no {name} ({error})")
             else:
-                say(f"{run.name}: {name}")
+                say(f"{run.name}: {name} ({time.perf_counter() - begun:.0f} s)")
 
 
-def commands(folder: Path) -> dict[str, list[str]]:
+def _is_brief(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["amounts"]["brief"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
     """File -> the command that makes it; the sample's prints it."""
-    workdir, whole = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
+    workdir, new = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
+    look = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
     return {
-        DIAGNOSTICS: ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={whole}"],
+        DIAGNOSTICS: look if whole else [*look, "--brief"],
         SAMPLE: ["eval.sample", workdir, f"--prompt={PROMPT}", f"--tokens={TOKENS}"],
     }
 

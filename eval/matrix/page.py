@@ -4,21 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from eval import figures, page
+from eval.matrix import curves, growth, inside, rates
 from eval.matrix.answers import HELPS, HURTS, RULE, SAME, number, summaries
 from eval.matrix.results import of_entry
 
 Result = Mapping[str, Any]
 ALSO = " ✓"  # survives the false discovery rate
-GROUPS = {
-    "tier1": "Tier 1: depth and the anchor",
-    "tier2": "Tier 2: sizes, scales and layouts",
-    "tier3": "Tier 3: against the baselines",
-    "assumption": "Untested assumptions",
-    "rates": "Other learning rates: is the comparison fair?",
-}
 
 
 def compose(result: Result) -> str:
@@ -32,8 +24,11 @@ def compose(result: Result) -> str:
         page.paragraph(lead(result), "lead"),
         *_answers(result),
         *_diagnosis(result),
-        *_curves(result),
+        *_fairness(result),
+        *_growth(result),
+        *curves.sections(result),
         *_tables(result),
+        *inside.sections(result),
         *_runs(result),
         *_made(result),
     ]
@@ -82,7 +77,7 @@ def _answer_row(answer: Mapping[str, Any]) -> list[str]:
     return [
         answer["text"],
         words + (ALSO if joint and answer["verdict"] in (HELPS, HURTS) else ""),
-        number(answer["difference"], sign=True),
+        number(answer["difference"], sign=True) + _relative(answer),
         interval,
         unpaired,
         "-" if answer["in_spreads"] is None else f"{answer['in_spreads']:+.1f}",
@@ -90,36 +85,35 @@ def _answer_row(answer: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _relative(answer: Mapping[str, Any]) -> str:
+    """The difference as a share of what it is held against, which must lie above zero."""
+    other = answer["without_mean"]
+    if answer["difference"] is None or other is None or not other > 0:
+        return ""
+    return f" ({answer['difference'] / other:+.1%})"
+
+
+def _fairness(result: Result) -> list[str]:
+    header, rows = rates.rate_rows(result)
+    if not rows:
+        return []
+    parts = [page.section("Is one learning rate fair?"), page.paragraph(rates.NOTE)]
+    parts.append(page.table(header, rows))
+    header, rows = rates.question_rows(result)
+    parts += [page.table(header, rows)] if rows else []
+    return [*parts, *(page.paragraph(said) for said in rates.words(result))]
+
+
+def _growth(result: Result) -> list[str]:
+    found = growth.criteria(result)
+    return [page.section("Fit to grow?"), page.facts(found)] if found else []
+
+
 def _diagnosis(result: Result) -> list[str]:
     if not result["diagnosed"]:
         return []
     words = result["diagnosed"]["words"]
     return [page.section("The hybrid against its two baselines"), page.paragraph(words)]
-
-
-def _curves(result: Result) -> list[str]:
-    """A picture a group, the baseline in each."""
-    parts, baseline = [page.section("Along the runs")], next(iter(result["entries"]))
-    for group, title in GROUPS.items():
-        names = [name for name, entry in result["entries"].items() if entry["group"] == group]
-        lines = {}
-        for name in dict.fromkeys([baseline, *names]):
-            if (band := _band(result, name)) is not None:
-                lines[name] = band
-        if set(lines) - {baseline}:
-            figure = figures.bands(lines, ylabel=result["unit"])
-            caption = f"{title}. Means over seeds; the bands reach from the best to the worst seed."
-            parts.append(page.picture(figures.svg(figure, f"curves_{group}"), caption))
-    return parts if len(parts) > 1 else []
-
-
-def _band(result: Result, name: str):
-    """(steps, values (seeds, steps)) of an entry's finished runs, or None."""
-    runs = [run["valid"] for run in of_entry(result, name) if run["final"] is not None]
-    if not runs:
-        return None
-    steps = runs[0]["steps"]
-    return steps, np.array([run["values"] for run in runs if run["steps"] == steps])
 
 
 def _tables(result: Result) -> list[str]:
@@ -194,9 +188,7 @@ def _of_entry(result: Result, name: str, index: int) -> str:
             figure = figures.curves(lines, ylabel=curve.replace("_", " "))
             svg = figures.svg(figure, f"entry{index}_{place}")
             parts.append(page.picture(svg, f"{name}, training: {curve}"))
-    for run in runs:
-        if found := dict(scalars(run["diagnostics"])):
-            parts += [page.paragraph(f"Diagnostics, seed {run['seed']}"), page.facts(found)]
+    parts.append(inside.of_runs(runs))
     if text := next((run["sample"] for run in runs if run["sample"]), ""):
         parts += [page.paragraph("A sample"), page.text_sample("", printable(text))]
     return "".join(parts)
@@ -205,17 +197,6 @@ def _of_entry(result: Result, name: str, index: int) -> str:
 def printable(text: str) -> str:
     """A hardly trained model utters control characters, which no page should hold."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
-def scalars(value: Any, prefix: str = ""):
-    """(dotted name, text) of the numbers and words in a JSON value; lists are left out."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from scalars(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(value, bool | str):
-        yield prefix, str(value)
-    elif isinstance(value, int | float):
-        yield prefix, f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def made_of(result: Result) -> dict[str, str]:
@@ -246,6 +227,10 @@ def markdown(result: Result) -> str:
     )
     if result["diagnosed"]:
         lines += ["", result["diagnosed"]["words"]]
+    header, rows = rates.rate_rows(result)
+    if rows:
+        lines += ["", rates.NOTE, "", *_markdown_table(header, rows), "", *rates.words(result)]
+    lines += ["", *(f"* {name}: {said}" for name, said in growth.criteria(result).items())]
     lines += [""]
     lines += _markdown_table(
         ["entry", result["unit"], "from the first", "parameters", "runs", "seconds a run"],

@@ -1,8 +1,12 @@
 """What happens inside a GroundThink model while it reads: for diagnostics, layer by layer.
 
-Slower than the model's call and equal to it: the layers are gone through one by one.
+Slower than the model's call and equal to it: the layers are gone through one by one, by a program
+for each kind of layer, so that looking at a deep model takes no long compilation.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 from jaxmodels.cells.retention import retention_of, step_sizes
@@ -26,7 +30,7 @@ def observe(model, state, tokens, reset=None):
     states, seen = [], []
     for index, kind in enumerate(model.kinds):
         before = model.layer_state(state, index)
-        after, xs, layer_seen = observe_layer(model.layer(index), kind, before, xs, reset)
+        after, xs, layer_seen = _compiled(model.layer(index), kind, before, xs, reset)
         states.append(after)
         seen.append(layer_seen)
     return model.nested(states), seen
@@ -39,6 +43,11 @@ def observe_layer(layer, kind: str, state, xs, reset=None):
     after, seen = look(layer.mixer, state, normed, reset)
     _, ys = layer.mixer(state, normed, reset)
     return after, layer._after(xs, ys), seen | {"mixer_out": ys}
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _compiled(layer, kind: str, state, xs, reset):
+    return observe_layer(layer, kind, state, xs, reset)
 
 
 def _attention(mixer, state, xs, reset):

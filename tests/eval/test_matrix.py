@@ -1,6 +1,7 @@
 """The matrix, run for real: answers, resumption after a kill, a look into a finished run."""
 
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -119,28 +120,64 @@ def test_killed_and_orphaned_a_run_ends_as_if_undisturbed(
 
 def test_a_look_into_a_finished_run(matrix_run, tmp_path, monkeypatch):
     workdir, _ = matrix_run
-    run = Run("base", 0, tiny_config(), workdir / "base" / "seed0", state=FINISHED)
-    unfinished = Run("base", 1, tiny_config(), workdir / "base" / "seed1")
+    shutil.copytree(workdir / "base" / "seed0", tmp_path / "seed0")
+    run = Run("base", 0, tiny_config(), tmp_path / "seed0", state=FINISHED)
+    unfinished = Run("base", 1, tiny_config(), tmp_path / "seed1")
     said, asked = [], []
 
     def fake(command, **kwargs):
-        asked.append(command[2])
+        asked.append((command[2], "--brief" in command))
         if command[2] == "eval.diagnostics":
             path = next(x.removeprefix("--json=") for x in command if x.startswith("--json="))
-            Path(path).write_text('{"gates": {"G1": "pass"}, "tau": 3.25, "curve": [1, 2]}')
+            found = {"amounts": {"brief": "--brief" in command}, "gates": []}
+            Path(path).write_text(json.dumps(found))
             return subprocess.CompletedProcess(command, 0, "", "")
         return subprocess.CompletedProcess(command, 2, "", "some line\nerror: it is gone\n")
 
     monkeypatch.setattr(subprocess, "run", fake)
     diagnose.diagnose([run, unfinished], tmp_path, said.append)
-    assert said == ["base, seed 0: diagnostics.json", "base, seed 0: no sample.txt (it is gone)"]
-    diagnose.diagnose([run], tmp_path, said.append)
-    assert asked == ["eval.diagnostics", "eval.sample", "eval.sample"]  # what is there stays
+    assert said == [
+        "base, seed 0: diagnostics.json (0 s)",
+        "base, seed 0: no sample.txt (it is gone)",
+    ]
     (run.folder / "sample.txt").write_text("The \x07people")
-    found = results._one(run)
-    assert list(page.scalars(found["diagnostics"])) == [("gates.G1", "pass"), ("tau", "3.25")]
+    brief, whole = ("eval.diagnostics", True), ("eval.diagnostics", False)
+    assert asked == [brief, ("eval.sample", False)]
+    diagnose.diagnose([run], tmp_path, said.append)  # what is there stays
+    diagnose.diagnose([run], tmp_path, said.append, whole=True)
+    diagnose.diagnose([run], tmp_path, said.append, whole=True)
+    diagnose.diagnose([run], tmp_path, said.append)
+    assert asked[2:] == [whole]
+    found = results._one(run, {})
+    assert found["diagnostics"]["amounts"] == {"brief": False}
     result = result_of({"base": [1.0, 2.0]}, {})
     result["runs"][0] |= {"diagnostics": found["diagnostics"], "sample": found["sample"]}
-    html = page.compose(result)
-    assert "gates.G1" in html
-    assert "The \ufffdpeople" in html
+    assert "The \ufffdpeople" in page.compose(result)
+
+
+def test_looking_trains_nothing_and_needs_only_a_finished_run(matrix_run, tmp_path, monkeypatch):
+    """The very command, on a model that shows little; all but one run has been looked into."""
+    workdir, arguments = matrix_run
+    copy = tmp_path / "runs"
+    shutil.copytree(workdir, copy)
+    for folder in copy.glob("*/seed*"):
+        (folder / "sample.txt").write_text("said")
+        if folder != copy / "base" / "seed1":
+            (folder / "diagnostics.json").write_text("{}")
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runner, "start_worker", refuse)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    arguments = [x.replace(str(workdir), str(copy)) for x in arguments]
+    assert main([*arguments, "--report", "--diagnostics"]) == 0
+    found = json.loads((copy / "base/seed1/diagnostics.json").read_text())
+    assert (found["step"], found["amounts"]["brief"]) == (STEPS, True)
+    assert {"identity", "collapse"}.isdisjoint(found) and len(found["missing"]) == 2
+    assert found["probes"].keys() == {"symbols", "chance", "recall", "tau", "tau_probe"}
+    kept = json.loads((copy / "matrix.json").read_text())["runs"]
+    assert [len(run["diagnostics"]) > 0 for run in kept] == [False, False, True, False]
+    html = (copy / "matrix.html").read_text()
+    assert "3 finished runs were not looked into" in html
+    assert "useful memory at 64 tokens, linear probe" in html

@@ -82,5 +82,5 @@ def test_what_does_not_fit(chain, config, tmp_path):
         go(changed(config, init_from=str(tmp_path)), tmp_path / "v")
     with pytest.raises(UserError, match="stages: names must differ"):
         run_stages(config, [Stage("a", {}), Stage("a", {})], tmp_path)
-    with pytest.raises(UserError, match="stage: unknown field 'step'; did you mean 'steps'"):
+    with pytest.raises(UserError, match="stage 'a': config: unknown field 'step'; did you mean"):
         run_stages(config, [Stage("a", {"step": 3})], tmp_path)
