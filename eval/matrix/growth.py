@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.matrix.answers import HELPS, HURTS
-from eval.matrix.results import of_entry
+from eval.matrix.results import UNITS, of_entry
 
 RISE = 0.05  # above a run's best value: overfitting (G-42)
 
@@ -53,15 +53,9 @@ def balance(result: Mapping[str, Any], entry: str) -> list[float]:
 
 def criteria(result: Mapping[str, Any]) -> dict[str, str]:
     """Criterion -> what was found, in words; {} before any run has finished."""
-    worse, worst = diverging(result)
-    if worst is None:
+    if not any(run["final"] is not None for run in result["runs"]):
         return {}
-    name, rise = worst
-    say = f"none of the runs ends more than {RISE:.0%} above its best value"
-    if worse:
-        say = f"{len(worse)} runs do, and want regularising: {', '.join(worse)}"
-    farthest = f"farthest {rise:+.1%}, {name}" if rise else "each ends at its best"
-    found = {"Does validation diverge?": f"{say}; {farthest}"}
+    found = _divergence(result) if result["unit"] in UNITS.values() else {}
     if result["diagnosis"]:
         hybrid = result["diagnosis"][0]
         if ratios := balance(result, hybrid):
@@ -71,6 +65,19 @@ def criteria(result: Mapping[str, Any]) -> dict[str, str]:
                 f"{'yes' if within else 'no'}: RWKV over Mamba, late in training, by run {listed}"
             )
     return found | _features(result)
+
+
+def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
+    """Of a loss; a share of errors near zero would be far above its best at each stroke of luck."""
+    worse, worst = diverging(result)
+    if worst is None:
+        return {}
+    name, rise = worst
+    say = f"none of the runs ends more than {RISE:.0%} above its best value"
+    if worse:
+        say = f"{len(worse)} runs do, and want regularising: {', '.join(worse)}"
+    farthest = f"farthest {rise:+.1%}, {name}" if rise else "each ends at its best"
+    return {"Does validation diverge?": f"{say}; {farthest}"}
 
 
 def _features(result: Mapping[str, Any]) -> dict[str, str]:

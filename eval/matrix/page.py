@@ -106,7 +106,7 @@ def _fairness(result: Result) -> list[str]:
 
 def _growth(result: Result) -> list[str]:
     found = growth.criteria(result)
-    return [page.section("Fit to grow?"), page.facts(found)] if found else []
+    return [page.section("Taken together"), page.facts(found)] if found else []
 
 
 def _diagnosis(result: Result) -> list[str]:

@@ -87,6 +87,7 @@ def test_fit_to_grow():
     result["runs"][2]["diagnostics"] = looked
     assert growth.criteria(result)[gradients].startswith("no: ")
     assert growth.criteria(result_of({"a": []}, {})) == {}
+    assert "Does validation diverge?" not in growth.criteria(result | {"unit": "% wrong"})
 
 
 def test_curves_apart_from_the_baseline_seed_by_seed():
