@@ -9,11 +9,12 @@ from eval.matrix.results import of_entry
 
 MARKS = {"pass": "pass", "warn": "warn", "fail": "FAIL", "skip": "-"}
 PATHS = ("rwkv", "mamba", "gla")
+PARTS = (*PATHS, "attention", "channel")
 STATES = {"norm": "norm", "cosine": "cosine", "effective_rank": "effective rank"}
 STATES |= {"utilisation": "of the largest", "saturation": "beyond 5"}
 SAID = (
     "Means over seeds and layers. Gradients: RWKV's norm over Mamba's, of one batch (0.3 to 3 "
-    "wanted). Rise: nats a token that the loss rises without a part. Probe: share of a passkey's "
+    "wanted). Without a part: nats a token that the loss rises. Probe: share of a passkey's "
     "symbols that a linear probe reads from the recurrent state after so many tokens; answers: "
     "what the model itself says when asked; chance is 10 %."
 )
@@ -67,17 +68,17 @@ def _overview(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         }
     )
     far = distances[-1] if distances else 0
-    header = ["", "gates passed, warned, failed", "gradients", "rise without RWKV", "Mamba"]
-    header += ["attention", "probe at 0", f"at {far}", f"answers at {far}", "seeds"]
+    parts = [part for part in PARTS if any(_rise(r["diagnostics"], part) for r in result["runs"])]
+    header = ["", "gates passed, warned, failed", "gradients"]
+    header += [f"without {part}" for part in parts]
+    header += ["probe at 0", f"at {far}", f"answers at {far}", "seeds"]
     rows = []
     for name, found in _looked(result):
         gates = [gate["outcome"] for one in found for gate in one["gates"]]
         shares = (f"{gates.count(kind) / len(found):.0f}" for kind in ("pass", "warn", "fail"))
         cells = [name, ", ".join(shares)]
         cells.append(_mean(_get(one, "components", "rwkv_over_mamba", "raw") for one in found))
-        for part in ("rwkv", "mamba", "attention"):
-            rises = (_get(one, "components", "dominance", "rises", part) for one in found)
-            cells.append(_mean(rises, "{:+.3f}"))
+        cells += [_mean((_rise(one, part) for one in found), "{:+.3f}") for part in parts]
         cells += [_mean((_probe(one, at) for one in found), "{:.0%}") for at in (0, far)]
         cells.append(_mean((_answers(one, far) for one in found), "{:.0%}"))
         rows.append([*cells, str(len(found))])
@@ -103,6 +104,10 @@ def _looked(result: Mapping[str, Any]):
         found = [run["diagnostics"] for run in of_entry(result, name)]
         if found := [one for one in found if one.get("gates")]:
             yield name, found
+
+
+def _rise(found: Mapping[str, Any], part: str) -> float | None:
+    return _get(found, "components", "dominance", "rises", part)
 
 
 def _recall(found: Mapping[str, Any], distance: int) -> Mapping[str, Any]:

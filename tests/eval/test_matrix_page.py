@@ -133,9 +133,7 @@ def test_inside_the_runs():
         "": "a",
         "gates passed, warned, failed": "1, 0, 1",
         "gradients": "0.5",  # of the one that is a number
-        "rise without RWKV": "+0.500",
-        "Mamba": "-",
-        "attention": "-",
+        "without rwkv": "+0.500",
         "probe at 0": "30%",
         "at 64": "30%",
         "answers at 64": "10%",
