@@ -141,9 +141,13 @@ def _from_puzzles(config):
     held = d.valid_fraction + d.test_fraction
     if d.paths:
         pairs = [p for file in find_files(d.paths, (".csv",)) for p in read_sudoku(file)]
-        return Path(d.paths[0]).stem, "by puzzle", puzzle.split(pairs, held, config.seed)
+        return (
+            Path(d.paths[0]).stem,
+            "by puzzle (9x9 Sudokus by solution)",
+            puzzle.split(pairs, held, config.seed),
+        )
     pairs = puzzle.make(d.examples, config.seed)
-    return d.tasks[0], "by puzzle", puzzle.split(pairs, held, config.seed)
+    return d.tasks[0], "by puzzle (9x9 Sudokus by solution)", puzzle.split(pairs, held, config.seed)
 
 
 def puzzle_of(config: ConfigDict) -> Puzzle:

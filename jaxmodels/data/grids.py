@@ -26,8 +26,10 @@ class GridTokenizer:
     name: str = "grid"
 
     def __post_init__(self):
-        if not self.symbols or len(set(self.symbols)) != len(self.symbols):
-            raise UserError("symbols: must be distinct, and one at least")
+        if not isinstance(self.symbols, str) or not self.symbols:
+            raise UserError("symbols: a text of the grid's symbols, one at least")
+        if len(set(self.symbols)) != len(self.symbols):
+            raise UserError("symbols: must be distinct")
 
     @property
     def vocab_size(self) -> int:

@@ -35,6 +35,8 @@ def make_maze(size: int, count: int, seed: int, shortest: int | None = None) -> 
     if size < 5 or count < 1:
         raise UserError(f"a maze has 5 x 5 cells or more, got {size}; examples 1 or more, {count}")
     least = size if shortest is None else shortest
+    if least < 1:
+        raise UserError(f"shortest: a path has 1 step or more, got {least}")
     made: dict[str, Pair] = {}
     for number in range(100 * count):
         key = np.array([seed % 2**64, number], np.uint64)

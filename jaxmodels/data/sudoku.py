@@ -31,9 +31,15 @@ def read_sudoku(path: Path) -> Iterator[Pair]:
     """
     lines = read_text(path).decode("utf-8").splitlines()
     reader = csv.reader(lines)
-    for row in reader:
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: not a CSV line, {error}") from error
         number = reader.line_num
-        if number == 1 and tuple(row) == COLUMNS:
+        if row is None:
+            return
+        if not row or (number == 1 and tuple(row) == COLUMNS):
             continue
         if len(row) < 3:
             raise UserError(f"{path}:{number}: expected the columns {', '.join(COLUMNS)}")
@@ -81,6 +87,8 @@ def make_sudoku(
     """
     if count < 1:
         raise UserError(f"examples: give 1 or more, got {count}")
+    if box not in (2, 3):
+        raise UserError(f"box: 2 for 4x4, 3 for 9x9, got {box}")
     cells = box**4
     low, high = blanks or ((6, 12) if box == 2 else (30, 54))
     if not 1 <= low <= high < cells:
@@ -194,12 +202,18 @@ def canonical(question: str) -> str:
 
 
 def split_sudoku(pairs: Sequence[Pair], held_out: float, seed: int, box: int):
-    """-> (train, unseen): by puzzle; 4x4 by puzzle up to symmetry.
+    """-> (train, unseen): 4x4 by puzzle up to symmetry, 9x9 by solution.
 
-    Augmentation cannot then make one of the unseen out of one of the others. Of 9x9 puzzles, that
-    two of a few thousand are the same up to symmetry is as good as impossible.
+    Augmentation cannot then make one of the unseen 4x4 puzzles out of one of the others; their
+    solutions all occur in training, since up to symmetry there are only two. Of 9x9 solutions there
+    are enough: a file may have several puzzles of one, and who knows one of them knows the rest.
+
+    Raises:
+      UserError: puzzles of another size.
     """
-    keys = [canonical(pair.question) if box == 2 else pair.question for pair in pairs]
+    if any(len(pair.question) != box**4 for pair in pairs):
+        raise UserError(f"puzzles have {box**4} cells here; sudoku4 is for 4x4, sudoku9 for 9x9")
+    keys = [canonical(pair.question) if box == 2 else pair.answer for pair in pairs]
     distinct = sorted(set(keys))
     words = np.random.Philox(key=np.array([seed % 2**64, 77], np.uint64)).random_raw(len(distinct))
     order = np.argsort(words, kind="stable")

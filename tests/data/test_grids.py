@@ -67,7 +67,9 @@ def test_json(symbols):
     assert tokenizer_from_json(tokens.to_json()) == tokens
 
 
-@pytest.mark.parametrize("fields", [{}, {"symbols": ""}, {"symbols": ".11"}, {"symbols": 5}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"symbols": ""}, {"symbols": ".11"}, {"symbols": 5}, {"symbols": ["a", "b"]}]
+)
 def test_a_description_of_no_grid_is_refused(fields):
     with pytest.raises(UserError, match="not a tokenizer description"):
         tokenizer_from_json(json.dumps({"kind": "grid"} | fields))

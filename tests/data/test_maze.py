@@ -47,6 +47,9 @@ def test_mazes_follow_from_the_seed():
     assert make_maze(7, 3, 0) == make_maze(7, 5, 0)[:3] != make_maze(7, 3, 1)
     with pytest.raises(UserError, match="5 x 5 cells or more"):
         make_maze(4, 1, 0)
+    # Without a step S and G would be one cell.
+    with pytest.raises(UserError, match="1 step or more, got 0"):
+        make_maze(5, 1, 0, shortest=0)
     with pytest.raises(UserError, match="found only 0 mazes of 40 steps"):
         make_maze(5, 1, 0, shortest=40)
 

@@ -13,6 +13,7 @@ from jaxmodels.data.sudoku import (
     canonical,
     make_sudoku,
     numbers,
+    pair_of,
     read_sudoku,
     split_sudoku,
 )
@@ -129,11 +130,33 @@ def test_unseen_is_unseen_up_to_symmetry():
     assert not shown & {canonical(pair.question) for pair in unseen}
 
 
+def test_unseen_9x9_puzzles_have_solutions_that_training_does_not():
+    # Two puzzles of each solution: told apart by puzzle, most solutions would stand on both sides.
+    pairs = make_sudoku(3, 20, seed=0)
+    easier = []
+    for pair in pairs:
+        cell = pair.question.index(".")
+        question = pair.question[:cell] + pair.answer[cell] + pair.question[cell + 1 :]
+        easier.append(pair_of(question, pair.answer, pair.task))
+    train, unseen = split_sudoku(pairs + easier, 0.3, 0, 3)
+    assert len(train) == 28 and len(unseen) == 12
+    assert not {pair.answer for pair in train} & {pair.answer for pair in unseen}
+
+
+def test_sizes_that_there_are_not():
+    with pytest.raises(UserError, match="2 for 4x4, 3 for 9x9, got 4"):
+        make_sudoku(4, 1, 0)
+    with pytest.raises(UserError, match="puzzles have 16 cells here"):
+        split_sudoku(make_sudoku(3, 1, 0), 0.5, 0, 2)
+
+
 def test_a_csv_in_hrms_column_order(tmp_path):
     pair = make_sudoku(3, 1, 0)[0]
     path = tmp_path / "a.csv"
     head = "source,question,answer,rating\n"
     path.write_text(f"{head}x,{pair.question.replace('.', '0')},{pair.answer},3\n")
+    assert list(read_sudoku(path)) == [pair]
+    path.write_text(f"{head}x,{pair.question},{pair.answer},3\n\n")
     assert list(read_sudoku(path)) == [pair]
     wrong = pair.answer[1] + pair.answer[0] + pair.answer[2:]
     is_open = pair.question.index(".")
@@ -147,6 +170,7 @@ def test_a_csv_in_hrms_column_order(tmp_path):
             ":2: the answer changes a given cell",
         ),
         ("x", ":2: expected the columns"),
+        ("x" * 200_000, ":2: not a CSV line"),
     ):
         path.write_text(f"{head}{line}\n")
         with pytest.raises(UserError, match=words):
@@ -159,6 +183,9 @@ def test_the_real_puzzles():
         pytest.skip("no such file here")
     pairs = list(read_sudoku(path))
     assert len(pairs) == len({pair.question for pair in pairs}) == 2700
+    assert len({pair.answer for pair in pairs}) == 1500
+    train, unseen = split_sudoku(pairs, 0.1, 0, 3)
+    assert not {pair.answer for pair in train} & {pair.answer for pair in unseen}
 
 
 def test_grid_tokens():
