@@ -60,6 +60,11 @@ def page(title: str, parts: Sequence[str]) -> str:
     )
 
 
+def printable(text: str) -> str:
+    """Without control characters: a hardly trained model utters them, and a terminal obeys."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def heading(title: str, subtitle: str = "") -> str:
     """The page's title, and a quieter line under it."""
     below = f'<p class="sub">{html.escape(subtitle)}</p>' if subtitle else ""

@@ -10,6 +10,7 @@ one a line; with --show also after each round of thinking.
 import argparse
 import sys
 
+from eval.page import printable
 from jaxmodels.errors import UserError
 
 
@@ -52,12 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    for i, answer in enumerate(model.chosen(answers)):
-        print(answer)
+    for i, answer in enumerate(model.asker.chosen(answers)):
+        print(printable(answer))
         if flags.show:
             for count, texts in enumerate(answers.by_round, 1):
                 here = "  <- halts" if count == answers.rounds[i] else ""
-                print(f"  round {count}: {texts[i]}{here}")
+                print(f"  round {count}: {printable(texts[i])}{here}")
     return 0
 
 

@@ -13,6 +13,7 @@ from eval.markov import baselines
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
 from train.checkpoint import TrainedModel, load_model
+from train.config import reads_pairs
 from train.data import corpus_of
 
 
@@ -52,6 +53,11 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
+    if reads_pairs(config):
+        raise UserError(
+            f"--workdir={workdir}: a run that answers questions, not one on text; what there is "
+            "for it: python -m eval, python -m eval.predict"
+        )
     if paths is None:
         corpus = corpus_of(config)
         if corpus.fingerprint() != trained.data:

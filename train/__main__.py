@@ -13,6 +13,7 @@ import absl.logging
 import jax
 from ml_collections import ConfigDict
 
+import jaxmodels
 from jaxmodels.data import tokenizer_from_json
 from jaxmodels.errors import UserError
 from train.agree import together
@@ -20,6 +21,7 @@ from train.checkpoint import load_model
 from train.config import apply_overrides, load_config, read_config, reads_pairs, validate_config
 from train.loop import RunResult, run
 from train.memory import keep_freed_memory
+from train.model import model_fields
 
 PROMPT, SAMPLE_TOKENS = "The people of ", 300
 
@@ -190,18 +192,21 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
 def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
     """Some questions of the validation split with the model's answers, and what to do next."""
     from eval.answers.asking import HRLMInference
+    from eval.page import printable
     from eval.report import write_report
+    from jaxmodels.data.pairs import fitting
     from train.pairs import pairs_of
 
     workdir = shlex.quote(str(args.workdir))
-    shown = pairs_of(config).valid[:3]
+    corpus, model = pairs_of(config), jaxmodels.make_config(config.model, **model_fields(config))
+    shown = fitting(corpus.valid, corpus.tokenizer, model.mode, model.seq_len)[:3]
     answers: list[str] = []
     if jax.process_count() == 1:
         model = HRLMInference(args.workdir, checkpoint="last", batch_size=len(shown))
         answers = model.predict_all([pair.question for pair in shown])
         write_report(args.workdir)
     for pair, answer in zip(shown, answers, strict=False):
-        print(f"\n  {pair.question}\n  -> {answer}\n  expected: {pair.answer}")
+        print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")
     print(f"\n{result.status} after {result.step} steps; next:")
     print(f"  python -m eval --workdir={workdir}")
     print(f"  python -m eval.predict --workdir={workdir} --input {shlex.quote(shown[0].question)}")
@@ -211,6 +216,7 @@ def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -
 
 def _sample(workdir: Path, step: int) -> None:
     """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
+    from eval.page import printable
     from eval.sample import sample
 
     tokenizer = tokenizer_from_json((workdir / "tokenizer.json").read_text(encoding="utf-8"))
@@ -218,9 +224,7 @@ def _sample(workdir: Path, step: int) -> None:
     text = "".join(sample(trained.model, tokenizer, PROMPT, tokens=SAMPLE_TOKENS))
     (workdir / "samples").mkdir(exist_ok=True)
     (workdir / "samples" / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
-    # An untrained model utters control characters, which a terminal would obey.
-    shown = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-    print(f"\na sample:\n{PROMPT}{shown}")
+    print(f"\na sample:\n{PROMPT}{printable(text)}")
 
 
 def _report(workdir: Path) -> str:

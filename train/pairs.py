@@ -181,21 +181,22 @@ def _tokenizer(config, train):
     return fit_tokenizer(d.tokenizer, train, d.max_tokens)
 
 
-def rows_of(config: ConfigDict, pairs, tokenizer, *, answered: bool = True) -> Rows:
+def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
     """Pairs laid out as the model of an experiment reads them.
 
     Raises:
       UserError: the model does not read pairs, or a pair does not fit.
     """
     model = jaxmodels.make_config(config.model, **model_fields(config))
-    return lay_out_pairs(
-        pairs,
-        tokenizer,
-        model.mode,
-        model.seq_len,
-        skip_long=config.data.skip_long,
-        answered=answered,
-    )
+    skip = config.data.skip_long
+    try:
+        return lay_out_pairs(pairs, tokenizer, model.mode, model.seq_len, skip_long=skip)
+    except UserError as error:
+        if model.mode == "grid" or skip:
+            raise
+        raise UserError(
+            f"{error}; raise config.seq_len, or leave such pairs out: config.data.skip_long=true"
+        ) from error
 
 
 def open_pairs(config: ConfigDict) -> PairData:

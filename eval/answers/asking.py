@@ -47,14 +47,27 @@ class Asker:
       tokenizer: what it was trained with.
       batch_size: rows read side by side; fewer questions are filled up.
       max_steps: rounds of thinking; None means the model's own.
+      halt: "adaptive", the answer is that of the round in which the model wishes to halt; "max",
+        that of the last; None, as the model's `eval_halt` says.
     """
 
-    def __init__(self, model, tokenizer, *, batch_size: int = 64, max_steps: int | None = None):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        *,
+        batch_size: int = 64,
+        max_steps: int | None = None,
+        halt: str | None = None,
+    ):
         if batch_size < 1:
             raise UserError(f"batch_size: give 1 or more, got {batch_size}")
         if max_steps is not None and max_steps < 1:
             raise UserError(f"max_steps: give 1 or more, got {max_steps}")
         c = model.config
+        self.halt = halt or c.eval_halt
+        if self.halt not in ("max", "adaptive"):
+            raise UserError(f"halt: give max or adaptive, got {self.halt!r}")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.rounds = (max_steps or c.halt_max_steps) if c.halts else 1
         if c.mode == "prefix_ar":
@@ -84,6 +97,10 @@ class Asker:
             if progress:
                 progress(min(begin + self.batch_size, len(rows)), len(rows))
         return Answers(texts, np.concatenate(halted))
+
+    def chosen(self, answers: Answers) -> list[str]:
+        """Of all rounds' answers, those to give."""
+        return answers.adaptive if self.halt == "adaptive" else answers.last
 
     def run(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """rows int (n <= batch_size, T) -> (ids (R, n, T), rounds (n,)), on the host."""
@@ -133,9 +150,7 @@ class HRLMInference:
     Args:
       workdir: folder of a run that answers questions.
       checkpoint: "best", "last", or a step.
-      halt: "adaptive", stop thinking when the model wishes to; "max", after all rounds; None, as
-        the model's `eval_halt` says.
-      batch_size, max_steps: see `Asker`.
+      batch_size, max_steps, halt: see `Asker`.
 
     Raises:
       UserError: no such run, or its model does not answer questions.
@@ -146,9 +161,9 @@ class HRLMInference:
         workdir: str | Path,
         *,
         checkpoint: str = "best",
-        halt: str | None = None,
         batch_size: int = 1,
         max_steps: int | None = None,
+        halt: str | None = None,
     ):
         from eval.run import load_trained
 
@@ -158,11 +173,9 @@ class HRLMInference:
                 f"--workdir={workdir}: a {trained.config.model!r} continues text and answers no "
                 "questions; use python -m eval.sample"
             )
-        halt = halt or trained.model.config.eval_halt
-        if halt not in ("max", "adaptive"):
-            raise UserError(f"halt: give max or adaptive, got {halt!r}")
-        self.config, self.adaptive = trained.config, halt == "adaptive"
-        self.asker = Asker(trained.model, tokenizer, batch_size=batch_size, max_steps=max_steps)
+        self.config = trained.config
+        sizes = {"batch_size": batch_size, "max_steps": max_steps}
+        self.asker = Asker(trained.model, tokenizer, halt=halt, **sizes)
 
     def predict(self, text: str) -> str:
         """The answer to one question."""
@@ -170,8 +183,4 @@ class HRLMInference:
 
     def predict_all(self, texts: Sequence[str]) -> list[str]:
         """The answer to each question."""
-        return self.chosen(self.asker.ask(texts))
-
-    def chosen(self, answers: Answers) -> list[str]:
-        """Of all rounds' answers, those to give."""
-        return answers.adaptive if self.adaptive else answers.last
+        return self.asker.chosen(self.asker.ask(texts))

@@ -15,9 +15,10 @@ import numpy as np
 from eval.answers.asking import Answers, Asker
 from eval.answers.scores import grid_scores, text_scores
 from eval.log import device_description, versions
+from eval.report import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs import Pair, fitting
 from jaxmodels.errors import UserError
 from train.config import reads_pairs
 from train.pairs import pairs_of
@@ -62,14 +63,18 @@ def measure(
     held = "test" if corpus.test else "valid"
     splits, examples, fields = {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
-        chosen = _fitting(spread(pairs, most), corpus.tokenizer, model.config)
+        fits = fitting(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
+        chosen = spread(fits, most)
         answers = asker.ask([pair.question for pair in chosen], progress(name))
-        splits[name] = _split(chosen, answers, grid=model.config.mode == "grid")
-        if name == "unseen":
-            fields = _by_kind(chosen, answers)
+        given = asker.chosen(answers)
+        splits[name] = _split(chosen, answers, given, grid=model.config.mode == "grid")
+        if name == "seen":
+            asked = [pair.question for pair in chosen[:batch_size]]
+        else:
+            fields = _by_kind(chosen, answers, given)
             examples = [
                 {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
-                for p, a, r in list(zip(chosen, answers.last, answers.rounds, strict=True))[:SHOWN]
+                for p, a, r in list(zip(chosen, given, answers.rounds, strict=True))[:SHOWN]
             ]
     return {
         "command": command,
@@ -85,10 +90,11 @@ def measure(
         "unseen_is": held,
         "training_pairs": len(corpus.train),
         "rounds": asker.rounds,
+        "halt": asker.halt,
         "splits": splits,
         **fields,
         "examples": examples,
-        "speed": speed(asker, [pair.question for pair in corpus.train[:batch_size]]),
+        "speed": speed(asker, asked),
         "device": device_description(),
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
@@ -102,39 +108,31 @@ def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, most).round().astype(int)]
 
 
-def _fitting(pairs, tokenizer, config):
-    """Those whose question and answer fit in a row, as in training."""
-    longest = config.seq_len - (3 if config.mode == "as_written" else 2)
-    if config.mode == "grid":
-        return pairs
-    sizes = [len(tokenizer.encode(p.question)) + len(tokenizer.encode(p.answer)) for p in pairs]
-    kept = [pair for pair, size in zip(pairs, sizes, strict=True) if size <= longest]
-    if not kept:
-        raise UserError(f"seq_len: none of {len(pairs)} pairs fits in a row of {config.seq_len}")
-    return kept
-
-
-def _split(pairs: Sequence[Pair], answers: Answers, *, grid: bool) -> dict[str, Any]:
+def _split(
+    pairs: Sequence[Pair], answers: Answers, given: Sequence[str], *, grid: bool
+) -> dict[str, Any]:
+    """Scores of the answers that are given, and what other rounds would have given."""
     expected = [pair.answer for pair in pairs]
 
     def exact(texts):
         return float(np.mean([a == e for a, e in zip(texts, expected, strict=True)]))
 
     if grid:
-        scores = grid_scores(answers.last, expected, [pair.question for pair in pairs])
+        scores = grid_scores(given, expected, [pair.question for pair in pairs])
     else:
-        scores = text_scores(answers.last, expected)
+        scores = text_scores(given, expected)
     return scores | {
         "pairs": len(pairs),
         "exact_by_round": [exact(texts) for texts in answers.by_round],
+        "exact_last": exact(answers.last),
         "exact_adaptive": exact(answers.adaptive),
         "rounds_adaptive": float(answers.rounds.mean()),
     }
 
 
-def _by_kind(pairs: Sequence[Pair], answers: Answers) -> dict[str, Any]:
+def _by_kind(pairs: Sequence[Pair], answers: Answers, given: Sequence[str]) -> dict[str, Any]:
     """Exact share and mean rounds by task, and by how hard a question is."""
-    right = np.array([a == p.answer for a, p in zip(answers.last, pairs, strict=True)])
+    right = np.array([a == p.answer for a, p in zip(given, pairs, strict=True)])
     groups: dict[str, dict[str, list[int]]] = {
         "by_task": defaultdict(list),
         "by_difficulty": defaultdict(list),
@@ -199,11 +197,6 @@ def speed(asker: Asker, questions: Sequence[str], repeats: int = 7) -> dict[str,
 
 def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
     """`answers.json` and `report.html` into the run's folder; returns their paths."""
-    from eval.answers.page import compose
-    from eval.log import read_log
-
-    workdir = Path(workdir)
-    paths = [workdir / "answers.json", workdir / "report.html"]
-    paths[0].write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    paths[1].write_text(compose(read_log(workdir), result), encoding="utf-8")
-    return [str(path) for path in paths]
+    path = Path(workdir) / "answers.json"
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [str(path), str(write_report(workdir))]

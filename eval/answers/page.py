@@ -8,6 +8,7 @@ from eval.log import Log
 
 NAMES = {
     "exact": "exact match",
+    "exact_last": "exact match, after all rounds",
     "exact_adaptive": "exact match, halting by itself",
     "rounds_adaptive": "rounds when halting by itself",
     "bleu": "BLEU, mean of sentences, smoothed",
@@ -72,8 +73,9 @@ def lead(result: Mapping[str, Any]) -> str:
     )
     if result["rounds"] > 1:
         text += (
-            f" It thinks {result['rounds']} rounds; left to halt by itself "
-            f"{unseen['rounds_adaptive']:.1f}, with {100 * unseen['exact_adaptive']:.1f} % exact."
+            f" Of the unseen that is {100 * unseen['exact_last']:.1f} % after all "
+            f"{result['rounds']} rounds of thinking, and {100 * unseen['exact_adaptive']:.1f} % "
+            f"when it halts by itself, after {unseen['rounds_adaptive']:.1f}."
         )
     return text
 
@@ -147,7 +149,8 @@ def _kinds(result):
 
 def _examples(result):
     rows = [
-        [e["question"], e["expected"], e["answer"], str(e["rounds"])] for e in result["examples"]
+        [e["question"], e["expected"], page.printable(e["answer"]), str(e["rounds"])]
+        for e in result["examples"]
     ]
     header = ["question", "expected", "answer", "rounds"]
     return [page.section("Unseen questions"), page.table(header, rows)]

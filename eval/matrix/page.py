@@ -190,13 +190,8 @@ def _of_entry(result: Result, name: str, index: int) -> str:
             parts.append(page.picture(svg, f"{name}, training: {curve}"))
     parts.append(inside.of_runs(runs))
     if text := next((run["sample"] for run in runs if run["sample"]), ""):
-        parts += [page.paragraph("A sample"), page.text_sample("", printable(text))]
+        parts += [page.paragraph("A sample"), page.text_sample("", page.printable(text))]
     return "".join(parts)
-
-
-def printable(text: str) -> str:
-    """A hardly trained model utters control characters, which no page should hold."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def made_of(result: Result) -> dict[str, str]:

@@ -156,6 +156,12 @@ def lay_out_pairs(
     return Rows(*columns, identifiers, np.array(kept))
 
 
+def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
+    """Those that fit in a row with their answer. Raises UserError if none does."""
+    kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, skip_long=True).kept
+    return [pairs[number] for number in kept]
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """A random change of a grid that keeps its answer right.

@@ -1,5 +1,6 @@
 """A run that answers questions: trained, killed, measured and asked."""
 
+import argparse
 import json
 
 import jax
@@ -8,9 +9,13 @@ import pytest
 
 import jaxmodels
 from eval.__main__ import main as evaluate
-from eval.answers.asking import Asker, HRLMInference
+from eval.answers.asking import Answers, Asker, HRLMInference
+from eval.answers.measure import _split
 from eval.predict import main as predict
+from eval.run import load_run
+from jaxmodels.data.pairs import Pair
 from jaxmodels.errors import UserError
+from train.__main__ import _answered
 from train.config import complete_config
 from train.data import open_data
 from train.loop import run
@@ -83,6 +88,39 @@ def test_an_evaluation_writes_answers_and_a_page(finished, capsys):
     assert "Unseen questions" in page and "rounds of thinking" in page
     assert evaluate([f"--workdir={finished}", "--max-bytes=9"]) == 2
     assert "for runs on text" in capsys.readouterr().err
+
+
+def test_pairs_that_do_not_fit_disturb_nothing_afterwards(tmp_path, capsys):
+    """Mode prefix_ar from a file most of whose pairs, the first ones too, are too long."""
+    file = tmp_path / "a.tsv"
+    far = "".join(f"a question {i} without an end\tanswer {i}\n" for i in range(60))
+    file.write_text(far + "".join(f"ask {i}\tsay {i}\n" for i in range(60)))
+    sizes = {name: SIZES[name] for name in ("width", "head_size", "mlp_multiple", "vocab_size")}
+    sizes |= {"high_layers": 1, "low_layers": 1, "low_cycles": 1, "grad_calls": 3}
+    config = text_config(format="pairs", tasks=(), paths=(str(file),), tokenizer="answer_char")
+    config.update({"model": "hrlm/prefix_ar", "seq_len": 16, "steps": 2, "eval_every": 2})
+    config.model_config = sizes
+    with pytest.raises(UserError, match=r"raise config\.seq_len.*skip_long=true"):
+        open_data(config)
+    config.data.skip_long = True
+    workdir = tmp_path / "run"
+    result = one_device(config, workdir)
+    assert result.status == "finished"
+    _answered(argparse.Namespace(workdir=str(workdir)), config, result)
+    assert "-> " in capsys.readouterr().out
+    assert evaluate([f"--workdir={workdir}", "--max-pairs=8", "--batch-size=4"]) == 0
+    scores = json.loads((workdir / "answers.json").read_text())["splits"]
+    assert scores["unseen"]["expected_length"] < 8 and scores["seen"]["pairs"] == 8
+    with pytest.raises(UserError, match="a run that answers questions, not one on text"):
+        load_run(workdir)
+
+
+def test_the_scores_are_those_of_the_answers_that_are_given():
+    pairs = [Pair("q1", "a"), Pair("q2", "b")]
+    answers = Answers([["a", "x"], ["x", "b"]], np.array([1, 2]))
+    scores = _split(pairs, answers, answers.adaptive, grid=False)
+    assert (scores["exact"], scores["exact_adaptive"], scores["exact_last"]) == (1.0, 1.0, 0.5)
+    assert scores["exact_by_round"] == [0.5, 0.5]
 
 
 def test_asking(finished, capsys):
