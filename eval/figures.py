@@ -76,9 +76,21 @@ def svg(figure: Figure, name: str) -> str:
     # Only `url(#...)` and `href="#..."` point at ids, and those are salted hashes; the others, such
     # as "axes_1", would be on the page many times.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = _without_bulk(text)
     for stand_in, (variable, _, _) in COLOURS.items():
         text = text.replace(stand_in, f"var({variable})")
     return text
+
+
+def _without_bulk(text: str) -> str:
+    """The same picture in less: short coordinates, one font by name, no indentation."""
+    text = re.sub(
+        r' (d|x|y|width|height|transform)="[^"]*"',
+        lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]).replace("\n", " "),
+        text,
+    )
+    text = re.sub(r"font-family: [^;\"]*", "font-family: 'DejaVu Sans', sans-serif", text)
+    return re.sub(r"\s*\n\s*", "\n", text)
 
 
 def curves(
