@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs import Pair, split_by_key
 from jaxmodels.errors import UserError
 
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
@@ -143,12 +143,7 @@ def augment_maze(words: np.ndarray, question: np.ndarray, answer: np.ndarray):
 def split_mazes(pairs: Sequence[Pair], held_out: float, seed: int):
     """-> (train, unseen), by maze up to the symmetries of the square."""
     keys = [_canonical(pair.question) for pair in pairs]
-    distinct = sorted(set(keys))
-    words = np.random.Philox(key=np.array([seed % 2**64, 78], np.uint64)).random_raw(len(distinct))
-    order = np.argsort(words, kind="stable")
-    unseen = {distinct[i] for i in order[: round(len(distinct) * held_out)]}
-    train = [pair for pair, key in zip(pairs, keys, strict=True) if key not in unseen]
-    return train, [pair for pair, key in zip(pairs, keys, strict=True) if key in unseen]
+    return split_by_key(pairs, keys, held_out, seed, use=78)
 
 
 def _canonical(question: str) -> str:

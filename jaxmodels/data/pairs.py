@@ -162,6 +162,28 @@ def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int
     return [pairs[number] for number in kept]
 
 
+def split_by_key(
+    pairs: Sequence[Pair], keys: Sequence[str], held_out: float, seed: int, use: int
+) -> tuple[list[Pair], list[Pair]]:
+    """-> (train, unseen): pairs of one key stay together.
+
+    Args:
+      keys: of each pair.
+      held_out: share of the keys to hold out.
+      seed, use: which keys; another `use` is another draw of the same seed.
+    """
+    if not 0.0 <= held_out < 1.0:
+        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
+    distinct = sorted(set(keys))
+    words = np.random.Philox(key=np.array([seed % 2**64, use], np.uint64)).random_raw(len(distinct))
+    order = np.argsort(words, kind="stable")
+    unseen = {distinct[i] for i in order[: round(len(distinct) * held_out)]}
+    sides = ([], [])
+    for pair, key in zip(pairs, keys, strict=True):
+        sides[key in unseen].append(pair)
+    return sides
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """A random change of a grid that keeps its answer right.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.data.files import read_text
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs import Pair, split_by_key
 from jaxmodels.data.sudoku_solver import is_solution, solve
 from jaxmodels.errors import UserError
 
@@ -214,9 +214,4 @@ def split_sudoku(pairs: Sequence[Pair], held_out: float, seed: int, box: int):
     if any(len(pair.question) != box**4 for pair in pairs):
         raise UserError(f"puzzles have {box**4} cells here; sudoku4 is for 4x4, sudoku9 for 9x9")
     keys = [canonical(pair.question) if box == 2 else pair.answer for pair in pairs]
-    distinct = sorted(set(keys))
-    words = np.random.Philox(key=np.array([seed % 2**64, 77], np.uint64)).random_raw(len(distinct))
-    order = np.argsort(words, kind="stable")
-    unseen = {distinct[i] for i in order[: round(len(distinct) * held_out)]}
-    train = [pair for pair, key in zip(pairs, keys, strict=True) if key not in unseen]
-    return train, [pair for pair, key in zip(pairs, keys, strict=True) if key in unseen]
+    return split_by_key(pairs, keys, held_out, seed, use=77)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs import Pair, split_by_key
 from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation, translation
 from jaxmodels.data.tasks.level23 import extraction, grammar, summary
 from jaxmodels.errors import UserError
@@ -92,13 +92,8 @@ def split_by_question(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
     """-> (train, unseen), by unique question; all answers to one stay together."""
-    if not 0.0 <= held_out < 1.0:
-        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
-    distinct = list(dict.fromkeys(pair.question.strip() for pair in pairs))
-    order = _shuffled(len(distinct), seed, 3)
-    unseen = {distinct[i] for i in order[: round(held_out * len(distinct))]}
-    train = [pair for pair in pairs if pair.question.strip() not in unseen]
-    return train, [pair for pair in pairs if pair.question.strip() in unseen]
+    keys = [pair.question.strip() for pair in pairs]
+    return split_by_key(pairs, keys, held_out, seed, use=3)
 
 
 def _shuffled(count: int, seed: int, use: int) -> np.ndarray:
