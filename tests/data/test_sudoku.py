@@ -85,28 +85,6 @@ def test_a_symmetry_keeps_the_answer_right_and_the_only_one(box):
     np.testing.assert_array_equal(same, (question, answer))
 
 
-def test_every_symmetry_of_cells_is_drawn():
-    # Digits apart, 2^3 orders of rows, as many of columns, and transposition: 128.
-    cells = np.arange(16) + 2
-    words = np.random.Philox(key=0).random_raw(3000 * augment_words(2)).reshape(3000, -1)
-    words[:, :4] = np.arange(4)
-    table = np.arange(20)
-    images = set()
-    for row in words:
-        where = augment_sudoku(np.concatenate([row]), np.ones(16, int), np.ones(16, int), 2)
-        assert (where[0] == 1).all()
-        images.add(tuple(moved(row, cells, table)))
-    assert len(images) == 128
-
-
-def moved(words, cells, table):
-    """Where each cell went, told by four grids of digits that together name it."""
-    del table
-    digits = [(cells - 2) // 4 + 2, (cells - 2) % 4 + 2]
-    first, second = (augment_sudoku(words, d, d, 2)[0] for d in digits)
-    return (first * 16 + second).tolist()
-
-
 def test_canonical_forms_join_what_a_symmetry_joins_and_nothing_else():
     tokens = TOKENS[2]
     pairs = make_sudoku(2, 40, seed=2)

@@ -165,6 +165,31 @@ def test_rounds_of_training():
     assert 1 < len(set(seen)) and max(seen) <= 6.0
 
 
+def test_a_puzzles_vector_is_read_and_learned_by_its_puzzle_alone():
+    model = thinker(puzzle_ids=3, q_continue=False)
+    rng = np.random.default_rng(0)
+    model.puzzle[...] = model.puzzle[...] + rng.normal(size=model.puzzle.shape)
+    which = np.arange(B, dtype=np.int32) % 2 * 2  # puzzles 0 and 2
+    tokens = np.repeat(rows()[:1], B, 0)
+    out = quick_jit(lambda tokens, which: model(None, tokens, None, which)[1])(tokens, which)
+    np.testing.assert_array_equal(out.logits[0], out.logits[2])
+    assert np.abs(out.logits[0] - out.logits[1]).max() > 1e-3
+
+    def loss(model, state, batch, key):
+        state, sums = model.loss_sums(state, batch, key)
+        return sums["answer"], state
+
+    step = quick_jit(jax.grad(loss, has_aux=True))
+    batch = batch_of(rows()) | {"identifiers": which}
+    grads, state = step(model, model.initial_state(B), batch, jax.random.key(0))
+    touched = np.abs(grads.puzzle[...]).max(1) > 0
+    assert touched.tolist() == [True, False, True]
+    # A sample that goes on keeps its own identifier, whatever the next batch brings.
+    state = state.replace(halted=jnp.zeros(B).at[0].set(1.0))
+    _, state = step(model, state, batch | {"identifiers": np.ones(B, np.int32)}, jax.random.key(1))
+    assert state.identifiers.tolist() == [1, *which[1:].tolist()]
+
+
 def test_fixed_rounds_do_not_ask_the_head():
     """A head that always wishes to halt is obeyed when adaptive; else samples think to the end."""
     for adaptive, expected in ((True, [1.0] * 7), (False, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0])):

@@ -19,6 +19,7 @@ from train.__main__ import _answered
 from train.config import complete_config
 from train.data import open_data
 from train.loop import run
+from train.optimizer import make_optimizer
 from train.pairs import pairs_of
 from train.sign_sgd import sparse_sign_sgd
 
@@ -209,6 +210,20 @@ def test_files_are_split_by_question(tmp_path):
     asked = [{p.question for p in part} for part in (corpus.train, corpus.valid, corpus.test)]
     assert sum(map(len, asked)) == len(set.union(*asked)) == 20
     assert all(p.question.startswith("To Spanish: word") for p in corpus.train)
+
+
+def test_the_vectors_of_puzzles_have_an_optimiser_of_their_own():
+    config = config_of(optimizer={"schedule": "constant", "weight_decay": 0.0, "clip_norm": 0.0})
+    params = {"puzzle": np.ones((2, 3), np.float32), "head/kernel": np.ones((3, 3), np.float32)}
+    grads = jax.tree.map(lambda p: np.full_like(p, 1e-3), params)
+    grads["puzzle"][0] = 0.0
+    labels = {"puzzle": "puzzle/sign", "head/kernel": "head/matrix"}
+    optimizer = make_optimizer(config, labels)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    o = config.optimizer
+    moved = -o.sign_rate * (1.0 + o.sign_decay)
+    np.testing.assert_allclose(updates["puzzle"], [[0.0] * 3, [moved] * 3], rtol=1e-6)
+    np.testing.assert_allclose(updates["head/kernel"], -o.learning_rate, rtol=1e-3)
 
 
 def test_only_rows_that_were_looked_up_move_by_their_sign():
