@@ -19,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxmodels.data.mixture import IDENTITY_PHASES
+from jaxmodels.data.pair_tokenizers import TEXT_TOKENIZERS as ANSWER_TOKENIZERS
 from jaxmodels.errors import UserError
 from train.config_file import get_config_of
 from train.control import Settings
@@ -30,7 +31,7 @@ DTYPES = ("float32", "bfloat16")
 PARALLEL = ("pmap", "shard_map")
 PAIR_FORMATS = ("pairs", "task", "puzzle")  # of questions with answers, see train/pairs.py
 TEXT_TOKENIZERS = ("byte", "char", "word")
-PAIR_TOKENIZERS = ("answer_char", "seed_char", "tab_char", "hybrid", "bpe", "grid")
+PAIR_TOKENIZERS = (*ANSWER_TOKENIZERS, "grid")
 TOKENIZERS = TEXT_TOKENIZERS + PAIR_TOKENIZERS
 MODES = ("tracks", "windows", "packed")
 LABELS = ("none", "relations")
