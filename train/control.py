@@ -13,7 +13,7 @@ back from metrics.jsonl, takes the same decisions. The rules are in `rules.py` (
 5. red flags, once until the next new minimum                       INVESTIGATE
 6. a plateau: recognised, INVESTIGATE (small models); if it lasts, LOWER_LR by 30 to 50 %; after
    `max_drops` lowered rates without a new minimum, or one plateau more than the budget, STOP
-7. else                                                             CONTINUE
+7. else, with the signs of life that were found (G-45, G-48)        CONTINUE
 
 The source calls 1 to 10 % of the run without a new minimum safe (G-43) and also asks to stop after
 3 to 5 improvement intervals (G-40): patience speaks only beyond the safe share. Each lowered rate
@@ -111,6 +111,7 @@ class History:
       steps, valid: validation loss; probe: the metric beside it, if it is logged.
       decisions: (step, action) of those that were written to the log.
       flags: (step, sentence) of what is wrong in a component, from lines of split "flag".
+      entropies: of the states by component, when last looked at; empty if not watched.
       norms: gradient norm by component, from train metrics "grad_norm/<component>".
       terms: the last weighted loss terms.
     """
@@ -125,6 +126,7 @@ class History:
     probe: list[float] = field(default_factory=list)
     decisions: list[tuple[int, str]] = field(default_factory=list)
     flags: list[tuple[int, str]] = field(default_factory=list)
+    entropies: dict[str, float] = field(default_factory=dict)
     norms: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
 
@@ -147,8 +149,11 @@ class History:
                 self.probe.append(values[self.probe_name])
         elif split == "control":
             self.decisions.append((step, values["action"]))
-        elif split == "flag" and "reason" in values:
-            self.flags.append((step, values["reason"]))
+        elif split == "flag":
+            found = {name: x for name, x in values.items() if name.startswith("state_entropy/")}
+            self.entropies = {name.removeprefix("state_entropy/"): x for name, x in found.items()}
+            if "reason" in values:
+                self.flags.append((step, values["reason"]))
 
     @property
     def drops(self) -> list[int]:
@@ -249,8 +254,15 @@ def _going_on(h: History, s: Settings) -> Decision:
         signs.append("new minima among the last validations")
     if rules.perplexity_improving(h.valid):
         signs.append("held-out perplexity improves")
-    if rules.still_learning(*_late_training(h)):
+    late, losses = _late_training(h)
+    if flags.steadily_falling(losses):
+        signs.append("training loss falls steadily")
+    elif rules.still_learning(late, losses):
         signs.append("training loss falls")
+    if flags.gradients_vary(_late_norms(h)):
+        signs.append("the gradient of every component varies")
+    if flags.entropy_alive(list(h.entropies.values())):
+        signs.append("no state has collapsed")
     share = rules.stale_steps(h.steps, h.valid, s.min_delta) / h.total_steps
     plateau = rules.plateau_class(share)
     signs += [f"a plateau of {share:.1%} of the run ({plateau})"] if plateau != "none" else []
@@ -266,6 +278,11 @@ def _late_training(h: History) -> tuple[Steps, Values]:
     if not h.train_steps:
         return [], []
     return rules.recent(h.train_steps, h.train, 0.15 * h.train_steps[-1])
+
+
+def _late_norms(h: History) -> dict[str, Values]:
+    spans = {name: 0.15 * steps[-1] for name, (steps, _) in h.norms.items()}
+    return {name: rules.recent(*h.norms[name], span)[1] for name, span in spans.items()}
 
 
 def _asked(h: History, s: Settings) -> bool:

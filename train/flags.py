@@ -85,6 +85,19 @@ def gradients_vary(norms: Mapping[str, Values], limit: float = 1e-3) -> bool:
     )
 
 
+def state_entropy(state) -> float:
+    """Mean entropy, in nats, of softmax over the last axis (G-64); at most the log of its length.
+
+    A state of zeros has the largest there is: this number alone tells memory from emptiness as
+    little as it tells order from noise.
+    """
+    x = np.asarray(state, np.float64)
+    x = x - x.max(-1, keepdims=True)
+    total = np.exp(x).sum(-1, keepdims=True)
+    log_p = x - np.log(total)
+    return float(-(np.exp(log_p) * log_p).sum(-1).mean())
+
+
 def entropy_alive(entropies: Values, limit: float = 1e-3) -> bool:
     """The entropy (nats) of every state dimension or layer is above zero (G-48)."""
     return len(entropies) > 0 and min(entropies) > limit

@@ -23,6 +23,7 @@ from train import flags
 
 ROWS, PIECE = 4, 64  # sequences side by side; tokens of each of the two pieces
 COMPONENTS = ("rwkv", "mamba", "gla")
+LEAST = ("output_variance", "state_entropy")  # of the layers; of other numbers the mean
 Layer = Mapping[str, np.ndarray]
 
 
@@ -53,7 +54,7 @@ class Watch:
 
         For each component the means over its layers of `state_norm/...` (Frobenius, G-61),
         `output_rms/...` and `retention/...`, and the smallest of `output_variance/...`, as a share
-        of the mean square (G-62).
+        of the mean square (G-62), and of `state_entropy/...` (nats, G-64).
         """
         state, first = model.observe(model.initial_state(ROWS), self.tokens[:, :PIECE])
         _, second = model.observe(state, self.tokens[:, PIECE:])
@@ -71,7 +72,7 @@ def judge(first: Sequence[Layer], second: Sequence[Layer]) -> dict[str, Any]:
             for sentence in _wrong(component, before, after):
                 wrong.setdefault(sentence, []).append(depth)
     means = {
-        name: min(numbers) if name.startswith("output_variance") else sum(numbers) / len(numbers)
+        name: min(numbers) if name.startswith(LEAST) else sum(numbers) / len(numbers)
         for name, numbers in values.items()
     }
     line: dict[str, Any] = {name: float(f"{value:.6g}") for name, value in sorted(means.items())}
@@ -85,6 +86,7 @@ def _numbers(component: str, layer: Layer) -> dict[str, float]:
     if (state := layer.get(f"{component}_state")) is not None:
         flat = np.asarray(state, np.float64).reshape(len(state), -1)
         found["state_norm"] = float(np.linalg.norm(flat, axis=1).mean())
+        found["state_entropy"] = flags.state_entropy(state)
     if (retention := layer.get(f"{component}_retention")) is not None:
         found["retention"] = float(np.asarray(retention, np.float64).mean())
     if (out := layer.get(f"{component}_out")) is not None:

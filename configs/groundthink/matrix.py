@@ -38,7 +38,7 @@ SIZES = {
     "claim": (
         1000,
         (0,),
-        {"batch_size": 8, "seq_len": 256, "eval_every": 100, "checkpoint_every": 100},
+        {"batch_size": 8, "seq_len": 256, "eval_every": 200, "checkpoint_every": 100},
         SOURCE,
     ),
 }
@@ -55,7 +55,9 @@ def get_matrix(preset: str) -> dict[str, Any]:
     width = config.model_config.width
     config.optimizer.warmup_steps = min(steps // 10, 500)
     if preset in ("claim", "full"):
-        config.optimizer.learning_rate, config.data.eval_tokens = 6e-4, 0
+        config.optimizer.update({"learning_rate": 6e-4, "accumulate": 4})  # as full.py
+    if preset == "full":
+        config.data.eval_tokens = 0
 
     iso = "channel_expansion"
     sizes = {name: config.model_config[name] for name in ("width", "head_size", "attn_window")}

@@ -16,19 +16,6 @@ SATURATED = 5.0  # |state| above it counts as saturated (G-86)
 GAUSSIAN_32 = 0.31  # top-5 ratio of a random 32 x 32 Gaussian: what a state without structure gives
 
 
-def state_entropy(state) -> float:
-    """Mean entropy, in nats, of softmax over the last axis (G-64); at most the log of its length.
-
-    A state of zeros has the largest there is: this number alone tells memory from emptiness as
-    little as it tells order from noise.
-    """
-    x = np.asarray(state, np.float64)
-    x = x - x.max(-1, keepdims=True)
-    total = np.exp(x).sum(-1, keepdims=True)
-    log_p = x - np.log(total)
-    return float(-(np.exp(log_p) * log_p).sum(-1).mean())
-
-
 def entropy_label(entropy: float) -> str:
     """ "collapse" below 1, "low" below 2, "healthy" to 5, "diverse" to 7, else "chaos"."""
     if entropy < 2.0:

@@ -7,17 +7,18 @@ import pytest
 
 from eval.diagnostics import gates, states
 from eval.diagnostics.linear import decode, decode_parts
+from train import flags
 
 RNG = np.random.default_rng(0)
 
 
 def test_entropy_of_known_distributions():
-    assert states.state_entropy(np.zeros((2, 3, 32))) == pytest.approx(math.log(32))
+    assert flags.state_entropy(np.zeros((2, 3, 32))) == pytest.approx(math.log(32))
     two = np.where(np.arange(32) < 2, 50.0, -50.0)[None]
-    assert states.state_entropy(two) == pytest.approx(math.log(2))
+    assert flags.state_entropy(two) == pytest.approx(math.log(2))
     rows = np.log(np.array([[0.5, 0.25, 0.125, 0.125], [1.0, 1e-30, 1e-30, 1e-30]]))
-    assert states.state_entropy(rows) == pytest.approx(1.75 * math.log(2) / 2)
-    assert states.state_entropy(rows + 700.0) == pytest.approx(1.75 * math.log(2) / 2)
+    assert flags.state_entropy(rows) == pytest.approx(1.75 * math.log(2) / 2)
+    assert flags.state_entropy(rows + 700.0) == pytest.approx(1.75 * math.log(2) / 2)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,30 @@ def test_the_target_loss_stops_even_early():
     assert decide(History(TOTAL), Settings()).action == CONTINUE
 
 
+SIGNS = ("training loss falls steadily", "every component varies", "no state has collapsed")
+
+
+@pytest.mark.parametrize("missing", ["", *SIGNS])
+def test_signs_of_life_are_named_and_what_is_dead_is_not(missing):
+    history = History(TOTAL)
+    for number in range(20):
+        step = EVERY * (number + 1)
+        for at in range(step - EVERY + 10, step + 1, 10):
+            tooth = 0.1 * (at % 50 == 0)
+            loss = 2.0 + 3 * tooth if missing == SIGNS[0] else 3.0 - at / TOTAL
+            asleep = 0.5 if missing == SIGNS[1] else 0.5 + tooth
+            norms = {"grad_norm/rwkv": 1.0 + tooth, "grad_norm/mamba": asleep}
+            history.add(at, "train", {"loss": loss} | norms)
+        entropy = 0.0 if missing == SIGNS[2] else 2.0
+        seen = {"state_entropy/rwkv": 1.5, "state_entropy/mamba": entropy, "state_norm/rwkv": 0.0}
+        history.add(step, "flag", seen)
+        history.add(step, "valid", {"loss": 3.0 - 0.1 * number})
+    decision = decide(history, Settings())
+    assert decision.action == CONTINUE
+    for sign in SIGNS:
+        assert (sign in decision.reason) == (sign != missing)
+
+
 def test_only_what_matters_is_logged():
     history, _ = replay(plateau(10), Settings(), train=lambda at: 2.0)
     assert history.decisions == [

@@ -73,6 +73,7 @@ def test_a_path_that_gives_nothing_is_a_red_flag_of_the_run(muted):
         assert line["reason"] == "mamba's output is constant in layer 1"
         assert (line["output_rms/mamba"], line["output_variance/mamba"]) == (0.0, 0.0)
         assert line["output_rms/rwkv"] > 0.01 and line["output_variance/rwkv"] > 0.01
+        assert 0.1 < line["state_entropy/rwkv"] <= np.log(16)
         assert line["state_norm/rwkv"] > 0.01 and 0.3 < line["retention/rwkv"] < 0.7
     said = lines_of(workdir, "control")[0]
     assert (said["step"], said["action"]) == (12, "INVESTIGATE")  # the third validation
