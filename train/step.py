@@ -103,7 +103,7 @@ def make_train_step(
         rows = jax.tree.leaves(batch)[0].shape[0]
         carry = state.carry if config.data.carry_state else model.initial_state(rows)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+        key = _own_keys(model, key, rows)
         progress = state.step.astype(jnp.float32) / config.steps
         weights = model.loss_weights(progress)
         counts = jax.lax.psum(model.target_counts(batch), AXIS)
@@ -171,6 +171,18 @@ def make_train_step(
     return train_step
 
 
+def _own_keys(model, key, rows: int):
+    """What this device draws from: one key, or a key for each of its rows.
+
+    A model that says `draws_by_row = True` draws the same for a row of the global batch wherever
+    that row lies, so that its curve does not depend on the number of devices or of micro-batches.
+    """
+    device = jax.lax.axis_index(AXIS)
+    if not getattr(model, "draws_by_row", False):
+        return jax.random.fold_in(key, device)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, device * rows + jnp.arange(rows))
+
+
 def _on_split_parameters(config, compute, *, gradients):
     return gathered_once(compute, gradients=gradients) if config.mesh.fsdp > 1 else compute
 
@@ -178,7 +190,7 @@ def _on_split_parameters(config, compute, *, gradients):
 def _gradients(model, accumulate):
     """-> (params, (carry, batch), (scale, progress), key) -> (new carry, sums, gradients by name).
 
-    Of the rows that it is given, `rows / accumulate` at a time. A model that changes how it learns
+    Of the rows that it is given, `rows / accumulate` at a time; key: see `_own_keys`. A model that changes how it learns
     along a run says `uses_progress = True`.
     """
 
@@ -199,12 +211,15 @@ def _gradients(model, accumulate):
             return carry, sums, grads
 
         def one(total, part):
-            index, carry, batch = part
-            own = jax.random.fold_in(key, index)
+            own, carry, batch = part
             grads, aux = gradient(params, carry, batch, shared, own)
             return jax.tree.map(jnp.add, total, grads), aux
 
-        parts = jnp.arange(accumulate), *jax.tree.map(split, rows)
+        if key.ndim:
+            keys = split(key)
+        else:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(accumulate))
+        parts = keys, *jax.tree.map(split, rows)
         zeros = jax.tree.map(jnp.zeros_like, params)
         grads, (carry, sums) = jax.lax.scan(one, zeros, parts)
         carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carry)

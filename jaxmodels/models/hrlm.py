@@ -68,6 +68,7 @@ class HRLM(nnx.Module):
     """The model. Not a left-to-right language model but in mode "prefix_ar"."""
 
     uses_progress = True
+    draws_by_row = True
     main_term = "answer"
 
     def __init__(self, config: HRLMConfig, *, rngs: nnx.Rngs):

@@ -54,8 +54,9 @@ def loss_sums(model, state, batch, key=None, progress=None):
       state: of `initial_state`, or from the step before.
       batch: inputs, targets int (B, T), weights float (B, T), and with puzzle_ids identifiers int
         (B,). Rows whose sample goes on ignore it.
-      key: draws the exploration. None: an evaluation, each row of the batch thought to its end
-        (as `eval_halt` says); the state is returned as it came.
+      key: one, or one for each row (B,), from which that row's exploration is drawn. None: an
+        evaluation, each row of the batch thought to its end (as `eval_halt` says); the state is
+        returned as it came.
       progress: float in [0, 1] for `bp_warmup`; None means the end.
 
     Returns:
@@ -99,9 +100,8 @@ def loss_sums(model, state, batch, key=None, progress=None):
         best = jnp.where(last, ahead.q_halt, jnp.maximum(ahead.q_halt, ahead.q_continue))
         value = jax.lax.stop_gradient(jax.nn.sigmoid(best))
     wishes = wishes_to_halt(c, out) & c.adaptive
-    explore, least = jax.random.split(key)
-    explores = jax.random.uniform(explore, steps.shape) < c.halt_exploration
-    least = jax.random.randint(least, steps.shape, 2, c.halt_max_steps + 1)
+    keys = key if key.ndim else jax.random.split(key, steps.shape[0])
+    explores, least = jax.vmap(lambda key: _exploration(c, key))(keys)
     halted = (last | wishes) & (~explores | (steps >= least) | last)
     halted = halted.astype(jnp.float32)
     sums |= _halting(model, right, (out.q_halt, out.q_continue), value, steps, halted, weights)
@@ -115,6 +115,13 @@ def loss_sums(model, state, batch, key=None, progress=None):
         identifiers=identifiers,
     )
     return after, sums
+
+
+def _exploration(config, key):
+    """-> (whether a row explores, rounds it then thinks at least: 2 to all)."""
+    explore, least = jax.random.split(key)
+    explores = jax.random.uniform(explore) < config.halt_exploration
+    return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1)
 
 
 def wishes_to_halt(config, out):

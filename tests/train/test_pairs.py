@@ -4,6 +4,7 @@ import argparse
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from eval.predict import main as predict
 from eval.run import load_run
 from jaxmodels.data.pairs import Pair
 from jaxmodels.errors import UserError
+from jaxmodels.models import thinking
 from train.__main__ import _answered
 from train.config import complete_config
 from train.data import open_data
@@ -75,6 +77,25 @@ def test_the_log_has_answers_and_halting(finished):
     assert {"answer", "halt", "exact", "accuracy", "steps", "ended"} <= train_rows[0].keys()
     assert valid_rows[-1]["loss"] == valid_rows[-1]["answer"]
     assert valid_rows[-1]["steps"] == 3 and "bits_per_byte" not in valid_rows[-1]
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (1, 2)])
+def test_who_explores_does_not_depend_on_the_placement(devices, accumulate, tmp_path, monkeypatch):
+    # Every row would halt after one round, but for those that explore.
+    monkeypatch.setattr(thinking, "wishes_to_halt", lambda config, out: out.q_halt < jnp.inf)
+    curves = []
+    for name, count, parts in (("one", 1, 1), ("other", devices, accumulate)):
+        config = config_of(eval_every=0, checkpoint_every=6)
+        config.model_config.update({"halt_exploration": 0.5})
+        config.optimizer.accumulate = parts
+        run(config, tmp_path / name, quiet=True, devices=jax.devices()[:count])
+        log = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in log]
+        curves.append([row for row in rows if row.get("split") == "train"])
+    assert 0.0 < min(row["ended"] for row in curves[0]) < 1.0
+    for one, other in zip(*curves, strict=True):
+        assert (one["steps"], one["ended"]) == (other["steps"], other["ended"])
+        assert one["answer"] == pytest.approx(other["answer"], rel=1e-4)
 
 
 def test_an_evaluation_writes_answers_and_a_page(finished, capsys):
