@@ -190,8 +190,8 @@ def _on_split_parameters(config, compute, *, gradients):
 def _gradients(model, accumulate):
     """-> (params, (carry, batch), (scale, progress), key) -> (new carry, sums, gradients by name).
 
-    Of the rows that it is given, `rows / accumulate` at a time; key: see `_own_keys`. A model that changes how it learns
-    along a run says `uses_progress = True`.
+    Of the rows that it is given, `rows / accumulate` at a time; key: see `_own_keys`. A model that
+    changes how it learns along a run says `uses_progress = True`.
     """
 
     def objective(params, carry, part, shared, key):

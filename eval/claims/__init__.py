@@ -1,0 +1,1 @@
+"""A system's success numbers, each with what was measured beside it."""

@@ -1,0 +1,55 @@
+"""What a preset's training step holds in memory, by the compiler's account; nothing is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.log import json_object
+
+
+def measure(presets: Mapping[str, tuple[int, int, float]], path: Path, say=print) -> None:
+    """Compiles the step of each preset and adds what it takes to a file, whose entries are kept.
+
+    Args:
+      presets: name -> (batch_size, seq_len, GB of the card it is meant for).
+      path: of the JSON file.
+    """
+    for preset, (rows, length, card) in presets.items():
+        for remat in (False, True):
+            known, key = json_object(path), f"{preset}{', remat' if remat else ''}"
+            if key in known:
+                continue
+            say(f"memory of {key}, {rows} x {length}: compiling")
+            found = step_bytes(preset, rows, length, remat)
+            known[key] = found | {"batch_size": rows, "seq_len": length, "card_gb": card}
+            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `measure` wrote; {} if nothing."""
+    return json_object(path)
+
+
+def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) -> dict[str, int]:
+    """Arguments (parameters, moments, carried thoughts, batch) and temporaries, in bytes.
+
+    fields: of the model, other than the preset's.
+    """
+    import jax
+
+    from train.config import complete_config
+    from train.parallel import build_train_step
+
+    given = {"model": preset, "model_config": {"remat": remat} | fields}
+    given |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}
+    config = complete_config(given | {"data": {"format": "pairs", "carry_state": True}})
+    placement = build_train_step(config, jax.devices()[:1])
+    shapes = placement.abstract_train_state(), placement.abstract_batch()
+    analysis = placement.step.lower(*shapes).compile().memory_analysis()
+    return {
+        "arguments": analysis.argument_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+    }

@@ -1,0 +1,127 @@
+"""Claim beside measurement: what is run, what is not run again, and who is said to have reached."""
+
+import json
+
+import pytest
+
+import jaxmodels
+from eval.claims import memory, runs, table
+from eval.claims.__main__ import main
+from eval.log import read_log
+from jaxmodels import count_parameters
+
+CONFIG = """\
+from tests.train.test_pairs import text_config
+
+def get_config():
+    config = text_config(examples=200)
+    config.seq_len = 64
+    return config
+"""
+CLAIMS = """\
+def get_runs():
+    return {{"translation": ({path!r}, {{"steps": 4}}), "level 1": ({path!r}, {{"steps": 2}})}}
+
+PRESETS = {{"hrlm/base": (16, 256, 8)}}
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A file of claims, and what the command made of it for one of its runs."""
+    folder = tmp_path_factory.mktemp("claims")
+    (folder / "config.py").write_text(CONFIG)
+    (folder / "claims.py").write_text(CLAIMS.format(path=str(folder / "config.py")))
+    arguments = [f"--config={folder / 'claims.py'}", f"--workdir={folder / 'runs'}"]
+    arguments += ["--seeds", "1", "--only", "translation"]
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = {"arguments": 1_500_000_000, "temporaries": 400_000_000}
+        patch.setattr(
+            memory, "step_bytes", lambda *of: sizes if of[3] else sizes | {"temporaries": 2}
+        )
+        assert main(arguments) == 0
+    return folder, arguments
+
+
+def result_of(folder):
+    return json.loads((folder / "runs" / "claims.json").read_text())
+
+
+def test_each_claim_has_its_number(written):
+    folder, _ = written
+    result = result_of(folder)
+    (outcome,) = result["runs"]
+    answers = json.loads((folder / "runs/translation/seed1/answers.json").read_text())
+    assert outcome["scores"] == answers["splits"] and outcome["steps"] == 4
+    assert read_log(folder / "runs/translation/seed1").config["seed"] == 1
+    rows = {(row["row"], row["claim"], row["run"]): row for row in result["claims"]}
+    exact = rows["L-70", "exact on simple translation, %", "translation"]
+    assert exact["values"] == {"1": 100 * answers["splits"]["unseen"]["exact"]}
+    assert exact["verdict"] == "not reached, short by 90.0 at most"  # after four steps
+    never = rows["L-72", "steps until 90 % of validation are exact", "translation"]
+    assert (never["shown"], never["verdict"]) == ("never", "not reached")
+    assert rows["L-72", "training steps", "translation"]["verdict"] == "reached"
+    assert rows["L-70", "exact on factual, %", "level 1"]["shown"] == "not measured"
+    plain = rows["L-73", "GB of a training step of hrlm/base, 16 x 256", "compiled"]
+    assert (plain["shown"], plain["verdict"]) == ("1.50", "reached")
+    assert (
+        "| L-71 | BLEU, 0 to 1 | translation | > 0.7 |"
+        in (folder / "runs" / "claims.md").read_text()
+    )
+    assert "L-75" in (folder / "runs" / "claims.html").read_text()
+
+
+def test_what_is_measured_is_kept(written, capsys, monkeypatch):
+    folder, arguments = written
+    before = result_of(folder)["runs"]
+    monkeypatch.setattr(memory, "step_bytes", None)  # nor is anything compiled
+    assert main(arguments) == 0
+    assert "translation, seed 1: measured before" in capsys.readouterr().out
+    assert main([*arguments, "--report"]) == 0
+    assert result_of(folder)["runs"] == before
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--only", "level 2"], "--only 'level 2': no such run; there is: translation, level 1"),
+        (["--seeds", "5", "--report"], "no run has been measured yet; leave out --report"),
+        (["--config.steps=3"], "holds a run with another steps; name another --workdir"),
+        (["--config.stepz=3"], "did you mean"),
+    ],
+)
+def test_mistakes_in_one_line(written, more, says, capsys):
+    assert main([*written[1], *more]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("below", "values", "verdict"),
+    [
+        (False, [91.0, 95.0], "reached"),
+        (False, [90.0, 95.0], "by 1 of 2 seeds, short by 0.0 at most"),
+        (False, [80.5, 70.0], "not reached, short by 20.0 at most"),
+        (False, [95.0, None], "by 1 of 2 seeds, short by 0.0 at most"),
+        (True, [89.0, 93.0], "by 1 of 2 seeds, short by 3.0 at most"),
+        (True, [None], "not reached"),
+        (True, [], ""),
+    ],
+)
+def test_who_reached_it(below, values, verdict):
+    claim = table.Claim("L-0", "a number", "run", lambda outcome: outcome, 90, below)
+    assert table._verdict(claim, values) == verdict
+
+
+def test_memory_of_a_step_is_the_compilers():
+    sizes = {"width": 64, "head_size": 32, "high_layers": 1, "low_layers": 1}
+    found = memory.step_bytes("hrlm/base", 4, 64, False, **sizes)
+    parameters = 4 * count_parameters(jaxmodels.create("hrlm/base", **sizes, seq_len=64))
+    assert 3 * parameters < found["arguments"] < 4 * parameters  # with two moments, and thoughts
+    assert found["temporaries"] > parameters  # the gradient at least
+
+
+def test_a_file_without_runs_is_refused(tmp_path):
+    (tmp_path / "a.py").write_text("")
+    with pytest.raises(runs.UserError, match=r"defines no get_runs"):
+        runs.read_runs(str(tmp_path / "a.py"), [0], [], [])
