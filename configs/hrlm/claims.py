@@ -1,6 +1,6 @@
 """The runs behind HRLM's success numbers (SYSTEMS L-70 to L-79), three seeds each.
 
-    python -m eval.claims --config=configs/hrlm/claims.py --workdir=runs/claims
+    python -m eval.compare --config=configs/hrlm/claims.py --workdir=runs/claims
 
 Results: see docs/hrlm.md.
 """

@@ -71,7 +71,7 @@ def measure(
         if name == "seen":
             asked = [pair.question for pair in chosen[:batch_size]]
         else:
-            fields = _by_kind(chosen, answers, given)
+            fields = _by_kind(chosen, answers, given, grid=model.config.mode == "grid")
             examples = [
                 {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
                 for p, a, r in list(zip(chosen, given, answers.rounds, strict=True))[:SHOWN]
@@ -130,8 +130,10 @@ def _split(
     }
 
 
-def _by_kind(pairs: Sequence[Pair], answers: Answers, given: Sequence[str]) -> dict[str, Any]:
-    """Exact share and mean rounds by task, and by how hard a question is."""
+def _by_kind(
+    pairs: Sequence[Pair], answers: Answers, given: Sequence[str], *, grid: bool
+) -> dict[str, Any]:
+    """Exact share and mean rounds by task, and by how hard a question is; of grids, right cells."""
     right = np.array([a == p.answer for a, p in zip(given, pairs, strict=True)])
     groups: dict[str, dict[str, list[int]]] = {
         "by_task": defaultdict(list),
@@ -144,14 +146,23 @@ def _by_kind(pairs: Sequence[Pair], answers: Answers, given: Sequence[str]) -> d
         place = max(int(np.searchsorted(edges, number, side="left")), 1)
         low, high = edges[place - 1], edges[min(place, len(edges) - 1)]
         groups["by_difficulty"][f"{low:g} to {high:g}"].append(i)
+
+    def one(members):
+        found = {
+            "pairs": len(members),
+            "exact": float(right[members].mean()),
+            "rounds": float(answers.rounds[members].mean()),
+            "difficulty": float(np.mean([numbers[i] for i in members])),
+        }
+        if grid:
+            chosen = [pairs[i] for i in members]
+            texts = [p.answer for p in chosen], [p.question for p in chosen]
+            found |= grid_scores([given[i] for i in members], *texts)
+        return found
+
     return {
         name: {
-            key: {
-                "pairs": len(members),
-                "exact": float(right[members].mean()),
-                "rounds": float(answers.rounds[members].mean()),
-                "difficulty": float(np.mean([numbers[i] for i in members])),
-            }
+            key: one(members)
             for key, members in sorted(parts.items(), key=lambda item: numbers[item[1][0]])
         }
         for name, parts in groups.items()

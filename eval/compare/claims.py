@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from eval import page
 
 Outcome = Mapping[str, Any]
 GB = 1e9
@@ -111,10 +107,13 @@ def judge(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row a claim: what was said, each seed's number, and whether it was reached.
 
     Args:
-      result: with "runs", outcomes of `runs.outcome`, and "memory" of `memory.read`.
+      result: with "names" of all runs, "runs", outcomes of `runs.outcome`, and "memory" of
+        `memory.read`. What is claimed of runs that are not among the names is left out.
     """
     rows = []
     for claim in claims():
+        if claim.run not in result["names"]:
+            continue
         outcomes = [o for o in result["runs"] if o["name"] == claim.run]
         found = {o["seed"]: claim.read(o) for o in outcomes}
         rows.append(_row(claim, found))
@@ -167,71 +166,19 @@ def _memory_rows(memory: Mapping[str, Any]) -> list[dict[str, Any]]:
 HEADER = ("row", "number", "of", "aim", "by seed", "")
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Judged rows as text under `HEADER`."""
     return [
         [row["row"], row["claim"], row["run"], row["aim"] or "", row["shown"], row["verdict"]]
         for row in rows
     ]
 
 
-def lead(result: Mapping[str, Any]) -> str:
-    """The result in two sentences."""
-    judged = [row for row in result["claims"] if row["verdict"]]
+def lead(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+    """How many were reached."""
+    judged = [row for row in rows if row["verdict"]]
     reached = sum(row["verdict"] == "reached" for row in judged)
-    seeds = ", ".join(map(str, result["seeds"]))
     return (
-        f"{reached} of {len(judged)} numbers with an aim are reached by every seed ({seeds}). "
-        "Scores are those of unseen combinations, halting as the config says."
+        f"{reached} of {len(judged)} numbers with an aim are reached by every seed "
+        f"({', '.join(map(str, seeds))})."
     )
-
-
-def made_of(result: Mapping[str, Any]) -> dict[str, str]:
-    """By what it was made."""
-    runs = result["runs"]
-    last = runs[-1]
-    by_name: dict[str, list[float]] = {}
-    for outcome in runs:
-        by_name.setdefault(outcome["name"], []).append(outcome["seconds"])
-    times = (f"{name} {statistics.median(times):,.0f}" for name, times in by_name.items())
-    return {
-        "command": result["command"],
-        "device": last["device"],
-        "versions": ", ".join(f"{k} {v}" for k, v in last["versions"].items()),
-        "seconds in training steps, median": ", ".join(times),
-        "memory": "arguments and temporaries of the compiled step, on this device",
-    }
-
-
-def show(result: Mapping[str, Any]) -> None:
-    """The table on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title=lead(result), title_justify="left")
-    for name in HEADER:
-        shown.add_column(name)
-    for cells in _cells(result["claims"]):
-        shown.add_row(*cells)
-    Console().print(shown)
-
-
-def write(result: Mapping[str, Any], workdir: Path) -> list[str]:
-    """claims.md and claims.html; returns their paths."""
-    cells, made = _cells(result["claims"]), made_of(result)
-    lines = [lead(result), ""]
-    lines += ["| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *cells)]
-    lines += ["", NOT_MEASURED, "", *(f"* {name}: {value}" for name, value in made.items())]
-    text = workdir / "claims.md"
-    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    title = "What was claimed, and what was measured"
-    parts = [
-        page.heading(title, f"seeds {', '.join(map(str, result['seeds']))}"),
-        page.paragraph(lead(result), "lead"),
-        page.table(HEADER, cells),
-        page.paragraph(NOT_MEASURED, "missing"),
-        page.section("How it was made"),
-        page.facts(made, ("command",)),
-    ]
-    html = workdir / "claims.html"
-    html.write_text(page.page(title, parts), encoding="utf-8")
-    return [str(text), str(html)]

@@ -1,12 +1,13 @@
 """Claim beside measurement: what is run, what is not run again, and who is said to have reached."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 import jaxmodels
-from eval.claims import memory, runs, table
-from eval.claims.__main__ import main
+from eval.compare import claims, memory, runs, table
+from eval.compare.__main__ import main
 from eval.log import read_log
 from jaxmodels import count_parameters
 
@@ -44,7 +45,7 @@ def written(tmp_path_factory):
 
 
 def result_of(folder):
-    return json.loads((folder / "runs" / "claims.json").read_text())
+    return json.loads((folder / "runs" / "compare.json").read_text())
 
 
 def test_each_claim_has_its_number(written):
@@ -66,9 +67,9 @@ def test_each_claim_has_its_number(written):
     assert (plain["shown"], plain["verdict"]) == ("1.50", "reached")
     assert (
         "| L-71 | BLEU, 0 to 1 | translation | > 0.7 |"
-        in (folder / "runs" / "claims.md").read_text()
+        in (folder / "runs" / "compare.md").read_text()
     )
-    assert "L-75" in (folder / "runs" / "claims.html").read_text()
+    assert "L-75" in (folder / "runs" / "compare.html").read_text()
 
 
 def test_what_is_measured_is_kept(written, capsys, monkeypatch):
@@ -109,8 +110,36 @@ def test_mistakes_in_one_line(written, more, says, capsys):
     ],
 )
 def test_who_reached_it(below, values, verdict):
-    claim = table.Claim("L-0", "a number", "run", lambda outcome: outcome, 90, below)
-    assert table._verdict(claim, values) == verdict
+    claim = claims.Claim("L-0", "a number", "run", lambda outcome: outcome, 90, below)
+    assert claims._verdict(claim, values) == verdict
+
+
+def outcome(name, seed, exact):
+    """Of puzzles, as `runs.outcome` gives it."""
+    score = {"exact": exact, "cells": 0.9, "open_cells": 0.8}
+    groups = {
+        "4 to 6": score | {"pairs": 10, "rounds": 1.5, "difficulty": 5.0},
+        "6 to 9": score | {"pairs": 20, "rounds": 3.0, "difficulty": 8.0, "exact": 0.0},
+    }
+    found = {"name": name, "seed": seed, "parameters": 1234, "steps": 7, "seconds": 1.0}
+    found |= {"training_pairs": 99, "split": "by puzzle", "device": "CPU", "versions": {"jax": "1"}}
+    return found | {"scores": {"seen": score, "unseen": score}, "by_difficulty": groups}
+
+
+def test_puzzles_are_told_by_their_blanks(tmp_path):
+    runs_ = [outcome("hrm", 0, 0.5), outcome("hrm", 1, 1.0), outcome("trm", 0, 0.25)]
+    result = {"command": "x", "seeds": [0, 1], "names": ["hrm", "trm", "none"], "runs": runs_}
+    result |= {"memory": {}, "claims": []}
+    header, rows = table.by_blanks(result)
+    assert header[1:3] == ("blanks", "puzzles")
+    assert rows[0] == ["hrm", "4 to 6", "20", "75.0 %", "80.0 %", "1.5"]
+    assert rows[1] == ["hrm", "6 to 9", "40", "0.0 %", "80.0 %", "3.0"]
+    assert [row[0] for row in rows] == ["hrm", "hrm", "trm", "trm"]
+    header, rows = table.scores(result)
+    assert dict(zip(header, rows[0], strict=True))["exact"] == "50.0 %, 100.0 %"
+    text, page = (Path(path).read_text() for path in table.write(result, tmp_path))
+    assert "| trm | 6 to 9 | 20 | 0.0 %" in text and "% exact" in page
+    assert "Claimed" not in text
 
 
 def test_memory_of_a_step_is_the_compilers():

@@ -1,4 +1,4 @@
-"""The runs behind the claims: which, how they are trained and measured, what is kept of them."""
+"""The runs that are compared: which, how they are trained and measured, what is kept of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eval.log import json_object, read_log
+from eval.matrix.plan import fill_model_fields
 from eval.matrix.runner import folder_name
 from jaxmodels.errors import UserError
 from train.config import apply_overrides, differences, load_config, read_config, validate_config
@@ -33,16 +34,20 @@ class Run:
 
 
 def read_runs(
-    path: str, seeds: Sequence[int], only: Sequence[str], overrides: Sequence[str]
+    path: str,
+    seeds: Sequence[int],
+    only: Sequence[str],
+    overrides: Sequence[str],
+    data: Sequence[str] = (),
 ) -> tuple[list[Run], dict[str, tuple[int, int, float]]]:
-    """-> (runs, seed by seed, presets whose memory is asked).
+    """-> (all runs, seed by seed, presets whose memory is asked, {} if none).
 
     Raises:
-      UserError: a file that is not one of claims, an unknown name, a field that does not exist.
+      UserError: a file that names no runs, an unknown name, a field that does not exist.
     """
     if not Path(path).is_file():
         raise UserError(f"--config={path}: no such file")
-    spec = importlib.util.spec_from_file_location("claims_of", path)
+    spec = importlib.util.spec_from_file_location("runs_of", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_runs"):
@@ -52,16 +57,18 @@ def read_runs(
         if name not in listed:
             raise UserError(f"--only {name!r}: no such run; there is: {', '.join(listed)}")
     planned = [
-        Run(name, seed, _config(file, changes, seed, overrides))
+        Run(name, seed, _config(file, changes, seed, overrides, data))
         for seed in seeds
         for name, (file, changes) in listed.items()
-        if not only or name in only
     ]
     return planned, getattr(module, "PRESETS", {})
 
 
-def _config(file: str, changes: dict[str, Any], seed: int, overrides: Sequence[str]) -> ConfigDict:
+def _config(file, changes: dict[str, Any], seed: int, overrides, data) -> ConfigDict:
     config = load_config(file, [])
+    if data:
+        config.data.paths = tuple(data)
+    fill_model_fields(config)
     arguments = []
     for name, value in changes.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
@@ -113,14 +120,15 @@ def train_and_measure(run: Run, workdir: Path, command: str, say=print) -> None:
 
 
 def outcome(run: Run, workdir: Path) -> dict[str, Any]:
-    """What the claims are judged by; {} if it has not been measured."""
+    """What is compared; {} if it has not been measured."""
     folder = run.folder(workdir)
     answers = json_object(folder / "answers.json")
     if not answers:
         return {}
     log = read_log(folder)
     exact = zip(*log.series("valid", "exact"), strict=True)
-    kept = ("parameters", "training_pairs", "halt", "rounds", "by_task", "device", "versions")
+    kept = ("model", "parameters", "training_pairs", "split", "halt", "rounds", "by_task")
+    kept += ("by_difficulty", "device", "versions")
     return {
         "name": run.name,
         "seed": run.seed,

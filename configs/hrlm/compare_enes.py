@@ -1,0 +1,23 @@
+"""HRLM and two transformers on real English-Spanish pairs: equal tokens, same loop and tokenizer.
+
+    python -m eval.compare --config=configs/hrlm/compare_enes.py --workdir=runs/compare_enes
+                           --seeds 0 --data pairs/*.tsv
+
+A step of HRLM runs 8 calls of two blocks and the gradient goes through 5 of them: (16 + 2 x 10) / 3
+blocks, each read and learned once, cost the same. Results: see docs/hrlm.md.
+"""
+
+from typing import Any
+
+ENES = "configs/hrlm/enes.py"
+PLAIN = {"model_config.recurrent": False}
+
+
+def get_runs() -> dict[str, tuple[str, dict[str, Any]]]:
+    """name -> (config file, fields that are other)."""
+    return {
+        "hrlm": (ENES, {}),
+        "transformer, equal parameters": (ENES, PLAIN),
+        "transformer, equal FLOPs": (ENES, PLAIN | {"model_config.low_layers": 10}),
+        "hrlm, causal": (ENES, {"model_config.causal": True}),
+    }

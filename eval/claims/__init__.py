@@ -1,1 +1,0 @@
-"""A system's success numbers, each with what was measured beside it."""

@@ -1,0 +1,1 @@
+"""Runs that answer questions side by side, and what was claimed beside what was measured."""
