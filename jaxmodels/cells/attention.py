@@ -51,7 +51,7 @@ class AttentionConfig:
     window: int = 1024
     rope_base: float = 1e4
     qk_norm: bool = False
-    chunk_size: int = 128
+    chunk_size: int = 256
     dtype: str = "float32"
 
     def __post_init__(self):

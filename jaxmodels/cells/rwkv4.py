@@ -17,6 +17,7 @@ from flax import nnx, struct
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, shift_in
+from jaxmodels.ops.token_mix import token_mix
 from jaxmodels.ops.wkv4 import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
 
 
@@ -100,8 +101,7 @@ class RWKV4Cell(Cell):
 
     def _project(self, x, before):
         """Tokens (..., C) -> ((k, v (..., C), decay, bonus (C,)), gate (..., C))."""
-        mix = self.mix[...].reshape(3, *(1,) * (x.ndim - 1), -1)
-        xk, xv, xr = (before + m * (x - before) for m in mix)
+        xk, xv, xr = token_mix(before, x, self.mix[...])
         dtype = self.config.dtype
         k, v, r = self.key(xk, dtype), self.value(xv, dtype), self.receptance(xr, dtype)
         return (k, v, jnp.exp(self.decay[...]), self.bonus[...]), jax.nn.sigmoid(r)

@@ -82,7 +82,8 @@ def attention_step(q, k, v, read, dtype):
       (B, K, G, N).
     """
     seen = ring_ages(read, k.shape[1]) < read[:, None]
-    _, total, out = _part(q[:, None], ring_read(k, read), ring_read(v, read), seen[:, None], dtype)
+    k, v = (_heads_first(ring_read(ring, read)) for ring in (k, v))
+    _, total, out = _part(q[:, :, :, None], k, v, seen[:, None], dtype)
     return (out / total[..., None])[:, :, :, 0]
 
 
@@ -108,7 +109,7 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
     blocks = -(-time // size)
     before = min(-(-(window - 1) // size), blocks - 1)
     after = before if prefix is not None else 0
-    old_k, old_v = ring_read(old_k, read), ring_read(old_v, read)
+    old_k, old_v = (_heads_first(ring_read(ring, read)) for ring in (old_k, old_v))
     age = ring_ages(read, window)[:, None]  # (B, 1, W)
     query = jnp.arange(size)[:, None]
     distance = query + (before * size - jnp.arange((before + 1 + after) * size))[None]
@@ -116,11 +117,11 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
     # Documents are counted from 1, so that what pads the blocks belongs to none.
     ids = to_chunks(1 + jnp.cumsum(reset.astype(jnp.int32), 1), size)
     xs = {
-        "q": to_chunks(q, size),
+        "q": jnp.moveaxis(to_chunks(q, size), 2, 4),  # (n, B, K, G, c, N)
         "ids": ids,
         "start": size * jnp.arange(blocks),
-        "k": _around(to_chunks(k, size), before, after),
-        "v": _around(to_chunks(v, size), before, after),
+        "k": _heads_first(_around(to_chunks(k, size), before, after)),
+        "v": _heads_first(_around(to_chunks(v, size), before, after)),
         "k_ids": _around(ids, before, after),
     }
     if prefix is not None:
@@ -145,7 +146,10 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
         return _join(near, far)
 
     # With one block the scores are kept for the backward pass, with more they are computed again.
-    out = jax.lax.map(jax.checkpoint(block) if blocks > 1 else block, xs)  # (n, B, K, G, c, N)
+    if blocks > 1:
+        out = jax.lax.map(jax.checkpoint(block), xs)  # (n, B, K, G, c, N)
+    else:
+        out = block(jax.tree.map(lambda x: x[0], xs))[None]
     return from_chunks(jnp.moveaxis(out, 4, 2), time)
 
 
@@ -157,20 +161,29 @@ def _around(blocks, before, after):
     return jnp.concatenate([blocks[i : i + count] for i in range(before + 1 + after)], 2)
 
 
+def _heads_first(x):
+    """(..., s, K, N) -> (..., K, s, N): products over many heads are fast only like this."""
+    return jnp.moveaxis(x, -3, -2)
+
+
 def _part(q, k, v, seen, dtype):
     """Softmax over some of the keys, before its division.
 
-    q (B, t, K, G, N); k, v (B, s, K, N); seen bool (B, t, s) -> largest score (B, K, G, t), -inf if
+    q (B, K, G, t, N); k, v (B, K, s, N); seen bool (B, t, s) -> largest score (B, K, G, t), -inf if
     none is seen; sum of exp(score - largest) (B, K, G, t); their sum of values (B, K, G, t, N).
     """
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     q = (q * q.shape[-1] ** -0.5).astype(dtype)
-    scores = product("btkgn,bskn->bkgts", q, k.astype(dtype))
+    groups = q.shape[2:4]
+    q = q.reshape(*q.shape[:2], -1, q.shape[-1])
+    scores = product("bkqn,bksn->bkqs", q, k.astype(dtype))
+    scores = scores.reshape(*q.shape[:2], *groups, -1)
     scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
     largest = jax.lax.stop_gradient(scores.max(-1))
     weights = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0.0, largest)[..., None])
-    out = product("bkgts,bskn->bkgtn", weights.astype(dtype), v.astype(dtype))
-    return largest, weights.sum(-1), out
+    flat = weights.reshape(*q.shape[:3], -1)
+    out = product("bkqs,bksn->bkqn", flat.astype(dtype), v.astype(dtype))
+    return largest, weights.sum(-1), out.reshape(*q.shape[:2], *groups, -1)
 
 
 def _join(*parts):

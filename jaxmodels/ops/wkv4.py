@@ -80,24 +80,96 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
         before = (x if x is None else x[:-1] for x in (k, v, reset))
         entered = _entering(state, *before, decay)
 
-    # Decay and bonus as wide as the state: their gradients then add up without a sum at each step.
-    decay, bonus = (jnp.broadcast_to(x.reshape(1, 1, -1), k[:, :, 0].shape) for x in (decay, bonus))
     real = None
     if chunks * size != time:
         real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
     tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), (k, v, reset, real))
-    empty = wkv4_initial(1, 1, 1)
+    left, y = _read(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
+    return jax.tree.map(lambda x: x[-1], left), from_chunks(jnp.moveaxis(y, 0, 2), time)
 
-    @jax.checkpoint
+
+@jax.custom_vjp
+def _read(entered, tokens, decay, bonus):
+    """All chunks at once, token by token.
+
+    Args:
+      entered: states of (n, B, C), before each chunk.
+      tokens: k, v (c, n, B, C), and bool or None, reset (c, n, B), real (c, n, 1): not padding.
+      decay, bonus: (1, 1, C).
+
+    Returns:
+      (states (n, B, C) after each chunk, y (c, n, B, C)).
+    """
+    return _loop(entered, tokens, decay, bonus, keep=False)[:2]
+
+
+def _loop(entered, tokens, decay, bonus, *, keep: bool):
+    """`_read`, and with `keep` the states (c, n, B, C) before each token."""
+    # A barrier on either side of the loop: else a TPU stacks what it gives in the order of whoever
+    # reads it next, and changes that order token by token.
+    tokens = jax.lax.optimization_barrier(tokens)
+
     def token(state, inputs):
         k, v, reset, real = inputs
-        if reset is not None:
-            state = _select(reset[..., None], empty, state)
-        after, y = _step(state, k, v, decay, bonus)
-        return after if real is None else _select(real[..., None], after, state), y
+        after, y = _step(_begun(state, reset), k, v, decay, bonus)
+        after = after if real is None else _select(real[..., None], after, state)
+        return after, (y, state if keep else ())
 
-    left, y = jax.lax.scan(token, entered, tokens)
-    return jax.tree.map(lambda x: x[-1], left), from_chunks(jnp.moveaxis(y, 0, 2), time)
+    left, (y, states) = jax.lax.scan(token, entered, tokens)
+    return left, jax.lax.optimization_barrier(y), states
+
+
+def _read_forward(entered, tokens, decay, bonus):
+    left, y, states = _loop(entered, tokens, decay, bonus, keep=True)
+    return (left, y), (states, tokens, decay, bonus)
+
+
+def _read_backward(saved, cotangents):
+    """By hand: a derivative of the step, taken by itself, is six passes over the chunks."""
+    states, tokens, decay, bonus = saved
+    d_left, d_y = cotangents
+    d_y = jax.lax.optimization_barrier(d_y)
+
+    def token(carry, inputs):
+        d_p, d_q, d_w, d_u = carry
+        state, (k, v, reset, real), d_y = inputs
+        p, q, o = _begun(state, reset)
+        k_now = k + bonus
+        top = jnp.maximum(o, k_now)
+        old, now = jnp.exp(o - top), jnp.exp(k_now - top)
+        below = old * q + now
+        y = (old * p + now * v) / below
+        pull = d_y / below
+        top = jnp.maximum(o - decay, k)
+        keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
+        d_bonus = now * pull * (v - y)
+        d_k = new * (d_p * v + d_q) + d_bonus
+        d_v = new * d_p + now * pull
+        d_decay = keep * (d_p * p + d_q * q)
+        before = keep * d_p + old * pull, keep * d_q - old * pull * y
+        if reset is not None:
+            before = _select(reset[..., None], (0.0, 0.0), before)
+        if real is not None:
+            real = real[..., None]
+            before = _select(real, before, (d_p, d_q))
+            d_k, d_v, d_decay, d_bonus = _select(real, (d_k, d_v, d_decay, d_bonus), (0.0,) * 4)
+        return (*before, d_w - d_decay, d_u + d_bonus), (d_k, d_v)
+
+    # Gradients of decay and bonus as wide as the state: no sum at each step.
+    nothing = jnp.zeros_like(d_left.p)
+    start = d_left.p, d_left.q, nothing, nothing
+    inputs = states, tokens, d_y
+    (d_p, d_q, d_w, d_u), d_tokens = jax.lax.scan(token, start, inputs, reverse=True)
+    d_k, d_v = jax.lax.optimization_barrier(d_tokens)
+    entered = WKV4State(d_p, d_q, nothing)
+    return entered, (d_k, d_v, None, None), *(x.sum((0, 1), keepdims=True) for x in (d_w, d_u))
+
+
+_read.defvjp(_read_forward, _read_backward)
+
+
+def _begun(state, reset):
+    return state if reset is None else _select(reset[..., None], wkv4_initial(1, 1, 1), state)
 
 
 def _step(state, k, v, w, u):
