@@ -13,11 +13,12 @@ ENES = "configs/hrlm/enes.py"
 PLAIN = {"model_config.recurrent": False}
 
 
-def get_runs() -> dict[str, tuple[str, dict[str, Any]]]:
-    """name -> (config file, fields that are other)."""
-    return {
+def get_comparison() -> dict[str, Any]:
+    """Runs: name -> (config file, fields that are other)."""
+    runs = {
         "hrlm": (ENES, {}),
         "transformer, equal parameters": (ENES, PLAIN),
         "transformer, equal FLOPs": (ENES, PLAIN | {"model_config.low_layers": 10}),
         "hrlm, causal": (ENES, {"model_config.causal": True}),
     }
+    return {"runs": runs}

@@ -20,11 +20,12 @@ TRM = {
 }
 
 
-def get_runs() -> dict[str, tuple[str, dict[str, Any]]]:
-    """name -> (config file, fields that are other)."""
-    return {
+def get_comparison() -> dict[str, Any]:
+    """Runs: name -> (config file, fields that are other)."""
+    runs = {
         "hrm": (SUDOKU, {}),
         "trm": (SUDOKU, TRM),
         "transformer, equal parameters": (SUDOKU, PLAIN),
         "transformer, equal FLOPs": (SUDOKU, PLAIN | {"model_config.low_layers": 5}),
     }
+    return {"runs": runs}

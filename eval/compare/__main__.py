@@ -3,12 +3,13 @@
     python -m eval.compare --config=configs/hrlm/claims.py --workdir=runs/claims [--seeds 0 1 2]
                            [--only NAME ...] [--data PATH ...] [--report] [--config.FIELD=VALUE ...]
 
-The file names the runs: get_runs() gives name -> (config file, {field: value}). Each has a folder
-of its own, workdir/<name>/seed<k>, and is trained and measured as `python -m train` and
-`python -m eval` do; what is finished is kept, what is half done goes on, so the command may be
-stopped and repeated at will. Writes compare.json, compare.md and compare.html: scores by seed, of
-puzzles by how many blanks they have, and where a system's authors named a number for a run, that
-number beside it (eval/compare/claims.py).
+The file names them: get_comparison() gives {"runs": name -> (config file, {field: value})}, and
+perhaps {"memory": preset -> (rows, tokens a row, GB of a card)}. Each run has a folder of its own,
+workdir/<name>/seed<k>, and is trained and measured as `python -m train` and `python -m eval` do;
+what is finished is kept, what is half done goes on, so the command may be stopped and repeated at
+will. Writes compare.json, compare.md and compare.html: scores by seed, of puzzles by how many
+blanks they have, and where a system's authors named a number for a run, that number beside it
+(eval/compare/claims.py).
 """
 
 from __future__ import annotations
@@ -34,10 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", required=True, help="file that defines get_runs()")
+    add("--config", required=True, help="file that defines get_comparison()")
     add("--workdir", required=True, help="folder for all the runs")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    add("--only", nargs="+", default=[], metavar="NAME", help="train these runs alone")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help='train these runs alone; "memory" for that of presets',
+    )
     add("--data", nargs="+", metavar="PATH", help="files of all runs")
     add("--report", action="store_true", help="train nothing, write from what there is")
     flags, overrides = parser.parse_known_args(arguments)
@@ -64,7 +71,8 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str) -> list[
         for run in planned:  # seed by seed: cut short, each has been run once
             if not flags.only or run.name in flags.only:
                 runs.train_and_measure(run, workdir, command)
-        memory.measure(presets, workdir / "memory.json")
+        if not flags.only or runs.MEMORY in flags.only:
+            memory.measure(presets, workdir / "memory.json")
     result: dict[str, Any] = {"command": command, "seeds": flags.seeds}
     result["names"] = list(dict.fromkeys(run.name for run in planned))
     result["runs"] = [found for run in planned if (found := runs.outcome(run, workdir))]

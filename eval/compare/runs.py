@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,9 @@ from eval.matrix.plan import fill_model_fields
 from eval.matrix.runner import folder_name
 from jaxmodels.errors import UserError
 from train.config import apply_overrides, differences, load_config, read_config, validate_config
+from train.config_file import returned_by
 
+MEMORY = "memory"  # beside the runs' names
 ENOUGH = 0.9  # exact share of validation that counts as converged (L-70, L-72)
 
 
@@ -45,23 +46,21 @@ def read_runs(
     Raises:
       UserError: a file that names no runs, an unknown name, a field that does not exist.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--config={path}: no such file")
-    spec = importlib.util.spec_from_file_location("runs_of", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_runs"):
-        raise UserError(f"--config={path}: defines no get_runs()")
-    listed = module.get_runs()
+    function = "get_comparison"
+    given = returned_by(Path(path), function, "--config", "configs/hrlm/claims.py")
+    if not isinstance(given, dict) or not given.get("runs"):
+        raise UserError(f"--config={path}: {function}() returns no 'runs', name -> (file, fields)")
+    listed, presets = given["runs"], given.get("memory", {})
+    names = [*listed, *([MEMORY] if presets else [])]
     for name in only:
-        if name not in listed:
-            raise UserError(f"--only {name!r}: no such run; there is: {', '.join(listed)}")
+        if name not in names:
+            raise UserError(f"--only {name!r}: no such run; there is: {', '.join(names)}")
     planned = [
         Run(name, seed, _config(file, changes, seed, overrides, data))
         for seed in seeds
         for name, (file, changes) in listed.items()
     ]
-    return planned, getattr(module, "PRESETS", {})
+    return planned, presets
 
 
 def _config(file, changes: dict[str, Any], seed: int, overrides, data) -> ConfigDict:

@@ -20,10 +20,9 @@ def get_config():
     return config
 """
 CLAIMS = """\
-def get_runs():
-    return {{"translation": ({path!r}, {{"steps": 4}}), "level 1": ({path!r}, {{"steps": 2}})}}
-
-PRESETS = {{"hrlm/base": (16, 256, 8)}}
+def get_comparison():
+    runs = {{"translation": ({path!r}, {{"steps": 4}}), "level 1": ({path!r}, {{"steps": 2}})}}
+    return {{"runs": runs, "memory": {{"hrlm/base": (16, 256, 8)}}}}
 """
 
 
@@ -34,7 +33,7 @@ def written(tmp_path_factory):
     (folder / "config.py").write_text(CONFIG)
     (folder / "claims.py").write_text(CLAIMS.format(path=str(folder / "config.py")))
     arguments = [f"--config={folder / 'claims.py'}", f"--workdir={folder / 'runs'}"]
-    arguments += ["--seeds", "1", "--only", "translation"]
+    arguments += ["--seeds", "1", "--only", "translation", "memory"]
     with pytest.MonkeyPatch.context() as patch:
         sizes = {"arguments": 1_500_000_000, "temporaries": 400_000_000}
         patch.setattr(
@@ -85,7 +84,10 @@ def test_what_is_measured_is_kept(written, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--only", "level 2"], "--only 'level 2': no such run; there is: translation, level 1"),
+        (
+            ["--only", "level 2"],
+            "--only 'level 2': no such run; there is: translation, level 1, memory",
+        ),
         (["--seeds", "5", "--report"], "no run has been measured yet; leave out --report"),
         (["--config.steps=3"], "holds a run with another steps; name another --workdir"),
         (["--config.stepz=3"], "did you mean"),
@@ -150,7 +152,21 @@ def test_memory_of_a_step_is_the_compilers():
     assert found["temporaries"] > parameters  # the gradient at least
 
 
+@pytest.mark.parametrize("name", ["claims", "compare_enes", "compare_sudoku9"])
+def test_the_comparisons_that_there_are_can_be_planned(name):
+    planned, presets = runs.read_runs(f"configs/hrlm/{name}.py", [0, 1], [], [])
+    assert len(planned) == 2 * len({run.name for run in planned}) >= 8
+    assert {run.config.seed for run in planned} == {0, 1}
+    assert bool(presets) == (name == "claims")
+
+
 def test_a_file_without_runs_is_refused(tmp_path):
     (tmp_path / "a.py").write_text("")
-    with pytest.raises(runs.UserError, match=r"defines no get_runs"):
+    with pytest.raises(runs.UserError, match=r"defines no get_comparison"):
         runs.read_runs(str(tmp_path / "a.py"), [0], [], [])
+    (tmp_path / "a.py").write_text("def get_comparison():\n    return {}\n")
+    with pytest.raises(runs.UserError, match=r"returns no 'runs'"):
+        runs.read_runs(str(tmp_path / "a.py"), [0], [], [])
+    (tmp_path / "a.md").write_text("text")
+    with pytest.raises(runs.UserError, match=r"not a Python file"):
+        runs.read_runs(str(tmp_path / "a.md"), [0], [], [])
