@@ -29,7 +29,7 @@ OPTIMIZERS = ("adamw", "adam_atan2", "lion", "muon")
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 DTYPES = ("float32", "bfloat16")
 PARALLEL = ("pmap", "shard_map")
-PAIR_FORMATS = ("pairs", "task", "puzzle")  # of questions with answers, see train/pairs.py
+PAIR_FORMATS = ("pairs", "task", "puzzle", "built")  # of questions with answers, see train/pairs.py
 TEXT_TOKENIZERS = ("byte", "char", "word")
 PAIR_TOKENIZERS = (*ANSWER_TOKENIZERS, "grid")
 TOKENIZERS = TEXT_TOKENIZERS + PAIR_TOKENIZERS
@@ -102,7 +102,7 @@ def default_config() -> ConfigDict:
                 "label_slots": 16,
                 "label_roles": 4,
                 "label_classes": 256,
-                "tasks": (),  # of format "task", and of "puzzle": names, see train/pairs.py
+                "tasks": (),  # of formats "task", "puzzle", "built": names, see train/pairs.py
                 "examples": 2000,  # of each task or puzzle, over all splits
                 "question_prefix": "",  # in front of each question of format "pairs"
                 "skip_long": False,  # leave out pairs that do not fit in seq_len

@@ -5,8 +5,12 @@
                            combination of what fills their slots
                 "puzzle"   generated grids, `data.tasks` of jaxmodels.data.puzzles, or Sudokus read
                            from `data.paths`; split by puzzle
+                "built"    a folder of rows in files (jaxmodels.data.build, or HRM's own datasets),
+                           `data.paths`, with its own split and tokenizer; `data.tasks` may name the
+                           kind of puzzle, whose symbols and augmentation it then has
 
-The rows' mode and length are those of the model.
+The rows' mode and length are those of the model. Of what is held out, `test_fraction /
+(valid_fraction + test_fraction)` is the test split.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import jax
 from ml_collections import ConfigDict
 
 import jaxmodels
+from jaxmodels.data.built_pairs import built_pairs
 from jaxmodels.data.files import find_files
 from jaxmodels.data.grids import GridTokenizer
 from jaxmodels.data.pair_tokenizers import fit_tokenizer
@@ -95,8 +100,12 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
             "config.data: valid_fraction must be above 0, test_fraction 0 or more, together "
             f"below 1, got {d.valid_fraction} and {d.test_fraction}"
         )
-    parts = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format](config)
-    name, split, (train, unseen) = parts
+    tokenizer = None
+    if d.format == "built":
+        name, split, (train, unseen), tokenizer = _from_built(config)
+    else:
+        read = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format]
+        name, split, (train, unseen) = read(config)
     # Of what is held out, every so many to test, so that both have all tasks.
     share = d.test_fraction / held
     to_test = [int((i + 1) * share + 1e-9) > int(i * share + 1e-9) for i in range(len(unseen))]
@@ -107,7 +116,8 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
             f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
             "more examples or other fractions"
         )
-    return PairCorpus(name, tuple(train), valid, test, _tokenizer(config, train), split)
+    tokenizer = tokenizer or _tokenizer(config, train)
+    return PairCorpus(name, tuple(train), valid, test, tokenizer, split)
 
 
 def _from_files(config):
@@ -150,8 +160,21 @@ def _from_puzzles(config):
     return d.tasks[0], "by puzzle (9x9 Sudokus by solution)", puzzle.split(pairs, held, config.seed)
 
 
+def _from_built(config):
+    d = config.data
+    if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
+        raise UserError(f"config.data.paths: one built folder, got {', '.join(d.paths) or 'none'}")
+    fields = model_fields(config)
+    fields.pop("vocab_size", None)  # perhaps not resolved yet
+    model = jaxmodels.make_config(config.model, **fields)
+    symbols = puzzle_of(config).symbols if len(d.tasks) else ""
+    parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
+    name = Path(d.paths[0]).name
+    return name, "as it was built", (parts["train"], parts["test"]), tokenizer
+
+
 def puzzle_of(config: ConfigDict) -> Puzzle:
-    """The kind of grid of an experiment with format "puzzle"."""
+    """The kind of grid of an experiment with puzzles."""
     names = config.data.tasks
     _known("config.data.tasks", names, PUZZLES)
     if len(names) != 1:
@@ -208,8 +231,8 @@ def open_pairs(config: ConfigDict) -> PairData:
     d = config.data
     if config.curriculum:
         raise UserError("config.curriculum: rows of pairs have one length, leave it out")
-    if d.augment and d.format != "puzzle":
-        raise UserError("config.data.augment: only puzzles are augmented, set it to false")
+    if d.augment and not (d.format == "puzzle" or (d.format == "built" and len(d.tasks))):
+        raise UserError("config.data.augment: only known puzzles are augmented, set it to false")
     if ":" not in config.model and not _has_mode(config.model):
         raise UserError(
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "
@@ -218,6 +241,7 @@ def open_pairs(config: ConfigDict) -> PairData:
     corpus = pairs_of(config)
     resolve_vocab(config, corpus.tokenizer.vocab_size)
     rows = rows_of(config, corpus.train, corpus.tokenizer)
+    _check_identifiers(config, corpus)
     hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
     sizes = {"batch_size": config.batch_size, "prefetch": d.prefetch}
     valid, valid_bytes = None, 0
@@ -242,6 +266,17 @@ def open_pairs(config: ConfigDict) -> PairData:
         fingerprint=corpus.fingerprint(),
         rows=len(rows.inputs),
     )
+
+
+def _check_identifiers(config, corpus):
+    """A table that is too short would be read at its last row, without a word."""
+    learned = model_fields(config).get("puzzle_ids", 0)
+    needed = 1 + max(p.identifier for p in (*corpus.train, *corpus.valid, *corpus.test))
+    if learned and learned < needed:
+        raise UserError(
+            f"config.model_config.puzzle_ids: {learned} vectors, but the data have {needed} "
+            f"puzzles; set it to {needed}, or to 0 for none"
+        )
 
 
 def _has_mode(name: str) -> bool:

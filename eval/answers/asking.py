@@ -76,21 +76,31 @@ class Asker:
             self._run = jax.jit(_every_round, static_argnums=2)
 
     def ask(
-        self, questions: Sequence[str], progress: Callable[[int, int], None] | None = None
+        self,
+        questions: Sequence[str],
+        progress: Callable[[int, int], None] | None = None,
+        identifiers: Sequence[int] | None = None,
     ) -> Answers:
         """Answers to any number of questions.
+
+        Args:
+          questions: as text.
+          progress: is told (done, total).
+          identifiers: of the puzzles, for a model that has learned vectors of them; None: all 0.
 
         Raises:
           UserError: a question does not fit in a row, or has a symbol that a grid has not.
         """
         c = self.model.config
-        pairs = [Pair(question, "") for question in questions]
-        rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False).inputs
+        which = identifiers or [0] * len(questions)
+        pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, which, strict=True)]
+        laid = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False)
+        rows, which = laid.inputs, laid.identifiers
         texts: list[list[str]] = [[] for _ in range(self.rounds)]
         halted = []
         for begin in range(0, len(rows), self.batch_size):
             part = rows[begin : begin + self.batch_size]
-            tokens, rounds = self.run(part)
+            tokens, rounds = self.run(part, which[begin : begin + self.batch_size])
             for text, ids in zip(texts, tokens, strict=True):
                 text += [self._text(*pair) for pair in zip(ids, part, strict=True)]
             halted.append(rounds)
@@ -102,13 +112,15 @@ class Asker:
         """Of all rounds' answers, those to give."""
         return answers.adaptive if self.halt == "adaptive" else answers.last
 
-    def run(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """rows int (n <= batch_size, T) -> (ids (R, n, T), rounds (n,)), on the host."""
-        full = np.zeros((self.batch_size, rows.shape[1]), np.int32)
-        full[: len(rows)] = rows
-        if len(rows) < self.batch_size:
-            full[len(rows) :] = rows[:1]  # an empty row would think on and on
-        more = () if self.model.config.mode == "prefix_ar" else (self.rounds,)
+    def run(
+        self, rows: np.ndarray, identifiers: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """rows int (n <= batch_size, T), identifiers int (n,) -> (ids (R, n, T), rounds (n,))."""
+        missing = self.batch_size - len(rows)
+        which = np.zeros(len(rows), np.int32) if identifiers is None else identifiers
+        # Filled up with the first row: an empty one would think on and on.
+        full, which = (np.concatenate([x, x[:1].repeat(missing, 0)]) for x in (rows, which))
+        more = () if self.model.config.mode == "prefix_ar" else (self.rounds, which)
         tokens, rounds = jax.device_get(self._run(self.model, full, *more))
         return tokens[:, : len(rows)], rounds[: len(rows)]
 
@@ -119,16 +131,16 @@ class Asker:
         return self.tokenizer.decode(ids)
 
 
-def _every_round(model, tokens, rounds):
+def _every_round(model, tokens, rounds, identifiers):
     """-> (likeliest ids (R, B, T), round of halting int (B,))."""
     c = model.config
 
     def one(thoughts, _):
-        thoughts, out = model(thoughts, tokens)
+        thoughts, out = model(thoughts, tokens, None, identifiers)
         return thoughts, (jnp.argmax(out.logits, -1), thinking.wishes_to_halt(c, out))
 
     if not c.halts:
-        _, out = model(None, tokens)
+        _, out = model(None, tokens, None, identifiers)
         return jnp.argmax(out.logits, -1)[None], jnp.ones(tokens.shape[0], jnp.int32)
     start = model.fresh_thoughts(*tokens.shape)
     _, (ids, wishes) = jax.lax.scan(one, start, None, rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -18,6 +19,7 @@ from eval.log import device_description, versions
 from eval.report import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
+from jaxmodels.data.grids import NO_CELL
 from jaxmodels.data.pairs import Pair, fitting
 from jaxmodels.errors import UserError
 from train.config import reads_pairs
@@ -65,7 +67,10 @@ def measure(
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
         fits = fitting(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
         chosen = spread(fits, most)
-        answers = asker.ask([pair.question for pair in chosen], progress(name))
+        which = [pair.identifier for pair in chosen]
+        answers = asker.ask([pair.question for pair in chosen], progress(name), which)
+        if model.config.mode == "grid":
+            answers = _labelled(answers, chosen)
         given = asker.chosen(answers)
         splits[name] = _split(chosen, answers, given, grid=model.config.mode == "grid")
         if name == "seen":
@@ -106,6 +111,22 @@ def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
     if most is None or len(pairs) <= most:
         return list(pairs)
     return [pairs[i] for i in np.linspace(0, len(pairs) - 1, most).round().astype(int)]
+
+
+def _labelled(answers: Answers, pairs: Sequence[Pair]) -> Answers:
+    """What a model says of places that are no cell counts neither for nor against it."""
+
+    def one(text, expected):
+        cells = zip(text, expected, strict=True)
+        return "".join(NO_CELL if right == NO_CELL else said for said, right in cells)
+
+    if not any(NO_CELL in pair.answer for pair in pairs):
+        return answers
+    by_round = [
+        [one(text, pair.answer) for text, pair in zip(texts, pairs, strict=True)]
+        for texts in answers.by_round
+    ]
+    return dataclasses.replace(answers, by_round=by_round)
 
 
 def _split(

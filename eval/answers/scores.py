@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxmodels.data.grids import NO_CELL
 from jaxmodels.errors import UserError
 
 
@@ -62,17 +63,18 @@ def grid_scores(
     Returns:
       exact: share of grids that are right in every cell.
       cells: share of right cells; open_cells: of those that the question left open, i.e. in which
-        the answer differs from it.
+        the answer differs from it. Places where `expected` has no cell do not count.
     """
     given = np.array([list(text) for text in questions])
     right_text = np.array([list(text) for text in expected])
     got = np.array(
         [list(a.ljust(len(e))[: len(e)]) for a, e in zip(answers, expected, strict=True)]
     )
-    right = got == right_text
-    is_open = given != right_text
+    cells = right_text != NO_CELL
+    right = (got == right_text) & cells
+    is_open = (given != right_text) & cells
     return {
-        "exact": float(right.all(1).mean()),
-        "cells": float(right.mean()),
+        "exact": float((right | ~cells).all(1).mean()),
+        "cells": float(right.sum() / cells.sum()),
         "open_cells": float((right & is_open).sum() / max(is_open.sum(), 1)),
     }

@@ -23,6 +23,7 @@ from jaxmodels.data.built import (
     TOKENIZER_FILE,
     Split,
     arrays_of,
+    question_of,
     read_built,
     write_split,
 )
@@ -34,7 +35,7 @@ from jaxmodels.data.prompts import read_answer
 from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
 from jaxmodels.data.tokenizers import Tokenizer
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm_config import SEP, UNK
+from jaxmodels.models.hrlm_config import UNK
 
 TEXT_MODES = ("nar", "prefix_ar", "as_written")
 
@@ -188,7 +189,7 @@ def verify(folder: Path) -> str:
             labels = rows.targets[rows.weights > 0]
             unknown = f", {np.mean(labels == UNK):.1%} of them unknown" if text else ""
             lines.append(f"  {len(labels):,} labels{unknown}")
-            asked[name] |= {_question(row, text).tobytes() for row in arrays.inputs}
+            asked[name] |= {(question_of(row) if text else row).tobytes() for row in arrays.inputs}
             if text:
                 lines.append(f"  {_shown(split, of, tokenizer)}")
     if len(asked) == 2:
@@ -196,17 +197,11 @@ def verify(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _question(row: np.ndarray, text: bool) -> np.ndarray:
-    """Of text what stands before SEP; of a grid all of it."""
-    ends = np.flatnonzero(row == SEP)
-    return row[: ends[0]] if text and len(ends) else row
-
-
 def _shown(split: Split, of: str, tokenizer: Tokenizer) -> str:
     """The first row as text."""
     rows = split.rows(of)
     row, places = rows.inputs[0], np.flatnonzero(rows.weights[0])
-    question = tokenizer.decode(_question(row, True))
+    question = tokenizer.decode(question_of(row))
     answer = tokenizer.decode(read_answer(rows.targets[0][places], row[:0]))
     return f"first: {question!r} -> {answer!r}"
 

@@ -25,6 +25,7 @@ from jaxmodels.data.files import json_document, read_text
 from jaxmodels.data.pairs import Rows
 from jaxmodels.data.tokenizers import Tokenizer, tokenizer_from_json
 from jaxmodels.errors import UserError
+from jaxmodels.models.hrlm_config import SEP
 
 IGNORED = -100  # the label where there is none
 SPLITS = ("train", "test")
@@ -158,6 +159,12 @@ def read_built(folder: Path) -> tuple[dict[str, Split], Tokenizer | None]:
                 f"has {tokenizer.vocab_size} ids; build it again"
             )
     return splits, tokenizer
+
+
+def question_of(row: np.ndarray) -> np.ndarray:
+    """Of a row of text, ids (seq_len,), what stands before SEP."""
+    ends = np.flatnonzero(row == SEP)
+    return row[: ends[0]] if len(ends) else row
 
 
 def _read_split(folder: Path) -> Split:

@@ -12,11 +12,12 @@ from jaxmodels.errors import UserError
 SUDOKU9 = ".123456789"  # vocabulary of 11: an open cell is 1, digits are 2 to 10
 SUDOKU4 = ".1234"
 MAZE = "# SGo"  # wall, free, start, goal, path
+NO_CELL = "_"  # of a grid that is smaller than its row; where an answer has it, there is no label
 
 
 @dataclass(frozen=True)
 class GridTokenizer:
-    """A symbol a token.
+    """A symbol a token, and `NO_CELL` for id 0.
 
     Attributes:
       symbols: id - 1 -> symbol.
@@ -30,6 +31,8 @@ class GridTokenizer:
             raise UserError("symbols: a text of the grid's symbols, one at least")
         if len(set(self.symbols)) != len(self.symbols):
             raise UserError("symbols: must be distinct")
+        if NO_CELL in self.symbols:
+            raise UserError(f"symbols: {NO_CELL!r} stands for no cell")
 
     @property
     def vocab_size(self) -> int:
@@ -39,9 +42,10 @@ class GridTokenizer:
     def encode(self, text: str | bytes) -> np.ndarray:
         """(cells,) int32. Raises UserError for a symbol that is none of the grid's."""
         text = text.decode() if isinstance(text, bytes) else text
-        ids = np.array([self.symbols.find(symbol) for symbol in text], np.int32) + 1
-        if text and not ids.all():
-            wrong = text[int(np.flatnonzero(ids == 0)[0])]
+        every = NO_CELL + self.symbols
+        ids = np.array([every.find(symbol) for symbol in text], np.int32)
+        if (ids < 0).any():
+            wrong = text[int(np.flatnonzero(ids < 0)[0])]
             raise UserError(f"a grid has no symbol {wrong!r}, only {self.symbols!r}")
         return ids
 
@@ -51,8 +55,9 @@ class GridTokenizer:
 
     def decode(self, tokens) -> str:
         """One symbol a cell; "?" for an id that is none."""
+        every = NO_CELL + self.symbols
         ids = np.asarray(tokens).ravel()
-        return "".join(self.symbols[i - 1] if 1 <= i < self.vocab_size else "?" for i in ids)
+        return "".join(every[i] if 0 <= i < len(every) else "?" for i in ids)
 
     def to_json(self) -> str:
         """`{"kind": "grid", "symbols": "..."}`."""

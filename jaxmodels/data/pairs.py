@@ -71,7 +71,8 @@ class PairCorpus:
         for part in (self.train, self.valid, self.test):
             digest.update(f"split:{len(part)};".encode())
             for pair in part:
-                digest.update(f"{pair.question}\0{pair.answer}\0".encode())
+                which = f"{pair.identifier}\0" if pair.identifier else ""
+                digest.update(f"{pair.question}\0{pair.answer}\0{which}".encode())
         return digest.hexdigest()
 
 

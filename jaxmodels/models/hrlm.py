@@ -193,7 +193,7 @@ class HRLM(nnx.Module):
         """
         del classes
         c = self.config
-        wanted = ("puzzle",) if c.mode == "grid" else ("pairs", "task")
+        wanted = ("puzzle", "built") if c.mode == "grid" else ("pairs", "task", "built")
         if data.format not in wanted:
             raise UserError(
                 f"config.data.format: in mode {c.mode!r} this model reads "

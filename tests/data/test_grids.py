@@ -43,10 +43,11 @@ def test_nothing_is_lost(symbols, data):
     assert counts.dtype == np.int32 and counts.tolist() == [1] * len(text)
 
 
-def test_no_cell_shows_as_a_question_mark():
-    """A model may answer PAD or an id beyond the last: neither may pass for a symbol."""
+def test_what_is_no_cell_does_not_pass_for_one():
+    """A model may answer PAD or an id beyond the last."""
     tokens = GridTokenizer(SUDOKU4)
-    assert tokens.decode([PAD, 1, 5, 6, -1]) == "?.4??"
+    assert tokens.decode([PAD, 1, 5, 6, -1]) == "_.4??"
+    assert tokens.encode("_.4_").tolist() == [PAD, 1, 5, PAD]
     assert tokens.decode(np.array([[2, 3], [4, 5]])) == "1234"
 
 
@@ -68,7 +69,8 @@ def test_json(symbols):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"symbols": ""}, {"symbols": ".11"}, {"symbols": 5}, {"symbols": ["a", "b"]}]
+    "fields",
+    [{}] + [{"symbols": symbols} for symbols in ("", ".11", 5, ["a", "b"], "_12")],
 )
 def test_a_description_of_no_grid_is_refused(fields):
     with pytest.raises(UserError, match="not a tokenizer description"):
