@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 import jaxmodels
@@ -37,10 +38,17 @@ from jaxmodels.data.pairs import (
     pair_eval_stream,
     pair_stream,
     read_pairs,
+    spread,
 )
 from jaxmodels.data.puzzles import PUZZLES, Puzzle
 from jaxmodels.data.sudoku import read_sudoku
-from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
+from jaxmodels.data.tasks import (
+    TASKS,
+    make_task,
+    split_by_combination,
+    split_by_question,
+    split_unseen,
+)
 from jaxmodels.errors import UserError
 from train.config import PAIR_TOKENIZERS
 from train.model import model_fields, resolve_vocab
@@ -102,22 +110,27 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
         )
     tokenizer = None
     if d.format == "built":
-        name, split, (train, unseen), tokenizer = _from_built(config)
+        name, split, parts, tokenizer = _from_built(config)
     else:
         read = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format]
-        name, split, (train, unseen) = read(config)
-    # Of what is held out, every so many to test, so that both have all tasks.
-    share = d.test_fraction / held
-    to_test = [int((i + 1) * share + 1e-9) > int(i * share + 1e-9) for i in range(len(unseen))]
-    valid = tuple(p for p, is_test in zip(unseen, to_test, strict=True) if not is_test)
-    test = tuple(p for p, is_test in zip(unseen, to_test, strict=True) if is_test)
+        name, split, parts = read(config)
+    train, valid, test = parts
     if not (train and valid):
         raise UserError(
             f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
             "more examples or other fractions"
         )
     tokenizer = tokenizer or _tokenizer(config, train)
-    return PairCorpus(name, tuple(train), valid, test, tokenizer, split)
+    return PairCorpus(name, tuple(train), tuple(valid), tuple(test), tokenizer, split)
+
+
+def _apart(unseen, split, config):
+    """-> (valid, test): by the same keys as training, so that neither says anything of the other.
+
+    split: (pairs, share, seed) -> two parts.
+    """
+    d = config.data
+    return split(unseen, d.test_fraction / (d.valid_fraction + d.test_fraction), config.seed)
 
 
 def _from_files(config):
@@ -129,35 +142,37 @@ def _from_files(config):
         for file in find_files(d.paths, SUFFIXES)
         for pair in read_pairs(file)
     ]
-    parts = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
+    train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
+    parts = train, *_apart(unseen, split_by_question, config)
     return Path(d.paths[0]).stem, "by unique question", parts
 
 
 def _from_tasks(config):
     d = config.data
     _known("config.data.tasks", d.tasks, TASKS)
-    train: list[Pair] = []
-    unseen: list[Pair] = []
+    parts: tuple[list[Pair], ...] = ([], [], [])
     for name in d.tasks:
         pairs = make_task(name, d.examples, config.seed)
-        parts = split_by_combination(pairs, d.valid_fraction + d.test_fraction, config.seed)
-        train += parts[0]
-        unseen += parts[1]
-    return " + ".join(d.tasks), "by unseen combination of slots", (train, unseen)
+        held = d.valid_fraction + d.test_fraction
+        train, unseen = split_by_combination(pairs, held, config.seed)
+        valid, test = _apart(unseen, split_unseen, config)
+        for part, pairs in zip(parts, (train, valid, test), strict=True):
+            part += pairs
+    return " + ".join(d.tasks), "by unseen combination of slots", parts
 
 
 def _from_puzzles(config):
     d, puzzle = config.data, puzzle_of(config)
     held = d.valid_fraction + d.test_fraction
     if d.paths:
+        name = Path(d.paths[0]).stem
         pairs = [p for file in find_files(d.paths, (".csv",)) for p in read_sudoku(file)]
-        return (
-            Path(d.paths[0]).stem,
-            "by puzzle (9x9 Sudokus by solution)",
-            puzzle.split(pairs, held, config.seed),
-        )
-    pairs = puzzle.make(d.examples, config.seed)
-    return d.tasks[0], "by puzzle (9x9 Sudokus by solution)", puzzle.split(pairs, held, config.seed)
+    else:
+        name = d.tasks[0]
+        pairs = puzzle.make(d.examples, config.seed)
+    train, unseen = puzzle.split(pairs, held, config.seed)
+    parts = train, *_apart(unseen, puzzle.split, config)
+    return name, "by puzzle (9x9 Sudokus by solution)", parts
 
 
 def _from_built(config):
@@ -169,8 +184,8 @@ def _from_built(config):
     model = jaxmodels.make_config(config.model, **fields)
     symbols = puzzle_of(config).symbols if len(d.tasks) else ""
     parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
-    name = Path(d.paths[0]).name
-    return name, "as it was built", (parts["train"], parts["test"]), tokenizer
+    unseen = _apart(parts["test"], split_by_question, config)
+    return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer
 
 
 def puzzle_of(config: ConfigDict) -> Puzzle:
@@ -246,10 +261,12 @@ def open_pairs(config: ConfigDict) -> PairData:
     sizes = {"batch_size": config.batch_size, "prefetch": d.prefetch}
     valid, valid_bytes = None, 0
     if config.eval_every:
-        pairs = corpus.valid[: max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None]
-        held = rows_of(config, pairs, corpus.tokenizer)
+        held = rows_of(config, corpus.valid, corpus.tokenizer)
+        most = max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None
+        chosen = np.array(spread(range(len(held.kept)), most))  # of every task and file some
+        held = Rows(*(column[chosen] for column in held))
         valid = pair_eval_stream(held, **sizes, **hosts)
-        valid_bytes = sum(len(pairs[i].answer.encode()) for i in held.kept)
+        valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
     total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
     return PairData(
         corpus=corpus,

@@ -20,7 +20,7 @@ from eval.report import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
 from jaxmodels.data.grids import NO_CELL
-from jaxmodels.data.pairs import Pair, fitting
+from jaxmodels.data.pairs import Pair, fitting, spread
 from jaxmodels.errors import UserError
 from train.config import reads_pairs
 from train.pairs import pairs_of
@@ -63,9 +63,10 @@ def measure(
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
     asker = Asker(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
     held = "test" if corpus.test else "valid"
-    splits, examples, fields = {}, [], {}
+    splits, left_out, examples, fields = {}, {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
         fits = fitting(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
+        left_out[name] = len(pairs) - len(fits)
         chosen = spread(fits, most)
         which = [pair.identifier for pair in chosen]
         answers = asker.ask([pair.question for pair in chosen], progress(name), which)
@@ -79,7 +80,7 @@ def measure(
             fields = _by_kind(chosen, answers, given, grid=model.config.mode == "grid")
             examples = [
                 {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
-                for p, a, r in list(zip(chosen, given, answers.rounds, strict=True))[:SHOWN]
+                for p, a, r in spread(list(zip(chosen, given, answers.rounds, strict=True)), SHOWN)
             ]
     return {
         "command": command,
@@ -93,7 +94,8 @@ def measure(
         "pairs": corpus.name,
         "split": corpus.split,
         "unseen_is": held,
-        "training_pairs": len(corpus.train),
+        "training_pairs": len(corpus.train) - left_out["seen"],
+        "left_out": left_out,  # pairs too long for a row
         "rounds": asker.rounds,
         "halt": asker.halt,
         "splits": splits,
@@ -104,13 +106,6 @@ def measure(
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
     }
-
-
-def spread(pairs: Sequence[Pair], most: int | None) -> list[Pair]:
-    """At most so many, evenly spaced, so that all tasks are among them."""
-    if most is None or len(pairs) <= most:
-        return list(pairs)
-    return [pairs[i] for i in np.linspace(0, len(pairs) - 1, most).round().astype(int)]
 
 
 def _labelled(answers: Answers, pairs: Sequence[Pair]) -> Answers:
@@ -161,12 +156,10 @@ def _by_kind(
         "by_difficulty": defaultdict(list),
     }
     numbers = [hardness(pair) for pair in pairs]
-    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, 7)))
+    label = _bins(len(pairs[0].question)) if grid else _quantiles(numbers)
     for i, (pair, number) in enumerate(zip(pairs, numbers, strict=True)):
         groups["by_task"][pair.task or "-"].append(i)
-        place = max(int(np.searchsorted(edges, number, side="left")), 1)
-        low, high = edges[place - 1], edges[min(place, len(edges) - 1)]
-        groups["by_difficulty"][f"{low:g} to {high:g}"].append(i)
+        groups["by_difficulty"][label(number)].append(i)
 
     def one(members):
         found = {
@@ -190,10 +183,32 @@ def _by_kind(
     } | {"rounds_against_difficulty": _correlation(numbers, answers.rounds)}
 
 
+def _bins(cells: int) -> Callable[[float], str]:
+    """Difficulty of a grid -> its group, the same for every sample of puzzles."""
+    width = max(cells // 20, 1)
+
+    def label(number):
+        low = int(number // width * width)
+        return str(low) if width == 1 else f"{low} to {low + width - 1}"
+
+    return label
+
+
+def _quantiles(numbers: Sequence[float]) -> Callable[[float], str]:
+    """Difficulty -> its group, six of about the same size."""
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, 7)))
+
+    def label(number):
+        place = max(int(np.searchsorted(edges, number, side="left")), 1)
+        return f"{edges[place - 1]:g} to {edges[min(place, len(edges) - 1)]:g}"
+
+    return label
+
+
 def hardness(pair: Pair) -> float:
-    """Of a puzzle the number of blanks, else the length of the answer in characters."""
-    first = pair.combination[0] if pair.combination else ""
-    return float(first) if first.isdigit() else float(len(pair.answer))
+    """Of a puzzle, which has one number beside it, that: its blanks; else the answer's length."""
+    alone = pair.combination[0] if len(pair.combination) == 1 else ""
+    return float(alone) if alone.isdigit() else float(len(pair.answer))
 
 
 def _correlation(difficulty, rounds) -> float | None:

@@ -77,6 +77,9 @@ def lead(result: Mapping[str, Any]) -> str:
             f"{result['rounds']} rounds of thinking, and {100 * unseen['exact_adaptive']:.1f} % "
             f"when it halts by itself, after {unseen['rounds_adaptive']:.1f}."
         )
+    if any(result["left_out"].values()):
+        seen, unseen = (f"{result['left_out'][split]:,}" for split in ("seen", "unseen"))
+        text += f" Left out as too long for a row: {seen} training pairs, {unseen} unseen ones."
     return text
 
 

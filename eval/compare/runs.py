@@ -127,7 +127,7 @@ def outcome(run: Run, workdir: Path) -> dict[str, Any]:
     log = read_log(folder)
     exact = zip(*log.series("valid", "exact"), strict=True)
     kept = ("model", "parameters", "training_pairs", "split", "halt", "rounds", "by_task")
-    kept += ("by_difficulty", "device", "versions")
+    kept += ("by_difficulty", "left_out", "device", "versions")
     return {
         "name": run.name,
         "seed": run.seed,

@@ -40,7 +40,8 @@ def known(result: Result) -> list[str]:
 def scores(result: Result) -> Table:
     """A row a run: parameters, steps, and each score on unseen questions by seed."""
     used = [name for name in SCORES if any(name in o["scores"]["unseen"] for o in result["runs"])]
-    header = ("run", "parameters", "steps", "pairs", "exact, seen", *(SCORES[n] for n in used))
+    header = ("run", "parameters", "steps", "pairs", "asked, unseen", "exact, seen")
+    header += tuple(SCORES[name] for name in used)
     rows = []
     for name in known(result):
         outcomes = outcomes_of(result, name)
@@ -51,24 +52,30 @@ def scores(result: Result) -> Table:
 
         first = outcomes[0]
         rows.append([name, f"{first['parameters']:,}", f"{first['steps']:,}"])
-        rows[-1] += [f"{first['training_pairs']:,}", seeds("exact", "seen"), *map(seeds, used)]
+        pairs = [(first["training_pairs"], "seen"), (first["scores"]["unseen"]["pairs"], "unseen")]
+        for count, split in pairs:
+            long = first["left_out"][split]
+            rows[-1].append(f"{count:,}" + (f" ({long:,} too long)" if long else ""))
+        rows[-1] += [seeds("exact", "seen"), *map(seeds, used)]
     return header, rows
 
 
 def by_blanks(result: Result) -> Table:
-    """A row a run and number of blanks: exact, right cells and rounds, means of the seeds."""
+    """A row a run and number of blanks: exact, right cells and rounds, of all seeds' puzzles."""
     rows = []
     for name in known(result):
         outcomes = [o["by_difficulty"] for o in outcomes_of(result, name)]
-        for key in dict.fromkeys(key for groups in outcomes for key in groups):
-            groups = [groups[key] for groups in outcomes if key in groups]
-            if "open_cells" not in groups[0]:
-                continue
+        found: dict[str, list[Result]] = {}
+        for key, group in (item for groups in outcomes for item in groups.items()):
+            if "open_cells" in group:
+                found.setdefault(key, []).append(group)
+        for key, groups in sorted(found.items(), key=lambda item: item[1][0]["difficulty"]):
+            puzzles = [group["pairs"] for group in groups]
 
-            def mean(field, groups=groups):
-                return statistics.fmean(group[field] for group in groups)
+            def mean(field, groups=groups, puzzles=puzzles):
+                return statistics.fmean([group[field] for group in groups], puzzles)
 
-            rows.append([name, key, f"{sum(group['pairs'] for group in groups):,}"])
+            rows.append([name, key, f"{sum(puzzles):,}"])
             rows[-1] += [f"{100 * mean('exact'):.1f} %", f"{100 * mean('open_cells'):.1f} %"]
             rows[-1] += [f"{mean('rounds'):.1f}"]
     return ("run", "blanks", "puzzles", "exact", "right of the blanks", "rounds"), rows
@@ -105,7 +112,7 @@ def _tables(result: Result) -> list[tuple[str, str, Table]]:
     words = "On unseen questions but for the first score; seeds side by side."
     tables.append(("Scores", words, scores(result)))
     if (blanks := by_blanks(result))[1]:
-        tables.append(("By blanks", "Unseen puzzles, means of the seeds.", blanks))
+        tables.append(("By blanks", "Unseen puzzles, those of all seeds together.", blanks))
     return tables
 
 

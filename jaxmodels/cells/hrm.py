@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear
+from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
 from jaxmodels.ops.silu import gated
@@ -118,9 +118,7 @@ class HRMState:
 
 def lecun(key, shape, dtype=jnp.float32):
     """Truncated normal of variance 1 / inputs, as HRM draws its matrices."""
-    return nnx.initializers.truncated_normal(1.0, lower=-2.0, upper=2.0)(key, shape, dtype) / (
-        0.87962566103423978 * shape[-2] ** 0.5
-    )
+    return truncated_normal(shape[-2] ** -0.5)(key, shape, dtype)
 
 
 def unit_rms(x: jax.Array, eps: float) -> jax.Array:

@@ -20,6 +20,11 @@ def symmetric_uniform(bound: float):
     return init
 
 
+def truncated_normal(deviation: float):
+    """An initialiser: normal, cut off at two deviations, and then of that standard deviation."""
+    return nnx.initializers.truncated_normal(deviation / 0.87962566103423978)
+
+
 def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
     """`x @ kernel` with inputs rounded to `dtype`, accumulated and returned in float32."""
     # In two dimensions: in three, XLA's CPU compiler computes what leads to the gradient of the

@@ -163,6 +163,13 @@ def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int
     return [pairs[number] for number in kept]
 
 
+def spread(items: Sequence, most: int | None) -> list:
+    """At most so many, evenly spaced: of what stands file by file or task by task, some of each."""
+    if most is None or len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
 def split_by_key(
     pairs: Sequence[Pair], keys: Sequence[str], held_out: float, seed: int, use: int
 ) -> tuple[list[Pair], list[Pair]]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.hrm import HRM, HRMNet, HRMState
-from jaxmodels.cells.layers import Embedding, Linear
+from jaxmodels.cells.layers import Embedding, Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.models import thinking
 from jaxmodels.models.hrlm_config import PAD, SEP, HRLMConfig
@@ -73,10 +73,13 @@ class HRLM(nnx.Module):
 
     def __init__(self, config: HRLMConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        small = nnx.initializers.truncated_normal(c.width**-0.5)
+        small = truncated_normal(c.width**-0.5)
         self.embed = Embedding(c.vocab_size, c.width, init=small, rngs=rngs)
-        unit = nnx.initializers.truncated_normal(1.0)
-        drawn = unit(rngs.params(), (c.registers, c.width), jnp.float32) if c.registers else None
+        drawn = (
+            truncated_normal(1.0)(rngs.params(), (c.registers, c.width), jnp.float32)
+            if c.registers
+            else None
+        )
         self.register = None if drawn is None else nnx.Param(drawn)
         table = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
         self.puzzle = None if table is None else nnx.Param(table)
@@ -109,7 +112,7 @@ class HRLM(nnx.Module):
         def vector(given, key):
             if given is not None:
                 return jnp.asarray(given, jnp.float32)
-            return jax.random.truncated_normal(key, -2.0, 2.0, (c.width,))
+            return truncated_normal(1.0)(key, (c.width,), jnp.float32)
 
         shape = (batch_size, c.front + length, c.width)
         high, low = (vector(v, k) for v, k in zip((c.high_init, c.low_init), keys, strict=True))

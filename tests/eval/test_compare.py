@@ -117,15 +117,18 @@ def test_who_reached_it(below, values, verdict):
 
 
 def outcome(name, seed, exact):
-    """Of puzzles, as `runs.outcome` gives it."""
+    """Of puzzles, as `runs.outcome` gives it; a second seed has three times as many hard ones."""
     score = {"exact": exact, "cells": 0.9, "open_cells": 0.8}
     groups = {
         "4 to 6": score | {"pairs": 10, "rounds": 1.5, "difficulty": 5.0},
-        "6 to 9": score | {"pairs": 20, "rounds": 3.0, "difficulty": 8.0, "exact": 0.0},
+        "7 to 9": score | {"pairs": 20, "rounds": 3.0, "difficulty": 8.0, "exact": 0.0},
     }
+    if seed:
+        groups = {"7 to 9": groups["7 to 9"] | {"pairs": 60, "exact": 0.5}}
     found = {"name": name, "seed": seed, "parameters": 1234, "steps": 7, "seconds": 1.0}
     found |= {"training_pairs": 99, "split": "by puzzle", "device": "CPU", "versions": {"jax": "1"}}
-    return found | {"scores": {"seen": score, "unseen": score}, "by_difficulty": groups}
+    found |= {"left_out": {"seen": 3, "unseen": 0}, "by_difficulty": groups}
+    return found | {"scores": {"seen": score, "unseen": score | {"pairs": 30}}}
 
 
 def test_puzzles_are_told_by_their_blanks(tmp_path):
@@ -134,13 +137,15 @@ def test_puzzles_are_told_by_their_blanks(tmp_path):
     result |= {"memory": {}, "claims": []}
     header, rows = table.by_blanks(result)
     assert header[1:3] == ("blanks", "puzzles")
-    assert rows[0] == ["hrm", "4 to 6", "20", "75.0 %", "80.0 %", "1.5"]
-    assert rows[1] == ["hrm", "6 to 9", "40", "0.0 %", "80.0 %", "3.0"]
+    assert rows[0] == ["hrm", "4 to 6", "10", "50.0 %", "80.0 %", "1.5"]
+    assert rows[1] == ["hrm", "7 to 9", "80", "37.5 %", "80.0 %", "3.0"]
     assert [row[0] for row in rows] == ["hrm", "hrm", "trm", "trm"]
     header, rows = table.scores(result)
-    assert dict(zip(header, rows[0], strict=True))["exact"] == "50.0 %, 100.0 %"
+    row = dict(zip(header, rows[0], strict=True))
+    assert row["exact"] == "50.0 %, 100.0 %"
+    assert (row["pairs"], row["asked, unseen"]) == ("99 (3 too long)", "30")
     text, page = (Path(path).read_text() for path in table.write(result, tmp_path))
-    assert "| trm | 6 to 9 | 20 | 0.0 %" in text and "% exact" in page
+    assert "| trm | 7 to 9 | 20 | 0.0 %" in text and "% exact" in page
     assert "Claimed" not in text
 
 

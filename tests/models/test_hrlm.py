@@ -58,7 +58,10 @@ def test_text_preset():
     assert (c.high_cycles, c.low_cycles, c.high_layers, c.low_layers) == (4, 4, 6, 6)
     assert (c.halt_max_steps, SEP) == (64, 3)
     table = make(vocab_size=4000, width=64).embed.table[...]
-    assert np.std(table) == pytest.approx(64**-0.5 * 0.88, rel=0.02)  # cut off at two deviations
+    assert np.std(table) == pytest.approx(64**-0.5, rel=0.01)
+    thoughts = make(width=4096, head_size=64).fresh_thoughts(1, 1)
+    assert np.std(thoughts.high) == pytest.approx(1.0, rel=0.03)
+    assert np.std(thoughts.low) == pytest.approx(1.0, rel=0.03)
 
 
 def test_a_prefix_sees_itself_and_an_answer_what_came_before():

@@ -225,7 +225,7 @@ def test_tasks_and_their_tokenizers():
 
 def test_files_are_split_by_question(tmp_path):
     file = tmp_path / "a.tsv"
-    file.write_text("".join(f"word {i % 20}\tpalabra {i}\n" for i in range(60)))
+    file.write_text("".join(f"word {i // 3}\tpalabra {i}\n" for i in range(60)))
     config = text_config(
         format="pairs", tasks=(), paths=(str(file),), question_prefix="To Spanish: "
     )

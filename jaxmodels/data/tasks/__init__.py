@@ -88,6 +88,17 @@ def split_by_combination(
     return [p for p in pairs if p.combination not in unseen], held
 
 
+def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Held-out pairs in two parts: no combination and no question in both.
+
+    share: of the combinations, for the second part.
+    """
+    keys = ["\0".join(pair.combination) for pair in pairs]
+    first, second = split_by_key(pairs, keys, share, seed, use=4)
+    shown = {pair.question for pair in second}
+    return [pair for pair in first if pair.question not in shown], second
+
+
 def split_by_question(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
