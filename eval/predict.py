@@ -4,7 +4,7 @@
     python -m eval.predict --workdir=runs/translate < questions.txt
 
 Without --input every line of the standard input is a question. Answers go to the standard output,
-one a line; with --show also after each round of thinking.
+one a line, line breaks within one as \\n; with --show also after each round of thinking.
 """
 
 import argparse
@@ -31,13 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--max-steps", type=int, metavar="N", help="rounds of thinking at most")
     parser.add_argument("--batch-size", type=int, default=16, help="questions side by side")
+    parser.add_argument(
+        "--puzzle", type=int, default=0, metavar="N", help="of a model that has vectors of puzzles"
+    )
     parser.add_argument("--show", action="store_true", help="the answer after every round")
     flags = parser.parse_args(arguments)
     try:
         from eval.answers.asking import HRLMInference
 
-        asked = flags.input if flags.input is not None else sys.stdin.read().splitlines()
-        questions = [line for line in asked if line.strip()]
+        questions = [line for line in _asked(flags.input) if line.strip()]
         if not questions:
             raise UserError("no question: give --input, or lines on the standard input")
         model = HRLMInference(
@@ -47,19 +49,39 @@ def main(arguments: list[str] | None = None) -> int:
             batch_size=min(flags.batch_size, len(questions)),
             max_steps=flags.max_steps,
         )
-        answers = model.asker.ask(questions)
+        puzzles = [flags.puzzle] * len(questions)
+        if flags.show:
+            answers = model.ask(questions, puzzles)
+            texts = model.asker.chosen(answers)
+        else:
+            texts = model.predict_all(questions, puzzles)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    for i, answer in enumerate(model.asker.chosen(answers)):
-        print(printable(answer))
+    for i, answer in enumerate(texts):
+        print(_line(answer))
         if flags.show:
-            for count, texts in enumerate(answers.by_round, 1):
+            for count, after in enumerate(answers.by_round, 1):
                 here = "  <- halts" if count == answers.rounds[i] else ""
-                print(f"  round {count}: {printable(texts[i])}{here}")
+                print(f"  round {count}: {_line(after[i])}{here}")
     return 0
+
+
+def _asked(given: list[str] | None) -> list[str]:
+    """Questions as the command line or the standard input has them."""
+    try:
+        asked = given if given is not None else sys.stdin.read().splitlines()
+        "\n".join(asked).encode()  # bytes that are no text come as halves of surrogate pairs
+    except UnicodeError as error:
+        where = "--input" if given is not None else "standard input"
+        raise UserError(f"{where}: questions must be UTF-8") from error
+    return asked
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
                 "low_cycles": 2,
                 "mlp_multiple": 32,
                 "registers": 1,
+                "puzzle_ids": 0,  # one vector for all is a register that learns by its sign
                 "halt_max_steps": 8,
                 "q_continue": False,
             },

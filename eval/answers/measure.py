@@ -26,13 +26,14 @@ from train.config import reads_pairs
 from train.pairs import pairs_of
 
 SHOWN = 12  # examples kept for the page
+MOST = 1000  # pairs of a split
 
 
 def measure(
     workdir: str | Path,
     *,
     checkpoint: str = "best",
-    most: int | None = 1000,
+    most: int | None = MOST,
     batch_size: int = 64,
     max_steps: int | None = None,
     command: str = "",
@@ -98,6 +99,8 @@ def measure(
         "left_out": left_out,  # pairs too long for a row
         "rounds": asker.rounds,
         "halt": asker.halt,
+        "checkpoint": checkpoint,
+        "max_pairs": most,
         "splits": splits,
         **fields,
         "examples": examples,
@@ -222,14 +225,15 @@ def _correlation(difficulty, rounds) -> float | None:
 
 def speed(asker: Asker, questions: Sequence[str], repeats: int = 7) -> dict[str, float]:
     """Latency of one question, and questions a second in batches; compilation left out (L-75)."""
-    one = Asker(asker.model, asker.tokenizer, batch_size=1, max_steps=asker.rounds)
+    sizes = {"batch_size": 1, "max_steps": asker.rounds}
+    one = Asker(asker.model, asker.tokenizer, halt=asker.halt, **sizes)
 
     def seconds(which, texts):
-        which.ask(texts)
+        which.answer(texts)
         times = []
         for _ in range(repeats):
             begin = time.perf_counter()
-            which.ask(texts)
+            which.answer(texts)
             times.append(time.perf_counter() - begin)
         return statistics.median(times)
 

@@ -18,9 +18,11 @@ from jaxmodels.data.pairs import Pair, Rows, lay_out_pairs
 from jaxmodels.data.prompts import read_answer
 from jaxmodels.data.tokenizers import Tokenizer
 from jaxmodels.errors import UserError
+from jaxmodels.models.hrlm_config import UNK
 
 # Of a grid whose symbols nobody has named: an open cell of HRM's Sudokus, then numbers.
 SYMBOLS = ".123456789" + string.ascii_lowercase + string.ascii_uppercase
+UNKNOWN = "\ufffd"
 
 
 def built_pairs(
@@ -78,11 +80,17 @@ def _pairs(rows: Rows, tokenizer: Tokenizer, mode: str, task: str) -> list[Pair]
             open_cells = int(((targets != inputs) & (weights > 0)).sum())
             combination = (str(open_cells),)
         else:
-            question = tokenizer.decode(question_of(inputs))
-            answer = tokenizer.decode(read_answer(targets[weights > 0], inputs[:0]))
+            question = _decoded(question_of(inputs), tokenizer)
+            answer = _decoded(read_answer(targets[weights > 0], inputs[:0]), tokenizer)
             combination = ()
         pairs.append(Pair(question, answer, task, combination, int(identifier)))
     return pairs
+
+
+def _decoded(ids: np.ndarray, tokenizer: Tokenizer) -> str:
+    """Text in which each unknown token is a character that becomes one again."""
+    parts = np.split(ids, np.flatnonzero(ids == UNK))
+    return UNKNOWN.join(tokenizer.decode(part[part != UNK]) for part in parts)
 
 
 def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> None:
@@ -91,7 +99,11 @@ def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> No
     for one, other in zip(rows[:3], again[:3], strict=True):
         differs = np.flatnonzero((one != other).any(1))
         if len(differs):
+            row = int(differs[0])
+            why = "was it built with another --mode?"
+            if mode != "grid" and UNK in rows.inputs[row]:
+                why = "its tokenizer lacks some of the characters, build it with another"
             raise UserError(
-                f"{where}: row {differs[0]} ({pairs[differs[0]].question[:40]!r}) is not what a "
-                f"model in mode {mode!r} reads; was it built with another --mode?"
+                f"{where}: row {row} ({pairs[row].question[:40]!r}) is not what a model in mode "
+                f"{mode!r} reads; {why}"
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def read_pairs(path: Path) -> Iterator[Pair]:
             columns = line.split("\t")
             if len(columns) < 2 or not (columns[0].strip() and columns[1].strip()):
                 raise UserError(f"{path}:{number}: expected question, tab, answer")
-            yield Pair(columns[0].strip(), columns[1].strip(), path.stem)
+            yield Pair(normalised(columns[0]), normalised(columns[1]), path.stem)
         return
     for number, row in json_lines(path):
         names = next((names for names in FIELDS if names[0] in row and names[1] in row), None)
@@ -116,7 +117,12 @@ def read_pairs(path: Path) -> Iterator[Pair]:
             raise UserError(f"{path}:{number}: {names[0]} or {names[1]} is empty")
         if any("\ud800" <= symbol <= "\udfff" for symbol in question + answer):
             raise UserError(f"{path}:{number}: half of a surrogate pair, which is no character")
-        yield Pair(question.strip(), answer.strip(), path.stem)
+        yield Pair(normalised(question), normalised(answer), path.stem)
+
+
+def normalised(text: str) -> str:
+    """As questions are read, to train on and to ask: composed characters (NFC), bare ends."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def lay_out_pairs(

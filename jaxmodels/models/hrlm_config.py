@@ -105,6 +105,9 @@ class HRLMConfig:
             raise UserError("mode prefix_ar neither halts nor has registers; set 1 and 0")
         if self.causal and self.mode != "prefix_ar":
             raise UserError(f"causal: only mode prefix_ar answers left to right, not {self.mode}")
+        if self.loss_mean == "token" and self.halts:
+            # Labels are counted in the batch that comes, a loss is paid by samples that go on.
+            raise UserError("loss_mean: 'token' does not go with halting; set 'sequence'")
         if not self.recurrent and self.halt_max_steps > 1:
             raise UserError("recurrent=False reads once; set halt_max_steps=1")
         if self.embed_scale is not None and not self.embed_scale > 0.0:
@@ -151,12 +154,16 @@ PRESETS = {
     "text": _SEED
     | {"vocab_size": 1000, "seq_len": 1024, "width": 768, "high_layers": 6, "low_layers": 6}
     | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 64},
+    "v1": _SEED
+    | {"vocab_size": 1000, "seq_len": 1024, "width": 768, "high_layers": 6, "low_layers": 6}
+    | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 32},
     "hrm_sudoku": _SEED
     | {"mode": "grid", "vocab_size": 11, "seq_len": 81, "width": 512, "high_layers": 4}
-    | {"low_layers": 4, "halt_max_steps": 16, "loss": "stablemax"},
+    | {"low_layers": 4, "halt_max_steps": 16, "loss": "stablemax", "puzzle_ids": 1},
     "trm_sudoku": {"mode": "grid", "vocab_size": 11, "seq_len": 81, "width": 512, "shared": True}
     | {"high_layers": 2, "low_layers": 2, "high_cycles": 3, "low_cycles": 6, "grad_calls": 7}
-    | {"halt_max_steps": 16, "q_continue": False, "loss": "stablemax", "registers": 0},
+    | {"halt_max_steps": 16, "q_continue": False, "loss": "stablemax", "registers": 0}
+    | {"puzzle_ids": 1},
     "as_written": _SEED
     | {"mode": "as_written", "vocab_size": 100, "width": 512, "high_layers": 4, "low_layers": 4}
     | {"halt_max_steps": 16},

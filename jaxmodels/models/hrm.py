@@ -12,7 +12,11 @@ from jaxmodels.models.hrlm_config import HRLMConfig
 
 @dataclasses.dataclass(frozen=True)
 class HRMGridConfig(HRLMConfig):
-    """As `HRLMConfig`; the defaults are those of HRM on Sudoku, 27 million parameters."""
+    """As `HRLMConfig`; the defaults are those of HRM on Sudoku, 27 million parameters.
+
+    All puzzles of a data set without numbers share one learned vector; its place in front is the
+    one that the Q-head reads. TRM's has 15 more places, which are left empty, in front; not here.
+    """
 
     vocab_size: int = 11
     seq_len: int = 81
@@ -21,6 +25,7 @@ class HRMGridConfig(HRLMConfig):
     high_layers: int = 4
     low_layers: int = 4
     registers: int = 0
+    puzzle_ids: int = 1
     halt_max_steps: int = 16
     loss: str = "stablemax"
 

@@ -19,6 +19,11 @@ PAIRS = [Pair(f"add {i}", str(i + 1), identifier=i) for i in range(10)]
 CHARS = AnswerCharTokenizer()
 
 
+def test_questions_are_read_in_composed_characters(tmp_path):
+    (tmp_path / "a.tsv").write_text("adio\u0301s\tcamio\u0301n\n")
+    assert next(read_pairs(tmp_path / "a.tsv")).question == "adi\u00f3s"
+
+
 def rows():
     return lay_out_pairs(PAIRS, CHARS, "nar", 16)
 

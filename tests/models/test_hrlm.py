@@ -45,14 +45,18 @@ def rows(count=B):
     ],
 )
 def test_ledger(name, parameters):
-    """L-09 to L-11, SYSTEMS 7.7 and 7.8."""
+    """L-09 to L-11, SYSTEMS 7.7 and 7.8, which do not count the vectors of puzzles."""
     config = jaxmodels.make_config(f"hrlm/{name}")
     shapes = jax.eval_shape(lambda: jaxmodels.create(config))
-    assert jaxmodels.count_parameters(shapes) == parameters
+    vectors = config.puzzle_ids * config.width
+    assert jaxmodels.count_parameters(shapes) - vectors == parameters
 
 
 def test_text_preset():
-    """L-05, L-06: every number of TextHRMConfig, and its embedding's scale."""
+    """L-05, L-06, L-08: TextHRMConfig, hrlm_v1.yaml, and the embedding's scale."""
+    v1 = jaxmodels.make_config("hrlm/v1")
+    assert (v1.width, v1.high_layers, v1.low_cycles, v1.halt_max_steps) == (768, 6, 4, 32)
+    assert (v1.halt_exploration, v1.loss, v1.puzzle_ids, v1.expansion) == (0.1, "softmax", 0, 4.0)
     c = jaxmodels.make_config("hrlm/text")
     assert (c.vocab_size, c.seq_len, c.width, c.width // c.cell.head_size) == (1000, 1024, 768, 12)
     assert (c.high_cycles, c.low_cycles, c.high_layers, c.low_layers) == (4, 4, 6, 6)
@@ -324,6 +328,7 @@ def test_as_written_it_learns_to_copy_the_answer_from_its_input():
         ({"mode": "both"}, "mode must be one of grid, nar, prefix_ar, as_written"),
         ({"mask_pad": True}, "in mode nar the blanks are PAD"),
         ({"mode": "prefix_ar"}, "neither halts nor has registers"),
+        ({"loss_mean": "token"}, "'token' does not go with halting"),
         ({"low_init": (1.0, 2.0)}, "low_init: 2 numbers, but the width is 16"),
         ({"recurrent": False}, "recurrent=False reads once"),
     ],

@@ -13,6 +13,7 @@ from eval.run import load_trained
 from jaxmodels.data.build import Options, build
 from jaxmodels.data.built import Arrays, read_built
 from jaxmodels.errors import UserError
+from jaxmodels.models.hrlm_config import UNK
 from tests.data.test_build import L33
 from tests.train.test_pairs import config_of, one_device, text_config
 from train.data import open_data
@@ -63,10 +64,16 @@ def test_what_a_puzzle_does_is_learned_by_its_vector(shifts, tmp_path):
     assert scores["exact"] > 0.9 and scores["open_cells"] > 0.9
     # Without knowing which puzzle it is, a third of them at most can be right.
     trained, tokenizer = load_trained(tmp_path / "run")
-    pairs = pairs_of(config).test
+    pairs = [pair for pair in pairs_of(config).test if "_" not in pair.answer]
     asker = Asker(trained.model, tokenizer, batch_size=16)
-    same = asker.ask([pair.question for pair in pairs]).last
+    same = asker.answer([pair.question for pair in pairs])
     assert np.mean([a == p.answer for a, p in zip(same, pairs, strict=True)]) < 0.4
+    right = asker.answer([pair.question for pair in pairs], [pair.identifier for pair in pairs])
+    assert np.mean([a == p.answer for a, p in zip(right, pairs, strict=True)]) > 0.9
+    with pytest.raises(UserError, match="vectors of 0 to 2"):
+        asker.answer(["123."], [PUZZLES])
+    with pytest.raises(UserError, match="answers after one round"):
+        Asker(trained.model, tokenizer, max_steps=2)
     assert (np.asarray(trained.model.puzzle[...]) != 0).all()
 
 
@@ -104,6 +111,20 @@ def test_texts_are_trained_on_as_they_were_built(mode, tmp_path):
     for name in ("inputs", "targets", "weights"):
         found = np.concatenate([batch[name] for batch in batches])
         assert {row.tobytes() for row in found} == {row.tobytes() for row in getattr(rows, name)}
+
+
+@pytest.mark.parametrize("tokenizer", ["seed_char", "hybrid"])
+def test_unknown_characters_stay_unknown(tokenizer, tmp_path):
+    lines = [f"say “{i}” once…\t「{i}」\n" for i in range(40)]
+    (tmp_path / "a.tsv").write_text("".join(lines))
+    folder = tmp_path / "d"
+    build([str(tmp_path / "a.tsv")], folder, Options(seq_len=40, tokenizer=tokenizer))
+    config = text_config(format="built", paths=(str(folder),), tasks=())
+    config.update({"seq_len": 40, "batch_size": 4})
+    stored = read_built(folder)[0]["train"].rows().inputs
+    batch = next(iter(open_data(config).train))["inputs"]
+    assert (batch == UNK).any()
+    assert {row.tobytes() for row in batch} <= {row.tobytes() for row in stored}
 
 
 def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):

@@ -1,6 +1,7 @@
 """A run that answers questions: trained, killed, measured and asked."""
 
 import argparse
+import io
 import json
 
 import jax
@@ -11,12 +12,14 @@ import pytest
 import jaxmodels
 from eval.__main__ import main as evaluate
 from eval.answers.asking import Answers, Asker, HRLMInference
-from eval.answers.measure import _split
+from eval.answers.measure import _bins, _split, hardness
 from eval.predict import main as predict
 from eval.run import load_run
 from jaxmodels.data.pairs import Pair
+from jaxmodels.data.tasks import make_task
 from jaxmodels.errors import UserError
 from jaxmodels.models import thinking
+from jaxmodels.models.hrlm_config import SEP
 from train.__main__ import _answered
 from train.config import complete_config
 from train.data import open_data
@@ -161,6 +164,27 @@ def test_asking(finished, capsys):
     assert "has 4 places, expected 16" in capsys.readouterr().err
 
 
+def test_asking_what_is_no_text(finished, capsys, monkeypatch):
+    raw = io.TextIOWrapper(io.BytesIO("¿1...?\n".encode("latin-1")), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", raw)
+    assert predict([f"--workdir={finished}"]) == 2
+    assert capsys.readouterr().err == "error: standard input: questions must be UTF-8\n"
+    assert predict([f"--workdir={finished}", "--input", "\udcbf1"]) == 2
+    assert capsys.readouterr().err == "error: --input: questions must be UTF-8\n"
+
+
+def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
+    model = HRLMInference(finished)
+    question = pairs_of(config_of()).test[0].question
+    assert model.predict(question.replace(".", "0")) == model.predict(question)
+    asked = []
+    monkeypatch.setattr(model.asker, "answer", lambda texts, puzzles: asked.extend(texts) or texts)
+    with model.config.unlocked():
+        model.config.data.update({"format": "pairs", "question_prefix": "To Spanish: "})
+    model.predict_all(["cat", "To Spanish: dog"])
+    assert asked == ["To Spanish: cat", "To Spanish: dog"]
+
+
 def test_halting_of_an_asker_is_that_of_solve(finished):
     model = HRLMInference(finished).asker.model
     corpus = pairs_of(config_of())
@@ -176,6 +200,10 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
     assert len(set(rounds.tolist())) > 1
     chosen = ids[rounds - 1, np.arange(12)]
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
+    questions = [pair.question for pair in corpus.train[:12]]
+    for halt in ("adaptive", "max"):
+        asker = Asker(model, corpus.tokenizer, batch_size=5, halt=halt)
+        assert asker.answer(questions) == asker.chosen(asker.ask(questions))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +249,39 @@ def test_tasks_and_their_tokenizers():
     assert batch["inputs"].shape == (8, 32) and batch["weights"].any(1).all()
     seen = {pair.combination for pair in data.corpus.train}
     assert not seen & {p.combination for p in data.corpus.valid + data.corpus.test}
+
+
+def test_validation_reads_of_every_task():
+    config = text_config(
+        tasks=("translation", "factual", "extraction"), examples=400, max_tokens=2000
+    )
+    config.data.eval_tokens = 12 * config.seq_len
+    config.data.skip_long = True
+    data = open_data(config)
+    order = [pair.task for pair in data.corpus.valid]
+    rows = np.concatenate([batch["inputs"] for batch in data.valid])[:12]
+    texts = [data.corpus.tokenizer.decode(row[: np.argmax(row == SEP)]) for row in rows]
+    tasks = [next(p.task for p in data.corpus.valid if p.question == text) for text in texts]
+    assert len(tasks) == 12 and len(set(tasks)) == len(set(order)) == 3
+    # Validation chooses the checkpoint, so that nothing of it may be in the test.
+    held = data.corpus.valid, data.corpus.test
+    for field in ("combination", "question"):
+        sides = [{(p.task, getattr(p, field)) for p in part} for part in held]
+        assert not sides[0] & sides[1]
+
+
+def test_how_hard_a_question_is():
+    lengths = {hardness(pair) - len(pair.answer) for pair in make_task("extraction", 50, 0)}
+    assert lengths == {0}
+    assert hardness(Pair("1..4", "1324", "sudoku4", ("2",))) == 2
+    label = _bins(81)
+    assert [label(n) for n in (47, 48, 51.0, 52)] == [
+        "44 to 47",
+        "48 to 51",
+        "48 to 51",
+        "52 to 55",
+    ]
+    assert _bins(16)(7.0) == "7"
 
 
 def test_files_are_split_by_question(tmp_path):
