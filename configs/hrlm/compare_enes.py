@@ -4,7 +4,8 @@
                            --seeds 0 --data pairs/*.tsv
 
 A step of HRLM runs 8 calls of two blocks and the gradient goes through 5 of them: (16 + 2 x 10) / 3
-blocks, each read and learned once, cost the same. Results: see docs/hrlm.md.
+blocks, each read and learned once, cost the same. (An answer costs HRLM 16 blocks a token instead
+of 12.) Results: see docs/hrlm.md.
 """
 
 from typing import Any

@@ -3,8 +3,11 @@
     python -m eval.compare --config=configs/hrlm/compare_sudoku9.py --workdir=runs/compare_sudoku9
                            --seeds 0 --data train.csv
 
-Blocks of one size everywhere, 8 rounds for HRM and TRM. A round of HRM costs as much as 7 blocks
-read once: 6 calls of two, the gradient through two of them. Results: see docs/hrlm.md.
+Blocks of one size everywhere, 8 rounds for HRM and TRM. A training step of HRM costs as much as 7
+blocks read and learned once, (12 + 2 x 4) / 3: six calls of two blocks, the gradient through two
+calls. That is what "equal FLOPs" means; an answer costs HRM 8 rounds of 12 blocks, a transformer
+its 7. TRM's one net of two blocks, half of HRM's parameters, costs (42 + 2 x 14) / 3 = 23 blocks.
+Results: see docs/hrlm.md.
 """
 
 from typing import Any
