@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             batch_size=min(flags.batch_size, len(questions)),
             max_steps=flags.max_steps,
         )
+        if flags.puzzle and not model.asker.model.config.puzzle_ids:
+            raise UserError(f"--puzzle={flags.puzzle}: this model has no vectors of puzzles")
         puzzles = [flags.puzzle] * len(questions)
         if flags.show:
             answers = model.ask(questions, puzzles)

@@ -182,7 +182,7 @@ def _from_built(config):
     fields = model_fields(config)
     fields.pop("vocab_size", None)  # perhaps not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
-    symbols = puzzle_of(config).symbols if len(d.tasks) else ""
+    symbols = puzzle_of(config).symbols if len(d.tasks) and model.mode == "grid" else ""
     parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
     unseen = _apart(parts["test"], split_by_question, config)
     return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer

@@ -95,7 +95,7 @@ def test_texts_are_trained_on_as_they_were_built(mode, tmp_path):
     folder = tmp_path / "d"
     options = Options(mode=mode, seq_len=64, tokenizer="hybrid", max_tokens=300, count=60)
     build(["translation"], folder, options)
-    config = text_config(format="built", paths=(str(folder),), tasks=())
+    config = text_config(format="built", paths=(str(folder),))  # whose tasks are another matter
     config.update({"seq_len": 64, "batch_size": 4})
     if mode == "prefix_ar":
         config.model = "hrlm/prefix_ar"

@@ -171,6 +171,8 @@ def test_asking_what_is_no_text(finished, capsys, monkeypatch):
     assert capsys.readouterr().err == "error: standard input: questions must be UTF-8\n"
     assert predict([f"--workdir={finished}", "--input", "\udcbf1"]) == 2
     assert capsys.readouterr().err == "error: --input: questions must be UTF-8\n"
+    assert predict([f"--workdir={finished}", "--input", "1" * 16, "--puzzle=1"]) == 2
+    assert "puzzle: the model has vectors of 0 to 0" in capsys.readouterr().err
 
 
 def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
