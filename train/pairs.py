@@ -120,7 +120,8 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
             f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
             "more examples or other fractions"
         )
-    tokenizer = tokenizer or _tokenizer(config, train)
+    if tokenizer is None:
+        tokenizer = _tokenizer(config, train)
     return PairCorpus(name, tuple(train), tuple(valid), tuple(test), tokenizer, split)
 
 

@@ -153,16 +153,25 @@ def write(result: Result, workdir: Path) -> list[str]:
 
 
 def _pictures(result: Result) -> list[str]:
-    """Exact answers against blanks, where there are puzzles."""
-    lines = {}
-    for name in known(result):
-        groups = outcomes_of(result, name)[0]["by_difficulty"].values()
-        points = [(g["difficulty"], 100 * g["exact"]) for g in groups if "open_cells" in g]
-        if len(points) > 1:
-            at, exact = zip(*points, strict=True)
-            lines[name] = (list(at), list(exact))
+    """Against blanks, where there are puzzles: those solved, or if none is, blanks filled right."""
+    groups = {
+        name: [
+            group
+            for group in outcomes_of(result, name)[0]["by_difficulty"].values()
+            if "open_cells" in group
+        ]
+        for name in known(result)
+    }
+    solved = any(group["exact"] for found in groups.values() for group in found)
+    field, label = ("exact", "% exact") if solved else ("open_cells", "% of the blanks right")
+    lines = {
+        name: ([g["difficulty"] for g in found], [100 * g[field] for g in found])
+        for name, found in groups.items()
+        if len(found) > 1
+    }
     if not lines:
         return []
-    figure = figures.curves(lines, ylabel="% exact", xlabel="blanks")
-    caption = f"Unseen puzzles solved, by the number of blanks; seed {result['seeds'][0]}."
+    figure = figures.curves(lines, ylabel=label, xlabel="blanks")
+    what = "Unseen puzzles solved" if solved else "Blanks of unseen puzzles filled right"
+    caption = f"{what}, by the number of blanks; seed {result['seeds'][0]}."
     return [page.picture(figures.svg(figure, "blanks"), caption)]
