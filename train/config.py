@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels.data.mixture import IDENTITY_PHASES
 from jaxmodels.data.pair_tokenizers import TEXT_TOKENIZERS as ANSWER_TOKENIZERS
+from jaxmodels.data.readers import FORMATS
 from jaxmodels.errors import UserError
 from train.config_file import get_config_of
 from train.control import Settings
@@ -298,6 +299,7 @@ def validate_config(config: ConfigDict, device_count: int | None = None) -> None
     _one_of("optimizer.name", optimizer.name, OPTIMIZERS)
     _one_of("optimizer.schedule", optimizer.schedule, SCHEDULES)
     _one_of("data.tokenizer", data.tokenizer, TOKENIZERS)
+    _one_of("data.format", data.format, (*FORMATS, *PAIR_FORMATS))
     _one_of("data.mode", data.mode, MODES)
     _one_of("data.labels", data.labels, LABELS)
     _one_of("data.valid_from", data.valid_from, VALID_FROM)

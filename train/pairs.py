@@ -179,7 +179,8 @@ def _from_puzzles(config):
 def _from_built(config):
     d = config.data
     if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
-        raise UserError(f"config.data.paths: one built folder, got {', '.join(d.paths) or 'none'}")
+        given = ", ".join(d.paths) or "none"
+        raise UserError(f"config.data.paths: name one folder that there is (--data), got {given}")
     fields = model_fields(config)
     fields.pop("vocab_size", None)  # perhaps not resolved yet
     model = jaxmodels.make_config(config.model, **fields)

@@ -52,12 +52,16 @@ def built_pairs(
     for name, split in splits.items():
         where = f"{folder}/{name}"
         m = split.metadata
-        for field, has, wants in (
-            ("seq_len", m.seq_len, seq_len),
-            ("vocab_size", m.vocab_size, tokenizer.vocab_size),
-        ):
-            if has != wants:
-                raise UserError(f"{where}: {field} is {has}, but {wants} is wanted")
+        if m.seq_len != seq_len:
+            raise UserError(
+                f"{where}: rows have {m.seq_len} places, but the model reads {seq_len}; set "
+                f"--config.seq_len={m.seq_len}"
+            )
+        if m.vocab_size != tokenizer.vocab_size:
+            raise UserError(
+                f"{where}: vocab_size is {m.vocab_size}, but that of the puzzle named in "
+                f"config.data.tasks is {tokenizer.vocab_size}; name another, or none"
+            )
         parts = [split.rows(of) for of in split.sets]
         rows = Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         found[name] = _pairs(rows, tokenizer, mode, Path(folder).name)

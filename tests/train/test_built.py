@@ -151,10 +151,13 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
     ("changes", "words"),
     [
         ({"puzzle_ids": 2}, "puzzle_ids: 2 vectors, but the data have 3 puzzles; set it to 3"),
-        ({"data": {"paths": ()}}, "one built folder, got none"),
+        ({"data": {"paths": ()}}, "name one folder that there is \\(--data\\), got none"),
         ({"data": {"augment": True}}, "only known puzzles are augmented"),
-        ({"data": {"tasks": ("sudoku4",)}}, "vocab_size is 4, but 6 is wanted"),
-        ({"seq_len": 5}, "train: seq_len is 4, but 5 is wanted"),
+        ({"data": {"tasks": ("sudoku4",)}}, "vocab_size is 4, but that of the puzzle .* is 6"),
+        (
+            {"seq_len": 5},
+            "train: rows have 4 places, but the model reads 5; set --config.seq_len=4",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(shifts, changes, words):
