@@ -8,7 +8,7 @@ with the operands where it has put them (HBM or VMEM). Added up along the schedu
 * a `conditional` counts its dearest branch; a `call` and an asynchronous start what they call.
 
 Asynchronous copies have no estimate: they run beside the work, if all goes well. Kernels written by
-hand have none either, and are listed.
+hand have none either: they cost what `eval/bench/schedule.py` finds, or are listed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Instruction:
 class Cost:
     """An instruction that runs `times` times for `cycles` in all.
 
-    kind: see `kind_of`; source: "file.py:line function" that asked for it, its gradient included.
+    kind: see `kind_of`, or "kernel"; source: "file.py:line function" that asked for it, its
+    gradient included.
     """
 
     instruction: Instruction
@@ -198,8 +199,13 @@ class Program:
         return found
 
 
-def profile(text: str) -> Profile:
-    """Adds up the estimates in the optimised HLO of a program, `compiled.as_text()`."""
+def profile(text: str, cost_of_kernel=None) -> Profile:
+    """Adds up the estimates in the optimised HLO of a program.
+
+    Args:
+      text: `compiled.as_text()`.
+      cost_of_kernel: (instruction, shapes of its operands) -> cycles of a kernel, or None.
+    """
     program = Program(text)
     uncounted: dict[str, int] = {}
     unknown: list[str] = []
@@ -208,8 +214,12 @@ def profile(text: str) -> Profile:
         costs: list[Cost] = []
         for instruction in program.computations[computation].values():
             opcode, cycles = instruction.opcode, instruction.cycles
+            kernel = opcode == "custom-call" and '"tpu_custom_call"' in instruction.attributes
+            if kernel and cost_of_kernel is not None:
+                operands = [program.computations[computation][x] for x in instruction.operands]
+                cycles = cost_of_kernel(instruction, [x.shape for x in operands])
             if cycles is not None:
-                kind = program.kind_of(instruction)
+                kind = "kernel" if kernel else program.kind_of(instruction)
                 source = program.sources.get(instruction.frame, "?")
                 costs.append(Cost(instruction, times, times * cycles, kind, source))
             elif opcode == "while":

@@ -51,18 +51,29 @@ def chunk_size_of(cell) -> int | None:
     )
 
 
-def layer_of(name: str, width: int, chunk_size: int | None, batch: int, time: int) -> Layer:
+def layer_of(
+    name: str,
+    width: int,
+    chunk_size: int | None,
+    batch: int,
+    time: int,
+    kernel: str | None = None,
+) -> Layer:
     """The layer of a name: a cell ("rwkv7") or a model's preset ("rwkv/7").
 
     Raises:
       UserError: an unknown name, or a config that refuses the sizes.
     """
     fields = {"width": width, "dtype": "bfloat16"}
+    if kernel is not None:
+        fields["kernel"] = kernel
     if chunk_size is not None:
         fields["chunk_size"] = chunk_size
     extras = ()
     if name in jaxmodels.CELLS:
         config_class, cell_class = jaxmodels.CELLS[name]
+        if kernel is not None and not hasattr(config_class, "kernel"):
+            raise UserError(f"{name} has no kernels of its own; leave --kernel out")
         config = config_class(**fields)
         cell = jax.eval_shape(lambda: cell_class(config, rngs=nnx.Rngs(0)))
     elif name.partition("/")[0] in jaxmodels.MODELS:

@@ -18,6 +18,8 @@ A name with a model's preset, "rwkv/7", is a whole layer: norms, residuals, chan
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import sys
 import time
@@ -29,16 +31,18 @@ from rich.table import Table
 
 from eval.bench.hlo import profile
 from eval.bench.layer import chunk_size_of, compile_layer, layer_of
+from eval.bench.schedule import Kernels, size_of
 from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
 from train import compile as aot
 
-# generation -> (clock in Hz, peak bfloat16 FLOP/s) of a device as JAX sees it
+# generation -> (clock in Hz, peak bfloat16 FLOP/s, bytes/s of the large memory) of a device as JAX
+# sees it
 CHIPS = {
-    "v4": (1.05e9, 275e12),
-    "v5e": (1.5e9, 197e12),
-    "v5p": (1.75e9, 459e12),
-    "v6e": (1.75e9, 918e12),
+    "v4": (1.05e9, 275e12, 1228e9),
+    "v5e": (1.5e9, 197e12, 819e9),
+    "v5p": (1.75e9, 459e12, 2765e9),
+    "v6e": (1.75e9, 918e12, 1640e9),
 }
 LEFT_OUT = ("unified",)  # its chunk form is no layer of a language model by itself
 SHORTEST, LINEAR = 64, 0.03  # of the lengths at which the scan is compiled: see `estimate_scan`
@@ -47,8 +51,9 @@ SHORTEST, LINEAR = 64, 0.03  # of the lengths at which the scan is compiled: see
 def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dict:
     """The fast form at full length; halves the batch until it fits. -> a row, see `_row`."""
     batch = wanted.batch
+    kernel = None if wanted.kernel == "xla" else wanted.kernel
     while True:
-        layer = layer_of(name, wanted.width, chunk_size, batch, wanted.time)
+        layer = layer_of(name, wanted.width, chunk_size, batch, wanted.time, kernel)
         try:
             compiled = compile_layer(layer, "call", batch, wanted.time, device)
             break
@@ -58,8 +63,20 @@ def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dic
             say(f"{name}: batch {batch} does not fit ({error}); trying {batch // 2}")
             batch //= 2
     _save(wanted, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
-    costs = profile(compiled[0])
-    return _row(name, "call", layer, batch, wanted, costs, costs.cycles, compiled)
+    schedules = wanted.kernels.read() if wanted.kernels else {}
+    costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, wanted.topology))
+    row = _row(name, "call", layer, batch, wanted, costs, costs.cycles, compiled)
+    return row | {"kernels": {name: dataclasses.asdict(x) for name, x in schedules.items()}}
+
+
+def cost_of_kernel(schedules, topology: str, instruction, operands) -> int | None:
+    """Cycles of a kernel: of its schedule, or of what it moves, if that is more."""
+    schedule = schedules.get(instruction.name)
+    if schedule is None:
+        return None
+    clock, _, bandwidth = CHIPS[aot.parse_topology(topology)[0]]
+    moved = size_of(instruction.shape) + sum(map(size_of, operands))
+    return max(schedule.bundles, round(moved * clock / bandwidth))
 
 
 def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
@@ -100,7 +117,7 @@ def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
 
 
 def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
-    clock, peak = CHIPS[aot.parse_topology(wanted.topology)[0]]
+    clock, peak, _ = CHIPS[aot.parse_topology(wanted.topology)[0]]
     tokens = batch * wanted.time
     products, recurrence = (tokens * flops for flops in layer.flops)
     return {
@@ -156,6 +173,15 @@ def run(wanted, say) -> list[dict]:
       UserError: names, sizes or a topology that cannot be.
       train.compile.DoesNotFit: not even one row fits.
     """
+    wanted.kernels = Kernels() if wanted.kernel != "xla" else None  # before libtpu is loaded
+    try:
+        return _rows(wanted, say)
+    finally:
+        if wanted.kernels:
+            wanted.kernels.close()
+
+
+def _rows(wanted, say) -> list[dict]:
     device = aot.topology_devices(wanted.topology)[0]
     names = wanted.cells or [name for name in CELLS if name not in LEFT_OUT]
     rows = []
@@ -181,7 +207,7 @@ def run(wanted, say) -> list[dict]:
 def show(rows: list[dict], wanted) -> None:
     """Prints the table and what bounds each fast form."""
     generation, _ = aot.parse_topology(wanted.topology)
-    clock, peak = CHIPS[generation]
+    clock, peak, _ = CHIPS[generation]
     table = Table(
         title=f"a layer forward and backward on one {generation} chip, predicted: width "
         f"{wanted.width}, T {wanted.time}, bfloat16 products"
@@ -219,6 +245,10 @@ def show(rows: list[dict], wanted) -> None:
                 f"  {cost['share']:6.1%}  {cost['kind']} {cost['opcode']}{times}, "
                 f"{cost['source']}, {name} {cost['shape'][:70]}"
             )
+        for name, kernel in row.get("kernels", {}).items():
+            busy = sorted(kernel["busy"].items(), key=lambda item: -item[1])[:3]
+            units = ", ".join(f"{unit} {share:.0%}" for unit, share in busy)
+            print(f"  kernel {name}: {kernel['bundles']:,} bundles; slots filled: {units}")
         if row["without_estimate"]:
             counts = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())
             print(f"  no estimate, not counted: {counts}")
@@ -252,6 +282,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--time", type=int, default=4096, help="tokens a sequence")
     parser.add_argument(
         "--batch", type=int, default=8, help="sequences a chip; halved until it fits"
+    )
+    parser.add_argument(
+        "--kernel", default="xla", help="the field `kernel` of the cells, xla or pallas"
     )
     parser.add_argument("--no-scan", action="store_true", help="only the fast form")
     parser.add_argument("--top", type=int, default=5, help="dearest lines and instructions shown")

@@ -19,6 +19,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell
@@ -27,9 +28,12 @@ from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
 from jaxmodels.cells.mamba1 import time_step_bias
 from jaxmodels.errors import UserError
 from jaxmodels.ops.chunks import recompute_inside
+from jaxmodels.ops.norm_kernels import gated_norm_kernel
 from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.short_conv_kernel import conv_silu_kernel
 from jaxmodels.ops.silu import gated, silu
 from jaxmodels.ops.ssd import ssd_chunked, ssd_step
+from jaxmodels.ops.ssd_kernel import ssd_kernel
 from jaxmodels.ops.ssd_loop import SSDVectors, ssd_loop
 
 
@@ -48,6 +52,8 @@ class Mamba2Config:
       norm_eps: of that norm.
       chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 for a TPU.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "pallas" for kernels of a TPU's own (`ops/*_kernel.py`), which elsewhere are
+        interpreted, for tests; see `ops/kernels.py`. For one group, and at most 7 taps.
     """
 
     width: int
@@ -60,6 +66,7 @@ class Mamba2Config:
     norm_eps: float = 1e-5
     chunk_size: int = 64
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         positive(self, "width", "state_size", "expand", "conv_size", "groups", "chunk_size")
@@ -83,6 +90,13 @@ class Mamba2Config:
         if self.norm_eps <= 0.0:
             raise UserError(f"norm_eps must be positive, got {self.norm_eps}")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", ("xla", "pallas"))
+        if self.kernel == "pallas" and (
+            max(self.groups, self.norm_groups) > 1 or self.conv_size > 7
+        ):
+            raise UserError(
+                'kernel="pallas" wants groups and norm_groups 1, and conv_size 7 or less'
+            )
 
     @property
     def inner(self) -> int:
@@ -161,6 +175,8 @@ class Mamba2Cell(Cell):
         What is cheap, all but the products and the states at chunk borders, is computed anew for
         the backward pass: to keep it costs more time than to make it.
         """
+        if self.config.kernel == "pallas":
+            return self._kernel(xs, state, reset, write)
         z, xbc, delta = self._project(xs)
         arguments = (state, z, xbc, delta)
         on_cpu = functools.partial(self._chunks, reset, write=write)
@@ -180,6 +196,28 @@ class Mamba2Cell(Cell):
 
         state, y = recompute_inside(mix)(state, xbc, delta, write)
         return state, recompute_inside(self._gate)(y, z)
+
+    def _kernel(self, u, state, reset, write=None):
+        """The same by kernels; each part of in_proj makes an array of its own."""
+        c = self.config
+        borders = np.cumsum([c.inner, c.inner, 2 * c.state_size])
+        kernels = jnp.split(self.in_proj.kernel[...], borders, -1)
+        z, x, bc, delta = (dot(u, kernel, c.dtype) for kernel in kernels)
+        convolved, states = [], []
+        for part, at in ((x, slice(0, c.inner)), (bc, slice(c.inner, None))):
+            taps, bias = self.conv_taps[...][at], self.conv_bias[...][at]
+            conv, part = conv_silu_kernel(state.conv[..., at], part, taps, bias, reset)
+            convolved.append(part)
+            states.append(conv)
+        x, bc = convolved
+        delta = jax.nn.softplus(delta + on_last(self.dt_bias[...], delta))
+        if write is not None:
+            delta = delta * write[..., None]
+        vectors = -jnp.exp(self.A_log[...]), *jnp.split(bc, 2, -1), self.D[...]
+        options = {"chunk_size": c.chunk_size, "dtype": c.dtype}
+        ssm, y = ssd_kernel(state.ssm[:, 0], x, delta, *vectors, reset, **options)
+        y = gated_norm_kernel(y, z, self.norm_scale[...], c.norm_eps, c.dtype)
+        return Mamba2State(jnp.concatenate(states, -1), ssm[:, None]), self.out_proj(y, c.dtype)
 
     def _one_loop(self, reset, state, z, xbc, delta):
         """The same for a TPU, where only what enters and leaves the projections is stored."""

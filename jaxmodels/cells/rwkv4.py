@@ -19,6 +19,7 @@ from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, shift_in
 from jaxmodels.ops.token_mix import token_mix
 from jaxmodels.ops.wkv4 import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
+from jaxmodels.ops.wkv4_kernel import wkv4_kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +30,19 @@ class RWKV4Config:
       width: C.
       chunk_size: tokens a chunk of the fast form.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "pallas" for a kernel of a TPU's own (`ops/wkv4_kernel.py`), which elsewhere is
+        interpreted, for tests; see `ops/kernels.py`.
     """
 
     width: int
     chunk_size: int = 64
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         positive(self, "width", "chunk_size")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", ("xla", "pallas"))
 
 
 @struct.dataclass
@@ -96,7 +101,10 @@ class RWKV4Cell(Cell):
         """See `Cell.scan`; all chunks at once."""
         xs = xs.astype(jnp.float32)
         inputs, gate = self._project(xs, shift_in(xs, state.shift, reset))
-        wkv, y = wkv4_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
+        if self.config.kernel == "pallas":
+            wkv, y = wkv4_kernel(state.wkv, *inputs, reset)
+        else:
+            wkv, y = wkv4_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
         return RWKV4State(xs[:, -1], wkv), self.output(gate * y, self.config.dtype)
 
     def _project(self, x, before):

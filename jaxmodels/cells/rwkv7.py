@@ -20,6 +20,7 @@ from jaxmodels.cells.checks import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, LowRank, on_last, shift_in, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.dplr import dplr_mixed, dplr_step
+from jaxmodels.ops.dplr_kernel import dplr_kernel
 from jaxmodels.ops.token_mix import token_mix
 
 MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
@@ -38,6 +39,8 @@ class RWKV7Config:
         them into its own.
       chunk_size: tokens a chunk of the fast form, at most 128.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "pallas" for a kernel of a TPU's own (`ops/dplr_kernel.py`), which elsewhere is
+        interpreted, for tests; see `ops/kernels.py`.
     """
 
     width: int
@@ -46,6 +49,7 @@ class RWKV7Config:
     value_residual: bool = False
     chunk_size: int = 64
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
@@ -60,6 +64,7 @@ class RWKV7Config:
         if self.chunk_size > 128:
             raise UserError(f"chunk_size must be at most 128, got {self.chunk_size}")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", ("xla", "pallas"))
 
 
 @struct.dataclass
@@ -142,7 +147,12 @@ class RWKV7Cell(Cell):
         """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`."""
         xs = xs.astype(jnp.float32)
         tokens = self._project(xs, shift_in(xs, state.shift, reset), v_first, write)
-        tokens, size = tuple(map(self._heads, tokens)), self.config.chunk_size
+        size = self.config.chunk_size
+        if self.config.kernel == "pallas":
+            shared = jax.tree.map(lambda vector: vector.reshape(-1), self._shared())
+            wkv, y = dplr_kernel(self._mix, state.wkv, tokens, shared, reset, chunk_size=size)
+            return RWKV7State(xs[:, -1], wkv), self.output(y, self.config.dtype)
+        tokens = tuple(map(self._heads, tokens))
         wkv, y = dplr_mixed(self._mix, state.wkv, tokens, self._shared(), reset, chunk_size=size)
         return RWKV7State(xs[:, -1], wkv), self.output(y.reshape(xs.shape), self.config.dtype)
 

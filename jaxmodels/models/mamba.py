@@ -36,6 +36,7 @@ class MambaConfig:
       remat: keep only each layer's input for the backward pass.
       remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      kernel: of version 2, "pallas" for kernels of a TPU's own, see `Mamba2Config`.
     """
 
     version: int = 2
@@ -55,6 +56,7 @@ class MambaConfig:
     remat: bool = False
     remat_chunk: int = 0
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         if self.version not in (1, 2):
@@ -66,6 +68,7 @@ class MambaConfig:
         if self.version == 2 and self.dt_rank is not None:
             raise UserError("dt_rank belongs to version 1; leave it None")
         not_negative(self, "l2_wrap", "remat_chunk")
+        one_of(self, "kernel", ("xla", "pallas") if self.version == 2 else ("xla",))
         _ = self.cell  # validates its own fields
 
     @property
@@ -76,7 +79,7 @@ class MambaConfig:
         if self.version == 1:
             names += ["dt_rank"]
             return Mamba1Config(**{name: getattr(self, name) for name in names})
-        names += ["head_size", "groups", "norm_eps"]
+        names += ["head_size", "groups", "norm_eps", "kernel"]
         return Mamba2Config(**{name: getattr(self, name) for name in names})
 
 

@@ -21,6 +21,7 @@ from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel, layer_of, stack
+from jaxmodels.ops.norm_kernels import layer_norm_kernel
 
 # Hidden width of channel mixing over width; power of (i / C) in its initial mix, by version.
 EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}
@@ -46,6 +47,7 @@ class RWKVConfig:
       remat: keep only each layer's input for the backward pass.
       remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      kernel: of versions 4 and 7, "pallas" for kernels of a TPU's own, see their cells.
     """
 
     version: int = 7
@@ -60,12 +62,14 @@ class RWKVConfig:
     remat: bool = False
     remat_chunk: int = 0
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         if self.version not in EXPANSION:
             raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
         positive(self, "vocab_size", "width", "num_layers")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", ("xla",) if self.version == 6 else ("xla", "pallas"))
         not_negative(self, "l2_wrap", "remat_chunk")
         if self.ranks is not None:
             names = RANKS.get(self.version)
@@ -92,12 +96,13 @@ class RWKVConfig:
         fields = {"width": self.width, "dtype": self.dtype}
         if self.chunk_size is not None:
             fields["chunk_size"] = self.chunk_size
-        if self.version == 4:
-            return RWKV4Config(**fields)
         if self.version == 6:
             if self.ranks is not None:
                 fields |= {"mix_rank": self.ranks[0], "decay_rank": self.ranks[1]}
             return RWKV6Config(**fields, head_size=self.head_size)
+        fields["kernel"] = self.kernel
+        if self.version == 4:
+            return RWKV4Config(**fields)
         return RWKV7Config(
             **fields, head_size=self.head_size, ranks=self.ranks, value_residual=True
         )
@@ -175,11 +180,16 @@ class RWKVLayer(Cell):
 
     def __call__(self, state, xs, reset=None, key=None, *extras):
         """See `Cell.scan`."""
-        time, ys = self.time(state.time, self.norm_time(xs), reset, key, *extras)
+        time, ys = self.time(state.time, self._normed(self.norm_time, xs), reset, key, *extras)
         xs = xs + ys
-        normed = self.norm_channel(xs)
+        normed = self._normed(self.norm_channel, xs)
         before = shift_in(normed, state.channel, reset)
         return RWKVState(time, normed[:, -1]), xs + self.channel(normed, before)
+
+    def _normed(self, norm, xs):
+        if self.config.kernel == "xla":
+            return norm(xs)
+        return layer_norm_kernel(xs, norm.scale[...], norm.bias[...])
 
 
 class RWKV(LanguageModel):

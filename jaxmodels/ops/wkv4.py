@@ -48,7 +48,7 @@ def wkv4_step(state: WKV4State, k, v, decay, bonus):
     Returns:
       (state, y (B, C)).
     """
-    return _step(state, k, v, decay[None], bonus[None])
+    return wkv4_token(state, k, v, decay[None], bonus[None])
 
 
 def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size=64):
@@ -111,7 +111,7 @@ def _loop(entered, tokens, decay, bonus, *, keep: bool):
 
     def token(state, inputs):
         k, v, reset, real = inputs
-        after, y = _step(_begun(state, reset), k, v, decay, bonus)
+        after, y = wkv4_token(_begun(state, reset), k, v, decay, bonus)
         after = after if real is None else _select(real[..., None], after, state)
         return after, (y, state if keep else ())
 
@@ -133,27 +133,16 @@ def _read_backward(saved, cotangents):
     def token(carry, inputs):
         d_p, d_q, d_w, d_u = carry
         state, (k, v, reset, real), d_y = inputs
-        p, q, o = _begun(state, reset)
-        k_now = k + bonus
-        top = jnp.maximum(o, k_now)
-        old, now = jnp.exp(o - top), jnp.exp(k_now - top)
-        below = old * q + now
-        y = (old * p + now * v) / below
-        pull = d_y / below
-        top = jnp.maximum(o - decay, k)
-        keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
-        d_bonus = now * pull * (v - y)
-        d_k = new * (d_p * v + d_q) + d_bonus
-        d_v = new * d_p + now * pull
-        d_decay = keep * (d_p * p + d_q * q)
-        before = keep * d_p + old * pull, keep * d_q - old * pull * y
+        state = _begun(state, reset)
+        gradients = wkv4_token_back(state, k, v, decay, bonus, d_y, (d_p, d_q))
+        before, d_k, d_v, d_decay, d_bonus = gradients
         if reset is not None:
             before = _select(reset[..., None], (0.0, 0.0), before)
         if real is not None:
             real = real[..., None]
             before = _select(real, before, (d_p, d_q))
             d_k, d_v, d_decay, d_bonus = _select(real, (d_k, d_v, d_decay, d_bonus), (0.0,) * 4)
-        return (*before, d_w - d_decay, d_u + d_bonus), (d_k, d_v)
+        return (*before, d_w + d_decay, d_u + d_bonus), (d_k, d_v)
 
     # Gradients of decay and bonus as wide as the state: no sum at each step.
     nothing = jnp.zeros_like(d_left.p)
@@ -172,15 +161,44 @@ def _begun(state, reset):
     return state if reset is None else _select(reset[..., None], wkv4_initial(1, 1, 1), state)
 
 
-def _step(state, k, v, w, u):
+def wkv4_token(state, k, v, decay, bonus):
+    """One token of arrays that broadcast; see `wkv4_step`."""
     p, q, o = state
-    k_now, o = k + u, jax.lax.stop_gradient(o)
+    k_now, o = k + bonus, jax.lax.stop_gradient(o)
     top = jnp.maximum(o, jax.lax.stop_gradient(k_now))
     old, now = jnp.exp(o - top), jnp.exp(k_now - top)
     y = (old * p + now * v) / (old * q + now)
-    top = jax.lax.stop_gradient(jnp.maximum(o - w, k))
-    keep, new = jnp.exp((o - top) - w), jnp.exp(k - top)
+    top = jax.lax.stop_gradient(jnp.maximum(o - decay, k))
+    keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
     return WKV4State(keep * p + new * v, keep * q + new, top), y
+
+
+def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
+    """The derivative of `wkv4_token`.
+
+    Args:
+      state: before the token.
+      d_y: the gradient of what it read.
+      d_after: that of p and q after it.
+
+    Returns:
+      ((gradients of p and q before it), of k, of v, of decay, of bonus), none of them summed.
+    """
+    (p, q, o), (d_p, d_q) = state, d_after
+    k_now = k + bonus
+    top = jnp.maximum(o, k_now)
+    old, now = jnp.exp(o - top), jnp.exp(k_now - top)
+    below = old * q + now
+    y = (old * p + now * v) / below
+    pull = d_y / below
+    top = jnp.maximum(o - decay, k)
+    keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
+    d_bonus = now * pull * (v - y)
+    d_k = new * (d_p * v + d_q) + d_bonus
+    d_v = new * d_p + now * pull
+    d_decay = -keep * (d_p * p + d_q * q)
+    before = keep * d_p + old * pull, keep * d_q - old * pull * y
+    return before, d_k, d_v, d_decay, d_bonus
 
 
 def _entering(state, k, v, reset, decay):

@@ -220,10 +220,10 @@ print(json.dumps({
 @needs_libtpu
 def test_anchors():
     """A product of 4096^3 (96 % of 197 TFLOP/s at 1.5 GHz); loops cost in proportion to T."""
-    done = _run([sys.executable, "-c", ANCHORS])
+    done = run_program([sys.executable, "-c", ANCHORS])
     found = json.loads(done.stdout)
     assert found["product"] == 1_083_068
-    clock, peak = tpu.CHIPS["v5e"]
+    clock, peak, _ = tpu.CHIPS["v5e"]
     assert 2 * 4096**3 * clock / (found["product"] * peak) == pytest.approx(0.966, abs=1e-3)
     first, second, third = found["scans"]
     assert (third - second) / (second - first) == pytest.approx(2.0, rel=0.05)
@@ -238,13 +238,15 @@ def test_command_line(tmp_path):
     sizes = "--width 64 --time 128 --batch 2 --chunk-sizes 16 32 --top 2".split()
     command = [sys.executable, "-m", "eval.bench", "cells", "--topology", "v5e:2x2"]
     path = tmp_path / "tpu.json"
-    done = _run([*command, "--cells", "rwkv4", *sizes, "--json", str(path), "--hlo", str(tmp_path)])
+    done = run_program(
+        [*command, "--cells", "rwkv4", *sizes, "--json", str(path), "--hlo", str(tmp_path)]
+    )
     small, large, scan = json.loads(path.read_text())["rows"]
     assert (small["form"], small["chunk_size"], large["chunk_size"]) == ("call", 16, 32)
     assert (scan["form"], scan["compiled_at"]) == ("scan", [64, 128])
     assert small["scan_over_call"] == scan["cycles"] / small["cycles"] > 1.0
     assert small["product_flops"] == 6 * 2 * 128 * 4 * 64 * 64
-    clock, peak = tpu.CHIPS["v5e"]
+    clock, peak, _ = tpu.CHIPS["v5e"]
     share = small["product_flops"] / (small["cycles"] / clock * peak)
     assert small["utilisation"] == pytest.approx(share)
     assert len(small["top"]) == len(small["sources"]) == 2
@@ -263,13 +265,14 @@ def test_the_batch_is_halved_until_it_fits(monkeypatch):
         raise aot.DoesNotFit("needs 20G")
 
     monkeypatch.setattr(tpu, "compile_layer", refuse)
-    wanted = type("Wanted", (), {"batch": 4, "width": 64, "time": 8, "topology": "v5e:2x2"})
+    fields = {"batch": 4, "width": 64, "time": 8, "topology": "v5e:2x2", "kernel": "xla"}
+    wanted = type("Wanted", (), fields)
     with pytest.raises(aot.DoesNotFit):
         tpu.estimate_call("rwkv7", wanted, None, jax.devices()[0], lambda line: None)
     assert asked == [4, 2, 1]
 
 
-def _run(command):
+def run_program(command):
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200

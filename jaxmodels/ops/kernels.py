@@ -1,0 +1,158 @@
+"""What the kernels for a TPU have in common: how they are called, and how they multiply.
+
+A kernel keeps in fast memory what XLA sends to the large one between two operations. On other
+platforms it is interpreted, which is for tests: there XLA's own forms are the fast ones. A kernel
+runs on one device; over several, call it under `jax.pmap` or `jax.shard_map`, as XLA divides no
+kernel by itself.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.extend.core import Jaxpr, Literal
+
+SUBLANES, LANES = 8, 128  # of a register
+
+
+def kernel_call(body, name, *, semantics, **options):
+    """`pallas_call` compiled on a TPU and interpreted on other platforms.
+
+    Args:
+      body: called as body(*references, exact=bool); `exact` is what `dot` and `chosen` want, True
+        where products of float32 are just that.
+      name: in profiles, and in what the compiler writes.
+      semantics: of each axis of the grid, "parallel" or "arbitrary" (in order).
+      options: of `pallas_call`.
+    """
+
+    def run(interpret):
+        return pl.pallas_call(
+            functools.partial(body, exact=interpret),
+            name=name,
+            interpret=interpret,
+            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+            **options,
+        )
+
+    def call(*arguments):
+        return jax.lax.platform_dependent(*arguments, tpu=run(False), default=run(True))
+
+    return call
+
+
+def block_of(width: int, most: int) -> int:
+    """Lanes of a block: the largest multiple of 128 that divides `width`, up to `most`, or all."""
+    fitting = [n for n in range(LANES, most + 1, LANES) if width % n == 0]
+    return max(fitting, default=width)
+
+
+def eights(x: jax.Array) -> jax.Array:
+    """(c, lanes) summed over every eighth row: (8, lanes), without a sum inside a register."""
+    return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def dot(exact: bool, over: tuple[int, int], x: jax.Array, y: jax.Array) -> jax.Array:
+    """The product of two float32 matrices, summed over one axis of each, in float32.
+
+    A TPU multiplies bfloat16. Here each factor is the sum of two of those, and what their smaller
+    parts make of each other is left out: three products, 16 bits, `Precision.HIGH`, which kernels
+    do not know.
+    """
+    if exact:
+        return _contract(over, x, y)
+    (x, x_rest), (y, y_rest) = _split(x, 2), _split(y, 2)
+    return _contract(over, x, y) + (_contract(over, x, y_rest) + _contract(over, x_rest, y))
+
+
+def _dot_forward(exact, over, x, y):
+    return dot(exact, over, x, y), (x, y)
+
+
+def _dot_backward(exact, over, saved, g):
+    x, y = saved
+    left, right = over
+    x_free, y_free = 1 - left, 1 - right
+    d_x = dot(exact, (1, y_free), g, y) if left else dot(exact, (y_free, 1), y, g)
+    d_y = dot(exact, (0, x_free), g, x) if right else dot(exact, (x_free, 0), x, g)
+    return d_x, d_y
+
+
+dot.defvjp(_dot_forward, _dot_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def chosen(exact: bool, parts: int, side: str, choice: jax.Array, x: jax.Array) -> jax.Array:
+    """choice @ x (`side` "left") or x @ choice ("right") for a matrix of zeros and ones.
+
+    x in float32, to 8 bits a part, 24 of 3; the choice has no gradient.
+    """
+    return _chosen(exact, parts, side, 0, choice, x)
+
+
+def _chosen_forward(exact, parts, side, choice, x):
+    return chosen(exact, parts, side, choice, x), choice
+
+
+def _chosen_backward(exact, parts, side, choice, g):
+    return None, _chosen(exact, parts, side, 1, choice, g)
+
+
+chosen.defvjp(_chosen_forward, _chosen_backward)
+
+
+def _chosen(exact, parts, side, transposed, choice, x):
+    pieces = [x] if exact else _split(x, parts)
+    choice = choice.astype(pieces[0].dtype)
+    if side == "left":
+        return sum(_contract((1 - transposed, 0), choice, piece) for piece in pieces)
+    return sum(_contract((1, transposed), piece, choice) for piece in pieces)
+
+
+def _split(x, parts):
+    """Arrays of bfloat16 that add up to x (float32), to 8 bits each."""
+    found = []
+    for _ in range(parts):
+        found.append(x.astype(jnp.bfloat16))
+        x = x - found[-1].astype(jnp.float32)
+    return found
+
+
+def _contract(over, x, y):
+    dims = (((over[0],), (over[1],)), ((), ()))
+    return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)
+
+
+def side_by_side(function, arguments):
+    """[function(*each) for each of the arguments], one operation after the other for all of them.
+
+    By and large a TPU's compiler keeps the order that a kernel's operations come in. What waits for
+    its last product lets the others go ahead this way.
+
+    Args:
+      function: of pytrees of arrays, to a pytree of arrays.
+      arguments: tuples of arguments, all of the same shapes.
+    """
+    traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments[0])
+    program = traced.jaxpr
+    shared = dict(zip(program.constvars, traced.consts, strict=True))
+    each = [dict(zip(program.invars, jax.tree.leaves(x), strict=True)) for x in arguments]
+
+    def read(own, name):
+        if isinstance(name, Literal):
+            return name.val
+        return own[name] if name in own else shared[name]
+
+    for step in program.eqns:
+        names = list(dict.fromkeys(x for x in step.invars if not isinstance(x, Literal)))
+        debug = program.debug_info.with_unknown_names()
+        alone = Jaxpr([], names, step.outvars, [step], debug_info=debug)
+        differs = any(name in each[0] for name in names)
+        for own in each if differs else [shared]:
+            found = jax.core.eval_jaxpr(alone, [], *(read(own, name) for name in names))
+            own.update(zip(step.outvars, found, strict=True))
+    tree = jax.tree.structure(shape)
+    return [jax.tree.unflatten(tree, [read(own, x) for x in program.outvars]) for own in each]
