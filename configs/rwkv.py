@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
                 "l2_wrap": 0.0,
                 "remat": False,
                 "remat_chunk": 0,  # tokens at a time, for long sequences; 0 = all at once
+                "kernel": "xla",  # "pallas": kernels of a TPU's own, much faster there
             },
             "steps": 800,
             "batch_size": 16,

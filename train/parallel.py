@@ -64,6 +64,11 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
+        if config.mesh.tensor > 1 and config.model_config.get("kernel", "xla") != "xla":
+            raise UserError(
+                f"config.mesh.tensor={config.mesh.tensor} splits what kernel="
+                f"{config.model_config.kernel!r} wants whole; set tensor=1 or kernel='xla'"
+            )
         self.data_size = len(devices) // inner
         if inner > 1 and self.data_size == 1 and devices[0].platform == "cpu":
             raise UserError(
@@ -122,12 +127,15 @@ class Placement:
 
     def _compile_shard_map(self) -> None:
         specs = state_axes(self.config, P(AXIS), P())
+        # An axis of one device is nothing to divide over; XLA refuses hand-written kernels beside
+        # any axis that is left to it.
+        axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
         mapped = jax.shard_map(
             make_train_step(self.config),
             mesh=self.mesh,
             in_specs=(specs, P(AXIS)),
             out_specs=(specs, P()),
-            axis_names={AXIS},
+            axis_names=axes,
             check_vma=False,  # gradients are summed by hand, as under pmap
         )
         self.abstract_state = self._with_shardings(jax.eval_shape(lambda: _fresh(self.config)))
@@ -139,7 +147,7 @@ class Placement:
                 mesh=self.mesh,
                 in_specs=(P(), P(AXIS), P(AXIS)),
                 out_specs=(P(AXIS), P(), P()),
-                axis_names={AXIS},
+                axis_names=axes,
                 check_vma=False,
             )
         )

@@ -112,6 +112,27 @@ def test_a_larger_model_is_gathered_once():
     assert total / 2 <= collectives["all-gather"]["bytes"] <= total
 
 
+@needs_libtpu
+@pytest.mark.parametrize(("version", "mesh"), [(4, []), (7, ["--config.mesh.fsdp=2"])])
+def test_kernels_run_in_a_step_over_chips(version, mesh):
+    """XLA divides none by itself: every axis of the mesh is the step's own."""
+    changes = {"version": version, "width": 128, "num_layers": 1, "kernel": "pallas"}
+    changes = [f"--config.model_config.{name}={value}" for name, value in changes.items()]
+    changes += ["--config.batch_size=4", "--config.seq_len=16", "--json"]
+    done = compile_for(ROOT / "configs" / "rwkv.py", "v5e:2x2", *mesh, *changes)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["collectives"]["all-reduce"]["count"] >= 1
+
+
+@needs_libtpu
+def test_kernels_are_not_split():
+    changes = ["--config.mesh.tensor=2", "--config.model_config.kernel=pallas"]
+    done = compile_for(ROOT / "configs" / "rwkv.py", "v5e:2x2", *changes)
+    assert done.returncode == 2
+    assert "config.mesh.tensor=2 splits what kernel='pallas' wants whole" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def kernel_bytes(model, sizes):
     shapes = jax.eval_shape(lambda: jaxmodels.create(model, **sizes))
     return sum(4 * x.size for name, x in flatten(shapes).items() if name.endswith("/kernel"))
