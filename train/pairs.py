@@ -1,6 +1,7 @@
 """From an experiment config to questions with answers, for models that read such (HRLM).
 
-    data.format "pairs"    files of `data.paths` (JSON lines, TSV), split by unique question
+    data.format "pairs"    files of `data.paths` (jaxmodels.data.pair_files), split by unique
+                           question
                 "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
                            combination of what fills their slots
                 "puzzle"   generated grids, `data.tasks` of jaxmodels.data.puzzles, or Sudokus read
@@ -28,16 +29,15 @@ import jaxmodels
 from jaxmodels.data.built_pairs import built_pairs
 from jaxmodels.data.files import find_files
 from jaxmodels.data.grids import GridTokenizer
+from jaxmodels.data.pair_files import read_all
 from jaxmodels.data.pair_tokenizers import fit_tokenizer
 from jaxmodels.data.pairs import (
-    SUFFIXES,
     Pair,
     PairCorpus,
     Rows,
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
-    read_pairs,
     spread,
 )
 from jaxmodels.data.puzzles import PUZZLES, Puzzle
@@ -138,11 +138,7 @@ def _from_files(config):
     d = config.data
     if not d.paths:
         raise UserError("config.data.paths: name files of pairs (--data pairs.jsonl), none given")
-    pairs = [
-        dataclasses.replace(pair, question=d.question_prefix + pair.question)
-        for file in find_files(d.paths, SUFFIXES)
-        for pair in read_pairs(file)
-    ]
+    pairs = read_all(d.paths, d.question_prefix)
     train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
     parts = train, *_apart(unseen, split_by_question, config)
     return Path(d.paths[0]).stem, "by unique question", parts

@@ -27,10 +27,10 @@ from jaxmodels.data.built import (
     read_built,
     write_split,
 )
-from jaxmodels.data.files import find_files
 from jaxmodels.data.grids import GridTokenizer
+from jaxmodels.data.pair_files import read_all
 from jaxmodels.data.pair_tokenizers import TEXT_TOKENIZERS, fit_tokenizer
-from jaxmodels.data.pairs import SUFFIXES, Pair, lay_out_pairs, read_pairs
+from jaxmodels.data.pairs import Pair, lay_out_pairs
 from jaxmodels.data.prompts import read_answer
 from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
 from jaxmodels.data.tokenizers import Tokenizer
@@ -95,11 +95,7 @@ def pairs_of_sources(
         if not Path(path).exists() and Path(path).name == path and path.isidentifier():
             raise UserError(f"{path}: neither a file nor a task; tasks are {', '.join(TASKS)}")
     if paths:
-        pairs = [
-            dataclasses.replace(pair, question=options.question_prefix + pair.question)
-            for file in find_files(paths, SUFFIXES)
-            for pair in read_pairs(file)
-        ]
+        pairs = read_all(paths, options.question_prefix)
         ways.append("by unique question")
         parts = split_by_question(pairs, held, options.seed)
         for side, part in zip((train, test), parts, strict=True):

@@ -1,4 +1,4 @@
-"""Questions with their answers: reading, rows for HRLM, and batches of rows.
+"""Questions with their answers: rows for HRLM, and batches of rows.
 
 A batch is a dict of arrays with leading axis `batch_size // host_count`: inputs and targets int32
 (rows, seq_len), weights float32 (rows, seq_len), identifiers int32 (rows,). What a row holds:
@@ -11,22 +11,17 @@ import functools
 import hashlib
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from jaxmodels.data.files import json_lines, numbered_lines
 from jaxmodels.data.loading import dataset_of, host_rows
 from jaxmodels.data.prompts import lay_out
 from jaxmodels.data.tokenizers import Tokenizer
 from jaxmodels.errors import UserError
-
-FIELDS = (("input", "output"), ("question", "answer"), ("prompt", "response"))
-SUFFIXES = (".jsonl", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -91,33 +86,6 @@ class Rows(NamedTuple):
     weights: np.ndarray
     identifiers: np.ndarray
     kept: np.ndarray
-
-
-def read_pairs(path: Path) -> Iterator[Pair]:
-    """JSON lines with the fields input and output (or question, answer; prompt, response), or TSV.
-
-    Of a .tsv the first two columns are read. Raises UserError naming file and line.
-    """
-    if path.suffix == ".tsv":
-        for number, line in numbered_lines(path):
-            columns = line.split("\t")
-            if len(columns) < 2 or not (columns[0].strip() and columns[1].strip()):
-                raise UserError(f"{path}:{number}: expected question, tab, answer")
-            yield Pair(normalised(columns[0]), normalised(columns[1]), path.stem)
-        return
-    for number, row in json_lines(path):
-        names = next((names for names in FIELDS if names[0] in row and names[1] in row), None)
-        if names is None:
-            wanted = " or ".join(" and ".join(names) for names in FIELDS)
-            raise UserError(f"{path}:{number}: expected the fields {wanted}")
-        question, answer = (row[name] for name in names)
-        if not (isinstance(question, str) and isinstance(answer, str)):
-            raise UserError(f"{path}:{number}: {names[0]} and {names[1]} must be text")
-        if not (question.strip() and answer.strip()):
-            raise UserError(f"{path}:{number}: {names[0]} or {names[1]} is empty")
-        if any("\ud800" <= symbol <= "\udfff" for symbol in question + answer):
-            raise UserError(f"{path}:{number}: half of a surrogate pair, which is no character")
-        yield Pair(normalised(question), normalised(answer), path.stem)
 
 
 def normalised(text: str) -> str:

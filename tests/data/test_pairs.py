@@ -1,4 +1,4 @@
-"""Questions with answers: reading, rows, batches."""
+"""Questions with answers: rows, batches."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from jaxmodels.data.pairs import (
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
-    read_pairs,
 )
 from jaxmodels.errors import UserError
 
@@ -19,44 +18,8 @@ PAIRS = [Pair(f"add {i}", str(i + 1), identifier=i) for i in range(10)]
 CHARS = AnswerCharTokenizer()
 
 
-def test_questions_are_read_in_composed_characters(tmp_path):
-    (tmp_path / "a.tsv").write_text("adio\u0301s\tcamio\u0301n\n")
-    assert next(read_pairs(tmp_path / "a.tsv")).question == "adi\u00f3s"
-
-
 def rows():
     return lay_out_pairs(PAIRS, CHARS, "nar", 16)
-
-
-def test_json_lines_and_tables(tmp_path):
-    lines = tmp_path / "a.jsonl"
-    lines.write_text('{"input": "a", "output": "b"}\n\n{"question": "c", "answer": " d "}\n')
-    assert [(p.question, p.answer, p.task) for p in read_pairs(lines)] == [
-        ("a", "b", "a"),
-        ("c", "d", "a"),
-    ]
-    table = tmp_path / "b.tsv"
-    table.write_text("Hello\tHola\tignored\nBye\tAdiós\n", encoding="utf-8")
-    assert [(p.question, p.answer) for p in read_pairs(table)] == [
-        ("Hello", "Hola"),
-        ("Bye", "Adiós"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "a"}\n', ":2: expected the fields"),
-        ("a.jsonl", '{"input": "a", "output": 3}\n', ":1: input and output must be text"),
-        ("a.jsonl", '{"input": "a", "output": " "}\n', ":1: input or output is empty"),
-        ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: half of a surrogate pair"),
-        ("a.tsv", "one\ttwo\nthree\n", ":2: expected question, tab, answer"),
-    ],
-)
-def test_what_is_wrong_with_a_line(tmp_path, name, text, words):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=words):
-        list(read_pairs(tmp_path / name))
 
 
 def test_rows_that_do_not_fit_are_named_or_left_out():
