@@ -216,7 +216,8 @@ def profile(text: str, cost_of_kernel=None) -> Profile:
             opcode, cycles = instruction.opcode, instruction.cycles
             kernel = opcode == "custom-call" and '"tpu_custom_call"' in instruction.attributes
             if kernel and cost_of_kernel is not None:
-                operands = [program.computations[computation][x] for x in instruction.operands]
+                names = dict.fromkeys(instruction.operands)  # one that is given twice is one array
+                operands = [program.computations[computation][name] for name in names]
                 cycles = cost_of_kernel(instruction, [x.shape for x in operands])
             if cycles is not None:
                 kind = "kernel" if kernel else program.kind_of(instruction)

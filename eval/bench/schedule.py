@@ -22,7 +22,7 @@ from pathlib import Path
 FLAGS = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles|final_hlo"
 BITS = {"pred": 8, "bf16": 16, "f16": 16}  # others have theirs in the name
 TILE = (8, 128)
-PROGRAM = "TLP"  # the name of what calls all the others
+PROGRAM = "TLP"  # what calls all the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +52,13 @@ class Kernels:
         os.environ["LIBTPU_INIT_ARGS"] = f"{flags} --xla_jf_dump_to={self.folder} {FLAGS}".strip()
 
     def read(self) -> dict[str, Schedule]:
-        """Name of an instruction -> its schedule, of all since the last call; forgets them."""
+        """Name of an instruction, kernel or not -> its schedule; forgets what it has read."""
         found = {}
         for path in self.folder.glob("*-final_bundles.txt"):
             head = re.fullmatch(r"\d+-(.+)-\d+-final_bundles\.txt", path.name)
             if head is None or head[1] == PROGRAM or "schedule-analysis" in path.name:
                 continue
             text = path.read_text(errors="replace")
-            if "custom-call" not in text:
-                continue
             bundles, unknown = count(text)
             units = list(self.folder.glob(f"*-{head[1]}-*-final_hlo-static-per-bundle-*.txt"))
             busy = _busy(units[0].read_text()) if units else {}

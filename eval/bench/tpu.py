@@ -66,7 +66,8 @@ def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dic
     schedules = wanted.kernels.read() if wanted.kernels else {}
     costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, wanted.topology))
     row = _row(name, "call", layer, batch, wanted, costs, costs.cycles, compiled)
-    return row | {"kernels": {name: dataclasses.asdict(x) for name, x in schedules.items()}}
+    names = [cost.instruction.name for cost in costs.costs if cost.kind == "kernel"]
+    return row | {"kernels": {name: dataclasses.asdict(schedules[name]) for name in names}}
 
 
 def cost_of_kernel(schedules, topology: str, instruction, operands) -> int | None:
