@@ -51,7 +51,8 @@ HloModule jit_run
 ENTRY %main (a: f32[1024,1024]) -> f32[1024,1024] {
   %a = f32[1024,1024]{1,0:T(8,128)} parameter(0)
   %k.1 = f32[1024,1024]{1,0:T(8,128)} custom-call(%a), custom_call_target="tpu_custom_call"
-  ROOT %k.2 = f32[1024,1024]{1,0:T(8,128)} custom-call(%k.1, %k.1), custom_call_target="tpu_custom_call"
+  ROOT %k.2 = f32[1024,1024]{1,0:T(8,128)} custom-call(%k.1, %k.1), \
+custom_call_target="tpu_custom_call"
 }
 """
     schedules = {"k.1": Schedule(50_000, {}, 0), "k.2": Schedule(10, {}, 0)}

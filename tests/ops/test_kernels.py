@@ -15,6 +15,7 @@ from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Config
 from jaxmodels.cells.rwkv7 import RWKV7Config
 from jaxmodels.errors import UserError
+from jaxmodels.ops import dplr_kernel as dplr_kernel_module
 from jaxmodels.ops.dplr import dplr_mixed
 from jaxmodels.ops.dplr_kernel import dplr_kernel
 from jaxmodels.ops.kernels import chosen, dot, side_by_side
@@ -114,31 +115,55 @@ def test_ssd_in_blocks_and_packs_of_heads(heads, head, dtype):
     agree(kernel, op, (state, x, delta, a, b, c, d))
 
 
-def test_dplr_in_blocks_of_packs():
-    """16 heads of 64 are 8 packs in two blocks of 4."""
-    draw, time, heads, head = draws(), 21, 16, 64
+def mixed(recur, tokens, shared, head_sum):
+    """As RWKV-7 does: a unit direction that is removed, a bonus, a gate."""
+    r, log_w, k, v, gate = tokens
+    unit = k * jax.lax.rsqrt(head_sum(k * k) + 1e-6)
+    state, y = recur(r, log_w, k, v, -unit, unit * 0.5)
+    return state, (y + head_sum(r * k * shared) * v) * gate
+
+
+def dplr_arguments(time, heads, head):
+    draw = draws()
     r, k, v, gate = (draw(BATCH, time, heads * head) for _ in range(4))
     log_w = -0.6 / (1.0 + np.exp(draw(BATCH, time, heads * head)))
-    state, scale = draw(BATCH, heads, head, head), draw(heads * head)
-    reset = resets(time)
+    return draw(BATCH, heads, head, head), r, log_w, k, v, gate, draw(heads * head)
 
-    def mix(recur, tokens, shared, head_sum):
-        r, log_w, k, v, gate = tokens
-        unit = k * jax.lax.rsqrt(head_sum(k * k) + 1e-6)
-        state, y = recur(r, log_w, k, v, -unit, unit * 0.5)
-        return state, (y + head_sum(r * k * shared) * v) * gate
 
-    def op(state, r, log_w, k, v, gate, scale):
-        tokens = [x.reshape(BATCH, time, heads, head) for x in (r, log_w, k, v, gate)]
-        vector = scale.reshape(heads, head)
-        state, y = dplr_mixed(mix, state, tokens, vector, reset, chunk_size=8)
-        return state, y.reshape(r.shape)
+def dplr_by(form, reset, chunk_size):
+    """dplr_mixed or dplr_kernel of the arguments above."""
 
-    def kernel(state, r, log_w, k, v, gate, scale):
-        tokens = r, log_w, k, v, gate
-        return dplr_kernel(mix, state, tokens, scale, reset, chunk_size=8)
+    def op(state, *rest):
+        *tokens, scale = rest
+        if form is dplr_kernel:
+            return form(mixed, state, tokens, scale, reset, chunk_size=chunk_size)
+        heads, head = state.shape[1:3]
+        tokens = [x.reshape(*x.shape[:2], heads, head) for x in tokens]
+        scale = scale.reshape(heads, head)
+        state, y = form(mixed, state, tokens, scale, reset, chunk_size=chunk_size)
+        return state, y.reshape(*y.shape[:2], -1)
 
-    agree(kernel, op, (state, r, log_w, k, v, gate, scale))
+    return op
+
+
+def test_dplr_in_blocks_of_packs():
+    """16 heads of 64 are 8 packs in two blocks of 4."""
+    time = 21
+    forms = (dplr_by(form, resets(time), 8) for form in (dplr_kernel, dplr_mixed))
+    agree(*forms, dplr_arguments(time, 16, 64))
+
+
+def test_dplr_with_products_of_three_parts(monkeypatch):
+    """As a TPU multiplies: 16 bits of each factor, over chunks of 64 and an inverse."""
+    call = dplr_kernel_module.kernel_call
+
+    def rounded(body, name, **options):
+        return call(lambda *refs, exact: body(*refs, exact=False), name, **options)
+
+    monkeypatch.setattr(dplr_kernel_module, "kernel_call", rounded)
+    time = 70
+    forms = (dplr_by(form, resets(time), 64) for form in (dplr_kernel, dplr_mixed))
+    agree(*forms, dplr_arguments(time, 2, 16), tolerance=2e-4)
 
 
 @pytest.mark.parametrize(("time", "width", "taps"), [(300, 384, 4), (2, 8, 4), (9, 8, 2)])
