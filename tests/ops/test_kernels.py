@@ -105,14 +105,21 @@ def test_ssd_in_blocks_and_packs_of_heads(heads, head, dtype):
     state, b, c = draw(BATCH, 8, heads * head), draw(BATCH, time, 8), draw(BATCH, time, 8)
     reset, a, d = resets(time), -np.exp(draw(heads)), draw(heads)
 
+    forms = (ssd_by(form, heads, reset, 8, dtype) for form in ("kernel", "op"))
+    agree(*forms, (state, x, delta, a, b, c, d))
+
+
+def ssd_by(form, heads, reset, chunk_size, dtype="float32"):
+    """ssd_kernel, or ssd_chunked with as much of x in y as the kernel puts there."""
+    options = {"chunk_size": chunk_size, "dtype": dtype}
+
     def op(state, x, delta, a, b, c, d):
-        split = x.reshape(BATCH, time, heads, head)
+        split = x.reshape(*x.shape[:2], heads, -1)
         arguments = state[:, None], split, delta, a, b[:, :, None], c[:, :, None], reset
-        state, y = ssd_chunked(*arguments, chunk_size=8, dtype=dtype)
+        state, y = ssd_chunked(*arguments, **options)
         return state[:, 0], (y + d[None, None, :, None] * split).reshape(x.shape)
 
-    kernel = functools.partial(ssd_kernel, reset=reset, chunk_size=8, dtype=dtype)
-    agree(kernel, op, (state, x, delta, a, b, c, d))
+    return functools.partial(ssd_kernel, reset=reset, **options) if form == "kernel" else op
 
 
 def mixed(recur, tokens, shared, head_sum):
@@ -181,6 +188,49 @@ def test_short_conv(time, width, taps):
     agree(kernel, op, (*arguments, draw(width)))
 
 
+def test_extreme_decays_over_257_tokens():
+    """Retention from nothing to 1 - 1e-7, from a full state, over borders of chunks."""
+    draw, time = draws(), 257
+    reset = resets(time)
+    decay = np.exp(np.linspace(-16, 5, 24, dtype=np.float32))
+    state = WKV4State(draw(BATCH, 24), np.exp(draw(BATCH, 24)), draw(BATCH, 24))
+    tokens = 20.0 * draw(BATCH, time, 24), draw(BATCH, time, 24), decay, 5.0 * draw(24)
+
+    def wkv4(form, **options):
+        def run(*arguments):
+            state, y = form(*arguments, reset, **options)
+            return state.p, state.q, y
+
+        return run
+
+    agree(wkv4(wkv4_kernel), wkv4(wkv4_chunked, chunk_size=64), (state, *tokens))
+
+    delta, a = np.exp(6.0 * draw(BATCH, time, 6)), -np.exp(3.0 * draw(6))
+    x, b, c = draw(BATCH, time, 24), draw(BATCH, time, 8), draw(BATCH, time, 8)
+    arguments = draw(BATCH, 8, 24), x, delta, a, b, c, draw(6)
+    # The slope of a decay is the difference of large numbers, as it is in the op.
+    agree(*(ssd_by(form, 6, reset, 64) for form in ("kernel", "op")), arguments, 1e-4)
+
+    state, r, log_w, *rest = dplr_arguments(time, 2, 16)
+    log_w = np.where(np.random.default_rng(0).random(log_w.shape) < 0.5, -0.6065, -1e-7)
+    forms = (dplr_by(form, reset, 64) for form in (dplr_kernel, dplr_mixed))
+    agree(*forms, (state, r, log_w.astype(np.float32), *rest), 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
+def test_16k_tokens_stay_finite(name, dtype):
+    cell, xs = small_cell(name, 64, dtype=dtype), draws()(1, 16_384, 32)
+
+    def loss(cell, state):
+        state, y = cell(state, xs)
+        return jnp.sum(y * y), (state, y)
+
+    out = jax.jit(jax.value_and_grad(loss, has_aux=True))(cell, cell.initial_state(1))
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(out))
+
+
 def test_norms():
     """2 x 19 tokens are three blocks of 16."""
     draw = draws()
@@ -194,20 +244,25 @@ def test_norms():
     agree(lambda *each: gated_norm_kernel(*each, 1e-5, "float32"), gated, (x, z, scale))
 
 
+def small_cell(name, chunk_size, **changes):
+    """Of width 32, by kernels; nothing hides behind zeros."""
+    sizes = {"rwkv7": {"head_size": 16}, "mamba2": {"state_size": 8, "head_size": 16}}
+    config_class, cell_class = CELLS[name]
+    fields = {"chunk_size": chunk_size, "kernel": "pallas", **sizes.get(name, {}), **changes}
+    return shaken(cell_class(config_class(32, **fields), rngs=nnx.Rngs(0)), 0)
+
+
 @pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
 def test_what_a_document_left_behind_may_be_nan(name):
     """With a reset in the middle of a chunk: tokens before it are lost, those after it are not."""
-    changes = {"rwkv7": {"head_size": 16}, "mamba2": {"state_size": 8, "head_size": 16}}
-    config_class, cell_class = CELLS[name]
-    config = config_class(32, chunk_size=8, kernel="pallas", **changes.get(name, {}))
-    cell = cell_class(config, rngs=nnx.Rngs(0))
+    cell = small_cell(name, 8)
     state = cell.initial_state(BATCH)
     memory = "ssm" if name == "mamba2" else "wkv"
     nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), getattr(state, memory))
     reset = np.zeros((BATCH, 12), bool)
     reset[:, 3] = True
     arguments = state.replace(**{memory: nan}), draws()(BATCH, 12, 32), reset
-    state, y = quick_jit(lambda cell, *each: cell(*each))(shaken(cell, 0), *arguments)
+    state, y = quick_jit(lambda cell, *each: cell(*each))(cell, *arguments)
     assert not bool(jnp.isfinite(y[:, :3]).any())
     assert bool(jnp.isfinite(y[:, 3:]).all())
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state))
