@@ -64,10 +64,10 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
-        if config.mesh.tensor > 1 and config.model_config.get("kernel", "xla") != "xla":
+        if config.mesh.tensor > 1 and "'pallas'" in repr(config.model_config.to_dict()):
             raise UserError(
-                f"config.mesh.tensor={config.mesh.tensor} splits what kernel="
-                f"{config.model_config.kernel!r} wants whole; set tensor=1 or kernel='xla'"
+                f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' wants whole; "
+                "set tensor=1 or kernel='xla'"
             )
         self.data_size = len(devices) // inner
         if inner > 1 and self.data_size == 1 and devices[0].platform == "cpu":

@@ -159,6 +159,8 @@ def compile_function(function, arguments, device) -> tuple[str, float, int]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
+        if "vmem" in str(error).lower():
+            raise UserError(f"a kernel needs more fast memory than there is: {error}") from error
         raise aot.DoesNotFit(aot.distil(str(error)).partition(";")[0]) from error
     seconds = time.perf_counter() - start
     return compiled.as_text(), seconds, compiled.memory_analysis().peak_memory_in_bytes

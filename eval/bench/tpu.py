@@ -58,6 +58,8 @@ def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dic
             compiled = compile_layer(layer, "call", batch, wanted.time, device)
             break
         except aot.DoesNotFit as error:
+            if wanted.kernels:
+                wanted.kernels.read()  # what a failed attempt has written is not to be taken
             if batch == 1:
                 raise
             say(f"{name}: batch {batch} does not fit ({error}); trying {batch // 2}")
@@ -185,6 +187,11 @@ def run(wanted, say) -> list[dict]:
 def _rows(wanted, say) -> list[dict]:
     device = aot.topology_devices(wanted.topology)[0]
     names = wanted.cells or [name for name in CELLS if name not in LEFT_OUT]
+    if wanted.kernel != "xla" and not wanted.cells:
+        names = [name for name in names if hasattr(CELLS[name][0], "kernel")]
+    kernel = None if wanted.kernel == "xla" else wanted.kernel
+    for name in names:  # before the first is compiled, which takes minutes
+        layer_of(name, wanted.width, None, 1, 1, kernel)
     rows = []
     for name in names:
         chunked = chunk_size_of(layer_of(name, wanted.width, None, 1, 1).cell)
@@ -285,7 +292,10 @@ def main(argv: list[str] | None = None) -> int:
         "--batch", type=int, default=8, help="sequences a chip; halved until it fits"
     )
     parser.add_argument(
-        "--kernel", default="xla", help="the field `kernel` of the cells, xla or pallas"
+        "--kernel",
+        default="xla",
+        choices=("xla", "pallas"),
+        help="the cells' own, of those with any",
     )
     parser.add_argument("--no-scan", action="store_true", help="only the fast form")
     parser.add_argument("--top", type=int, default=5, help="dearest lines and instructions shown")

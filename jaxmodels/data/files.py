@@ -114,6 +114,8 @@ def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
 def require(row: dict, name: str, kind: type, path: Path, where: int | str) -> Any:
     """`row[name]`, of type `kind`; `where` is a line number or what else locates the row."""
     place = f"{path}:{where}" if isinstance(where, int) else f"{path}: {where}"
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: expected an object with the field {name!r}, got {row!r:.40}")
     if name not in row:
         raise UserError(
             f"{place}: field {name!r} is missing (found: {', '.join(row) or 'none'}); add it"

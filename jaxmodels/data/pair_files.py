@@ -37,20 +37,20 @@ FIELDS = (
     ("article", "highlights"),
     ("document", "summary"),
 )
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
+SUFFIXES = (".jsonl", ".tsv")  # of a folder; .csv and .json may be anything, name them
 BESIDE = "+"  # between two files that are read line by line
 
 
 def read_all(paths: Sequence[str], prefix: str = "") -> list[Pair]:
     """The pairs of files, folders, globs and `one+other`, questions with a prefix before them."""
-    pairs: list[Pair] = []
-    for path in paths:
-        if BESIDE in str(path) and not Path(path).exists():
-            found = read_beside(*_two(str(path)))
-        else:
-            found = (pair for file in find_files([path], SUFFIXES) for pair in read_pairs(file))
-        pairs += [dataclasses.replace(pair, question=prefix + pair.question) for pair in found]
-    return pairs
+    beside = [path for path in paths if _is_beside(path)]
+    pairs = [pair for path in beside for pair in read_beside(*_two(path))]
+    rest = [path for path in paths if path not in beside]
+    for file in find_files(rest, SUFFIXES) if rest else []:
+        pairs += read_pairs(file)
+    if not pairs:
+        raise UserError(f"{', '.join(map(str, paths))}: no question with an answer in there")
+    return [dataclasses.replace(pair, question=prefix + pair.question) for pair in pairs]
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:
@@ -74,6 +74,12 @@ def read_beside(questions: Path, answers: Path) -> Iterator[Pair]:
     for number, (question, answer) in enumerate(zip(*sides, strict=True), 1):
         if question.strip() or answer.strip():
             yield _pair(question, answer, questions.stem, f"{questions}:{number}")
+
+
+def _is_beside(path: str | Path) -> bool:
+    """Whether a path means two files: what stands before its + is one, and it is not."""
+    whole, first = Path(path).expanduser(), Path(str(path).split(BESIDE)[0]).expanduser()
+    return BESIDE in str(path) and not whole.exists() and first.is_file()
 
 
 def _two(given: str) -> tuple[Path, Path]:
@@ -121,6 +127,7 @@ def _tsv(path: Path) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
+    csv.field_size_limit(2**31 - 1)  # an article is longer than the usual 131,072 characters
     rows = csv.DictReader(io.StringIO(read_text(path).decode("utf-8"), newline=""), strict=True)
     try:
         question, answer = _fields(rows.fieldnames or [], f"{path}:1")
@@ -136,8 +143,8 @@ def _squad(path: Path) -> Iterator[tuple[str, Any, Any]]:
         for paragraph in require(article, "paragraphs", list, path, "an article"):
             context = require(paragraph, "context", str, path, "a paragraph")
             for asked in require(paragraph, "qas", list, path, "a paragraph"):
+                question = require(asked, "question", str, path, "a question")
                 place = f"question {asked.get('id', '?')}"
-                question = require(asked, "question", str, path, place)
                 answers = require(asked, "answers", list, path, place)
                 if answers:  # the first is that of the file's author
                     text = require(answers[0], "text", str, path, place)

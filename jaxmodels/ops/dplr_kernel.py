@@ -22,7 +22,15 @@ from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.chunks import segment_ids
 from jaxmodels.ops.dplr import MOST
-from jaxmodels.ops.kernels import LANES, chosen, dot, kernel_call, side_by_side
+from jaxmodels.ops.kernels import (
+    LANES,
+    blocks_of,
+    chosen,
+    chunks_of,
+    dot,
+    kernel_call,
+    side_by_side,
+)
 
 PACKS = 4  # of a block: while one waits for a product, the others compute
 
@@ -54,29 +62,29 @@ def dplr_kernel(mix, state, tokens, shared, reset=None, *, chunk_size=64):
     Returns:
       (state after the last token, y (B, T, C)).
     """
-    batch, time = tokens[0].shape[:2]
+    batch, time, width = tokens[0].shape
     heads, head = state.shape[1:3]
-    fitting = [p for p in range(1, heads + 1) if heads % p == 0 and p * head <= max(LANES, head)]
-    pack = max(fitting)
-    count = heads // pack
-    fitting = [n for n in range(1, count) if count % n == 0 and n * pack * head % LANES == 0]
-    packs = max((n for n in fitting if n <= PACKS), default=count)
-    size = min(chunk_size, time)
+    pack = min(max(LANES // head, 1), heads)
+    packs, filled = blocks_of(-(-heads // pack), pack * head, PACKS * pack * head)
+    size = chunks_of(chunk_size, time)
     sizes = _Sizes(size, head, pack, packs)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
+    fill = filled * pack - heads  # heads of zeros
 
     def padded(x):  # tokens of zeros: nothing decays, is removed or written
-        return jnp.pad(x, [(0, 0), (0, -time % size)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.pad(x.astype(jnp.float32), [(0, 0), (0, -time % size), (0, fill * head)])
 
-    tokens = tuple(padded(x.astype(jnp.float32)) for x in tokens)
-    ids = segment_ids(padded(reset).reshape(batch, -1, size))  # (B, n, c)
-    shared = jax.tree.map(lambda x: x[None], shared)
-    packed = state.astype(jnp.float32).reshape(batch, -1, pack, head, head)
+    tokens = tuple(map(padded, tokens))
+    reset = jnp.pad(reset, [(0, 0), (0, -time % size)])
+    ids = segment_ids(reset.reshape(batch, -1, size))  # (B, n, c)
+    shared = jax.tree.map(lambda x: jnp.pad(x, (0, fill * head))[None], shared)
+    packed = jnp.pad(state.astype(jnp.float32), [(0, 0), (0, fill), (0, 0), (0, 0)])
+    packed = packed.reshape(batch, -1, pack, head, head)
     packed = packed.transpose(0, 1, 4, 2, 3).reshape(batch, -1, head, pack * head)
     y, packed = _runner(mix, sizes)(packed, tokens, shared, ids)
     packed = packed.reshape(batch, -1, head, pack, head).transpose(0, 1, 3, 4, 2)
-    return packed.reshape(state.shape), y[:, :time]
+    return packed.reshape(batch, -1, head, head)[:, :heads], y[:, :time, :width]
 
 
 def _runner(mix, sizes):
@@ -116,7 +124,7 @@ def _runner(mix, sizes):
         specs = _Specs(sizes, d_state, ids, backwards=True)
         flat, tree = jax.tree.flatten(shared)
         shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        vector = (ids.shape[0], *flat[0].shape)
+        vectors = [(ids.shape[0], *x.shape) for x in flat]
         d_state, *d_tokens_and_shared = kernel_call(
             _backward_kernel(mix, sizes, tree, len(tokens)),
             "dplr_backward",
@@ -127,7 +135,7 @@ def _runner(mix, sizes):
             out_specs=[specs.state] + [specs.tokens] * len(tokens) + [specs.row_vector] * len(flat),
             out_shape=[shape(d_state.shape)]
             + [shape(tokens[0].shape)] * len(tokens)
-            + [shape(vector)] * len(flat),
+            + [shape(vector) for vector in vectors],
             scratch_shapes=[pltpu.VMEM((sizes.packs, sizes.head, sizes.lanes), jnp.float32)],
             semantics=("parallel", "parallel", "arbitrary"),
         )(ids[..., None], ids[:, :, None], d_state, borders, inverses, d_y, *tokens, *flat)
@@ -241,7 +249,9 @@ def _places(sizes):
 
 
 class _Masks(NamedTuple):
-    """visible, earlier (c, P c): who reads whom; first, last (c, 1); carried (1, 1)."""
+    """visible, earlier (c, P c): who reads whom; first, last (c, 1); carried (1, 1); reads (c, c):
+    visible once, as ones and zeros.
+    """
 
     visible: jax.Array
     earlier: jax.Array

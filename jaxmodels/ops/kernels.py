@@ -7,6 +7,7 @@ kernel by itself.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
 SUBLANES, LANES = 8, 128  # of a register
+FAST_MEMORY = 64 * 2**20  # bytes a kernel may use: half of what v5e and v6e have
 
 
 def kernel_call(body, name, *, semantics, **options):
@@ -33,7 +35,9 @@ def kernel_call(body, name, *, semantics, **options):
             functools.partial(body, exact=interpret),
             name=name,
             interpret=interpret,
-            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=semantics, vmem_limit_bytes=FAST_MEMORY
+            ),
             **options,
         )
 
@@ -43,10 +47,25 @@ def kernel_call(body, name, *, semantics, **options):
     return call
 
 
-def block_of(width: int, most: int) -> int:
-    """Lanes of a block: the largest multiple of 128 that divides `width`, up to `most`, or all."""
-    fitting = [n for n in range(LANES, most + 1, LANES) if width % n == 0]
-    return max(fitting, default=width)
+def blocks_of(count: int, size: int, most: int) -> tuple[int, int]:
+    """How `count` things of `size` lanes each are cut into blocks of `most` lanes or fewer.
+
+    Returns:
+      (things a block: all of them, or a number that fills registers; how many things fill the
+      blocks, some of them padding if no such number divides them).
+    """
+    if count * size <= most:
+        return count, count
+    step = LANES // math.gcd(LANES, size)
+    largest = max(most // size // step, 1) * step
+    fitting = [n for n in range(step, largest + 1, step) if count % n == 0]
+    block = max(fitting, default=largest)
+    return block, -(-count // block) * block
+
+
+def chunks_of(chunk_size: int, time: int) -> int:
+    """Tokens a chunk: all there are, or `chunk_size` rounded up to whole registers."""
+    return min(time, -(-chunk_size // SUBLANES) * SUBLANES)
 
 
 def eights(x: jax.Array) -> jax.Array:

@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.kernels import SUBLANES, block_of, eights, kernel_call
+from jaxmodels.ops.kernels import SUBLANES, blocks_of, eights, kernel_call
 
 TOKENS, WIDTH = 256, 512  # of a block
 
 
 def conv_silu_kernel(state, xs, taps, bias, reset=None):
     """silu of `short_conv` with the same arguments and results; at most 7 taps."""
-    batch, time = xs.shape[:2]
+    batch, time, width = xs.shape
     number = taps.shape[1]
     before = number - 1
     since, left, left_before = _distances(reset, batch, time, before)
@@ -27,7 +27,12 @@ def conv_silu_kernel(state, xs, taps, bias, reset=None):
     padded = jnp.concatenate([state, xs[:, max(time - before, 0) :]], 1)[:, -before:]
     age = jnp.arange(before - 1, -1, -1)
     last = jnp.where((since[:, -1:] >= age[None])[..., None], padded, 0.0)
-    return last, _run(state, xs, taps, bias, since, left, left_before)
+    fill = blocks_of(width, 1, WIDTH)[1] - width
+    channels = [
+        jnp.pad(x, [(0, 0)] * axis + [(0, fill)] + [(0, 0)] * (x.ndim - 1 - axis))
+        for x, axis in ((state, 2), (xs, 2), (taps, 0), (bias, 0))
+    ]
+    return last, _run(*channels, since, left, left_before)[..., :width]
 
 
 def _distances(reset, batch, time, before):
@@ -123,7 +128,7 @@ class _Specs:
     def __init__(self, xs, number):
         batch, self.time, width = xs.shape
         self.size = min(TOKENS, -(-self.time // SUBLANES) * SUBLANES)
-        self.lanes = block_of(width, WIDTH)
+        self.lanes = blocks_of(width, 1, WIDTH)[0]
         blocks = -(-self.time // self.size)
         self.grid = (batch, width // self.lanes, blocks)
         eights = self.size // SUBLANES

@@ -24,11 +24,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.chunks import same_segment, segment_cumsum, segment_ids
-from jaxmodels.ops.kernels import LANES, kernel_call
+from jaxmodels.ops.kernels import LANES, blocks_of, chunks_of, kernel_call
 from jaxmodels.ops.ssd import GRAIN, LEAST
 from jaxmodels.ops.ssd_chunk import Inputs, Sizes, backward_chunk, forward_chunk
 
-WIDTH = 1024  # channels of a block of heads
+WIDTH = 1024  # channels of a block of heads, with chunks and states of 128
 
 
 def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype=jnp.float32):
@@ -50,7 +50,7 @@ def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     """
     batch, time, width = x.shape
     heads = a.shape[0]
-    size = min(chunk_size, time)
+    size = chunks_of(chunk_size, time)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
 
@@ -59,14 +59,17 @@ def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
 
     # Behind the last token nothing decays and nothing is written.
     x, delta, b, c, reset = (padded(z.astype(jnp.float32)) for z in (x, delta, b, c, reset))
-    reset = reset != 0
-    ids, decays = _decays(a, delta, reset, size, width // heads)
-    head = width // heads
-    fitting = [h for h in range(1, heads) if heads % h == 0 and h * head % LANES == 0]
-    block = max((h for h in fitting if h * head <= WIDTH), default=heads)
+    head, states = width // heads, state.shape[1]
+    block, filled = blocks_of(heads, head, WIDTH * 2 * LANES // (size + states))
+    fill = filled - heads
+    x, state = (jnp.pad(z, [(0, 0), (0, 0), (0, fill * head)]) for z in (x, state))
+    delta = jnp.pad(delta, [(0, 0), (0, 0), (0, fill)])
+    a, d = (jnp.pad(z, (0, fill)) for z in (a, d))
+    ids, decays = _decays(a, delta, reset != 0, size, head)
     sizes = Sizes(size, head, block, jnp.dtype(dtype))
-    d = jnp.repeat(d, width // heads)[None]
+    d = jnp.repeat(d, head)[None]
     y, state = _run(sizes, state.astype(jnp.float32), x, b, c, d, ids, delta, decays)
+    state, y = state[..., :width], y[..., :width]
     return state, y[:, :time]
 
 
@@ -123,7 +126,7 @@ def _forward(sizes, state, x, b, c, d, ids, delta, decays, *, keep):
         functools.partial(forward_chunk, sizes, keep),
         "ssd_forward",
         grid=specs.grid,
-        in_specs=[*specs.inputs, specs.final],
+        in_specs=[*specs.inputs, specs.start],
         out_specs=outputs,
         out_shape=shapes,
         scratch_shapes=[specs.pairs_memory, specs.state_memory],
@@ -145,7 +148,7 @@ def _run_backward(sizes, saved, cotangents):
         functools.partial(backward_chunk, sizes),
         "ssd_backward",
         grid=specs.grid,
-        in_specs=[*specs.inputs, specs.channels, specs.border, specs.final],
+        in_specs=[*specs.inputs, specs.channels, specs.border, specs.start],
         out_specs=[specs.channels, specs.shared, specs.shared]
         + [specs.column] * 4
         + [specs.row, specs.chunk, specs.chunk, specs.final],
@@ -226,7 +229,14 @@ class _Specs:
         self.chunk = spec((1, 1, 1, lanes), lambda b, t, h: (b, t, 0, h))
         vector = spec((1, lanes), lambda b, t, h: (0, h))
         self.border = spec((1, 1, states, lanes), lambda b, t, h: (b, t, 0, h))
-        self.final = spec((1, states, lanes), lambda b, t, h: (b, 0, h))
+        # Each block of heads comes and goes once, not once a chunk.
+        last = self.grid[2] - 1
+        self.start = pl.BlockSpec(
+            (1, states, lanes), lambda b, t, h: (b, 0, jnp.where(t == 0, h, last))
+        )
+        self.final = pl.BlockSpec(
+            (1, states, lanes), lambda b, t, h: (b, 0, jnp.where(t == self.chunks - 1, h, 0))
+        )
         self.inputs = Inputs(
             *(self.channels, self.shared, self.shared, id_column, id_row),
             *[self.column] * 5,

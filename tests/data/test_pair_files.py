@@ -45,6 +45,7 @@ def test_json_lines_and_tables(tmp_path):
         ("a.csv", 'article,highlights\n"long"x,short\n', ":2: not valid CSV"),
         ("a.json", "[]", "expected SQuAD, an object with the field data, got a JSON list"),
         ("a.json", '{"data": [{"title": "a"}]}', "an article: field 'paragraphs' is missing"),
+        ("a.json", '{"data": [3]}', "an article: expected an object with the field 'paragraphs'"),
     ],
 )
 def test_what_is_wrong_with_a_line(tmp_path, name, text, words):
@@ -90,6 +91,7 @@ def test_two_files_line_by_line(tmp_path):
         ("one\n", "a.en: 2 lines, but .*a.es has 1; line by line"),
         ("uno\n \n", "a.en:2: the answer is empty"),
         (None, "expected two files, QUESTIONS.ANSWERS; .*a.es is no file"),
+        (" \nuno\n", "a.en:1: the answer is empty"),
     ],
 )
 def test_two_files_that_do_not_fit(tmp_path, other, words):
@@ -98,3 +100,17 @@ def test_two_files_that_do_not_fit(tmp_path, other, words):
         (tmp_path / "a.es").write_text(other)
     with pytest.raises(UserError, match=words):
         read_all([f"{tmp_path / 'a.en'}+{tmp_path / 'a.es'}"])
+
+
+def test_files_are_read_once_and_a_plus_may_be_part_of_a_name(tmp_path):
+    folder = tmp_path / "c++"
+    folder.mkdir()
+    path = folder / "a.jsonl"
+    path.write_text('{"input": "a", "output": "b"}\n')
+    (folder / "other.json").write_text("{}")  # of a folder, files of questions alone are read
+    for given in ([str(path)], [str(path), str(folder)], [f"{folder}/*.jsonl"]):
+        assert [(p.question, p.answer) for p in read_all(given)] == [("a", "b")]
+    empty = tmp_path / "empty.csv"
+    empty.write_text("input,output\n")
+    with pytest.raises(UserError, match=r"empty\.csv: no question with an answer"):
+        read_all([str(empty)])

@@ -83,3 +83,46 @@ def test_the_compiler_schedules_the_kernels(tmp_path):
     assert all(kernel["unknown_loops"] == 0 for kernel in row["kernels"].values())
     assert 0.0 < row["kinds"]["kernel"] < 1.0
     assert "tpu_custom_call" not in row["without_estimate"]
+
+
+ODD_SIZES = """\
+import sys
+from train import compile as aot
+aot.prepare_environment(aot.find_libtpu())
+import jax, jax.numpy as jnp
+jax.config.update("jax_platforms", "cpu")
+from eval.bench.layer import compile_function
+from jaxmodels.ops import norm_kernels, short_conv_kernel, ssd_kernel, dplr_kernel, wkv4_kernel
+from jaxmodels.ops.wkv4 import WKV4State
+
+device = aot.topology_devices("v5e:2x2")[0]
+f32 = lambda *dims: jax.ShapeDtypeStruct(dims, "float32")
+B, T = 3, 100
+
+def both(function, *arguments):
+    def run(*arguments):
+        out, back = jax.vjp(function, *arguments)
+        return back(out)
+
+    compile_function(run, arguments, device)
+
+vectors = f32(50), f32(50)
+both(wkv4_kernel.wkv4_kernel, WKV4State(*[f32(B, 50)] * 3), f32(B, T, 50), f32(B, T, 50), *vectors)
+both(short_conv_kernel.conv_silu_kernel, f32(B, 6, 3000), f32(B, T, 3000), f32(3000, 7), f32(3000))
+both(norm_kernels.layer_norm_kernel, f32(B, T, 320), f32(320), f32(320))
+for heads, chunk, dtype in ((53, 50, "bfloat16"), (32, 256, "float32")):
+    parts = f32(B, 128, heads * 64), f32(B, 300, heads * 64), f32(B, 300, heads), f32(heads)
+    parts = *parts, f32(B, 300, 128), f32(B, 300, 128), f32(heads)
+    both(lambda *each: ssd_kernel.ssd_kernel(*each, chunk_size=chunk, dtype=dtype), *parts)
+mix = lambda recur, tokens, shared, head_sum: recur(*tokens)
+tokens = [f32(B, T, 15 * 64)] * 6
+delta_rule = lambda s, *t: dplr_kernel.dplr_kernel(mix, s, t, {}, chunk_size=50)
+both(delta_rule, f32(B, 15, 64, 64), *tokens)
+print("all compiled")
+"""
+
+
+@needs_libtpu
+def test_odd_sizes_compile():
+    """What no block divides is padded; what is larger than usual makes smaller blocks."""
+    assert run_program([sys.executable, "-c", ODD_SIZES]).stdout.endswith("all compiled\n")
