@@ -127,7 +127,7 @@ def _tsv(path: Path) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
-    csv.field_size_limit(2**31 - 1)  # an article is longer than the usual 131,072 characters
+    usual = csv.field_size_limit(2**31 - 1)  # of all readers: 131,072, less than an article has
     rows = csv.DictReader(io.StringIO(read_text(path).decode("utf-8"), newline=""), strict=True)
     try:
         question, answer = _fields(rows.fieldnames or [], f"{path}:1")
@@ -135,6 +135,8 @@ def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
             yield f"{path}:{rows.line_num}", row[question], row[answer]
     except csv.Error as error:
         raise UserError(f"{path}:{rows.line_num + 1}: not valid CSV, {error}") from error
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _squad(path: Path) -> Iterator[tuple[str, Any, Any]]:
