@@ -127,8 +127,9 @@ def _tsv(path: Path) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
+    text = io.StringIO(read_text(path).decode("utf-8"), newline="")
     usual = csv.field_size_limit(2**31 - 1)  # of all readers: 131,072, less than an article has
-    rows = csv.DictReader(io.StringIO(read_text(path).decode("utf-8"), newline=""), strict=True)
+    rows = csv.DictReader(text, strict=True)
     try:
         question, answer = _fields(rows.fieldnames or [], f"{path}:1")
         for row in rows:
