@@ -252,7 +252,7 @@ def backward(chunk, time):
     return gradient, compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("time", [21, 1024])
+@pytest.mark.parametrize("time", [pytest.param(21, marks=pytest.mark.slow), 1024])
 def test_p23_remat_leaves_gradients_alone(time):
     """To 1e-6 of the gradient's length: sums over tokens, in two orders."""
     want, _ = backward(0, time)
@@ -347,7 +347,11 @@ def test_input_gain():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"dtype": "bfloat16"}, pytest.param({"core": "rwkv4"}, marks=pytest.mark.slow)],
+    [
+        {},
+        pytest.param({"dtype": "bfloat16"}, marks=pytest.mark.slow),
+        pytest.param({"core": "rwkv4"}, marks=pytest.mark.slow),
+    ],
     ids=["float32", "bfloat16", "rwkv4"],
 )
 def test_16k_tokens_stay_finite(changes):
