@@ -252,7 +252,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=9, help="measurements of each")
     parser.add_argument("--lengths", action="store_true", help="cost a token at 256 and 16,384")
     parser.add_argument("--depths", action="store_true", help="compile time at 6 and 24 layers")
-    parser.add_argument("--topology", metavar="NAME", help="predict for a TPU, e.g. v5e:2x2")
+    parser.add_argument(
+        "--topology", metavar="NAME", help="predict for a TPU, v5e:2x2; options: tpu -h"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     args = parser.parse_args(argv)
     found = {}

@@ -68,7 +68,9 @@ class MambaConfig:
         if self.version == 2 and self.dt_rank is not None:
             raise UserError("dt_rank belongs to version 1; leave it None")
         not_negative(self, "l2_wrap", "remat_chunk")
-        one_of(self, "kernel", ("xla", "pallas") if self.version == 2 else ("xla",))
+        one_of(self, "kernel", ("xla", "pallas"))
+        if self.version == 1 and self.kernel != "xla":
+            raise UserError("kernel: version 1 has none of its own; leave it 'xla'")
         _ = self.cell  # validates its own fields
 
     @property

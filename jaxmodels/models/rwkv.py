@@ -69,7 +69,9 @@ class RWKVConfig:
             raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
         positive(self, "vocab_size", "width", "num_layers")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        one_of(self, "kernel", ("xla",) if self.version == 6 else ("xla", "pallas"))
+        one_of(self, "kernel", ("xla", "pallas"))
+        if self.version == 6 and self.kernel != "xla":
+            raise UserError("kernel: version 6 has none of its own; leave it 'xla'")
         not_negative(self, "l2_wrap", "remat_chunk")
         if self.ranks is not None:
             names = RANKS.get(self.version)

@@ -172,6 +172,31 @@ def test_config_round_trip(name):
     assert again == model.config
 
 
+@pytest.mark.parametrize("name", ["rwkv/4", "rwkv/7", "mamba/2"])
+def test_kernels_change_nothing(name):
+    """Logits, states and gradients are those of XLA's form, the layers' norms included."""
+    plain = shaken(small(name), 0)
+    kernels = jax.tree.unflatten(
+        jax.tree.structure(small(name, kernel="pallas")), jax.tree.leaves(plain)
+    )
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (BATCH, TIME)).astype(np.int32)
+    reset = rng.random((BATCH, TIME)) < 0.15
+
+    def loss(model):
+        state, out = model(model.initial_state(BATCH), tokens, reset)
+        return jnp.sum(jnp.sin(out.logits)), (out.logits, state)
+
+    both = quick_jit(jax.value_and_grad(loss, has_aux=True))
+    near(both(kernels), both(plain))
+
+
+@pytest.mark.parametrize("name", ["rwkv/6", "mamba/1"])
+def test_versions_without_kernels_say_so(name):
+    with pytest.raises(UserError, match=f"version {name[-1]} has none of its own"):
+        small(name, kernel="pallas")
+
+
 def test_learns_a_pattern():
     """A model that copies the token of three steps before learns it within 60 updates."""
     rng = np.random.default_rng(0)
