@@ -102,7 +102,10 @@ def curves(
     markers: bool = False,
     height: float = 2.6,
 ) -> Figure:
-    """Lines over training steps, each named at its end, with dashed horizontal `levels`."""
+    """Lines over training steps, each named at its end, with dashed horizontal `levels`.
+
+    An `ylabel` that starts with % is of shares, 0 to 100.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(7.4, height)
         ends = []
@@ -128,6 +131,9 @@ def curves(
         axes.margins(x=0.01, y=0.08)
         if levels:
             _crop_start(axes, lines, levels)
+        if ylabel.startswith("%"):  # there are none beyond 0 and 100
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, -1.0), min(high, 101.0))
         if list(lines) != [ylabel] or levels:
             _name_ends(figure, axes, ends)
     return figure

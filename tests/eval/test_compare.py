@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import jaxmodels
+from eval import figures
 from eval.compare import claims, memory, runs, table
 from eval.compare.__main__ import main
 from eval.log import read_log
@@ -180,3 +181,10 @@ def test_a_file_without_runs_is_refused(tmp_path):
     (tmp_path / "a.md").write_text("text")
     with pytest.raises(runs.UserError, match=r"not a Python file"):
         runs.read_runs(str(tmp_path / "a.md"), [0], [], [])
+
+
+@pytest.mark.parametrize("values", [[100.0, 100.0], [0.0, 0.0], [0.0, 100.0], [97.0, 99.0]])
+def test_shares_are_drawn_between_0_and_100(values):
+    figure = figures.curves({"a": ([6, 12], values)}, ylabel="% exact")
+    low, high = figure.axes[0].get_ylim()
+    assert -1.0 <= low < min(values) + 1e-9 and max(values) <= high <= 101.0
