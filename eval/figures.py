@@ -133,7 +133,7 @@ def curves(
             _crop_start(axes, lines, levels)
         if ylabel.startswith("%"):  # there are none beyond 0 and 100
             low, high = axes.get_ylim()
-            axes.set_ylim(max(low, -1.0), min(high, 101.0))
+            axes.set_ylim(max(low, -0.5), min(high, 100.5))
         if list(lines) != [ylabel] or levels:
             _name_ends(figure, axes, ends)
     return figure
