@@ -55,13 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     """Evaluates, writes eval.json (not for other text than the run's) and the report."""
+    from eval.evaluators.text import evaluate
     from eval.log import device_description, versions
-    from eval.metrics import evaluate
-    from eval.report import write_report
+    from eval.report.run_page import write_report
     from eval.run import load_run, markov_baselines
     from jaxmodels import count_parameters
     from jaxmodels.data import take
-    from train.data import labeller_of
+    from train.tasks.text import labeller_of
 
     if flags.batch_size < 1:
         raise UserError(f"--batch-size={flags.batch_size}: give 1 or more")
@@ -116,14 +116,14 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
 def answers_questions(workdir: str) -> bool:
     """Whether a run is about questions and answers."""
     from eval.log import read_log
-    from train.config import PAIR_FORMATS
+    from train.config.schema import PAIR_FORMATS
 
     return read_log(workdir).config.get("data", {}).get("format") in PAIR_FORMATS
 
 
 def run_answers(flags: argparse.Namespace, command: str) -> tuple[dict, list[str]]:
     """-> (what `answers.json` holds, paths of what was written)."""
-    from eval.answers.measure import measure, write
+    from eval.evaluators.answers import measure, write
 
     if flags.data or flags.max_bytes or flags.whole_documents:
         raise UserError("--data, --max-bytes and --whole-documents are for runs on text")
@@ -146,7 +146,7 @@ def show_answers(result: dict, written: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.answers.page import NAMES, lead, shown
+    from eval.report.answers_page import NAMES, lead, shown
 
     splits = result["splits"]
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"

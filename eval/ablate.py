@@ -25,7 +25,13 @@ from typing import Any
 
 from eval.log import Log, device_description, read_log, versions
 from jaxmodels.errors import UserError
-from train.config import apply_overrides, differences, load_config, read_config, validate_config
+from train.config.schema import (
+    apply_overrides,
+    differences,
+    load_config,
+    read_config,
+    validate_config,
+)
 
 Ablations = Mapping[str, Mapping[str, Any]]
 EVALUATIONS = 10  # a run, evenly spaced: early trouble shows in their mean
@@ -125,15 +131,15 @@ def summarise(logs: Mapping[str, Sequence[Log]]) -> list[dict[str, Any]]:
 
 def write_page(workdir: Path, result: Mapping[str, Any], logs: Mapping[str, Sequence[Log]]) -> Path:
     """`ablations.html`: bars, curves of the first seed, the table, and what each run changed."""
-    from eval import figures, page
+    from eval.report import figures, html
 
     rows = result["rows"]
     known = [row for row in rows if row["final"] is not None]
     parts = [
-        page.heading(
+        html.heading(
             f"Ablations · {result['config']}", f"{result['steps']} steps, seeds {result['seeds']}"
         ),
-        page.paragraph(
+        html.paragraph(
             "Validation bits per byte after the same number of steps on the same text; lower is "
             "better. "
             f"Compared with “{rows[0]['name']}”; ± is the standard deviation over seeds.",
@@ -144,13 +150,13 @@ def write_page(workdir: Path, result: Mapping[str, Any], logs: Mapping[str, Sequ
         values = {row["name"]: (row["final"], row["final_spread"]) for row in known}
         figure = figures.bars(values, xlabel="bits per byte", origin=rows[0]["final"])
         parts.append(
-            page.picture(figures.svg(figure, "bars"), "Final value, from that of the first.")
+            html.picture(figures.svg(figure, "bars"), "Final value, from that of the first.")
         )
     lines = {name: runs[0].bits_per_byte("valid") for name, runs in logs.items() if runs}
     lines = {name: line for name, line in lines.items() if line[1]}
     if lines:
         figure = figures.curves(lines, ylabel="bits per byte", markers=True, height=3.6)
-        parts.append(page.picture(figures.svg(figure, "lines"), "Validation, first seed of each."))
+        parts.append(html.picture(figures.svg(figure, "lines"), "Validation, first seed of each."))
     header = ["", "final", "change", "mean along the run", "largest gradient norm", "halted"]
     cells = [
         [
@@ -169,10 +175,10 @@ def write_page(workdir: Path, result: Mapping[str, Any], logs: Mapping[str, Sequ
     }
     made = {"command": result["command"], "device": result["device"]}
     made["versions"] = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-    parts += [page.table(header, cells, strong=[0]), page.section("What each changes")]
-    parts += [page.facts(changes), page.section("How it was made"), page.facts(made, ("command",))]
+    parts += [html.table(header, cells, strong=[0]), html.section("What each changes")]
+    parts += [html.facts(changes), html.section("How it was made"), html.facts(made, ("command",))]
     path = workdir / "ablations.html"
-    path.write_text(page.page("Ablations", parts), encoding="utf-8")
+    path.write_text(html.page("Ablations", parts), encoding="utf-8")
     return path
 
 

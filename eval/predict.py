@@ -10,7 +10,7 @@ one a line, line breaks within one as \\n; with --show also after each round of 
 import argparse
 import sys
 
-from eval.page import printable
+from eval.report.html import printable
 from jaxmodels.errors import UserError
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--show", action="store_true", help="the answer after every round")
     flags = parser.parse_args(arguments)
     try:
-        from eval.answers.asking import HRLMInference
+        from eval.evaluators.infer import HRLMInference
 
         questions = [line for line in _asked(flags.input) if line.strip()]
         if not questions:

@@ -8,13 +8,13 @@ from typing import Any
 import absl.logging
 import numpy as np
 
+from eval.evaluators.markov import baselines
 from eval.log import read_log
-from eval.markov import baselines
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
-from train.checkpoint import TrainedModel, load_model
-from train.config import reads_pairs
-from train.data import corpus_of
+from train.config.schema import reads_pairs
+from train.io.checkpoint import TrainedModel, load_model
+from train.tasks.text import corpus_of
 
 
 @dataclass(frozen=True)

@@ -112,12 +112,12 @@ def sample(
 
     Args:
         model: anything with `initial_state`, a call and `step` (a left-to-right language model).
-        tokenizer: see `jaxmodels.data.tokenizers`.
+        tokenizer: see `jaxmodels.data.tokenizers.byte_word`.
         prompt: may be empty: then the text starts after a line break (or padding, for words).
         tokens: how many tokens to draw; None goes on for ever.
         choice: see `Choice`.
         seed: the same seed, prompt and model give the same text.
-        session: a `jaxmodels.convert.state.Session` of one row to go on from, or with a state of
+        session: a `jaxmodels.session.Session` of one row to go on from, or with a state of
             None to begin. When all is drawn, it is brought up to date and stands after the last
             token. An empty prompt adds nothing to a session.
 
@@ -212,8 +212,8 @@ def _session(flags: argparse.Namespace, model):
         raise UserError("--state-out: with --follow there is no last token; give --tokens N")
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
-    from jaxmodels.convert.state import Session, load_session
     from jaxmodels.convert.tensors import must_be_new
+    from jaxmodels.session import Session, load_session
 
     if flags.state_out:
         must_be_new(Path(flags.state_out))  # now, not when all is drawn
@@ -269,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(piece, end="", flush=True)
         print()
         if flags.state_out:
-            from jaxmodels.convert.state import save_session
+            from jaxmodels.session import save_session
 
             save_session(session, trained.model, flags.state_out)
     except UserError as error:

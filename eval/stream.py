@@ -129,8 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace, command: str) -> dict:
-    from eval import figures, page
     from eval.log import device_description, versions
+    from eval.report import figures, html
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
@@ -153,12 +153,12 @@ def _run(flags: argparse.Namespace, command: str) -> dict:
     steps = [(i + 1) * flags.window for i in range(len(losses))]
     figure = figures.curves({"loss": (steps, losses)}, ylabel="loss", xlabel="tokens read")
     caption = "Nats a token, of each window; the state is handed on and never reset."
-    parts = [page.heading("Stream", folder.resolve().name), page.paragraph(found["says"], "lead")]
+    parts = [html.heading("Stream", folder.resolve().name), html.paragraph(found["says"], "lead")]
     parts += [
-        page.picture(figures.svg(figure, "stream"), caption),
-        page.facts({"made by": command}),
+        html.picture(figures.svg(figure, "stream"), caption),
+        html.facts({"made by": command}),
     ]
-    (folder / "stream.html").write_text(page.page("Stream", parts), encoding="utf-8")
+    (folder / "stream.html").write_text(html.page("Stream", parts), encoding="utf-8")
     return found
 
 

@@ -16,11 +16,17 @@ from ml_collections import ConfigDict
 import jaxmodels
 from jaxmodels.data import tokenizer_from_json
 from jaxmodels.errors import UserError
-from train.agree import together
-from train.checkpoint import load_model
-from train.config import apply_overrides, load_config, read_config, reads_pairs, validate_config
+from train.config.schema import (
+    apply_overrides,
+    load_config,
+    read_config,
+    reads_pairs,
+    validate_config,
+)
+from train.devices.malloc import keep_freed_memory
+from train.devices.processes import together
+from train.io.checkpoint import load_model
 from train.loop import RunResult, run
-from train.memory import keep_freed_memory
 from train.model import model_fields
 
 PROMPT, SAMPLE_TOKENS = "The people of ", 300
@@ -191,11 +197,11 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
 
 def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
     """Some questions of the validation split with the model's answers, and what to do next."""
-    from eval.answers.asking import HRLMInference
-    from eval.page import printable
-    from eval.report import write_report
-    from jaxmodels.data.pairs import fitting
-    from train.pairs import pairs_of
+    from eval.evaluators.infer import HRLMInference
+    from eval.report.html import printable
+    from eval.report.run_page import write_report
+    from jaxmodels.data.pairs.rows import fitting
+    from train.tasks.answers import pairs_of
 
     workdir = shlex.quote(str(args.workdir))
     corpus, model = pairs_of(config), jaxmodels.make_config(config.model, **model_fields(config))
@@ -216,7 +222,7 @@ def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -
 
 def _sample(workdir: Path, step: int) -> None:
     """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
-    from eval.page import printable
+    from eval.report.html import printable
     from eval.sample import sample
 
     tokenizer = tokenizer_from_json((workdir / "tokenizer.json").read_text(encoding="utf-8"))
@@ -228,7 +234,7 @@ def _sample(workdir: Path, step: int) -> None:
 
 
 def _report(workdir: Path) -> str:
-    from eval.report import write_report
+    from eval.report.run_page import write_report
 
     return str(write_report(workdir))
 

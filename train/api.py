@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jaxmodels
-from train.config import apply_overrides, complete_config, validate_config
+from train.config.schema import apply_overrides, complete_config, validate_config
 from train.loop import RunResult, run
 
 
@@ -50,7 +50,7 @@ def train_text_corpus(
 
     Args:
       paths: files, folders or globs; none = the packaged corpus.
-      workdir: folder of the run; `train.checkpoint.load_model(workdir)` reads the result.
+      workdir: folder of the run; `train.io.checkpoint.load_model(workdir)` reads the result.
       config: a complete config; by default that of `text_config(model, changes)`.
       model, changes: see `text_config`; not together with `config`.
       resume: continue the run in `workdir`.

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
-from train.config import load_config
+from train.config.schema import load_config
 
 # name in a topology -> (number of axes, an example, HBM of a chip in GiB)
 GENERATIONS = {
@@ -151,7 +151,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
     """
     import jax
 
-    from train.parallel import build_train_step
+    from train.devices.placement import build_train_step
 
     generation, sizes = parse_topology(topology)
     devices = topology_devices(topology, slices)

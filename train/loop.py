@@ -19,19 +19,19 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from train.agree import together
-from train.checkpoint import Checkpoints, restore, saved_steps
-from train.config import to_json
-from train.curriculum import length_at, lengths_of
-from train.data import Data, open_data
-from train.metrics import RunLog, digest, plain
-from train.optimizer import flatten, unflatten
-from train.parallel import Placement, build_train_step
-from train.progress import ProgressLine, describe
-from train.steering import Steering, lowered
+from train.config.schema import to_json
+from train.control.controller import Steering, lowered
+from train.control.monitor import Watch
+from train.devices.placement import Placement, build_train_step
+from train.devices.processes import together
+from train.io.checkpoint import Checkpoints, restore, saved_steps
+from train.io.log import RunLog, digest, plain
+from train.io.progress import ProgressLine, describe
+from train.io.warm_start import begin_from
+from train.optim.build import flatten, unflatten
 from train.step import TrainState, component_names, main_term
-from train.warm import begin_from
-from train.watch import Watch
+from train.tasks.lengths import length_at, lengths_of
+from train.tasks.text import Data, open_data
 
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices
 
@@ -67,8 +67,7 @@ def run(
     """Train an experiment in a folder; see the README for what the folder then holds.
 
     Args:
-      config: complete config (`train.config.load_config`); `model_config.vocab_size` is resolved in
-        it.
+      config: complete config (`load_config`); `model_config.vocab_size` is resolved in it.
       workdir: folder of the run, made if absent.
       resume: continue from the newest whole checkpoint (from the start if there is none yet).
         Without it a folder that holds a run is refused.

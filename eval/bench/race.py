@@ -22,13 +22,13 @@ from rich.table import Table
 import jaxmodels
 from jaxmodels.data import eval_stream, num_target_bytes, pieces
 from jaxmodels.errors import UserError
-from train.config import load_config
-from train.data import my_rows, open_data
+from train.config.schema import load_config
+from train.devices.malloc import keep_freed_memory
+from train.devices.placement import build_train_step
 from train.loop import evaluate
-from train.memory import keep_freed_memory
 from train.model import build_model
-from train.parallel import build_train_step
 from train.step import init_train_state
+from train.tasks.text import my_rows, open_data
 
 # nanoGPT's CPU recipe in PyTorch on a quiet two-core machine: its last loss and when it had it.
 REFERENCE = ("nanoGPT, 0.81M parameters (PyTorch, another run)", 152.0, 1.918)

@@ -40,8 +40,8 @@ def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) 
     """
     import jax
 
-    from train.config import complete_config
-    from train.parallel import build_train_step
+    from train.config.schema import complete_config
+    from train.devices.placement import build_train_step
 
     given = {"model": preset, "model_config": {"remat": remat} | fields}
     given |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}

@@ -11,11 +11,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eval.log import json_object, read_log
-from eval.matrix.plan import fill_model_fields
-from eval.matrix.runner import folder_name
+from eval.sweep.plan import fill_model_fields
+from eval.sweep.runner import folder_name
 from jaxmodels.errors import UserError
-from train.config import apply_overrides, differences, load_config, read_config, validate_config
-from train.config_file import returned_by
+from train.config.file import returned_by
+from train.config.schema import (
+    apply_overrides,
+    differences,
+    load_config,
+    read_config,
+    validate_config,
+)
 
 MEMORY = "memory"  # beside the runs' names
 ENOUGH = 0.9  # exact share of validation that counts as converged (L-70, L-72)
@@ -86,7 +92,7 @@ def train_and_measure(run: Run, workdir: Path, command: str, say=print) -> None:
     """
     import jax
 
-    from eval.answers import measure
+    from eval.evaluators import answers as measure
     from train.loop import run as train
 
     folder = run.folder(workdir)
@@ -119,7 +125,7 @@ def train_and_measure(run: Run, workdir: Path, command: str, say=print) -> None:
 
 def _measured(folder: Path) -> bool:
     """Whether its answers are those of `measure` as it is called here: by hand one may ask less."""
-    from eval.answers.measure import MOST
+    from eval.evaluators.answers import MOST
 
     found = json_object(folder / "answers.json")
     if not found:

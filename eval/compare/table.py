@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval import figures, page
-from eval.answers.page import shown
 from eval.compare import claims
+from eval.report import figures
+from eval.report import html as page
+from eval.report.answers_page import shown
 
 SCORES = {
     "exact": "exact",

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.diagnostics.gates import Verdict
 from eval.diagnostics.reading import token_losses
-from train.optimizer import flatten, unflatten
+from train.optim.build import flatten, unflatten
 
 # What makes Mamba's step size, by the names in cells/mamba1.py and mamba2.py.
 STEP_SIZE = ("dt_bias", "dt_proj")
@@ -50,7 +50,7 @@ def labeller(model) -> Callable[[str], str]:
 
 
 def component_norms(grads: Mapping[str, jax.Array], label: Callable[[str], str]) -> dict:
-    """{component: Norms} of gradients by name, e.g. of `train.optimizer.flatten`."""
+    """{component: Norms} of gradients by name, e.g. of `train.optim.build.flatten`."""
     squares, counts = {}, {}
     for name, grad in grads.items():
         component = label(name).split("/")[0]

@@ -15,7 +15,7 @@ from eval.diagnostics.reading import BLOCK, ROWS, excerpts, read, token_losses
 from eval.log import Log
 from jaxmodels.models.language import LanguageModel
 from jaxmodels.models.observe import observe_layer
-from train import flags
+from train.control import health
 
 PATHS = ("rwkv", "mamba", "gla")
 PARTS = ("states", "components", "probes", "identity", "collapse")
@@ -159,7 +159,7 @@ def _path(layer, name: str, cosine) -> dict:
     """The numbers of one path of one layer. Arrays of `layer`: (T, B, ...)."""
     history = layer[f"{name}_state"]
     last, mean = history[-1], float(cosine.mean())
-    entropy, ranks = flags.state_entropy(last), states.effective_rank(last)
+    entropy, ranks = health.state_entropy(last), states.effective_rank(last)
     found = {
         "norm": states.state_norm(last),
         "entropy": entropy,
@@ -194,7 +194,7 @@ def _at_start(fresh, tokens, context: int) -> list[Verdict]:
     for name in PATHS:
         last = [layer[f"{name}_state"][-1] for layer in seen if f"{name}_state" in layer]
         if last:
-            entropy = float(np.mean([flags.state_entropy(x) for x in last]))
+            entropy = float(np.mean([health.state_entropy(x) for x in last]))
             verdict = gates.entropy_at_start(entropy, last[0].shape[-1])
             verdicts.append(dataclasses.replace(verdict, gate=f"{verdict.gate}, {name}"))
     return verdicts

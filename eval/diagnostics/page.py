@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from eval import figures, page
+from eval.report import figures, html
 
 MARKS = {"pass": "pass", "warn": "warn", "fail": "FAIL", "skip": "-"}
 STYLES = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
@@ -29,18 +29,18 @@ def compose(result: Result, name: str) -> str:
     """A whole HTML page; `name`: of the run."""
     title = f"Diagnostics · {result['model']} · {name}"
     subtitle = f"step {result['step']}, {result['parameters']:,} parameters, {result['corpus']}"
-    parts = [page.heading(title, subtitle), page.paragraph(_summary(result), "lead")]
-    parts += [page.paragraph(text, "missing") for text in result["missing"]]
+    parts = [html.heading(title, subtitle), html.paragraph(_summary(result), "lead")]
+    parts += [html.paragraph(text, "missing") for text in result["missing"]]
     parts += sections(result)
-    parts += [page.section("How it was made"), page.facts(_made(result), ("command",))]
-    return page.page(title, parts)
+    parts += [html.section("How it was made"), html.facts(_made(result), ("command",))]
+    return html.page(title, parts)
 
 
 def sections(result: Result) -> list[str]:
     """The part between heading and small print, to stand on any page of a run."""
     rows = [[g["gate"], MARKS[g["outcome"]], g["says"]] for g in result["gates"]]
     strong = [i for i, g in enumerate(result["gates"]) if g["outcome"] == "fail"]
-    parts = [page.section("Gates"), page.table(["gate", "outcome", "finding"], rows, strong)]
+    parts = [html.section("Gates"), html.table(["gate", "outcome", "finding"], rows, strong)]
     for part, draw in (
         ("probes", _probes),
         ("states", _states),
@@ -88,9 +88,9 @@ def _probes(result: Result) -> list[str]:
     ]
     rows += _stress(probes) if "forgetting" in probes else []
     return [
-        page.section("Memory"),
-        page.picture(figures.svg(figure, "recall"), caption),
-        page.table(["", "measured"], rows),
+        html.section("Memory"),
+        html.picture(figures.svg(figure, "recall"), caption),
+        html.table(["", "measured"], rows),
     ]
 
 
@@ -118,7 +118,7 @@ def _states(result: Result) -> list[str]:
     layers = result["states"]["layers"]
     if not layers:  # attention alone
         return []
-    parts = [page.section("States")]
+    parts = [html.section("States")]
     for field, label, caption in (
         ("norm", "norm", "Frobenius norm of each layer's state after the text."),
         (
@@ -134,7 +134,7 @@ def _states(result: Result) -> list[str]:
             xs.append(row["layer"])
             ys.append(row[field])
         figure = figures.curves(lines, xlabel="layer", ylabel=label, markers=True)
-        parts.append(page.picture(figures.svg(figure, f"state-{field}"), caption))
+        parts.append(html.picture(figures.svg(figure, f"state-{field}"), caption))
     header = ["layer", "norm", "entropy", "effective rank", "top 5 (noise)", "beyond 5"]
     header += ["cosine", "retention", "W"]
     rows = [
@@ -151,7 +151,7 @@ def _states(result: Result) -> list[str]:
         ]
         for row in layers
     ]
-    return [*parts, page.folded("Every layer", page.table(header, rows))]
+    return [*parts, html.folded("Every layer", html.table(header, rows))]
 
 
 def _flag(row: Mapping[str, Any]) -> str:
@@ -179,9 +179,9 @@ def _components(result: Result) -> list[str]:
         )
     header = ["component", "parameters", "gradient norm", "per parameter", "loss rise without it"]
     return [
-        page.section("Components"),
-        page.table(header, rows),
-        page.paragraph(f"Loss {found['dominance']['loss']:.3f}; {found['dominance']['says']}."),
+        html.section("Components"),
+        html.table(header, rows),
+        html.paragraph(f"Loss {found['dominance']['loss']:.3f}; {found['dominance']['says']}."),
     ]
 
 
@@ -200,7 +200,7 @@ def _identity(result: Result) -> list[str]:
         ["top probability / entropy", _number(collapse["confidence_ratio"])],
         ["signs of mode collapse", ", ".join(collapse["flags"]) or "none"],
     ]
-    return [page.section("Identity"), page.table(["", "measured"], rows)]
+    return [html.section("Identity"), html.table(["", "measured"], rows)]
 
 
 def _made(result: Result) -> dict[str, str]:

@@ -38,7 +38,7 @@ from eval.probes.training import Recipe
 from jaxmodels.cells import CELLS
 from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
-from train.memory import keep_freed_memory
+from train.devices.malloc import keep_freed_memory
 
 
 def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:

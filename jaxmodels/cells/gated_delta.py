@@ -19,7 +19,7 @@ from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, on_last, rms_norm, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
-from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
 from jaxmodels.errors import UserError
-from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
 STATE_NORMS = ("none", "boundary", "per_token")

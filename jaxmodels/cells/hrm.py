@@ -22,7 +22,7 @@ from jaxmodels.cells.checks import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
-from jaxmodels.ops.silu import gated
+from jaxmodels.ops.common.silu import gated
 
 
 @dataclasses.dataclass(frozen=True)

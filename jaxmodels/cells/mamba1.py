@@ -24,10 +24,10 @@ from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
 from jaxmodels.errors import UserError
-from jaxmodels.ops.chunks import recompute_inside
+from jaxmodels.ops.common.chunks import recompute_inside
+from jaxmodels.ops.common.silu import gated, silu
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
-from jaxmodels.ops.short_conv import short_conv, short_conv_step
-from jaxmodels.ops.silu import gated, silu
+from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
 
 
 @dataclasses.dataclass(frozen=True)

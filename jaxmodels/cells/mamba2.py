@@ -27,14 +27,14 @@ from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
 from jaxmodels.cells.mamba1 import time_step_bias
 from jaxmodels.errors import UserError
-from jaxmodels.ops.chunks import recompute_inside
-from jaxmodels.ops.norm_kernels import gated_norm_kernel
-from jaxmodels.ops.short_conv import short_conv, short_conv_step
-from jaxmodels.ops.short_conv_kernel import conv_silu_kernel
-from jaxmodels.ops.silu import gated, silu
-from jaxmodels.ops.ssd import ssd_chunked, ssd_step
-from jaxmodels.ops.ssd_kernel import ssd_kernel
-from jaxmodels.ops.ssd_loop import SSDVectors, ssd_loop
+from jaxmodels.ops.common.chunks import recompute_inside
+from jaxmodels.ops.common.silu import gated, silu
+from jaxmodels.ops.mamba2.tpu_loop import SSDVectors, ssd_loop
+from jaxmodels.ops.norms.pallas import gated_norm_kernel
+from jaxmodels.ops.short_conv.pallas import conv_silu_kernel
+from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.ssd.chunked import ssd_chunked, ssd_step
+from jaxmodels.ops.ssd.pallas import ssd_kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Mamba2Config:
       chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 for a TPU.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "pallas" for kernels of a TPU's own (`ops/*_kernel.py`), which elsewhere are
-        interpreted, for tests; see `ops/kernels.py`. For one group, and at most 7 taps.
+        interpreted, for tests; see `ops/common/pallas_tpu.py`. For one group, and at most 7 taps.
     """
 
     width: int

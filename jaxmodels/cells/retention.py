@@ -19,8 +19,8 @@ from jaxmodels.cells.mamba2 import Mamba2Cell
 from jaxmodels.cells.rwkv6 import RWKV6Cell
 from jaxmodels.cells.rwkv7 import RWKV7Cell
 from jaxmodels.errors import UserError
-from jaxmodels.ops.short_conv import short_conv
-from jaxmodels.ops.silu import silu
+from jaxmodels.ops.common.silu import silu
+from jaxmodels.ops.short_conv.xla import short_conv
 
 
 def spread(groups, count: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """RWKV-4: time mixing by an average of values with weights that decay by a rate a channel.
 
-    y = W_o (sigma(r) * wkv(k, v)) : see `ops/wkv4.py`
+    y = W_o (sigma(r) * wkv(k, v)) : see `ops/wkv4/chunked.py`
 
 Source: BlinkDL, RWKV-LM (RWKV-v4neo/src/model.py) and arXiv 2305.13048; equations and
 initialisation as in SYSTEMS 7.2. Norms and channel mixing are in `models/rwkv.py`.
@@ -17,9 +17,9 @@ from flax import nnx, struct
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import one_of, positive
 from jaxmodels.cells.layers import Linear, shift_in
-from jaxmodels.ops.token_mix import token_mix
-from jaxmodels.ops.wkv4 import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
-from jaxmodels.ops.wkv4_kernel import wkv4_kernel
+from jaxmodels.ops.common.token_shift import token_mix
+from jaxmodels.ops.wkv4.chunked import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
+from jaxmodels.ops.wkv4.pallas import wkv4_kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class RWKV4Config:
       width: C.
       chunk_size: tokens a chunk of the fast form.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
-      kernel: "pallas" for a kernel of a TPU's own (`ops/wkv4_kernel.py`), which elsewhere is
-        interpreted, for tests; see `ops/kernels.py`.
+      kernel: "pallas" for a kernel of a TPU's own (`ops/wkv4/pallas.py`), which elsewhere is
+        interpreted, for tests; see `ops/common/pallas_tpu.py`.
     """
 
     width: int

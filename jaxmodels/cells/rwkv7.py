@@ -1,6 +1,6 @@
 """RWKV-7 "Goose": time mixing by a delta rule with vector-valued decay and learning rate.
 
-    S_t = diag(w_t) S_{t-1} - kk_t ((kk_t * a_t)^T ...) : see `ops/dplr.py`
+    S_t = diag(w_t) S_{t-1} - kk_t ((kk_t * a_t)^T ...) : see `ops/dplr/chunked.py`
 
 Source: BlinkDL, RWKV-LM (RWKV-v7/train_temp/src/model.py) and arXiv 2503.14456; equations and
 initialisation as in SYSTEMS 7.4. Norms and channel mixing are in `models/rwkv.py`.
@@ -19,9 +19,9 @@ from jaxmodels.cells.base import Cell
 from jaxmodels.cells.checks import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, LowRank, on_last, shift_in, symmetric_uniform
 from jaxmodels.errors import UserError
-from jaxmodels.ops.dplr import dplr_mixed, dplr_step
-from jaxmodels.ops.dplr_kernel import dplr_kernel
-from jaxmodels.ops.token_mix import token_mix
+from jaxmodels.ops.common.token_shift import token_mix
+from jaxmodels.ops.dplr.chunked import dplr_mixed, dplr_step
+from jaxmodels.ops.dplr.pallas import dplr_kernel
 
 MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
 
@@ -39,8 +39,8 @@ class RWKV7Config:
         them into its own.
       chunk_size: tokens a chunk of the fast form, at most 128.
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
-      kernel: "pallas" for a kernel of a TPU's own (`ops/dplr_kernel.py`), which elsewhere is
-        interpreted, for tests; see `ops/kernels.py`.
+      kernel: "pallas" for a kernel of a TPU's own (`ops/dplr/pallas.py`), which elsewhere is
+        interpreted, for tests; see `ops/common/pallas_tpu.py`.
     """
 
     width: int

@@ -9,7 +9,7 @@ What changes, all of it exact algebra:
   relations' large one, because taking a sum of products apart again is a copy.
 * The reader needs only the mean over roles of the relation tensor, so the loop carries that mean
   (B, S, R); the tensor itself, an average with a constant ratio, is summed up after the loop.
-* Weight gradients are formed several steps at a time (`ops/deferred.py`).
+* Weight gradients are formed several steps at a time (`ops/common/deferred_weight_grads.py`).
 
 Shapes as in `unified.py`; time comes first inside the loop.
 """
@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jaxmodels.cells.base import where_reset
 from jaxmodels.cells.layers import dot as dot_in
 from jaxmodels.errors import UserError
-from jaxmodels.ops.chunks import remat_over_time
-from jaxmodels.ops.deferred import deferred_scan
+from jaxmodels.ops.common.chunks import remat_over_time
+from jaxmodels.ops.common.deferred_weight_grads import deferred_scan
 
 EPS = 1e-5
 

@@ -9,8 +9,8 @@ Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
 
 from pathlib import Path
 
-from jaxmodels.convert import blinkdl, huggingface, own, rwkv_cpp, torch_zip
-from jaxmodels.data.files import json_document
+from jaxmodels.convert import blinkdl, huggingface, native, rwkv_cpp, torch_zip
+from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 
 # name: what it is, for --help and messages
@@ -22,12 +22,12 @@ FORMATS = {
     "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
 }
 _READ = {
-    "jaxmodels": own.read,
+    "jaxmodels": native.read,
     "huggingface": huggingface.read,
     "blinkdl": blinkdl.read,
     "rwkv_cpp": rwkv_cpp.read,
 }
-_WRITE = {"jaxmodels": own.write, "huggingface": huggingface.write, "blinkdl": blinkdl.write}
+_WRITE = {"jaxmodels": native.write, "huggingface": huggingface.write, "blinkdl": blinkdl.write}
 
 
 def load(path):

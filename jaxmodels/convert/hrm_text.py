@@ -13,8 +13,8 @@ import numpy as np
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import HRLM
-from jaxmodels.models.hrlm_config import PAD, HRLMConfig
+from jaxmodels.models.hrlm.config import PAD, HRLMConfig
+from jaxmodels.models.hrlm.model import HRLM
 
 # The library's defaults, which a config.json may leave out. 0 means what follows from others.
 FIELDS = {

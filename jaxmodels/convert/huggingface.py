@@ -14,9 +14,9 @@ import numpy as np
 from jaxmodels.convert import blinkdl, hrm_text
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
-from jaxmodels.data.files import json_document
+from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import HRLM
+from jaxmodels.models.hrlm.model import HRLM
 from jaxmodels.models.mamba import Mamba, MambaConfig
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
 

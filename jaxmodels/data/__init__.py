@@ -1,6 +1,15 @@
 """Text to batches: tokenizers, corpora, Grain streams, readers, labels, synthetic relations."""
 
-from jaxmodels.data.documents import (
+from jaxmodels.data.labels.lexicon import Lexicon, builtin_lexicon, read_lexicon
+from jaxmodels.data.labels.relations import RelationLabeller
+from jaxmodels.data.readers.formats import FORMATS
+from jaxmodels.data.readers.hrdoc import sample_spans
+from jaxmodels.data.readers.metacognition import make_metacognition
+from jaxmodels.data.readers.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
+from jaxmodels.data.readers.records import Record
+from jaxmodels.data.synthetic.relations import RelationGrammar, relation_batch, relation_stream
+from jaxmodels.data.text.corpus import load_corpus, to_document
+from jaxmodels.data.text.documents import (
     Corpus,
     Document,
     label_classes,
@@ -9,19 +18,10 @@ from jaxmodels.data.documents import (
     pieces,
     take,
 )
-from jaxmodels.data.hrdoc import sample_spans
-from jaxmodels.data.labels import RelationLabeller
-from jaxmodels.data.lexicon import Lexicon, builtin_lexicon, read_lexicon
-from jaxmodels.data.metacognition import make_metacognition
-from jaxmodels.data.mixture import IDENTITY_PHASES, Mixture, mixture_stream
-from jaxmodels.data.readers import FORMATS
-from jaxmodels.data.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
-from jaxmodels.data.records import Record
-from jaxmodels.data.relations import RelationGrammar, relation_batch, relation_stream
-from jaxmodels.data.streams import MODES, eval_stream, make_stream
-from jaxmodels.data.tails import split_tails
-from jaxmodels.data.text import load_corpus, to_document
-from jaxmodels.data.tokenizers import (
+from jaxmodels.data.text.mixture import IDENTITY_PHASES, Mixture, mixture_stream
+from jaxmodels.data.text.streams import MODES, eval_stream, make_stream
+from jaxmodels.data.text.tails import split_tails
+from jaxmodels.data.tokenizers.byte_word import (
     ByteTokenizer,
     CharTokenizer,
     StreamingDecoder,

@@ -1,4 +1,4 @@
-"""`python -m jaxmodels.data.build SOURCE ... --out FOLDER`: pairs to the files of `data/built.py`.
+"""`python -m jaxmodels.data.build SOURCE ... --out FOLDER`: write pairs as HRM datasets.
 
 Every question is a group of its own, in which stand all its answers: those are never on both sides
 of the split, and HRM's loader draws one of them an epoch, however often the source repeats it.
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.data.built import (
+from jaxmodels.data.pairs.files import read_all
+from jaxmodels.data.pairs.hrm_format import (
     SPLITS,
     TOKENIZER_FILE,
     Split,
@@ -27,15 +28,14 @@ from jaxmodels.data.built import (
     read_built,
     write_split,
 )
-from jaxmodels.data.grids import GridTokenizer
-from jaxmodels.data.pair_files import read_all
-from jaxmodels.data.pair_tokenizers import TEXT_TOKENIZERS, fit_tokenizer
-from jaxmodels.data.pairs import Pair, lay_out_pairs
-from jaxmodels.data.prompts import read_answer
+from jaxmodels.data.pairs.layout import read_answer
+from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
-from jaxmodels.data.tokenizers import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
+from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm_config import UNK
+from jaxmodels.models.hrlm.config import UNK
 
 TEXT_MODES = ("nar", "prefix_ar", "as_written")
 

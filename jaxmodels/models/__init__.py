@@ -1,16 +1,7 @@
 """One system a file. `MODELS` maps a name to (config class, model class, presets)."""
 
-from jaxmodels.models import (
-    groundthink,
-    hrlm,
-    hrlm_config,
-    hrm,
-    mamba,
-    prernk,
-    rwkv,
-    stack,
-    transformer,
-)
+from jaxmodels.models import groundthink, mamba, prernk, rwkv, stack, transformer
+from jaxmodels.models.hrlm import config, grid, model
 
 MODELS = {
     "groundthink": (
@@ -20,8 +11,8 @@ MODELS = {
     ),
     "prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS),
     "rwkv": (rwkv.RWKVConfig, rwkv.RWKV, rwkv.PRESETS),
-    "hrlm": (hrlm_config.HRLMConfig, hrlm.HRLM, hrlm_config.PRESETS),
-    "hrm": (hrm.HRMGridConfig, hrm.HRMGrid, hrm.PRESETS),
+    "hrlm": (config.HRLMConfig, model.HRLM, config.PRESETS),
+    "hrm": (grid.HRMGridConfig, grid.HRMGrid, grid.PRESETS),
     "mamba": (mamba.MambaConfig, mamba.Mamba, mamba.PRESETS),
     "transformer": (transformer.TransformerConfig, transformer.Transformer, transformer.PRESETS),
     "stack": (stack.StackConfig, stack.Stack, stack.PRESETS),

@@ -13,8 +13,8 @@ from flax import struct
 
 from jaxmodels.cells.hrm import HRMState
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm import prefix_of
-from jaxmodels.models.hrlm_config import PAD
+from jaxmodels.models.hrlm.config import PAD
+from jaxmodels.models.hrlm.model import prefix_of
 
 
 @struct.dataclass

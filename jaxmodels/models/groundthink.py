@@ -300,7 +300,7 @@ class GroundThink(Segmented):
         return observe(self, state, tokens, reset)
 
     def parameter_label(self, name: str) -> str:
-        """ "component/role" of a parameter by its path, as `train.optimizer.flatten` names it.
+        """ "component/role" of a parameter by its path, as `train.optim.build.flatten` names it.
 
         Components: rwkv, mamba, attention, gla, fusion, channel, embed, head. Roles: matrix,
         dynamics (what shapes decays, step sizes and token shifts), gate, norm.

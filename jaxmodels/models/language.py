@@ -13,7 +13,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.ops import losses
-from jaxmodels.ops.chunks import remat_over_time
+from jaxmodels.ops.common.chunks import remat_over_time
 
 
 @struct.dataclass

@@ -21,7 +21,7 @@ from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel, layer_of, stack
-from jaxmodels.ops.norm_kernels import layer_norm_kernel
+from jaxmodels.ops.norms.pallas import layer_norm_kernel
 
 # Hidden width of channel mixing over width; power of (i / C) in its initial mix, by version.
 EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}

@@ -15,7 +15,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.chunks import from_chunks, to_chunks
+from jaxmodels.ops.common.chunks import from_chunks, to_chunks
 
 
 def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:

@@ -4,7 +4,7 @@
 
 SYSTEMS 7.6, from arXiv 2412.06464 (Gated DeltaNet); the chunk form is its WY representation, as in
 flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P
-heads lie side by side in M = H / P packs, see `ops/packs.py`. All of it in float32.
+heads lie side by side in M = H / P packs, see `ops/common/head_packing.py`. All of it in float32.
 """
 
 import functools
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops import packs
-from jaxmodels.ops.chunks import same_segment, segment_ids
+from jaxmodels.ops.common import head_packing
+from jaxmodels.ops.common.chunks import same_segment, segment_ids
 
 
 def gated_delta_step(state, q, k, v, g, beta):
@@ -47,9 +47,9 @@ def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, p
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
     q, k, v, g, beta = (x.astype(jnp.float32) for x in (q, k, v, g, beta))
-    run = functools.partial(packs.in_chunks, _chunk, min(chunk_size, time))
+    run = functools.partial(head_packing.in_chunks, _chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), (q, k, v, g, beta), (), reset)
-    return packs.by_platform(run, heads, q.shape[3], pack, *arguments)
+    return head_packing.by_platform(run, heads, q.shape[3], pack, *arguments)
 
 
 def _chunk(pack, state, tokens, reset, shared, kept):
@@ -71,20 +71,20 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
     k_end = k * wide(jnp.exp(jnp.where(last, to_end, -jnp.inf)), keys)
 
-    k_rows = packs.spread(pack, k).swapaxes(2, 3)
-    read = packs.product(q, k_rows) * decay
-    delta = jnp.where(jnp.tile(earlier, pack), packs.product(k, k_rows) * decay, 0.0)
+    k_rows = head_packing.spread(pack, k).swapaxes(2, 3)
+    read = head_packing.product(q, k_rows) * decay
+    delta = jnp.where(jnp.tile(earlier, pack), head_packing.product(k, k_rows) * decay, 0.0)
     delta = -wide(beta, size) * delta
     if kept is None:
-        kept = packs.inverse(pack, jax.lax.stop_gradient(delta))
+        kept = head_packing.inverse(pack, jax.lax.stop_gradient(delta))
     # All rows of u meet in products. NaN of a document that ends here must not reach the next one.
     sound = jnp.where(carried | jnp.isfinite(state), state, 0.0)
     start = wide(from_start, values)
-    wrong = v - jnp.where(first, start * packs.product(k, sound), 0.0)
-    u = packs.solved(pack, kept, delta, wide(beta, values) * wrong)
-    y = packs.product(read, packs.spread(pack, u))
-    y = y + jnp.where(first, start * packs.product(q, state), 0.0)
-    written = packs.on_diagonal(pack, packs.product(k_end.swapaxes(2, 3), u))
+    wrong = v - jnp.where(first, start * head_packing.product(k, sound), 0.0)
+    u = head_packing.solved(pack, kept, delta, wide(beta, values) * wrong)
+    y = head_packing.product(read, head_packing.spread(pack, u))
+    y = y + jnp.where(first, start * head_packing.product(q, state), 0.0)
+    written = head_packing.on_diagonal(pack, head_packing.product(k_end.swapaxes(2, 3), u))
     state = jnp.where(carried, start[:, :, -1:] * state, 0.0) + written
     return (state, y), kept
 

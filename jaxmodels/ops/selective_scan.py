@@ -14,7 +14,7 @@ N state size, D channels, c chunk size, n chunks.
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.chunks import from_chunks, name_borders, to_chunks
+from jaxmodels.ops.common.chunks import from_chunks, name_borders, to_chunks
 
 
 def selective_scan_step(state, x, delta, a, b, c):

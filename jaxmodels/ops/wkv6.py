@@ -5,7 +5,7 @@
 SYSTEMS 7.3, from BlinkDL's RWKV-LM (RWKV-v5, x060). The decay w_t = exp(log_w_t) depends on the
 data and has no lower bound, so that exp(g_t) exp(-g_i), with g the sum of log_w, would overflow.
 Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P heads lie side by side
-in M = H / P packs, see `ops/packs.py`. All of it in float32.
+in M = H / P packs, see `ops/common/head_packing.py`. All of it in float32.
 """
 
 import functools
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops import packs
-from jaxmodels.ops.chunks import same_segment, segment_ids
+from jaxmodels.ops.common import head_packing
+from jaxmodels.ops.common.chunks import same_segment, segment_ids
 
 
 def wkv6_step(state, r, log_w, k, v, bonus):
@@ -57,9 +57,9 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pac
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
     tokens = tuple(x.astype(jnp.float32) for x in (r, log_w, k, v))
-    run = functools.partial(packs.in_chunks, _chunk, min(chunk_size, time))
+    run = functools.partial(head_packing.in_chunks, _chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), tokens, bonus, reset)
-    return packs.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
+    return head_packing.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
 
 
 def _chunk(pack, state, tokens, reset, bonus, kept):
@@ -73,12 +73,12 @@ def _chunk(pack, state, tokens, reset, bonus, kept):
 
     before, after, *between = _sums(log_w)
     scores = jnp.where(earlier, _scores(pack, r, k, between), 0.0)
-    y = packs.product(scores, packs.spread(pack, v))
-    y = y + packs.head_sum(pack, r * bonus * k, v.shape[3] // pack) * v
-    y = y + jnp.where(first, packs.product(r * jnp.exp(before), state), 0.0)
+    y = head_packing.product(scores, head_packing.spread(pack, v))
+    y = y + head_packing.head_sum(pack, r * bonus * k, v.shape[3] // pack) * v
+    y = y + jnp.where(first, head_packing.product(r * jnp.exp(before), state), 0.0)
     kept = jnp.exp(log_w.sum(2))[..., None] * state
     written = jnp.where(last, k * jnp.exp(after), 0.0).swapaxes(2, 3)
-    written = packs.on_diagonal(pack, packs.product(written, v))
+    written = head_packing.on_diagonal(pack, head_packing.product(written, v))
     return (written + jnp.where(carried, kept, 0.0), y), ()
 
 
@@ -134,7 +134,7 @@ def _scores(pack, r, k, between):
         x = jnp.where(_lead(reads, r), r, k)
         if i > 0:
             x = x * jnp.exp(between[i - 1])
-        products = packs.product(x, packs.spread(pack, x).swapaxes(-1, -2))
+        products = head_packing.product(x, head_packing.spread(pack, x).swapaxes(-1, -2))
         scores = jnp.where(_lead(np.tile(pairs, pack), r), products, scores)
     return scores
 

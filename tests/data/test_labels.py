@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodels.data import ByteTokenizer, Document, RelationLabeller, make_stream, read_lexicon
-from jaxmodels.data.labels import ROLES
+from jaxmodels.data.labels.relations import ROLES
 from jaxmodels.errors import UserError
 
 MANY = 1_000_003  # so many classes that words do not collide

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question, words
 from jaxmodels.errors import UserError
 

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from eval import figures
-from eval.inside import Seen, leading_component, pictures, sentence
 from eval.log import read_log
-from eval.report import compose, main, write_report
+from eval.report import figures
+from eval.report.introspect import Seen, leading_component, pictures, sentence
+from eval.report.run_page import compose, main, write_report
 from jaxmodels.data import ByteTokenizer, Corpus, Document
 from jaxmodels.errors import UserError
 

@@ -5,9 +5,9 @@ import pytest
 
 import eval.sample
 from eval.sample import Choice, sample
-from jaxmodels.convert.state import Session, load_session, save_session
 from jaxmodels.data import ByteTokenizer
 from jaxmodels.errors import UserError
+from jaxmodels.session import Session, load_session, save_session
 from tests.eval.tiny_bytes import Toy
 
 PROMPT = "We the people"

@@ -11,7 +11,7 @@ import pytest
 import jaxmodels
 from jaxmodels.errors import UserError
 from jaxmodels.models.decoding import decode_step, generate, prefill
-from jaxmodels.models.hrlm_config import EOS, PAD, SEP
+from jaxmodels.models.hrlm.config import EOS, PAD, SEP
 from jaxmodels.testing.lab import quick_jit
 
 S = 12

@@ -8,9 +8,9 @@ import pytest
 
 import jaxmodels
 from jaxmodels.errors import UserError
-from jaxmodels.models import thinking
-from jaxmodels.models.hrlm import prefix_of
-from jaxmodels.models.hrlm_config import EOS, PAD, SEP
+from jaxmodels.models.hrlm import act
+from jaxmodels.models.hrlm.config import EOS, PAD, SEP
+from jaxmodels.models.hrlm.model import prefix_of
 from jaxmodels.ops import losses
 from jaxmodels.testing.lab import quick_jit, shaken
 
@@ -268,7 +268,7 @@ def test_answer_loss_is_the_mean_of_each_rows_mean():
         p = s / s.sum(-1, keepdims=True)
         paid = -np.log(np.take_along_axis(p, targets[..., None], -1)[..., 0])
         want = (paid * weights).sum(1)
-        got, count, right, exact = thinking.answer_losses(logits, targets, weights, loss)
+        got, count, right, exact = act.answer_losses(logits, targets, weights, loss)
         np.testing.assert_allclose(got, want, rtol=1e-5)
         np.testing.assert_array_equal(count, weights.sum(1))
         hits = (x.argmax(-1) == targets) * weights
@@ -279,9 +279,9 @@ def test_answer_loss_is_the_mean_of_each_rows_mean():
 
 def test_calls_with_a_gradient_rise_from_two_to_five():
     c = jaxmodels.make_config("hrlm/prefix_ar")
-    calls = [int(thinking.calls_at(c, jnp.float32(p))) for p in (0.0, 0.06, 0.07, 0.14, 0.2, 1.0)]
+    calls = [int(act.calls_at(c, jnp.float32(p))) for p in (0.0, 0.06, 0.07, 0.14, 0.2, 1.0)]
     assert calls == [2, 2, 3, 4, 5, 5]
-    assert thinking.calls_at(c, None) is None
+    assert act.calls_at(c, None) is None
 
 
 def learned(mode, batches, steps=120):

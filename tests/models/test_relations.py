@@ -1,6 +1,6 @@
 """Relations with known truth: the symbolic loss puts them into R, and the full read-out reads them.
 
-The levels without knowledge stand in `jaxmodels.data.relations`.
+The levels without knowledge stand in `jaxmodels.data.synthetic.relations`.
 """
 
 import functools

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
-from jaxmodels.ops.dplr import dplr_chunked, dplr_step
+from jaxmodels.ops.dplr.chunked import dplr_chunked, dplr_step
 from jaxmodels.testing.lab import quick_jit, shaken
 from tests.ops.delta import (
     BATCH,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops.ssd import ssd_chunked, ssd_step
+from jaxmodels.ops.ssd.chunked import ssd_chunked, ssd_step
 from jaxmodels.testing.lab import quick_jit
 from tests.ops.agree import by_steps, check_differences, close, gradients
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops.wkv4 import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
+from jaxmodels.ops.wkv4.chunked import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
 from jaxmodels.testing.lab import quick_jit
 
 BATCH, WIDTH, CHUNK = 2, 8, 16

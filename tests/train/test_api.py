@@ -7,9 +7,9 @@ import jaxmodels
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from train.api import text_config, train_text_corpus
-from train.checkpoint import load_model
-from train.config import differences, load_config
-from train.metrics import read_metrics
+from train.config.schema import differences, load_config
+from train.io.checkpoint import load_model
+from train.io.log import read_metrics
 from train.model import build_model, resolve_vocab
 
 SMALL = {

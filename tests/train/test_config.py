@@ -4,7 +4,7 @@ import pytest
 
 from jaxmodels.errors import UserError
 from tests.train.toy import toy_config
-from train.config import (
+from train.config.schema import (
     apply_overrides,
     complete_config,
     default_config,

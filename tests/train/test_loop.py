@@ -7,19 +7,19 @@ import jax
 import numpy as np
 import pytest
 
+import train.devices.placement
 import train.loop
-import train.parallel
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
-from train.checkpoint import damage, load_model, restore, saved_steps
-from train.config import from_json
-from train.data import open_data
+from train.config.schema import from_json
+from train.io.checkpoint import damage, load_model, restore, saved_steps
+from train.io.log import cut, read_metrics
 from train.loop import run
-from train.metrics import cut, read_metrics
 from train.model import build_model
-from train.optimizer import flatten
+from train.optim.build import flatten
 from train.step import component_names, init_train_state
+from train.tasks.text import open_data
 
 CHECKPOINT_EVERY, STEPS = 6, 20
 
@@ -311,11 +311,11 @@ def test_a_checkpoint_of_other_code_or_format_or_text(half, config, tmp_path, mo
     with pytest.raises(UserError, match=r"config.data.paths: not the text"):
         go(changed(config, data__paths=(str(other),)), half, resume=True)
     with monkeypatch.context() as patch:
-        patch.setattr("train.checkpoint.FORMAT", 2)
+        patch.setattr("train.io.checkpoint.FORMAT", 2)
         with pytest.raises(UserError, match="checkpoint format 1, this version reads format 2"):
             go(config, half, resume=True)
     with monkeypatch.context() as patch:
-        build = train.parallel.build_model
+        build = train.devices.placement.build_model
         other_code = lambda c: build(changed(c, model_config__width=4))  # noqa: E731
         patch.setattr(train.parallel, "build_model", other_code)
         with pytest.raises(

@@ -8,10 +8,10 @@ from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.test_loop import changed, go, stop_at
 from tests.train.toy import toy_config
-from train.checkpoint import load_model
-from train.metrics import read_metrics
+from train.io.checkpoint import load_model
+from train.io.log import read_metrics
 from train.model import build_model
-from train.optimizer import flatten
+from train.optim.build import flatten
 from train.stages import Stage, frozen_until_loss, protocol, run_stages
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.train.corpus import small_text
 from tests.train.test_loop import stop_at
-from train.checkpoint import saved_steps
-from train.metrics import read_metrics
+from train.io.checkpoint import saved_steps
+from train.io.log import read_metrics
 from train.stages.__main__ import main
 
 CONFIG = """

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from train.config import complete_config
+from train.config.schema import complete_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from train.agree import together
-from train.config import apply_overrides, from_json, load_config, with_tuples
-from train.memory import keep_freed_memory
+from train.config.schema import apply_overrides, from_json, load_config, with_tuples
+from train.devices.malloc import keep_freed_memory
+from train.devices.processes import together
 from train.stages import (
     Stage,
     check_stages,
@@ -95,7 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--identity-format", default="metacognition", help="theirs, e.g. text; default: %(default)s"
     )
-    add("--freeze", metavar="GROUP", nargs="+", default=[], help="groups, see train/groups.py")
+    add(
+        "--freeze",
+        metavar="GROUP",
+        nargs="+",
+        default=[],
+        help="groups, see train/optim/param_groups.py",
+    )
     add("--until-loss", type=float, metavar="NATS", default=7.0, help="default: %(default)s")
     add("--plan", action="store_true", help="look at every stage, say what it changes, and end")
     add("--resume", action="store_true", help="go on with the chain in --workdir")
@@ -207,7 +213,7 @@ def _report(args: argparse.Namespace, folder: Path) -> None:
     """The stage's report.html; waits for nobody, hence only where there is one process."""
     if args.quiet or jax.process_count() > 1:
         return
-    from eval.report import write_report
+    from eval.report.run_page import write_report
 
     try:
         write_report(folder)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from jaxmodels.data.pairs import Pair, split_by_key
+from jaxmodels.data.pairs.rows import Pair, split_by_key
 from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation, translation
 from jaxmodels.data.tasks.level23 import extraction, grammar, summary
 from jaxmodels.errors import UserError
@@ -108,6 +108,6 @@ def split_by_question(
 
 
 def _shuffled(count: int, seed: int, use: int) -> np.ndarray:
-    """Arg-sorted raw Philox words, as in `data/streams.py`."""
+    """Arg-sorted raw Philox words, as in `data/text/streams.py`."""
     words = np.random.Philox(key=np.array([seed % 2**64, use], np.uint64)).random_raw(count)
     return np.argsort(words, kind="stable")

@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import words
 
 QUESTIONS = {

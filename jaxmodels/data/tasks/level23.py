@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
-from jaxmodels.data.pairs import Pair
+from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import words
 
 TIMES = ("yesterday", "last week", "every day", "on Mondays")

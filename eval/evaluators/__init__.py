@@ -1,0 +1,1 @@
+"""Evaluators: what a trained model scores on text and on questions."""

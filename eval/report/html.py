@@ -1,0 +1,132 @@
+"""The HTML around the pictures: one self-contained page, no network, light and dark."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+from eval.report.figures import COLOURS
+
+
+def _variables(column: int) -> str:
+    return " ".join(f"{entry[0]}: {entry[column]};" for entry in COLOURS.values())
+
+
+_CSS = """
+:root { color-scheme: light dark; --page: #fbfaf7; --card: #ffffff; LIGHT }
+@media (prefers-color-scheme: dark) { :root { --page: #171715; --card: #1f1f1c; DARK } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 56rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; letter-spacing: -.01em; }
+h2 { font-size: 1.1rem; margin: 2.75rem 0 .5rem; }
+.sub { color: var(--muted); margin: 0 0 1.5rem; }
+.lead { font-size: 1.05rem; max-width: 46rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .75rem;
+  margin: 1.5rem 0; }
+.tile { background: var(--card); border: 1px solid var(--grid); border-radius: .6rem;
+  padding: .75rem 1rem; }
+.tile b { display: block; font-size: 1.5rem; line-height: 1.3; font-weight: 650; }
+.tile span { color: var(--muted); font-size: .82rem; }
+figure { background: var(--card); border: 1px solid var(--grid); border-radius: .6rem;
+  margin: .75rem 0 0; padding: 1rem; overflow-x: auto; }
+figure svg { display: block; width: 100%; height: auto; min-width: 34rem; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
+figcaption { color: var(--muted); font-size: .85rem; margin-top: .5rem; max-width: 46rem; }
+.missing { color: var(--muted); border-left: 3px solid var(--grid); padding: .1rem .75rem; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--grid);
+  vertical-align: top; }
+th { font-weight: 500; color: var(--muted); }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
+  padding: .35rem 0 .35rem 1rem; }
+tr.strong td { font-weight: 650; }
+pre, code { font: .85rem/1.55 ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; }
+pre { background: var(--card); border: 1px solid var(--grid); border-radius: .6rem; padding: 1rem;
+  white-space: pre-wrap; overflow-wrap: anywhere; margin: .75rem 0 0; }
+code { overflow-wrap: anywhere; }
+.prompt { color: var(--blue); }
+details summary { cursor: pointer; color: var(--muted); margin-top: .75rem; }
+""".replace("LIGHT", _variables(1)).replace("DARK", _variables(2))
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole HTML document out of parts that are HTML already; the title is escaped here."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def printable(text: str) -> str:
+    """Without control characters: a hardly trained model utters them, and a terminal obeys."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def heading(title: str, subtitle: str = "") -> str:
+    """The page's title, and a quieter line under it."""
+    below = f'<p class="sub">{html.escape(subtitle)}</p>' if subtitle else ""
+    return f"<h1>{html.escape(title)}</h1>\n{below}"
+
+
+def section(title: str) -> str:
+    """A section's heading."""
+    return f"<h2>{html.escape(title)}</h2>"
+
+
+def paragraph(text: str, style: str = "") -> str:
+    """A paragraph; `style` is "lead", "missing" or empty."""
+    kind = f' class="{style}"' if style else ""
+    return f"<p{kind}>{html.escape(text)}</p>"
+
+
+def picture(svg: str, caption: str) -> str:
+    """An inline SVG with its caption (plain text)."""
+    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def tiles(numbers: Sequence[tuple[str, str]]) -> str:
+    """A row of large numbers: (value, what it is)."""
+    cells = (
+        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
+        for value, name in numbers
+    )
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def facts(rows: Mapping[str, str], code: Sequence[str] = ()) -> str:
+    """A two-column table; the values of the rows named in `code` are set in type."""
+    body = ""
+    for name, value in rows.items():
+        value = html.escape(value)
+        value = f"<code>{value}</code>" if name in code else value
+        body += f'<tr><th scope="row">{html.escape(name)}</th><td>{value}</td></tr>\n'
+    return f"<table>{body}</table>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], strong: Sequence[int] = ()) -> str:
+    """A table: the first column is text, the others numbers; rows in `strong` are bold."""
+
+    def cells(tag, row):
+        return "".join(
+            f"<{tag}{' class=number' if i else ''}>{html.escape(cell)}</{tag}>"
+            for i, cell in enumerate(row)
+        )
+
+    body = "".join(
+        f"<tr{' class=strong' if i in strong else ''}>{cells('td', row)}</tr>\n"
+        for i, row in enumerate(rows)
+    )
+    return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def text_sample(prompt: str, text: str) -> str:
+    """Generated text after its prompt, which is coloured."""
+    return f'<pre><span class="prompt">{html.escape(prompt)}</span>{html.escape(text)}</pre>'
+
+
+def folded(summary: str, inner: str) -> str:
+    """`inner` (HTML) behind a line that opens it."""
+    return f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"

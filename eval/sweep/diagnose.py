@@ -1,0 +1,83 @@
+"""A look into every finished run: its diagnostics and a sample of its text, once each (G-93)."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval.sweep.runner import FINISHED, Run
+
+DIAGNOSTICS, SAMPLE = "diagnostics.json", "sample.txt"
+PROMPT, TOKENS = "The ", 300
+
+
+def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False) -> None:
+    """Writes `diagnostics.json` and `sample.txt` into the folders that lack them.
+
+    What cannot be written is said, and missing in the report.
+
+    Args:
+      runs: those that are not finished are passed over.
+      cache: folder of compiled programs.
+      say: told what is done.
+      whole: everything that can be asked, not what `eval.diagnostics --brief` asks; a brief look
+        that is there already is replaced.
+    """
+    for run in runs:
+        if run.state != FINISHED:
+            continue
+        for name, command in commands(run.folder, whole).items():
+            path = run.folder / name
+            if path.exists() and not (whole and name == DIAGNOSTICS and _is_brief(path)):
+                continue
+            begun = time.perf_counter()
+            if error := _write(path, command, cache):
+                say(f"{run.name}: no {name} ({error})")
+            else:
+                say(f"{run.name}: {name} ({time.perf_counter() - begun:.0f} s)")
+
+
+def _is_brief(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["amounts"]["brief"])
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
+    """File -> the command that makes it; the sample's prints it."""
+    workdir, new = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
+    look = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
+    return {
+        DIAGNOSTICS: look if whole else [*look, "--brief"],
+        SAMPLE: ["eval.sample", workdir, f"--prompt={PROMPT}", f"--tokens={TOKENS}"],
+    }
+
+
+def _write(path: Path, command: Sequence[str], cache: Path) -> str:
+    """Runs a command; returns what went wrong, or nothing."""
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache.absolute() / "diagnostics"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    whole = path.with_name(path.name + ".new")
+    if done.returncode == 0 and path.name == SAMPLE:
+        whole.write_text(done.stdout, encoding="utf-8")
+    if done.returncode or not whole.exists():
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        return lines[-1].removeprefix("error: ")
+    whole.replace(path)
+    return ""

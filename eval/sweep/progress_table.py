@@ -1,0 +1,144 @@
+"""The live table of a matrix: what runs, what it reached, and how long all will take."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from eval.log import Log
+from eval.sweep.results import measured
+from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, WAITING, Run
+
+PLAIN_EVERY = 60.0  # seconds between two plain lines
+ENDED_SHOWN = 12  # runs that ended last
+STYLES = {RUNNING: "bold", FINISHED: "green", HALTED: "yellow", FAILED: "red"}
+
+
+class LiveTable:
+    """A table on a terminal; elsewhere a line when a run ends, and one a minute.
+
+    Args:
+      console: to print on.
+      runs: all of them; their states are read at each `tick`.
+      jobs: processes side by side.
+      measure: of the matrix, see `measured`.
+    """
+
+    def __init__(self, console: Console, runs: Sequence[Run], jobs: int, measure=None):
+        self.console, self.runs, self.jobs = console, runs, jobs
+        self.measure = measure or {}
+        self.told = {run.name for run in runs if run.state != WAITING}
+        self.ended: list[Run] = []
+        self.logs: dict[str, Log] = {}
+        self.first: dict[str, tuple[float, int]] = {}  # when a step was first seen, and which
+        self.took: list[float] = []  # seconds a step of the runs that finished here
+        self.last = time.monotonic()
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    @property
+    def unit(self) -> str:
+        """What a value counts, in short."""
+        return self.measure.get("unit", "bits")
+
+    def __enter__(self):
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exc):
+        if self.live:
+            self.live.stop()
+
+    def tick(self) -> None:
+        """Show where everything stands."""
+        for run in self.runs:
+            if run.state == RUNNING:
+                self._read(run)
+            elif run.state != WAITING and run.name not in self.told:
+                self._tell(run)
+        if self.live:
+            self.live.update(self._table(), refresh=True)
+        elif time.monotonic() - self.last >= PLAIN_EVERY:
+            self.last = time.monotonic()
+            going = [f"{run.name}: {self._progress(run)}" for run in self.runs if self._goes(run)]
+            self.console.print(f"{'; '.join(going)}; {self._summary()}", markup=False)
+
+    def _goes(self, run: Run) -> bool:
+        return run.state == RUNNING
+
+    def _read(self, run: Run) -> None:
+        log = self.logs[run.name] = run.log()
+        if log.last_step and run.name not in self.first:
+            self.first[run.name] = (time.monotonic(), log.last_step)
+
+    def _tell(self, run: Run) -> None:
+        """A line on a run that ended."""
+        self.told.add(run.name)
+        self.ended.append(run)
+        log = self.logs[run.name] = run.log()
+        seconds = time.monotonic() - (run.begun or time.monotonic())
+        if run.state == FINISHED and (step := self._rate(run)):
+            self.took.append(step)
+        value = measured(log, self.measure)[1]
+        outcome = f"{value[-1]:.4f} {self.unit}" if run.state == FINISHED and value else run.state
+        why = f": {run.reason}" if run.reason else ""
+        self.console.print(f"{run.name}: {outcome}{why} ({seconds:.0f} s)", markup=False)
+
+    def _rate(self, run: Run) -> float | None:
+        """Seconds a step, since the first step that was seen."""
+        if run.name not in self.first:
+            return None
+        since, step = self.first[run.name]
+        done = (self.logs[run.name].last_step or 0) - step
+        return (time.monotonic() - since) / done if done > 0 else None
+
+    def _seconds_left(self, run: Run) -> float | None:
+        if run.state not in (RUNNING, WAITING):
+            return 0.0
+        log = self.logs.get(run.name)
+        rate = self._rate(run) if log else None
+        known = [r for r in map(self._rate, self.runs) if r] if rate is None else []
+        usual = self.took or known
+        rate = rate or (sum(usual) / len(usual) if usual else None)
+        done = (log.last_step or 0) if log else 0
+        return None if rate is None else rate * (run.config.steps - done)
+
+    def _progress(self, run: Run) -> str:
+        log = self.logs.get(run.name)
+        return f"step {(log.last_step if log else None) or 0} of {run.config.steps}"
+
+    def _summary(self) -> str:
+        count = {state: sum(run.state == state for run in self.runs) for state in STYLES}
+        parts = [f"{count[FINISHED]} of {len(self.runs)} finished"]
+        parts += [f"{count[state]} {state}" for state in (HALTED, FAILED) if count[state]]
+        left = [self._seconds_left(run) for run in self.runs]
+        if None not in left:
+            parts.append(f"about {_clock(sum(left) / self.jobs)} left")
+        return ", ".join(parts)
+
+    def _table(self) -> Group:
+        table = Table(title=self._summary(), title_justify="left")
+        for column in ("run", "seed", "step", f"valid {self.unit}", "state", "time left"):
+            table.add_column(column, justify="left" if column in ("run", "state") else "right")
+        shown = self.ended[-ENDED_SHOWN:] + [run for run in self.runs if run.state == RUNNING]
+        for run in shown:
+            log = self.logs.get(run.name, Log(run.folder))
+            value, left = measured(log, self.measure)[1], self._seconds_left(run)
+            table.add_row(
+                run.entry,
+                str(run.seed),
+                f"{log.last_step or 0} / {run.config.steps}",
+                f"{value[-1]:.4f}" if value else "",
+                run.state,
+                "" if not left else _clock(left),
+                style=STYLES.get(run.state),
+            )
+        waiting = sum(run.state == WAITING for run in self.runs)
+        return Group(table, f"{waiting} waiting; Ctrl-C saves and stops")
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,69 @@
+"""Our own folders: `config.json` (`jaxmodels.config_to_json`) and `weights.safetensors`.
+
+The arrays go by the names of the leaves, `layers.time.key.kernel`, layers stacked as in the model.
+"""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+
+import jaxmodels
+from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
+from jaxmodels.convert.tensors import read_safetensors, write_safetensors, written_whole
+from jaxmodels.data.readers.files import json_document
+from jaxmodels.errors import UserError
+
+CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+
+
+def read(folder: Path):
+    """The model of a folder.
+
+    Raises:
+      UserError: a file is missing or damaged, or the arrays are not those of the config's model.
+    """
+    config = _config(folder / CONFIG)
+    tensors = read_safetensors(folder / WEIGHTS)
+    layers = getattr(config, "num_layers", None)
+    stacked = {x.shape[:1] for name, x in tensors.arrays.items() if name.startswith("layers.")}
+    if stacked and layers is not None and stacked != {(layers,)}:
+        # Asked first: to trace a model of a billion layers would take for ever.
+        counts = ", ".join(str(shape[0] if shape else "none") for shape in sorted(stacked))
+        raise UserError(f"{tensors.path}: arrays of {counts} layers, the config says {layers}")
+    with _fields_of(folder / CONFIG):
+        abstract = abstract_model(config)
+    for name, x in leaves_of(abstract).items():
+        tensors.expect(name, x.shape)
+    tensors.finish()
+    leaves = {name: tensors.take(name) for name in tensors.arrays}
+    return filled_model(abstract, leaves)
+
+
+def write(model, destination: Path) -> None:
+    """A new folder; raises UserError if it exists."""
+    with written_whole(destination) as temporary:
+        temporary.mkdir()
+        arrays = {name: np.asarray(leaf) for name, leaf in leaves_of(model).items()}
+        write_safetensors(temporary / WEIGHTS, arrays)
+        (temporary / CONFIG).write_text(jaxmodels.config_to_json(model.config) + "\n")
+
+
+def _config(path: Path):
+    fields, text = json_document(path, dict, "a model's config")
+    if not isinstance(fields.get("model"), str):
+        raise UserError(f"{path}: field 'model' must be a name; it says which model this is")
+    with _fields_of(path):
+        return jaxmodels.config_from_json(text)
+
+
+@contextlib.contextmanager
+def _fields_of(path: Path):
+    """What goes wrong in here is the fault of a field of this file."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path}: a field has a wrong type or size ({reason})") from error

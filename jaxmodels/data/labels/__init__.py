@@ -1,0 +1,1 @@
+"""Relation labels for real text, found with a lexicon."""

@@ -1,0 +1,1 @@
+"""Question-answer pairs: files, row layout, batches, and the HRM dataset format."""

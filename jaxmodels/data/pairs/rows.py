@@ -1,0 +1,273 @@
+"""Questions with their answers: rows for HRLM, and batches of rows.
+
+A batch is a dict of arrays with leading axis `batch_size // host_count`: inputs and targets int32
+(rows, seq_len), weights float32 (rows, seq_len), identifiers int32 (rows,). What a row holds:
+`data/pairs/layout.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from jaxmodels.data.loading import dataset_of, host_rows
+from jaxmodels.data.pairs.layout import lay_out
+from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.errors import UserError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer.
+
+    Attributes:
+      question, answer: text; of a grid one symbol a cell.
+      task: what kind of question it is, for reports.
+      combination: what fills the slots of a template, by which seen is told from unseen; of a
+        puzzle its number of blanks, or what else says how hard it is.
+      identifier: of a puzzle that a model learns a vector for; 0 = none.
+    """
+
+    question: str
+    answer: str
+    task: str = ""
+    combination: tuple[str, ...] = ()
+    identifier: int = 0
+
+
+@dataclass(frozen=True)
+class PairCorpus:
+    """Pairs in three splits, and their tokenizer.
+
+    Attributes:
+      name: what it is called in a report.
+      train, valid, test: the pairs.
+      tokenizer: of questions and answers.
+      split: how they were split, in words.
+    """
+
+    name: str
+    train: tuple[Pair, ...]
+    valid: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+    tokenizer: Tokenizer
+    split: str
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all pairs and the tokenizer."""
+        digest = hashlib.sha256(self.tokenizer.to_json().encode())
+        for part in (self.train, self.valid, self.test):
+            digest.update(f"split:{len(part)};".encode())
+            for pair in part:
+                which = f"{pair.identifier}\0" if pair.identifier else ""
+                digest.update(f"{pair.question}\0{pair.answer}\0{which}".encode())
+        return digest.hexdigest()
+
+
+class Rows(NamedTuple):
+    """Pairs laid out.
+
+    Attributes:
+      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `prompts.Row`.
+      identifiers: int32 (n,).
+      kept: int64 (n,), which of the pairs each row is of; those too long are left out.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    identifiers: np.ndarray
+    kept: np.ndarray
+
+
+def normalised(text: str) -> str:
+    """As questions are read, to train on and to ask: composed characters (NFC), bare ends."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def lay_out_pairs(
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    mode: str,
+    seq_len: int,
+    *,
+    skip_long: bool = False,
+    answered: bool = True,
+) -> Rows:
+    """All pairs as rows.
+
+    Args:
+      mode, seq_len: see `lay_out`.
+      skip_long: leave out what does not fit; else it is a UserError naming the pair.
+      answered: False gives the rows that a model is asked with; answers are not looked at.
+    """
+    rows, kept = [], []
+    for number, pair in enumerate(pairs):
+        question = tokenizer.encode(pair.question)
+        answer = tokenizer.encode(pair.answer) if answered else None
+        try:
+            rows.append(lay_out(question, answer, mode, seq_len))
+        except UserError as error:
+            if skip_long:
+                continue
+            raise UserError(f"{error} (pair {number}: {pair.question[:40]!r})") from error
+        kept.append(number)
+    if not rows:
+        raise UserError(
+            f"seq_len: none of {len(pairs)} pairs fits in a row of {seq_len}"
+            if pairs
+            else "no pairs: this split is empty, give more examples or larger fractions"
+        )
+    columns = [np.stack(column) for column in zip(*rows, strict=True)]
+    identifiers = np.array([pairs[number].identifier for number in kept], np.int32)
+    return Rows(*columns, identifiers, np.array(kept))
+
+
+def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
+    """Those that fit in a row with their answer. Raises UserError if none does."""
+    kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, skip_long=True).kept
+    return [pairs[number] for number in kept]
+
+
+def spread(items: Sequence, most: int | None) -> list:
+    """At most so many, evenly spaced: of what stands file by file or task by task, some of each."""
+    if most is None or len(items) <= most:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
+def split_by_key(
+    pairs: Sequence[Pair], keys: Sequence[str], held_out: float, seed: int, use: int
+) -> tuple[list[Pair], list[Pair]]:
+    """-> (train, unseen): pairs of one key stay together.
+
+    Args:
+      keys: of each pair.
+      held_out: share of the keys to hold out.
+      seed, use: which keys; another `use` is another draw of the same seed.
+    """
+    if not 0.0 <= held_out < 1.0:
+        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
+    distinct = sorted(set(keys))
+    words = np.random.Philox(key=np.array([seed % 2**64, use], np.uint64)).random_raw(len(distinct))
+    order = np.argsort(words, kind="stable")
+    unseen = {distinct[i] for i in order[: round(len(distinct) * held_out)]}
+    sides = ([], [])
+    for pair, key in zip(pairs, keys, strict=True):
+        sides[key in unseen].append(pair)
+    return sides
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random change of a grid that keeps its answer right.
+
+    Attributes:
+      apply: (random uint64 (words,), question ids, answer ids) -> (question ids, answer ids).
+      words: how many random words it wants.
+    """
+
+    apply: Callable
+    words: int
+
+
+def pair_stream(
+    rows: Rows,
+    *,
+    batch_size: int,
+    seed: int,
+    host_index: int = 0,
+    host_count: int = 1,
+    augmentation: Augmentation | None = None,
+    prefetch: int = 2,
+) -> grain.IterDataset:
+    """Endless training batches: every epoch all rows in a new order, each changed anew.
+
+    Position and determinism as in `data/text/streams.py`: the state of an iterator is its step.
+    """
+    source = _Shuffled(rows, host_rows(batch_size, host_index, host_count), batch_size, seed)
+    source.augmentation = augmentation
+    return dataset_of(source, prefetch)
+
+
+def pair_eval_stream(
+    rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
+) -> grain.IterDataset:
+    """Finite batches, every row once, in order; what is missing from the last has weight 0."""
+    return dataset_of(
+        _InOrder(rows, host_rows(batch_size, host_index, host_count), batch_size), prefetch
+    )
+
+
+class _Shuffled:
+    """Element = step; computed from its step alone."""
+
+    augmentation: Augmentation | None = None
+
+    def __init__(self, rows: Rows, mine: np.ndarray, batch_size: int, seed: int):
+        self.rows, self.mine, self.batch_size, self.seed = rows, mine, batch_size, seed
+        self.order = functools.lru_cache(maxsize=2)(self._order)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size
+
+    def _order(self, epoch: int) -> np.ndarray:
+        return np.argsort(self._words(epoch, 0, len(self.rows.inputs)), kind="stable")
+
+    def _words(self, first: int, second: int, count: int) -> np.ndarray:
+        # Its own half of the counter: an order and a change of a row never share random words.
+        key = np.array([self.seed % 2**64, first % 2**64], np.uint64)
+        counter = np.array([0, 0, 0, second], np.uint64)
+        return np.random.Philox(key=key, counter=counter).random_raw(count)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        numbers = int(step) * self.batch_size + self.mine
+        epochs, within = np.divmod(numbers, len(self.rows.inputs))
+        chosen = np.array(
+            [self.order(int(e))[w] for e, w in zip(epochs, within, strict=True)], np.int64
+        )
+        inputs, targets = self.rows.inputs[chosen], self.rows.targets[chosen]
+        if self.augmentation is not None:
+            for row, number in enumerate(numbers):
+                words = self._words(int(number), 1, self.augmentation.words)
+                inputs[row], targets[row] = self.augmentation.apply(
+                    words, inputs[row], targets[row]
+                )
+        return {
+            "inputs": inputs,
+            "targets": targets,
+            "weights": self.rows.weights[chosen],
+            "identifiers": self.rows.identifiers[chosen],
+        }
+
+
+class _InOrder:
+    """Element = step, `len` of them."""
+
+    def __init__(self, rows: Rows, mine: np.ndarray, batch_size: int):
+        self.rows, self.mine, self.batch_size = rows, mine, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows.inputs) // self.batch_size)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        numbers = int(step) * self.batch_size + self.mine
+        real = numbers < len(self.rows.inputs)
+        chosen = np.minimum(numbers, len(self.rows.inputs) - 1)
+        weights = self.rows.weights[chosen] * real[:, None].astype(np.float32)
+        return {
+            "inputs": self.rows.inputs[chosen],
+            "targets": self.rows.targets[chosen],
+            "weights": weights,
+            "identifiers": self.rows.identifiers[chosen],
+        }

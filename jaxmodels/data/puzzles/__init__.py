@@ -1,0 +1,1 @@
+"""Sudoku and maze generators, solvers and symmetries."""

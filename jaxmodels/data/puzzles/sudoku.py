@@ -1,0 +1,217 @@
+"""Sudokus: read, made with a proof that the solution is the only one, changed by their symmetries.
+
+A puzzle and its solution are texts of box^4 symbols, "." for an open cell, row by row. A puzzle's
+`combination` is its number of open cells. Sources: sapientinc/HRM's Sudoku dataset (SYSTEMS 7.7,
+7.12).
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxmodels.data.pairs.rows import Pair, split_by_key
+from jaxmodels.data.puzzles.solver import is_solution, solve
+from jaxmodels.data.readers.files import read_text
+from jaxmodels.errors import UserError
+
+COLUMNS = ("source", "question", "answer", "rating")
+
+
+def read_sudoku(path: Path) -> Iterator[Pair]:
+    """9x9 puzzles of a CSV with HRM's columns source, question, answer, rating.
+
+    Raises:
+      UserError: names file and line of what is no puzzle, or has another answer.
+    """
+    lines = read_text(path).decode("utf-8").splitlines()
+    reader = csv.reader(lines)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: not a CSV line, {error}") from error
+        number = reader.line_num
+        if row is None:
+            return
+        if not row or (number == 1 and tuple(row) == COLUMNS):
+            continue
+        if len(row) < 3:
+            raise UserError(f"{path}:{number}: expected the columns {', '.join(COLUMNS)}")
+        question, answer = row[1].strip().replace("0", "."), row[2].strip()
+        if len(question) != 81 or len(answer) != 81:
+            raise UserError(
+                f"{path}:{number}: a puzzle and its answer have 81 cells, got {len(question)} and "
+                f"{len(answer)}"
+            )
+        if not set(question) <= set(".123456789") or not set(answer) <= set("123456789"):
+            raise UserError(f"{path}:{number}: cells are digits, or . where open")
+        if any(q not in (".", a) for q, a in zip(question, answer, strict=True)):
+            raise UserError(f"{path}:{number}: the answer changes a given cell")
+        if not is_solution(numbers(answer), 3):
+            raise UserError(f"{path}:{number}: the answer is no solution")
+        yield pair_of(question, answer, "sudoku9")
+
+
+def pair_of(question: str, answer: str, task: str) -> Pair:
+    """A puzzle with its number of open cells."""
+    return Pair(question, answer, task, (str(question.count(".")),))
+
+
+def numbers(text: str) -> list[int]:
+    """Digits, 0 for an open cell."""
+    return [0 if symbol == "." else int(symbol) for symbol in text]
+
+
+def text_of(grid: Sequence[int]) -> str:
+    """The inverse of `numbers`."""
+    return "".join("." if digit == 0 else str(digit) for digit in grid)
+
+
+def make_sudoku(
+    box: int, count: int, seed: int, blanks: tuple[int, int] | None = None
+) -> list[Pair]:
+    """Distinct puzzles, each with one solution, by opening cells while it stays the only one.
+
+    Args:
+      box: 2 for 4x4, 3 for 9x9.
+      count: of puzzles.
+      seed: they follow from it.
+      blanks: fewest and most open cells aimed at, drawn evenly; None means 6 to 12 of 16, or 30 to
+        54 of 81. A puzzle has fewer where no further cell can be opened.
+    """
+    if count < 1:
+        raise UserError(f"examples: give 1 or more, got {count}")
+    if box not in (2, 3):
+        raise UserError(f"box: 2 for 4x4, 3 for 9x9, got {box}")
+    cells = box**4
+    low, high = blanks or ((6, 12) if box == 2 else (30, 54))
+    if not 1 <= low <= high < cells:
+        raise UserError(f"blanks: 1 <= fewest <= most < {cells}, got {low} and {high}")
+    made: dict[str, str] = {}
+    own = 2 * box**2 + augment_words(box)
+    for number in range(100 * count):
+        key = np.array([seed % 2**64, number], np.uint64)
+        words = np.random.Philox(key=key).random_raw(own + cells + 1)
+        solution = _full_grid(box, words[:own])
+        order = np.argsort(words[own:-1], kind="stable")
+        wanted = low + int(words[-1] % np.uint64(high - low + 1))
+        puzzle = _opened(solution, box, order, wanted)
+        if puzzle.count(0) >= low:
+            made.setdefault(text_of(puzzle), text_of(solution))
+        if len(made) == count:
+            break
+    else:
+        raise UserError(f"examples: found only {len(made)} distinct puzzles, asked for {count}")
+    return [pair_of(question, answer, f"sudoku{box**2}") for question, answer in made.items()]
+
+
+def _full_grid(box: int, words: np.ndarray) -> list[int]:
+    """A random solved grid: a first row, the rest by a solver with its own order, then changed.
+
+    The change matters: what the solver finds first lies in one corner of all grids.
+    """
+    size = box * box
+    first = (np.argsort(words[:size], kind="stable") + 1).tolist()
+    order = (np.argsort(words[size : 2 * size], kind="stable") + 1).tolist()
+    found, _ = solve(first + [0] * (size * (size - 1)), box, 1, order)
+    ids = np.array(found[0]) + 1
+    return (augment_sudoku(words[2 * size :], ids, ids, box)[1] - 1).tolist()
+
+
+def _opened(solution: list[int], box: int, order: np.ndarray, wanted: int) -> list[int]:
+    grid, count = list(solution), 0
+    for cell in order:
+        if count == wanted:
+            break
+        grid[cell] = 0
+        if len(solve(grid, box, 2)[0]) == 1:
+            count += 1
+        else:
+            grid[cell] = solution[cell]
+    return grid
+
+
+def augment_words(box: int) -> int:
+    """Random words that `augment_sudoku` wants."""
+    return box**2 + 2 * (box + box**2) + 1
+
+
+def augment_sudoku(words: np.ndarray, question: np.ndarray, answer: np.ndarray, box: int):
+    """A random symmetry: digits, bands, rows in bands, stacks, columns in stacks, transposition.
+
+    Args:
+      words: uint64 (augment_words(box),).
+      question, answer: ids (box^4,) of a `GridTokenizer`: 1 open, 2 the digit 1, and so on.
+
+    Returns:
+      (question, answer) changed alike.
+    """
+    size = box * box
+    digits = np.argsort(words[:size], kind="stable")
+    mapped = np.concatenate([[0, 1], digits + 2]).astype(question.dtype)
+    rest = words[size:-1].reshape(2, box + size)
+    rows, columns = (_lines(part, box) for part in rest)
+    where = np.arange(size * size).reshape(size, size)
+    where = where[rows][:, columns]
+    if words[-1] & np.uint64(1):
+        where = where.T
+    where = where.ravel()
+    return mapped[question[where]], mapped[answer[where]]
+
+
+def _lines(words: np.ndarray, box: int) -> np.ndarray:
+    """Rows in a random order that keeps bands together."""
+    bands = np.argsort(words[:box], kind="stable")
+    inside = np.argsort(words[box:].reshape(box, box), axis=1, kind="stable")
+    return (bands[:, None] * box + inside[bands]).ravel()
+
+
+@functools.cache
+def _symmetries(box: int) -> np.ndarray:
+    """(images, box^4): every reordering of cells that is a symmetry, for 4x4."""
+    orders = []
+    inner = list(itertools.permutations(range(box)))
+    for bands in inner:
+        for parts in itertools.product(inner, repeat=box):
+            orders.append([band * box + i for band in bands for i in parts[band]])
+    where = np.arange(box**4).reshape(box * box, box * box)
+    images = [where[rows][:, columns] for rows in orders for columns in orders]
+    return np.array([image.ravel() for w in images for image in (w, w.T)])
+
+
+def canonical(question: str) -> str:
+    """The first, by alphabet, of all 4x4 puzzles that are the same up to symmetry."""
+    grids = np.array(numbers(question))[_symmetries(2)]
+    renamed = np.zeros_like(grids)
+    next_name = np.ones(len(grids), int)
+    names = np.zeros((len(grids), 5), int)
+    every = np.arange(len(grids))
+    for cell in range(grids.shape[1]):
+        digit = grids[:, cell]
+        new = (digit > 0) & (names[every, digit] == 0)
+        names[every[new], digit[new]] = next_name[new]
+        next_name[new] += 1
+        renamed[:, cell] = np.where(digit > 0, names[every, digit], 0)
+    return text_of(min(map(tuple, renamed)))
+
+
+def split_sudoku(pairs: Sequence[Pair], held_out: float, seed: int, box: int):
+    """-> (train, unseen): 4x4 by puzzle up to symmetry, 9x9 by solution.
+
+    Augmentation cannot then make one of the unseen 4x4 puzzles out of one of the others; their
+    solutions all occur in training, since up to symmetry there are only two. Of 9x9 solutions there
+    are enough: a file may have several puzzles of one, and who knows one of them knows the rest.
+
+    Raises:
+      UserError: puzzles of another size.
+    """
+    if any(len(pair.question) != box**4 for pair in pairs):
+        raise UserError(f"puzzles have {box**4} cells here; sudoku4 is for 4x4, sudoku9 for 9x9")
+    keys = [canonical(pair.question) if box == 2 else pair.answer for pair in pairs]
+    return split_by_key(pairs, keys, held_out, seed, use=77)

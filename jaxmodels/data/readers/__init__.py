@@ -1,0 +1,1 @@
+"""Readers of dataset formats: one function per format, text to records."""

@@ -1,0 +1,93 @@
+"""HRDoc: long documents as trees of lines, and spans sampled from long documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxmodels.data.readers.files import json_document, require
+from jaxmodels.data.readers.records import Record
+from jaxmodels.data.text.documents import Document
+from jaxmodels.errors import UserError
+
+# Deeper levels share the last class: a head needs a fixed number of classes.
+NUM_LEVEL_CLASSES = 16
+
+
+def read_hrdoc(path: Path) -> Iterator[Record]:
+    """HRDoc (SYSTEMS P-18): a file is a document; each line indented two spaces a level.
+
+    The level of a line is 0 without parent, its parent's plus one if the parent `contain`s it, else
+    its parent's (`connect`: the same paragraph goes on; `equality`: a sibling). Label
+    `level_targets`.
+    """
+    lines, _ = json_document(path, list, "a list of lines")
+    by_id = {}
+    for i, line in enumerate(lines):
+        where = f"entry {i}"
+        if not isinstance(line, dict):
+            fields = "text, line_id, parent_id, relation"
+            raise UserError(f"{path}: {where} must be an object with {fields}; correct it")
+        require(line, "text", str, path, where)
+        require(line, "relation", str, path, where)
+        require(line, "parent_id", int, path, where)
+        by_id[require(line, "line_id", int, path, where)] = line
+    levels = _levels(path, by_id)
+    text, spans = b"", []
+    for line in lines:
+        level, start = levels[line["line_id"]], len(text)
+        text += b"  " * level + " ".join(line["text"].split()).encode() + b"\n"
+        spans.append((start, len(text), min(level, NUM_LEVEL_CLASSES - 1)))
+    yield Record(str(path), text, {"level_targets": spans})
+
+
+def _levels(path: Path, by_id: Mapping[int, dict]) -> dict[int, int]:
+    levels = {-1: -1}
+    for line_id in by_id:
+        chain = []  # from this line up to one whose level is known
+        while line_id not in levels:
+            if line_id not in by_id:
+                raise UserError(
+                    f"{path}: line_id {chain[-1]} has parent_id {line_id}, which is no line of "
+                    "this document; correct it (-1 = no parent)"
+                )
+            if line_id in chain:
+                raise UserError(f"{path}: line_id {line_id} is its own ancestor; correct parent_id")
+            chain.append(line_id)
+            line_id = by_id[line_id]["parent_id"]
+        for child in reversed(chain):
+            parent = by_id[child]["parent_id"]
+            deeper = parent == -1 or by_id[child]["relation"] == "contain"
+            levels[child] = levels[parent] + deeper
+    return levels
+
+
+def sample_spans(
+    documents: Sequence[Document], *, span_len: int, count: int, seed: int
+) -> tuple[Document, ...]:
+    """Seeded spans for contextual pretraining on long documents (SYSTEMS P-18).
+
+    Every line (of documents not made of bytes: every token) is an equally likely beginning, if half
+    a span follows it in its document. Drawn with replacement, each at most `span_len` tokens.
+
+    Raises:
+      UserError: no document holds half a span.
+    """
+    owners, begins = [], []
+    for i, document in enumerate(documents):
+        tokens = document.tokens
+        at = np.arange(len(tokens))
+        if tokens.dtype == np.uint8:
+            at = np.concatenate([[0], np.flatnonzero(tokens == ord("\n")) + 1])
+        at = at[len(tokens) - at >= max(span_len // 2, 1)]
+        owners.append(np.full(len(at), i))
+        begins.append(at)
+    owner, begin = np.concatenate(owners or [[]]), np.concatenate(begins or [[]])
+    if len(begin) == 0:
+        raise UserError(f"no document holds half a span: lower span_len, now {span_len}")
+    words = np.random.Philox(key=np.array([seed % 2**64, 0], np.uint64)).random_raw(count)
+    chosen = (words % np.uint64(len(begin))).astype(np.int64)
+    drawn = [(documents[owner[i]], int(begin[i])) for i in chosen]
+    return tuple(d.slice(start, min(start + span_len, len(d))) for d, start in drawn)

@@ -1,0 +1,116 @@
+"""Readers of worked solutions, GSM8K and chains of thought, with a target for every step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxmodels.data.readers.files import json_document, json_lines, require
+from jaxmodels.data.readers.records import Record
+from jaxmodels.errors import UserError
+
+# Later steps share the last class: a head needs a fixed number of classes.
+NUM_STEP_CLASSES = 16
+
+
+@dataclass(frozen=True)
+class GSM8KItem:
+    """One exercise (SYSTEMS P-16).
+
+    Attributes:
+      question: as in the file.
+      answer: as in the file, calculator annotations and `#### n` included.
+      steps: lines of the solution without annotations, without the `#### n` line.
+      calculations: (expression, result) of every `<<expression=result>>`.
+      final: the number after `####`, thousands separators removed.
+    """
+
+    question: str
+    answer: str
+    steps: tuple[str, ...]
+    calculations: tuple[tuple[str, str], ...]
+    final: str
+
+
+_CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)")
+
+
+def parse_gsm8k(path: str | Path) -> list[GSM8KItem]:
+    """All exercises of one jsonl file."""
+    return [item for _, item in _gsm8k(Path(path))]
+
+
+def read_gsm8k(path: Path) -> Iterator[Record]:
+    """GSM8K: "Question: ...", "Answer: ..." without calculator annotations, "#### n".
+
+    Label `step_targets`: the index of the solution line (from 0), the `#### n` line being the last
+    step; no label in the question.
+    """
+    for number, item in _gsm8k(path):
+        yield _reasoning(
+            f"{path}:{number}",
+            f"Question: {item.question.strip()}\nAnswer: ",
+            [*(step + "\n" for step in item.steps), f"#### {item.final}\n"],
+        )
+
+
+def _gsm8k(path: Path) -> Iterator[tuple[int, GSM8KItem]]:
+    for number, row in json_lines(path):
+        question = require(row, "question", str, path, number)
+        answer = require(row, "answer", str, path, number)
+        solution, mark, final = answer.rpartition("####")
+        final = final.strip().replace(",", "")
+        if not mark or not _NUMBER.fullmatch(final):
+            raise UserError(
+                f"{path}:{number}: field 'answer' must end in '#### <number>', "
+                f"got {answer[-20:]!r}; correct or remove this line"
+            )
+        calculations = tuple((a.strip(), b.strip()) for a, b in _CALCULATION.findall(solution))
+        lines = (line.strip() for line in _CALCULATION.sub("", solution).split("\n"))
+        steps = tuple(line for line in lines if line)
+        yield number, GSM8KItem(question, answer, steps, calculations, final)
+
+
+def read_cot(path: Path) -> Iterator[Record]:
+    """Chain-of-thought exemplars (SYSTEMS P-17): source, rationale cut in steps, target.
+
+    A step of the rationale is a sentence or a line. Label `step_targets`: the step's index (from 0)
+    from its first byte up to the next step; the target is the last step; no label in the source.
+    """
+    for name, number, row in _cot_rows(path):
+        source = require(row, "source", str, path, number)
+        rationale = require(row, "rationale", str, path, number)
+        target = require(row, "target", str, path, number)
+        steps = re.findall(r"\S.*?(?:[.!?](?=\s)\s*|\n+|\Z)", rationale.strip() + "\n", re.S)
+        if not steps:
+            raise UserError(
+                f"{path}:{number}: field 'rationale' is empty; fill or remove this entry"
+            )
+        yield _reasoning(name, source.strip() + "\n", [*steps, target.strip() + "\n"])
+
+
+def _cot_rows(path: Path) -> Iterator[tuple[str, int, dict]]:
+    if path.suffix.lower() == ".jsonl":
+        for number, row in json_lines(path):
+            yield f"{path}:{number}", number, row
+        return
+    rows, text = json_document(path, dict, "an object {id: {source, rationale, target}}")
+    for key, row in rows.items():
+        at = max(text.find(f'"{key}"'), 0)
+        number = text.count("\n", 0, at) + 1
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: entry {key!r} must be an object, got {row!r}")
+        yield f"{path}:{key}", number, row
+
+
+def _reasoning(name: str, prompt: str, steps: Sequence[str]) -> Record:
+    text = prompt.encode()
+    spans = []
+    for i, step in enumerate(steps):
+        start = len(text)
+        text += step.encode()
+        spans.append((start, len(text), min(i, NUM_STEP_CLASSES - 1)))
+    return Record(name, text, {"step_targets": spans})

@@ -1,0 +1,1 @@
+"""Text corpora: documents, splits, and the streams of batches read from them."""

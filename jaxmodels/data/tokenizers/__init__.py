@@ -1,0 +1,1 @@
+"""Tokenizers: bytes, words, characters, BPE, answers and grids."""

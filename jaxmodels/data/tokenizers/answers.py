@@ -1,0 +1,151 @@
+"""Tokenizers of HRLM: characters, and frequent words with characters to fall back on.
+
+Ids 0-3 are PAD, EOS, UNK and SEP in each (SYSTEMS L-20 to L-22).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmodels.errors import UserError
+from jaxmodels.models.hrlm.config import EOS, PAD, UNK
+
+SPECIALS = ("<pad>", "<eos>", "<unk>", "<sep>")
+SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83
+TAB_CHARSET = SEED_CHARSET + "\t"  # vocabulary of 84
+# The printable half of Latin-1: Spanish and its neighbours without loss.
+LATIN_CHARSET = TAB_CHARSET + "".join(
+    c for c in map(chr, [*range(33, 127), *range(161, 256)]) if c not in TAB_CHARSET and c != "\xad"
+)
+
+
+@dataclass(frozen=True)
+class AnswerCharTokenizer:
+    """One token a character of a fixed set; what is not in it becomes UNK.
+
+    Attributes:
+      charset: id - 4 -> character.
+    """
+
+    charset: str = LATIN_CHARSET
+    name: str = "answer_char"
+
+    def __post_init__(self):
+        if not self.charset or len(set(self.charset)) != len(self.charset):
+            raise UserError("charset: characters must be distinct, and one at least")
+        ids = {character: len(SPECIALS) + i for i, character in enumerate(self.charset)}
+        object.__setattr__(self, "_ids", ids)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return len(SPECIALS) + len(self.charset)
+
+    def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
+        """(length,) int32."""
+        ids = [self._ids.get(character, UNK) for character in _text(text)]
+        return np.array(ids + [EOS] * add_eos, np.int32)
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """(length,) int32: bytes of UTF-8 behind each token."""
+        return np.array([len(character.encode()) for character in _text(text)], np.int32)
+
+    def decode(self, tokens) -> str:
+        """Text up to the first EOS; special ids and ids that there are not show as nothing."""
+        return "".join(
+            self.charset[token - len(SPECIALS)]
+            for token in _until_eos(tokens)
+            if len(SPECIALS) <= token < self.vocab_size
+        )
+
+    def to_json(self) -> str:
+        """`{"kind": "answer_char", "charset": "..."}`."""
+        return json.dumps({"kind": self.name, "charset": self.charset}, ensure_ascii=False)
+
+
+_PIECE = re.compile(r" ?\w+|[\s\S]")
+
+
+@dataclass(frozen=True)
+class HybridTokenizer:
+    """Frequent words as one token each, all else character by character: lossless in its charset.
+
+    A word takes the space before it along, " word" and "word" being two tokens, so that pieces
+    joined are the text.
+
+    Attributes:
+      words: most frequent first, each of two characters or more.
+      charset: as `AnswerCharTokenizer`; its ids come first.
+    """
+
+    words: tuple[str, ...]
+    charset: str = LATIN_CHARSET
+    name: str = "hybrid"
+
+    def __post_init__(self):
+        if len(set(self.words)) != len(self.words) or any(len(word) < 2 for word in self.words):
+            raise UserError("words: must be distinct and of two characters or more")
+        object.__setattr__(self, "_chars", AnswerCharTokenizer(self.charset))
+        first = self._chars.vocab_size
+        object.__setattr__(self, "_ids", {word: first + i for i, word in enumerate(self.words)})
+
+    @classmethod
+    def fit(
+        cls, texts: Iterable[str], *, max_words: int = 900, charset: str = LATIN_CHARSET
+    ) -> HybridTokenizer:
+        """The most frequent words of the *training* texts, ties in alphabetical order."""
+        counts = Counter(p for text in texts for p in _PIECE.findall(_text(text)) if len(p) > 1)
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return cls(tuple(word for word, _ in ranked[:max_words]), charset)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self._chars.vocab_size + len(self.words)
+
+    def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
+        """(length,) int32."""
+        ids = [token for piece in _PIECE.findall(_text(text)) for token in self._encoded(piece)]
+        return np.array(ids + [EOS] * add_eos, np.int32)
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """(length,) int32: bytes of UTF-8 behind each token."""
+        counts = []
+        for piece in _PIECE.findall(_text(text)):
+            whole = piece in self._ids
+            counts += [len(part.encode()) for part in ([piece] if whole else piece)]
+        return np.array(counts, np.int32)
+
+    def _encoded(self, piece):
+        return [self._ids[piece]] if piece in self._ids else self._chars.encode(piece).tolist()
+
+    def decode(self, tokens) -> str:
+        """Text up to the first EOS; special ids and ids that there are not show as nothing."""
+        first, parts = self._chars.vocab_size, []
+        for token in _until_eos(tokens):
+            if first <= token < self.vocab_size:
+                parts.append(self.words[token - first])
+            elif token < first:
+                parts.append(self._chars.decode([token]))
+        return "".join(parts)
+
+    def to_json(self) -> str:
+        """`{"kind": "hybrid", "words": [...], "charset": "..."}`."""
+        fields = {"kind": self.name, "words": list(self.words), "charset": self.charset}
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _until_eos(tokens) -> list[int]:
+    ids = [int(token) for token in np.asarray(tokens).ravel()]
+    return [token for token in ids[: ids.index(EOS) if EOS in ids else None] if token != PAD]
+
+
+def _text(text: str | bytes) -> str:
+    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

@@ -1,0 +1,123 @@
+"""What each tokenizer costs and loses on the same pairs (SYSTEMS L-24).
+
+`python -m jaxmodels.data.tokenizer_table SOURCE ...` prints the table; sources as in `build.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxmodels.data.build import Options, pairs_of_sources
+from jaxmodels.data.pairs.rows import Pair
+from jaxmodels.data.tokenizers.byte_word import Tokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
+from jaxmodels.errors import UserError
+from jaxmodels.models.hrlm.config import UNK
+
+UNKNOWN = {"answer_char": UNK, "hybrid": UNK, "bpe": UNK, "word": WordTokenizer.UNK}
+HEADER = "tokenizer | vocab | tokens mean | 95 % | unknown | parameters | lossless".split(" | ")
+
+
+@dataclass(frozen=True)
+class TokenizerRow:
+    """One tokenizer on some pairs.
+
+    Attributes:
+      name: as given.
+      vocab_size: V.
+      mean_tokens: of an example, question and answer together, without SEP and EOS.
+      p95_tokens: length that 95 % of the examples do not exceed.
+      unknown: share of the tokens that are the unknown one.
+      parameters: 2 * V * width, of the embedding and the output head.
+      lossless: share of the texts, questions and answers, that decode to what was encoded.
+    """
+
+    name: str
+    vocab_size: int
+    mean_tokens: float
+    p95_tokens: int
+    unknown: float
+    parameters: int
+    lossless: float
+
+
+def compare_tokenizers(
+    pairs: Sequence[Pair], tokenizers: Mapping[str, Tokenizer], width: int
+) -> list[TokenizerRow]:
+    """A row for each tokenizer, in their order.
+
+    Args:
+      pairs: texts that no tokenizer was fitted on, or the table flatters those that learn.
+      tokenizers: by the name that the table shows.
+      width: of the model's vectors.
+    """
+    if not pairs:
+        raise UserError("pairs: none to compare tokenizers on")
+    if width < 1:
+        raise UserError(f"width must be positive, got {width}")
+    rows = []
+    for name, tokenizer in tokenizers.items():
+        lengths, unknown, kept = [], 0, 0
+        for pair in pairs:
+            texts = (pair.question, pair.answer)
+            ids = [tokenizer.encode(text) for text in texts]
+            lengths.append(sum(map(len, ids)))
+            unknown += sum(int(np.sum(i == UNKNOWN.get(tokenizer.name, -1))) for i in ids)
+            kept += sum(tokenizer.decode(i) == text for i, text in zip(ids, texts, strict=True))
+        rows.append(
+            TokenizerRow(
+                name=name,
+                vocab_size=tokenizer.vocab_size,
+                mean_tokens=float(np.mean(lengths)),
+                p95_tokens=int(np.quantile(lengths, 0.95, method="inverted_cdf")),
+                unknown=unknown / max(sum(lengths), 1),
+                parameters=2 * tokenizer.vocab_size * width,
+                lossless=kept / (2 * len(pairs)),
+            )
+        )
+    return rows
+
+
+def as_markdown(rows: Sequence[TokenizerRow]) -> str:
+    """A table of Markdown."""
+    lines = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
+    for r in rows:
+        lines.append(
+            f"| {r.name} | {r.vocab_size:,} | {r.mean_tokens:.1f} | {r.p95_tokens} | "
+            f"{r.unknown:.2%} | {r.parameters:,} | {r.lossless:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """-> the exit status: 0, or 2 for a mistake in the input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxmodels.data.tokenizer_table",
+        description="Tokenizers compared on test pairs; those that learn see training pairs alone.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help="task, file or folder")
+    parser.add_argument("--width", type=int, default=512, help="of the model (default 512)")
+    parser.add_argument("--max-tokens", type=int, default=1000, help="vocabulary of hybrid and bpe")
+    parser.add_argument("--count", type=int, default=1000, help="pairs of each task")
+    parser.add_argument("--seed", type=int, default=0, help="of drawing and splitting")
+    given = parser.parse_args(arguments)
+    try:
+        options = Options(count=given.count, seed=given.seed)
+        train, test, way = pairs_of_sources(given.sources, options)
+        fitted = {name: fit_tokenizer(name, train, given.max_tokens) for name in TEXT_TOKENIZERS}
+        table = as_markdown(compare_tokenizers(test, fitted, given.width))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(test):,} test pairs, split {way}, width {given.width}\n\n{table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

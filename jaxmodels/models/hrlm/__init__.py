@@ -1,0 +1,1 @@
+"""HRLM: hierarchical reasoning over text and grids, with adaptive halting."""

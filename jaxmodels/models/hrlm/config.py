@@ -1,0 +1,171 @@
+"""Sizes, choices and presets of HRLM (`hrlm.py` says what they mean together)."""
+
+import dataclasses
+
+from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.hrm import HRMConfig
+from jaxmodels.errors import UserError
+
+PAD, EOS, UNK, SEP = 0, 1, 2, 3
+MODES = ("grid", "nar", "prefix_ar", "as_written")
+
+
+@dataclasses.dataclass(frozen=True)
+class HRLMConfig:
+    """Sizes and choices; those of the recurrence are explained in `HRMConfig`.
+
+    Attributes:
+      vocab_size: V. Ids 0-3 are PAD (blank), EOS, UNK and SEP, but in grids.
+      seq_len: T of a row.
+      mode: see the module.
+      recurrent: False makes it a plain transformer of low_layers + high_layers blocks, read once.
+      registers: learned vectors in front of the tokens; the Q-head reads the first place.
+      puzzle_ids: of puzzles that have a learned vector each, which stands before the registers; 0
+        means none. It starts at 0 and is learned by its sign alone (`train/optim/sign_sgd.py`).
+      halt_max_steps: rounds at most; 1 means no halting and no carry.
+      halt_exploration: share of samples that must think a random number of rounds at least.
+      adaptive: in training a sample halts when the Q-head says so; False: after halt_max_steps.
+      eval_halt: "max", an evaluation thinks halt_max_steps rounds; "adaptive", until the head says
+        so. What trains with halting may answer worse in rounds that it hardly ever reached.
+      q_continue: the Q-head also estimates the worth of going on, as HRM; without, as TRM, a
+        sample halts when it is more likely right than not.
+      loss: "softmax", or "stablemax" (arXiv 2501.04697).
+      loss_mean: "sequence", over a row's labels and then over rows (L-50); "token", over all.
+      bp_warmup: share of training over which the number of calls with a gradient rises from 2 to
+        grad_calls, as HRM-Text; 0 = from the start.
+      causal: in mode prefix_ar the question too is read left to right.
+      window: positions that a position sees on each side; None means all.
+      mask_pad: nobody sees PAD. Not in nar, whose blanks it would hide.
+      embed_scale: of the embedded tokens; None means sqrt(width), which the table's initial values
+        make of unit variance.
+      eos_id: token that ends an answer, in prefix_ar alone; None: nothing does. This package's own
+        data end with EOS, 1.
+      low_init: z_L at the start; None means drawn by `init_seed`. high_init likewise.
+      init_seed: of the two fixed vectors.
+      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+    """
+
+    vocab_size: int = 84
+    seq_len: int = 256
+    mode: str = "nar"
+    width: int = 256
+    head_size: int | None = None
+    high_cycles: int = 2
+    low_cycles: int = 2
+    high_layers: int = 2
+    low_layers: int = 2
+    expansion: float = 4.0
+    mlp_multiple: int = 256
+    norm: str = "post"
+    norm_eps: float = 1e-5
+    head_gate: bool = False
+    inject: bool = True
+    shared: bool = False
+    grad_calls: int = 2
+    grad_rule: str = "last"
+    rope_base: float = 1e4
+    remat: bool = False
+    recurrent: bool = True
+    registers: int = 1
+    puzzle_ids: int = 0
+    halt_max_steps: int = 8
+    halt_exploration: float = 0.1
+    q_continue: bool = True
+    loss: str = "softmax"
+    loss_mean: str = "sequence"
+    bp_warmup: float = 0.0
+    adaptive: bool = True
+    eval_halt: str = "max"
+    causal: bool = False
+    window: int | None = None
+    mask_pad: bool = False
+    embed_scale: float | None = None
+    eos_id: int | None = EOS
+    low_init: tuple | None = None
+    high_init: tuple | None = None
+    init_seed: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "vocab_size", "seq_len", "halt_max_steps")
+        one_of(self, "mode", MODES)
+        one_of(self, "loss", ("softmax", "stablemax"))
+        one_of(self, "eval_halt", ("max", "adaptive"))
+        one_of(self, "loss_mean", ("sequence", "token"))
+        if not 0.0 <= self.halt_exploration <= 1.0:
+            raise UserError(f"halt_exploration must lie in [0, 1], got {self.halt_exploration!r}")
+        if not 0.0 <= self.bp_warmup <= 1.0:
+            raise UserError(f"bp_warmup must lie in [0, 1], got {self.bp_warmup!r}")
+        for name in ("registers", "puzzle_ids"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.mask_pad and self.mode == "nar":
+            raise UserError("mask_pad: in mode nar the blanks are PAD and must be seen")
+        if self.mode == "prefix_ar" and (self.halt_max_steps > 1 or self.front):
+            raise UserError("mode prefix_ar neither halts nor has registers; set 1 and 0")
+        if self.causal and self.mode != "prefix_ar":
+            raise UserError(f"causal: only mode prefix_ar answers left to right, not {self.mode}")
+        if self.loss_mean == "token" and self.halts:
+            # Labels are counted in the batch that comes, a loss is paid by samples that go on.
+            raise UserError("loss_mean: 'token' does not go with halting; set 'sequence'")
+        if not self.recurrent and self.halt_max_steps > 1:
+            raise UserError("recurrent=False reads once; set halt_max_steps=1")
+        if self.embed_scale is not None and not self.embed_scale > 0.0:
+            raise UserError(f"embed_scale must be positive, got {self.embed_scale!r}")
+        for name in ("low_init", "high_init"):
+            given = getattr(self, name)
+            if given is not None:
+                object.__setattr__(self, name, tuple(float(x) for x in given))
+                if len(given) != self.width:
+                    raise UserError(f"{name}: {len(given)} numbers, but the width is {self.width}")
+        _ = self.cell  # validates its own fields
+
+    @property
+    def cell(self) -> HRMConfig:
+        """The config of the recurrence."""
+        names = [field.name for field in dataclasses.fields(HRMConfig)]
+        return HRMConfig(**{name: getattr(self, name) for name in names})
+
+    @property
+    def front(self) -> int:
+        """R, places before the tokens."""
+        return self.registers + (self.puzzle_ids > 0)
+
+    @property
+    def halts(self) -> bool:
+        """Whether there are several rounds."""
+        return self.halt_max_steps > 1
+
+
+_SEED = {"registers": 0, "expansion": 4.0}
+_TEXT = {"mode": "prefix_ar", "registers": 0, "halt_max_steps": 1, "norm": "pre", "norm_eps": 1e-6}
+_TEXT |= {"head_gate": True, "inject": False, "low_cycles": 3, "grad_calls": 5}
+_TEXT |= {"grad_rule": "per_module", "bp_warmup": 0.2, "loss_mean": "token"}
+PRESETS = {
+    "base": _SEED
+    | {"vocab_size": 100, "seq_len": 256, "width": 512, "high_layers": 4, "low_layers": 4}
+    | {"high_cycles": 2, "low_cycles": 2, "halt_max_steps": 16},
+    "intermediate": _SEED
+    | {"vocab_size": 1000, "seq_len": 512, "width": 768, "high_layers": 6, "low_layers": 6}
+    | {"high_cycles": 3, "low_cycles": 3, "halt_max_steps": 32},
+    "advanced": _SEED
+    | {"vocab_size": 10_000, "seq_len": 1024, "width": 1024, "high_layers": 8, "low_layers": 8}
+    | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 64},
+    "text": _SEED
+    | {"vocab_size": 1000, "seq_len": 1024, "width": 768, "high_layers": 6, "low_layers": 6}
+    | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 64},
+    "v1": _SEED
+    | {"vocab_size": 1000, "seq_len": 1024, "width": 768, "high_layers": 6, "low_layers": 6}
+    | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 32},
+    "hrm_sudoku": _SEED
+    | {"mode": "grid", "vocab_size": 11, "seq_len": 81, "width": 512, "high_layers": 4}
+    | {"low_layers": 4, "halt_max_steps": 16, "loss": "stablemax", "puzzle_ids": 1},
+    "trm_sudoku": {"mode": "grid", "vocab_size": 11, "seq_len": 81, "width": 512, "shared": True}
+    | {"high_layers": 2, "low_layers": 2, "high_cycles": 3, "low_cycles": 6, "grad_calls": 7}
+    | {"halt_max_steps": 16, "q_continue": False, "loss": "stablemax", "registers": 0}
+    | {"puzzle_ids": 1},
+    "as_written": _SEED
+    | {"mode": "as_written", "vocab_size": 100, "width": 512, "high_layers": 4, "low_layers": 4}
+    | {"halt_max_steps": 16},
+    "prefix_ar": _TEXT,
+}

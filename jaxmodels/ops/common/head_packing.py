@@ -1,0 +1,195 @@
+"""Heads side by side: how the delta rules fill the 128 lanes of a TPU with heads of 64.
+
+P heads lie side by side, M = H / P such packs: arrays of a chunk are (B, M, c, P size), matrices
+over pairs of tokens (B, M, c, P c), and a pack's state is block-diagonal, (B, M, P K, P V). What
+multiplies from the right is spread first: each head's lanes in rows of their own, zeros elsewhere.
+On a CPU, where zeros take as long as other numbers, a pack is one head.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.ops.common.chunk_loop import chunk_loop
+from jaxmodels.ops.common.triangular import unit_lower_inverse
+
+LANES = 128
+FAST = 2**19  # entries of a chunk's array, of which some dozens fit into a TPU's fast memory
+PRECISION = jax.lax.Precision.HIGH  # three passes of bfloat16 on a TPU, 16 bits; exact elsewhere
+
+
+def by_platform(run, heads: int, widest: int, pack: int | None, *arguments):
+    """run(pack, *arguments); pack None: 1 on a CPU, elsewhere as many heads as fill the lanes.
+
+    Args:
+      run: traced for both, compiled for one.
+      heads: H.
+      widest: the largest size of a head.
+      pack: P, a divisor of H, or None.
+    """
+    if pack is None:
+        fitting = max(1, LANES // widest)
+        pack = max(p for p in range(1, heads + 1) if p <= fitting and heads % p == 0)
+        if pack > 1:
+            alone, packed = (functools.partial(run, p) for p in (1, pack))
+            return jax.lax.platform_dependent(*arguments, cpu=alone, default=packed)
+    return run(pack, *arguments)
+
+
+def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
+    """`chunk_loop` in the layout of packs.
+
+    Args:
+      chunk: a body of `chunk_loop` with P for its first argument. It sees the state as (B, M, P K,
+        P V), tokens as (B, M, c, P n) and shared as (1, M, 1, P n), and makes y (B, M, c, P V).
+      size: tokens a chunk.
+      pack: P.
+      state: (B, H, K, V).
+      tokens: tuple of (B, T, H, n), or (B, T, H), seen as (B, 1, c, H).
+      shared: pytree of (H, n).
+      reset: bool (B, T).
+
+    Returns:
+      (state after the last token, y (B, T, H, V)).
+    """
+    batch = reset.shape[0]
+    entries = size * tokens[0][0, 0].size
+    rows = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= FAST]
+    turned = functools.partial(map, functools.partial(_together, pack))
+    body, axis = functools.partial(chunk, pack), 2
+    if pack == 1:  # a CPU turns what it has in its cache, a TPU what leaves a product
+
+        def body(state, tokens, reset, shared, kept):
+            (state, y), kept = chunk(1, state, tuple(turned(tokens)), reset, shared, kept)
+            return (state, y.swapaxes(1, 2)), kept
+
+        axis = 1
+    state, y = chunk_loop(
+        body,
+        _state_together(pack, state),
+        tokens if pack == 1 else tuple(turned(tokens)),
+        reset,
+        jax.tree.map(lambda x: _together(pack, x[None, None]), shared),
+        chunk_size=size,
+        time_axis=axis,
+        rows=max(rows, default=1),
+    )
+    return _state_apart(pack, state), y if pack == 1 else _apart(pack, y)
+
+
+def _together(pack, x):
+    """(B, T, H, size) -> (B, M, T, P size); (B, T, H) -> (B, 1, T, H)."""
+    if x.ndim == 3:
+        return x[:, None]
+    batch, time, heads, size = x.shape
+    return x.reshape(batch, time, heads // pack, pack * size).swapaxes(1, 2)
+
+
+def _apart(pack, x):
+    """(B, M, T, P size) -> (B, T, H, size)."""
+    batch, packs, time, lanes = x.shape
+    return x.swapaxes(1, 2).reshape(batch, time, packs * pack, lanes // pack)
+
+
+def _state_together(pack, state):
+    """(B, H, K, V) -> (B, M, P K, P V), heads on the diagonal."""
+    batch, heads, keys, values = state.shape
+    state = state.reshape(batch, heads // pack, pack, keys, values)
+    if pack == 1:
+        return state[:, :, 0]
+    zeros = jnp.zeros_like(state[:, :, 0])
+    rows = [[state[:, :, p] if p == q else zeros for q in range(pack)] for p in range(pack)]
+    return jnp.concatenate([jnp.concatenate(row, -1) for row in rows], -2)
+
+
+def _state_apart(pack, state):
+    """The inverse of `_state_together`."""
+    batch, packs, keys, values = state.shape
+    state = state.reshape(batch, packs, pack, keys // pack, pack, values // pack)
+    state = jnp.stack([state[:, :, p, :, p] for p in range(pack)], 2)
+    return state.reshape(batch, packs * pack, keys // pack, values // pack)
+
+
+def on_diagonal(pack: int, state):
+    """A pack's state without what stands between two heads."""
+    if pack == 1:
+        return state
+    return jnp.where(_blocks(pack, state.shape[2] // pack, state.shape[3] // pack), state, 0.0)
+
+
+def product(x, y):
+    """x @ y in float32, the hardware's default notwithstanding."""
+    return jnp.matmul(x, y, precision=PRECISION)
+
+
+def spread(pack: int, x):
+    """(B, M, c, P size) -> (B, M, P c, P size), each head in its rows."""
+    if pack == 1:
+        return x
+    own = _blocks(pack, x.shape[2], x.shape[3] // pack)
+    return jnp.where(own, jnp.concatenate([x] * pack, 2), 0.0)
+
+
+def head_sum(pack: int, x, size: int | None = None):
+    """(B, M, c, P n) -> sums over each head, ready to be multiplied with heads of `size` (or n)."""
+    if pack == 1:
+        return jnp.sum(x, -1, keepdims=True)
+    ones = _blocks(pack, x.shape[3] // pack, size or x.shape[3] // pack)[0, 0]
+    return product(x, ones.astype(np.float32))
+
+
+def inverse(pack: int, strict):
+    """(I - strict)^-1 of each head's own (c, c) in (B, M, c, P c); see `unit_lower_inverse`."""
+    if pack == 1:
+        return unit_lower_inverse(strict)
+    size = strict.shape[2]
+    i, j = np.arange(size)[:, None], np.arange(pack * size)[None] % size
+
+    def below(block):  # what stands below the first of each two blocks of this size
+        mask = (i // (2 * block) == j // (2 * block)) & (i // block > j // block)
+        return jnp.where(mask[None, None], strict, 0.0)
+
+    result = below(1) + np.float32(i == j)[None, None]
+    block = 2
+    while block < size:
+        missing = product(below(block), spread(pack, result))
+        result = result + product(result, spread(pack, missing))
+        block *= 2
+    return result
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def solved(pack: int, known_inverse, strict, right):
+    """u = strict u + right, by the known inverse (I - strict)^-1, which is constant in gradients.
+
+    Args:
+      pack: P.
+      known_inverse, strict: (B, M, c, P c).
+      right: (B, M, c, P V).
+    """
+    return product(known_inverse, spread(pack, right))
+
+
+def _solved_forward(pack, known_inverse, strict, right):
+    u = solved(pack, known_inverse, strict, right)
+    return u, (known_inverse, u)
+
+
+def _solved_backward(pack, saved, d_u):
+    known_inverse, u = saved
+    d_right = product(known_inverse.swapaxes(2, 3), d_u)
+    if pack > 1:  # the transpose of `spread`
+        own = _blocks(pack, u.shape[2], u.shape[3] // pack)
+        d_right = sum(jnp.split(jnp.where(own, d_right, 0.0), pack, 2))
+    return None, product(d_right, spread(pack, u).swapaxes(2, 3)), d_right
+
+
+solved.defvjp(_solved_forward, _solved_backward)
+
+
+def _blocks(pack, rows, columns):
+    """bool (1, 1, P rows, P columns): the blocks on the diagonal."""
+    i, j = np.arange(pack * rows) // rows, np.arange(pack * columns) // columns
+    return (i[:, None] == j[None])[None, None]

@@ -1,0 +1,1 @@
+"""The diagonal-plus-low-rank recurrence of RWKV-7: chunked XLA and Pallas TPU."""

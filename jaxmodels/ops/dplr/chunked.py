@@ -1,0 +1,134 @@
+"""The diagonal-plus-low-rank recurrence of RWKV-7, token by token and in chunks.
+
+    S_t = diag(w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T ;   y_t = S_t^T r_t
+
+SYSTEMS 7.4, from BlinkDL's RWKV-LM (RWKV-v7); the chunk form is the WY representation used by
+flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P
+heads lie side by side in M = H / P packs, see `ops/common/head_packing.py`. All in float32, matmuls
+too, whatever the hardware's default.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.common import head_packing
+from jaxmodels.ops.common.chunks import same_segment, segment_cumsum, segment_ids
+
+MOST = 0.6066  # -log_w of RWKV-7 is at most e^{-1/2}
+
+
+def dplr_step(state, r, log_w, k, v, a, b):
+    """One token. state (B, H, K, V); r, log_w, k, a, b (B, H, K); v (B, H, V) -> (state, y)."""
+    read = jnp.einsum("bhk,bhkv->bhv", a, state)
+    state = jnp.exp(log_w)[..., None] * state
+    state = state + b[..., None] * read[..., None, :] + k[..., None] * v[..., None, :]
+    return state, jnp.einsum("bhk,bhkv->bhv", r, state)
+
+
+def dplr_chunked(state, r, log_w, k, v, a, b, reset=None, *, chunk_size=64, pack=None):
+    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+
+    Decays are factored, exp(g_t - g_i) = exp(g_t - s) exp(s - g_i), which is safe because RWKV-7
+    bounds them: log_w >= -e^{-1/2}. With s half of what a chunk can lose, both factors stay within
+    exp(+-20) at 64 tokens. (A shift read off the data would let the future round the past.)
+
+    Args:
+      state: (B, H, K, V), before the first token.
+      r, log_w, k, a, b: (B, T, H, K); log_w in [-0.6066, 0].
+      v: (B, T, H, V).
+      reset: bool (B, T) or None.
+      chunk_size: at most 128.
+      pack: P; None means 1 on a CPU, elsewhere as many as fill 128 lanes.
+
+    Returns:
+      (state after the last token, y (B, T, H, V)).
+    """
+
+    def mix(recur, tokens, shared, head_sum):
+        return recur(*tokens)
+
+    tokens = (r, log_w, k, v, a, b)
+    return dplr_mixed(mix, state, tokens, {}, reset, chunk_size=chunk_size, pack=pack)
+
+
+def dplr_mixed(mix, state, tokens, shared, reset=None, *, chunk_size=64, pack=None):
+    """`dplr_chunked` with what stands around it computed in the chunk, where it is cheap.
+
+    Args:
+      mix: called as mix(recur, tokens, shared, head_sum) with parts of the arguments in one common
+        layout, whatever it is, heads along the last axis; returns (state, y). It calls
+        recur(r, log_w, k, v, a, b) -> (state, y) once; head_sum(x) is the sum over each head, ready
+        to be multiplied with x.
+      state: (B, H, K, V), before the first token.
+      tokens: tuple of (B, T, H, size).
+      shared: pytree of vectors (H, size), the same for all tokens.
+      reset, chunk_size, pack: see `dplr_chunked`.
+
+    Returns:
+      (state after the last token, y (B, T, H, V)).
+    """
+    batch, time, heads = tokens[0].shape[:3]
+    if reset is None:
+        reset = jnp.zeros((batch, time), bool)
+    tokens = tuple(x.astype(jnp.float32) for x in tokens)
+    chunk = functools.partial(_chunk, mix)
+    run = functools.partial(head_packing.in_chunks, chunk, min(chunk_size, time))
+    arguments = (state.astype(jnp.float32), tokens, shared, reset)
+    return head_packing.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
+
+
+def _chunk(mix, pack, state, tokens, reset, shared, kept):
+    """One chunk, as `chunk_loop` wants it; kept: the inverse."""
+    keeps = []
+
+    def recur(*inputs):
+        state_after, y, kept_now = _recur(pack, state, inputs, reset, kept)
+        keeps.append(kept_now)
+        return state_after, y
+
+    out = mix(recur, tokens, shared, functools.partial(head_packing.head_sum, pack))
+    return out, keeps[0]
+
+
+def _recur(pack, state, inputs, reset, inverse):
+    r, log_w, k, v, a, b = inputs
+    size = r.shape[2]
+    ids = segment_ids(reset)
+    first = (ids == 0)[:, None, :, None]
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    carried = (ids[:, -1] == 0)[:, None, None, None]
+    visible, earlier = same_segment(ids)[:, None], same_segment(ids, strict=True)[:, None]
+
+    g = segment_cumsum(log_w, visible)
+    end, middle = g[:, :, -1:], -0.5 * MOST * size
+    inner, outer = jnp.exp(g - middle), jnp.exp(middle - g)
+    before = jnp.exp(g - log_w - middle)  # up to the token before
+    a_in, r_in, k_out, b_out = a * before, r * inner, k * outer, b * outer
+    spread = functools.partial(head_packing.spread, pack)
+    k_rows, b_rows, v_rows = spread(k_out), spread(b_out), spread(v)
+    earlier, visible = (jnp.tile(mask, pack) for mask in (earlier, visible))
+
+    def pairs(x, rows, mask):  # (B, M, c, P c)
+        return jnp.where(mask, head_packing.product(x, rows.swapaxes(2, 3)), 0.0)
+
+    a_b = pairs(a_in, b_rows, earlier)
+    if inverse is None:
+        inverse = head_packing.inverse(pack, jax.lax.stop_gradient(a_b))
+    entering = jnp.exp(middle) * state
+    # All rows of u meet in products. NaN of a document that ends here must not reach the next one.
+    sound = jnp.where(carried | jnp.isfinite(entering), entering, 0.0)
+    read = head_packing.product(pairs(a_in, k_rows, earlier), v_rows)
+    u = head_packing.solved(
+        pack, inverse, a_b, read + jnp.where(first, head_packing.product(a_in, sound), 0.0)
+    )
+    y = head_packing.product(pairs(r_in, b_rows, visible), spread(u))
+    y = y + head_packing.product(pairs(r_in, k_rows, visible), v_rows)
+    y = y + jnp.where(first, head_packing.product(r_in, entering), 0.0)
+
+    k_end, b_end = (jnp.where(last, x, 0.0).swapaxes(2, 3) for x in (k_out, b_out))
+    written = head_packing.product(k_end, v) + head_packing.product(b_end, u)
+    kept = jnp.where(carried, entering, 0.0)
+    state = jnp.exp(end - middle).swapaxes(2, 3) * (kept + head_packing.on_diagonal(pack, written))
+    return state, y, inverse

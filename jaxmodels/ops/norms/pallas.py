@@ -1,0 +1,150 @@
+"""Norms over the last axis as kernels for a TPU: what they read is read once, and written once.
+
+    layer_norm_kernel:  (x - mean) / sqrt(variance + eps) scale + bias
+    gated_norm_kernel:  u / sqrt(mean(u^2) + eps) scale ,  u = y silu(z)
+
+Shapes: M tokens, D channels, a block is as many tokens as fit beside each other in fast memory.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from jaxmodels.ops.common.pallas_tpu import SUBLANES, eights, kernel_call
+
+ENTRIES = 2**17  # of a block, of which some ten are in fast memory
+ROWS = 16  # of bfloat16 share a register
+
+
+def layer_norm_kernel(x, scale, bias, eps=1e-5):
+    """x (..., D) float32, scale, bias (D,) -> (..., D), as `cells.layers.layer_norm`."""
+    y = _run(
+        ("layer_norm", eps, jnp.dtype("float32")), (x.reshape(-1, x.shape[-1]),), (scale, bias)
+    )
+    return y.reshape(x.shape)
+
+
+def gated_norm_kernel(y, z, scale, eps, dtype):
+    """y, z (..., D) float32, scale (D,) -> (..., D), computed in float32 and rounded to `dtype`."""
+    flat = tuple(x.reshape(-1, x.shape[-1]) for x in (y, z))
+    return _run(("gated_norm", eps, jnp.dtype(dtype)), flat, (scale,)).reshape(y.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _run(kind, tokens, vectors):
+    """kind: (name of the kernel, eps, dtype of the result); tokens (M, D) and vectors (D,)."""
+    return _forward(kind, tokens, vectors)[0]
+
+
+def _forward(kind, tokens, vectors):
+    name, eps, dtype = kind
+    padded, block, vector = _prepare(*tokens)
+    out = kernel_call(
+        functools.partial(BODIES[name][0], eps),
+        f"{name}_forward",
+        grid=(padded[0].shape[0] // block.block_shape[0],),
+        in_specs=[block] * len(tokens) + [vector] * len(vectors),
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct(padded[0].shape, dtype),
+        semantics=("parallel",),
+    )(*padded, *(x[None] for x in vectors))
+    return out[: tokens[0].shape[0]], (tokens, vectors)
+
+
+def _backward(kind, saved, g):
+    name, eps, _ = kind
+    tokens, vectors = saved
+    padded, block, vector = _prepare(*tokens, g)
+    count, width = tokens[0].shape
+    sums = pl.BlockSpec((SUBLANES, width), lambda t: (0, 0))
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    out = kernel_call(
+        functools.partial(BODIES[name][1], eps),
+        f"{name}_backward",
+        grid=(padded[0].shape[0] // block.block_shape[0],),
+        in_specs=[block] * len(padded) + [vector] * len(vectors),
+        out_specs=[block] * len(tokens) + [sums] * len(vectors),
+        out_shape=[shape(padded[0].shape)] * len(tokens)
+        + [shape((SUBLANES, width))] * len(vectors),
+        semantics=("arbitrary",),
+    )(*padded, *(x[None] for x in vectors))
+    d_tokens = tuple(x[:count] for x in out[: len(tokens)])
+    return d_tokens, tuple(x.sum(0) for x in out[len(tokens) :])
+
+
+_run.defvjp(_forward, _backward)
+
+
+def _prepare(*arrays):
+    """The arrays (M, D) padded to whole blocks, their block, and that of a vector (1, D)."""
+    tokens, width = arrays[0].shape
+    rows = max(ENTRIES // width // ROWS * ROWS, ROWS)
+    rows = min(rows, -(-tokens // ROWS) * ROWS)
+    arrays = [jnp.pad(x, [(0, -tokens % rows), (0, 0)]) for x in arrays]
+    block = pl.BlockSpec((rows, width), lambda t: (t, 0))
+    return arrays, block, pl.BlockSpec((1, width), lambda t: (0, 0))
+
+
+def _mean(x):
+    return jnp.mean(x, 1, keepdims=True)
+
+
+def _layer_norm(x, eps):
+    """(normalised x, 1 / deviation)."""
+    x = x - _mean(x)
+    inverse = jax.lax.rsqrt(_mean(x * x) + eps)
+    return x * inverse, inverse
+
+
+def _layer_norm_forward(eps, x, scale, bias, out, *, exact):
+    out[...] = _layer_norm(x[...], eps)[0] * scale[...] + bias[...]
+
+
+def _layer_norm_backward(eps, x, g, scale, bias, d_x, d_scale, d_bias, *, exact):
+    _clear(d_scale, d_bias)
+    g = g[...]
+    normed, inverse = _layer_norm(x[...], eps)
+    d_scale[...] += eights(g * normed)
+    d_bias[...] += eights(g)
+    g = g * scale[...]
+    d_x[...] = inverse * (g - _mean(g) - normed * _mean(g * normed))
+
+
+def _gated(y, z, eps):
+    """(y silu(z), silu(z), 1 + exp(-z), 1 / root mean square)."""
+    below = 1.0 + jnp.exp(-z)
+    gate = z / below
+    u = y * gate
+    return u, gate, below, jax.lax.rsqrt(_mean(u * u) + eps)
+
+
+def _gated_norm_forward(eps, y, z, scale, out, *, exact):
+    u, _, _, inverse = _gated(y[...], z[...], eps)
+    out[...] = (u * inverse * scale[...]).astype(out.dtype)
+
+
+def _gated_norm_backward(eps, y, z, g, scale, d_y, d_z, d_scale, *, exact):
+    _clear(d_scale)
+    z, g = z[...], g[...].astype(jnp.float32)
+    u, gate, below, inverse = _gated(y[...], z, eps)
+    normed = u * inverse
+    d_scale[...] += eights(g * normed)
+    g = g * scale[...]
+    d_u = inverse * (g - normed * _mean(g * normed))
+    d_y[...] = d_u * gate
+    d_z[...] = d_u * y[...] * (1.0 + z * (1.0 - 1.0 / below)) / below
+
+
+def _clear(*sums):
+    @pl.when(pl.program_id(0) == 0)
+    def _():
+        for ref in sums:
+            ref[...] = jnp.zeros_like(ref)
+
+
+BODIES = {
+    "layer_norm": (_layer_norm_forward, _layer_norm_backward),
+    "gated_norm": (_gated_norm_forward, _gated_norm_backward),
+}

@@ -1,0 +1,1 @@
+"""Short causal depthwise convolution: XLA and Pallas TPU implementations."""

@@ -1,0 +1,202 @@
+"""silu of the short convolution as a kernel for a TPU: all is read once, and written once.
+
+The equations are those of `xla.py`. A token is seen `back` tokens later where that many
+tokens lie between it and the end of its document, so the backward pass is the same sum the other
+way round. Shapes: B batch, T time, D channels, K taps, c tokens of a block.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxmodels.ops.common.pallas_tpu import SUBLANES, blocks_of, eights, kernel_call
+
+TOKENS, WIDTH = 256, 512  # of a block
+
+
+def conv_silu_kernel(state, xs, taps, bias, reset=None):
+    """silu of `short_conv` with the same arguments and results; at most 7 taps."""
+    batch, time, width = xs.shape
+    number = taps.shape[1]
+    before = number - 1
+    since, left, left_before = _distances(reset, batch, time, before)
+    # The last inputs of the last token's document.
+    padded = jnp.concatenate([state, xs[:, max(time - before, 0) :]], 1)[:, -before:]
+    age = jnp.arange(before - 1, -1, -1)
+    last = jnp.where((since[:, -1:] >= age[None])[..., None], padded, 0.0)
+    fill = blocks_of(width, 1, WIDTH)[1] - width
+    channels = [
+        jnp.pad(x, [(0, 0)] * axis + [(0, fill)] + [(0, 0)] * (x.ndim - 1 - axis))
+        for x, axis in ((state, 2), (xs, 2), (taps, 0), (bias, 0))
+    ]
+    return last, _run(*channels, since, left, left_before)[..., :width]
+
+
+def _distances(reset, batch, time, before):
+    """How many tokens of its document lie before each token, behind it, and behind the state's.
+
+    Returns:
+      int32 (B, T), (B, T) and (B, `before`); the first document began before anything seen.
+    """
+    far = time + 8
+    place = jnp.arange(time, dtype=jnp.int32)[None]
+    if reset is None:
+        reset = jnp.zeros((batch, time), bool)
+    start = jax.lax.cummax(jnp.where(reset, place, -far), axis=1)
+    end = jax.lax.cummin(jnp.where(reset, place, time), axis=1, reverse=True)
+    ends = jnp.concatenate([end[:, 1:], jnp.full((batch, 1), time, jnp.int32)], 1)
+    state_place = jnp.arange(-before, 0, dtype=jnp.int32)[None]
+    return place - start, ends - 1 - place, end[:, :1] - 1 - state_place
+
+
+@jax.custom_vjp
+def _run(state, xs, taps, bias, since, left, left_before):
+    return _forward(state, xs, taps, bias, since)
+
+
+def _forward(state, xs, taps, bias, since):
+    (xs, since), before, vectors, specs = _prepare(state, (xs, since[..., None]), taps, bias)
+    y = kernel_call(
+        functools.partial(_forward_block, taps.shape[1]),
+        "conv_silu_forward",
+        grid=specs.grid,
+        in_specs=[specs.tokens, specs.previous, specs.state, specs.column, specs.vectors],
+        out_specs=specs.tokens,
+        out_shape=jax.ShapeDtypeStruct(xs.shape, jnp.float32),
+        scratch_shapes=[pltpu.VMEM((SUBLANES + specs.size, specs.lanes), jnp.float32)],
+        semantics=("parallel", "parallel", "arbitrary"),
+    )(xs, xs, before, since, vectors)
+    return y[:, : specs.time]
+
+
+def _run_forward(state, xs, taps, bias, since, left, left_before):
+    return _forward(state, xs, taps, bias, since), (
+        *(state, xs, taps, bias),
+        *(since, left, left_before),
+    )
+
+
+def _run_backward(saved, d_y):
+    state, xs, taps, bias, since, left, left_before = saved
+    number = taps.shape[1]
+    columns = (d_y, since[..., None], left[..., None])
+    (xs, *columns), before, vectors, specs = _prepare(state, (xs, *columns), taps, bias)
+    left_before = jnp.pad(left_before, [(0, 0), (SUBLANES - number + 1, 0)])[..., None]
+    batch, _, width = xs.shape
+    sums = (batch, number + 1, SUBLANES, width)
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    d_xs, d_state, d_vectors = kernel_call(
+        functools.partial(_backward_block, number),
+        "conv_silu_backward",
+        grid=specs.grid,
+        in_specs=[specs.tokens, specs.previous, specs.state, specs.tokens]
+        + [specs.column] * 2
+        + [specs.state_column, specs.vectors],
+        out_specs=[specs.tokens, specs.state, specs.sums],
+        out_shape=[shape(xs.shape), shape(before.shape), shape(sums)],
+        scratch_shapes=[
+            pltpu.VMEM((SUBLANES + specs.size, specs.lanes), jnp.float32),
+            pltpu.VMEM((SUBLANES + specs.size + SUBLANES, specs.lanes), jnp.float32),
+        ],
+        semantics=("parallel", "parallel", "arbitrary"),
+    )(xs, xs, before, *columns, left_before, vectors)
+    d_vectors = d_vectors.sum((0, 2))
+    d_taps = d_vectors[:number][::-1].T
+    d_state = d_state[:, SUBLANES - number + 1 :]
+    return d_state, d_xs[:, : specs.time], d_taps, d_vectors[number], None, None, None
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+def _prepare(state, by_time, taps, bias):
+    """Arrays padded to whole blocks, the state to 8 tokens, taps and bias as rows; the blocks."""
+    time = by_time[0].shape[1]
+    specs = _Specs(by_time[0], taps.shape[1])
+    by_time = [jnp.pad(z, [(0, 0), (0, -time % specs.size), (0, 0)]) for z in by_time]
+    before = jnp.pad(state, [(0, 0), (SUBLANES - state.shape[1], 0), (0, 0)])
+    vectors = jnp.concatenate([taps.T[::-1], bias[None]])
+    return by_time, before, vectors, specs
+
+
+class _Specs:
+    """Grid (row of the batch, lanes, block of tokens) and the blocks of each kind of array."""
+
+    def __init__(self, xs, number):
+        batch, self.time, width = xs.shape
+        self.size = min(TOKENS, -(-self.time // SUBLANES) * SUBLANES)
+        self.lanes = blocks_of(width, 1, WIDTH)[0]
+        blocks = -(-self.time // self.size)
+        self.grid = (batch, width // self.lanes, blocks)
+        eights = self.size // SUBLANES
+        lanes = self.lanes
+
+        def back(t):
+            return blocks - 1 - t
+
+        self.tokens = pl.BlockSpec((1, self.size, lanes), lambda b, d, t: (b, back(t), d))
+        self.previous = pl.BlockSpec(
+            (1, SUBLANES, lanes), lambda b, d, t: (b, jnp.maximum(back(t) * eights - 1, 0), d)
+        )
+        self.state = pl.BlockSpec((1, SUBLANES, lanes), lambda b, d, t: (b, 0, d))
+        self.column = pl.BlockSpec((1, self.size, 1), lambda b, d, t: (b, back(t), 0))
+        self.state_column = pl.BlockSpec((1, SUBLANES, 1), lambda b, d, t: (b, 0, 0))
+        self.vectors = pl.BlockSpec((number + 1, lanes), lambda b, d, t: (0, d))
+        self.sums = pl.BlockSpec((1, number + 1, SUBLANES, lanes), lambda b, d, t: (b, 0, 0, d))
+
+
+def _seen(number, x, previous, state, since, window):
+    """x of this block 0, 1, ... K - 1 tokens before each token, 0 in another document."""
+    first = pl.program_id(2) == pl.num_programs(2) - 1
+    window[:SUBLANES] = jnp.where(first, state[0], previous[0])
+    window[SUBLANES:] = x[0]
+    seen = [x[0]]
+    for back in range(1, number):
+        there = window[pl.ds(SUBLANES - back, x.shape[1]), :]
+        seen.append(jnp.where(since[0] >= back, there, 0.0))
+    return seen
+
+
+def _forward_block(number, x, previous, state, since, vectors, y, window, *, exact):
+    z = vectors[number][None]
+    for back, seen in enumerate(_seen(number, x, previous, state, since, window)):
+        z = z + seen * vectors[back][None]
+    y[0] = z / (1.0 + jnp.exp(-z))
+
+
+def _backward_block(
+    number, x, previous, state, d_y, since, left, left_before, vectors, *refs, exact
+):
+    d_x, d_state, d_vectors, window, later = refs
+    size = x.shape[1]
+
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+        later[SUBLANES + size :] = jnp.zeros_like(later[SUBLANES + size :])
+        d_vectors[...] = jnp.zeros_like(d_vectors)
+
+    z = vectors[number][None]
+    seen = _seen(number, x, previous, state, since, window)
+    for back, part in enumerate(seen):
+        z = z + part * vectors[back][None]
+    below = 1.0 + jnp.exp(-z)
+    d_z = d_y[0] * (1.0 + z * (1.0 - 1.0 / below)) / below
+    for back, part in enumerate(seen):
+        d_vectors[0, back] += eights(d_z * part)
+    d_vectors[0, number] += eights(d_z)
+
+    # later: 8 rows of zeros, this block's gradients, the first 8 of the block after it.
+    later[:SUBLANES] = jnp.zeros_like(later[:SUBLANES])
+    later[SUBLANES : SUBLANES + size] = d_z
+    parts = []
+    for start, length, remaining in ((0, SUBLANES, left_before), (SUBLANES, size, left)):
+        total = jnp.zeros((length, d_z.shape[1]), jnp.float32)
+        for back in range(number):
+            there = later[pl.ds(start + back, length), :]
+            total = total + jnp.where(remaining[0] >= back, there * vectors[back][None], 0.0)
+        parts.append(total)
+    d_state[0], d_x[0] = parts
+    later[SUBLANES + size :] = later[SUBLANES : 2 * SUBLANES]

@@ -1,0 +1,93 @@
+"""The short causal convolution in front of a state-space model, one filter a channel.
+
+    y_t = bias + sum_j taps[:, j] x_{t - K + 1 + j} ,  j = 0..K-1
+
+SYSTEMS 7.5, 7.6 (K = 4), from state-spaces/mamba. Its state is the last K - 1 inputs. Inputs of
+another document read as 0, by selection. Shapes: B batch, T time, D channels, K taps.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.common.xla_cpu import renewed, rows
+
+
+def short_conv_step(state, x, taps, bias):
+    """One token. state (B, K - 1, D), x (B, D), taps (D, K), bias (D,) -> (state, y (B, D))."""
+    window = jnp.concatenate([state, x[:, None]], 1)
+    return window[:, 1:], jnp.sum(window * taps.T[None], 1) + bias[None]
+
+
+def short_conv(state, xs, taps, bias, reset=None):
+    """The same over (B, T, D).
+
+    Args:
+      state: (B, K - 1, D), the inputs before the first token, the oldest first.
+      xs: (B, T, D).
+      taps: (D, K), the last for the token itself.
+      bias: (D,).
+      reset: bool (B, T) or None; a document starts at each True.
+
+    Returns:
+      (the last K - 1 inputs of the last token's document, zeros before it; y (B, T, D)).
+    """
+    padded = jnp.concatenate([state, xs], 1)
+    last = []
+    for back in reversed(range(taps.shape[1] - 1)):
+        x = padded[:, -1 - back]
+        if reset is not None:
+            x = jnp.where(_seen(reset, back)[:, -1, None], x, 0.0)
+        last.append(x)
+    return jnp.stack(last, 1), _convolve(padded, taps, bias, reset)
+
+
+def _seen(reset, back):
+    """bool (B, T): each token sees the one `back` before it, as no document started since."""
+    starts = jnp.pad(reset, [(0, 0), (max(back - 1, 0), 0)])
+    windows = [starts[:, i : i + reset.shape[1]] for i in range(back)]
+    return ~jnp.stack([jnp.zeros_like(reset), *windows]).any(0)
+
+
+@jax.custom_vjp
+def _convolve(padded, taps, bias, reset):
+    """padded (B, K - 1 + T, D), taps (D, K), bias (D,), reset (B, T) or None -> (B, T, D)."""
+    y, *taps = (z[None, None] for z in rows(bias, *taps.T[::-1]))
+    for tap, x in zip(taps, _shifted(padded, taps, reset), strict=True):
+        y = y + x * tap
+    return y
+
+
+def _shifted(padded, taps, reset):
+    """What each token sees 0, 1, ... K - 1 tokens before it."""
+    time = padded.shape[1] - len(taps) + 1
+    reset, zero = renewed((reset, jnp.zeros((), padded.dtype)), taps)
+    for back in range(len(taps)):
+        x = padded[:, len(taps) - 1 - back :][:, :time]
+        if back and reset is not None:
+            x = jnp.where(_seen(reset, back)[..., None], x, zero)
+        yield x
+
+
+def _forward(padded, taps, bias, reset):
+    return _convolve(padded, taps, bias, reset), (padded, taps, reset)
+
+
+def _backward(saved, g):
+    """The convolution of g in reverse, as slices of one array: sums of paddings are slow."""
+    padded, taps, reset = saved
+    taps = [z[None, None] for z in rows(*taps.T[::-1])]
+    d_taps = [jnp.sum(g * x, (0, 1)) for x in _shifted(padded, taps, reset)]
+    border = [(0, 0), (len(taps) - 1, len(taps) - 1)]
+    g_padded = jnp.pad(g, [*border, (0, 0)])
+    reset, zero = renewed((reset, jnp.zeros((), g.dtype)), taps)
+    d_padded = zero
+    for back, tap in enumerate(taps):
+        part = g_padded[:, back:][:, : padded.shape[1]]
+        if back and reset is not None:
+            mask = jnp.pad(_seen(reset, back), border)[:, back:][:, : padded.shape[1]]
+            part = jnp.where(mask[..., None], part, zero)
+        d_padded = d_padded + part * tap
+    return d_padded, jnp.stack(d_taps[::-1], 1), jnp.sum(g, (0, 1)), None
+
+
+_convolve.defvjp(_forward, _backward)

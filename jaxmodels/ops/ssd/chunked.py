@@ -1,0 +1,286 @@
+"""The state-space duality of Mamba-2: a scalar decay a head, token by token and in chunks.
+
+    h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
+
+SYSTEMS 7.6, from state-spaces/mamba (ssd_minimal) and arXiv 2405.21060. b and c are shared by the
+heads of a group; the state is (B, G, N, D), what a group's heads hold side by side, so that reading
+and writing it are one matrix product a group. Shapes: B batch, T time, H heads, P head size,
+G groups, D = H P / G, N state size, c chunk size, n chunks.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.common.chunks import (
+    from_chunks,
+    name_borders,
+    same_segment,
+    segment_ids,
+    to_chunks,
+)
+
+LEAST = -128.0  # log decays below do not differ: exp of either is 0 in float32
+GRAIN = 2.0**-8  # multiples of it up to 256 * 128 are exact in float32
+
+
+def ssd_step(state, x, delta, a, b, c):
+    """One token.
+
+    Args:
+      state: (B, G, N, D).
+      x: (B, H, P).
+      delta: (B, H), >= 0.
+      a: (H,), negative.
+      b, c: (B, G, N).
+
+    Returns:
+      (state, y (B, H, P)).
+    """
+    written = (delta[..., None] * x).reshape(*b.shape[:2], 1, -1)
+    state = _channels(jnp.exp(delta * a[None]), state) * state + b[..., None] * written
+    y = jnp.einsum("bgn,bgnd->bgd", c, state, precision=jax.lax.Precision.HIGHEST)
+    return state, y.reshape(x.shape)
+
+
+def ssd_chunked(state, x, delta, a, b, c, reset=None, *, chunk_size=64, dtype=jnp.float32):
+    """The same over (B, T, ...), `chunk_size` tokens at a time, by matrix products.
+
+    Only the states at chunk borders are kept for the backward pass, which is written out.
+
+    Args:
+      state: (B, G, N, D), before the first token.
+      x: (B, T, H, P).
+      delta: (B, T, H).
+      a: (H,).
+      b, c: (B, T, G, N).
+      reset: bool (B, T) or None.
+      chunk_size: at most 256.
+      dtype: what the inputs of the products are rounded to; decays and states are float32.
+
+    Returns:
+      (state after the last token, y (B, T, H, P) float32).
+    """
+    batch, time = x.shape[:2]
+    size = min(chunk_size, time)
+    if reset is None:
+        reset = jnp.zeros((batch, time), bool)
+    # Heads and groups before time, as the products want them.
+    tokens = tuple(to_chunks(z, size).swapaxes(2, 3) for z in (x, delta, b, c))
+    state, y = _scan(jnp.dtype(dtype), state, a, tokens, to_chunks(reset, size))
+    return state, from_chunks(y.swapaxes(2, 3), time)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan(dtype, state, a, tokens, reset):
+    """tokens: x (n, B, H, c, P), delta (n, B, H, c), b and c (n, B, G, c, N); reset (n, B, c)."""
+    return _forward(dtype, state, a, tokens, reset)[0]
+
+
+def _forward(dtype, state, a, tokens, reset):
+    dot = functools.partial(_product, dtype)
+
+    def chunk(state, inputs):
+        (x, delta, b, c), reset = inputs
+        state = _drop(reset[:, 0], state)
+        d = _decays(a, delta, reset)
+        scores = dot("bgtn,bgin->bgti", c, b)
+        written = delta[..., None] * x
+        y = dot("bhti,bhip->bhtp", _by_head(scores, d.pairs), written)
+        read = dot("bgtn,bgnd->bgtd", c, state)
+        y = y + jnp.where(d.first, d.entered[..., None] * _heads(read, y), 0.0)
+        leaving = _grouped(d.leaving[..., None] * written, state)
+        new = dot("bgin,bgid->bgnd", b, leaving)
+        kept = jnp.where(d.carried, _channels(d.keep, state) * state, 0.0)
+        return new + kept, (y, state)
+
+    state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
+    return (state, y), (a, tokens, reset, name_borders(borders))
+
+
+def _backward(dtype, saved, cotangents):
+    a, tokens, reset, borders = saved
+    dot = functools.partial(_product, dtype)
+
+    def chunk(carry, inputs):
+        d_state, d_a = carry
+        (x, delta, b, c), reset, state, d_y = inputs
+        d = _decays(a, delta, reset)
+        scores = dot("bgtn,bgin->bgti", c, b)
+        written = delta[..., None] * x
+        pairs = _by_head(scores, d.pairs)
+
+        # Inside the chunk.
+        d_written = dot("bhti,bhtp->bhip", pairs, d_y)
+        d_pairs = dot("bhtp,bhip->bhti", d_y, written)
+        d_scores = _sum(
+            d_pairs.reshape(*b.shape[:2], -1, *d_pairs.shape[2:]) * _groups(d.pairs, b), 2
+        )
+        flow = d_pairs * pairs  # gradient of the exponents
+        d_sums = jnp.sum(flow, 3) - jnp.sum(flow, 2)
+        d_c = dot("bgti,bgin->bgtn", d_scores, b)
+        d_b = dot("bgti,bgtn->bgin", d_scores, c)
+
+        # What was read of the state before.
+        d_read = _grouped(d.entered[..., None] * d_y, state)
+        d_c = d_c + dot("bgtd,bgnd->bgtn", d_read, state)
+        before = dot("bgtn,bgtd->bgnd", c, d_read)
+        read = dot("bgtn,bgnd->bgtd", c, state)
+        d_sums = d_sums + jnp.where(d.first[..., 0], _of_heads(d_read * read, d_sums), 0.0)
+
+        # What was left in the state after.
+        leaving = _grouped(d.leaving[..., None] * written, state)
+        d_b = d_b + dot("bgid,bgnd->bgin", leaving, d_state)
+        d_leaving = dot("bgin,bgnd->bgid", b, d_state)
+        d_written = d_written + d.leaving[..., None] * _heads(d_leaving, x)
+        d_exponents = _of_heads(leaving * d_leaving, d_sums)
+        d_keep = d.keep * _of_channels(_sum(d_state * state, 2), d.keep)
+        d_keep = jnp.where(d.carried[:, 0, 0], d_keep, 0.0)
+        kept = jnp.where(d.carried, _channels(d.keep, state) * d_state, 0.0)
+        d_end = jnp.sum(d_exponents, 2) + d_keep
+        d_sums = (d_sums - d_exponents).at[..., -1].add(d_end)
+
+        d_log = jnp.where(
+            delta * a[None, :, None] > LEAST, _within(d.visible, d_sums, back=True), 0.0
+        )
+        d_delta = d_log * a[None, :, None] + jnp.sum(d_written * x, 3)
+        d_a = d_a + jnp.sum(d_log * delta, (0, 2))
+        d_tokens = (d_written * delta[..., None], d_delta, d_b, d_c)
+        return (_drop(reset[:, 0], before + kept), d_a), d_tokens
+
+    d_state, d_y = cotangents
+    inputs = (tokens, reset, borders, d_y)
+    carry, d_tokens = jax.lax.scan(chunk, (d_state, jnp.zeros_like(a)), inputs, reverse=True)
+    return *carry, d_tokens, None
+
+
+_scan.defvjp(_forward, _backward)
+
+
+class _Decays(NamedTuple):
+    """Of a chunk.
+
+    pairs (B, H, c, c), from token i to token t; entered (B, H, c), from the chunk's start to t, 0
+    in later documents; leaving (B, H, c), from i to the chunk's end, 0 in earlier documents;
+    keep (B, H), of the whole chunk; visible (B, c, c), who reads whom; first (B, 1, c, 1), no
+    document has started; carried (B, 1, 1, 1), none has in the whole chunk.
+    """
+
+    pairs: jax.Array
+    entered: jax.Array
+    leaving: jax.Array
+    keep: jax.Array
+    visible: jax.Array
+    first: jax.Array
+    carried: jax.Array
+
+
+def _decays(a, delta, reset):
+    """a (H,), delta (B, H, c), reset (B, c). A reset at the first token is not counted."""
+    ids = segment_ids(reset.at[:, 0].set(False))
+    visible = same_segment(ids)
+    log = jnp.maximum(delta * a[None, :, None], LEAST)
+    # A difference of cumulative sums keeps few digits of a small decay that follows a large one.
+    # Multiples of GRAIN are summed by themselves: their sums and differences are exact.
+    coarse = jnp.round(log / GRAIN) * GRAIN
+    sums = [_within(visible, part) for part in (coarse, log - coarse)]
+    first, last = ids == 0, ids == ids[:, -1:]
+    entered = _exp(sums[0] + sums[1], first[:, None])
+    return _Decays(
+        pairs=_exp(sum(s[..., :, None] - s[..., None, :] for s in sums), visible[:, None]),
+        entered=entered,
+        leaving=_exp(sum(s[..., -1:] - s for s in sums), last[:, None]),
+        keep=entered[..., -1],
+        visible=visible,
+        first=first[:, None, :, None],
+        carried=first[:, -1, None, None, None],
+    )
+
+
+def _exp(exponent, mask):
+    """exp where `mask`, else 0; rounding must not make an exponent positive."""
+    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
+
+
+def _within(visible, z, back=False):
+    """Cumulative sums of z (B, H, c) within segments; `back`: from the end."""
+    pattern = "bti,bht->bhi" if back else "bti,bhi->bht"
+    return jnp.einsum(pattern, visible.astype(z.dtype), z, precision=jax.lax.Precision.HIGHEST)
+
+
+def _product(dtype, pattern, x, y):
+    """`einsum` of x and y rounded to `dtype`, in float32."""
+
+    def narrow(x, y):
+        return jnp.einsum(pattern, x, y, preferred_element_type=jnp.float32)
+
+    def wide(x, y):  # XLA's CPU compiler lacks some products of bfloat16
+        return jnp.einsum(pattern, x.astype(jnp.float32), y.astype(jnp.float32))
+
+    x, y = x.astype(dtype), y.astype(dtype)
+    if dtype == jnp.float32:
+        return narrow(x, y)
+    return jax.lax.platform_dependent(x, y, cpu=wide, default=narrow)
+
+
+def _drop(reset, state):
+    """No state, NaN included, where a document starts at the chunk's first token."""
+    return jnp.where(reset[:, None, None, None], 0.0, state)
+
+
+def _groups(z, b):
+    """(B, H, ...) -> (B, G, H / G, ...)."""
+    return z.reshape(*b.shape[:2], -1, *z.shape[2:])
+
+
+def _by_head(scores, pairs):
+    """scores (B, G, c, c) times pairs (B, H, c, c)."""
+    return (scores[:, :, None] * _groups(pairs, scores)).reshape(pairs.shape)
+
+
+def _grouped(z, state):
+    """(B, H, c, P) -> (B, G, c, D)."""
+    z = _groups(z, state).swapaxes(2, 3)
+    return z.reshape(*z.shape[:3], -1)
+
+
+def _heads(z, like):
+    """(B, G, c, D) -> (B, H, c, P), as `like`."""
+    z = z.reshape(*z.shape[:3], -1, like.shape[-1])
+    return z.swapaxes(2, 3).reshape(like.shape)
+
+
+def _of_heads(z, like):
+    """(B, G, c, D), summed over each head's channels: (B, H, c), as `like`."""
+    batch, groups, size, _ = z.shape
+    z = z.reshape(batch, groups, size, like.shape[1] // groups, -1).sum(-1)
+    return z.swapaxes(2, 3).reshape(like.shape)
+
+
+def _channels(z, state):
+    """A number a head, (B, H), for every channel of a state: (B, G, 1, D)."""
+    batch, groups, _, channels = state.shape
+    z = z.reshape(batch, groups, -1, 1)
+    return jnp.repeat(z, channels // z.shape[2], 3).reshape(batch, groups, 1, channels)
+
+
+def _of_channels(z, like):
+    """(B, G, D), summed over each head's channels: (B, H), as `like`."""
+    return z.reshape(*like.shape, -1).sum(-1)
+
+
+def _sum(z, axis):
+    """Over an axis; in pairs on a CPU, which is many times faster there."""
+
+    def pairwise(z):
+        while (length := z.shape[axis]) > 1:
+            parts = jnp.split(z, [length // 2, length // 2 * 2], axis)
+            z = parts[0] + parts[1]
+            z = jnp.concatenate([z, parts[2]], axis) if length % 2 else z
+        return z.squeeze(axis)
+
+    return jax.lax.platform_dependent(
+        z, cpu=pairwise, default=functools.partial(jnp.sum, axis=axis)
+    )

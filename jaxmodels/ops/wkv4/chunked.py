@@ -1,0 +1,235 @@
+"""The weighted average of RWKV-4, token by token and in chunks.
+
+    y_t = (sum_{i<t} e^{k_i - (t-1-i) w} v_i + e^{u + k_t} v_t) / (the same without the v)
+
+SYSTEMS 7.2, from BlinkDL's RWKV-LM (RWKV-v4neo), with numerator and denominator kept as p e^o and
+q e^o so that no exponential exceeds 1. Shapes: B batch, T time, C width, c chunk size, n chunks.
+All of it in float32.
+
+The exponent o is a point of reference: another o with other p, q is the same state. So it carries
+no gradient, and p and q carry that of the sums, which is exact for whatever reads the sums. And its
+rounding does not count, as exponents are formed as (o - new o) - w: what rounding took from o - w,
+which at o = 60 is more than 1 % of a decay of 1e-4, comes back in the factor of p and q.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.common.chunks import from_chunks, segment_ids, to_chunks
+
+EMPTY = -1e38  # o of nothing read: finite, as inf - inf is NaN
+
+
+class WKV4State(NamedTuple):
+    """Sums p e^o of weighted values and q e^o of weights; each (B, C) float32."""
+
+    p: jax.Array
+    q: jax.Array
+    o: jax.Array
+
+
+def wkv4_initial(*shape: int) -> WKV4State:
+    """The state before the first token, of arrays of this shape."""
+    zeros = jnp.zeros(shape, jnp.float32)
+    return WKV4State(zeros, zeros, jnp.full(shape, EMPTY, jnp.float32))
+
+
+def wkv4_step(state: WKV4State, k, v, decay, bonus):
+    """One token.
+
+    Args:
+      state: of (B, C) arrays.
+      k, v: (B, C).
+      decay: (C,), w >= 0; a token's weight falls by e^-w a token.
+      bonus: (C,), u, added to the key of the token itself.
+
+    Returns:
+      (state, y (B, C)).
+    """
+    return wkv4_token(state, k, v, decay[None], bonus[None])
+
+
+def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size=64):
+    """The same over (B, T, C) in about T / chunk_size + chunk_size dependent steps.
+
+    What a chunk adds to the state is a sum over its tokens. A scan over chunks adds these up to the
+    states that enter the chunks; from there all chunks are read at once, token by token. For the
+    gradient the states at each token are kept, and nothing else is.
+
+    Args:
+      state: of (B, C) arrays, before the first token.
+      k, v: (B, T, C).
+      decay, bonus: (C,), see `wkv4_step`.
+      reset: bool (B, T) or None.
+      chunk_size: most tokens a chunk; on a CPU, T is as good as any.
+
+    Returns:
+      (state after the last token, y (B, T, C)).
+    """
+    time = k.shape[1]
+    size = -(-time // -(-time // chunk_size))  # as many chunks, but the last about as full
+    k, v = (to_chunks(x.astype(jnp.float32), size) for x in (k, v))  # (n, B, c, C)
+    chunks = k.shape[0]
+    if reset is not None:
+        reset = to_chunks(reset, size)
+    state = WKV4State(*(x.astype(jnp.float32) for x in state))
+    entered = jax.tree.map(lambda x: x[None], state)
+    if chunks > 1:
+        before = (x if x is None else x[:-1] for x in (k, v, reset))
+        entered = _entering(state, *before, decay)
+
+    real = None
+    if chunks * size != time:
+        real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
+    tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), (k, v, reset, real))
+    left, y = _read(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
+    return jax.tree.map(lambda x: x[-1], left), from_chunks(jnp.moveaxis(y, 0, 2), time)
+
+
+@jax.custom_vjp
+def _read(entered, tokens, decay, bonus):
+    """All chunks at once, token by token.
+
+    Args:
+      entered: states of (n, B, C), before each chunk.
+      tokens: k, v (c, n, B, C), and bool or None, reset (c, n, B), real (c, n, 1): not padding.
+      decay, bonus: (1, 1, C).
+
+    Returns:
+      (states (n, B, C) after each chunk, y (c, n, B, C)).
+    """
+    return _loop(entered, tokens, decay, bonus, keep=False)[:2]
+
+
+def _loop(entered, tokens, decay, bonus, *, keep: bool):
+    """`_read`, and with `keep` the states (c, n, B, C) before each token."""
+    # A barrier on either side of the loop: else a TPU stacks what it gives in the order of whoever
+    # reads it next, and changes that order token by token.
+    tokens = jax.lax.optimization_barrier(tokens)
+
+    def token(state, inputs):
+        k, v, reset, real = inputs
+        after, y = wkv4_token(_begun(state, reset), k, v, decay, bonus)
+        after = after if real is None else _select(real[..., None], after, state)
+        return after, (y, state if keep else ())
+
+    left, (y, states) = jax.lax.scan(token, entered, tokens)
+    return left, jax.lax.optimization_barrier(y), states
+
+
+def _read_forward(entered, tokens, decay, bonus):
+    left, y, states = _loop(entered, tokens, decay, bonus, keep=True)
+    return (left, y), (states, tokens, decay, bonus)
+
+
+def _read_backward(saved, cotangents):
+    """By hand: a derivative of the step, taken by itself, is six passes over the chunks."""
+    states, tokens, decay, bonus = saved
+    d_left, d_y = cotangents
+    d_y = jax.lax.optimization_barrier(d_y)
+
+    def token(carry, inputs):
+        d_p, d_q, d_w, d_u = carry
+        state, (k, v, reset, real), d_y = inputs
+        state = _begun(state, reset)
+        gradients = wkv4_token_back(state, k, v, decay, bonus, d_y, (d_p, d_q))
+        before, d_k, d_v, d_decay, d_bonus = gradients
+        if reset is not None:
+            before = _select(reset[..., None], (0.0, 0.0), before)
+        if real is not None:
+            real = real[..., None]
+            before = _select(real, before, (d_p, d_q))
+            d_k, d_v, d_decay, d_bonus = _select(real, (d_k, d_v, d_decay, d_bonus), (0.0,) * 4)
+        return (*before, d_w + d_decay, d_u + d_bonus), (d_k, d_v)
+
+    # Gradients of decay and bonus as wide as the state: no sum at each step.
+    nothing = jnp.zeros_like(d_left.p)
+    start = d_left.p, d_left.q, nothing, nothing
+    inputs = states, tokens, d_y
+    (d_p, d_q, d_w, d_u), d_tokens = jax.lax.scan(token, start, inputs, reverse=True)
+    d_k, d_v = jax.lax.optimization_barrier(d_tokens)
+    entered = WKV4State(d_p, d_q, nothing)
+    return entered, (d_k, d_v, None, None), *(x.sum((0, 1), keepdims=True) for x in (d_w, d_u))
+
+
+_read.defvjp(_read_forward, _read_backward)
+
+
+def _begun(state, reset):
+    return state if reset is None else _select(reset[..., None], wkv4_initial(1, 1, 1), state)
+
+
+def wkv4_token(state, k, v, decay, bonus):
+    """One token of arrays that broadcast; see `wkv4_step`."""
+    p, q, o = state
+    k_now, o = k + bonus, jax.lax.stop_gradient(o)
+    top = jnp.maximum(o, jax.lax.stop_gradient(k_now))
+    old, now = jnp.exp(o - top), jnp.exp(k_now - top)
+    y = (old * p + now * v) / (old * q + now)
+    top = jax.lax.stop_gradient(jnp.maximum(o - decay, k))
+    keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
+    return WKV4State(keep * p + new * v, keep * q + new, top), y
+
+
+def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
+    """The derivative of `wkv4_token`.
+
+    Args:
+      state: before the token.
+      d_y: the gradient of what it read.
+      d_after: that of p and q after it.
+
+    Returns:
+      ((gradients of p and q before it), of k, of v, of decay, of bonus), none of them summed.
+    """
+    (p, q, o), (d_p, d_q) = state, d_after
+    k_now = k + bonus
+    top = jnp.maximum(o, k_now)
+    old, now = jnp.exp(o - top), jnp.exp(k_now - top)
+    below = old * q + now
+    y = (old * p + now * v) / below
+    pull = d_y / below
+    top = jnp.maximum(o - decay, k)
+    keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
+    d_bonus = now * pull * (v - y)
+    d_k = new * (d_p * v + d_q) + d_bonus
+    d_v = new * d_p + now * pull
+    d_decay = -keep * (d_p * p + d_q * q)
+    before = keep * d_p + old * pull, keep * d_q - old * pull * y
+    return before, d_k, d_v, d_decay, d_bonus
+
+
+def _entering(state, k, v, reset, decay):
+    """The states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
+    size = k.shape[2]
+    carried = None
+    if reset is not None:
+        ids = segment_ids(reset)
+        last = (ids == ids[..., -1:])[..., None]  # tokens whose document goes on after the chunk
+        k, v = jnp.where(last, k, EMPTY), jnp.where(last, v, 0.0)
+        carried = ids[..., -1:] == 0  # (n, B, 1)
+    age = jnp.arange(size - 1, -1, -1, dtype=jnp.float32)
+    aged = age[:, None] * decay[None]  # (c, C)
+    aged = aged[None, None]
+    top = jax.lax.stop_gradient(jnp.max(k - aged, 2, keepdims=True))
+    weight = jnp.exp((k - top) - aged)
+    added = WKV4State((weight * v).sum(2), weight.sum(2), top[:, :, 0])
+    whole = size * decay[None]
+
+    def chunk(state, parts):
+        (p, q, o), (p_new, q_new, o_new), carried = state, *parts
+        top = jax.lax.stop_gradient(jnp.maximum(o - whole, o_new))
+        keep, new = jnp.exp((jax.lax.stop_gradient(o) - top) - whole), jnp.exp(o_new - top)
+        after = WKV4State(keep * p + new * p_new, keep * q + new * q_new, top)
+        if carried is not None:
+            after = _select(carried, after, WKV4State(p_new, q_new, o_new))
+        return after, state
+
+    last, before = jax.lax.scan(chunk, state, (added, carried))
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), before, last)
+
+
+def _select(condition, yes, no):
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)

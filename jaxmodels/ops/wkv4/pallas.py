@@ -1,0 +1,225 @@
+"""The weighted average of RWKV-4 as a kernel for a TPU: token by token, in fast memory.
+
+The equations and their derivative are those of `chunked.py`, whose step runs here unchanged. What
+bounds the recurrence on a TPU is what travels to memory between two operations: here it is k, v and
+y alone, read and written once. For the gradient the states before each block of tokens are kept,
+and a block is run again before it is run backwards.
+
+Eight rows of the batch are the eight sublanes of a register, so that a batch of eight fills it.
+Shapes: B batch, T time, C width, n blocks of c tokens.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from jaxmodels.ops.common.pallas_tpu import LANES, SUBLANES, kernel_call
+from jaxmodels.ops.wkv4.chunked import EMPTY, WKV4State, wkv4_token, wkv4_token_back
+
+TOKENS, WIDTH = 32, 512  # of a block
+
+
+def wkv4_kernel(state: WKV4State, k, v, decay, bonus, reset=None):
+    """`wkv4_chunked` on a TPU; elsewhere the same kernel, interpreted."""
+    batch, time, width = k.shape
+    lanes = min(WIDTH, -(-width // LANES) * LANES)
+    tokens = min(TOKENS, time)
+    by_time = functools.partial(_padded, to=(tokens, SUBLANES, lanes))
+    by_row = functools.partial(_padded, to=(SUBLANES, lanes))
+    k, v = (by_time(x.astype(jnp.float32).swapaxes(0, 1)) for x in (k, v))
+    state = [by_row(x.astype(jnp.float32)) for x in state]
+    decay, bonus = (_padded(x[None], to=(1, lanes)) for x in (decay, bonus))
+    if reset is not None:
+        reset = jnp.broadcast_to(reset.T[:, :, None].astype(jnp.int32), (time, batch, LANES))
+        reset = _padded(reset, to=(tokens, SUBLANES, LANES))
+    y, *state = _run(time, (tokens, lanes), state, k, v, decay, bonus, reset)
+    state = WKV4State(*(x[:batch, :width] for x in state))
+    return state, y[:time, :batch, :width].swapaxes(0, 1)
+
+
+def _padded(x, to):
+    """x with zeros behind it, up to multiples of `to` along its axes."""
+    return jnp.pad(x, [(0, -size % block) for size, block in zip(x.shape, to, strict=True)])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _run(time, block, state, k, v, decay, bonus, reset):
+    """All padded: state three (B, C), k, v (T, B, C), decay, bonus (1, C), reset (T, B, LANES).
+
+    Returns:
+      y (T, B, C), p, q, o (B, C).
+    """
+    return _forward(time, block, state, k, v, decay, bonus, reset, keep=False)
+
+
+def _forward(time, block, state, k, v, decay, bonus, reset, *, keep):
+    specs, grid, call = _layout(block, k, reset)
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    outs = [(k.shape, specs.tokens)] + [(x.shape, specs.rows) for x in state]
+    if keep:
+        outs += [((grid[2], *x.shape), specs.border) for x in state]
+    inputs = [specs.tokens] * 2 + [specs.vector] * 2 + [specs.rows] * 3
+    return call(
+        functools.partial(_forward_block, time, keep),
+        "wkv4_forward",
+        inputs=inputs,
+        outputs=[spec for _, spec in outs],
+        shapes=[shape(dims) for dims, _ in outs],
+        arguments=(k, v, decay, bonus, *state),
+    )
+
+
+def _run_forward(time, block, state, k, v, decay, bonus, reset):
+    y, p, q, o, *borders = _forward(time, block, state, k, v, decay, bonus, reset, keep=True)
+    return (y, p, q, o), (borders, k, v, decay, bonus, reset)
+
+
+def _run_backward(time, block, saved, cotangents):
+    borders, k, v, decay, bonus, reset = saved
+    d_y, d_p, d_q, _ = cotangents
+    specs, _, call = _layout(block, k, reset, backwards=True)
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    tokens, lanes = block
+    d_k, d_v, d_p, d_q, d_w, d_u = call(
+        functools.partial(_backward_block, time),
+        "wkv4_backward",
+        inputs=[specs.tokens] * 3 + [specs.vector] * 2 + [specs.border] * 3 + [specs.rows] * 2,
+        outputs=[specs.tokens] * 2 + [specs.rows] * 4,
+        shapes=[shape(k.shape)] * 2 + [shape(d_p.shape)] * 4,
+        arguments=(k, v, d_y, decay, bonus, *borders, d_p, d_q),
+        scratch=[pltpu.VMEM((tokens, SUBLANES, lanes), jnp.float32)] * 3,
+    )
+    d_state = [d_p, d_q, jnp.zeros_like(d_p)]
+    return d_state, d_k, d_v, d_w.sum(0, keepdims=True), d_u.sum(0, keepdims=True), None
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+class _Specs:
+    """Blocks of the arrays: tokens (T, B, C), resets, rows (B, C), border (n, B, C), vector."""
+
+    def __init__(self, block, blocks, backwards):
+        tokens, lanes = block
+
+        def at(t):
+            return blocks - 1 - t if backwards else t
+
+        self.tokens = pl.BlockSpec((tokens, SUBLANES, lanes), lambda b, c, t: (at(t), b, c))
+        self.resets = pl.BlockSpec((tokens, SUBLANES, LANES), lambda b, c, t: (at(t), b, 0))
+        self.rows = pl.BlockSpec((SUBLANES, lanes), lambda b, c, t: (b, c))
+        self.border = pl.BlockSpec((1, SUBLANES, lanes), lambda b, c, t: (at(t), b, c))
+        self.vector = pl.BlockSpec((1, lanes), lambda b, c, t: (0, c))
+
+
+def _layout(block, k, reset, backwards=False):
+    """(specs, grid, function that calls a kernel on them)."""
+    tokens, lanes = block
+    time, batch, width = k.shape
+    grid = (batch // SUBLANES, width // lanes, time // tokens)
+    specs = _Specs(block, grid[2], backwards)
+
+    def call(body, name, *, inputs, outputs, shapes, arguments, scratch=()):
+        if reset is not None:
+            inputs, arguments = [specs.resets, *inputs], (reset, *arguments)
+        else:
+            body = functools.partial(body, None)
+        return kernel_call(
+            body,
+            name,
+            grid=grid,
+            in_specs=inputs,
+            out_specs=outputs,
+            out_shape=shapes,
+            scratch_shapes=scratch,
+            semantics=("parallel", "parallel", "arbitrary"),
+        )(*arguments)
+
+    return specs, grid, call
+
+
+def _forward_block(time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *borders, exact):
+    """One block of tokens. Arguments are references; p, q, o hold the state from block to block."""
+
+    place = pl.program_id(2)
+
+    @pl.when(place == 0)
+    def _():
+        for ref, start in zip((p, q, o), (p0, q0, o0), strict=True):
+            ref[...] = start[...]
+
+    state = (p[...], q[...], o[...])
+    if keep:
+        for ref, now in zip(borders, state, strict=True):
+            ref[0] = now
+    w, u = decay[...], bonus[...]
+
+    def token(t, state):
+        after, now = wkv4_token(_begun(state, resets, t), k[t], v[t], w, u)
+        after = tuple(after)
+        y[t] = now
+        return _if_real(time, k, t, after, state, place)
+
+    state = jax.lax.fori_loop(0, k.shape[0], token, state, unroll=4)
+    for ref, now in zip((p, q, o), state, strict=True):
+        ref[...] = now
+
+
+def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q0, *refs, exact):
+    d_k, d_v, d_p, d_q, d_w, d_u, *before = refs
+    place = pl.num_programs(2) - 1 - pl.program_id(2)
+
+    @pl.when(pl.program_id(2) == 0)
+    def _():
+        d_p[...], d_q[...] = d_p0[...], d_q0[...]
+        d_w[...], d_u[...] = jnp.zeros_like(d_w), jnp.zeros_like(d_u)
+
+    w, u = decay[...], bonus[...]
+
+    def again(t, state):
+        state = _begun(state, resets, t)
+        for ref, now in zip(before, state, strict=True):
+            ref[t] = now
+        return tuple(wkv4_token(state, k[t], v[t], w, u)[0])
+
+    jax.lax.fori_loop(0, k.shape[0], again, (p0[0], q0[0], o0[0]), unroll=4)
+
+    def token(i, carry):
+        t = k.shape[0] - 1 - i
+        d_state, d_w, d_u = carry
+        state = tuple(ref[t] for ref in before)
+        back = wkv4_token_back(state, k[t], v[t], w, u, d_y[t], d_state)
+        d_before, d_k[t], d_v[t], d_decay, d_bonus = back
+        if resets is not None:
+            first = _first(resets, t, d_decay)
+            d_before = tuple(jnp.where(first, 0.0, x) for x in d_before)
+        after = d_before, d_w + d_decay, d_u + d_bonus
+        return _if_real(time, k, t, after, carry, place)
+
+    carry = (d_p[...], d_q[...]), d_w[...], d_u[...]
+    carry = jax.lax.fori_loop(0, k.shape[0], token, carry, unroll=2)
+    (d_p[...], d_q[...]), d_w[...], d_u[...] = carry
+
+
+def _first(resets, t, like):
+    return jnp.tile(resets[t], (1, like.shape[1] // LANES)) != 0
+
+
+def _begun(state, resets, t):
+    if resets is None:
+        return state
+    first = _first(resets, t, state[0])
+    return tuple(
+        jnp.where(first, empty, x) for x, empty in zip(state, (0.0, 0.0, EMPTY), strict=True)
+    )
+
+
+def _if_real(time, k, t, after, state, place):
+    """`after`, or for a token behind the last one what was before it."""
+    if time % k.shape[0] == 0:
+        return after
+    real = place * k.shape[0] + t < time
+    return jax.tree.map(lambda x, y: jnp.where(real, x, y), after, state)

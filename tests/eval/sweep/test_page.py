@@ -1,0 +1,149 @@
+"""What the page of a matrix says beside its answers: rates, scale_up, curves, inside the runs."""
+
+import numpy as np
+import pytest
+
+from eval.sweep import curves, diagnostics_section, lr_fairness, page, scale_up
+from tests.eval.sweep.parts import result_of
+
+QUESTIONS = {"ab": ("a", "b", "Is a better than b?"), "ac": ("a", "c", "Is a better than c?")}
+
+
+def with_rates(finals, **rate):
+    """Entries a, b, c at a rate of 1, and others named "a, x" at the rates given."""
+    result = result_of(finals, QUESTIONS)
+    for name, entry in result["entries"].items():
+        base = name.partition(",")[0]
+        entry["changes"] = {} if base == "a" else {"kind": base}
+        entry["config"] = {"optimizer": {"learning_rate": 1.0}}
+        if name != base:
+            entry["group"] = "rates"
+            entry["changes"] = entry["changes"] | {lr_fairness.RATE: rate[name.partition(", ")[2]]}
+    return result
+
+
+def test_an_entry_is_held_at_its_best_rate():
+    finals = {"a": [1.0, 2.0, 3.1], "b": [1.5, 2.3, 3.8], "c": [5.0, 6.0, 7.5]}
+    finals |= {"b, half": [0.2, 1.4, 2.2], "b, double": [9.0, 9.0, 9.5]}
+    finals |= {"a, half": [1.1, 2.2, 3.3], "a, double": []}
+    result = with_rates(finals, half=0.5, double=2.0)
+    tried = lr_fairness.tried(result)
+    assert list(tried) == ["a", "b"]  # c was run at one rate alone
+    assert [row["entry"] for row in tried["b"]] == ["b, half", "b", "b, double"]
+    header, rows = lr_fairness.rate_rows(result)
+    assert header == ["learning rate", "0.5", "1", "2"]
+    assert rows[0] == ["a", "2.2000", "2.0333 (best)", "-"]
+    assert rows[1] == ["b", "1.2667 (best)", "2.5333", "9.1667"]
+    (again,) = lr_fairness.at_their_best(result)  # of a and b; c is at no best
+    assert (again["with"], again["without"], again["before"]) == ("a", "b, half", "helps")
+    assert again["verdict"] == "hurts"
+    assert again["difference"] == pytest.approx(2.0333 - 1.2667, abs=1e-4)
+    said = " ".join(lr_fairness.words(result))
+    assert "“a” is best at 1, +0.0000 from the common rate; the highest one tried" in said
+    assert "“b” is best at 0.5, -1.2667 from the common rate; the lowest one tried" in said
+    assert "“Is a better than b?”: helps at one rate, hurts at the best." in said
+    html, text = page.compose(result), page.markdown(result)
+    assert "Is one learning rate fair?" in html and lr_fairness.NOTE in text
+    assert "| b | 1.2667 (best) | 2.5333 | 9.1667 |" in text
+
+
+def test_a_best_between_the_others_is_no_edge_and_may_change_nothing():
+    finals = {"a": [1.0, 2.0], "b": [3.0, 4.1], "c": [5.0, 6.0]}
+    for name in "ab":
+        finals |= {f"{name}, half": [7.0, 8.0], f"{name}, double": [7.0, 8.0]}
+    said = lr_fairness.words(with_rates(finals, half=0.5, double=2.0))
+    assert said[0] == "“a” is best at 1, +0.0000 from the common rate."
+    assert said[-1] == "None of the 1 answers that this touches changes."
+
+
+def test_without_other_rates_nothing_is_said():
+    result = result_of({"a": [1.0, 2.0], "b": [3.0, 4.0]}, {})
+    assert lr_fairness.words(result) == [] and lr_fairness.rate_rows(result)[1] == []
+    assert "fair" not in page.compose(result)
+
+
+def test_fit_to_grow():
+    finals = {"a": [1.0, 2.0, 3.1], "b": [3.0, 4.1, 4.9], "c": [1.2, 1.9, 3.3]}
+    result = result_of(finals, QUESTIONS, ("a", "b", "c"))
+    assert scale_up.criteria(result)["Does validation diverge?"].endswith("each ends at its best")
+    run = result["runs"][4]
+    run["valid"]["values"] = [5.0, 2.05, 4.1]
+    assert scale_up.last_above_best(run) == pytest.approx(1.0)
+    says = scale_up.criteria(result)["Does validation diverge?"]
+    assert "1 runs do, and want regularising: b, seed 1; farthest +100.0%, b, seed 1" in says
+    told = scale_up.criteria(result)["What is known jointly (5 % false discoveries)?"]
+    assert told == "better: “a” against “b”; worse: nothing; not known: the other 1"
+    for seed, ratio in enumerate((0.5, 2.0, 2.9)):
+        result["runs"][seed]["train"] = {
+            "grad_norm/rwkv": {"steps": [1, 2, 3, 4], "values": [90.0, 90.0, ratio, ratio]},
+            "grad_norm/mamba": {"steps": [1, 2, 3, 4], "values": [1.0] * 4},
+        }
+    gradients = "Are the gradients of “a” within a factor of 3?"
+    says = scale_up.criteria(result)[gradients]
+    assert says == "yes: RWKV over Mamba, late in training, by run 0.50, 2.00, 2.90"
+    result["runs"][2] |= {"train": {}, "diagnostics": {"components": {"rwkv_over_mamba": None}}}
+    assert scale_up.balance(result, "a") == [0.5, 2.0]
+    looked = {"components": {"rwkv_over_mamba": {"raw": 3.5}}}
+    result["runs"][2]["diagnostics"] = looked
+    assert scale_up.criteria(result)[gradients].startswith("no: ")
+    assert scale_up.criteria(result_of({"a": []}, {})) == {}
+    assert "Does validation diverge?" not in scale_up.criteria(result | {"unit": "% wrong"})
+
+
+def test_curves_apart_from_the_baseline_seed_by_seed():
+    first = ([1, 2], {0: np.array([5.0, 4.0]), 1: np.array([6.0, 5.0])})
+    other = ([1, 2], {1: np.array([6.5, 4.0]), 2: np.array([9.0, 9.0])})
+    np.testing.assert_array_equal(curves.differences(first, other), [[0.5, -1.0]])
+    assert len(curves.differences(first, ([1], {0: np.array([5.0])}))) == 0
+
+
+def test_no_picture_holds_more_than_colours_tell_apart():
+    names = [f"e{i}" for i in range(11)]
+    parts = curves.parted(names)
+    assert [name for part in parts for name in part] == names
+    assert [len(part) for part in parts] == [4, 3, 4]
+    assert curves.parted(names[:5]) == [names[:5]] and curves.parted([]) == []
+    finals = {name: [1.0 + i, 2.0 + i] for i, name in enumerate(names)}
+    parts = curves.sections(result_of(finals, {}))
+    # The baseline's ten others in two parts, each once as it is and once less the baseline.
+    assert sum("<svg" in part for part in parts) == 4
+
+
+def looked_into(gradient, rise):
+    recall = {"distance": 64, "accuracy": 0.1}
+    recall["decoded"] = {"rwkv": {"accuracy": 0.2}, "all": {"accuracy": 0.3}}
+    layer = {"component": "rwkv", "norm": 2.0, "cosine": 0.5, "effective_rank": 3.0}
+    layer |= {"utilisation": 0.25, "saturation": 0.0, "retention": {"mean": 0.875}}
+    gates = [{"gate": "G1 forward", "outcome": "pass", "value": 0.0, "says": ""}]
+    gates.append({"gate": "useful memory", "outcome": "fail", "value": 0.125, "says": ""})
+    gates.append({"gate": "G5 scale up", "outcome": "skip", "value": None, "says": ""})
+    found = {"gates": gates, "missing": ["no answer"], "states": {"layers": [layer]}}
+    found["components"] = {"rwkv_over_mamba": {"raw": gradient}}
+    found["components"]["dominance"] = {"rises": {"rwkv": rise}}
+    return found | {"probes": {"recall": [recall | {"distance": 0}, recall]}}
+
+
+def test_inside_the_runs():
+    result = result_of({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, None]}, {})
+    result["runs"][0]["diagnostics"] = looked_into(0.5, 0.25)
+    result["runs"][1]["diagnostics"] = looked_into("inf", 0.75)
+    header, rows = diagnostics_section._overview(result)
+    (row,) = rows
+    assert dict(zip(header, row, strict=True)) == {
+        "": "a",
+        "gates passed, warned, failed": "1, 0, 1",
+        "gradients": "0.5",  # of the one that is a number
+        "without rwkv": "+0.500",
+        "probe at 0": "30%",
+        "at 64": "30%",
+        "answers at 64": "10%",
+        "seeds": "2",
+    }
+    assert diagnostics_section._states(result)[1] == [
+        ["a: rwkv", "2", "0.5", "3", "0.25", "0", "0.8750"]
+    ]
+    html = page.compose(result)
+    assert "3 finished runs were not looked into" in html
+    assert "FAIL 0.125" in html and "pass 0" in html and "Not looked at: no answer." in html
+    assert diagnostics_section.of_runs(result["runs"][3:]) == ""
+    assert diagnostics_section.sections(result_of({"a": [1.0]}, {})) == []

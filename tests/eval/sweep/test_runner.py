@@ -1,0 +1,134 @@
+"""The runner of a matrix: what it starts, and what it makes of what ends."""
+
+import json
+
+import pytest
+
+from eval.sweep import runner
+from eval.sweep.__main__ import main
+from eval.sweep.plan import make_plan
+from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, STOPPED, WAITING
+from jaxmodels.errors import UserError
+from tests.eval.sweep.parts import FakeProcess, fake_runs, given_of, write_run
+
+
+def test_a_crash_costs_only_its_run(tmp_path):
+    runs, statuses = fake_runs(tmp_path), [-9, 0, 3, 130]
+    runs[0].folder.mkdir()
+    most = []
+
+    def start(run, slot):
+        assert slot in (0, 1)
+        return FakeProcess(run, looks=2, status=statuses[run.seed])
+
+    def tick():
+        most.append(sum(run.state == RUNNING for run in runs))
+
+    runner.run_all(runs, 2, start, tick, poll_seconds=0)
+    assert [run.state for run in runs] == [FAILED, FINISHED, HALTED, STOPPED]
+    assert runs[0].reason == "killed by signal 9"
+    assert runs[2].reason == "step 7: loss is not finite"
+    assert max(most) == 2  # side by side, never more
+
+
+def test_a_mistake_of_the_input_is_told_in_its_own_words(tmp_path):
+    (run,) = fake_runs(tmp_path, 1)
+    run.folder.mkdir()
+    (run.folder / "worker.log").write_text("some line\nerror: config.x: must be y\n")
+    runner.run_all([run], 1, lambda run, slot: FakeProcess(run, status=2), poll_seconds=0)
+    assert (run.state, run.reason) == (FAILED, "config.x: must be y")
+
+
+def test_only_what_is_waiting_is_started_and_in_order(tmp_path):
+    runs, events = fake_runs(tmp_path), []
+    write_run(runs[1])
+    write_run(runs[2], halted=True)
+    for run in runs:
+        run.look()
+    assert [run.state for run in runs] == [WAITING, FINISHED, HALTED, WAITING]
+    runner.run_all(runs, 1, lambda run, slot: FakeProcess(run, events=events), poll_seconds=0)
+    assert events == ["start entry, seed 0", "start entry, seed 3"]
+
+
+def test_ctrl_c_lets_the_workers_save(tmp_path):
+    runs, events, ticks = fake_runs(tmp_path), [], []
+
+    def start(run, slot):
+        return FakeProcess(run, 99, events=events)
+
+    def wishes():
+        return int(len(ticks) >= 3)
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_all(runs, 2, start, lambda: ticks.append(0), wishes, 0)
+    assert [run.state for run in runs] == [STOPPED, STOPPED, WAITING, WAITING]
+    assert events[2:] == ["terminate entry, seed 0", "terminate entry, seed 1"]
+
+
+def test_a_second_ctrl_c_ends_them(tmp_path):
+    runs, events, count = fake_runs(tmp_path, 2), [], iter(range(9))
+
+    def start(run, slot):
+        return FakeProcess(run, 99, events=events)
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_all(runs, 2, start, wishes=lambda: next(count), poll_seconds=0)
+    assert events[-2:] == ["kill entry, seed 0", "kill entry, seed 1"]
+    assert [run.state for run in runs] == [STOPPED, STOPPED]
+
+
+def test_no_worker_is_left_behind_by_an_error(tmp_path):
+    runs, events = fake_runs(tmp_path, 2), []
+
+    def start(run, slot):
+        if run.seed:
+            raise OSError("no more processes")
+        return FakeProcess(run, 99, events=events)
+
+    with pytest.raises(OSError):
+        runner.run_all(runs, 2, start, poll_seconds=0)
+    assert events[-1] == "terminate entry, seed 0"
+
+
+def test_ctrl_c_on_the_command_says_how_to_go_on(experiment, texts, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "start_worker", interrupt)
+    arguments = [f"--config={experiment}", f"--workdir={tmp_path}/m", "--data", str(texts)]
+    assert main(arguments) == 130
+    assert f"go on with\n  python -m eval.matrix --config={experiment}" in capsys.readouterr().err
+
+
+def test_two_commands_in_one_folder(experiment, texts, tmp_path, capsys):
+    from eval.sweep.__main__ import _Lock
+
+    arguments = [f"--config={experiment}", f"--workdir={tmp_path}", "--data", str(texts)]
+    with _Lock(tmp_path):
+        assert main(arguments) == 2
+        assert "another eval.matrix works there" in capsys.readouterr().err
+        assert main([*arguments, "--report"]) == 0  # how far it is
+    assert "0 of 4 runs finished" in (tmp_path / "matrix.md").read_text()
+
+
+def test_a_field_that_the_model_got_since_is_no_other_config(texts, tmp_path):
+    given = given_of({"base": {}}, model="mamba")
+    matrix = make_plan(given, [f"--config.data.paths={(str(texts),)!r}"])
+    (run,) = runner.runs_of(matrix, tmp_path)
+    write_run(run)
+    stored = json.loads((run.folder / "config.json").read_text())
+    assert stored["model_config"].pop("expand") == 2
+    (run.folder / "config.json").write_text(json.dumps(stored))
+    run.look()
+    assert run.state == FINISHED
+    stored["model_config"]["expand"] = 4
+    (run.folder / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"another model_config\.expand"):
+        run.look()
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda pid: {0, 1, 4, 5, 6}, raising=False)
+    assert runner.cores_of(1) == [[]]
+    assert runner.cores_of(2) == [[0, 1], [4, 5]]
+    assert runner.cores_of(7)[5:] == [[0], [1]]

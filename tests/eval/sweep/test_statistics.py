@@ -1,0 +1,127 @@
+"""The arithmetic of a matrix's answers, and its pages."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.sweep import page, results, statistics
+from eval.sweep.statistics import compare
+from tests.eval.sweep.parts import fake_runs, result_of, write_run
+
+
+def seeds(*values):
+    return dict(enumerate(values))
+
+
+def test_distinguishable_by_hand():
+    # Differences -3, -2, -4: standard error sqrt(1 / 3), 2 degrees of freedom, t = 4.3027.
+    apart = compare(seeds(1, 3, 2), seeds(4, 5, 6))
+    half = 4.302653 * (1 / 3) ** 0.5
+    assert apart["difference"] == -3
+    assert (apart["low"], apart["high"]) == pytest.approx((-3 - half, -3 + half), abs=1e-5)
+    assert apart["spread"] == 1
+    assert apart["in_spreads"] == -3
+    assert apart["verdict"] == "helps"
+    assert compare(seeds(4, 5, 6), seeds(1, 3, 2))["verdict"] == "hurts"
+    # Unpaired: both variances 1, 4 degrees of freedom, t = 2.7764.
+    half = 2.776445 * (2 / 3) ** 0.5
+    assert apart["unpaired"] == pytest.approx((-3 - half, -3 + half), abs=1e-5)
+
+
+def test_what_a_seed_does_to_both_is_no_difference():
+    """Far apart between seeds, always nearly 1 apart within one: only pairs tell."""
+    answer = compare(seeds(1.0, 5.0, 9.0), seeds(2.0, 6.1, 9.9))
+    assert answer["verdict"] == "helps"
+    assert answer["unpaired"][0] < 0 < answer["unpaired"][1]
+
+
+def test_not_distinguishable_by_hand():
+    close = compare(seeds(1, 2, 3), seeds(3, 2, 4))
+    assert close["difference"] == -1
+    assert close["low"] < 0 < close["high"]
+    assert close["verdict"] == "not distinguishable"
+
+
+def test_only_seeds_of_both_are_compared():
+    answer = compare({0: 1.0, 1: 2.0, 2: 50.0}, {0: 2.0, 1: 3.2, 7: 0.0})
+    assert answer["difference"] == pytest.approx(-1.1)
+
+
+def test_too_little_to_judge():
+    assert compare({}, seeds(1.0, 2.0))["difference"] is None
+    assert compare(seeds(1.0), seeds(2.0, 3.0))["verdict"] == "not known"
+    assert compare(seeds(1.0), seeds(2.0, 3.0))["difference"] == -1.0
+    assert compare(seeds(1.0, 1.0), seeds(2.0, 2.0))["verdict"] == "not known"  # no effect of seeds
+
+
+def test_many_questions_lower_the_confidence():
+    """One difference at p = 0.035 stands alone, and falls among nine comparisons of equals."""
+    finals = {"a": [1, 3, 2], "b": [4, 5, 6]} | {f"c{i}": [1.1, 2, 3] for i in range(9)}
+    alone = result_of(finals, {"q": ("a", "b", "?")})["answers"]["q"]
+    assert alone["p"] == pytest.approx(0.0351, abs=1e-4)
+    assert alone["p_jointly"] == alone["p"]
+    assert "✓" in alone["words"]
+    others = {f"q{i}": ("a", f"c{i}", "?") for i in range(9)}
+    among = result_of(finals, {"q": ("a", "b", "?"), **others})["answers"]["q"]
+    assert among["p_jointly"] == pytest.approx(10 * among["p"])
+    assert among["verdict"] == "helps"
+    assert "✓" not in among["words"]
+
+
+def test_a_halted_run_is_in_no_mean():
+    result = result_of({"a": [1, 2, None], "b": [4, 5, 6]}, {"q": ("a", "b", "Is it so?")})
+    answer = result["answers"]["q"]
+    assert answer["with_mean"] == 1.5
+    assert (answer["with_seeds"], answer["with_halted"]) == (2, 1)
+    assert "1 run(s) of “a” ceased to be finite" in answer["words"]
+    rows = {row["entry"]: row for row in statistics.summaries(result)}
+    assert (rows["a"]["finished"], rows["a"]["halted"], rows["a"]["runs"]) == (2, 1, 3)
+    assert rows["b"]["change"] == 3.5
+    assert rows["b"]["spread"] == 1
+
+
+def test_the_hybrid_against_its_baselines():
+    """The widest interval counts: 1.15 between r and m, 0.72 between h and r."""
+    finals = {"h": [1, 2, 3], "r": [5, 6.5, 7], "m": [4.5, 5.2, 6.5]}
+    assert result_of(finals, {}, ("h", "r", "m"))["diagnosed"]["verdict"] == "wins"
+    assert result_of(finals, {}, ("r", "h", "m"))["diagnosed"]["verdict"] == "undecided"
+    assert result_of({**finals, "m": [9, 10, 11.5]}, {}, ("m", "h", "r"))["diagnosed"][
+        "verdict"
+    ] == ("training")
+    between = result_of({**finals, "m": [9, 10, 11.5]}, {}, ("r", "h", "m"))
+    assert between["diagnosed"]["verdict"] == "capacity"
+    assert between["diagnosed"]["words"] in page.markdown(between)
+    unknown = result_of({**finals, "m": [1]}, {}, ("h", "r", "m"))["diagnosed"]
+    assert unknown["verdict"] == "not known"
+
+
+def test_the_page_of_a_matrix_cut_short():
+    finals = {"a": [1.0, 2.0, 3.0], "b": []}
+    result = result_of(finals, {"q": ("a", "b", "Is <it> so?")})
+    html = page.compose(result)
+    assert "Is &lt;it&gt; so?" in html
+    assert "no finished run of one of" in html
+    assert "| Is <it> so? | not known | - | - | - | - | 3, 0 |" in page.markdown(result)
+    assert "1 not known. 3 of 3 runs finished" in page.lead(result)
+
+
+def test_json_is_read_back(tmp_path):
+    result = result_of({"a": [1.0, 2.0], "b": [3.0, 4.0]}, {"q": ("a", "b", "?")})
+    results.replace(tmp_path / "matrix.json", results.as_json(result))
+    assert json.loads((tmp_path / "matrix.json").read_text()) == json.loads(json.dumps(result))
+    assert [path.name for path in Path(tmp_path).iterdir()] == ["matrix.json"]
+
+
+def test_bits_are_those_of_characters(tmp_path):
+    (run,) = fake_runs(tmp_path, 1)
+    run.config.data.tokenizer = "char"
+    write_run(run, values=(3.0, 2.0))
+    assert results.measured(run.log(), {}) == ([6, 12], pytest.approx([3.0, 2.0]))
+
+
+def test_a_measure_of_ones_own(tmp_path):
+    (run,) = fake_runs(tmp_path, 1)
+    write_run(run, values=(3.0, 2.0))
+    measure = {"name": "bits_per_byte", "unit": "left", "best": 5.0, "scale": 10.0}
+    assert results.measured(run.log(), measure) == ([6, 12], [20.0, 30.0])

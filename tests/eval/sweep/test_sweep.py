@@ -1,0 +1,183 @@
+"""The matrix, run for real: answers, resumption after a kill, a look into a finished run."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from eval.sweep import diagnose, page, results, runner
+from eval.sweep.__main__ import main
+from eval.sweep.plan import make_plan, read_matrix
+from eval.sweep.runner import FINISHED, WAITING, Run
+from tests.eval.conftest import tiny_config
+from tests.eval.sweep.parts import result_of
+from train.io.checkpoint import saved_steps
+
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def matrix_run(experiment, texts, tmp_path_factory):
+    """A matrix of real runs, and the arguments that made it."""
+    workdir = tmp_path_factory.mktemp("matrix") / "runs"
+    arguments = [f"--config={experiment}", f"--workdir={workdir}", "--data", str(texts), "--jobs=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS", raising=False)  # one device, as a user has
+        assert main(arguments) == 0
+    return workdir, arguments
+
+
+def test_real_runs_answer_the_question(matrix_run):
+    workdir, _ = matrix_run
+    result = json.loads((workdir / "matrix.json").read_text())
+    assert [(run["entry"], run["seed"]) for run in result["runs"]] == [
+        ("base", 0),
+        ("slow", 0),
+        ("base", 1),
+        ("slow", 1),
+    ]
+    for run in result["runs"]:
+        assert (run["state"], run["step"], run["sessions"]) == (FINISHED, STEPS, 1)
+        assert run["valid"]["steps"] == [50, 100, 150, 200]
+        assert run["final"] == run["valid"]["values"][-1]
+        assert len(run["train"]["grad_norm"]["values"]) == STEPS // 10
+        assert run["device"].startswith("1 x cpu")
+        assert len(run["digest"]) == 64
+    assert len({run["digest"] for run in result["runs"]}) == 4
+    answer = result["answers"]["rate"]
+    assert answer["verdict"] == "helps"
+    assert answer["difference"] < -0.2
+    assert result["entries"]["base"]["parameters"] == 2 * 256 * 16 + 16 * 16
+    html = (workdir / "matrix.html").read_text()
+    assert "Does learning help?" in html
+    assert html.count("<svg") >= 3  # the answer, the curves of tier 2, training curves
+    assert "http" not in html.replace("http://www.w3.org", "")  # self-contained
+    assert "| Does learning help? | yes" in (workdir / "matrix.md").read_text()
+
+
+def test_the_second_seed_compiles_nothing_anew(matrix_run):
+    workdir, _ = matrix_run
+
+    def compile_seconds(seed):
+        lines = (workdir / "base" / f"seed{seed}" / "timing.jsonl").read_text().splitlines()
+        return next(json.loads(x)["compile_seconds"] for x in lines if "compile_seconds" in x)
+
+    assert any((workdir / "cache").rglob("jit_*-cache"))
+    assert compile_seconds(1) < compile_seconds(0)
+
+
+def test_what_is_finished_is_not_run_again(matrix_run, monkeypatch, capsys):
+    workdir, arguments = matrix_run
+    before = json.loads((workdir / "matrix.json").read_text())
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runner, "start_worker", refuse)
+    assert main(arguments) == 0
+    again = json.loads((workdir / "matrix.json").read_text())
+    assert again["runs"] == before["runs"]
+    capsys.readouterr()
+    assert main([*arguments, "--config.batch_size=4"]) == 2
+    assert "another batch_size; name another --workdir" in capsys.readouterr().err
+
+
+def test_killed_and_orphaned_a_run_ends_as_if_undisturbed(
+    matrix_run, experiment, texts, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    workdir, _ = matrix_run
+    given = read_matrix(experiment, "cpu")
+    matrix = make_plan(given, [f"--config.data.paths={(str(texts),)!r}"])
+    run = runner.runs_of(matrix, tmp_path, ["base"])[1]
+    cores, cache = runner.cores_of(2)[0], workdir / "cache"
+
+    def start_and_wait_for(step):
+        worker = runner.start_worker(run, cores, cache)
+        until = time.monotonic() + 60
+        while max(saved_steps(run.folder), default=0) < step and time.monotonic() < until:
+            assert worker.poll() is None, (run.folder / "worker.log").read_text()
+            time.sleep(0.005)
+        return worker
+
+    start_and_wait_for(50).kill()  # no time to save
+    run.look()
+    assert run.state == WAITING
+    worker = start_and_wait_for(100)
+    worker.process.stdin.close()  # as when the parent was killed: it saves and stops
+    assert worker.process.wait(60) == 130
+    assert not run.log().final
+    runner.run_all([run], 1, lambda run, slot: runner.start_worker(run, cores, cache))
+    assert run.state == FINISHED
+    said = (run.folder / "worker.log").read_text()
+    assert said.count("resuming from step") == 2
+    whole = workdir / "base" / "seed1" / "metrics.jsonl"
+    assert (run.folder / "metrics.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_a_look_into_a_finished_run(matrix_run, tmp_path, monkeypatch):
+    workdir, _ = matrix_run
+    shutil.copytree(workdir / "base" / "seed0", tmp_path / "seed0")
+    run = Run("base", 0, tiny_config(), tmp_path / "seed0", state=FINISHED)
+    unfinished = Run("base", 1, tiny_config(), tmp_path / "seed1")
+    said, asked = [], []
+
+    def fake(command, **kwargs):
+        asked.append((command[2], "--brief" in command))
+        if command[2] == "eval.diagnostics":
+            path = next(x.removeprefix("--json=") for x in command if x.startswith("--json="))
+            found = {"amounts": {"brief": "--brief" in command}, "gates": []}
+            Path(path).write_text(json.dumps(found))
+            return subprocess.CompletedProcess(command, 0, "", "")
+        return subprocess.CompletedProcess(command, 2, "", "some line\nerror: it is gone\n")
+
+    monkeypatch.setattr(subprocess, "run", fake)
+    diagnose.diagnose([run, unfinished], tmp_path, said.append)
+    assert said == [
+        "base, seed 0: diagnostics.json (0 s)",
+        "base, seed 0: no sample.txt (it is gone)",
+    ]
+    (run.folder / "sample.txt").write_text("The \x07people")
+    brief, whole = ("eval.diagnostics", True), ("eval.diagnostics", False)
+    assert asked == [brief, ("eval.sample", False)]
+    diagnose.diagnose([run], tmp_path, said.append)  # what is there stays
+    diagnose.diagnose([run], tmp_path, said.append, whole=True)
+    diagnose.diagnose([run], tmp_path, said.append, whole=True)
+    diagnose.diagnose([run], tmp_path, said.append)
+    assert asked[2:] == [whole]
+    found = results._one(run, {})
+    assert found["diagnostics"]["amounts"] == {"brief": False}
+    result = result_of({"base": [1.0, 2.0]}, {})
+    result["runs"][0] |= {"diagnostics": found["diagnostics"], "sample": found["sample"]}
+    assert "The \ufffdpeople" in page.compose(result)
+
+
+def test_looking_trains_nothing_and_needs_only_a_finished_run(matrix_run, tmp_path, monkeypatch):
+    """The very command, on a model that shows little; all but one run has been looked into."""
+    workdir, arguments = matrix_run
+    copy = tmp_path / "runs"
+    shutil.copytree(workdir, copy)
+    for folder in copy.glob("*/seed*"):
+        (folder / "sample.txt").write_text("said")
+        if folder != copy / "base" / "seed1":
+            (folder / "diagnostics.json").write_text("{}")
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(runner, "start_worker", refuse)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    arguments = [x.replace(str(workdir), str(copy)) for x in arguments]
+    assert main([*arguments, "--report", "--diagnostics"]) == 0
+    found = json.loads((copy / "base/seed1/diagnostics.json").read_text())
+    assert (found["step"], found["amounts"]["brief"]) == (STEPS, True)
+    assert {"identity", "collapse"}.isdisjoint(found) and len(found["missing"]) == 2
+    assert found["probes"].keys() == {"symbols", "chance", "recall", "tau", "tau_probe"}
+    kept = json.loads((copy / "matrix.json").read_text())["runs"]
+    assert [len(run["diagnostics"]) > 0 for run in kept] == [False, False, True, False]
+    html = (copy / "matrix.html").read_text()
+    assert "3 finished runs were not looked into" in html
+    assert "useful memory at 64 tokens, linear probe" in html

@@ -1,0 +1,147 @@
+"""A state as a file: what comes back is what was saved, and nothing else comes back."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import jaxmodels
+from jaxmodels import session as files
+from jaxmodels.errors import UserError
+from jaxmodels.session import Session, load_session, save_session
+from tests.eval.tiny_bytes import Toy
+
+SMALL = dict(width=16, head_size=8, num_layers=2, vocab_size=20, state_dim=4, attn_window=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return jaxmodels.create("groundthink", **SMALL)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    """A file, and the session in it."""
+    rng = np.random.default_rng(0)
+    state = jax.tree.map(
+        lambda x: rng.standard_normal(x.shape).astype(np.float32), model.initial_state(3)
+    )
+    session = Session(state, np.ones((3, 20), np.float32), tokens_read=512, drawn=7)
+    save_session(session, model, tmp_path / "s.state")
+    return tmp_path / "s.state", session
+
+
+def rewritten(path, **changes):
+    """The same file with other metadata; None takes a field out."""
+    with safe_open(path, framework="np") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata() | changes
+    other = path.with_name("other.state")
+    save_file(arrays, other, {k: v for k, v in metadata.items() if v is not None})
+    return other
+
+
+def test_what_comes_back_is_what_was_saved(model, saved):
+    path, session = saved
+    loaded = load_session(path, model)
+    assert jax.tree.structure(loaded.state) == jax.tree.structure(session.state)
+    jax.tree.map(np.testing.assert_array_equal, loaded.state, session.state)
+    np.testing.assert_array_equal(loaded.logits, session.logits)
+    assert (loaded.tokens_read, loaded.drawn) == (512, 7)
+
+
+def test_a_model_outside_the_zoo_and_no_logits(tmp_path):
+    toy = Toy()
+    save_session(Session(toy.initial_state(2)), toy, tmp_path / "t")
+    assert load_session(tmp_path / "t", toy).logits is None
+    with pytest.raises(UserError, match=r"\(2, 16\), expected \(2, 8\)"):
+        load_session(tmp_path / "t", Toy(width=8))
+
+
+def test_of_another_model_or_config(model, saved):
+    path, _ = saved
+    with pytest.raises(UserError, match="of the model 'groundthink', not of 'mamba'"):
+        load_session(path, jaxmodels.create("mamba", width=16, num_layers=1))
+    with pytest.raises(UserError, match=r"alpha=0\.6; this one has 0\.5"):
+        load_session(path, jaxmodels.create("groundthink", **SMALL, alpha=0.5))
+    # How it computes does not matter.
+    same = jaxmodels.create("groundthink", **SMALL, dtype="bfloat16", remat=True, chunk_size=8)
+    assert load_session(path, same).tokens_read == 512
+
+
+def test_truncated_damaged_or_something_else(model, saved, tmp_path):
+    path, _ = saved
+    data = path.read_bytes()
+    for name, content in (("cut", data[:-5]), ("empty", b""), ("text", b"hello, this is text")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}: not a whole safetensors file") as error:
+            load_session(tmp_path / name, model)
+        assert "\n" not in str(error.value)
+    flipped = bytearray(data)
+    flipped[-1] ^= 1
+    (tmp_path / "flipped").write_bytes(flipped)
+    with pytest.raises(UserError, match="checksum"):
+        load_session(tmp_path / "flipped", model)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_session(tmp_path / "nothing", model)
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "weights")
+    with pytest.raises(UserError, match="no recurrent state"):
+        load_session(tmp_path / "weights", model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "3"}, "version 3 is newer than"),
+        ({"version": "0"}, "version 0 is too old for"),
+        ({"version": "two"}, "its version is damaged"),
+        ({"version": "1"}, "not a whole file of version 1"),
+        ({"tokens_read": None}, "description is damaged"),
+        ({"batch_size": "x"}, "description is damaged"),
+        ({"batch_size": "4"}, "expected"),
+        ({"config": "{"}, "description is damaged"),
+        ({"config": json.dumps({"model": "groundthink"})}, "checksum"),
+    ],
+)
+def test_a_description_that_does_not_fit(model, saved, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_session(rewritten(saved[0], **changes), model)
+    assert "\n" not in str(error.value)
+
+
+def test_version_1_is_migrated(model, saved):
+    path, session = saved
+    old = rewritten(path, version="1", tokens="99", tokens_read=None, drawn=None, sha256=None)
+    loaded = load_session(old, model)
+    assert (loaded.tokens_read, loaded.drawn) == (99, 0)
+    jax.tree.map(np.testing.assert_array_equal, loaded.state, session.state)
+
+
+def test_a_future_version_needs_only_a_row(model, saved, monkeypatch):
+    """As when version 3 will call `drawn` something else."""
+    monkeypatch.setattr(files, "VERSION", 3)
+    with pytest.raises(UserError, match="version 2 is too old"):
+        load_session(saved[0], model)
+
+    def from_2(arrays, metadata):
+        return arrays, metadata | {"drawn": "70"}
+
+    monkeypatch.setitem(files.MIGRATIONS, 2, from_2)
+    assert load_session(saved[0], model).drawn == 70
+    old = rewritten(saved[0], version="1", tokens="5", tokens_read=None, drawn=None, sha256=None)
+    assert load_session(old, model).drawn == 70  # through both
+
+
+def test_refuses_to_overwrite_and_to_save_what_is_no_state(model, saved, tmp_path):
+    path, session = saved
+    with pytest.raises(UserError, match="exists already"):
+        save_session(session, model, path)
+    with pytest.raises(UserError, match="no folder"):
+        save_session(session, model, tmp_path / "none" / "s")
+    for state in ({"a": np.zeros((2, 3), np.int32)}, {"a": np.zeros((2, 3)), "b": np.zeros((4,))}):
+        with pytest.raises(UserError, match="float32 with the batch first"):
+            save_session(Session(state), model, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()

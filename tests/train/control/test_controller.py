@@ -1,0 +1,198 @@
+"""The controller in the loop: what it does to a run, and that a resumed run is told the same."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from eval.log import read_log
+from eval.report.introspect import Seen
+from eval.report.run_page import compose
+from jaxmodels.errors import UserError
+from tests.train.corpus import small_text
+from tests.train.test_loop import changed, go, stop_at
+from tests.train.toy import toy_config
+from train.config.schema import complete_config, validate_config
+from train.control.controller import Steering
+from train.control.decide import Decision
+from train.io.checkpoint import check_info, saved_steps
+from train.io.log import read_metrics
+
+STEPS = 48
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A rate far too high, and a controller that lowers it whenever validation does not improve."""
+    path = tmp_path_factory.mktemp("text") / "small.txt"
+    path.write_text(small_text())
+    return toy_config(
+        steps=STEPS,
+        eval_every=3,
+        checkpoint_every=5,
+        log_every=2,
+        data__paths=(str(path),),
+        optimizer__learning_rate=1.0,
+        optimizer__schedule="constant",
+        optimizer__warmup_steps=0,
+        control__enabled=True,
+        control__oscillation=100.0,
+        control__overfit_rise=100.0,
+        control__converged=0.05,
+        control__hold=0.1,
+        control__investigate=False,
+        control__max_drops=9,
+        control__plateau_budget=9,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    return workdir, go(config, workdir)
+
+
+def said(workdir):
+    lines = [line for line in read_metrics(workdir) if line.get("split") == "control"]
+    return [(line["step"], line["action"]) for line in lines]
+
+
+def test_the_rate_is_lowered(whole, config):
+    lines = read_metrics(whole[0])
+    drops = [step for step, action in said(whole[0]) if action == "LOWER_LR"]
+    assert drops, said(whole[0])
+    rates = {line["step"]: line["learning_rate"] for line in lines if line.get("split") == "train"}
+    for step, rate in rates.items():
+        before = sum(drop < step for drop in drops)
+        assert rate == pytest.approx(config.optimizer.learning_rate * 0.6**before, rel=1e-6)
+
+
+def test_killed_and_resumed_it_says_the_same(whole, config, tmp_path):
+    """Stopped just after the first lowered rate; the log then holds what a kill leaves there."""
+    drop = next(step for step, action in said(whole[0]) if action == "LOWER_LR")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, drop + 1)
+        assert go(config, tmp_path / "w").step == drop + 1
+    with open(tmp_path / "w" / "metrics.jsonl", "a") as stream:
+        stream.write(json.dumps({"step": drop + 9, "split": "valid", "loss": 0.1}) + "\n")
+        stream.write('{"step": 99, "spl')
+    result = go(config, tmp_path / "w", resume=True)
+    assert result.digest == whole[1].digest
+    assert (tmp_path / "w/metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
+
+
+def test_the_controller_is_there_from_the_start_or_never(config, tmp_path):
+    plain = changed(config, control__enabled=False)
+    made = {"format": 1, "config": plain.to_dict()}
+    with pytest.raises(UserError, match=r"config.control.enabled: .* was made with False"):
+        check_info(made, config, tmp_path)
+    check_info(made, changed(plain, control__patience=5.0), tmp_path)
+    steering = Steering(plain, 100.0, tmp_path, 0)
+    for step in (100, 200, 300):
+        steering.add(step, "valid", {"loss": 1.0 + step})
+    assert steering.decide(300) == (Decision("CONTINUE", ""), {})
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """A short training text of one kind, validated on another: the toy learns it by heart."""
+    folder = tmp_path_factory.mktemp("overfit")
+    text = small_text(900)
+    split = round(len(text) * 0.8)
+    (folder / "text.txt").write_text(text[:split] + text[split:].upper())
+    config = toy_config(
+        steps=400,
+        batch_size=4,
+        eval_every=10,
+        checkpoint_every=1000,
+        optimizer__schedule="constant",
+        data__paths=(str(folder / "text.txt"),),
+        data__valid_fraction=0.2,
+        data__test_fraction=0.0,
+        control__enabled=True,
+    )
+    return config, folder / "w", go(config, folder / "w")
+
+
+def test_overfitting_ends_a_run_well(overfitted):
+    config, workdir, result = overfitted
+    assert result.status == "stopped"
+    assert result.step < config.steps
+    assert result.message.startswith("overfitting: validation is ")
+    assert saved_steps(workdir)[-1] == result.step
+    *_, control, final = read_metrics(workdir)
+    assert (control["step"], control["split"]) == (result.step, "control")
+    assert (control["action"], control["reason"]) == ("STOP", result.message)
+    assert final == {
+        "final": True,
+        "step": result.step,
+        "digest": result.digest,
+        "stopped": result.message,
+    }
+
+
+def test_a_stopped_run_stays_stopped_until_its_settings_change(overfitted, tmp_path):
+    config, workdir, result = overfitted
+    lines = (workdir / "metrics.jsonl").read_bytes()
+    shutil.copytree(workdir, tmp_path / "w")
+    again = go(config, tmp_path / "w", resume=True)
+    assert (again.status, again.digest, again.message) == ("stopped", result.digest, result.message)
+    assert (tmp_path / "w/metrics.jsonl").read_bytes() == lines
+    lenient = changed(config, steps=result.step + 10, control__start=0.99)
+    onwards = go(lenient, tmp_path / "w", resume=True)
+    assert (onwards.status, onwards.step) == ("finished", result.step + 10)
+
+
+def test_the_report_tells(overfitted):
+    _, workdir, result = overfitted
+    text = compose(read_log(workdir), {}, Seen())
+    assert "What the controller said" in text
+    assert "The controller stopped the run (overfitting: validation is" in text
+    assert text.count(result.message) == 2
+
+
+def test_lr_scale_multiplies_the_updates(config):
+    """One step at scale 1 and one at 0.5 from the same state: half the distance."""
+    from tests.train.test_step import batches, start
+
+    placement, _ = start(1, config)
+    moved = []
+    for scale in (1.0, 0.5):
+        state = placement.fresh_state()
+        before = jax.device_get(state.model.cell.kernel[...])
+        state = state.replace(lr_scale=placement.put_scalar(np.float32(scale)))
+        state, metrics = placement.step(state, placement.put_rows(batches()[0]))
+        moved.append(jax.device_get(state.model.cell.kernel[...]) - before)
+        assert float(metrics["learning_rate"]) == pytest.approx(scale)
+        assert float(state.lr_scale) == scale
+    np.testing.assert_allclose(moved[1], 0.5 * moved[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"hold": 1.5}, "config.control.hold: must lie in"),
+        ({"lr_cut": 0.0}, "config.control.lr_cut: must lie in"),
+        ({"patience": 0.0}, "config.control.patience: must be positive"),
+        ({"max_drops": -1}, "config.control.max_drops: must not be negative"),
+        ({"enabled": True, "patiense": 3.0}, "unknown field 'control.patiense'; did you mean"),
+    ],
+)
+def test_settings_that_make_no_sense(fields, says):
+    with pytest.raises(UserError) as error:
+        validate_config(complete_config({"model": "prernk", "control": fields}))
+    assert says in str(error.value)
+
+
+def test_what_the_controller_needs(config, tmp_path):
+    with pytest.raises(UserError, match="the controller needs validation, set eval_every"):
+        validate_config(changed(config, eval_every=0))
+    steering = Steering(changed(config, control__probe="passkey"), 100.0, tmp_path, 0)
+    steering.add(100, "valid", {"loss": 1.0, "accuracy": 0.5})
+    with pytest.raises(UserError, match="probe: validation measures no 'passkey'; leave it out"):
+        steering.decide(100)
+    local = changed(config, model="tests.train.test_step:create_local")
+    with pytest.raises(UserError, match=r"config.control.max_drops: .* set it to 0"):
+        go(local, tmp_path / "v")

@@ -1,0 +1,141 @@
+"""What goes wrong in one process ends all of them, with the same line."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train.devices.processes
+from jaxmodels.errors import UserError
+from tests.train.corpus import small_text
+from tests.train.toy import toy_config
+from train.devices.processes import common, together
+from train.loop import run
+
+
+def fails(message, kind=UserError):
+    def work():
+        raise kind(message)
+
+    return work
+
+
+@pytest.fixture
+def others(monkeypatch):
+    """Three processes, of which the others say what the list holds; this one is process 1."""
+    said = ["", ""]
+
+    def gather(mine):
+        theirs = [train.devices.processes._encoded(message) for message in said]
+        return np.stack([theirs[0], mine, theirs[1]])
+
+    monkeypatch.setattr(train.devices.processes.jax, "process_count", lambda: 3)
+    monkeypatch.setattr(train.devices.processes.multihost_utils, "process_allgather", gather)
+    return said
+
+
+def test_a_result_when_all_is_well(others):
+    assert together(lambda: 7) == 7
+
+
+def test_what_another_process_says_is_raised_here(others):
+    others[1] = "no such\nfile"
+    with pytest.raises(UserError, match=r"^process 2 of 3: no such file$"):
+        together(lambda: 7)
+
+
+def test_what_this_process_says(others):
+    with pytest.raises(UserError, match=r"^process 1 of 3: bad$"):
+        together(fails("bad"))
+    others[:] = ["bad", "worse"]
+    with pytest.raises(UserError, match=r"^process 0, 1 of 3: bad$"):
+        together(fails("bad"))
+    others[:] = ["bad", "bad"]
+    with pytest.raises(UserError, match=r"^bad$"):
+        together(fails("bad"))
+
+
+def test_an_error_of_ours_keeps_its_traceback_where_it_is(others):
+    with pytest.raises(ZeroDivisionError):
+        together(lambda: 1 / 0)
+    others[0] = repr(ZeroDivisionError("division by zero"))
+    with pytest.raises(UserError, match="process 0 of 3: ZeroDivisionError"):
+        together(lambda: 7)
+
+
+def test_messages_of_any_length_and_alphabet(others):
+    for message in ("x" * 5000, "é" * 700, ""):
+        with pytest.raises(UserError):
+            together(fails(message))
+    assert common(["", "", ""]) == ""
+
+
+def test_one_process_is_left_alone(monkeypatch):
+    monkeypatch.setattr(train.devices.processes.multihost_utils, "process_allgather", None)
+    with pytest.raises(UserError, match=r"^bad$"):
+        together(fails("bad"))
+
+
+SAYS = (
+    "process 0 of 2: --workdir=occupied: already holds a run; add --resume to continue it, or name "
+    "another folder",
+    "process 1 of 2: absent.txt: no such file or folder",
+    "process 0 of 2: --workdir=small.txt/run: cannot be written (Not a directory)",
+    "process 1 of 2: --workdir=own1: not the folder that process 0 writes to; it must lie on a "
+    "disk that all hosts share",
+)
+
+
+def test_two_processes_refuse_as_one(tmp_path):
+    """What each of two processes says of four starts that fail in one of them alone."""
+    (tmp_path / "small.txt").write_text(small_text(2000))
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "metrics.jsonl").write_text("")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    root = str(Path(__file__).parents[3])
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": root}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.train.test_agree", address, str(i)],
+            cwd=tmp_path,
+            env=os.environ | flags,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=200)[0].splitlines() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for lines in said:
+        lines = [line for line in lines if not line.startswith("[Gloo]")]
+        assert [line.partition(" (working folder")[0] for line in lines] == list(SAYS)
+
+
+def main(address, process):
+    """Four starts, one after the other: none leaves the other process waiting."""
+    import jax
+
+    jax.distributed.initialize(address, 2, process)
+    for workdir, text in (
+        ("occupied", "small.txt"),
+        ("new", ("small.txt", "absent.txt")[process]),
+        ("small.txt/run", "small.txt"),
+        (f"own{process}", "small.txt"),
+    ):
+        try:
+            run(toy_config(data__paths=(text,)), workdir, quiet=True)
+        except UserError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""Experiment configs: files, overrides, validation and JSON."""

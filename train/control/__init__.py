@@ -1,0 +1,1 @@
+"""The optional controller: from the logged history to continue, lower the rate or stop."""

@@ -1,0 +1,293 @@
+"""The controller: what to do with a run, from what it has logged (SYSTEMS G-26, G-27, G-40..G-50).
+
+    decision = decide(history, settings)     # CONTINUE, LOWER_LR, INVESTIGATE or STOP, and why
+
+A pure function of the history, so that a run that was killed and resumed, with its history read
+back from metrics.jsonl, takes the same decisions. The rules are in `curves.py` (curves) and
+`flags.py` (components); here is only the order in which they speak:
+
+1. the target loss is reached                                       STOP
+2. too early to say                                                 CONTINUE
+3. overfitting; a probe that degrades; validation that rises        STOP
+4. within `hold` of a lowered rate: 10 to 20 % more steps           CONTINUE
+5. red flags, once until the next new minimum                       INVESTIGATE
+6. a plateau: recognised, INVESTIGATE (small models); if it lasts, LOWER_LR by 30 to 50 %; after
+   `max_drops` lowered rates without a new minimum, or one plateau more than the budget, STOP
+7. else, with the signs of life that were found (G-45, G-48)        CONTINUE
+
+The source calls 1 to 10 % of the run without a new minimum safe (G-43) and also asks to stop after
+3 to 5 improvement intervals (G-40): patience speaks only beyond the safe share. Each lowered rate
+starts a new attempt, so "more than 20 % is converged" ends a run at once only with `max_drops` 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxmodels.errors import UserError
+from train.control import curves
+from train.control import health as flags
+from train.control.curves import Steps, Values
+
+CONTINUE, LOWER_LR, INVESTIGATE, STOP = "CONTINUE", "LOWER_LR", "INVESTIGATE", "STOP"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields `control.*` of an experiment. Shares are of the planned steps unless said otherwise.
+
+    Attributes:
+      enabled: whether the loop asks at all.
+      start: share of the steps before which nothing but the target loss is looked at.
+      min_delta: share by which a loss must fall below all before to be a new minimum.
+      patience: typical improvement intervals without a new minimum, 3 to 5.
+      overfit_rise: share of the best validation loss, 0.05 to 0.10.
+      plateau, converged: shares without a new minimum, above which a plateau is one, or final.
+      lr_cut: share by which the rate is lowered, 0.3 to 0.5.
+      hold: share to train on after that before looking again, 0.1 to 0.2.
+      max_drops: lowered rates without a new minimum after which a run is over; 0 = never lower.
+      plateau_budget: plateaus that a run may have, 2 to 3.
+      investigate: ask for each plateau to be looked into; for small models.
+      oscillation: nats; larger swings about the trend are a red flag.
+      early_epochs: validation that leaves its best by `overfit_rise` before is a red flag.
+      probe: a metric of validation, higher is better, that must not get worse; "" = none.
+      target_loss: validation loss at which the run has done what it was for; 0 = none.
+      watch: look into the components at each validation (`monitor.py`) and take what is wrong
+        there for a red flag. Costs two short reads by layer; without `enabled` it is only logged.
+    """
+
+    enabled: bool = False
+    start: float = 0.1
+    min_delta: float = 0.0
+    patience: float = 4.0
+    overfit_rise: float = 0.05
+    plateau: float = 0.1
+    converged: float = 0.2
+    lr_cut: float = 0.4
+    hold: float = 0.15
+    max_drops: int = 2
+    plateau_budget: int = 3
+    investigate: bool = True
+    oscillation: float = 0.5
+    early_epochs: float = 5.0
+    probe: str = ""
+    target_loss: float = 0.0
+    watch: bool = False
+
+    def __post_init__(self):
+        """Refuse what makes no sense (`UserError`)."""
+        for name in ("start", "plateau", "converged", "hold", "min_delta"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise UserError(f"config.control.{name}: must lie in [0, 1), got {value}")
+        if not 0 < self.lr_cut < 1:
+            raise UserError(f"config.control.lr_cut: must lie in (0, 1), got {self.lr_cut}")
+        for name in ("patience", "overfit_rise", "oscillation", "early_epochs"):
+            if not (value := getattr(self, name)) > 0:
+                raise UserError(f"config.control.{name}: must be positive, got {value}")
+        for name in ("max_drops", "plateau_budget", "target_loss"):
+            if not (value := getattr(self, name)) >= 0:
+                raise UserError(f"config.control.{name}: must not be negative, got {value}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, why in words, and by what to multiply the learning rate (1 = leave it)."""
+
+    action: str
+    reason: str
+    lr_factor: float = 1.0
+
+
+@dataclass
+class History:
+    """What a run has logged so far.
+
+    Attributes:
+      total_steps: planned.
+      steps_per_epoch: of the training text; 0 = unknown.
+      probe_name: see `Settings.probe`.
+      train_steps, train: main loss of single logged batches.
+      steps, valid: validation loss; probe: the metric beside it, if it is logged.
+      decisions: (step, action) of those that were written to the log.
+      flags: (step, sentence) of what is wrong in a component, from lines of split "flag".
+      entropies: of the states by component, when last looked at; empty if not watched.
+      norms: gradient norm by component, from train metrics "grad_norm/<component>".
+      terms: the last weighted loss terms.
+    """
+
+    total_steps: int
+    steps_per_epoch: float = 0.0
+    probe_name: str = ""
+    train_steps: list[int] = field(default_factory=list)
+    train: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    valid: list[float] = field(default_factory=list)
+    probe: list[float] = field(default_factory=list)
+    decisions: list[tuple[int, str]] = field(default_factory=list)
+    flags: list[tuple[int, str]] = field(default_factory=list)
+    entropies: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Take in one line of metrics.jsonl; lines of other splits than the above are ignored."""
+        if split == "train":
+            self.train_steps.append(step)
+            self.train.append(values.get("next_token", values["loss"]))
+            weights = {name: values.get(f"weight/{name}") for name in values}
+            self.terms = {n: w * values[n] for n, w in weights.items() if w is not None}
+            for name, value in values.items():
+                if name.startswith("grad_norm/"):
+                    at, norms = self.norms.setdefault(name.removeprefix("grad_norm/"), ([], []))
+                    at.append(step)
+                    norms.append(value)
+        elif split == "valid":
+            self.steps.append(step)
+            self.valid.append(values["loss"])
+            if self.probe_name in values:
+                self.probe.append(values[self.probe_name])
+        elif split == "control":
+            self.decisions.append((step, values["action"]))
+        elif split == "flag":
+            found = {name: x for name, x in values.items() if name.startswith("state_entropy/")}
+            self.entropies = {name.removeprefix("state_entropy/"): x for name, x in found.items()}
+            if "reason" in values:
+                self.flags.append((step, values["reason"]))
+
+    @property
+    def drops(self) -> list[int]:
+        """Steps at which the learning rate was lowered (G-73)."""
+        return [step for step, action in self.decisions if action == LOWER_LR]
+
+    def worth_logging(self, decision: Decision) -> bool:
+        """Every decision but a CONTINUE that follows a CONTINUE."""
+        before = self.decisions[-1][1] if self.decisions else CONTINUE
+        return decision.action != CONTINUE or before != CONTINUE
+
+    def since_drop(self) -> float:
+        """Steps since the learning rate was last lowered."""
+        return self.steps[-1] - self.drops[-1] if self.drops else float("inf")
+
+
+def decide(history: History, settings: Settings) -> Decision:
+    """What to do after the last validation in `history`; deterministic, no side effects."""
+    h, s = history, settings
+    if not h.valid:
+        return Decision(CONTINUE, "no validation yet")
+    if s.target_loss and h.valid[-1] <= s.target_loss:
+        return Decision(STOP, f"validation loss {h.valid[-1]:.4f} reached {s.target_loss:g}")
+    if h.steps[-1] < s.start * h.total_steps or len(h.valid) < 3:
+        return Decision(CONTINUE, "too early to say")
+    return _harm(h, s) or _hold(h, s) or _red_flags(h, s) or _plateau(h, s) or _going_on(h, s)
+
+
+def _harm(h: History, s: Settings) -> Decision | None:
+    rise = curves.overfit_rise(h.steps, h.valid, h.train_steps, h.train)
+    if rise > s.overfit_rise:
+        best = min(h.valid)
+        return Decision(
+            STOP,
+            f"overfitting: validation is {rise:.1%} above its best {best:.4f} while training falls",
+        )
+    if curves.probe_degrades(h.probe, h.train):
+        return Decision(STOP, f"{s.probe} gets worse while training loss falls")
+    if h.since_drop() > s.hold * h.total_steps and curves.flowchart(h.steps, h.valid) == "rising":
+        return Decision(STOP, "validation rises steadily over the last 15 % of the steps")
+    return None
+
+
+def _hold(h: History, s: Settings) -> Decision | None:
+    rest = s.hold * h.total_steps - h.since_drop()
+    if rest < 0:
+        return None
+    return Decision(CONTINUE, f"the rate was lowered at step {h.drops[-1]}; {rest:.0f} steps more")
+
+
+def _red_flags(h: History, s: Settings) -> Decision | None:
+    found = [sentence for step, sentence in h.flags if step == h.steps[-1]]
+    if flags.oscillating(h.valid, limit=s.oscillation):
+        found.append(f"validation loss swings by more than {s.oscillation:g}")
+    if h.steps_per_epoch:
+        epochs = [step / h.steps_per_epoch for step in h.steps]
+        if flags.diverging_early(epochs, h.valid, s.early_epochs, s.overfit_rise):
+            found.append(f"validation diverges in epoch {epochs[-1]:.1f} already")
+    if not found or _asked(h, s):
+        return None
+    return Decision(INVESTIGATE, f"red flag: {'; '.join(found)}")
+
+
+def _plateau(h: History, s: Settings) -> Decision | None:
+    share = curves.stale_steps(h.steps, h.valid, s.min_delta) / h.total_steps
+    signs, final = [], False
+    if share > s.converged:
+        signs.append(f"more than {s.converged:.0%} is converged")
+        final = True
+    if curves.flowchart(h.steps, h.valid) == "flat":
+        signs.append("flat over the last 30 % of the steps")
+        final = True
+    if share > s.plateau:
+        if curves.patience_exhausted(h.steps, h.valid, s.patience, s.min_delta):
+            interval = curves.improvement_interval(h.steps, h.valid, s.min_delta)
+            signs.append(f"{s.patience:g} improvement intervals of {interval:g} steps are over")
+        if curves.scatter_exceeds_gain(h.valid):
+            signs.append("it scatters by more than it improves")
+    if not signs or (not final and _alive(h)):
+        return None
+    what = f"no new minimum for {share:.1%} of the run: {', '.join(signs)}"
+    count = len(curves.plateaus(h.steps, h.valid, s.plateau * h.total_steps, s.min_delta))
+    drops = curves.fruitless_drops(h.steps, h.valid, h.drops, s.min_delta)
+    if count > s.plateau_budget:
+        return Decision(STOP, f"{what}; plateau {count}, the budget is {s.plateau_budget}")
+    if drops >= s.max_drops:
+        after = f"; {drops} lowered rates brought nothing" if drops else ""
+        return Decision(STOP, what + after)
+    if s.investigate and not drops and not _asked(h, s):
+        hints = flags.plateau_report(h.norms, h.terms)
+        return Decision(INVESTIGATE, f"plateau {max(count, 1)}: {what}; {'; '.join(hints)}")
+    return Decision(LOWER_LR, f"{what}; rate cut by {s.lr_cut:.0%}", 1.0 - s.lr_cut)
+
+
+def _going_on(h: History, s: Settings) -> Decision:
+    signs = []
+    if curves.heartbeat(h.valid):
+        signs.append("new minima among the last validations")
+    if curves.perplexity_improving(h.valid):
+        signs.append("held-out perplexity improves")
+    late, losses = _late_training(h)
+    if flags.steadily_falling(losses):
+        signs.append("training loss falls steadily")
+    elif curves.still_learning(late, losses):
+        signs.append("training loss falls")
+    if flags.gradients_vary(_late_norms(h)):
+        signs.append("the gradient of every component varies")
+    if flags.entropy_alive(list(h.entropies.values())):
+        signs.append("no state has collapsed")
+    share = curves.stale_steps(h.steps, h.valid, s.min_delta) / h.total_steps
+    plateau = curves.plateau_class(share)
+    signs += [f"a plateau of {share:.1%} of the run ({plateau})"] if plateau != "none" else []
+    return Decision(CONTINUE, ", ".join(signs) or "nothing speaks against it")
+
+
+def _alive(h: History) -> bool:
+    """Signs of life that outweigh spent patience and scatter, but no finished plateau (G-45)."""
+    return curves.perplexity_improving(h.valid) and curves.still_learning(*_late_training(h))
+
+
+def _late_training(h: History) -> tuple[Steps, Values]:
+    if not h.train_steps:
+        return [], []
+    return curves.recent(h.train_steps, h.train, 0.15 * h.train_steps[-1])
+
+
+def _late_norms(h: History) -> dict[str, Values]:
+    spans = {name: 0.15 * steps[-1] for name, (steps, _) in h.norms.items()}
+    return {name: curves.recent(*h.norms[name], span)[1] for name, span in spans.items()}
+
+
+def _asked(h: History, s: Settings) -> bool:
+    """Whether an INVESTIGATE was said since the last new minimum: once is enough."""
+    found = curves.minima(h.steps, h.valid, s.min_delta)
+    since = found[-1] if found else 0
+    return any(step > since and action == INVESTIGATE for step, action in h.decisions)

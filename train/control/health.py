@@ -1,0 +1,183 @@
+"""Signs of sickness and health in a model's components, as functions on arrays and numbers.
+
+The diagnostics measure (`eval`), these functions judge: red flags (SYSTEMS G-47), flags to go on
+(G-48), what each component does at a plateau (G-49, G-49b), and what a hybrid's result means beside
+its two baselines (G-50). Arrays are NumPy or what converts to it; nothing here touches a device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from train.control.curves import Steps, Values, trend
+
+REMEDIES = (
+    "larger dimensions",
+    "another state size",
+    "more attention layers",
+    "another ratio of the paths, 70/30 or 50/50",
+)
+
+
+def oscillating(values: Values, last: int = 5, limit: float = 0.5) -> bool:
+    """The last losses swing by more than `limit` (nats) about their trend (G-47)."""
+    curve = np.asarray(values[-last:], float)
+    if len(curve) < 3:
+        return False
+    at = np.arange(len(curve)) - (len(curve) - 1) / 2
+    line = (at * curve).sum() / np.square(at).sum() * at
+    return float(np.ptp(curve - line)) > limit
+
+
+def diverging_early(
+    epochs: Values, values: Values, before: float = 5.0, rise: float = 0.05
+) -> bool:
+    """Validation has left its best by more than `rise` before epoch `before`, 5 to 10 (G-47).
+
+    epochs: passes over the training text at each validation. The last two values must both lie
+    above, so that one tooth of the saw is none.
+    """
+    if len(values) < 3 or epochs[-1] >= before:
+        return False
+    return min(values[-2:]) > (1.0 + rise) * min(values)
+
+
+def activation_collapsed(outputs, limit: float = 1e-6) -> bool:
+    """A component's outputs (batch, time, ...) hardly differ over batch and time (G-47).
+
+    Variance over batch and time, as a share of the mean square, is below `limit` in every channel.
+    """
+    outputs = np.asarray(outputs, float)
+    flat = outputs.reshape(outputs.shape[0] * outputs.shape[1], -1)
+    return bool((flat.var(0) <= limit * np.square(flat).mean(0) + 1e-30).all())
+
+
+def selection_dead(delta, limit: float = 1e-6) -> bool:
+    """Mamba's step sizes (batch, time, ...) do not depend on the input: zero variance (G-47)."""
+    return activation_collapsed(delta, limit)
+
+
+def decay_collapsed(retention, margin: float = 1e-5, share: float = 0.9) -> str:
+    """ "0" or "1" if that share of the retentions per token lies within `margin` of it, else "".
+
+    The identity initialisation, 0.9999, is not within the default margin of 1 (G-47).
+    """
+    retention = np.asarray(retention, float)
+    if (retention <= margin).mean() >= share:
+        return "0"
+    return "1" if (retention >= 1.0 - margin).mean() >= share else ""
+
+
+def state_stuck(before, after, limit: float = 1e-6) -> bool:
+    """A state that was read into has hardly changed: relative distance below `limit` (G-47)."""
+    before, after = np.asarray(before, float), np.asarray(after, float)
+    return bool(np.linalg.norm(after - before) <= limit * max(np.linalg.norm(before), 1e-12))
+
+
+def gradients_vary(norms: Mapping[str, Values], limit: float = 1e-3) -> bool:
+    """Every component's gradient norm varies over the logged steps (G-48): none is asleep."""
+    return bool(norms) and all(
+        len(values) > 1 and float(np.std(values)) > limit * max(float(np.mean(values)), 1e-12)
+        for values in norms.values()
+    )
+
+
+def state_entropy(state) -> float:
+    """Mean entropy, in nats, of softmax over the last axis (G-64); at most the log of its length.
+
+    A state of zeros has the largest there is: this number alone tells memory from emptiness as
+    little as it tells order from noise.
+    """
+    x = np.asarray(state, np.float64)
+    x = x - x.max(-1, keepdims=True)
+    total = np.exp(x).sum(-1, keepdims=True)
+    log_p = x - np.log(total)
+    return float(-(np.exp(log_p) * log_p).sum(-1).mean())
+
+
+def entropy_alive(entropies: Values, limit: float = 1e-3) -> bool:
+    """The entropy (nats) of every state dimension or layer is above zero (G-48)."""
+    return len(entropies) > 0 and min(entropies) > limit
+
+
+def steadily_falling(values: Values, parts: int = 4) -> bool:
+    """Training loss is monotone: its means over successive parts of the log fall (G-48)."""
+    if len(values) < 2 * parts:
+        return False
+    means = [float(part.mean()) for part in np.array_split(np.asarray(values, float), parts)]
+    return all(later < earlier for earlier, later in itertools.pairwise(means))
+
+
+def component_trends(
+    norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3
+) -> dict[str, str]:
+    """What each component's gradient norm does over these steps: falling, steady or rising (G-49).
+
+    A change of the fitted line by less than the share `quiet` is steady.
+    """
+    words = {}
+    for name, (steps, values) in norms.items():
+        change = trend(steps, values)
+        words[name] = "falling" if change < -quiet else "rising" if change > quiet else "steady"
+    return words
+
+
+def unaligned(norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3) -> str:
+    """One sentence if some components' gradients die down while others' do not, else "" (G-49).
+
+    Then a plateau of the whole may be one component that has converged and one that still learns.
+    """
+    words = component_trends(norms, quiet)
+    done = sorted(name for name, word in words.items() if word == "falling")
+    busy = sorted(name for name, word in words.items() if word != "falling")
+    if not done or not busy:
+        return ""
+    return f"gradients of {', '.join(done)} die down while {', '.join(busy)} still learn"
+
+
+def loss_shares(terms: Mapping[str, float]) -> dict[str, float]:
+    """Share of each weighted loss term in the total (G-49b); all 0 if the total is 0."""
+    total = sum(abs(value) for value in terms.values())
+    return {name: abs(value) / total if total else 0.0 for name, value in terms.items()}
+
+
+def plateau_report(
+    norms: Mapping[str, tuple[Steps, Values]], terms: Mapping[str, float]
+) -> list[str]:
+    """Sentences for whoever looks into a plateau: components, objectives, what to try (G-49b)."""
+    lines = [f"gradient norm of {name}: {word}" for name, word in component_trends(norms).items()]
+    lines += [sentence] if (sentence := unaligned(norms)) else []
+    shares = loss_shares(terms)
+    if len(shares) > 1:
+        words = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))
+        lines.append(f"shares of the loss: {words}")
+    return [*lines, f"to try, one at a time: {'; '.join(REMEDIES)}"]
+
+
+def diagnose_hybrid(
+    hybrid: float, baselines: Mapping[str, float], tolerance: float = 0.0
+) -> tuple[str, str]:
+    """What a hybrid's loss says beside those of its parts, equal parameters and tokens (G-50).
+
+    Args:
+      hybrid: its validation loss, lower is better.
+      baselines: loss by name, e.g. {"rwkv": 1.61, "mamba": 1.58}.
+      tolerance: differences up to this, e.g. the spread over seeds, are none.
+
+    Returns:
+      (verdict, sentence); verdict is "wins", "training" (worse than all: something is wrong in how
+      it is trained), "capacity" (between: capacity or architecture) or "undecided".
+    """
+    values = sorted(baselines.values())
+    names = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(baselines.items()))
+    against = f"hybrid {hybrid:.4f} against {names}"
+    if hybrid < values[0] - tolerance:
+        return "wins", f"{against}: better than its parts"
+    if hybrid > values[-1] + tolerance:
+        return "training", f"{against}: worse than both, so look at how it is trained"
+    if values[0] + tolerance < hybrid < values[-1] - tolerance:
+        return "capacity", f"{against}: between them, so look at capacity or architecture"
+    return "undecided", f"{against}: not distinguishable from one of its parts"

@@ -1,0 +1,1 @@
+"""Devices: parameter and row placement, FSDP, multi-process agreement."""

@@ -1,0 +1,347 @@
+"""Running the one step on many devices, and moving its state between host, devices and checkpoints.
+
+Two ways, same function, same numbers:
+
+    pmap       data parallel over all devices. The carry and a batch have a leading axis of (local)
+               devices, (devices, rows / devices, ...); everything else is replicated without such
+               an axis.
+    shard_map  `jax.jit(jax.shard_map(step, axis_names={"data"}))` over a mesh with axes data, fsdp,
+               tensor. "data" is the step's named axis; the other two stay automatic: parameters and
+               moments are laid out over them by `parameter_spec`, and XLA inserts what that needs,
+               but for the model itself, which runs on whole parameters (`fsdp.py`).
+
+The *global form* of a state has the carry as (batch_size, ...), whatever the number of devices.
+Checkpoints hold that form. Placement objects are the only code that knows the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from jaxmodels.errors import UserError
+from train.config.schema import validate_config
+from train.devices.fsdp import parameter_spec
+from train.model import build_model
+from train.optim.build import leaf_name
+from train.step import (
+    AXIS,
+    TrainState,
+    init_train_state,
+    make_eval_step,
+    make_train_step,
+    state_axes,
+)
+
+PyTree = Any
+
+
+class Placement:
+    """Where an experiment runs: compiled steps and the movement of states and batches.
+
+    Attributes:
+      step: train_step over all devices; its first argument is donated.
+      eval_step: (model, carry, batch) -> (carry, sums, counts); donates nothing.
+      mesh: the mesh of the arrays that this process handles.
+      data_size: number of parts that the batch is split in, over all processes.
+    """
+
+    def __init__(self, config: ConfigDict, devices: Sequence[jax.Device] | None = None):
+        self.config = config
+        devices = list(jax.devices() if devices is None else devices)
+        inner = config.mesh.fsdp * config.mesh.tensor
+        if len(devices) % inner:
+            raise UserError(
+                f"config.mesh: fsdp {config.mesh.fsdp} x tensor {config.mesh.tensor} does not "
+                f"divide {len(devices)} devices"
+            )
+        if inner > 1 and config.parallel != "shard_map":
+            raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
+        if config.mesh.tensor > 1 and "'pallas'" in repr(config.model_config.to_dict()):
+            raise UserError(
+                f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' wants whole; "
+                "set tensor=1 or kernel='xla'"
+            )
+        self.data_size = len(devices) // inner
+        if inner > 1 and self.data_size == 1 and devices[0].platform == "cpu":
+            raise UserError(
+                f"config.mesh: fsdp x tensor takes all {inner} devices; XLA's CPU compiler needs "
+                f"at least {2 * inner}, so that rows are shared out too"
+            )
+        validate_config(config, device_count=self.data_size * config.mesh.fsdp)
+        if config.batch_size % jax.process_count():
+            raise UserError(
+                f"config.batch_size: {config.batch_size} rows do not divide over "
+                f"{jax.process_count()} processes"
+            )
+        shape = (self.data_size, config.mesh.fsdp, config.mesh.tensor)
+        self.global_mesh = Mesh(np.array(devices).reshape(shape), (AXIS, "fsdp", "tensor"))
+        self.uses_pmap = config.parallel == "pmap"
+        if self.uses_pmap:
+            mine = [d for d in devices if d.process_index == jax.process_index()]
+            self.mesh = Mesh(np.array(mine), (AXIS,))
+            self._compile_pmap(devices)
+        else:
+            self.mesh = self.global_mesh
+            self._refuse_shared_rows()
+            self._compile_shard_map()
+
+    def _compile_pmap(self, devices: list[jax.Device]) -> None:
+        # With several processes pmap takes all devices, and wants to be told none.
+        chosen = devices if jax.process_count() == 1 else None
+        axes = state_axes(self.config, 0, None)
+        self.step = jax.pmap(
+            make_train_step(self.config),
+            axis_name=AXIS,
+            in_axes=(axes, 0),
+            out_axes=(axes, None),
+            donate_argnums=(0,),
+            devices=chosen,
+        )
+        self.eval_step = jax.pmap(
+            make_eval_step(self.config),
+            axis_name=AXIS,
+            in_axes=(None, 0, 0),
+            out_axes=(0, None, None),
+            devices=chosen,
+        )
+
+    def _refuse_shared_rows(self) -> None:
+        """Each process feeds rows of its own, so no row may lie on devices of two processes."""
+        if self.config.mesh.tensor == 1:
+            return
+        for group in self.mesh.devices.reshape(self.data_size, -1):
+            if len({device.process_index for device in group}) > 1:
+                raise UserError(
+                    f"config.mesh: fsdp={self.config.mesh.fsdp}, tensor={self.config.mesh.tensor} "
+                    "put one row on devices of several processes; their product must divide the "
+                    "devices of a process"
+                )
+
+    def _compile_shard_map(self) -> None:
+        specs = state_axes(self.config, P(AXIS), P())
+        # An axis of one device is nothing to divide over; XLA refuses hand-written kernels beside
+        # any axis that is left to it.
+        axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
+        mapped = jax.shard_map(
+            make_train_step(self.config),
+            mesh=self.mesh,
+            in_specs=(specs, P(AXIS)),
+            out_specs=(specs, P()),
+            axis_names=axes,
+            check_vma=False,  # gradients are summed by hand, as under pmap
+        )
+        self.abstract_state = self._with_shardings(jax.eval_shape(lambda: _fresh(self.config)))
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        self.step = jax.jit(mapped, donate_argnums=0, out_shardings=(shardings, None))
+        self.eval_step = jax.jit(
+            jax.shard_map(
+                make_eval_step(self.config),
+                mesh=self.mesh,
+                in_specs=(P(), P(AXIS), P(AXIS)),
+                out_specs=(P(AXIS), P(), P()),
+                axis_names=axes,
+                check_vma=False,
+            )
+        )
+
+    # States that begin.
+
+    def template(self) -> TrainState:
+        """The global form as `ShapeDtypeStruct`s, with the shardings that a checkpoint is read in.
+
+        None of them puts a leaf whole on a device where `put_state` would split it.
+        """
+        if not self.uses_pmap:
+            return self.abstract_state
+        everywhere = NamedSharding(self.global_mesh, P())
+        state = jax.eval_shape(lambda: _fresh(self.config))
+        rest = _laid_out(state.replace(carry=()), everywhere)
+        return rest.replace(carry=_laid_out(state.carry, self._global_rows()))
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step, on all devices.
+
+        On a mesh that splits parameters it is made by one program, each device its own part: the
+        whole need not fit on any of them.
+        """
+        split = self.config.mesh.fsdp * self.config.mesh.tensor > 1
+        return self.fresh_program()() if split else self.put_state(_fresh(self.config))
+
+    def fresh_program(self) -> Callable[[], TrainState]:
+        """Under shard_map: makes that state with each leaf laid out as the step takes it."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
+        return jax.jit(lambda: _fresh(self.config), out_shardings=shardings)
+
+    def fresh_rows(self) -> PyTree:
+        """This process's rows of the recurrent state before the first token, NumPy."""
+
+        def make():  # the parameters are no result of it: they are never computed
+            return build_model(self.config).initial_state(self.config.batch_size)
+
+        return jax.tree.map(_rows_here, jax.jit(make, out_shardings=self._global_rows())())
+
+    # Shapes without arrays, for compiling ahead of time.
+
+    def abstract_train_state(self) -> TrainState:
+        """The step's first argument as `ShapeDtypeStruct`s with shardings; nothing is allocated."""
+        if not self.uses_pmap:
+            return self.abstract_state
+        state = jax.eval_shape(lambda: _fresh(self.config))
+        carry = jax.tree.map(self._split_shape, state.carry)
+        return self._with_shardings(state.replace(carry=carry))
+
+    def abstract_batch(self, labels: dict[str, jax.ShapeDtypeStruct] | None = None) -> PyTree:
+        """The step's second argument; `labels` adds further fields of shape (batch, time, ...)."""
+        shape = (self.config.batch_size, self.config.seq_len)
+        batch = {"inputs": "int32", "targets": "int32", "weights": "float32", "reset": "bool"}
+        batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in batch.items()}
+        batch |= labels or {}
+        if self.uses_pmap:
+            batch = jax.tree.map(self._split_shape, batch)
+        return _laid_out(batch, self._rows())
+
+    def _split_shape(self, x) -> jax.ShapeDtypeStruct:
+        local = self.mesh.devices.size
+        rows = x.shape[0] // self.data_size
+        return jax.ShapeDtypeStruct((local, rows, *x.shape[1:]), x.dtype)
+
+    def _with_shardings(self, state: TrainState) -> TrainState:
+        def leaf(path, x):
+            sharding = NamedSharding(self.mesh, parameter_spec(leaf_name(path), x.shape, self.mesh))
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        rest = jax.tree_util.tree_map_with_path(leaf, state.replace(carry=()))
+        return rest.replace(carry=_laid_out(state.carry, self._rows()))
+
+    def _rows(self) -> NamedSharding:
+        """Rows over "data", and over "fsdp" too.
+
+        Not with a "tensor" axis: XLA aborts when it partitions a look-up over two automatic axes at
+        once, which happens to a model that learns by local updates.
+        """
+        if self.config.mesh.fsdp > 1 and self.config.mesh.tensor == 1:
+            return NamedSharding(self.mesh, P((AXIS, "fsdp")))
+        return NamedSharding(self.mesh, P(AXIS))
+
+    def _global_rows(self) -> NamedSharding:
+        """Rows of an array that all processes share: of the global form."""
+        return NamedSharding(self.global_mesh, P(AXIS)) if self.uses_pmap else self._rows()
+
+    # Movement.
+
+    def put_rows(self, tree: PyTree) -> PyTree:
+        """This process's rows, NumPy (rows, ...), on its devices in the form the step takes."""
+        sharding, local = self._rows(), self.mesh.devices.size
+        if self.uses_pmap:
+            tree = jax.tree.map(lambda x: x.reshape(local, x.shape[0] // local, *x.shape[1:]), tree)
+            return jax.device_put(tree, sharding)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, sharding)
+        with jax.transfer_guard(
+            "allow"
+        ):  # explicit by intent; JAX counts this function as implicit
+            return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+    def put_state(self, state: TrainState) -> TrainState:
+        """A state in global form on all devices, leaf by leaf.
+
+        Its leaves may be NumPy arrays, arrays on one device, or arrays that lie as `template` says.
+        """
+
+        def place(path, x):
+            spec = parameter_spec(leaf_name(path), np.shape(x), self.mesh)
+            return self._place(x, NamedSharding(self.mesh, spec))
+
+        rest = jax.tree_util.tree_map_with_path(place, state.replace(carry=()))
+        return rest.replace(carry=jax.tree.map(self._place_rows, state.carry))
+
+    def _place(self, x, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding == sharding:
+            return x
+        if isinstance(x, jax.Array) and x.sharding == NamedSharding(self.global_mesh, P()):
+            # Read from a checkpoint, under pmap: every device has it, this mesh calls it otherwise.
+            here = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, here)
+        return jax.device_put(jax.device_get(x), sharding)
+
+    def _place_rows(self, x) -> jax.Array:
+        if isinstance(x, jax.Array) and x.sharding == self._global_rows():
+            return x if not self.uses_pmap else self.put_rows(_rows_here(x))
+        rows = self.config.batch_size // jax.process_count()
+        first = jax.process_index() * rows
+        return self.put_rows(jax.device_get(x)[first : first + rows])
+
+    def put_scalar(self, value: np.generic) -> jax.Array:
+        """A number that all devices share, as `put_state` places it."""
+        return jax.device_put(value, NamedSharding(self.mesh, P()))
+
+    def global_form(self, state: TrainState) -> TrainState:
+        """The state with its carry as (batch_size, ...), as arrays that all processes share."""
+        if self.uses_pmap:
+            carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.carry)
+            state = state.replace(carry=carry)
+        if jax.process_count() == 1 or not self.uses_pmap:
+            return state
+        shared = NamedSharding(self.global_mesh, P())
+        split = NamedSharding(self.global_mesh, P(AXIS))
+        carry = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), state.carry
+        )
+        rest = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(shared, np.asarray(x)),
+            state.replace(carry=()),
+        )
+        return rest.replace(carry=carry)
+
+    def fetch(self, x: jax.Array) -> np.ndarray:
+        """One leaf of the global form as a NumPy array, in every process."""
+        if not (x.is_fully_addressable or x.is_fully_replicated):
+            return multihost_utils.process_allgather(x, tiled=True)
+        # An array keeps the host copy that was made of it for as long as it lives. These do not
+        # live long: a host that reads leaf after leaf never holds them all.
+        whole = np.empty(x.shape, x.dtype)
+        for shard in x.addressable_shards:
+            if shard.replica_id == 0 or x.is_fully_replicated:
+                data = shard.data
+                brief = jax.make_array_from_single_device_arrays(data.shape, data.sharding, [data])
+                whole[shard.index] = jax.device_get(brief)
+            if x.is_fully_replicated:
+                break
+        return whole
+
+    def to_host(self, state: TrainState) -> TrainState:
+        """The global form as NumPy arrays, in every process."""
+        return jax.tree.map(self.fetch, self.global_form(state))
+
+
+def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
+    """The very step that training runs, for these devices (default: all), to run or to lower:
+
+    placement = build_train_step(config, devices)
+    lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
+
+    `devices` may be those of a topology without hardware; then use `config.parallel = "shard_map"`.
+    """
+    return Placement(config, devices)
+
+
+def _fresh(config: ConfigDict) -> TrainState:
+    return init_train_state(build_model(config), config)
+
+
+def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _rows_here(x: jax.Array) -> np.ndarray:
+    """The rows of a global array that lie on this process's devices, in order."""
+    parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([jax.device_get(parts[first]) for first in sorted(parts)])

@@ -1,0 +1,1 @@
+"""Files of a run: checkpoints, metric logs and the progress line."""

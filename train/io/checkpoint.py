@@ -1,0 +1,391 @@
+"""Checkpoints: Orbax for the arrays, Grain for the data position, checksums for trust.
+
+    checkpoints/<step>/model, training, data    written asynchronously, committed by one rename
+    checkpoints/<step>/manifest.json            size and SHA-256 of each file, written after that
+
+The arrays lie under readable names (`model/cell/gate/kernel`), the carried state in global form
+(batch_size, ...), so that a checkpoint restores onto another number of devices or processes. The
+newest one that is whole wins; a damaged one is put aside (`damaged/`), and said so. A checkpoint
+without a manifest was committed just before the run was killed: Orbax's rename vouches for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from jaxmodels.errors import UserError
+from train.config.schema import complete_config, differences, with_tuples
+from train.control.decide import Settings
+from train.devices.processes import together
+from train.io.manifest import damage, write_manifest
+from train.model import build_model
+from train.optim.build import flatten, leaf_name
+from train.step import TrainState
+
+FORMAT = 1
+# What may differ between a checkpoint and the run that continues it.
+FREE_FIELDS = (
+    "steps eval_every checkpoint_every log_every keep_last keep_best parallel mesh.fsdp "
+    "mesh.tensor data.paths data.eval_tokens data.prefetch optimizer.learning_rate "
+    "optimizer.schedule optimizer.warmup_steps optimizer.final_fraction optimizer.decay_fraction "
+    "optimizer.weight_decay optimizer.b1 optimizer.b2 optimizer.eps optimizer.clip_norm "
+    "optimizer.accumulate"
+).split()
+FREE_GROUPS = ("optimizer.groups.", "optimizer.group_clip.")
+FREE_FIELDS += [f"control.{name}" for name in asdict(Settings()) if name != "enabled"]
+
+PyTree = Any
+
+
+def nested(tree: PyTree) -> dict[str, Any]:
+    """Any pytree as dicts of dicts keyed by attribute names; the form that is stored."""
+    out: dict[str, Any] = {}
+    for name, leaf in flatten(tree).items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
+
+
+def un_nested(template: PyTree, stored: dict[str, Any]) -> PyTree:
+    """The inverse: `template` with its leaves taken from `stored`."""
+
+    def find(path, _):
+        node: Any = stored
+        for part in leaf_name(path).split("/"):
+            node = node[part]
+        return node
+
+    return jax.tree_util.tree_map_with_path(find, template)
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run. Open it after `restore`.
+
+    Args:
+      workdir: the run's folder.
+      config: its config; keep_last newest and keep_best by validation loss are kept.
+      fingerprint: of the corpus, so that a run is not continued on other text.
+    """
+
+    def __init__(self, workdir: Path, config: ConfigDict, fingerprint: str):
+        policies = ocp.training.preservation_policies
+        keep = [policies.LatestN(config.keep_last)]
+        if config.keep_best:
+            keep.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: (
+                        -metrics["loss"]
+                    ),  # ascending: the last is the best
+                    n=config.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self.directory = workdir.absolute() / "checkpoints"
+        self.info = {"format": FORMAT, "config": config.to_dict(), "data": fingerprint}
+        self._writer = ocp.training.Checkpointer(
+            self.directory,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=True,
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
+        self._pending: Future | None = None
+
+    def save(self, step: int, state: TrainState, iterator, loss: float | None) -> None:
+        """Start to write `state` (global form) and the iterator's position; returns soon.
+
+        `loss` is the validation loss at this very step, None if it was not measured. The arrays may
+        be donated as soon as this returns.
+        """
+        self.wait()
+        loss = loss if loss is not None and math.isfinite(loss) else None
+        response = self._writer.save_checkpointables_async(
+            step,
+            _items(state) | {"data": iterator},
+            force=True,
+            overwrite=True,
+            metrics=None if loss is None else {"loss": loss},
+            custom_metadata=self.info | {"step": step, "loss": loss},
+        )
+        self._pending = self._thread.submit(self._finish, response, self.directory / str(step))
+
+    def _finish(self, response, path: Path) -> None:
+        response.result()
+        if jax.process_index() == 0:
+            write_manifest(path)
+
+    def wait(self) -> None:
+        """Until all that was saved is on the disk; raises what went wrong in writing it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and stop the threads."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._writer.close()
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    training = nested(state.replace(model=(), ema=None, halted=()))
+    items = {"model": nested(state.model), "training": training}
+    return items | ({"ema": nested(state.ema)} if state.ema is not None else {})
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the committed checkpoints, whole or not, ascending."""
+    folder = Path(workdir) / "checkpoints"
+    return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
+
+
+def restore(
+    workdir: Path,
+    config: ConfigDict,
+    template: TrainState,
+    iterator,
+    fingerprint: str,
+    say: Callable[[str], None] = print,
+) -> TrainState | None:
+    """The newest whole checkpoint; sets the iterator to its position.
+
+    Args:
+      workdir: the run's folder.
+      config: config of the continuing run.
+      template: a state in global form, as `ShapeDtypeStruct`s. Each leaf is read into the
+        sharding that its struct has, shard by shard, and onto every device if it has none.
+      iterator: the training data's; None leaves the position alone.
+      fingerprint: of the corpus at hand.
+      say: told about damaged checkpoints that are passed over.
+
+    Returns:
+      The state in global form, or None if the run has no checkpoint yet.
+
+    Raises:
+      UserError: another model, config, format or text than the checkpoint's; or all are damaged.
+    """
+    steps = saved_steps(workdir)
+    reason = ""
+    for step in reversed(steps):
+        path = Path(workdir).absolute() / "checkpoints" / str(step)
+        reason = _agreed(damage(path)) or ""
+        if not reason:
+            try:
+                return _load(path, config, template, iterator, fingerprint)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax has no common class for what it finds unreadable
+                if jax.process_count() > 1:
+                    raise
+                reason = f"unreadable ({type(error).__name__})"
+        say(f"checkpoint {step} is damaged: {reason}; going back to the one before")
+        _put_aside(Path(workdir), path)
+    if steps:
+        raise UserError(
+            f"{workdir}/checkpoints: none of its {len(steps)} checkpoints is whole "
+            f"(oldest: {reason}); start anew in another --workdir"
+        )
+    return None
+
+
+def _agreed(reason: str | None) -> str | None:
+    """All processes go by what the first one found."""
+    if jax.process_count() == 1:
+        return reason
+    bad = multihost_utils.broadcast_one_to_all(np.int32(reason is not None))
+    return (reason or "found by another process") if bad else None
+
+
+def _put_aside(workdir: Path, path: Path) -> None:
+    if jax.process_index() == 0:
+        target = workdir / "damaged" / path.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        path.rename(target)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"put aside {path.name}")
+
+
+def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) -> TrainState:
+    items = _items(template)
+    together(lambda: _check(path, config, items, fingerprint))  # from here on they read together
+    everywhere = jax.sharding.NamedSharding(
+        jax.sharding.Mesh(np.array(jax.devices()), "all"), jax.sharding.PartitionSpec()
+    )
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or everywhere), items
+    )
+    same_count = (path / "data" / _grain_file()).exists()
+    if iterator is not None and same_count:
+        abstract["data"] = iterator
+    loaded = ocp.load_checkpointables(path, abstract)
+    if iterator is not None and not same_count:
+        # Written by another number of processes; positions count steps, the same in all.
+        file = sorted((path / "data").glob("process_0-of-*.json"))[0]
+        iterator.set_state(json.loads(file.read_text()))
+    training = un_nested(template.replace(model=(), ema=None, halted=()), loaded["training"])
+    return training.replace(
+        model=un_nested(template.model, loaded["model"]),
+        ema=None if template.ema is None else un_nested(template.ema, loaded["ema"]),
+        halted=np.int32(-1),
+    )
+
+
+def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
+    """Refuse a checkpoint that is not of this experiment."""
+    metadata = _metadata(path)
+    info = metadata.custom_metadata
+    check_info(info, config, path)
+    if info["data"] != fingerprint:
+        raise UserError(
+            f"config.data.paths: not the text that {path} was trained on; "
+            "give the same files with --data"
+        )
+    for name, item in items.items():
+        if not metadata.metadata.get(name):  # Orbax only logs that it could not read it
+            raise OSError(f"{name} is unreadable")
+        _check_shapes(item, metadata.metadata[name], name, path)
+
+
+def _metadata(path: Path):
+    """Orbax's description of a checkpoint, without its warning that Grain's part has none."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        return ocp.checkpointables_metadata(path)
+    finally:
+        logger.setLevel(level)
+
+
+def _grain_file() -> str:
+    return f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+
+
+def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
+    """Refuse a checkpoint of another format or another experiment (`UserError`)."""
+    if info.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
+            "use the version that wrote it"
+        )
+    old = complete_config(with_tuples(info["config"]), source=str(path))
+    if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
+        raise UserError(
+            f"config.steps: {path} was made with {old.steps}, and the shares of its curriculum or "
+            "mixture are of them; use that value or another --workdir"
+        )
+    for name in differences(old, config):
+        if name not in FREE_FIELDS and not name.startswith(FREE_GROUPS):
+            before, now = _get(old, name), _get(config, name)
+            raise UserError(
+                f"config.{name}: {path} was made with {before!r}, not {now!r}; "
+                "use its value or another --workdir"
+            )
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+    node: Any = config
+    for part in name.split("."):
+        node = node.get(part, None) if node is not None else None
+    return node
+
+
+def _check_shapes(wanted: PyTree, stored: PyTree, item: str, path: Path) -> None:
+    def shapes(tree):
+        return {k: tuple(getattr(v, "shape", np.shape(v))) for k, v in flatten(tree).items()}
+
+    wanted_shapes = shapes(wanted)
+    stored_shapes = shapes(jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored))
+    for name in sorted(wanted_shapes | stored_shapes):
+        have, want = stored_shapes.get(name), wanted_shapes.get(name)
+        if have != want:
+            have, want = ("absent" if shape is None else shape for shape in (have, want))
+            raise UserError(
+                f"{path}: {item}/{name} is {have} in the checkpoint and {want} in the model; "
+                "it was written by another version of the model's code"
+            )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model read back from a run, and what it was.
+
+    Attributes:
+      model: the module with its trained (or averaged) parameters.
+      config: the run's config.
+      step: number of updates.
+      loss: validation loss (nats a token) at that step, None if not measured then.
+      averaged: True if the parameters are the running average (EMA).
+      data: fingerprint of the text that it was trained on.
+    """
+
+    model: PyTree
+    config: ConfigDict
+    step: int
+    loss: float | None
+    averaged: bool
+    data: str
+
+
+def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
+    """Read a trained model, for evaluation and sampling. Changes nothing in the run's folder.
+
+    Args:
+      workdir: a run's folder.
+      which: "best" (lowest validation loss among those kept), "last", or a step.
+
+    Raises:
+      UserError: no such run or checkpoint, or none that is whole.
+    """
+    folder = Path(workdir).absolute() / "checkpoints"
+    steps = saved_steps(Path(workdir))
+    if not steps:
+        raise UserError(f"{workdir}: holds no checkpoint; give the --workdir of a run")
+    whole = [step for step in steps if damage(folder / str(step)) is None]
+    if not whole:
+        raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
+    metadata = {step: _metadata(folder / str(step)) for step in whole}
+    if which == "last":
+        step = whole[-1]
+    elif which == "best":
+        losses = {s: m.custom_metadata.get("loss") for s, m in metadata.items()}
+        measured = [s for s in whole if losses[s] is not None]
+        step = min(measured, key=lambda s: losses[s]) if measured else whole[-1]
+    else:
+        step = int(which)
+        if step not in whole:
+            raise UserError(f"{folder}: no whole checkpoint of step {step}; there are {whole}")
+    info = metadata[step].custom_metadata
+    if info.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}: checkpoint format {info.get('format')}, this version reads {FORMAT}"
+        )
+    config = complete_config(with_tuples(info["config"]), source=str(folder))
+    model = build_model(config)
+    item = "ema" if "ema" in metadata[step].metadata else "model"
+    wanted = nested(model)
+    _check_shapes(wanted, metadata[step].metadata[item], item, folder / str(step))
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
+    loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
+    model = un_nested(model, loaded)
+    return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])

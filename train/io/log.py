@@ -1,0 +1,128 @@
+"""What a run writes: metrics.jsonl (exactly repeatable), timing.jsonl, TensorBoard events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from train.optim.build import flatten
+
+
+class RunLog:
+    """Appends to the files of a run; a process other than the first writes nothing.
+
+    metrics.jsonl holds nothing that depends on the clock or the machine: killed and resumed, a run
+    leaves the same bytes as undisturbed. On opening, lines later than `step` are cut off, as are a
+    half-written last line and the closing line of a finished run.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        self.active = jax.process_index() == 0
+        if not self.active:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        cut(workdir / "metrics.jsonl", step)
+        self._metrics = open(workdir / "metrics.jsonl", "a", encoding="utf-8")
+        self._timing = open(workdir / "timing.jsonl", "a", encoding="utf-8")
+        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """One line {"step": ..., "split": ..., name: value, ...} and the same to TensorBoard."""
+        if self.active:
+            self._line(self._metrics, {"step": step, "split": split} | values)
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def stop(self, step: int, reason: str) -> None:
+        """The run cannot go on: the line names the step that failed and why."""
+        if self.active:
+            self._line(self._metrics, {"step": step, "split": "stop", "reason": reason})
+
+    def final(self, step: int, digest: str, stopped: str = "") -> None:
+        """The last line of a finished run; `stopped`: why the controller ended it early."""
+        if self.active:
+            early = {"stopped": stopped} if stopped else {}
+            self._line(self._metrics, {"final": True, "step": step, "digest": digest} | early)
+
+    def timing(self, values: dict[str, Any]) -> None:
+        """One line of timing.jsonl."""
+        if self.active:
+            self._line(self._timing, values)
+
+    def flush(self) -> None:
+        """Bring everything to the disk: a log must not lag behind its checkpoint."""
+        if self.active:
+            self._events.flush()
+            for stream in (self._metrics, self._timing):
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self.active:
+            self.flush()
+            self._events.close()
+            self._metrics.close()
+            self._timing.close()
+
+    @staticmethod
+    def _line(stream, values: dict[str, Any]) -> None:
+        stream.write(json.dumps(values) + "\n")
+        stream.flush()
+
+
+def cut(path: Path, step: int) -> None:
+    """Drop from a metrics file lines later than `step`, a partial last one, the closing one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            break
+        if line.endswith(b"\n") and not values.get("final") and values["step"] <= step:
+            kept.append(line)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(b"".join(kept))
+    os.replace(temporary, path)
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics.jsonl."""
+    lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    values = []
+    for line in lines:
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            break  # the run is being written, or was killed
+    return values
+
+
+def plain(value: Any) -> float:
+    """A float32 scalar as the shortest Python float that reads back as the same float32."""
+    return float(str(np.float32(value)))
+
+
+def digest(state: Any, position: Any, fetch: Callable[[Any], np.ndarray] = jax.device_get) -> str:
+    """SHA-256 over each array of a state (name, dtype, shape, bytes) and the position.
+
+    `fetch` brings a leaf to the host; one at a time, none is kept.
+    """
+    total = hashlib.sha256()
+    for name, leaf in sorted(flatten(state).items()):
+        leaf = np.asarray(fetch(leaf))
+        total.update(f"{name}:{leaf.dtype.str}:{leaf.shape};".encode())
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    total.update(json.dumps(position, sort_keys=True).encode())
+    return total.hexdigest()

@@ -1,0 +1,166 @@
+"""Optimisers and learning-rate schedules from Optax, chosen by name.
+
+They work on a flat dict {"path/of/leaf": array}: the optimiser's state is then plain dicts, cheap
+to pass to a jitted function and readable in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+from ml_collections import ConfigDict
+
+from jaxmodels.errors import UserError
+from train.config.schema import OPTIMIZERS, SCHEDULES
+from train.optim.adam_atan2 import adam_atan2
+from train.optim.param_groups import Labels, has_rules, with_groups
+from train.optim.sign_sgd import sparse_sign_sgd
+from train.tasks.lengths import lengths_of, scaled
+
+Flat = dict[str, jax.Array]
+
+
+def flatten(tree) -> Flat:
+    """Leaves of a module by name, e.g. {"cell/gate/kernel": array}.
+
+    The name of a leaf is its attribute path; that of an `nnx.Param` ends at the attribute that
+    holds it.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {leaf_name(path): leaf for path, leaf in leaves}
+
+
+def unflatten(tree, flat: Flat):
+    """The module `tree` with its leaves replaced by those of `flat`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[leaf_name(path)], tree)
+
+
+def leaf_name(path) -> str:
+    """A key path of `jax.tree_util` as text."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return name.removesuffix("/value").removesuffix("/raw_value")
+
+
+def decay_mask(params: Flat) -> dict[str, bool]:
+    """True for the leaves whose attribute is called `kernel`: linear maps, nothing else."""
+    return {name: name.rsplit("/", 1)[-1] == "kernel" for name in params}
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+    """step -> learning rate, with linear warm-up from 0 over `warmup_steps`.
+
+    constant: the peak throughout. cosine, linear: from the peak to `final_fraction` of it at the
+    last step. wsd: constant until the last `decay_fraction` of the steps, then linear to
+    `final_fraction`. A curriculum of lengths multiplies all of it by its factors.
+    """
+    return scaled(_plain_schedule(config), lengths_of(config))
+
+
+def _plain_schedule(config: ConfigDict) -> optax.Schedule:
+    o = config.optimizer
+    peak, final = o.learning_rate, o.learning_rate * o.final_fraction
+    steps = max(config.steps - o.warmup_steps, 1)
+    if o.schedule == "constant":
+        main = optax.constant_schedule(peak)
+    elif o.schedule == "cosine":
+        main = optax.cosine_decay_schedule(peak, steps, alpha=o.final_fraction)
+    elif o.schedule == "linear":
+        main = optax.linear_schedule(peak, final, steps)
+    elif o.schedule == "wsd":
+        decay = max(round(config.steps * o.decay_fraction), 1)
+        main = optax.linear_schedule(peak, final, decay, transition_begin=max(steps - decay, 0))
+    else:
+        raise UserError(f"config.optimizer.schedule: unknown {o.schedule!r}, valid: {SCHEDULES}")
+    if o.warmup_steps == 0:
+        return main
+    # The first update already moves: its rate is peak / warmup_steps, not 0.
+    warmup = optax.linear_schedule(peak / o.warmup_steps, peak, max(o.warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, main], [o.warmup_steps])
+
+
+def make_optimizer(config: ConfigDict, labels: Labels | None = None):
+    """Clipping by global norm, then the named optimiser; its state is float32.
+
+    Args:
+      config: complete config.
+      labels: of the parameters (`groups.parameter_labels`), needed where a rule for groups is set.
+    """
+    o, schedule = config.optimizer, make_schedule(config)
+    signed = {name for name, label in (labels or {}).items() if label.endswith("/sign")}
+    # A place for clipping even without it, so that a run may be resumed with it switched on or off.
+    clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
+    if not has_rules(config):
+        return optax.chain(clip, _main(config, schedule, signed))
+    if labels is None:
+        raise ValueError("rules for groups of parameters need their labels")
+
+    def later(start: int):
+        return _main(config, lambda count: schedule(count + start), signed)
+
+    return with_groups(config, labels, later, clip)
+
+
+def _main(
+    config: ConfigDict, schedule: optax.Schedule, signed: set[str]
+) -> optax.GradientTransformation:
+    """The named optimiser; the parameters in `signed` learn by the sign of their gradient."""
+    main, o = _named(config, schedule), config.optimizer
+    if not signed:
+        return main
+    factor = o.sign_rate / o.learning_rate if o.learning_rate else 0.0
+    by_sign = sparse_sign_sgd(lambda count: factor * schedule(count), o.sign_decay)
+
+    def kinds(params):
+        return {name: "sign" if name in signed else "main" for name in params}
+
+    return optax.partition({"sign": by_sign, "main": main}, kinds)
+
+
+def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    o = config.optimizer
+    if o.name == "adamw":
+        main = optax.adamw(
+            schedule,
+            o.b1,
+            o.b2,
+            o.eps,
+            weight_decay=o.weight_decay,
+            mask=decay_mask,
+            mu_dtype=jnp.float32,
+        )
+    elif o.name == "adam_atan2":
+        main = adam_atan2(schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask)
+    elif o.name == "lion":
+        main = optax.lion(
+            schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask, mu_dtype=jnp.float32
+        )
+    elif o.name == "muon":
+        main = optax.contrib.muon(
+            schedule,
+            beta=o.b1,
+            eps=o.eps,
+            weight_decay=o.weight_decay,
+            adam_b1=o.b1,
+            adam_b2=o.b2,
+            mu_dtype=jnp.float32,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,  # steps as large as AdamW's, so that one learning rate serves both
+        )
+    else:
+        raise UserError(
+            f"config.optimizer.name: unknown {o.name!r}, valid: {', '.join(OPTIMIZERS)}"
+        )
+    return main
+
+
+def _matrices(params: Flat) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
+    """Muon for kernels (leading axes are stacked layers), Adam for the rest."""
+    last_two = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+    kernels = decay_mask(params)
+    # Of a parameter that another group's optimiser has, `partition` leaves a mark without axes.
+    return {
+        name: last_two if kernels[name] and getattr(p, "ndim", 0) >= 2 else None
+        for name, p in params.items()
+    }

@@ -1,0 +1,298 @@
+"""From an experiment config to questions with answers, for models that read such (HRLM).
+
+    data.format "pairs"    files of `data.paths` (jaxmodels.data.pair_files), split by unique
+                           question
+                "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
+                           combination of what fills their slots
+                "puzzle"   generated grids, `data.tasks` of jaxmodels.data.puzzles, or Sudokus read
+                           from `data.paths`; split by puzzle
+                "built"    a folder of rows in files (jaxmodels.data.build, or HRM's own datasets),
+                           `data.paths`, with its own split and tokenizer; `data.tasks` may name the
+                           kind of puzzle, whose symbols and augmentation it then has
+
+The rows' mode and length are those of the model. Of what is held out, `test_fraction /
+(valid_fraction + test_fraction)` is the test split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import jaxmodels
+from jaxmodels.data.pairs.files import read_all
+from jaxmodels.data.pairs.hrm_read import built_pairs
+from jaxmodels.data.pairs.rows import (
+    Pair,
+    PairCorpus,
+    Rows,
+    lay_out_pairs,
+    pair_eval_stream,
+    pair_stream,
+    spread,
+)
+from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
+from jaxmodels.data.puzzles.sudoku import read_sudoku
+from jaxmodels.data.readers.files import find_files
+from jaxmodels.data.tasks import (
+    TASKS,
+    make_task,
+    split_by_combination,
+    split_by_question,
+    split_unseen,
+)
+from jaxmodels.data.tokenizers.fit import fit_tokenizer
+from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.errors import UserError
+from train.config.schema import PAIR_TOKENIZERS
+from train.model import model_fields, resolve_vocab
+
+
+@dataclasses.dataclass(frozen=True)
+class PairData:
+    """What a run reads; see `train.tasks.text.Data`, whose place it takes.
+
+    Attributes:
+      corpus: pairs of the three splits, and the tokenizer.
+      train, valid: Grain datasets of batches.
+      valid_bytes: of the answers behind `valid`.
+      bytes_per_token: of questions and answers, by place in a training row.
+      fingerprint: SHA-256 of all pairs.
+      rows: number of training rows.
+    """
+
+    corpus: PairCorpus
+    train: Any
+    valid: Any
+    valid_bytes: int
+    bytes_per_token: float
+    fingerprint: str
+    rows: int
+
+    def classes(self) -> dict[str, int]:
+        """Nothing: pairs bring no labels but the answer."""
+        return {}
+
+    def steps_per_epoch(self, config: ConfigDict) -> float:
+        """Steps in which each training row comes once."""
+        return self.rows / config.batch_size
+
+    def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
+        """Nothing: an answer's loss is not that of a text."""
+        del nats_per_token
+        return {}
+
+
+def pairs_of(config: ConfigDict) -> PairCorpus:
+    """The pairs of an experiment, split, and their tokenizer.
+
+    Raises:
+      UserError: unknown task, a file that is not as it should be, fractions that leave a split
+        empty, a tokenizer that does not fit.
+    """
+    d = config.data
+    if d.tokenizer not in PAIR_TOKENIZERS:
+        raise UserError(
+            f"config.data.tokenizer: format {d.format!r} needs one of "
+            f"{', '.join(PAIR_TOKENIZERS)}, got {d.tokenizer!r}"
+        )
+    held = d.valid_fraction + d.test_fraction
+    if not (d.valid_fraction > 0 and d.test_fraction >= 0 and held < 1):
+        raise UserError(
+            "config.data: valid_fraction must be above 0, test_fraction 0 or more, together "
+            f"below 1, got {d.valid_fraction} and {d.test_fraction}"
+        )
+    tokenizer = None
+    if d.format == "built":
+        name, split, parts, tokenizer = _from_built(config)
+    else:
+        read = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format]
+        name, split, parts = read(config)
+    train, valid, test = parts
+    if not (train and valid):
+        raise UserError(
+            f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
+            "more examples or other fractions"
+        )
+    if tokenizer is None:
+        tokenizer = _tokenizer(config, train)
+    return PairCorpus(name, tuple(train), tuple(valid), tuple(test), tokenizer, split)
+
+
+def _apart(unseen, split, config):
+    """-> (valid, test): by the same keys as training, so that neither says anything of the other.
+
+    split: (pairs, share, seed) -> two parts.
+    """
+    d = config.data
+    return split(unseen, d.test_fraction / (d.valid_fraction + d.test_fraction), config.seed)
+
+
+def _from_files(config):
+    d = config.data
+    if not d.paths:
+        raise UserError("config.data.paths: name files of pairs (--data pairs.jsonl), none given")
+    pairs = read_all(d.paths, d.question_prefix)
+    train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
+    parts = train, *_apart(unseen, split_by_question, config)
+    return Path(d.paths[0]).stem, "by unique question", parts
+
+
+def _from_tasks(config):
+    d = config.data
+    _known("config.data.tasks", d.tasks, TASKS)
+    parts: tuple[list[Pair], ...] = ([], [], [])
+    for name in d.tasks:
+        pairs = make_task(name, d.examples, config.seed)
+        held = d.valid_fraction + d.test_fraction
+        train, unseen = split_by_combination(pairs, held, config.seed)
+        valid, test = _apart(unseen, split_unseen, config)
+        for part, pairs in zip(parts, (train, valid, test), strict=True):
+            part += pairs
+    return " + ".join(d.tasks), "by unseen combination of slots", parts
+
+
+def _from_puzzles(config):
+    d, puzzle = config.data, puzzle_of(config)
+    held = d.valid_fraction + d.test_fraction
+    if d.paths:
+        name = Path(d.paths[0]).stem
+        pairs = [p for file in find_files(d.paths, (".csv",)) for p in read_sudoku(file)]
+    else:
+        name = d.tasks[0]
+        pairs = puzzle.make(d.examples, config.seed)
+    train, unseen = puzzle.split(pairs, held, config.seed)
+    parts = train, *_apart(unseen, puzzle.split, config)
+    return name, "by puzzle (9x9 Sudokus by solution)", parts
+
+
+def _from_built(config):
+    d = config.data
+    if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
+        given = ", ".join(d.paths) or "none"
+        raise UserError(f"config.data.paths: name one folder that there is (--data), got {given}")
+    fields = model_fields(config)
+    fields.pop("vocab_size", None)  # perhaps not resolved yet
+    model = jaxmodels.make_config(config.model, **fields)
+    symbols = puzzle_of(config).symbols if len(d.tasks) and model.mode == "grid" else ""
+    parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
+    unseen = _apart(parts["test"], split_by_question, config)
+    return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer
+
+
+def puzzle_of(config: ConfigDict) -> Puzzle:
+    """The kind of grid of an experiment with puzzles."""
+    names = config.data.tasks
+    _known("config.data.tasks", names, PUZZLES)
+    if len(names) != 1:
+        raise UserError(f"config.data.tasks: one kind of puzzle, got {', '.join(names)}")
+    return PUZZLES[names[0]]
+
+
+def _known(field, names, valid):
+    if not names:
+        raise UserError(f"{field}: name one at least of {', '.join(valid)}")
+    for name in names:
+        if name not in valid:
+            near = difflib.get_close_matches(name, valid, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UserError(f"{field}: unknown {name!r}; {hint}valid: {', '.join(valid)}")
+
+
+def _tokenizer(config, train):
+    d = config.data
+    if (d.tokenizer == "grid") != (d.format == "puzzle"):
+        raise UserError(
+            f"config.data.tokenizer: {d.tokenizer!r} does not go with format {d.format!r}; "
+            "'grid' is the one of puzzles"
+        )
+    if d.tokenizer == "grid":
+        return GridTokenizer(puzzle_of(config).symbols)
+    return fit_tokenizer(d.tokenizer, train, d.max_tokens)
+
+
+def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
+    """Pairs laid out as the model of an experiment reads them.
+
+    Raises:
+      UserError: the model does not read pairs, or a pair does not fit.
+    """
+    model = jaxmodels.make_config(config.model, **model_fields(config))
+    skip = config.data.skip_long
+    try:
+        return lay_out_pairs(pairs, tokenizer, model.mode, model.seq_len, skip_long=skip)
+    except UserError as error:
+        if model.mode == "grid" or skip:
+            raise
+        raise UserError(
+            f"{error}; raise config.seq_len, or leave such pairs out: config.data.skip_long=true"
+        ) from error
+
+
+def open_pairs(config: ConfigDict) -> PairData:
+    """Make or read the pairs and the streams; resolves the model's vocab_size in place.
+
+    Raises:
+      UserError: whatever is wrong with the pairs or their fit to the config.
+    """
+    d = config.data
+    if config.curriculum:
+        raise UserError("config.curriculum: rows of pairs have one length, leave it out")
+    if d.augment and not (d.format == "puzzle" or (d.format == "built" and len(d.tasks))):
+        raise UserError("config.data.augment: only known puzzles are augmented, set it to false")
+    if ":" not in config.model and not _has_mode(config.model):
+        raise UserError(
+            f"config.data.format: model {config.model!r} does not read {d.format!r}; "
+            "hrlm and hrm do"
+        )
+    corpus = pairs_of(config)
+    resolve_vocab(config, corpus.tokenizer.vocab_size)
+    rows = rows_of(config, corpus.train, corpus.tokenizer)
+    _check_identifiers(config, corpus)
+    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    sizes = {"batch_size": config.batch_size, "prefetch": d.prefetch}
+    valid, valid_bytes = None, 0
+    if config.eval_every:
+        held = rows_of(config, corpus.valid, corpus.tokenizer)
+        most = max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None
+        chosen = np.array(spread(range(len(held.kept)), most))  # of every task and file some
+        held = Rows(*(column[chosen] for column in held))
+        valid = pair_eval_stream(held, **sizes, **hosts)
+        valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
+    total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
+    return PairData(
+        corpus=corpus,
+        train=pair_stream(
+            rows,
+            seed=config.seed,
+            augmentation=puzzle_of(config).augmentation if d.augment else None,
+            **sizes,
+            **hosts,
+        ),
+        valid=valid,
+        valid_bytes=valid_bytes,
+        bytes_per_token=total / (len(corpus.train) * config.seq_len),
+        fingerprint=corpus.fingerprint(),
+        rows=len(rows.inputs),
+    )
+
+
+def _check_identifiers(config, corpus):
+    """A table that is too short would be read at its last row, without a word."""
+    learned = model_fields(config).get("puzzle_ids", 0)
+    needed = 1 + max(p.identifier for p in (*corpus.train, *corpus.valid, *corpus.test))
+    if learned and learned < needed:
+        raise UserError(
+            f"config.model_config.puzzle_ids: {learned} vectors, but the data have {needed} "
+            f"puzzles; set it to {needed}, or to 0 for none"
+        )
+
+
+def _has_mode(name: str) -> bool:
+    return hasattr(jaxmodels.make_config(name), "mode")

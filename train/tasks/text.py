@@ -1,0 +1,219 @@
+"""From an experiment config to its corpus, its training stream and its validation batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmodels.data import (
+    Corpus,
+    Document,
+    Mixture,
+    eval_stream,
+    label_classes,
+    load_corpus,
+    make_stream,
+    mixture_stream,
+    num_target_bytes,
+    num_targets,
+    pieces,
+    split_tails,
+    take,
+)
+from jaxmodels.errors import UserError
+from train.config.schema import reads_pairs
+from train.model import resolve_vocab
+from train.tasks.answers import PairData, open_pairs
+from train.tasks.lengths import lengths_of
+
+if TYPE_CHECKING:
+    from jaxmodels.data.labels.relations import RelationLabeller
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run reads.
+
+    Attributes:
+      corpus: documents of the three splits, and the tokenizer.
+      train: endless Grain dataset of batches, this process's rows.
+      valid: finite one over (a share of) the validation split, or None if there is no evaluation.
+      valid_bytes: bytes of text behind the targets of `valid`.
+      bytes_per_token: of the training split.
+      fingerprint: SHA-256 of all tokens.
+    """
+
+    corpus: Corpus
+    train: Any
+    valid: Any
+    valid_bytes: int
+    bytes_per_token: float
+    fingerprint: str
+
+    def classes(self) -> dict[str, int]:
+        """What `label_classes` says of all documents."""
+        return label_classes(self.corpus.train + self.corpus.valid + self.corpus.test)
+
+    def steps_per_epoch(self, config: ConfigDict) -> float:
+        """Steps in which as many tokens are read as the training split has."""
+        tokens = sum(len(document) for document in self.corpus.train)
+        return tokens / (config.batch_size * config.seq_len)
+
+    def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
+        """{"bits_per_byte": x} where a token is a byte, else {}: batches know no bytes."""
+        if self.corpus.tokenizer.name != "byte":
+            return {}
+        return {"bits_per_byte": nats_per_token / math.log(2)}
+
+
+def corpus_of(config: ConfigDict) -> Corpus:
+    """The corpus of an experiment, split and tokenised; `load_corpus` says what it raises.
+
+    With `data.mixture` it is that of all sources together. With `data.valid_from` "tail_of_tracks"
+    validation is the last `valid_fraction` of each of `batch_size` equal tracks, cut before any
+    training batch is made (a tokenizer that is fitted has seen them).
+    """
+    d = config.data
+    corpus = _load(config, d.paths, d.format) if not len(d.mixture) else _mixed(config)[0]
+    if d.valid_from != "tail_of_tracks":
+        return corpus
+    train, valid = split_tails(corpus.train + corpus.valid, config.batch_size, d.valid_fraction)
+    split = (
+        f"by track: of each of {config.batch_size} tracks the last {d.valid_fraction:g} to valid"
+    )
+    return dataclasses.replace(corpus, train=train, valid=valid, split=split)
+
+
+def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None) -> Corpus:
+    d = config.data
+    return load_corpus(
+        paths,
+        d.tokenizer if tokenizer is None else tokenizer,
+        format=format,
+        valid_fraction=0.0 if d.valid_from == "tail_of_tracks" else d.valid_fraction,
+        test_fraction=d.test_fraction,
+        max_tokens=d.max_tokens,
+        min_freq=d.min_freq,
+    )
+
+
+def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]:
+    """-> (all sources as one corpus, training documents by source).
+
+    Sources are taken by name, since a config read back from JSON has them so. A tokenizer that is
+    fitted is fitted on the first one.
+    """
+    d = config.data
+    if d.mode != "windows" or d.piece_tokens or d.valid_from != "split":
+        raise UserError(
+            "config.data.mixture: rows are windows of one source; set data.mode='windows', "
+            "data.piece_tokens=0 and data.valid_from='split'"
+        )
+    parts: dict[str, Corpus] = {}
+    for name, source in sorted(d.mixture.items()):
+        fields = source.to_dict() if isinstance(source, ConfigDict) else source
+        if not isinstance(fields, dict) or not {"paths", "weights"} <= fields.keys():
+            raise UserError(f"config.data.mixture.{name}: needs the fields paths and weights")
+        if unknown := sorted(fields.keys() - {"paths", "weights", "format"}):
+            raise UserError(
+                f"config.data.mixture.{name}: unknown field {unknown[0]!r}, valid: paths, weights, "
+                "format"
+            )
+        tokenizer = next(iter(parts.values())).tokenizer if parts else None
+        parts[name] = _load(config, fields["paths"], fields.get("format", d.format), tokenizer)
+    splits = [
+        tuple(document for part in parts.values() for document in getattr(part, split))
+        for split in ("train", "valid", "test")
+    ]
+    first = next(iter(parts.values()))
+    whole = Corpus(" + ".join(parts), *splits, tokenizer=first.tokenizer, split=first.split)
+    return whole, {name: part.train for name, part in parts.items()}
+
+
+def _mixture(config: ConfigDict, hosts: dict[str, int], labels) -> Any:
+    """The stream of `data.mixture`: {source: {"paths", "weights" (one a phase), "format"}}."""
+    d = config.data
+    ends = tuple(d.mixture_ends)
+    if not ends or ends[-1] != 1.0 or list(ends) != sorted(set(ends)) or ends[0] <= 0:
+        raise UserError(f"config.data.mixture_ends: shares that ascend to 1.0, got {ends}")
+    local = config.batch_size // hosts["host_count"]
+    source = Mixture(
+        _mixed(config)[1],
+        {name: tuple(source["weights"]) for name, source in sorted(d.mixture.items())},
+        [round(end * config.steps) for end in ends],
+        rows=hosts["host_index"] * local + np.arange(local),
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        labels=labels,
+    )
+    return mixture_stream(source, d.prefetch)
+
+
+def labeller_of(config: ConfigDict) -> RelationLabeller | None:
+    """What derives an experiment's labels while batches are made; None without labels."""
+    d = config.data
+    if d.labels != "relations":
+        return None
+    from jaxmodels.data.labels.relations import (
+        RelationLabeller,  # its word lists are read on import
+    )
+
+    return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
+
+
+def open_data(config: ConfigDict) -> Data | PairData:
+    """What an experiment reads, text or pairs."""
+    return open_pairs(config) if reads_pairs(config) else open_text(config)
+
+
+def open_text(config: ConfigDict) -> Data:
+    """Read the corpus and make the streams; resolves `model_config.vocab_size` in place.
+
+    Raises:
+      UserError: whatever is wrong with the files or their fit to the config.
+    """
+    d = config.data
+    corpus, labels = corpus_of(config), labeller_of(config)
+    resolve_vocab(config, corpus.tokenizer.vocab_size)
+    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
+    sizes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
+    if len(d.mixture):
+        train = _mixture(config, hosts, labels)
+    else:
+        train = make_stream(
+            pieces(corpus.train, d.piece_tokens or None),
+            seed=config.seed,
+            mode=d.mode,
+            carry_state=d.carry_state,
+            lengths=[(x.start, x.seq_len) for x in lengths_of(config)] if config.curriculum else (),
+            labels=labels,
+            prefetch=d.prefetch,
+            **sizes,
+            **hosts,
+        )
+    valid, valid_bytes = None, 0
+    if config.eval_every:
+        documents = take(corpus.valid, d.eval_tokens or None)
+        valid = eval_stream(documents, labels=labels, prefetch=d.prefetch, **sizes, **hosts)
+        valid_bytes = num_target_bytes(documents)
+    return Data(
+        corpus=corpus,
+        train=train,
+        valid=valid,
+        valid_bytes=valid_bytes,
+        bytes_per_token=num_target_bytes(corpus.train) / max(num_targets(corpus.train), 1),
+        fingerprint=corpus.fingerprint(),
+    )
+
+
+def my_rows(tree: Any, batch_size: int) -> Any:
+    """This process's share of the rows of a NumPy pytree with leading axis `batch_size`."""
+    rows = batch_size // jax.process_count()
+    first = jax.process_index() * rows
+    return jax.tree.map(lambda x: np.asarray(x)[first : first + rows], tree)
