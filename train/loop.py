@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten, unflatten
 from train.config.schema import to_json
 from train.control.controller import Steering, lowered
 from train.control.monitor import Watch
@@ -28,7 +29,6 @@ from train.io.checkpoint import Checkpoints, restore, saved_steps
 from train.io.log import RunLog, digest, plain
 from train.io.progress import ProgressLine, describe
 from train.io.warm_start import begin_from
-from train.optim.build import flatten, unflatten
 from train.step import TrainState, component_names, main_term
 from train.tasks.lengths import length_at, lengths_of
 from train.tasks.text import Data, open_data

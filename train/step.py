@@ -24,8 +24,9 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten, unflatten
 from train.devices.fsdp import gathered_once
-from train.optim.build import flatten, make_optimizer, make_schedule, unflatten
+from train.optim.build import make_optimizer, make_schedule
 from train.optim.param_groups import check_rules, components, parameter_labels
 
 AXIS = "data"

@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.diagnostics.gates import Verdict
 from eval.diagnostics.reading import token_losses
-from train.optim.build import flatten, unflatten
+from jaxmodels.tree import flatten, unflatten
 
 # What makes Mamba's step size, by the names in cells/mamba1.py and mamba2.py.
 STEP_SIZE = ("dt_bias", "dt_proj")

@@ -11,7 +11,8 @@ from flax import nnx
 
 from eval.probes.model import ProbeConfig, ProbeModel
 from jaxmodels.errors import UserError
-from train.optim.build import decay_mask, flatten, unflatten
+from jaxmodels.tree import flatten, unflatten
+from train.optim.build import decay_mask
 
 # Rows nobody trains on: train seeds are 0, 1, 2 ...
 VALID_SEED, TEST_SEED = 1_000_001, 1_000_002

@@ -13,6 +13,7 @@ import numpy as np
 
 import jaxmodels
 from jaxmodels.convert.tensors import Tensors
+from jaxmodels.tree import leaf_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Row:
 
 def leaves_of(model) -> dict[str, jax.Array]:
     """{dotted name: array} of a model, e.g. `layers.time.key.kernel`."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+    return {leaf_name(path, "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
 @functools.lru_cache(maxsize=16)
@@ -77,8 +78,8 @@ def filled_model(abstract, leaves: dict[str, np.ndarray]):
     """An abstract model with these arrays, by the names of `leaves_of`."""
 
     def place(path, leaf):
-        array = leaves[_name(path)]
-        assert array.shape == leaf.shape, (_name(path), array.shape, leaf.shape)
+        array = leaves[leaf_name(path, ".")]
+        assert array.shape == leaf.shape, (leaf_name(path, "."), array.shape, leaf.shape)
         return jnp.asarray(array, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(place, abstract)
@@ -124,7 +125,3 @@ def _places(row: Row, config):
     if "{i}" not in row.theirs:
         return [(row.theirs, part)]
     return [(row.theirs.replace("{i}", str(i)), (i, *part)) for i in range(config.num_layers)]
-
-
-def _name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.cells.base import Cell, where_reset
+from jaxmodels.tree import leaf_name
 
 BATCH = 3
 WARM = 8  # tokens read before the first
@@ -250,10 +251,7 @@ def shaken(cell, seed):
 
 def names(tree):
     """A dotted name for each leaf."""
-    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return [
-        jax.tree_util.keystr(p, simple=True, separator=".").removesuffix(".value") for p, _ in paths
-    ]
+    return [leaf_name(path, ".") for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def _error(got, want, floor=0.0):

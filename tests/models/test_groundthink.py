@@ -12,7 +12,8 @@ from jaxmodels.errors import UserError
 from jaxmodels.models.groundthink import PRESETS
 from jaxmodels.models.segments import segments_of
 from jaxmodels.testing.lab import quick_jit, shaken
-from train.optim.build import decay_mask, flatten
+from jaxmodels.tree import flatten
+from train.optim.build import decay_mask
 
 VOCAB, BATCH, TIME = 13, 2, 15
 # Two orders of summation over 15 tokens and a few layers, relative to the largest entry.

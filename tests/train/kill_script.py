@@ -79,8 +79,8 @@ def assert_same(calm: Path, killed: Path) -> None:
     import numpy as np
     from orbax.checkpoint import v1 as ocp
 
+    from jaxmodels.tree import flatten
     from train.io.checkpoint import saved_steps
-    from train.optim.build import flatten
 
     assert (calm / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
     assert saved_steps(calm)[-1] == saved_steps(killed)[-1]

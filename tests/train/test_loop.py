@@ -10,6 +10,7 @@ import pytest
 import train.devices.placement
 import train.loop
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
 from train.config.schema import from_json
@@ -17,7 +18,6 @@ from train.io.checkpoint import damage, load_model, restore, saved_steps
 from train.io.log import cut, read_metrics
 from train.loop import run
 from train.model import build_model
-from train.optim.build import flatten
 from train.step import component_names, init_train_state
 from train.tasks.text import open_data
 
@@ -317,7 +317,7 @@ def test_a_checkpoint_of_other_code_or_format_or_text(half, config, tmp_path, mo
     with monkeypatch.context() as patch:
         build = train.devices.placement.build_model
         other_code = lambda c: build(changed(c, model_config__width=4))  # noqa: E731
-        patch.setattr(train.parallel, "build_model", other_code)
+        patch.setattr(train.devices.placement, "build_model", other_code)
         with pytest.raises(
             UserError, match=r"model/cell/bias is .16,. in the checkpoint and .8,. in the model"
         ):

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.test_loop import changed, go, stop_at
 from tests.train.toy import toy_config
 from train.io.checkpoint import load_model
 from train.io.log import read_metrics
 from train.model import build_model
-from train.optim.build import flatten
 from train.stages import Stage, frozen_until_loss, protocol, run_stages
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import train.devices.placement
+from jaxmodels.tree import flatten
 from tests.train.toy import Toy, ToyConfig, toy_config
 from train.devices.placement import build_train_step
 from train.model import build_model
-from train.optim.build import flatten
 from train.step import component_names, init_train_state
 
 ROWS, TIME = 8, 16
@@ -140,7 +140,7 @@ def test_a_mean_of_means_would_be_something_else(one_device):
 def test_compiled_once(monkeypatch):
     make = train.devices.placement.make_train_step
     traced = chex.assert_max_traces(n=1)
-    monkeypatch.setattr(train.parallel, "make_train_step", lambda config: traced(make(config)))
+    monkeypatch.setattr(train.devices.placement, "make_train_step", lambda config: traced(make(config)))
     chex.clear_trace_counter()
     placement, state = start(2, toy_config())
     steps(placement, state, 3)

@@ -27,10 +27,10 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import leaf_name
 from train.config.schema import validate_config
 from train.devices.fsdp import parameter_spec
 from train.model import build_model
-from train.optim.build import leaf_name
 from train.step import (
     AXIS,
     TrainState,

@@ -28,12 +28,12 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten, nest, unnest
 from train.config.schema import complete_config, differences, with_tuples
 from train.control.decide import Settings
 from train.devices.processes import together
 from train.io.manifest import damage, write_manifest
 from train.model import build_model
-from train.optim.build import flatten, leaf_name
 from train.step import TrainState
 
 FORMAT = 1
@@ -49,30 +49,6 @@ FREE_GROUPS = ("optimizer.groups.", "optimizer.group_clip.")
 FREE_FIELDS += [f"control.{name}" for name in asdict(Settings()) if name != "enabled"]
 
 PyTree = Any
-
-
-def nested(tree: PyTree) -> dict[str, Any]:
-    """Any pytree as dicts of dicts keyed by attribute names; the form that is stored."""
-    out: dict[str, Any] = {}
-    for name, leaf in flatten(tree).items():
-        *parents, last = name.split("/")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return out
-
-
-def un_nested(template: PyTree, stored: dict[str, Any]) -> PyTree:
-    """The inverse: `template` with its leaves taken from `stored`."""
-
-    def find(path, _):
-        node: Any = stored
-        for part in leaf_name(path).split("/"):
-            node = node[part]
-        return node
-
-    return jax.tree_util.tree_map_with_path(find, template)
 
 
 class Checkpoints:
@@ -146,9 +122,9 @@ class Checkpoints:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    training = nested(state.replace(model=(), ema=None, halted=()))
-    items = {"model": nested(state.model), "training": training}
-    return items | ({"ema": nested(state.ema)} if state.ema is not None else {})
+    training = nest(state.replace(model=(), ema=None, halted=()))
+    items = {"model": nest(state.model), "training": training}
+    return items | ({"ema": nest(state.ema)} if state.ema is not None else {})
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -241,10 +217,10 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
         # Written by another number of processes; positions count steps, the same in all.
         file = sorted((path / "data").glob("process_0-of-*.json"))[0]
         iterator.set_state(json.loads(file.read_text()))
-    training = un_nested(template.replace(model=(), ema=None, halted=()), loaded["training"])
+    training = unnest(template.replace(model=(), ema=None, halted=()), loaded["training"])
     return training.replace(
-        model=un_nested(template.model, loaded["model"]),
-        ema=None if template.ema is None else un_nested(template.ema, loaded["ema"]),
+        model=unnest(template.model, loaded["model"]),
+        ema=None if template.ema is None else unnest(template.ema, loaded["ema"]),
         halted=np.int32(-1),
     )
 
@@ -382,10 +358,10 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
     config = complete_config(with_tuples(info["config"]), source=str(folder))
     model = build_model(config)
     item = "ema" if "ema" in metadata[step].metadata else "model"
-    wanted = nested(model)
+    wanted = nest(model)
     _check_shapes(wanted, metadata[step].metadata[item], item, folder / str(step))
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
     loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
-    model = un_nested(model, loaded)
+    model = unnest(model, loaded)
     return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])

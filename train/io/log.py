@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from train.optim.build import flatten
+from jaxmodels.tree import flatten
 
 
 class RunLog:

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten, unflatten
 from train.io.checkpoint import load_model
-from train.optim.build import flatten, unflatten
 
 
 def begin_from(workdir: str | Path, state: Any) -> Any:

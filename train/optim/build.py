@@ -6,41 +6,18 @@ to pass to a jitted function and readable in a checkpoint.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import Flat
 from train.config.schema import OPTIMIZERS, SCHEDULES
 from train.optim.adam_atan2 import adam_atan2
 from train.optim.param_groups import Labels, has_rules, with_groups
 from train.optim.sign_sgd import sparse_sign_sgd
 from train.tasks.lengths import lengths_of, scaled
-
-Flat = dict[str, jax.Array]
-
-
-def flatten(tree) -> Flat:
-    """Leaves of a module by name, e.g. {"cell/gate/kernel": array}.
-
-    The name of a leaf is its attribute path; that of an `nnx.Param` ends at the attribute that
-    holds it.
-    """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {leaf_name(path): leaf for path, leaf in leaves}
-
-
-def unflatten(tree, flat: Flat):
-    """The module `tree` with its leaves replaced by those of `flat`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: flat[leaf_name(path)], tree)
-
-
-def leaf_name(path) -> str:
-    """A key path of `jax.tree_util` as text."""
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return name.removesuffix("/value").removesuffix("/raw_value")
 
 
 def decay_mask(params: Flat) -> dict[str, bool]:

@@ -19,12 +19,12 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten
 from train.config.file import returned_by
 from train.config.schema import complete_config, validate_config
 from train.devices.processes import together
 from train.loop import RunResult, run
 from train.model import build_model
-from train.optim.build import flatten
 from train.optim.param_groups import check_rules, parameter_labels
 from train.tasks.text import open_data
 

@@ -11,9 +11,9 @@ import jaxmodels
 from eval.diagnostics import components
 from eval.diagnostics.components import Norms
 from eval.diagnostics.reading import BLOCK, ROWS, token_losses
+from jaxmodels.tree import flatten
 from tests.eval.small_ground import TOKENIZER, small_model
 from tests.eval.tiny_bytes import Toy
-from train.optim.build import flatten
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from eval.report import figures
 from jaxmodels import count_parameters
 
 CONFIG = """\
-from tests.train.test_pairs import text_config
+from tests.train.tasks.test_answers import text_config
 
 def get_config():
     config = text_config(examples=200)

@@ -8,13 +8,13 @@ from flax import nnx
 from jaxmodels.data import Corpus, Document
 from jaxmodels.errors import UserError
 from jaxmodels.models import observe
+from jaxmodels.tree import flatten, unflatten
 from tests.eval.small_ground import TEXT, TOKENIZER, small_model
 from tests.train.corpus import small_text
 from tests.train.test_loop import changed, go, stop_at
 from tests.train.toy import Toy, ToyConfig, toy_config
 from train.control.monitor import PIECE, ROWS, Watch, judge
 from train.io.log import read_metrics
-from train.optim.build import flatten, unflatten
 
 NOISE = np.random.default_rng(0).standard_normal
 
@@ -41,7 +41,7 @@ def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "small.txt"
     path.write_text(small_text())
     config = toy_config(
-        model="tests.train.test_watch:create",
+        model="tests.train.control.test_monitor:create",
         steps=20,
         eval_every=4,
         checkpoint_every=5,

@@ -102,7 +102,7 @@ def test_two_processes_refuse_as_one(tmp_path):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "PYTHONPATH": root}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.train.test_agree", address, str(i)],
+            [sys.executable, "-m", "tests.train.devices.test_agree", address, str(i)],
             cwd=tmp_path,
             env=os.environ | flags,
             stdout=subprocess.PIPE,

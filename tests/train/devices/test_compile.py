@@ -14,10 +14,10 @@ import jaxmodels
 from jaxmodels.data import Document, load_corpus, make_stream
 from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten
 from tests.train.toy import toy_config
 from train import compile as aot
 from train.devices.placement import build_train_step
-from train.optim.build import flatten
 
 ROOT = Path(__file__).parents[3]
 EXPERIMENT = """\

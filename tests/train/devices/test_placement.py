@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
 from train.devices.placement import Placement, build_train_step
 from train.io.checkpoint import Checkpoints, restore
 from train.io.log import digest
 from train.model import build_model
-from train.optim.build import flatten
 from train.step import init_train_state
 from train.tasks.text import open_data
 

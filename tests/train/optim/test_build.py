@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxmodels.tree import flatten, unflatten
 from tests.train.toy import create, toy_config
-from train.optim.build import decay_mask, flatten, make_optimizer, make_schedule, unflatten
+from train.optim.build import decay_mask, make_optimizer, make_schedule
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from flax import nnx
 
 import jaxmodels
 from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten
 from tests.train.test_step import batches
 from tests.train.toy import Toy, ToyConfig, create, toy_config
 from train.config.schema import apply_overrides, complete_config, from_json, to_json
 from train.devices.placement import build_train_step
-from train.optim.build import flatten, make_optimizer
+from train.optim.build import make_optimizer
 from train.optim.param_groups import (
     check_rules,
     components,
@@ -247,7 +248,7 @@ def test_warmup_by_size():
 
 
 def test_gradient_norms_by_component():
-    config = toy_config(model="tests.train.test_groups:create_labelled")
+    config = toy_config(model="tests.train.optim.test_param_groups:create_labelled")
     placement = build_train_step(config, jax.devices()[:1])
     _, metrics = placement.step(placement.fresh_state(), placement.put_rows(batches()[0]))
     parts = {n: float(v) for n, v in metrics.items() if n.startswith("grad_norm/")}

@@ -1,0 +1,55 @@
+"""Modules as named leaves: flat dicts, nested dicts, and the names both use.
+
+A leaf's name is its attribute path, e.g. "layers/cell/gate/kernel". Optimiser states, metrics and
+checkpoints all use it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+Flat = dict[str, jax.Array]
+PyTree = Any
+
+
+def leaf_name(path, separator: str = "/") -> str:
+    """Return a key path of `jax.tree_util` as text; an `nnx.Param` ends at its attribute."""
+    name = jax.tree_util.keystr(path, simple=True, separator=separator)
+    return name.removesuffix(f"{separator}value").removesuffix(f"{separator}raw_value")
+
+
+def flatten(tree: PyTree) -> Flat:
+    """Return the leaves of a module by name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {leaf_name(path): leaf for path, leaf in leaves}
+
+
+def unflatten(tree: PyTree, flat: Flat) -> PyTree:
+    """Return the module `tree` with its leaves replaced by those of `flat`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[leaf_name(path)], tree)
+
+
+def nest(tree: PyTree) -> dict[str, Any]:
+    """Return the leaves as dicts of dicts keyed by attribute name, the form checkpoints hold."""
+    out: dict[str, Any] = {}
+    for name, leaf in flatten(tree).items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
+
+
+def unnest(tree: PyTree, nested: dict[str, Any]) -> PyTree:
+    """Return the module `tree` with its leaves taken from `nested`, the inverse of `nest`."""
+
+    def find(path, _):
+        node: Any = nested
+        for part in leaf_name(path).split("/"):
+            node = node[part]
+        return node
+
+    return jax.tree_util.tree_map_with_path(find, tree)
