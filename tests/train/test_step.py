@@ -140,7 +140,9 @@ def test_a_mean_of_means_would_be_something_else(one_device):
 def test_compiled_once(monkeypatch):
     make = train.devices.placement.make_train_step
     traced = chex.assert_max_traces(n=1)
-    monkeypatch.setattr(train.devices.placement, "make_train_step", lambda config: traced(make(config)))
+    monkeypatch.setattr(
+        train.devices.placement, "make_train_step", lambda config: traced(make(config))
+    )
     chex.clear_trace_counter()
     placement, state = start(2, toy_config())
     steps(placement, state, 3)
