@@ -27,12 +27,11 @@ def compose(result: Result, name: str) -> str:
     title = f"Diagnostics · {result['model']} · {name}"
     subtitle = f"step {result['step']}, {result['parameters']:,} parameters, {result['corpus']}"
     amounts = ", ".join(f"{name} {value}" for name, value in result["amounts"].items())
-    made = {name: result[name] for name in ("command", "device", "versions", "seconds")}
     blocks = [
         Text(_summary(result), "lead"),
         *(Text(text, "missing") for text in result["missing"]),
         *sections(result),
-        *provenance({"amounts": amounts}, **made),
+        *provenance({"amounts": amounts}, **result),
     ]
     return to_html(title, blocks, subtitle)
 

@@ -67,7 +67,6 @@ def markdown(result: Mapping[str, Any]) -> str:
         scores = [found.get((cell, task)) for task in tasks]
         short.append([cell] + ["" if r is None else mean_and_spread(r["accuracy"]) for r in scores])
     settings = [[task, *_settings(_any(rows, task))] for task in tasks]
-    made = {name: result[name] for name in ("command", "device", "versions")}
     blocks = [
         Text(EXPLANATION),
         Table(["cell", *tasks], short),
@@ -75,7 +74,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         Table(COLUMNS, [cells_of(row) for row in rows], left=(0, 1)),
         Heading("Settings"),
         Table(["task", "fields", "steps at most", "rows a step", "learning rates"], settings),
-        *provenance(**made),
+        *provenance(**result),
     ]
     return to_markdown(blocks, TITLE)
 

@@ -5,16 +5,7 @@ from typing import Any
 
 from eval.log import Log
 from eval.report import figures
-from eval.report.document import (
-    Block,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    Tiles,
-    provenance,
-    to_html,
-)
+from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, provenance, to_html
 
 NAMES = {
     "exact": "exact match",
@@ -53,8 +44,7 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
             "parameters": f"{result['parameters']:,}",
             "training pairs": f"{result['training_pairs']:,}, split {result['split']}",
         }
-        made = ("command", "seed", "device", "versions", "seconds")
-        blocks += provenance(facts, **{name: result[name] for name in made})
+        blocks += provenance(facts, **result)
     title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
     return to_html(title, blocks, _subtitle(log.config))
 
