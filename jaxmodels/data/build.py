@@ -34,8 +34,8 @@ from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_b
 from jaxmodels.data.tokenizers.byte_word import Tokenizer
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 
 TEXT_MODES = ("nar", "prefix_ar", "as_written")
 

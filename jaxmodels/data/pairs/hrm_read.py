@@ -17,8 +17,8 @@ from jaxmodels.data.pairs.layout import read_answer
 from jaxmodels.data.pairs.rows import Pair, Rows, lay_out_pairs
 from jaxmodels.data.tokenizers.byte_word import Tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 
 # Of a grid whose symbols nobody has named: an open cell of HRM's Sudokus, then numbers.
 SYMBOLS = ".123456789" + string.ascii_lowercase + string.ascii_uppercase

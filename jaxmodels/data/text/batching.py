@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxmodels.data.random import random_order, random_words
 from jaxmodels.data.text.documents import Document
 from jaxmodels.data.text.packing import pack
 from jaxmodels.errors import UserError
@@ -103,7 +104,7 @@ class Tracks:
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Order of the documents, start of each in that order, and where the ring is entered."""
-        words = _random_words(self.seed, epoch, len(self.ring.lengths) + 1)
+        words = random_words(self.seed, epoch, len(self.ring.lengths) + 1)
         order = np.argsort(words[1:], kind="stable")
         starts = np.cumsum(self.ring.lengths[order]) - self.ring.lengths[order]
         return order, starts, int(words[0] % np.uint64(len(self.ring)))
@@ -150,7 +151,7 @@ class Windows:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         """Where the windows of an epoch begin, in the order they are given."""
-        words = _random_words(self.seed, epoch, self.windows_per_epoch + 1)
+        words = random_words(self.seed, epoch, self.windows_per_epoch + 1)
         order = np.argsort(words[1:], kind="stable")
         return (words[0] % np.uint64(len(self.ring))).astype(np.int64) + order * self.seq_len
 
@@ -189,7 +190,7 @@ class Packed:
         return sys.maxsize // self.batch_size
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.argsort(_random_words(self.seed, epoch, len(self.positions)), kind="stable")
+        return random_order(self.seed, epoch, len(self.positions))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         chosen = _epoch_items(
@@ -254,12 +255,6 @@ class Evaluation:
             self.ring.starts[documents[rank]] + read - (ends - self.ring.lengths[documents])[rank]
         )
         return np.where(read < ends[-1], inside, -1)
-
-
-def _random_words(seed: int, epoch: int, count: int) -> np.ndarray:
-    """(count,) uint64, from (seed, epoch) alone."""
-    key = np.array([seed % 2**64, epoch % 2**64], np.uint64)
-    return np.random.Philox(key=key).random_raw(count)
 
 
 def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:

@@ -16,8 +16,8 @@ from jaxmodels.data.build import Options, pairs_of_sources
 from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tokenizers.byte_word import Tokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 
 UNKNOWN = {"answer_char": UNK, "hybrid": UNK, "bpe": UNK, "word": WordTokenizer.UNK}
 HEADER = "tokenizer | vocab | tokens mean | 95 % | unknown | parameters | lossless".split(" | ")
