@@ -32,10 +32,10 @@ from jaxmodels.data.pairs.rows import (
     Pair,
     PairCorpus,
     Rows,
+    evenly_spaced,
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
-    spread,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
 from jaxmodels.data.puzzles.sudoku import read_sudoku
@@ -261,7 +261,7 @@ def open_pairs(config: ConfigDict) -> PairData:
     if config.eval_every:
         held = rows_of(config, corpus.valid, corpus.tokenizer)
         most = max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None
-        chosen = np.array(spread(range(len(held.kept)), most))  # of every task and file some
+        chosen = np.array(evenly_spaced(range(len(held.kept)), most))  # of every task and file some
         held = Rows(*(column[chosen] for column in held))
         valid = pair_eval_stream(held, **sizes, **hosts)
         valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)

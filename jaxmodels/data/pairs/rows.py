@@ -134,13 +134,13 @@ def lay_out_pairs(
     return Rows(*columns, identifiers, np.array(kept))
 
 
-def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
+def that_fit(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
     """Those that fit in a row with their answer. Raises UserError if none does."""
     kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, skip_long=True).kept
     return [pairs[number] for number in kept]
 
 
-def spread(items: Sequence, most: int | None) -> list:
+def evenly_spaced(items: Sequence, most: int | None) -> list:
     """At most so many, evenly spaced: of what stands file by file or task by task, some of each."""
     if most is None or len(items) <= most:
         return list(items)

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxmodels.data.random import random_words
-from jaxmodels.data.readers.files import json_lines, require
-from jaxmodels.data.readers.records import Record
+from jaxmodels.data.readers.files import Record, json_lines, require
 from jaxmodels.errors import UserError
 
 KINDS = ("mechanics", "reflection", "identity", "worldview")

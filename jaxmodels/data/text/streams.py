@@ -25,9 +25,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxmodels.data.loading import grain_dataset, rows_of_host
-from jaxmodels.data.text.batching import Evaluation, Labeller, Packed, Ring, Tracks, Windows
+from jaxmodels.data.text.batching import (
+    Evaluation,
+    GrowingTracks,
+    Labeller,
+    Packed,
+    Ring,
+    Tracks,
+    Windows,
+)
 from jaxmodels.data.text.documents import Document
-from jaxmodels.data.text.growing import GrowingTracks
 from jaxmodels.errors import UserError
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tokenizers.answers import (
     LATIN_CHARSET,
     SEED_CHARSET,
-    SPECIALS,
     TAB_CHARSET,
     AnswerCharTokenizer,
     HybridTokenizer,
 )
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
 
 CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
