@@ -1,6 +1,6 @@
 """From an experiment config to questions with answers, for models that read such (HRLM).
 
-    data.format "pairs"    files of `data.paths` (jaxmodels.data.pair_files), split by unique
+    data.format "pairs"    files of `data.paths` (jaxmodels.data.pairs.files), split by unique
                            question
                 "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
                            combination of what fills their slots
@@ -36,6 +36,7 @@ from jaxmodels.data.pairs.rows import (
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
+    texts_of,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
 from jaxmodels.data.puzzles.sudoku import read_sudoku
@@ -214,7 +215,7 @@ def _tokenizer(config, train):
         )
     if d.tokenizer == "grid":
         return GridTokenizer(puzzle_of(config).symbols)
-    return fit_tokenizer(d.tokenizer, train, d.max_tokens)
+    return fit_tokenizer(d.tokenizer, texts_of(train), d.max_tokens)
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:

@@ -96,6 +96,11 @@ def normalised(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def texts_of(pairs: Sequence[Pair]) -> list[str]:
+    """Return every question and its answer in turn, e.g. to fit a tokenizer on."""
+    return [text for pair in pairs for text in (pair.question, pair.answer)]
+
+
 def lay_out_pairs(
     pairs: Sequence[Pair],
     tokenizer: Tokenizer,

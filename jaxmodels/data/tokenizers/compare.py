@@ -1,6 +1,7 @@
-"""What each tokenizer costs and loses on the same pairs (SYSTEMS L-24).
+"""Comparison of tokenizers on the same pairs: cost and loss (SYSTEMS L-24).
 
-`python -m jaxmodels.data.tokenizer_table SOURCE ...` prints the table; sources as in `build.py`.
+`python -m jaxmodels.data.tokenizers.compare SOURCE ...` prints the table; sources as in
+`jaxmodels/data/build.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.build import Options, pairs_of_sources
-from jaxmodels.data.pairs.rows import Pair
+from jaxmodels.data.pairs.rows import Pair, texts_of
+from jaxmodels.data.tasks.sources import pairs_of_sources
 from jaxmodels.data.tokenizers.byte_word import Tokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
 from jaxmodels.data.tokenizers.special import UNK
@@ -97,7 +98,7 @@ def as_markdown(rows: Sequence[TokenizerRow]) -> str:
 def main(arguments: list[str]) -> int:
     """-> the exit status: 0, or 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxmodels.data.tokenizer_table",
+        prog="python -m jaxmodels.data.tokenizers.compare",
         description="Tokenizers compared on test pairs; those that learn see training pairs alone.",
         allow_abbrev=False,
     )
@@ -108,9 +109,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of drawing and splitting")
     given = parser.parse_args(arguments)
     try:
-        options = Options(count=given.count, seed=given.seed)
-        train, test, way = pairs_of_sources(given.sources, options)
-        fitted = {name: fit_tokenizer(name, train, given.max_tokens) for name in TEXT_TOKENIZERS}
+        train, test, way = pairs_of_sources(given.sources, count=given.count, seed=given.seed)
+        texts = texts_of(train)
+        fitted = {name: fit_tokenizer(name, texts, given.max_tokens) for name in TEXT_TOKENIZERS}
         table = as_markdown(compare_tokenizers(test, fitted, given.width))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
