@@ -11,7 +11,7 @@ import pytest
 
 from eval.log import read_log
 from eval.report import figures
-from eval.report.introspect import Seen, leading_component, pictures, sentence
+from eval.report.introspect import Inspection, leading_component, pictures, sentence
 from eval.report.run_page import compose, main, write_report
 from jaxmodels.data import ByteTokenizer, Corpus, Document
 from jaxmodels.errors import UserError
@@ -93,7 +93,7 @@ def test_summary_says_which_side_of_the_baseline(finished):
     levels = {"unigram": 4.4, "order-1": 3.5, "order-2": 2.8}
     for bits, side in ((2.3, "0.500 below"), (3.0, "0.200 above")):
         evaluation = {"splits": {"valid": {"bits_per_byte": bits}, "test": {"bits_per_byte": 2.4}}}
-        page = compose(log, evaluation, Seen(baselines={"valid": levels}))
+        page = compose(log, evaluation, Inspection(baselines={"valid": levels}))
         text = Reader(page).text
         assert f"pays {bits:.3f} bits per byte, {side} the order-2" in text
         assert "On the test text it pays 2.400." in text
@@ -148,7 +148,7 @@ def test_halted_run_and_weights_and_labels(tmp_path):
 
 def test_text_is_escaped(finished):
     log = read_log(finished)
-    page = compose(log, {}, Seen(sample=("<b>", "</pre><script>alert(1)</script>")))
+    page = compose(log, {}, Inspection(sample=("<b>", "</pre><script>alert(1)</script>")))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import numpy as np
 from jaxmodels.data.pairs.hrm_format import SPLITS, TOKENIZER_FILE, arrays_of, write_split
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.tokenizers.byte_word import Tokenizer
-from jaxmodels.errors import UserError
+from jaxmodels.writing import written_whole
 
 
 def write_hrm(
@@ -41,9 +39,6 @@ def write_hrm(
     Raises:
       UserError: `out` exists or cannot be written, or a pair does not fit.
     """
-    must_be_new(out)
-    part = out.with_name(out.name + ".part")
-    must_be_new(part)
     laid, left_out = {}, 0
     for name, pairs in zip(SPLITS, (train, test), strict=True):
         pairs = _grouped(pairs)
@@ -52,30 +47,17 @@ def write_hrm(
         questions = (pairs[i].question.strip() for i in rows.kept)
         sizes = np.array([len(list(same)) for _, same in itertools.groupby(questions)])
         laid[name] = arrays_of(rows, sizes)
-    try:
-        part.mkdir(parents=True)
-        try:
-            for name, arrays in laid.items():
-                write_split(part / name, arrays, tokenizer.vocab_size)
-            for name, text in (
-                (TOKENIZER_FILE, tokenizer.to_json()),
-                ("identifiers.json", json.dumps(["<blank>"])),  # as HRM: names of identifiers
-                ("build.json", json.dumps({**origin, "left_out": left_out}, indent=1)),
-            ):
-                (part / name).write_text(text + "\n", encoding="utf-8")
-            part.rename(out)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    with written_whole(out, parents=True) as temporary:
+        temporary.mkdir()
+        for name, arrays in laid.items():
+            write_split(temporary / name, arrays, tokenizer.vocab_size)
+        for name, text in (
+            (TOKENIZER_FILE, tokenizer.to_json()),
+            ("identifiers.json", json.dumps(["<blank>"])),  # as HRM: names of identifiers
+            ("build.json", json.dumps({**origin, "left_out": left_out}, indent=1)),
+        ):
+            (temporary / name).write_text(text + "\n", encoding="utf-8")
     return {name: len(arrays.inputs) for name, arrays in laid.items()}, left_out
-
-
-def must_be_new(path: Path) -> None:
-    """Raise UserError if the path exists."""
-    if os.path.lexists(path):
-        raise UserError(f"{path}: exists already; name a new one or remove it")
 
 
 def _grouped(pairs: Sequence[Pair]) -> list[Pair]:

@@ -10,6 +10,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.rows import Pair, split_by_key
 from jaxmodels.data.random import random_order
 from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation, translation
@@ -48,7 +49,7 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
       UserError: unknown, or it has fewer.
     """
     if name not in TASKS:
-        raise UserError(f"unknown task {name!r}; there is: {', '.join(TASKS)}")
+        raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     pairs = list(TASKS[name].every())
     if not 1 <= count <= len(pairs):
         raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, asked for {count:,}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.diagnostics import look, page
-from eval.diagnostics.__main__ import finite, main
+from eval.diagnostics.__main__ import json_safe, main
 from eval.diagnostics.reading import BLOCK, ROWS, excerpts, read
 from eval.log import Log
 from jaxmodels.data import Corpus, Document
@@ -47,7 +47,7 @@ def result(run):
     found = look.diagnose(run, Log(None, rows=rows), amounts, lambda what: None)
     made = {"model": "groundthink", "step": 3, "parameters": 9, "corpus": "text", "command": "x"}
     made |= {"amounts": {"rows": 64}, "device": "cpu", "versions": {"jax": "0"}, "seconds": 1.0}
-    return finite(made | found)
+    return json_safe(made | found)
 
 
 def test_everything_is_looked_at(result):
@@ -129,4 +129,4 @@ def test_bad_flags_are_one_line(finished, capsys, flags, message):
 
 
 def test_what_json_cannot_say():
-    assert finite({"a": [math.inf, (1.0, math.nan)]}) == {"a": ["inf", [1.0, "nan"]]}
+    assert json_safe({"a": [math.inf, (1.0, math.nan)]}) == {"a": ["inf", [1.0, "nan"]]}
