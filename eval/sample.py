@@ -215,8 +215,8 @@ def _session(flags: argparse.Namespace, model):
         raise UserError("--state-out: with --follow there is no last token; give --tokens N")
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
-    from jaxmodels.convert.tensors import must_be_new
     from jaxmodels.session import Session, load_session
+    from jaxmodels.writing import must_be_new
 
     if flags.state_out:
         must_be_new(Path(flags.state_out))  # now, not when all is drawn

@@ -1,7 +1,7 @@
 """A session's recurrent state as a file: saved, loaded, moved to another machine (SYSTEMS G-72).
 
-    jaxmodels.convert.state.save_session(Session(state, logits, tokens_read=512), model, "s.state")
-    session = jaxmodels.convert.state.load_session("s.state", model)
+    jaxmodels.session.save_session(Session(state, logits, tokens_read=512), model, "s.state")
+    session = jaxmodels.session.load_session("s.state", model)
 
 A safetensors file: the arrays of the state by the names of its leaves (`state.0.0.rwkv.wkv`), the
 logits of the next token if there are any, and in its metadata what they belong to: version, the
@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 import jaxmodels
 from jaxmodels.convert.rows import filled_model, leaves_of
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
+from jaxmodels.writing import written_whole
 
 KIND = "jaxmodels recurrent state"
 VERSION = 2
@@ -87,9 +87,7 @@ def load_session(path: str | Path, model) -> Session:
     """
     path = Path(path).expanduser()
     tensors = read_safetensors(path)
-    with safe_open(path, framework="np") as file:
-        metadata = dict(file.metadata() or {})
-    arrays, metadata = _migrated(path, tensors.arrays, metadata)
+    arrays, metadata = _migrated(path, tensors.arrays, tensors.metadata)
     try:
         found = json.loads(metadata["config"])
         batch, read, drawn = (int(metadata[n]) for n in ("batch_size", "tokens_read", "drawn"))

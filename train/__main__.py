@@ -200,12 +200,12 @@ def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -
     from eval.evaluators.infer import HRLMInference
     from eval.report.document import printable
     from eval.report.run_page import write_report
-    from jaxmodels.data.pairs.rows import fitting
+    from jaxmodels.data.pairs.rows import that_fit
     from train.tasks.answers import pairs_of
 
     workdir = shlex.quote(str(args.workdir))
     corpus, model = pairs_of(config), jaxmodels.make_config(config.model, **model_fields(config))
-    shown = fitting(corpus.valid, corpus.tokenizer, model.mode, model.seq_len)[:3]
+    shown = that_fit(corpus.valid, corpus.tokenizer, model.mode, model.seq_len)[:3]
     answers: list[str] = []
     if jax.process_count() == 1:
         model = HRLMInference(args.workdir, checkpoint="last", batch_size=len(shown))

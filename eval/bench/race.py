@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import jaxmodels
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
-from jaxmodels.data import eval_stream, num_target_bytes, pieces
+from jaxmodels.data import eval_stream, num_target_bytes, split_documents
 from jaxmodels.errors import UserError
 from train.config.schema import load_config
 from train.devices.malloc import keep_freed_memory
@@ -96,7 +96,7 @@ def _in_rows(data, config):
     One document would be read by one row. The cuts cost a little: context, at each of them.
     """
     length = -(-sum(len(document) for document in data.corpus.valid) // config.batch_size)
-    parts = pieces(data.corpus.valid, length)
+    parts = split_documents(data.corpus.valid, length)
     valid = eval_stream(parts, batch_size=config.batch_size, seq_len=config.seq_len)
     return dataclasses.replace(data, valid=valid, valid_bytes=num_target_bytes(parts))
 

@@ -12,9 +12,10 @@ import numpy as np
 from jaxmodels.cells import rwkv6, rwkv7
 from jaxmodels.convert import torch_zip
 from jaxmodels.convert.rows import Row, read_rows, write_rows
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
+from jaxmodels.writing import written_whole
 
 # What only this version's tensors are called, newest first.
 MARKS = {

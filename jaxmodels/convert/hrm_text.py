@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors
+from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import PAD, HRLMConfig
+from jaxmodels.models.hrlm.config import HRLMConfig
 from jaxmodels.models.hrlm.model import HRLM
 
 # The library's defaults, which a config.json may leave out. 0 means what follows from others.

@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxmodels.convert import blinkdl, hrm_text
 from jaxmodels.convert.rows import Row, read_rows, write_rows
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 from jaxmodels.models.hrlm.model import HRLM
 from jaxmodels.models.mamba import Mamba, MambaConfig
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
+from jaxmodels.writing import written_whole
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # The library's defaults of the fields that are read (a config.json may leave them out), None: must

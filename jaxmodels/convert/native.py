@@ -10,9 +10,10 @@ import numpy as np
 
 import jaxmodels
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
-from jaxmodels.convert.tensors import read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import read_safetensors, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
+from jaxmodels.writing import written_whole
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 

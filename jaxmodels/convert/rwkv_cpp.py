@@ -21,9 +21,10 @@ import numpy as np
 
 from jaxmodels.cells.rwkv7 import MIXED
 from jaxmodels.convert import blinkdl
-from jaxmodels.convert.tensors import Tensors, written_whole
+from jaxmodels.convert.tensors import Tensors
 from jaxmodels.errors import UserError
 from jaxmodels.models.rwkv import RWKV
+from jaxmodels.writing import written_whole
 
 MAGIC = b"fmgg"  # "ggmf" as a little-endian number
 TYPES = (np.dtype("<f4"), np.dtype("<f2"))

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.convert.tensors import Tensors
@@ -24,7 +24,7 @@ MAGIC = b"PK\x03\x04"
 TYPES = {
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
 }
 # What torch.save writes (protocol 2), and lists.
 OPCODES = set(

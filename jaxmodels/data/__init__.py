@@ -2,11 +2,10 @@
 
 from jaxmodels.data.labels.lexicon import Lexicon, builtin_lexicon, read_lexicon
 from jaxmodels.data.labels.relations import RelationLabeller
+from jaxmodels.data.readers.files import Record
 from jaxmodels.data.readers.formats import FORMATS
-from jaxmodels.data.readers.hrdoc import sample_spans
 from jaxmodels.data.readers.metacognition import make_metacognition
 from jaxmodels.data.readers.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
-from jaxmodels.data.readers.records import Record
 from jaxmodels.data.synthetic.relations import RelationGrammar, relation_batch, relation_stream
 from jaxmodels.data.text.corpus import load_corpus, to_document
 from jaxmodels.data.text.documents import (
@@ -15,12 +14,13 @@ from jaxmodels.data.text.documents import (
     label_classes,
     num_target_bytes,
     num_targets,
-    pieces,
-    take,
+    sample_spans,
+    split_documents,
+    subsample,
 )
 from jaxmodels.data.text.mixture import IDENTITY_PHASES, Mixture, mixture_stream
+from jaxmodels.data.text.split import split_tails
 from jaxmodels.data.text.streams import MODES, eval_stream, make_stream
-from jaxmodels.data.text.tails import split_tails
 from jaxmodels.data.tokenizers.byte_word import (
     ByteTokenizer,
     CharTokenizer,
@@ -58,13 +58,13 @@ __all__ = [
     "num_target_bytes",
     "num_targets",
     "parse_gsm8k",
-    "pieces",
     "read_lexicon",
     "relation_batch",
     "relation_stream",
     "sample_spans",
+    "split_documents",
     "split_tails",
-    "take",
+    "subsample",
     "to_document",
     "tokenizer_from_json",
 ]

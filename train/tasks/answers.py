@@ -1,6 +1,6 @@
 """From an experiment config to questions with answers, for models that read such (HRLM).
 
-    data.format "pairs"    files of `data.paths` (jaxmodels.data.pair_files), split by unique
+    data.format "pairs"    files of `data.paths` (jaxmodels.data.pairs.files), split by unique
                            question
                 "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
                            combination of what fills their slots
@@ -32,10 +32,11 @@ from jaxmodels.data.pairs.rows import (
     Pair,
     PairCorpus,
     Rows,
+    evenly_spaced,
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
-    spread,
+    texts_of,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
 from jaxmodels.data.puzzles.sudoku import read_sudoku
@@ -214,7 +215,7 @@ def _tokenizer(config, train):
         )
     if d.tokenizer == "grid":
         return GridTokenizer(puzzle_of(config).symbols)
-    return fit_tokenizer(d.tokenizer, train, d.max_tokens)
+    return fit_tokenizer(d.tokenizer, texts_of(train), d.max_tokens)
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
@@ -261,7 +262,7 @@ def open_pairs(config: ConfigDict) -> PairData:
     if config.eval_every:
         held = rows_of(config, corpus.valid, corpus.tokenizer)
         most = max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None
-        chosen = np.array(spread(range(len(held.kept)), most))  # of every task and file some
+        chosen = np.array(evenly_spaced(range(len(held.kept)), most))  # of every task and file some
         held = Rows(*(column[chosen] for column in held))
         valid = pair_eval_stream(held, **sizes, **hosts)
         valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)

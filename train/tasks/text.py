@@ -21,9 +21,9 @@ from jaxmodels.data import (
     mixture_stream,
     num_target_bytes,
     num_targets,
-    pieces,
+    split_documents,
     split_tails,
-    take,
+    subsample,
 )
 from jaxmodels.errors import UserError
 from train.config.schema import reads_pairs
@@ -187,7 +187,7 @@ def open_text(config: ConfigDict) -> Data:
         train = _mixture(config, hosts, labels)
     else:
         train = make_stream(
-            pieces(corpus.train, d.piece_tokens or None),
+            split_documents(corpus.train, d.piece_tokens or None),
             seed=config.seed,
             mode=d.mode,
             carry_state=d.carry_state,
@@ -199,7 +199,7 @@ def open_text(config: ConfigDict) -> Data:
         )
     valid, valid_bytes = None, 0
     if config.eval_every:
-        documents = take(corpus.valid, d.eval_tokens or None)
+        documents = subsample(corpus.valid, d.eval_tokens or None)
         valid = eval_stream(documents, labels=labels, prefetch=d.prefetch, **sizes, **hosts)
         valid_bytes = num_target_bytes(documents)
     return Data(

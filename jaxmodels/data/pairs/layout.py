@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, MODES, PAD, SEP
+
+MODES = ("grid", "nar", "prefix_ar", "as_written")
 
 
 class Row(NamedTuple):
@@ -41,7 +43,7 @@ def lay_out(question: Sequence[int], answer: Sequence[int] | None, mode: str, se
     Args:
       question, answer: ids without EOS. In a grid both have seq_len ids; a place where the answer
         is PAD has no label.
-      mode: one of `jaxmodels.models.hrlm.model.config.MODES`.
+      mode: one of `MODES`.
       seq_len: of the row.
 
     Raises:

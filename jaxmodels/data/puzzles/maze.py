@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxmodels.data.pairs.rows import Pair, split_by_key
+from jaxmodels.data.random import random_words
 from jaxmodels.errors import UserError
 
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
@@ -39,9 +40,7 @@ def make_maze(size: int, count: int, seed: int, shortest: int | None = None) -> 
         raise UserError(f"shortest: a path has 1 step or more, got {least}")
     made: dict[str, Pair] = {}
     for number in range(100 * count):
-        key = np.array([seed % 2**64, number], np.uint64)
-        words = np.random.Philox(key=key).random_raw(8 * size * size)
-        pair = _maze(size, words, least)
+        pair = _maze(size, random_words(seed, number, 8 * size * size), least)
         if pair is not None:
             made.setdefault(pair.question, pair)
         if len(made) == count:

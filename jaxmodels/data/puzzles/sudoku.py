@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmodels.data.pairs.rows import Pair, split_by_key
 from jaxmodels.data.puzzles.solver import is_solution, solve
+from jaxmodels.data.random import random_words
 from jaxmodels.data.readers.files import read_text
 from jaxmodels.errors import UserError
 
@@ -96,8 +97,7 @@ def make_sudoku(
     made: dict[str, str] = {}
     own = 2 * box**2 + augment_words(box)
     for number in range(100 * count):
-        key = np.array([seed % 2**64, number], np.uint64)
-        words = np.random.Philox(key=key).random_raw(own + cells + 1)
+        words = random_words(seed, number, own + cells + 1)
         solution = _full_grid(box, words[:own])
         order = np.argsort(words[own:-1], kind="stable")
         wanted = low + int(words[-1] % np.uint64(high - low + 1))

@@ -1,16 +1,49 @@
-"""Finding files and reading text from them; what is wrong with a file is said in one line."""
+"""Finding files, reading text from them, and the records that readers make of it.
+
+Every fault of a file is a UserError of one line that names the place and the fix.
+"""
 
 from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
+
+Span = tuple[int, int, int]  # first byte, byte after the last, label
+
+
+@dataclass(frozen=True)
+class Record:
+    """A document before tokenisation.
+
+    Attributes:
+      name: file and, if it holds several documents, line or key.
+      text: UTF-8 bytes.
+      spans: label name -> spans of bytes; bytes outside all spans have no label.
+    """
+
+    name: str
+    text: bytes
+    spans: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+
+    def slice(self, start: int, stop: int, suffix: str) -> Record:
+        """Bytes [start, stop) as a record of their own."""
+        spans = {
+            name: [
+                (max(a, start) - start, min(b, stop) - start, value)
+                for a, b, value in spans
+                if a < stop and b > start
+            ]
+            for name, spans in self.spans.items()
+        }
+        return Record(f"{self.name}:{suffix}", self.text[start:stop], spans)
 
 
 def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFIXES) -> list[Path]:

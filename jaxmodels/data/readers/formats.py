@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxmodels.data.readers.files import (
     TEXT_SUFFIXES,
+    Record,
     json_lines,
     numbered_lines,
     read_text,
@@ -21,7 +22,6 @@ from jaxmodels.data.readers.files import (
 from jaxmodels.data.readers.hrdoc import read_hrdoc
 from jaxmodels.data.readers.metacognition import read_metacognition
 from jaxmodels.data.readers.reasoning import read_cot, read_gsm8k
-from jaxmodels.data.readers.records import Record
 from jaxmodels.errors import UserError
 
 

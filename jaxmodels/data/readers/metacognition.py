@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from jaxmodels.data.readers.files import json_lines, require
-from jaxmodels.data.readers.records import Record
+from jaxmodels.data.random import random_words
+from jaxmodels.data.readers.files import Record, json_lines, require
 from jaxmodels.errors import UserError
 
 KINDS = ("mechanics", "reflection", "identity", "worldview")
@@ -69,7 +67,7 @@ def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record
     """
     if kind and kind not in KINDS:
         raise UserError(f"kind of meta-cognition: {kind!r} is unknown, valid: {', '.join(KINDS)}")
-    words = np.random.Philox(key=seed % 2**64).random_raw(4 * count).reshape(count, 4)
+    words = random_words(seed, 0, 4 * count).reshape(count, 4)
     records = []
     for number, (which, thing, other, colour) in enumerate(words.tolist()):
         chosen = kind or KINDS[number % len(KINDS)]

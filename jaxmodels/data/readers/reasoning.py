@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxmodels.data.readers.files import json_document, json_lines, require
-from jaxmodels.data.readers.records import Record
+from jaxmodels.data.readers.files import Record, json_document, json_lines, require
 from jaxmodels.errors import UserError
 
 # Later steps share the last class: a head needs a fixed number of classes.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxmodels.data.random import random_words
+
 
 def pack(
     starts: np.ndarray, lengths: np.ndarray, row_length: int, seed: int
@@ -32,9 +34,7 @@ def pack(
     sizes = np.minimum(pairs[owner] - number * row_length, row_length)
     begins = starts[owner] + number * row_length
 
-    tie = np.random.Philox(key=np.array([seed % 2**64, 2**64 - 1], np.uint64)).random_raw(
-        len(sizes)
-    )
+    tie = random_words(seed, -1, len(sizes))  # epochs are the streams 0, 1, ...
     order = np.lexsort((tie, -sizes))
     row_of, column_of, rows = _best_fit(sizes[order].tolist(), row_length)
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.special import EOS, PAD, SPECIALS, UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, PAD, UNK
 
-SPECIALS = ("<pad>", "<eos>", "<unk>", "<sep>")
 SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83
 TAB_CHARSET = SEED_CHARSET + "\t"  # vocabulary of 84
 # The printable half of Latin-1: Spanish and its neighbours without loss.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.answers import SPECIALS
+from jaxmodels.data.tokenizers.special import EOS, SPECIALS
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS
+from jaxmodels.extras import import_extra
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BPETokenizer:
                 f"max_tokens: BPE needs {256 + len(SPECIALS)} or more (256 bytes and "
                 f"{len(SPECIALS)} special ids), got {vocab_size}"
             )
-        library = _library()
+        library = import_extra("tokenizers")
         made = library.Tokenizer(library.models.BPE())
         made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = library.decoders.ByteLevel()
@@ -81,19 +81,9 @@ class BPETokenizer:
         return json.dumps({"kind": self.name, "model": self.model}, ensure_ascii=False)
 
 
-def _library():
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError(
-            f"BPE needs the PyPI package tokenizers ({error}): pip install jaxmodels[text]"
-        ) from error
-    return tokenizers
-
-
 @functools.lru_cache(maxsize=4)
 def _built(model: str):
-    library = _library()
+    library = import_extra("tokenizers")
     try:
         made = library.Tokenizer.from_str(model)
     except Exception as error:  # the library raises nothing more special

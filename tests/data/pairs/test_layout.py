@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxmodels.data.pairs.layout import lay_out, read_answer
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP
 
 Q, A, T = [10, 11, 12], [20, 21], 9
 
