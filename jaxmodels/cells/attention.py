@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, RMSNorm
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import (

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, on_last, rms_norm, symmetric_uniform
+from jaxmodels.cells.base import Cell, one_of, positive
+from jaxmodels.cells.layers import Linear, symmetric_uniform, time_step_bias
 from jaxmodels.errors import UserError
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.norms import rms_norm
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +101,7 @@ class GatedDeltaCell(Cell):
         self.A_log = nnx.Param(
             jnp.log(jax.random.uniform(rngs.params(), (heads,), minval=1.0, maxval=16.0))
         )
-        dt = jax.random.uniform(rngs.params(), (heads,), minval=jnp.log(1e-3), maxval=jnp.log(0.1))
-        dt = jnp.maximum(jnp.exp(dt), 1e-4)
-        self.dt_bias = nnx.Param(dt + jnp.log(-jnp.expm1(-dt)))  # softplus gives dt back
+        self.dt_bias = nnx.Param(time_step_bias(rngs.params(), heads))
         self.norm_scale = nnx.Param(jnp.ones((c.value_size,)))
 
     def initial_state(self, batch_size: int) -> GatedDeltaState:
@@ -146,8 +145,10 @@ class GatedDeltaCell(Cell):
         c = self.config
         rate = jax.nn.sigmoid(self.rate(x, c.dtype))
         dt = self.decay(x, c.dtype)
-        dt = jax.nn.softplus(dt + on_last(self.dt_bias[...], dt))
-        return -on_last(jnp.exp(self.A_log[...]), dt) * dt, rate * (1 + c.negative_eigenvalues)
+        dt = jax.nn.softplus(dt + broadcast_to_last_axis(self.dt_bias[...], dt))
+        return -broadcast_to_last_axis(jnp.exp(self.A_log[...]), dt) * dt, rate * (
+            1 + c.negative_eigenvalues
+        )
 
     def _read_out(self, y, x):
         """y (..., H, V), tokens (..., C) -> (..., C)."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.base import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells import unified_fused
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells import CELLS
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel, stack

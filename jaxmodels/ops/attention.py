@@ -120,13 +120,13 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
         "q": jnp.moveaxis(to_chunks(q, size), 2, 4),  # (n, B, K, G, c, N)
         "ids": ids,
         "start": size * jnp.arange(blocks),
-        "k": _heads_first(_around(to_chunks(k, size), before, after)),
-        "v": _heads_first(_around(to_chunks(v, size), before, after)),
-        "k_ids": _around(ids, before, after),
+        "k": _heads_first(_with_neighbour_blocks(to_chunks(k, size), before, after)),
+        "v": _heads_first(_with_neighbour_blocks(to_chunks(v, size), before, after)),
+        "k_ids": _with_neighbour_blocks(ids, before, after),
     }
     if prefix is not None:
         xs["prefix"] = to_chunks(prefix, size)
-        xs["k_prefix"] = _around(xs["prefix"], before, after)
+        xs["k_prefix"] = _with_neighbour_blocks(xs["prefix"], before, after)
 
     def block(x):
         same = x["ids"][:, :, None] == x["k_ids"][:, None]
@@ -153,7 +153,7 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
     return from_chunks(jnp.moveaxis(out, 4, 2), time)
 
 
-def _around(blocks, before, after):
+def _with_neighbour_blocks(blocks, before, after):
     """(n, B, c, ...) -> (n, B, (before + 1 + after) c, ...): each block between its neighbours."""
     count = blocks.shape[0]
     ends = [(before, after)] + [(0, 0)] * (blocks.ndim - 1)

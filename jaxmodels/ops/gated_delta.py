@@ -49,7 +49,7 @@ def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, p
     q, k, v, g, beta = (x.astype(jnp.float32) for x in (q, k, v, g, beta))
     run = functools.partial(head_packing.in_chunks, _chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), (q, k, v, g, beta), (), reset)
-    return head_packing.by_platform(run, heads, q.shape[3], pack, *arguments)
+    return head_packing.platform_dispatch(run, heads, q.shape[3], pack, *arguments)
 
 
 def _chunk(pack, state, tokens, reset, shared, kept):
@@ -84,7 +84,7 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     u = head_packing.solved(pack, kept, delta, wide(beta, values) * wrong)
     y = head_packing.product(read, head_packing.spread(pack, u))
     y = y + jnp.where(first, start * head_packing.product(q, state), 0.0)
-    written = head_packing.on_diagonal(pack, head_packing.product(k_end.swapaxes(2, 3), u))
+    written = head_packing.block_diagonal(pack, head_packing.product(k_end.swapaxes(2, 3), u))
     state = jnp.where(carried, start[:, :, -1:] * state, 0.0) + written
     return (state, y), kept
 

@@ -14,7 +14,7 @@ N state size, D channels, c chunk size, n chunks.
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.chunks import from_chunks, name_borders, to_chunks
+from jaxmodels.ops.common.chunks import from_chunks, name_boundary_states, to_chunks
 
 
 def selective_scan_step(state, x, delta, a, b, c):
@@ -83,7 +83,7 @@ def _forward(state, a, tokens, reset):
         return after, (y, h)
 
     state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
-    return (state, y), (a, tokens, reset, name_borders(borders))
+    return (state, y), (a, tokens, reset, name_boundary_states(borders))
 
 
 def _backward(saved, cotangents):

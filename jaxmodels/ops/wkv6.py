@@ -59,7 +59,7 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pac
     tokens = tuple(x.astype(jnp.float32) for x in (r, log_w, k, v))
     run = functools.partial(head_packing.in_chunks, _chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), tokens, bonus, reset)
-    return head_packing.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
+    return head_packing.platform_dispatch(run, heads, max(state.shape[2:]), pack, *arguments)
 
 
 def _chunk(pack, state, tokens, reset, bonus, kept):
@@ -78,7 +78,7 @@ def _chunk(pack, state, tokens, reset, bonus, kept):
     y = y + jnp.where(first, head_packing.product(r * jnp.exp(before), state), 0.0)
     kept = jnp.exp(log_w.sum(2))[..., None] * state
     written = jnp.where(last, k * jnp.exp(after), 0.0).swapaxes(2, 3)
-    written = head_packing.on_diagonal(pack, head_packing.product(written, v))
+    written = head_packing.block_diagonal(pack, head_packing.product(written, v))
     return (written + jnp.where(carried, kept, 0.0), y), ()
 
 

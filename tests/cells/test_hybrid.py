@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jaxmodels.cells.retention import retention_of, spread
 
 from jaxmodels.cells.hybrid import HybridCell, HybridConfig
-from jaxmodels.cells.retention import retention_of, spread
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.errors import UserError
 from jaxmodels.testing.lab import quick_jit, shaken
@@ -47,8 +47,8 @@ def test_a_learned_share_starts_there_and_has_the_gradient_of_the_blend():
     """G-05: d y / d alpha = R - M."""
     cell = make(learn_alpha=True)
     state = cell.initial_state(BATCH)
-    assert float(cell.share()) != 0.6  # shaken
-    assert float(make(shake=False, learn_alpha=True).share()) == np.float32(0.6)
+    assert float(cell.mix_weight()) != 0.6  # shaken
+    assert float(make(shake=False, learn_alpha=True).mix_weight()) == np.float32(0.6)
     _, outs = outputs(cell, state, XS)
     grad = quick_jit(jax.grad(lambda cell: cell(state, XS)[1].sum()))(cell)
     r = rms_norm(outs["rwkv"], cell.rwkv.norm.scale[...])

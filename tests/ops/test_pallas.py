@@ -15,7 +15,7 @@ from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Config
 from jaxmodels.cells.rwkv7 import RWKV7Config
 from jaxmodels.errors import UserError
-from jaxmodels.ops.common.pallas_tpu import chosen, dot, side_by_side
+from jaxmodels.ops.common.pallas_tpu import dot, interleave, select_matmul
 from jaxmodels.ops.dplr import pallas as dplr_kernel_module
 from jaxmodels.ops.dplr.chunked import dplr_mixed
 from jaxmodels.ops.dplr.pallas import dplr_kernel
@@ -333,7 +333,7 @@ def test_three_parts_are_float32(side):
     x = draw(12, 12) * np.float32(1e3)
 
     def run(x):
-        out, back = jax.vjp(functools.partial(chosen, False, 3, side, choice), x)
+        out, back = jax.vjp(functools.partial(select_matmul, False, 3, side, choice), x)
         return out, *back(out)
 
     out, d_x = jax.jit(run)(x)
@@ -344,7 +344,7 @@ def test_three_parts_are_float32(side):
     np.testing.assert_allclose(d_x, back, rtol=1e-5, atol=1e-6 * np.abs(back).max())
 
 
-def test_side_by_side_is_one_after_the_other():
+def test_interleave_is_one_after_the_other():
     draw = draws()
     shared = jnp.asarray(draw(3))
     each = [(draw(3), {"z": draw(3)}) for _ in range(3)]
@@ -353,13 +353,12 @@ def test_side_by_side_is_one_after_the_other():
         scaled = jnp.sin(shared) * 2.0  # the same for all
         return {"y": jnp.where(x > 0.0, x, more["z"]) * scaled, "plain": x}, scaled
 
-    got = jax.jit(lambda each: side_by_side(function, each))(each)
+    got = jax.jit(lambda each: interleave(function, each))(each)
     for a, arguments in zip(got, each, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, function(*arguments))
 
     names = [
-        str(step.primitive)
-        for step in jax.make_jaxpr(lambda e: side_by_side(function, e))(each).eqns
+        str(step.primitive) for step in jax.make_jaxpr(lambda e: interleave(function, e))(each).eqns
     ]
     assert names.count("sin") == 1 and names.count("gt") == 3
     first, last = names.index("gt"), len(names) - 1 - names[::-1].index("gt")

@@ -9,7 +9,7 @@ between chunks alone: the backward pass computes a chunk again.
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.chunks import name_borders
+from jaxmodels.ops.common.chunks import name_boundary_states
 
 
 def chunk_loop(
@@ -111,7 +111,7 @@ def _loop(body, size, axis, rows):
         groups, count = reset.shape[0] // rows, reset.shape[1] // size
 
         def parts(place):
-            return _once(tuple(cut(x, place) for x in tokens)), cut(reset, place, 1)
+            return _barrier(tuple(cut(x, place) for x in tokens)), cut(reset, place, 1)
 
         def first():
             some = jax.tree.map(lambda x: x[:rows], state)
@@ -133,7 +133,7 @@ def _loop(body, size, axis, rows):
         ]
         carry = (jax.lax.empty(tuple(shape), y.dtype), *empty)
         state, (ys, *kept) = over(reset, chunk, state, carry)
-        return (state, ys), (tokens, reset, params, *name_borders(tuple(kept)))
+        return (state, ys), (tokens, reset, params, *name_boundary_states(tuple(kept)))
 
     def backward(saved, cotangents):
         tokens, reset, params, borders, keeps = saved
@@ -141,12 +141,12 @@ def _loop(body, size, axis, rows):
 
         def chunk(place, d_state, carry):
             d_tokens, d_params = carry
-            entered, kept = _once(jax.tree.map(lambda all: _take(all, place), (borders, keeps)))
+            entered, kept = _barrier(jax.tree.map(lambda all: _take(all, place), (borders, keeps)))
 
             def again(state, tokens, params):
                 return body(state, tokens, cut(reset, place, 1), params, kept)[0]
 
-            parts, d_y = _once((tuple(cut(x, place) for x in tokens), cut(d_ys, place)))
+            parts, d_y = _barrier((tuple(cut(x, place) for x in tokens), cut(d_ys, place)))
             _, back = jax.vjp(again, entered, parts, params)
             d_state, d_parts, more = back((d_state, d_y))
             pairs = zip(d_tokens, d_parts, strict=True)
@@ -162,7 +162,7 @@ def _loop(body, size, axis, rows):
     return run
 
 
-def _once(parts):
+def _barrier(parts):
     """Or each of the many fusions that want a part reads it from the large array anew."""
     return jax.lax.optimization_barrier(parts)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-BORDERS = "states at chunk borders"
+BOUNDARY_STATES = "states at chunk boundaries"
 
 
 def to_chunks(x: jax.Array, chunk_size: int) -> jax.Array:
@@ -59,14 +59,21 @@ def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
     return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def name_borders(states):
-    """Marks what `recompute_inside` is to keep."""
-    return checkpoint_name(states, BORDERS)
+def masked_exp(exponent: jax.Array, mask: jax.Array) -> jax.Array:
+    """exp of a decay's logarithm where `mask`, else 0; rounding must not make it positive."""
+    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
+
+
+def name_boundary_states(states):
+    """Mark the states that `recompute_inside` keeps."""
+    return checkpoint_name(states, BOUNDARY_STATES)
 
 
 def recompute_inside(function):
-    """`jax.checkpoint`, but the states at chunk borders are kept: the recurrence runs once."""
-    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(BORDERS))
+    """`jax.checkpoint`, but the states at chunk boundaries are kept: the recurrence runs once."""
+    return jax.checkpoint(
+        function, policy=jax.checkpoint_policies.save_only_these_names(BOUNDARY_STATES)
+    )
 
 
 def remat_over_time(body, state, inputs, chunk: int, *, time_axis: int):

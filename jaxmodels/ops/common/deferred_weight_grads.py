@@ -90,7 +90,7 @@ def deferred_scan(
 
                 def dot(name, v):
                     seen[name] = v.astype(weights[name].dtype)
-                    y = _recalled(v, products[name], transposed[name], taps[name])
+                    y = _replayed_matmul(v, products[name], transposed[name], taps[name])
                     recalled[name] = y
                     return y
 
@@ -153,22 +153,22 @@ def _product(x, weight):
 
 
 @jax.custom_vjp
-def _recalled(v, product, weight_t, tap):
+def _replayed_matmul(v, product, weight_t, tap):
     """The known value of v @ weight; its backward pass sends the cotangent to `v` and to `tap`."""
     del v, weight_t, tap
     return product
 
 
-def _recalled_fwd(v, product, weight_t, tap):
+def _replayed_matmul_fwd(v, product, weight_t, tap):
     return product, (weight_t, jnp.zeros((0,), v.dtype))
 
 
-def _recalled_bwd(residual, g):
+def _replayed_matmul_bwd(residual, g):
     weight_t, like_v = residual
     return _product(g, weight_t).astype(like_v.dtype), None, None, g
 
 
-_recalled.defvjp(_recalled_fwd, _recalled_bwd)
+_replayed_matmul.defvjp(_replayed_matmul_fwd, _replayed_matmul_bwd)
 
 
 def _is_zero(x):

@@ -23,8 +23,8 @@ def kernel_call(body, name, *, semantics, **options):
     """`pallas_call` compiled on a TPU and interpreted on other platforms.
 
     Args:
-      body: called as body(*references, exact=bool); `exact` is what `dot` and `chosen` want, True
-        where products of float32 are just that.
+      body: called as body(*references, exact=bool); `exact` is passed on to `dot` and
+        `select_matmul`, True where float32 matmuls are exact (interpret mode).
       name: in profiles, and in what the compiler writes.
       semantics: of each axis of the grid, "parallel" or "arbitrary" (in order).
       options: of `pallas_call`.
@@ -47,7 +47,7 @@ def kernel_call(body, name, *, semantics, **options):
     return call
 
 
-def blocks_of(count: int, size: int, most: int) -> tuple[int, int]:
+def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:
     """How `count` things of `size` lanes each are cut into blocks of `most` lanes or fewer.
 
     Returns:
@@ -63,12 +63,12 @@ def blocks_of(count: int, size: int, most: int) -> tuple[int, int]:
     return block, -(-count // block) * block
 
 
-def chunks_of(chunk_size: int, time: int) -> int:
+def aligned_chunk_size(chunk_size: int, time: int) -> int:
     """Tokens a chunk: all there are, or `chunk_size` rounded up to whole registers."""
     return min(time, -(-chunk_size // SUBLANES) * SUBLANES)
 
 
-def eights(x: jax.Array) -> jax.Array:
+def sum_row_groups(x: jax.Array) -> jax.Array:
     """(c, lanes) summed over every eighth row: (8, lanes), without a sum inside a register."""
     return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
 
@@ -104,26 +104,26 @@ dot.defvjp(_dot_forward, _dot_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def chosen(exact: bool, parts: int, side: str, choice: jax.Array, x: jax.Array) -> jax.Array:
+def select_matmul(exact: bool, parts: int, side: str, choice: jax.Array, x: jax.Array) -> jax.Array:
     """choice @ x (`side` "left") or x @ choice ("right") for a matrix of zeros and ones.
 
     x in float32, to 8 bits a part, 24 of 3; the choice has no gradient.
     """
-    return _chosen(exact, parts, side, 0, choice, x)
+    return _select_matmul(exact, parts, side, 0, choice, x)
 
 
-def _chosen_forward(exact, parts, side, choice, x):
-    return chosen(exact, parts, side, choice, x), choice
+def _select_matmul_forward(exact, parts, side, choice, x):
+    return select_matmul(exact, parts, side, choice, x), choice
 
 
-def _chosen_backward(exact, parts, side, choice, g):
-    return None, _chosen(exact, parts, side, 1, choice, g)
+def _select_matmul_backward(exact, parts, side, choice, g):
+    return None, _select_matmul(exact, parts, side, 1, choice, g)
 
 
-chosen.defvjp(_chosen_forward, _chosen_backward)
+select_matmul.defvjp(_select_matmul_forward, _select_matmul_backward)
 
 
-def _chosen(exact, parts, side, transposed, choice, x):
+def _select_matmul(exact, parts, side, transposed, choice, x):
     pieces = [x] if exact else _split(x, parts)
     choice = choice.astype(pieces[0].dtype)
     if side == "left":
@@ -145,7 +145,7 @@ def _contract(over, x, y):
     return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)
 
 
-def side_by_side(function, arguments):
+def interleave(function, arguments):
     """[function(*each) for each of the arguments], one operation after the other for all of them.
 
     By and large a TPU's compiler keeps the order that a kernel's operations come in. What waits for

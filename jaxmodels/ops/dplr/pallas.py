@@ -20,31 +20,28 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.common.chunks import segment_ids
-from jaxmodels.ops.common.pallas_tpu import LANES, blocks_of, chunks_of, kernel_call, side_by_side
+from jaxmodels.ops.common.pallas_tpu import (
+    LANES,
+    aligned_chunk_size,
+    interleave,
+    kernel_call,
+    lane_blocks,
+)
 from jaxmodels.ops.dplr.pallas_chunk import Chunk, Sizes, masks_of
 
 PACKS = 4  # of a block: while one waits for a product, the others compute
 
 
-def dplr_kernel(mix, state, tokens, shared, reset=None, *, chunk_size=64):
-    """`dplr_mixed` on a TPU; elsewhere the same kernel, interpreted.
+def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
+    """Run the recurrence as a TPU kernel, interpreted on other platforms; see `ops.dplr.dplr`.
 
-    Args:
-      mix: see `dplr_mixed`; its arrays are (c, P N) and its vectors (1, P N).
-      state: (B, H, N, N), key by value, before the first token.
-      tokens: tuple of (B, T, C).
-      shared: pytree of vectors (C,).
-      reset: bool (B, T) or None.
-      chunk_size: at most 128.
-
-    Returns:
-      (state after the last token, y (B, T, C)).
+    Keys and values have one size, N. The arrays that `mix` sees are (c, P N), its vectors (1, P N).
     """
     batch, time, width = tokens[0].shape
     heads, head = state.shape[1:3]
     pack = min(max(LANES // head, 1), heads)
-    packs, filled = blocks_of(-(-heads // pack), pack * head, PACKS * pack * head)
-    size = chunks_of(chunk_size, time)
+    packs, filled = lane_blocks(-(-heads // pack), pack * head, PACKS * pack * head)
+    size = aligned_chunk_size(chunk_size, time)
     sizes = Sizes(size, head, pack, packs)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
@@ -56,7 +53,7 @@ def dplr_kernel(mix, state, tokens, shared, reset=None, *, chunk_size=64):
     tokens = tuple(map(padded, tokens))
     reset = jnp.pad(reset, [(0, 0), (0, -time % size)])
     ids = segment_ids(reset.reshape(batch, -1, size))  # (B, n, c)
-    shared = jax.tree.map(lambda x: jnp.pad(x, (0, fill * head))[None], shared)
+    shared = jax.tree.map(lambda x: jnp.pad(x.reshape(-1), (0, fill * head))[None], shared)
     packed = jnp.pad(state.astype(jnp.float32), [(0, 0), (0, fill), (0, 0), (0, 0)])
     packed = packed.reshape(batch, -1, pack, head, head)
     packed = packed.transpose(0, 1, 4, 2, 3).reshape(batch, -1, head, pack * head)
@@ -170,7 +167,7 @@ def _forward_kernel(mix, sizes, tree, count):
             )
             for p, at in _places(sizes)
         ]
-        results = side_by_side(lambda *each: chunk.mixed(mix, *each, None), arguments)
+        results = interleave(lambda *each: chunk.mixed(mix, *each, None), arguments)
         for (p, at), ((state, out), inverse) in zip(_places(sizes), results, strict=True):
             states[p], y[0, :, at], inverses[0, 0, p] = state, out, inverse
         final[0] = states[...]
@@ -209,7 +206,7 @@ def _backward_kernel(mix, sizes, tree, count):
             )
             for p, at in _places(sizes)
         ]
-        results = side_by_side(back, arguments)
+        results = interleave(back, arguments)
         for (p, at), (d_state, d_parts, d_vectors) in zip(_places(sizes), results, strict=True):
             d_states[p] = d_state
             for ref, part in zip(d_tokens, d_parts, strict=True):

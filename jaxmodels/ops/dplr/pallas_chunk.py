@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.pallas_tpu import chosen, dot
+from jaxmodels.ops.common.pallas_tpu import dot, select_matmul
 from jaxmodels.ops.dplr.chunked import MOST
 
 
@@ -95,7 +95,7 @@ class Chunk:
         """(c, P N) -> sums over each head, ready to be multiplied with x."""
         sizes = self.sizes
         ones = _blocks(sizes.pack, sizes.head, sizes.head).astype(jnp.float32)
-        return chosen(self.exact, 2, "right", ones, x)
+        return select_matmul(self.exact, 2, "right", ones, x)
 
     def spread(self, x):
         """(c, lanes) -> (P c, lanes), each head in its rows."""
@@ -109,7 +109,7 @@ class Chunk:
         """See `ops/dplr/chunked.py`."""
         r, log_w, k, v, a, b = inputs
         masks, size = self.masks, self.sizes.chunk
-        g = chosen(self.exact, 3, "left", masks.reads, log_w)
+        g = select_matmul(self.exact, 3, "left", masks.reads, log_w)
         end, middle = g[size - 1 :], -0.5 * MOST * size
         inner, outer = jnp.exp(g - middle), jnp.exp(middle - g)
         before = jnp.exp(g - log_w - middle)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.common.pallas_tpu import SUBLANES, blocks_of, eights, kernel_call
+from jaxmodels.ops.common.pallas_tpu import SUBLANES, kernel_call, lane_blocks, sum_row_groups
 
 TOKENS, WIDTH = 256, 512  # of a block
 
 
-def conv_silu_kernel(state, xs, taps, bias, reset=None):
-    """silu of `short_conv` with the same arguments and results; at most 7 taps."""
+def short_conv_silu(state, xs, taps, bias, reset=None):
+    """`short_conv` followed by silu, with the same arguments and results; at most 7 taps."""
     batch, time, width = xs.shape
     number = taps.shape[1]
     before = number - 1
@@ -27,7 +27,7 @@ def conv_silu_kernel(state, xs, taps, bias, reset=None):
     padded = jnp.concatenate([state, xs[:, max(time - before, 0) :]], 1)[:, -before:]
     age = jnp.arange(before - 1, -1, -1)
     last = jnp.where((since[:, -1:] >= age[None])[..., None], padded, 0.0)
-    fill = blocks_of(width, 1, WIDTH)[1] - width
+    fill = lane_blocks(width, 1, WIDTH)[1] - width
     channels = [
         jnp.pad(x, [(0, 0)] * axis + [(0, fill)] + [(0, 0)] * (x.ndim - 1 - axis))
         for x, axis in ((state, 2), (xs, 2), (taps, 0), (bias, 0))
@@ -128,7 +128,7 @@ class _Specs:
     def __init__(self, xs, number):
         batch, self.time, width = xs.shape
         self.size = min(TOKENS, -(-self.time // SUBLANES) * SUBLANES)
-        self.lanes = blocks_of(width, 1, WIDTH)[0]
+        self.lanes = lane_blocks(width, 1, WIDTH)[0]
         blocks = -(-self.time // self.size)
         self.grid = (batch, width // self.lanes, blocks)
         eights = self.size // SUBLANES
@@ -185,8 +185,8 @@ def _backward_block(
     below = 1.0 + jnp.exp(-z)
     d_z = d_y[0] * (1.0 + z * (1.0 - 1.0 / below)) / below
     for back, part in enumerate(seen):
-        d_vectors[0, back] += eights(d_z * part)
-    d_vectors[0, number] += eights(d_z)
+        d_vectors[0, back] += sum_row_groups(d_z * part)
+    d_vectors[0, number] += sum_row_groups(d_z)
 
     # later: 8 rows of zeros, this block's gradients, the first 8 of the block after it.
     later[:SUBLANES] = jnp.zeros_like(later[:SUBLANES])

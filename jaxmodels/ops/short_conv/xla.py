@@ -9,7 +9,7 @@ another document read as 0, by selection. Shapes: B batch, T time, D channels, K
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.xla_cpu import renewed, rows
+from jaxmodels.ops.common.xla_cpu import depend_on, materialize_rows
 
 
 def short_conv_step(state, x, taps, bias):
@@ -51,7 +51,7 @@ def _seen(reset, back):
 @jax.custom_vjp
 def _convolve(padded, taps, bias, reset):
     """padded (B, K - 1 + T, D), taps (D, K), bias (D,), reset (B, T) or None -> (B, T, D)."""
-    y, *taps = (z[None, None] for z in rows(bias, *taps.T[::-1]))
+    y, *taps = (z[None, None] for z in materialize_rows(bias, *taps.T[::-1]))
     for tap, x in zip(taps, _shifted(padded, taps, reset), strict=True):
         y = y + x * tap
     return y
@@ -60,7 +60,7 @@ def _convolve(padded, taps, bias, reset):
 def _shifted(padded, taps, reset):
     """What each token sees 0, 1, ... K - 1 tokens before it."""
     time = padded.shape[1] - len(taps) + 1
-    reset, zero = renewed((reset, jnp.zeros((), padded.dtype)), taps)
+    reset, zero = depend_on((reset, jnp.zeros((), padded.dtype)), taps)
     for back in range(len(taps)):
         x = padded[:, len(taps) - 1 - back :][:, :time]
         if back and reset is not None:
@@ -75,11 +75,11 @@ def _forward(padded, taps, bias, reset):
 def _backward(saved, g):
     """The convolution of g in reverse, as slices of one array: sums of paddings are slow."""
     padded, taps, reset = saved
-    taps = [z[None, None] for z in rows(*taps.T[::-1])]
+    taps = [z[None, None] for z in materialize_rows(*taps.T[::-1])]
     d_taps = [jnp.sum(g * x, (0, 1)) for x in _shifted(padded, taps, reset)]
     border = [(0, 0), (len(taps) - 1, len(taps) - 1)]
     g_padded = jnp.pad(g, [*border, (0, 0)])
-    reset, zero = renewed((reset, jnp.zeros((), g.dtype)), taps)
+    reset, zero = depend_on((reset, jnp.zeros((), g.dtype)), taps)
     d_padded = zero
     for back, tap in enumerate(taps):
         part = g_padded[:, back:][:, : padded.shape[1]]

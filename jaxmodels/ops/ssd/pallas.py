@@ -23,34 +23,23 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.common.chunks import same_segment, segment_cumsum, segment_ids
-from jaxmodels.ops.common.pallas_tpu import LANES, blocks_of, chunks_of, kernel_call
+from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum, segment_ids
+from jaxmodels.ops.common.pallas_tpu import LANES, aligned_chunk_size, kernel_call, lane_blocks
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 from jaxmodels.ops.ssd.pallas_chunk import Inputs, Sizes, backward_chunk, forward_chunk
 
 WIDTH = 1024  # channels of a block of heads, with chunks and states of 128
 
 
-def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype=jnp.float32):
-    """`ssd_chunked` for one group, and d x added to y, on a TPU; elsewhere interpreted.
+def ssd_pallas(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype=jnp.float32):
+    """Read (B, T, ...) by a TPU kernel, interpreted on other platforms; see `ops.ssd.ssd`.
 
-    Args:
-      state: (B, N, D), before the first token.
-      x: (B, T, D).
-      delta: (B, T, H).
-      a: (H,).
-      b, c: (B, T, N).
-      d: (H,), how much of x goes into y as it is.
-      reset: bool (B, T) or None.
-      chunk_size: at most 256.
-      dtype: what the inputs of the products are rounded to; decays and states are float32.
-
-    Returns:
-      (state after the last token, y (B, T, D) float32).
+    For one group: state (B, 1, N, D).
     """
+    state = state[:, 0]
     batch, time, width = x.shape
     heads = a.shape[0]
-    size = chunks_of(chunk_size, time)
+    size = aligned_chunk_size(chunk_size, time)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
 
@@ -60,7 +49,7 @@ def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     # Behind the last token nothing decays and nothing is written.
     x, delta, b, c, reset = (padded(z.astype(jnp.float32)) for z in (x, delta, b, c, reset))
     head, states = width // heads, state.shape[1]
-    block, filled = blocks_of(heads, head, WIDTH * 2 * LANES // (size + states))
+    block, filled = lane_blocks(heads, head, WIDTH * 2 * LANES // (size + states))
     fill = filled - heads
     x, state = (jnp.pad(z, [(0, 0), (0, 0), (0, fill * head)]) for z in (x, state))
     delta = jnp.pad(delta, [(0, 0), (0, 0), (0, fill)])
@@ -70,7 +59,7 @@ def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     d = jnp.repeat(d, head)[None]
     y, state = _run(sizes, state.astype(jnp.float32), x, b, c, d, ids, delta, decays)
     state, y = state[..., :width], y[..., :width]
-    return state, y[:, :time]
+    return state[:, None], y[:, :time]
 
 
 class _Decays(NamedTuple):
@@ -97,17 +86,13 @@ def _decays(a, delta, reset, size, head):
     sums = [segment_cumsum(part, visible) for part in (coarse, log - coarse)]
     ends = sum(s[:, :, -1:] - s for s in sums)
     first, last = ids == 0, ids == ids[..., -1:]
-    entered = _exp(sums[0] + sums[1], first[..., None])
-    leaving = _exp(ends, last[..., None])
+    entered = masked_exp(sums[0] + sums[1], first[..., None])
+    leaving = masked_exp(ends, last[..., None])
     keep = jnp.repeat(entered[:, :, -1], head, -1)
     sums, entered, leaving = jax.tree.map(
         lambda z: z.reshape(batch, time, heads), (tuple(sums), entered, leaving)
     )
     return ids.reshape(batch, time), _Decays(sums, entered, leaving, keep)
-
-
-def _exp(exponent, mask):
-    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -115,7 +115,7 @@ def forward_chunk(sizes, keep, *refs, exact):
     def _():
         scores[...] = jnp.where(_visible(given), dot(c, b, (1, 1)), 0.0)
 
-    state = _begun(given, states[block])
+    state = _apply_reset(given, states[block])
     if keep:
         borders[0][0, 0] = state
     read = dot(c, state)
@@ -137,7 +137,7 @@ def forward_chunk(sizes, keep, *refs, exact):
     final[0] = states[block]
 
 
-def _begun(given, state):
+def _apply_reset(given, state):
     """No state, NaN included, where a document starts at the chunk's first token."""
     return jnp.where(given.id_column[0, :1] == 0, state, 0.0)
 

@@ -78,18 +78,18 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
     entered = jax.tree.map(lambda x: x[None], state)
     if chunks > 1:
         before = (x if x is None else x[:-1] for x in (k, v, reset))
-        entered = _entering(state, *before, decay)
+        entered = _chunk_states(state, *before, decay)
 
     real = None
     if chunks * size != time:
         real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
     tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), (k, v, reset, real))
-    left, y = _read(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
+    left, y = _scan_chunks(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
     return jax.tree.map(lambda x: x[-1], left), from_chunks(jnp.moveaxis(y, 0, 2), time)
 
 
 @jax.custom_vjp
-def _read(entered, tokens, decay, bonus):
+def _scan_chunks(entered, tokens, decay, bonus):
     """All chunks at once, token by token.
 
     Args:
@@ -104,14 +104,14 @@ def _read(entered, tokens, decay, bonus):
 
 
 def _loop(entered, tokens, decay, bonus, *, keep: bool):
-    """`_read`, and with `keep` the states (c, n, B, C) before each token."""
+    """`_scan_chunks`, and with `keep` the states (c, n, B, C) before each token."""
     # A barrier on either side of the loop: else a TPU stacks what it gives in the order of whoever
     # reads it next, and changes that order token by token.
     tokens = jax.lax.optimization_barrier(tokens)
 
     def token(state, inputs):
         k, v, reset, real = inputs
-        after, y = wkv4_token(_begun(state, reset), k, v, decay, bonus)
+        after, y = wkv4_token(_apply_reset(state, reset), k, v, decay, bonus)
         after = after if real is None else _select(real[..., None], after, state)
         return after, (y, state if keep else ())
 
@@ -119,12 +119,12 @@ def _loop(entered, tokens, decay, bonus, *, keep: bool):
     return left, jax.lax.optimization_barrier(y), states
 
 
-def _read_forward(entered, tokens, decay, bonus):
+def _scan_chunks_forward(entered, tokens, decay, bonus):
     left, y, states = _loop(entered, tokens, decay, bonus, keep=True)
     return (left, y), (states, tokens, decay, bonus)
 
 
-def _read_backward(saved, cotangents):
+def _scan_chunks_backward(saved, cotangents):
     """By hand: a derivative of the step, taken by itself, is six passes over the chunks."""
     states, tokens, decay, bonus = saved
     d_left, d_y = cotangents
@@ -133,7 +133,7 @@ def _read_backward(saved, cotangents):
     def token(carry, inputs):
         d_p, d_q, d_w, d_u = carry
         state, (k, v, reset, real), d_y = inputs
-        state = _begun(state, reset)
+        state = _apply_reset(state, reset)
         gradients = wkv4_token_back(state, k, v, decay, bonus, d_y, (d_p, d_q))
         before, d_k, d_v, d_decay, d_bonus = gradients
         if reset is not None:
@@ -154,10 +154,10 @@ def _read_backward(saved, cotangents):
     return entered, (d_k, d_v, None, None), *(x.sum((0, 1), keepdims=True) for x in (d_w, d_u))
 
 
-_read.defvjp(_read_forward, _read_backward)
+_scan_chunks.defvjp(_scan_chunks_forward, _scan_chunks_backward)
 
 
-def _begun(state, reset):
+def _apply_reset(state, reset):
     return state if reset is None else _select(reset[..., None], wkv4_initial(1, 1, 1), state)
 
 
@@ -201,7 +201,7 @@ def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
     return before, d_k, d_v, d_decay, d_bonus
 
 
-def _entering(state, k, v, reset, decay):
+def _chunk_states(state, k, v, reset, decay):
     """The states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
     size = k.shape[2]
     carried = None

@@ -22,7 +22,7 @@ from jaxmodels.ops.wkv4.chunked import EMPTY, WKV4State, wkv4_token, wkv4_token_
 TOKENS, WIDTH = 32, 512  # of a block
 
 
-def wkv4_kernel(state: WKV4State, k, v, decay, bonus, reset=None):
+def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
     """`wkv4_chunked` on a TPU; elsewhere the same kernel, interpreted."""
     batch, time, width = k.shape
     lanes = min(WIDTH, -(-width // LANES) * LANES)
@@ -158,7 +158,7 @@ def _forward_block(time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, 
     w, u = decay[...], bonus[...]
 
     def token(t, state):
-        after, now = wkv4_token(_begun(state, resets, t), k[t], v[t], w, u)
+        after, now = wkv4_token(_apply_reset(state, resets, t), k[t], v[t], w, u)
         after = tuple(after)
         y[t] = now
         return _if_real(time, k, t, after, state, place)
@@ -180,7 +180,7 @@ def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q
     w, u = decay[...], bonus[...]
 
     def again(t, state):
-        state = _begun(state, resets, t)
+        state = _apply_reset(state, resets, t)
         for ref, now in zip(before, state, strict=True):
             ref[t] = now
         return tuple(wkv4_token(state, k[t], v[t], w, u)[0])
@@ -208,7 +208,7 @@ def _first(resets, t, like):
     return jnp.tile(resets[t], (1, like.shape[1] // LANES)) != 0
 
 
-def _begun(state, resets, t):
+def _apply_reset(state, resets, t):
     if resets is None:
         return state
     first = _first(resets, t, state[0])
