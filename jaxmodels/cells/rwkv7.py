@@ -220,7 +220,7 @@ class RWKV7Cell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _mix(self, recur, tokens, shared, head_sum):
-        """All between the projections, as `dplr_mixed` calls it -> (state, y).
+        """All between the projections, as `dplr` calls it -> (state, y).
 
         Of `self` only the config may be read here: the fast form has a derivative of its own, with
         respect to the arguments.

@@ -4,7 +4,7 @@
 
 SYSTEMS 7.5, from state-spaces/mamba (selective_scan). Every pair of state index and channel decays
 by itself, so no chunk form of matrix products exists; what can be saved is memory traffic. The fast
-form keeps the states at chunk borders only, computes those inside anew for the backward pass, and
+form keeps the states at chunk boundaries only, computes those inside anew for the backward pass, and
 has the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
 
 The state is (B, N, D): the channels come last, where vectors are long. Shapes: B batch, T time,
@@ -82,19 +82,19 @@ def _forward(state, a, tokens, reset):
         after, y = jax.lax.platform_dependent(a, h, *inputs, **run)
         return after, (y, h)
 
-    state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
-    return (state, y), (a, tokens, reset, name_boundary_states(borders))
+    state, (y, boundaries) = jax.lax.scan(chunk, state, (tokens, reset))
+    return (state, y), (a, tokens, reset, name_boundary_states(boundaries))
 
 
 def _backward(saved, cotangents):
-    a, tokens, reset, borders = saved
+    a, tokens, reset, boundaries = saved
     d_state, d_y = cotangents
 
     def chunk(carry, inputs):
         run = {"cpu": _back_in_turn, "default": _back_at_once}
         return jax.lax.platform_dependent(a, carry, *inputs, **run)
 
-    inputs = (tokens, reset, borders, d_y)
+    inputs = (tokens, reset, boundaries, d_y)
     carry = (d_state, jnp.zeros_like(d_state))
     (d_state, d_a), d_tokens = jax.lax.scan(chunk, carry, inputs, reverse=True)
     return d_state, d_a.sum(0), d_tokens, None

@@ -116,7 +116,7 @@ def _halves(size):
 def _scores(pack, r, k, between):
     """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), for i < t.
 
-    In halves of halves: both the tokens that read and those that are read decay towards the border
+    In halves of halves: both the tokens that read and those that are read decay towards the boundary
     between them. All exponents are sums of decays, none is a difference, so nothing overflows and
     nothing cancels, however strong the decay. A pair of tokens meets at one m, so there are log2 c
     products and exponentials a token for what would be c exponentials in pairs.
@@ -126,7 +126,7 @@ def _scores(pack, r, k, between):
     Args:
       pack: P.
       r, k: (..., c, P K).
-      between: for m = 2, 4 ..., sums (..., c, P K) up to the border; at m = 1 nothing is between.
+      between: for m = 2, 4 ..., sums (..., c, P K) up to the boundary; at m = 1 nothing is between.
     """
     size = r.shape[-2]
     scores = jnp.zeros((*r.shape[:-1], pack * size), jnp.float32)

@@ -1,9 +1,9 @@
-"""What the kernels for a TPU have in common: how they are called, and how they multiply.
+"""The building blocks of the Pallas TPU kernels: calls, block specs and matmuls.
 
-A kernel keeps in fast memory what XLA sends to the large one between two operations. On other
-platforms it is interpreted, which is for tests: there XLA's own forms are the fast ones. A kernel
-runs on one device; over several, call it under `jax.pmap` or `jax.shard_map`, as XLA divides no
-kernel by itself.
+A kernel keeps in VMEM what XLA writes to HBM between two operations. On other platforms it is
+interpreted, which is for tests: there the XLA implementations are the fast ones. A kernel runs on
+one device; on several, call it under `jax.pmap` or `jax.shard_map`, as XLA partitions no kernel by
+itself.
 """
 
 import functools
@@ -16,7 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
 SUBLANES, LANES = 8, 128  # of a register
-FAST_MEMORY = 32 * 2**20  # bytes a kernel may use: a quarter of a v5e; what they reserve XLA lacks
+VMEM_BYTES = 32 * 2**20  # a kernel may use: a quarter of a v5e; what they reserve XLA lacks
 
 
 def kernel_call(body, name, *, semantics, **options):
@@ -36,7 +36,7 @@ def kernel_call(body, name, *, semantics, **options):
             name=name,
             interpret=interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=semantics, vmem_limit_bytes=FAST_MEMORY
+                dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
             ),
             **options,
         )
@@ -45,6 +45,30 @@ def kernel_call(body, name, *, semantics, **options):
         return jax.lax.platform_dependent(*arguments, tpu=run(False), default=run(True))
 
     return call
+
+
+def float32_array(*dims: int) -> jax.ShapeDtypeStruct:
+    """Describe a float32 output of a kernel."""
+    return jax.ShapeDtypeStruct(dims, jnp.float32)
+
+
+def specs_over_time(blocks: int, axis: int, *, backwards: bool):
+    """Return spec(block, at), a `BlockSpec` of a grid whose axis `axis` goes through time.
+
+    Args:
+      blocks: of time.
+      axis: of the grid.
+      backwards: the grid starts with the last block; `at` is given the block's place in time.
+    """
+
+    def spec(block, at):
+        def place(*grid):
+            time = blocks - 1 - grid[axis] if backwards else grid[axis]
+            return at(*grid[:axis], time, *grid[axis + 1 :])
+
+        return pl.BlockSpec(block, place)
+
+    return spec
 
 
 def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:

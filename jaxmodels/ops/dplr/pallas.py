@@ -12,8 +12,6 @@ Shapes: B batch, T time, H heads, N head size, C = H N, c chunk size, n chunks, 
 M = H / P packs.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -23,9 +21,11 @@ from jaxmodels.ops.common.chunks import segment_ids
 from jaxmodels.ops.common.pallas_tpu import (
     LANES,
     aligned_chunk_size,
+    float32_array,
     interleave,
     kernel_call,
     lane_blocks,
+    specs_over_time,
 )
 from jaxmodels.ops.dplr.pallas_chunk import Chunk, Sizes, masks_of
 
@@ -72,48 +72,44 @@ def _runner(mix, sizes):
     def forward(state, tokens, shared, ids):
         specs = _Specs(sizes, state, ids, backwards=False)
         flat, tree = jax.tree.flatten(shared)
-        shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        border = (state.shape[0], ids.shape[1], *state.shape[1:])
-        y, state, borders, inverses = kernel_call(
+        boundary = (state.shape[0], ids.shape[1], *state.shape[1:])
+        y, state, boundaries, inverses = kernel_call(
             _forward_kernel(mix, sizes, tree, len(tokens)),
             "dplr_forward",
             grid=specs.grid,
             in_specs=[specs.id_column, specs.id_row, specs.state]
             + [specs.tokens] * len(tokens)
             + [specs.vector] * len(flat),
-            out_specs=[specs.tokens, specs.state, specs.border, specs.inverse],
+            out_specs=[specs.tokens, specs.state, specs.boundary, specs.inverse],
             out_shape=[
-                shape(tokens[0].shape),
-                shape(state.shape),
-                shape(border),
-                shape((*border[:3], sizes.chunk, sizes.pack * sizes.chunk)),
+                float32_array(*tokens[0].shape),
+                float32_array(*state.shape),
+                float32_array(*boundary),
+                float32_array(*boundary[:3], sizes.chunk, sizes.pack * sizes.chunk),
             ],
             scratch_shapes=[pltpu.VMEM((sizes.packs, sizes.head, sizes.lanes), jnp.float32)],
             semantics=("parallel", "parallel", "arbitrary"),
         )(ids[..., None], ids[:, :, None], state, *tokens, *flat)
-        return (y, state), (tokens, shared, ids, borders, inverses)
+        return (y, state), (tokens, shared, ids, boundaries, inverses)
 
     def backward(saved, cotangents):
-        tokens, shared, ids, borders, inverses = saved
+        tokens, shared, ids, boundaries, inverses = saved
         d_y, d_state = cotangents
         specs = _Specs(sizes, d_state, ids, backwards=True)
         flat, tree = jax.tree.flatten(shared)
-        shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        vectors = [(ids.shape[0], *x.shape) for x in flat]
         d_state, *d_tokens_and_shared = kernel_call(
             _backward_kernel(mix, sizes, tree, len(tokens)),
             "dplr_backward",
             grid=specs.grid,
-            in_specs=[specs.id_column, specs.id_row, specs.state, specs.border, specs.inverse]
+            in_specs=[specs.id_column, specs.id_row, specs.state, specs.boundary, specs.inverse]
             + [specs.tokens] * (len(tokens) + 1)
             + [specs.vector] * len(flat),
             out_specs=[specs.state] + [specs.tokens] * len(tokens) + [specs.row_vector] * len(flat),
-            out_shape=[shape(d_state.shape)]
-            + [shape(tokens[0].shape)] * len(tokens)
-            + [shape(vector) for vector in vectors],
+            out_shape=[float32_array(*x.shape) for x in (d_state, *[tokens[0]] * len(tokens))]
+            + [float32_array(ids.shape[0], *x.shape) for x in flat],
             scratch_shapes=[pltpu.VMEM((sizes.packs, sizes.head, sizes.lanes), jnp.float32)],
             semantics=("parallel", "parallel", "arbitrary"),
-        )(ids[..., None], ids[:, :, None], d_state, borders, inverses, d_y, *tokens, *flat)
+        )(ids[..., None], ids[:, :, None], d_state, boundaries, inverses, d_y, *tokens, *flat)
         d_tokens = tuple(d_tokens_and_shared[: len(tokens)])
         d_flat = [x.sum(0) for x in d_tokens_and_shared[len(tokens) :]]
         return d_state, d_tokens, jax.tree.unflatten(tree, d_flat), None
@@ -130,33 +126,29 @@ class _Specs:
         self.grid = (state.shape[0], state.shape[1] // sizes.packs, chunks)
         lanes = sizes.packs * sizes.lanes
 
-        def spec(block, at):
-            def place(b, m, t):
-                return at(b, m, chunks - 1 - t if backwards else t)
-
-            return pl.BlockSpec(block, place)
-
+        spec = specs_over_time(chunks, 2, backwards=backwards)
         size, packs, pairs = sizes.chunk, sizes.packs, sizes.pack * sizes.chunk
         self.tokens = spec((1, size, lanes), lambda b, m, t: (b, t, m))
         self.id_column = spec((1, 1, size, 1), lambda b, m, t: (b, t, 0, 0))
         self.id_row = spec((1, 1, 1, size), lambda b, m, t: (b, t, 0, 0))
         self.vector = spec((1, lanes), lambda b, m, t: (0, m))
         self.row_vector = spec((1, 1, lanes), lambda b, m, t: (b, 0, m))
-        self.state = spec((1, packs, sizes.head, sizes.lanes), lambda b, m, t: (b, m, 0, 0))
-        self.border = spec((1, 1, packs, sizes.head, sizes.lanes), lambda b, m, t: (b, t, m, 0, 0))
+        self.boundary = spec(
+            (1, 1, packs, sizes.head, sizes.lanes), lambda b, m, t: (b, t, m, 0, 0)
+        )
         self.inverse = spec((1, 1, packs, size, pairs), lambda b, m, t: (b, t, m, 0, 0))
 
 
 def _forward_kernel(mix, sizes, tree, count):
     def kernel(id_column, id_row, start, *refs, exact):
         tokens, shared = refs[:count], refs[count : count + tree.num_leaves]
-        y, final, borders, inverses, states = refs[count + tree.num_leaves :]
+        y, final, boundaries, inverses, states = refs[count + tree.num_leaves :]
 
         @pl.when(pl.program_id(2) == 0)
         def _():
             states[...] = start[0]
 
-        borders[0, 0] = states[...]
+        boundaries[0, 0] = states[...]
         masks = masks_of(sizes, id_column[0, 0], id_row[0, 0])
         chunk = Chunk(sizes, exact, masks)
         arguments = [
@@ -176,7 +168,7 @@ def _forward_kernel(mix, sizes, tree, count):
 
 
 def _backward_kernel(mix, sizes, tree, count):
-    def kernel(id_column, id_row, d_final, borders, inverses, d_y, *refs, exact):
+    def kernel(id_column, id_row, d_final, boundaries, inverses, d_y, *refs, exact):
         tokens, shared = refs[:count], refs[count : count + tree.num_leaves]
         d_start, *refs = refs[count + tree.num_leaves :]
         d_tokens, d_shared, d_states = refs[:count], refs[count:-1], refs[-1]
@@ -198,7 +190,7 @@ def _backward_kernel(mix, sizes, tree, count):
 
         arguments = [
             (
-                borders[0, 0, p],
+                boundaries[0, 0, p],
                 tuple(x[0, :, at] for x in tokens),
                 jax.tree.unflatten(tree, [x[:, at] for x in shared]),
                 inverses[0, 0, p],

@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxmodels.ops.common.pallas_tpu import SUBLANES, kernel_call, sum_row_groups
+from jaxmodels.ops.common.pallas_tpu import (
+    SUBLANES,
+    float32_array,
+    kernel_call,
+    sum_row_groups,
+)
 
 ENTRIES = 2**17  # of a block, of which some ten are in VMEM
 ROWS = 16  # of bfloat16 share a register
@@ -59,15 +64,14 @@ def _backward(kind, saved, g):
     padded, block, vector = _prepare(*tokens, g)
     count, width = tokens[0].shape
     sums = pl.BlockSpec((SUBLANES, width), lambda t: (0, 0))
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     out = kernel_call(
         functools.partial(BODIES[name][1], eps),
         f"{name}_backward",
         grid=(padded[0].shape[0] // block.block_shape[0],),
         in_specs=[block] * len(padded) + [vector] * len(vectors),
         out_specs=[block] * len(tokens) + [sums] * len(vectors),
-        out_shape=[shape(padded[0].shape)] * len(tokens)
-        + [shape((SUBLANES, width))] * len(vectors),
+        out_shape=[float32_array(*padded[0].shape)] * len(tokens)
+        + [float32_array(SUBLANES, width)] * len(vectors),
         semantics=("arbitrary",),
     )(*padded, *(x[None] for x in vectors))
     d_tokens = tuple(x[:count] for x in out[: len(tokens)])

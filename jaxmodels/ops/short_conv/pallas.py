@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.common.pallas_tpu import SUBLANES, kernel_call, lane_blocks, sum_row_groups
+from jaxmodels.ops.common.pallas_tpu import (
+    SUBLANES,
+    float32_array,
+    kernel_call,
+    lane_blocks,
+    specs_over_time,
+    sum_row_groups,
+)
 
 TOKENS, WIDTH = 256, 512  # of a block
 
@@ -65,7 +72,7 @@ def _forward(state, xs, taps, bias, since):
         grid=specs.grid,
         in_specs=[specs.tokens, specs.previous, specs.state, specs.column, specs.vectors],
         out_specs=specs.tokens,
-        out_shape=jax.ShapeDtypeStruct(xs.shape, jnp.float32),
+        out_shape=float32_array(*xs.shape),
         scratch_shapes=[pltpu.VMEM((SUBLANES + specs.size, specs.lanes), jnp.float32)],
         semantics=("parallel", "parallel", "arbitrary"),
     )(xs, xs, before, since, vectors)
@@ -87,7 +94,6 @@ def _run_backward(saved, d_y):
     left_before = jnp.pad(left_before, [(0, 0), (SUBLANES - number + 1, 0)])[..., None]
     batch, _, width = xs.shape
     sums = (batch, number + 1, SUBLANES, width)
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     d_xs, d_state, d_vectors = kernel_call(
         functools.partial(_backward_block, number),
         "conv_silu_backward",
@@ -96,7 +102,7 @@ def _run_backward(saved, d_y):
         + [specs.column] * 2
         + [specs.state_column, specs.vectors],
         out_specs=[specs.tokens, specs.state, specs.sums],
-        out_shape=[shape(xs.shape), shape(before.shape), shape(sums)],
+        out_shape=[float32_array(*dims) for dims in (xs.shape, before.shape, sums)],
         scratch_shapes=[
             pltpu.VMEM((SUBLANES + specs.size, specs.lanes), jnp.float32),
             pltpu.VMEM((SUBLANES + specs.size + SUBLANES, specs.lanes), jnp.float32),
@@ -131,18 +137,16 @@ class _Specs:
         self.lanes = lane_blocks(width, 1, WIDTH)[0]
         blocks = -(-self.time // self.size)
         self.grid = (batch, width // self.lanes, blocks)
-        eights = self.size // SUBLANES
+        row_groups = self.size // SUBLANES
         lanes = self.lanes
 
-        def back(t):
-            return blocks - 1 - t
-
-        self.tokens = pl.BlockSpec((1, self.size, lanes), lambda b, d, t: (b, back(t), d))
-        self.previous = pl.BlockSpec(
-            (1, SUBLANES, lanes), lambda b, d, t: (b, jnp.maximum(back(t) * eights - 1, 0), d)
+        spec = specs_over_time(blocks, 2, backwards=True)
+        self.tokens = spec((1, self.size, lanes), lambda b, d, t: (b, t, d))
+        self.previous = spec(
+            (1, SUBLANES, lanes), lambda b, d, t: (b, jnp.maximum(t * row_groups - 1, 0), d)
         )
         self.state = pl.BlockSpec((1, SUBLANES, lanes), lambda b, d, t: (b, 0, d))
-        self.column = pl.BlockSpec((1, self.size, 1), lambda b, d, t: (b, back(t), 0))
+        self.column = spec((1, self.size, 1), lambda b, d, t: (b, t, 0))
         self.state_column = pl.BlockSpec((1, SUBLANES, 1), lambda b, d, t: (b, 0, 0))
         self.vectors = pl.BlockSpec((number + 1, lanes), lambda b, d, t: (0, d))
         self.sums = pl.BlockSpec((1, number + 1, SUBLANES, lanes), lambda b, d, t: (b, 0, 0, d))

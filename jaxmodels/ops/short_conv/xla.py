@@ -77,14 +77,14 @@ def _backward(saved, g):
     padded, taps, reset = saved
     taps = [z[None, None] for z in materialize_rows(*taps.T[::-1])]
     d_taps = [jnp.sum(g * x, (0, 1)) for x in _shifted(padded, taps, reset)]
-    border = [(0, 0), (len(taps) - 1, len(taps) - 1)]
-    g_padded = jnp.pad(g, [*border, (0, 0)])
+    padding = [(0, 0), (len(taps) - 1, len(taps) - 1)]
+    g_padded = jnp.pad(g, [*padding, (0, 0)])
     reset, zero = depend_on((reset, jnp.zeros((), g.dtype)), taps)
     d_padded = zero
     for back, tap in enumerate(taps):
         part = g_padded[:, back:][:, : padded.shape[1]]
         if back and reset is not None:
-            mask = jnp.pad(_seen(reset, back), border)[:, back:][:, : padded.shape[1]]
+            mask = jnp.pad(_seen(reset, back), padding)[:, back:][:, : padded.shape[1]]
             part = jnp.where(mask[..., None], part, zero)
         d_padded = d_padded + part * tap
     return d_padded, jnp.stack(d_taps[::-1], 1), jnp.sum(g, (0, 1)), None

@@ -101,12 +101,12 @@ def _forward(dtype, state, a, tokens, reset):
         kept = jnp.where(d.carried, _broadcast_to_channels(d.keep, state) * state, 0.0)
         return new + kept, (y, state)
 
-    state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
-    return (state, y), (a, tokens, reset, name_boundary_states(borders))
+    state, (y, boundaries) = jax.lax.scan(chunk, state, (tokens, reset))
+    return (state, y), (a, tokens, reset, name_boundary_states(boundaries))
 
 
 def _backward(dtype, saved, cotangents):
-    a, tokens, reset, borders = saved
+    a, tokens, reset, boundaries = saved
     dot = functools.partial(_product, dtype)
 
     def chunk(carry, inputs):
@@ -158,7 +158,7 @@ def _backward(dtype, saved, cotangents):
         return (_reset_state(reset[:, 0], before + kept), d_a), d_tokens
 
     d_state, d_y = cotangents
-    inputs = (tokens, reset, borders, d_y)
+    inputs = (tokens, reset, boundaries, d_y)
     carry, d_tokens = jax.lax.scan(chunk, (d_state, jnp.zeros_like(a)), inputs, reverse=True)
     return *carry, d_tokens, None
 

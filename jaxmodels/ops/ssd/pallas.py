@@ -24,7 +24,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum, segment_ids
-from jaxmodels.ops.common.pallas_tpu import LANES, aligned_chunk_size, kernel_call, lane_blocks
+from jaxmodels.ops.common.pallas_tpu import (
+    LANES,
+    aligned_chunk_size,
+    float32_array,
+    kernel_call,
+    lane_blocks,
+    specs_over_time,
+)
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 from jaxmodels.ops.ssd.pallas_chunk import Inputs, Sizes, backward_chunk, forward_chunk
 
@@ -105,7 +112,7 @@ def _forward(sizes, state, x, b, c, d, ids, delta, decays, *, keep):
     specs = _Specs(sizes, state, x, backwards=False)
     outputs, shapes = [specs.channels, specs.final], [_shape(x), _shape(state)]
     if keep:
-        outputs.append(specs.border)
+        outputs.append(specs.boundary)
         shapes.append(_shape(state, specs.chunks))
     return kernel_call(
         functools.partial(forward_chunk, sizes, keep),
@@ -120,12 +127,12 @@ def _forward(sizes, state, x, b, c, d, ids, delta, decays, *, keep):
 
 
 def _run_forward(sizes, state, *rest):
-    y, state, borders = _forward(sizes, state, *rest, keep=True)
-    return (y, state), (borders, *rest)
+    y, state, boundaries = _forward(sizes, state, *rest, keep=True)
+    return (y, state), (boundaries, *rest)
 
 
 def _run_backward(sizes, saved, cotangents):
-    borders, x, b, c, d, ids, delta, decays = saved
+    boundaries, x, b, c, d, ids, delta, decays = saved
     d_y, d_state = cotangents
     specs = _Specs(sizes, d_state, x, backwards=True)
     inputs = _inputs(sizes, x, b, c, d, ids, delta, decays)
@@ -133,7 +140,7 @@ def _run_backward(sizes, saved, cotangents):
         functools.partial(backward_chunk, sizes),
         "ssd_backward",
         grid=specs.grid,
-        in_specs=[*specs.inputs, specs.channels, specs.border, specs.start],
+        in_specs=[*specs.inputs, specs.channels, specs.boundary, specs.start],
         out_specs=[specs.channels, specs.shared, specs.shared]
         + [specs.column] * 4
         + [specs.row, specs.chunk, specs.chunk, specs.final],
@@ -142,7 +149,7 @@ def _run_backward(sizes, saved, cotangents):
         + [_shape(d_state)],
         scratch_shapes=[specs.pairs_memory] * 2 + [specs.state_memory],
         semantics=("parallel", "arbitrary", "arbitrary"),
-    )(*inputs, d_y, borders, d_state)
+    )(*inputs, d_y, boundaries, d_state)
     d_sums, d_entered, d_leaving, d_delta = _from_blocks(
         _columns(d_out) - d_in, d_entered, d_leaving, d_delta
     )
@@ -165,7 +172,7 @@ def _inputs(sizes, x, b, c, d, ids, delta, decays):
 
 def _shape(like, chunks=None):
     dims = like.shape if chunks is None else (like.shape[0], chunks, *like.shape[1:])
-    return jax.ShapeDtypeStruct(dims, jnp.float32)
+    return float32_array(*dims)
 
 
 def _by_block(sizes, *arrays):
@@ -199,12 +206,7 @@ class _Specs:
         self.state_memory = pltpu.VMEM((self.grid[2], states, lanes), jnp.float32)
         self.pairs_memory = pltpu.VMEM((size, size), jnp.float32)
 
-        def spec(block, at):
-            def place(b, t, h):
-                return at(b, self.chunks - 1 - t if backwards else t, h)
-
-            return pl.BlockSpec(block, place)
-
+        spec = specs_over_time(self.chunks, 1, backwards=backwards)
         self.channels = spec((1, size, lanes), lambda b, t, h: (b, t, h))
         self.shared = spec((1, size, states), lambda b, t, h: (b, t, 0))
         id_column = spec((1, size, 1), lambda b, t, h: (b, t, 0))
@@ -213,7 +215,7 @@ class _Specs:
         self.row = spec((1, 1, 1, sizes.block, size), lambda b, t, h: (b, h, t, 0, 0))
         self.chunk = spec((1, 1, 1, lanes), lambda b, t, h: (b, t, 0, h))
         vector = spec((1, lanes), lambda b, t, h: (0, h))
-        self.border = spec((1, 1, states, lanes), lambda b, t, h: (b, t, 0, h))
+        self.boundary = spec((1, 1, states, lanes), lambda b, t, h: (b, t, 0, h))
         # Each block of heads comes and goes once, not once a chunk.
         last = self.grid[2] - 1
         self.start = pl.BlockSpec(
