@@ -3,9 +3,9 @@
     h_t = exp(delta_t a) h_{t-1} + (delta_t x_t) b_t^T ;   y_t = h_t c_t
 
 SYSTEMS 7.5, from state-spaces/mamba (selective_scan). Every pair of state index and channel decays
-by itself, so no chunk form of matrix products exists; what can be saved is memory traffic. The fast
-form keeps the states at chunk boundaries only, computes those inside anew for the backward pass, and
-has the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
+by itself, so no chunk form of matmuls exists; what can be saved is memory traffic. The fast form
+keeps the states at chunk boundaries only, recomputes those inside for the backward pass, and has
+the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
 
 The state is (B, N, D): the channels come last, where vectors are long. Shapes: B batch, T time,
 N state size, D channels, c chunk size, n chunks.
