@@ -116,8 +116,8 @@ def _halves(size):
 def _scores(pack, r, k, between):
     """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), for i < t.
 
-    In halves of halves: both the tokens that read and those that are read decay towards the boundary
-    between them. All exponents are sums of decays, none is a difference, so nothing overflows and
+    In halves of halves: the tokens that read and those that are read both decay towards the
+    boundary between them. All exponents are sums of decays, none is a difference, so nothing overflows and
     nothing cancels, however strong the decay. A pair of tokens meets at one m, so there are log2 c
     products and exponentials a token for what would be c exponentials in pairs.
 
