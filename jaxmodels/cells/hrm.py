@@ -255,7 +255,7 @@ class HRM(nnx.Module):
         """
         c = self.config
         stop = jax.lax.stop_gradient
-        order = call_order(c)
+        order = call_schedule(c)
         flags = calls_with_gradient(c, c.grad_calls if grad_calls is None else grad_calls)
         # By the most that may be wanted, which is known when the program is built.
         first = min(i for i, flag in enumerate(calls_with_gradient(c, c.grad_calls)) if flag)
@@ -289,14 +289,14 @@ class HRM(nnx.Module):
         return state.replace(high=net(state.high + state.low, mask, positions))
 
 
-def call_order(config: HRMConfig) -> list[str]:
+def call_schedule(config: HRMConfig) -> list[str]:
     """ "low" and "high" in the order they are called."""
     return (["low"] * config.low_cycles + ["high"]) * config.high_cycles
 
 
 def calls_with_gradient(config: HRMConfig, count) -> list:
     """For each call whether the gradient flows through it; count may be a traced integer."""
-    order = call_order(config)
+    order = call_schedule(config)
     if config.grad_rule == "last":
         return [len(order) - i <= count for i in range(len(order))]
     least = min if isinstance(count, int) else jnp.minimum

@@ -56,8 +56,22 @@ def assign_rates(groups, count: int) -> np.ndarray:
     return rates.astype(np.float64)
 
 
-def unit_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Divide x by its root mean square over `axes`."""
+def normalize_heads(state: jax.Array, groups: int, gain: jax.Array) -> jax.Array:
+    """Give state (B, H, N, N) unit mean square in each group of heads, times gain (H N,)."""
+    batch, heads, _, size = state.shape
+    parts = _unit_mean_square(state.reshape(batch, groups, -1), (2,)).reshape(state.shape)
+    return parts * gain.reshape(1, heads, 1, size)
+
+
+def normalize_channels(state: jax.Array, groups: int, gain: jax.Array) -> jax.Array:
+    """Give state (B, ..., D) unit mean square in each group of channels, times gain (D,)."""
+    shape = state.shape
+    parts = state.reshape(shape[0], -1, groups, shape[-1] // groups)
+    parts = _unit_mean_square(parts, (1, 3)).reshape(shape)
+    return parts * broadcast_to_last_axis(gain, state)
+
+
+def _unit_mean_square(x, axes):
     return x * jax.lax.rsqrt(jnp.mean(x * x, axes, keepdims=True) + 1e-5)
 
 

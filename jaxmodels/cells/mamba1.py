@@ -26,12 +26,11 @@ from jaxmodels.cells.layers import (
     Linear,
     assign_rates,
     dot,
+    normalize_channels,
     symmetric_uniform,
     time_step_bias,
-    unit_mean_square,
 )
 from jaxmodels.errors import UserError
-from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.chunks import recompute_inside
 from jaxmodels.ops.common.silu import gated, silu
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
@@ -178,11 +177,8 @@ class Mamba1Cell(Cell):
         return self._selected(x, write)[0]
 
     def normalize_state(self, state, groups: int, gain):
-        """Give the SSM state unit mean square in each group of channels, times gain (D,)."""
-        shape = state.ssm.shape
-        parts = state.ssm.reshape(shape[0], -1, groups, shape[-1] // groups)
-        ssm = unit_mean_square(parts, (1, 3)).reshape(shape)
-        return state.replace(ssm=ssm * broadcast_to_last_axis(gain, state.ssm))
+        """Normalise the SSM state, see `normalize_channels`."""
+        return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u):
         """Tokens (..., C) -> x and z, (..., D). As two matmuls: cutting one apart moves memory."""

@@ -1,4 +1,4 @@
-"""Mamba-2: a state-space model with a scalar decay a head, computed by matrix products.
+"""Mamba-2: a state-space model with a scalar decay per head, computed by matmuls.
 
     [z ; xbc ; dl] = in_proj(u) ;  [x ; b ; c] = silu(conv(xbc)) ;  delta = softplus(dl + dt_bias)
     h_t = exp(delta_t A) h_{t-1} + b_t (delta_t x_t)^T ;  y = c_t^T h_t + D x_t       (each head)
@@ -26,12 +26,11 @@ from jaxmodels.cells.layers import (
     Linear,
     assign_rates,
     dot,
+    normalize_channels,
     symmetric_uniform,
     time_step_bias,
-    unit_mean_square,
 )
 from jaxmodels.errors import UserError
-from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.silu import silu
 from jaxmodels.ops.mamba2 import MixerVectors, mamba2_mixer, step_sizes
 from jaxmodels.ops.norms import gated_rms_norm
@@ -53,7 +52,7 @@ class Mamba2Config:
       norm_groups: how many parts of D are normalised by themselves; None means G.
       norm_eps: of that norm.
       chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 for a TPU.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
         (tests only); they take one group and at most 7 taps.
     """
@@ -167,7 +166,7 @@ class Mamba2Cell(Cell):
         """
         c, p = self.config, self._vectors()
         z, xbc, delta = self._project(x)
-        conv, xbc = short_conv_step(state.conv, xbc, p.taps, p.conv_bias)
+        conv, xbc = short_conv_step(state.conv, xbc, p.conv_taps, p.conv_bias)
         x, b, read = jnp.split(silu(xbc), [c.inner, c.inner + c.groups * c.state_size], -1)
         delta, a = step_sizes(delta, p.dt_bias, write), -jnp.exp(p.A_log)
         ssm, y = ssd_step(state.ssm, x, delta, a, b, read, p.D)
@@ -215,11 +214,8 @@ class Mamba2Cell(Cell):
         return step_sizes(self._project(xs)[-1], self.dt_bias[...], write)
 
     def normalize_state(self, state, groups: int, gain):
-        """Give the SSM state unit mean square in each group of channels, times gain (D,)."""
-        shape = state.ssm.shape
-        parts = state.ssm.reshape(shape[0], -1, groups, shape[-1] // groups)
-        ssm = unit_mean_square(parts, (1, 3)).reshape(shape)
-        return state.replace(ssm=ssm * broadcast_to_last_axis(gain, state.ssm))
+        """Normalise the SSM state, see `normalize_channels`."""
+        return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u, split_conv=False):
         """Tokens (..., C) -> z (..., D), xbc (..., E), raw step sizes (..., H).
@@ -233,14 +229,7 @@ class Mamba2Cell(Cell):
         return [dot(u, kernel, c.dtype) for kernel in kernels]
 
     def _vectors(self):
-        return MixerVectors(
-            taps=self.conv_taps[...],
-            conv_bias=self.conv_bias[...],
-            dt_bias=self.dt_bias[...],
-            A_log=self.A_log[...],
-            D=self.D[...],
-            norm_scale=self.norm_scale[...],
-        )
+        return MixerVectors(*(getattr(self, name)[...] for name in MixerVectors._fields))
 
     def _read_out(self, y):
         return self.out_proj(y, self.config.dtype)

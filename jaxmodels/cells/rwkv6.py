@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, assign_rates, dot, symmetric_uniform, unit_mean_square
+from jaxmodels.cells.layers import Linear, assign_rates, dot, normalize_heads, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.token_shift import token_shift
@@ -154,11 +154,8 @@ class RWKV6Cell(Cell):
         return jnp.exp(self._project(xs, before, write)[0][1])
 
     def normalize_state(self, state, groups: int, gain):
-        """Give the matrix state unit mean square in each group of heads, times gain (C,)."""
-        batch, heads, _, size = state.wkv.shape
-        parts = unit_mean_square(state.wkv.reshape(batch, groups, -1), (2,))
-        wkv = parts.reshape(state.wkv.shape)
-        return state.replace(wkv=wkv * gain.reshape(1, heads, 1, size))
+        """Normalise the matrix state, see `normalize_heads`."""
+        return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def _project(self, x, before, write=None):
         """Tokens (..., C) -> ((r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C))."""

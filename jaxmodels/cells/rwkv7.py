@@ -21,8 +21,8 @@ from jaxmodels.cells.layers import (
     Linear,
     LowRank,
     assign_rates,
+    normalize_heads,
     symmetric_uniform,
-    unit_mean_square,
 )
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
@@ -184,11 +184,8 @@ class RWKV7Cell(Cell):
         return jnp.exp(self._heads(self._project(xs, before, None, write)[1]))
 
     def normalize_state(self, state, groups: int, gain):
-        """Give the matrix state unit mean square in each group of heads, times gain (C,)."""
-        batch, heads, _, size = state.wkv.shape
-        parts = unit_mean_square(state.wkv.reshape(batch, groups, -1), (2,))
-        wkv = parts.reshape(state.wkv.shape)
-        return state.replace(wkv=wkv * gain.reshape(1, heads, 1, size))
+        """Normalise the matrix state, see `normalize_heads`."""
+        return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def values(self, x, before):
         """v of tokens x (..., C) with the tokens before them: `v_first`, if of the first layer."""

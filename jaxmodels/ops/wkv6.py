@@ -117,9 +117,9 @@ def _scores(pack, r, k, between):
     """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), for i < t.
 
     In halves of halves: the tokens that read and those that are read both decay towards the
-    boundary between them. All exponents are sums of decays, none is a difference, so nothing overflows and
-    nothing cancels, however strong the decay. A pair of tokens meets at one m, so there are log2 c
-    products and exponentials a token for what would be c exponentials in pairs.
+    boundary between them. All exponents are sums of decays, none is a difference, so nothing
+    overflows and nothing cancels, however strong the decay. A pair of tokens meets at one m, so
+    there are log2 c matmuls and exponentials a token for what would be c exponentials in pairs.
 
     Entries for i >= t are 0. What stands before i or after t enters no sum of the pair.
 

@@ -17,7 +17,7 @@ def mix(
     width = x.shape[-1]
     convolved, states = [], []
     for part, at in ((x, slice(0, width)), (bc, slice(width, None))):
-        taps, bias = vectors.taps[at], vectors.conv_bias[at]
+        taps, bias = vectors.conv_taps[at], vectors.conv_bias[at]
         last, part = short_conv_silu(
             conv[..., at], part, taps, bias, reset, implementation="pallas"
         )

@@ -91,7 +91,7 @@ def _chunk(eps, dtype, state, tokens, reset, params, kept):
 
 def _convolve(conv, xbc, ids, p):
     """(the last K - 1 inputs of the last document, the convolution (B, c, E))."""
-    size, taps = xbc.shape[1], p.taps.T[::-1]  # the first for the token itself
+    size, taps = xbc.shape[1], p.conv_taps.T[::-1]  # the first for the token itself
     before = len(taps) - 1
     t, i = np.arange(size)[:, None], np.arange(size)[None]
     same = ids[:, :, None] == ids[:, None]

@@ -8,9 +8,9 @@ from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 
 
 class MixerVectors(NamedTuple):
-    """Parameters: taps (E, K), conv_bias (E,), dt_bias, A_log, D (H,), norm_scale (D,)."""
+    """Parameters: conv_taps (E, K), conv_bias (E,), dt_bias, A_log, D (H,), norm_scale (D,)."""
 
-    taps: jax.Array
+    conv_taps: jax.Array
     conv_bias: jax.Array
     dt_bias: jax.Array
     A_log: jax.Array

@@ -22,7 +22,7 @@ def mix(
 
     def recur(state, xbc, raw, write):
         conv, memory = state
-        conv, xbc = short_conv_silu(conv, xbc, vectors.taps, vectors.conv_bias, reset)
+        conv, xbc = short_conv_silu(conv, xbc, vectors.conv_taps, vectors.conv_bias, reset)
         x, b, c = jnp.split(xbc, [width, width + shared], -1)
         delta, a = step_sizes(raw, vectors.dt_bias, write), -jnp.exp(vectors.A_log)
         memory, y = ssd(
