@@ -64,6 +64,12 @@ def chunk_loop(
     return state, jnp.concatenate([y, tail], time_axis)
 
 
+def rows_within(batch: int, entries: int, most: int) -> int:
+    """Return the largest divisor of `batch` that keeps rows of `entries` within `most`, or 1."""
+    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= most]
+    return max(fitting, default=1)
+
+
 def _loop(body, size, axis, rows):
     """Return the loop over whole chunks: (state, tokens, reset, params) -> (state, y)."""
     grid = _Grid(size, axis, rows)

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.common.chunk_loop import chunk_loop
+from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
 from jaxmodels.ops.common.triangular import unit_lower_inverse
 
 LANES = 128
-FAST = 2**19  # entries of a chunk's array, of which some dozens fit into a TPU's fast memory
+VMEM_ENTRIES = 2**19  # of a chunk's array, of which some dozens fit into a TPU's VMEM
 PRECISION = jax.lax.Precision.HIGH  # three passes of bfloat16 on a TPU, 16 bits; exact elsewhere
 
 
@@ -55,8 +55,7 @@ def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
       (state after the last token, y (B, T, H, V)).
     """
     batch = reset.shape[0]
-    entries = size * tokens[0][0, 0].size
-    rows = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= FAST]
+    rows = rows_within(batch, size * tokens[0][0, 0].size, VMEM_ENTRIES)
     turned = functools.partial(map, functools.partial(_pack, pack))
     body, axis = functools.partial(chunk, pack), 2
     if pack == 1:  # a CPU turns what it has in its cache, a TPU what leaves a product
@@ -74,7 +73,7 @@ def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
         jax.tree.map(lambda x: _pack(pack, x[None, None]), shared),
         chunk_size=size,
         time_axis=axis,
-        rows=max(rows, default=1),
+        rows=rows,
     )
     return _unpack_state(pack, state), y if pack == 1 else _unpack(pack, y)
 

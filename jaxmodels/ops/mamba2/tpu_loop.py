@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.common.chunk_loop import chunk_loop
+from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
 from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum, segment_ids
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 
 LANES = 128
-FAST = 2**20  # entries of a chunk's array, of which some dozens fit into fast memory
+VMEM_ENTRIES = 2**20  # of a chunk's array, of which some dozens fit into VMEM
 EXACT = jax.lax.Precision.HIGHEST
 HIGH = jax.lax.Precision.HIGH  # three passes of bfloat16: 16 bits
 
@@ -38,7 +38,6 @@ def mix(
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
     size = min(chunk_size, time)
-    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * size * width <= FAST]
     (conv, memory), y = chunk_loop(
         functools.partial(_chunk, norm_eps, jnp.dtype(dtype)),
         (conv, memory[:, 0]),
@@ -46,7 +45,7 @@ def mix(
         reset,
         params,
         chunk_size=size,
-        rows=max(fitting, default=1),
+        rows=rows_within(batch, size * width, VMEM_ENTRIES),
     )
     return (conv, memory[:, None]), read_out(y)
 
