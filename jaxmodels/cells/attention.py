@@ -41,7 +41,7 @@ class AttentionConfig:
       rope_base: the slowest pair of channels turns once in about 2 pi rope_base tokens.
       qk_norm: RMSNorm of each head's query and key, before they are rotated.
       chunk_size: tokens a block of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -128,7 +128,7 @@ class AttentionCell(Cell):
         """See `Cell.scan`; blocks of queries, all keys of their windows at once.
 
         prefix: bool (B, T) or None. Tokens of one document where it is True see each other in both
-        directions, as far as the window goes; a prefix must not go on in the next call.
+        directions, as far as the window goes; a prefix must not continue in the next call.
         """
         c = self.config
         if reset is None:

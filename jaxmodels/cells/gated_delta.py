@@ -36,7 +36,7 @@ class GatedDeltaConfig:
       negative_eigenvalues: beta in (0, 2), so that a key's value can be turned over, as tracking a
         parity needs (arXiv 2411.12537).
       chunk_size: tokens a chunk of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -121,7 +121,7 @@ class GatedDeltaCell(Cell):
         return GatedDeltaState(conv, memory), self._read_out(y, x)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products."""
+        """See `Cell.scan`; chunks of matmuls."""
         c = self.config
         mixed = self.inputs(xs, c.dtype)
         conv, mixed = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
@@ -133,7 +133,7 @@ class GatedDeltaCell(Cell):
         return jnp.zeros((self.taps.shape[0],), jnp.float32)
 
     def _heads(self, mixed):
-        """What leaves the convolution (..., D) -> q, k (..., H, K), v (..., H, V)."""
+        """Split the convolution's output (..., D) into q, k (..., H, K), v (..., H, V)."""
         c = self.config
         keys = c.num_heads * c.head_size
         parts = jnp.split(jax.nn.silu(mixed), (keys, 2 * keys), -1)

@@ -53,7 +53,7 @@ class GroundedGLAConfig:
       output_gain: of Glorot's initialisation of W_o; None means a standard deviation of 0.02.
       conv_size: K.
       chunk_size: tokens a chunk of the fast form, best a power of two.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -158,7 +158,7 @@ class GroundedGLACell(Cell):
         return state, self._read_out(y + own * v, gate)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products where the recurrence is linear."""
+        """See `Cell.scan`; chunks of matmuls where the recurrence is linear."""
         c = self.config
         if c.state_norm != "none" or c.learn_initial_state:
             return self.scan(state, xs, reset, key)

@@ -47,8 +47,8 @@ class HRMConfig:
       grad_rule: "last": the last K calls in order; "per_module": the last min(H, K - 1) of f_H and
         the last of f_L to make up K, as HRM-Text.
       rope_base: of the rotary positions.
-      remat: the backward pass computes each block's insides anew instead of keeping them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      remat: the backward pass recomputes each block's insides instead of keeping them.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     width: int
@@ -94,7 +94,7 @@ class HRMConfig:
 
     @property
     def calls(self) -> int:
-        """Of both modules together, in one round of thinking."""
+        """Calls of both modules together, in one ACT step."""
         return self.high_cycles * (self.low_cycles + 1)
 
     @property
@@ -186,7 +186,7 @@ def masked_attention(q, k, v, mask, dtype):
     Args:
       q: (B, T, N, D); k, v: (B, S, N, D).
       mask: bool (B, T, S).
-      dtype: of the two products; the softmax is float32.
+      dtype: of the two matmuls; the softmax is float32.
 
     Returns:
       float32 (B, T, N, D).
@@ -290,7 +290,7 @@ class HRM(nnx.Module):
 
 
 def call_schedule(config: HRMConfig) -> list[str]:
-    """ "low" and "high" in the order they are called."""
+    """Return "low" and "high" in the order they are called."""
     return (["low"] * config.low_cycles + ["high"]) * config.high_cycles
 
 

@@ -57,7 +57,7 @@ class HybridConfig:
       decay_groups: (share of the channels, retention) each, for "groups".
       write_gate: each token decides how far it may change the states, in [0, 1].
       chunk_size: tokens a chunk of both paths' fast forms, at most 128.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -244,9 +244,9 @@ class HybridCell(Cell):
         return self.scan(state, xs, reset, step=step)
 
     def write(self, xs):
-        """How far each token may change the states, (..., C) -> (...) in [0, 1]; None = fully.
+        """Return how far each token may change the states: (..., C) -> (...) in [0, 1]; None: fully.
 
-        A sigmoid of straight lines: it reaches 0, and a token there is skipped altogether.
+        A piecewise linear sigmoid: it reaches 0, and a token there is skipped altogether.
         """
         if not self.config.write_gate:
             return None

@@ -48,7 +48,7 @@ class Mamba1Config:
       conv_size: K.
       dt_rank: R; None means ceil(C / 16).
       chunk_size: tokens a chunk of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int

@@ -27,7 +27,7 @@ class RWKV4Config:
     Attributes:
       width: C.
       chunk_size: tokens a chunk of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
         (tests only).
     """

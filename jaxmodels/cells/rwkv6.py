@@ -37,7 +37,7 @@ class RWKV6Config:
       decay_rank: of the low-rank map to the decay.
       norm_groups: how many parts of C are normalised by themselves on reading; None means H.
       chunk_size: tokens a chunk of the fast form, best a power of two.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -131,7 +131,7 @@ class RWKV6Cell(Cell):
         return RWKV6State(x, wkv), self._read_out(y, gate)
 
     def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`."""
+        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
         xs = xs.astype(jnp.float32)
         inputs, gate = self._project(xs, token_shift(xs, state.shift, reset), write)
         wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)

@@ -44,7 +44,7 @@ class RWKV7Config:
       value_residual: the cell expects `v_first`, the values of the model's first layer, and mixes
         them into its own.
       chunk_size: tokens a chunk of the fast form, at most 128.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
         (tests only).
     """

@@ -68,7 +68,7 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     from_start = _sums(visible.astype(jnp.float32), g)  # (B, 1, c, H)
     from_start = jnp.exp(jnp.where(first, from_start, -jnp.inf))
     to_end = _sums(earlier.swapaxes(2, 3).astype(jnp.float32), g)
-    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document continues after the chunk
     k_end = k * wide(jnp.exp(jnp.where(last, to_end, -jnp.inf)), keys)
 
     k_rows = head_packing.spread(pack, k).swapaxes(2, 3)

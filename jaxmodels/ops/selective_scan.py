@@ -34,7 +34,7 @@ def selective_scan_step(state, x, delta, a, b, c):
 
 
 def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
-    """The same over (B, T, ...).
+    """Read (B, T, ...), the fast form.
 
     Args:
       state: (B, N, D), before the first token.
@@ -61,7 +61,7 @@ def _by_time(z, size):
 
 
 def _kept(h, delta, a, reset):
-    """What a token keeps of the state before it: nothing of another document."""
+    """Return what a token keeps of the state before it: nothing of another document."""
     h = h if reset is None else jnp.where(reset[:, None, None], 0.0, h)
     return jnp.exp(delta[:, None] * a[None]) * h
 
@@ -105,7 +105,7 @@ _scan.defvjp(_forward, _backward)
 # One chunk, forward and backward, in two ways. In turn: a loop over the tokens; every step passes
 # the state through memory, which a CPU's cache makes cheap. At once: unrolled, all sums over one
 # axis in a single reduction, so that a TPU's compiler makes a single loop over the state of it,
-# with all tokens inside; the three loops of the backward pass each compute the states anew.
+# with all tokens inside; the three loops of the backward pass each recompute the states.
 
 
 def _read_in_turn(a, h, tokens, reset):
@@ -178,7 +178,7 @@ def _back_at_once(a, carry, tokens, reset, h, d_y):
 
 
 def _states(a, h, tokens, reset):
-    """What each token keeps of the state before it, and the state after it."""
+    """Return what each token keeps of the state before it, and the state after it."""
     kept, states = [], []
     for t, (x, delta, b, _) in enumerate(zip(*tokens, strict=True)):
         kept.append(_kept(h, delta, a, None if reset is None else reset[t]))

@@ -67,7 +67,7 @@ def _chunk(pack, state, tokens, reset, bonus, kept):
     r, log_w, k, v = tokens  # (B, M, c, P K), v (B, M, c, P V)
     ids = segment_ids(reset)
     first = (ids == 0)[:, None, :, None]
-    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document continues after the chunk
     carried = (ids[:, -1] == 0)[:, None, None, None]
     earlier = jnp.tile(same_segment(ids, strict=True)[:, None], pack)
 

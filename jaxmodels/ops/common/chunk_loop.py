@@ -41,7 +41,7 @@ def chunk_loop(
       chunk_size: tokens a chunk.
       time_axis: of tokens and of y.
       rows: how many rows of the batch are read at a time, a divisor of their number; None: all. So
-        many that what is made of a chunk stays in fast memory.
+        many that what is computed from a chunk stays in fast memory (VMEM, cache).
 
     Returns:
       (state after the last token, y (batch, ...) with time on `time_axis`).

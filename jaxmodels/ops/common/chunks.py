@@ -44,7 +44,7 @@ def same_segment(ids: jax.Array, *, strict: bool = False) -> jax.Array:
 
 
 def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
-    """Cumulative sum within each segment, as one product with ones and zeros.
+    """Cumulative sum within each segment, as one matmul with ones and zeros.
 
     Taken over the whole chunk, the sum would round differently with what stood before a reset.
 

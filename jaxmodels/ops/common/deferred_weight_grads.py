@@ -1,11 +1,11 @@
 """A `lax.scan` whose weight gradients are formed many steps at a time.
 
 Differentiating a scan over time makes the backward loop add an outer product of a few rows to every
-weight matrix at every step: each matrix travels through memory once more a step, for a product with
-as many rows as the batch. Here the backward loop first collects the cotangents of `chunk` steps and
-then forms one product with batch x chunk rows. Besides, it transposes each matrix once, instead of
-at every step, and it keeps only the carries and the products: everything between two products is
-element-wise, and recomputing it costs less than writing it out for every token. Values and
+weight matrix at every step: each matrix is read and written once per step, for a matmul with as
+many rows as the batch. Here the backward loop first collects the cotangents of `chunk` steps and
+then does one matmul with batch x chunk rows. It also transposes each matrix once, instead of at
+every step, and it keeps only the carries and the results of the matmuls: everything between two
+matmuls is element-wise, and recomputing it costs less than storing it for every token. Values and
 gradients are those of the plain scan.
 """
 
@@ -31,16 +31,16 @@ def deferred_scan(
     keep: tuple[str, ...] = (),
     chunk: int = 16,
 ):
-    """Runs `step` over the leading axis of `xs`, like `jax.lax.scan`.
+    """Run `step` over the leading axis of `xs`, like `jax.lax.scan`.
 
     Args:
       step: `step(dot, params, carry, x) -> (carry, y)`, where `dot(name, v)` is `v @ weights[name]`
         in float32 for `v` of shape (batch, inputs). Each name is used exactly once a step.
-      weights: name -> (inputs, outputs), in the dtype the products are to be computed in.
+      weights: name -> (inputs, outputs), in the dtype of the matmuls.
       params: any other differentiable parameters, a pytree.
       carry: pytree, the state before the first step.
       xs: pytree with a leading time axis.
-      keep: names of products to return; the backward pass has them anyway.
+      keep: names of matmuls whose results are returned; the backward pass has them anyway.
       chunk: number of steps whose weight gradients are formed together.
 
     Returns:
@@ -178,7 +178,7 @@ def _product(x, weight):
 
 @jax.custom_vjp
 def _replayed_matmul(v, product, weight_t, tap):
-    """The known value of v @ weight; its backward pass sends the cotangent to `v` and to `tap`."""
+    """Return the known value of v @ weight; the cotangent goes to `v` and to `tap`."""
     del v, weight_t, tap
     return product
 

@@ -58,7 +58,7 @@ def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
     rows = rows_within(batch, size * tokens[0][0, 0].size, VMEM_ENTRIES)
     turned = functools.partial(map, functools.partial(_pack, pack))
     body, axis = functools.partial(chunk, pack), 2
-    if pack == 1:  # a CPU turns what it has in its cache, a TPU what leaves a product
+    if pack == 1:  # a CPU transposes what is in its cache, a TPU what leaves a matmul
 
         def body(state, tokens, reset, shared, kept):
             (state, y), kept = chunk(1, state, tuple(turned(tokens)), reset, shared, kept)

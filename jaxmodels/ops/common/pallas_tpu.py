@@ -20,7 +20,7 @@ VMEM_BYTES = 32 * 2**20  # a kernel may use: a quarter of a v5e; what they reser
 
 
 def kernel_call(body, name, *, semantics, **options):
-    """`pallas_call` compiled on a TPU and interpreted on other platforms.
+    """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
 
     Args:
       body: called as body(*references, exact=bool); `exact` is passed on to `dot` and
@@ -72,7 +72,7 @@ def specs_over_time(blocks: int, axis: int, *, backwards: bool):
 
 
 def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:
-    """How `count` things of `size` lanes each are cut into blocks of `most` lanes or fewer.
+    """Cut `count` things of `size` lanes each into blocks of `most` lanes or fewer.
 
     Returns:
       (things a block: all of them, or a number that fills registers; how many things fill the
@@ -88,12 +88,12 @@ def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:
 
 
 def aligned_chunk_size(chunk_size: int, time: int) -> int:
-    """Tokens a chunk: all there are, or `chunk_size` rounded up to whole registers."""
+    """Return tokens per chunk: all of them, or `chunk_size` rounded up to whole registers."""
     return min(time, -(-chunk_size // SUBLANES) * SUBLANES)
 
 
 def sum_row_groups(x: jax.Array) -> jax.Array:
-    """(c, lanes) summed over every eighth row: (8, lanes), without a sum inside a register."""
+    """Sum (c, lanes) over every eighth row: (8, lanes), without a sum inside a register."""
     return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
 
 
@@ -170,10 +170,10 @@ def _contract(over, x, y):
 
 
 def interleave(function, arguments):
-    """[function(*each) for each of the arguments], one operation after the other for all of them.
+    """Return [function(*each) for each of the arguments], traced in lockstep.
 
-    By and large a TPU's compiler keeps the order that a kernel's operations come in. What waits for
-    its last product lets the others go ahead this way.
+    Each operation is issued for all arguments before the next one: Mosaic by and large keeps the
+    order of a kernel's operations, so that one chain computes while another waits for a matmul.
 
     Args:
       function: of pytrees of arrays, to a pytree of arrays.

@@ -72,7 +72,7 @@ def _recur(pack, state, inputs, reset, inverse):
     size = r.shape[2]
     ids = segment_ids(reset)
     first = (ids == 0)[:, None, :, None]
-    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document continues after the chunk
     carried = (ids[:, -1] == 0)[:, None, None, None]
     visible, earlier = same_segment(ids)[:, None], same_segment(ids, strict=True)[:, None]
 

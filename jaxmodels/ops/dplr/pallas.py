@@ -1,12 +1,12 @@
-"""The recurrence of RWKV-7 as a kernel for a TPU, with all that stands around it in a chunk.
+"""The recurrence of RWKV-7 as a Pallas TPU kernel, with the element-wise work around it.
 
     S_t = diag(w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T ;   y_t = S_t^T r_t
 
-The chunk form of `chunked.py`, of one row and of heads that fill 128 lanes: nothing of it leaves
-fast memory but y, the states between chunks and the inverse that the backward pass needs again,
-which runs the chunk once more and differentiates it there. Heads lie side by side in packs; what
-multiplies from the right has each head's lanes in rows of its own (`head_packing.py`). States are
-transposed, so that decays lie along the lanes.
+The chunk form of `chunked.py`, of one row and of heads that fill 128 lanes. Only y, the states
+between chunks and the inverse leave VMEM; the backward pass reads the inverse, replays the chunk
+and differentiates it there. Heads lie side by side in packs; what multiplies from the right has
+each head's lanes in rows of its own (`head_packing.py`). States are transposed, so that decays lie
+along the lanes.
 
 Shapes: B batch, T time, H heads, N head size, C = H N, c chunk size, n chunks, P heads of a pack,
 M = H / P packs.
@@ -29,7 +29,7 @@ from jaxmodels.ops.common.pallas_tpu import (
 )
 from jaxmodels.ops.dplr.pallas_chunk import Chunk, Sizes, masks_of
 
-PACKS = 4  # of a block: while one waits for a product, the others compute
+PACKS = 4  # of a block: while one waits for a matmul, the others compute
 
 
 def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
@@ -211,5 +211,5 @@ def _backward_kernel(mix, sizes, tree, count):
 
 
 def _places(sizes):
-    """The packs of a block and their lanes."""
+    """Return the packs of a block and their lanes."""
     return [(p, slice(p * sizes.lanes, (p + 1) * sizes.lanes)) for p in range(sizes.packs)]

@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """Of a pack."""
+        """Lanes of a pack."""
         return self.pack * self.head
 
 
@@ -149,7 +149,7 @@ class Chunk:
         return sum(x[p * head : (p + 1) * head] for p in range(pack))
 
     def inverse(self, strict):
-        """(I - strict)^-1 of each head, see `packs.inverse`."""
+        """(I - strict)^-1 of each head, see `head_packing.inverse`."""
         size, pairs = strict.shape
         i = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 0)
         lane = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 1)

@@ -1,14 +1,14 @@
-"""All of Mamba-2 between its projections, in one loop over chunks: the form for a TPU.
+"""The Mamba-2 mixer in one loop over chunks: the form for a TPU.
 
     x, b, c = silu(conv(xbc)) ;  h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;
     y = RMSNorm((c^T h + D x) silu(z)) scale
 
-SYSTEMS 7.6, the equations of `ops/short_conv/xla.py` and `ops/ssd/chunked.py`, to rounding. A
-TPU is bound by what travels to memory between two products, so a chunk is computed from what the
-projection made to what the next one reads, and computed again for the backward pass. What costs
-little there is a product: tokens are shifted, and numbers a head are spread over its channels, by
-products with ones and zeros. Shapes: B batch, T time, H heads, P head size, D = H P, N state size,
-E = D + 2 N, K taps, c chunk size; p heads lie side by side to fill 128 lanes, M = H / p.
+SYSTEMS 7.6, the equations of `ops/short_conv/xla.py` and `ops/ssd/chunked.py`, to rounding. A TPU
+is bound by HBM traffic between matmuls, so one loop body computes a chunk from the output of
+in_proj to the input of out_proj, and recomputes it for the backward pass. Matmuls are cheap there:
+matmuls with ones and zeros shift tokens and broadcast per-head numbers over channels. Shapes: B
+batch, T time, H heads, P head size, D = H P, N state size, E = D + 2 N, K taps, c chunk size; p
+adjacent heads fill 128 lanes, M = H / p.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""silu of the short convolution as a kernel for a TPU: all is read once, and written once.
+"""silu of the short convolution as a Pallas TPU kernel: each array is read and written once.
 
 The equations are those of `xla.py`. A token is seen `back` tokens later where that many
 tokens lie between it and the end of its document, so the backward pass is the same sum the other
@@ -43,7 +43,7 @@ def short_conv_silu(state, xs, taps, bias, reset=None):
 
 
 def _distances(reset, batch, time, before):
-    """How many tokens of its document lie before each token, behind it, and behind the state's.
+    """Count the tokens of its document before and after each token, and after the state's.
 
     Returns:
       int32 (B, T), (B, T) and (B, `before`); the first document began before anything seen.

@@ -19,7 +19,7 @@ def short_conv_step(state, x, taps, bias):
 
 
 def short_conv(state, xs, taps, bias, reset=None):
-    """The same over (B, T, D).
+    """Convolve (B, T, D).
 
     Args:
       state: (B, K - 1, D), the inputs before the first token, the oldest first.
@@ -58,7 +58,7 @@ def _convolve(padded, taps, bias, reset):
 
 
 def _shifted(padded, taps, reset):
-    """What each token sees 0, 1, ... K - 1 tokens before it."""
+    """Yield what each token sees 0, 1, ... K - 1 tokens before it."""
     time = padded.shape[1] - len(taps) + 1
     reset, zero = depend_on((reset, jnp.zeros((), padded.dtype)), taps)
     for back in range(len(taps)):

@@ -1,10 +1,10 @@
-"""The state-space duality of Mamba-2: a scalar decay a head, token by token and in chunks.
+"""The state-space duality of Mamba-2: a scalar decay per head, token by token and in chunks.
 
     h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
 
 SYSTEMS 7.6, from state-spaces/mamba (ssd_minimal) and arXiv 2405.21060. b and c are shared by the
 heads of a group; the state is (B, G, N, D), what a group's heads hold side by side, so that reading
-and writing it are one matrix product a group. Shapes: B batch, T time, H heads, P head size,
+and writing it are one matmul per group. Shapes: B batch, T time, H heads, P head size,
 G groups, D = H P / G, N state size, c chunk size, n chunks.
 """
 
@@ -167,7 +167,7 @@ _scan.defvjp(_forward, _backward)
 
 
 class _Decays(NamedTuple):
-    """Of a chunk.
+    """Decays within a chunk.
 
     pairs (B, H, c, c), from token i to token t; entered (B, H, c), from the chunk's start to t, 0
     in later documents; leaving (B, H, c), from i to the chunk's end, 0 in earlier documents;

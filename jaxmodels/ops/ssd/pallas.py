@@ -1,4 +1,4 @@
-"""The state-space duality of Mamba-2 as a kernel for a TPU, for heads that share b and c.
+"""The state-space duality of Mamba-2 as a Pallas TPU kernel, for heads that share b and c.
 
     h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
 
@@ -6,10 +6,10 @@ The equations are those of `ops/ssd/chunked.py`, by chunks:
 
     y = (E * c b^T) w + entered (c S) ;   S <- keep S + b^T (leaving w) ;   w = delta x
 
-with E the decays between two tokens of a chunk. What a head has as numbers a token (decays and
-their sums) is made outside, by operations that JAX derives; the kernel makes what is as large as
-chunk x chunk or as the state, which never leaves fast memory but for the states between chunks.
-The backward pass makes a chunk's pairs again, transposed, so that nothing has to be turned round.
+with E the decays between two tokens of a chunk. Per-head numbers of a token (decays and their sums)
+are computed outside, by operations that JAX differentiates; the kernel computes what is as large as
+chunk x chunk or as the state, of which only the states between chunks leave VMEM. The backward pass
+recomputes a chunk's pairs transposed, so that nothing has to be transposed.
 
 Shapes: B batch, T time, H heads, P head size, D = H P, N state size, c chunk size, n chunks; heads
 go by in blocks of h, and side by side in a block in packs that fill 128 lanes.
@@ -162,7 +162,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 def _inputs(sizes, x, b, c, d, ids, delta, decays):
-    """The arrays as the kernels want them."""
+    """Arrange the arrays as the kernels read them."""
     ids = ids[..., None]
     sums = decays.sums
     numbers = _by_block(sizes, *sums, decays.entered, decays.leaving, delta)
@@ -186,7 +186,7 @@ def _rows(sizes, z):
 
 
 def _columns(z):
-    """Back from `_rows`."""
+    """Invert `_rows`."""
     z = z.swapaxes(-1, -2)
     return z.reshape(*z.shape[:-3], -1, z.shape[-1])
 

@@ -52,21 +52,12 @@ def wkv4_step(state: WKV4State, k, v, decay, bonus):
 
 
 def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size=64):
-    """The same over (B, T, C) in about T / chunk_size + chunk_size dependent steps.
+    """Read (B, T, C) in chunks, in XLA; see `ops.wkv4.wkv4`.
 
     What a chunk adds to the state is a sum over its tokens. A scan over chunks adds these up to the
     states that enter the chunks; from there all chunks are read at once, token by token. For the
-    gradient the states at each token are kept, and nothing else is.
-
-    Args:
-      state: of (B, C) arrays, before the first token.
-      k, v: (B, T, C).
-      decay, bonus: (C,), see `wkv4_step`.
-      reset: bool (B, T) or None.
-      chunk_size: most tokens a chunk; on a CPU, T is as good as any.
-
-    Returns:
-      (state after the last token, y (B, T, C)).
+    gradient the states at each token are kept, and nothing else is. On a CPU a chunk of T tokens is
+    as good as any.
     """
     time = k.shape[1]
     size = -(-time // -(-time // chunk_size))  # as many chunks, but the last about as full
@@ -105,8 +96,8 @@ def _scan_chunks(entered, tokens, decay, bonus):
 
 def _loop(entered, tokens, decay, bonus, *, keep: bool):
     """`_scan_chunks`, and with `keep` the states (c, n, B, C) before each token."""
-    # A barrier on either side of the loop: else a TPU stacks what it gives in the order of whoever
-    # reads it next, and changes that order token by token.
+    # Barriers around the scan: otherwise XLA:TPU picks the consumer's layout for the stacked
+    # outputs and transposes on every iteration.
     tokens = jax.lax.optimization_barrier(tokens)
 
     def token(state, inputs):
@@ -207,7 +198,7 @@ def _chunk_states(state, k, v, reset, decay):
     carried = None
     if reset is not None:
         ids = segment_ids(reset)
-        last = (ids == ids[..., -1:])[..., None]  # tokens whose document goes on after the chunk
+        last = (ids == ids[..., -1:])[..., None]  # tokens whose document continues after the chunk
         k, v = jnp.where(last, k, EMPTY), jnp.where(last, v, 0.0)
         carried = ids[..., -1:] == 0  # (n, B, 1)
     age = jnp.arange(size - 1, -1, -1, dtype=jnp.float32)

@@ -1,9 +1,9 @@
-"""The weighted average of RWKV-4 as a kernel for a TPU: token by token, in fast memory.
+"""The weighted average of RWKV-4 as a Pallas TPU kernel: token by token, in VMEM.
 
-The equations and their derivative are those of `chunked.py`, whose step runs here unchanged. What
-bounds the recurrence on a TPU is what travels to memory between two operations: here it is k, v and
-y alone, read and written once. For the gradient the states before each block of tokens are kept,
-and a block is run again before it is run backwards.
+The equations and their derivative are those of `chunked.py`, whose step runs here unchanged. On a
+TPU the recurrence is bound by HBM traffic: here only k, v and y are read and written, once. For the
+gradient the states before each block of tokens are kept, and a block is replayed before its
+backward pass.
 
 Eight rows of the batch are the eight sublanes of a register, so that a batch of eight fills it.
 Shapes: B batch, T time, C width, n blocks of c tokens.
@@ -29,7 +29,7 @@ TOKENS, WIDTH = 32, 512  # of a block
 
 
 def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
-    """`wkv4_chunked` on a TPU; elsewhere the same kernel, interpreted."""
+    """Read (B, T, C) by a TPU kernel, interpreted on other platforms; see `ops.wkv4.wkv4`."""
     batch, time, width = k.shape
     lanes = min(WIDTH, -(-width // LANES) * LANES)
     tokens = min(TOKENS, time)
@@ -47,7 +47,7 @@ def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
 
 
 def _padded(x, to):
-    """x with zeros behind it, up to multiples of `to` along its axes."""
+    """Pad x with zeros at the end, up to multiples of `to` along its axes."""
     return jnp.pad(x, [(0, -size % block) for size, block in zip(x.shape, to, strict=True)])
 
 
@@ -221,7 +221,7 @@ def _apply_reset(state, resets, t):
 
 
 def _if_real(time, k, t, after, state, place):
-    """`after`, or for a token behind the last one what was before it."""
+    """Return `after`, or `state` for a token of the padding."""
     if time % k.shape[0] == 0:
         return after
     real = place * k.shape[0] + t < time
