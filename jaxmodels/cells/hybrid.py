@@ -244,7 +244,7 @@ class HybridCell(Cell):
         return self.scan(state, xs, reset, step=step)
 
     def write(self, xs):
-        """Return how far each token may change the states: (..., C) -> (...) in [0, 1]; None: fully.
+        """Return how far each token may change the states, (...) in [0, 1]; None means fully.
 
         A piecewise linear sigmoid: it reaches 0, and a token there is skipped altogether.
         """
