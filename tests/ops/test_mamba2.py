@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
+from jaxmodels.errors import UserError
 from jaxmodels.ops.mamba2 import mamba2_mixer
 from jaxmodels.testing.lab import quick_jit, shaken
 
@@ -31,12 +32,12 @@ def make(time, seed=0, **fields):
     return cell, state, normal(BATCH, time, WIDTH), reset
 
 
-def call(implementation, cell, state, xs, reset):
+def call(implementation, cell, state, xs, reset, write=None):
     """The cell's call by this implementation of the mixer."""
     c = cell.config
     options = {"chunk_size": c.chunk_size, "norm_eps": c.norm_eps, "norm_groups": c.norm_groups}
     return mamba2_mixer(
-        (state.conv, state.ssm), cell._project(xs), cell._vectors(), cell._read_out, reset,
+        (state.conv, state.ssm), cell._project(xs), cell._vectors(), cell._read_out, reset, write,
         **options, dtype=c.dtype, implementation=implementation,
     )  # fmt: skip
 
@@ -100,3 +101,15 @@ def test_isolation():
     later = xs.copy()
     later[:, place - 2 :] = 0.0
     assert np.array_equal(forward(state, later)[1][:, : place - 2], y[:, : place - 2])
+
+
+@pytest.mark.parametrize("implementation", ["xla_loop", "pallas"])
+def test_groups_are_refused(implementation):
+    with pytest.raises(UserError, match=f"'{implementation}' needs groups and norm_groups 1"):
+        call(implementation, *make(2, groups=2))
+
+
+def test_the_loop_refuses_a_write_gate():
+    cell, state, xs, reset = make(2)
+    with pytest.raises(UserError, match="takes no `write`"):
+        call("xla_loop", cell, state, xs, reset, write=xs[..., 0])
