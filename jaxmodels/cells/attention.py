@@ -164,5 +164,5 @@ class AttentionCell(Cell):
 
 
 def _count(position):
-    """The number of tokens read as an integer; not differentiated, and 0 if it is NaN."""
+    """Return the number of tokens read as an integer; not differentiated, and 0 if it is NaN."""
     return jnp.nan_to_num(jax.lax.stop_gradient(position)).astype(jnp.int32)

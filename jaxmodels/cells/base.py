@@ -17,7 +17,7 @@ KERNELS = {"xla": "auto", "pallas": "pallas"}
 
 
 def where_reset(reset: jax.Array, initial: State, state: State) -> State:
-    """Per row, `initial` where `reset` (batch,) is True, else `state`.
+    """Select per row: `initial` where `reset` (batch,) is True, else `state`.
 
     A selection, not a multiplication: what a finished document left behind, NaN included, is gone.
     """
@@ -35,11 +35,11 @@ class Cell(nnx.Module):
     """
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first token: a pytree of float32 arrays, leading axis batch."""
+        """Return the state before the first token: a pytree of float32 arrays, leading axis batch."""
         raise NotImplementedError
 
     def step(self, state: State, x: jax.Array, key: jax.Array | None = None):
-        """Reads one token. x: (batch, width) -> (state, y), y: (batch, width) float32.
+        """Read one token. x: (batch, width) -> (state, y), y: (batch, width) float32.
 
         `key` switches on whatever is random in training (dropout); most cells ignore it.
         """
@@ -54,7 +54,7 @@ class Cell(nnx.Module):
         *,
         step=None,
     ):
-        """The definition: `step` over time by `jax.lax.scan`.
+        """Run `step` over time by `jax.lax.scan`: the definition.
 
         Args:
           state: state before the first token.
@@ -88,7 +88,7 @@ class Cell(nnx.Module):
         reset: jax.Array | None = None,
         key: jax.Array | None = None,
     ):
-        """The fastest exact form of `scan`; same arguments, same results to rounding."""
+        """Compute `scan` in the fastest exact form: same arguments, same results to rounding."""
         return self.scan(state, xs, reset, key)
 
 

@@ -239,7 +239,7 @@ class HRM(nnx.Module):
         self.high = None if c.shared else HRMNet(c, c.high_layers, rngs=rngs)
 
     def think(self, state: HRMState, x, mask, positions, grad_calls=None) -> HRMState:
-        """One round: all cycles.
+        """Run one ACT step: all cycles.
 
         Args:
           state: where thinking begins; no gradient flows into it.
@@ -281,7 +281,7 @@ class HRM(nnx.Module):
         return state
 
     def _call(self, name, state, x, mask, positions):
-        """One call of a module -> the state with that module's part replaced."""
+        """Call one module -> the state with that module's part replaced."""
         if name == "low":
             z = state.low + state.high + (x if self.config.inject else 0.0)
             return state.replace(low=self.low(z, mask, positions))
@@ -295,7 +295,7 @@ def call_schedule(config: HRMConfig) -> list[str]:
 
 
 def calls_with_gradient(config: HRMConfig, count) -> list:
-    """For each call whether the gradient flows through it; count may be a traced integer."""
+    """Return for each call whether the gradient flows through it; count may be a traced integer."""
     order = call_schedule(config)
     if config.grad_rule == "last":
         return [len(order) - i <= count for i in range(len(order))]

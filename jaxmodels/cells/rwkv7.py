@@ -209,7 +209,7 @@ class RWKV7Cell(Cell):
         return r, log_w, k, v, rate, self.gate(xg, c.dtype)
 
     def _shared(self):
-        """The vectors of `_mix`, each (H, N)."""
+        """Return the vectors of `_mix`, each (H, N)."""
         names = ("removal_scale", "key_scale", "bonus", "norm_scale", "norm_bias")
         return {name: self._heads(getattr(self, name)[...]) for name in names}
 
@@ -217,7 +217,7 @@ class RWKV7Cell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _mix(self, recur, tokens, shared, head_sum):
-        """All between the projections, as `dplr` calls it -> (state, y).
+        """Compute everything between the projections, as `dplr` calls it -> (state, y).
 
         Of `self` only the config may be read here: the fast form has a derivative of its own, with
         respect to the arguments.

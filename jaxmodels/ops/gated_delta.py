@@ -26,7 +26,7 @@ def gated_delta_step(state, q, k, v, g, beta):
 
 
 def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, pack=None):
-    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+    """Read (B, T, H, ...), `chunk_size` tokens at a time.
 
     The decay has no bound, so it is never factored: exp is taken of what lies between two tokens.
 
@@ -53,7 +53,7 @@ def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, p
 
 
 def _chunk(pack, state, tokens, reset, shared, kept):
-    """One chunk, as `chunk_loop` wants it; kept: the inverse."""
+    """Compute one chunk, a body of `chunk_loop`; kept: the inverse."""
     q, k, v, g, beta = tokens  # (B, M, c, P K), v (B, M, c, P V), gates (B, 1, c, H)
     size, keys, values = q.shape[2], q.shape[3] // pack, v.shape[3] // pack
     ids = segment_ids(reset)

@@ -18,7 +18,7 @@ from jaxmodels.ops.common.chunks import from_chunks, name_boundary_states, to_ch
 
 
 def selective_scan_step(state, x, delta, a, b, c):
-    """One token.
+    """Read one token.
 
     Args:
       state: (B, N, D).

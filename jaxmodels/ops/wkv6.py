@@ -19,7 +19,7 @@ from jaxmodels.ops.common.chunks import same_segment, segment_ids
 
 
 def wkv6_step(state, r, log_w, k, v, bonus):
-    """One token.
+    """Read one token.
 
     Args:
       state: (B, H, K, V).
@@ -36,7 +36,7 @@ def wkv6_step(state, r, log_w, k, v, bonus):
 
 
 def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pack=None):
-    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+    """Read (B, T, H, ...), `chunk_size` tokens at a time.
 
     The gradient recomputes a chunk from its inputs and the state that enters it, so that memory
     holds those alone.
@@ -63,7 +63,7 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pac
 
 
 def _chunk(pack, state, tokens, reset, bonus, kept):
-    """One chunk, as `chunk_loop` wants it; nothing is kept."""
+    """Compute one chunk, a body of `chunk_loop`; nothing is kept."""
     r, log_w, k, v = tokens  # (B, M, c, P K), v (B, M, c, P V)
     ids = segment_ids(reset)
     first = (ids == 0)[:, None, :, None]

@@ -24,7 +24,7 @@ def to_chunks(x: jax.Array, chunk_size: int) -> jax.Array:
 
 
 def from_chunks(x: jax.Array, time: int) -> jax.Array:
-    """The inverse: (chunks, batch, chunk_size, ...) -> (batch, time, ...)."""
+    """Invert `to_chunks`: (chunks, batch, chunk_size, ...) -> (batch, time, ...)."""
     chunks, batch, chunk_size = x.shape[:3]
     return x.swapaxes(0, 1).reshape(batch, chunks * chunk_size, *x.shape[3:])[:, :time]
 
@@ -44,7 +44,7 @@ def same_segment(ids: jax.Array, *, strict: bool = False) -> jax.Array:
 
 
 def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
-    """Cumulative sum within each segment, as one matmul with ones and zeros.
+    """Sum cumulatively within each segment, by one matmul with ones and zeros.
 
     Taken over the whole chunk, the sum would round differently with what stood before a reset.
 

@@ -104,7 +104,7 @@ def _pack_state(pack, state):
 
 
 def _unpack_state(pack, state):
-    """The inverse of `_pack_state`."""
+    """Invert `_pack_state`."""
     batch, packs, keys, values = state.shape
     state = state.reshape(batch, packs, pack, keys // pack, pack, values // pack)
     state = jnp.stack([state[:, :, p, :, p] for p in range(pack)], 2)

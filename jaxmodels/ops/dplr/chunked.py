@@ -55,7 +55,7 @@ def dplr_chunked(mix, state, tokens, shared, reset=None, *, chunk_size=64, pack=
 
 
 def _chunk(mix, pack, state, tokens, reset, shared, kept):
-    """One chunk, as `chunk_loop` wants it; kept: the inverse."""
+    """Compute one chunk, a body of `chunk_loop`; kept: the inverse."""
     keeps = []
 
     def recur(*inputs):

@@ -51,7 +51,7 @@ def mix(
 
 
 def _chunk(eps, dtype, state, tokens, reset, params, kept):
-    """One chunk, as `chunk_loop` wants it; nothing is kept."""
+    """Compute one chunk, a body of `chunk_loop`; nothing is kept."""
     (conv, state), (z, xbc, delta), (p, a) = state, tokens, params
     channels, states = z.shape[2], state.shape[1]
     heads = delta.shape[2]

@@ -31,13 +31,13 @@ class WKV4State(NamedTuple):
 
 
 def wkv4_initial(*shape: int) -> WKV4State:
-    """The state before the first token, of arrays of this shape."""
+    """Return the state before the first token, of arrays of this shape."""
     zeros = jnp.zeros(shape, jnp.float32)
     return WKV4State(zeros, zeros, jnp.full(shape, EMPTY, jnp.float32))
 
 
 def wkv4_step(state: WKV4State, k, v, decay, bonus):
-    """One token.
+    """Read one token.
 
     Args:
       state: of (B, C) arrays.
@@ -81,7 +81,7 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
 
 @jax.custom_vjp
 def _scan_chunks(entered, tokens, decay, bonus):
-    """All chunks at once, token by token.
+    """Read all chunks at once, token by token.
 
     Args:
       entered: states of (n, B, C), before each chunk.
@@ -153,7 +153,7 @@ def _apply_reset(state, reset):
 
 
 def wkv4_token(state, k, v, decay, bonus):
-    """One token of arrays that broadcast; see `wkv4_step`."""
+    """Read one token of arrays that broadcast; see `wkv4_step`."""
     p, q, o = state
     k_now, o = k + bonus, jax.lax.stop_gradient(o)
     top = jnp.maximum(o, jax.lax.stop_gradient(k_now))
@@ -165,7 +165,7 @@ def wkv4_token(state, k, v, decay, bonus):
 
 
 def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
-    """The derivative of `wkv4_token`.
+    """Differentiate `wkv4_token`.
 
     Args:
       state: before the token.
@@ -193,7 +193,7 @@ def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
 
 
 def _chunk_states(state, k, v, reset, decay):
-    """The states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
+    """Return the states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
     size = k.shape[2]
     carried = None
     if reset is not None:
