@@ -35,7 +35,7 @@ class Cell(nnx.Module):
     """
 
     def initial_state(self, batch_size: int) -> State:
-        """Return the state before the first token: a pytree of float32 arrays, leading axis batch."""
+        """Return the state before the first token: float32 arrays, batch first."""
         raise NotImplementedError
 
     def step(self, state: State, x: jax.Array, key: jax.Array | None = None):

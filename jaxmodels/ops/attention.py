@@ -46,7 +46,7 @@ def ring_ages(read: jax.Array, window: int) -> jax.Array:
 
 
 def ring_read(ring: jax.Array, read: jax.Array) -> jax.Array:
-    """Return the ring (B, W, K, N) with zeros in its empty slots, whatever they hold, NaN included."""
+    """Return the ring (B, W, K, N), zeros in its empty slots, even where they hold NaN."""
     full = ring_ages(read, ring.shape[1]) < read[:, None]
     return jnp.where(full[..., None, None], ring, 0.0)
 

@@ -13,7 +13,7 @@ from jaxmodels.ops.common.xla_cpu import depend_on, materialize_rows
 
 
 def short_conv_step(state, x, taps, bias):
-    """Read one token. state (B, K - 1, D), x (B, D), taps (D, K), bias (D,) -> (state, y (B, D))."""
+    """Read one token: state (B, K - 1, D), x (B, D), taps (D, K), bias (D,) -> (state, y)."""
     window = jnp.concatenate([state, x[:, None]], 1)
     return window[:, 1:], jnp.sum(window * taps.T[None], 1) + bias[None]
 
