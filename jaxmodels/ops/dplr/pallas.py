@@ -121,9 +121,9 @@ def _runner(mix, sizes):
 class _Specs:
     """Grid (row of the batch, block of packs, chunk) and the blocks of each kind of array."""
 
-    def __init__(self, sizes, state, ids, backwards):
+    def __init__(self, sizes, states, ids, backwards):
         chunks = ids.shape[1]
-        self.grid = (state.shape[0], state.shape[1] // sizes.packs, chunks)
+        self.grid = (states.shape[0], states.shape[1] // sizes.packs, chunks)
         lanes = sizes.packs * sizes.lanes
 
         spec = specs_over_time(chunks, 2, backwards=backwards)
@@ -133,9 +133,9 @@ class _Specs:
         self.id_row = spec((1, 1, 1, size), lambda b, m, t: (b, t, 0, 0))
         self.vector = spec((1, lanes), lambda b, m, t: (0, m))
         self.row_vector = spec((1, 1, lanes), lambda b, m, t: (b, 0, m))
-        self.boundary = spec(
-            (1, 1, packs, sizes.head, sizes.lanes), lambda b, m, t: (b, t, m, 0, 0)
-        )
+        state = (packs, sizes.head, sizes.lanes)
+        self.state = spec((1, *state), lambda b, m, t: (b, m, 0, 0))
+        self.boundary = spec((1, 1, *state), lambda b, m, t: (b, t, m, 0, 0))
         self.inverse = spec((1, 1, packs, size, pairs), lambda b, m, t: (b, t, m, 0, 0))
 
 
