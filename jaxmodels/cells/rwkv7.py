@@ -17,13 +17,7 @@ import numpy as np
 from flax import nnx, struct
 
 from jaxmodels.cells.base import KERNELS, Cell, head_size_of, one_of, positive
-from jaxmodels.cells.layers import (
-    Linear,
-    LowRank,
-    assign_rates,
-    normalize_heads,
-    symmetric_uniform,
-)
+from jaxmodels.cells.layers import Linear, LowRank, assign_rates, normalize_heads, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.token_shift import token_mix, token_shift

@@ -12,12 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxmodels.ops.common.pallas_tpu import (
-    SUBLANES,
-    float32_array,
-    kernel_call,
-    sum_row_groups,
-)
+from jaxmodels.ops.common.pallas_tpu import SUBLANES, float32_array, kernel_call, sum_row_groups
 
 ENTRIES = 2**17  # of a block, of which some ten are in VMEM
 ROWS = 16  # of bfloat16 share a register
