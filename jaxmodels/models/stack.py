@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells import CELLS
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.base import one_of, positive
 from jaxmodels.cells.hrm import HRMConfig
 from jaxmodels.data.pairs.layout import MODES
 from jaxmodels.data.tokenizers.special import EOS
