@@ -79,7 +79,7 @@ class Rows(NamedTuple):
     """Pairs laid out.
 
     Attributes:
-      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `prompts.Row`.
+      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `layout.Row`.
       identifiers: int32 (n,).
       kept: int64 (n,), which of the pairs each row is of; those too long are left out.
     """

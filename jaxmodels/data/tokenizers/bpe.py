@@ -1,7 +1,7 @@
 """Byte-pair encoding by the PyPI package `tokenizers`, trained on the texts at hand (L-23).
 
 Byte level: any text is encoded without loss. Ids 0-3 are PAD, EOS, UNK and SEP, as in
-`answer_tokenizers.py`.
+`answers.py`.
 """
 
 from __future__ import annotations
