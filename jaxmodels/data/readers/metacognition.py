@@ -58,7 +58,7 @@ TEMPLATES = {
 
 
 def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record]:
-    """`count` documents, "Question: ...", "Answer: ...", of one kind or of all in turn.
+    """Make `count` documents, "Question: ...", "Answer: ...", of one kind or of all in turn.
 
     Deterministic in (count, seed, kind).
 
@@ -83,12 +83,12 @@ def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record
 
 
 def as_text(question: str, answer: str) -> bytes:
-    """One exchange as a document."""
+    """Return one exchange as a document."""
     return f"Question: {question.strip()}\nAnswer: {answer.strip()}\n\n".encode()
 
 
 def read_metacognition(path: Path) -> Iterator[Record]:
-    """JSON lines with `question`, `answer` and perhaps `kind`: each a document."""
+    """Read JSON lines with `question`, `answer` and optionally `kind`, each a document."""
     for number, row in json_lines(path):
         question = require(row, "question", str, path, number)
         answer = require(row, "answer", str, path, number)

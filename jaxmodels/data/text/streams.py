@@ -57,7 +57,7 @@ def make_stream(
     lengths: Sequence[tuple[int, int]] = (),
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Endless training batches.
+    """Return endless training batches.
 
     Modes:
       tracks: the documents, shuffled anew each epoch, form one ring that is entered at a random
@@ -118,7 +118,7 @@ def eval_stream(
     labels: Labeller | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Finite batches in which every token but the first of each document is a target exactly once.
+    """Return finite batches; each token but the first of a document is a target exactly once.
 
     The weights of all batches sum to `num_targets(documents)`, the bytes behind them to
     `num_target_bytes(documents)`. Hand the state from batch to batch, beginning with the initial

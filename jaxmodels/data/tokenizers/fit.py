@@ -1,4 +1,4 @@
-"""The tokenizers of questions and answers by name, fitted where they learn from texts."""
+"""Tokenizers of questions and answers by name, fitted on texts where they learn."""
 
 from collections.abc import Sequence
 
