@@ -29,7 +29,7 @@ LOW_RANK = {"w": "decay", "a": "rate", "v": "residual", "g": "gate"}  # of versi
 
 
 def read(path: Path) -> RWKV:
-    """The model of a `.pth` (recognised by its content) or `.safetensors` file.
+    """Read the model of a `.pth` (recognised by its content) or `.safetensors` file.
 
     Raises:
       UserError: truncated or damaged, no RWKV-4, -6 or -7, or tensors that do not fit.

@@ -194,7 +194,7 @@ def _end(given) -> int | None:
 
 
 def _grad_calls(given: dict, high: int, low: int) -> int:
-    """Through how many calls the gradient flows: theirs counts calls of L in each cycle of H.
+    """Return the number of calls with a gradient; `hrm_text` counts calls of L per cycle of H.
 
     Which calls these are may differ: ours are the last ones. It is of no account to what a model
     computes.

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
 
@@ -50,7 +51,7 @@ def lay_out(question: Sequence[int], answer: Sequence[int] | None, mode: str, se
       UserError: they do not fit; names both lengths.
     """
     if mode not in MODES:
-        raise UserError(f"mode: {mode!r} is none of {', '.join(MODES)}")
+        raise UserError(f"mode: unknown {mode!r}{did_you_mean(mode, MODES)}")
     question = np.asarray(question, np.int32)
     known = None if answer is None else np.asarray(answer, np.int32)
     if mode == "grid":

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.random import random_words
 from jaxmodels.data.readers.files import Record, json_lines, require
 from jaxmodels.errors import UserError
@@ -66,7 +67,7 @@ def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record
       UserError: an unknown kind.
     """
     if kind and kind not in KINDS:
-        raise UserError(f"kind of meta-cognition: {kind!r} is unknown, valid: {', '.join(KINDS)}")
+        raise UserError(f"kind of metacognition: unknown {kind!r}{did_you_mean(kind, KINDS)}")
     words = random_words(seed, 0, 4 * count).reshape(count, 4)
     records = []
     for number, (which, thing, other, colour) in enumerate(words.tolist()):
@@ -94,6 +95,6 @@ def read_metacognition(path: Path) -> Iterator[Record]:
         answer = require(row, "answer", str, path, number)
         if row.get("kind", KINDS[0]) not in KINDS:
             raise UserError(
-                f"{path}:{number}: kind {row['kind']!r} is unknown, valid: {', '.join(KINDS)}"
+                f"{path}:{number}: unknown kind {row['kind']!r}{did_you_mean(row['kind'], KINDS)}"
             )
         yield Record(f"{path}:{number}", as_text(question, answer))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.text.batching import (
     Evaluation,
@@ -93,7 +94,7 @@ def make_stream(
       UserError: too few tokens for these sizes, or an unknown mode.
     """
     if mode not in MODES:
-        raise UserError(f"data.mode: unknown mode {mode!r}, expected one of {', '.join(MODES)}")
+        raise UserError(f"data.mode: unknown mode {mode!r}{did_you_mean(mode, MODES)}")
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
     if lengths and mode != "tracks":
