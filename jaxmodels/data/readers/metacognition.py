@@ -95,6 +95,6 @@ def read_metacognition(path: Path) -> Iterator[Record]:
         answer = require(row, "answer", str, path, number)
         if row.get("kind", KINDS[0]) not in KINDS:
             raise UserError(
-                f"{path}:{number}: unknown kind {row['kind']!r}{did_you_mean(row['kind'], KINDS)}"
+                f"{path}:{number}: unknown kind {row['kind']!r}{did_you_mean(str(row['kind']), KINDS)}"
             )
         yield Record(f"{path}:{number}", as_text(question, answer))
