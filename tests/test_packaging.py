@@ -23,7 +23,7 @@ TRAIN = """
 import jax, jax.numpy as jnp, optax
 import jaxmodels
 
-model = jaxmodels.create("rwkv", seed=0, vocab_size=17, width=32, num_layers=2, head_size=16)
+model = jaxmodels.create("rwkv", seed=0, version=4, vocab_size=17, width=32, num_layers=1)
 optimizer = optax.adamw(1e-2)
 tokens = jnp.arange(4 * 129).reshape(4, 129) % 17
 

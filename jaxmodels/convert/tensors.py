@@ -15,7 +15,7 @@ FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class Tensors:
-    """What a file holds: arrays by name, each of which must be expected by somebody.
+    """The contents of a file: arrays by name, each of which must be expected by somebody.
 
     Attributes:
       path: for messages.
@@ -35,7 +35,7 @@ class Tensors:
         return name in self.arrays
 
     def shape(self, name: str, ndim: int | None = None) -> tuple[int, ...]:
-        """The shape of a tensor.
+        """Return the shape of a tensor.
 
         Raises:
           UserError: it is not there, or has not `ndim` axes.
@@ -48,7 +48,7 @@ class Tensors:
         return shape
 
     def expect(self, name: str, shape: tuple[int, ...], *, loose: bool = False) -> None:
-        """Raises UserError if the tensor is missing or not of this shape.
+        """Raise UserError if the tensor is missing or not of this shape.
 
         With `loose` any shape with as many elements will do: formats differ in axes of size 1 and
         in whether heads are an axis.
@@ -59,11 +59,11 @@ class Tensors:
         self._known.add(name)
 
     def take(self, name: str) -> np.ndarray:
-        """The tensor as float32."""
+        """Return the tensor as float32."""
         return self.arrays[name].astype(np.float32)
 
     def finish(self) -> None:
-        """Raises UserError if there is a tensor that nobody expected."""
+        """Raise UserError if there is a tensor that nobody expected."""
         left = [name for name in self.arrays if name not in self._known]
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
@@ -72,7 +72,7 @@ class Tensors:
             )
 
     def count_layers(self, prefix: str) -> int:
-        """How many layers' tensors there are: distinct numbers after `prefix`, at least 1."""
+        """Count the layers: distinct numbers after `prefix`, at least 1."""
         names = [name.removeprefix(prefix) for name in self.arrays if name.startswith(prefix)]
         numbers = {name.split(".")[0] for name in names}
         return max(1, sum(number.isdecimal() for number in numbers))

@@ -51,7 +51,9 @@ def build(sources: Sequence[str], out: Path, options: Options) -> str:
       UserError: see `pairs_of_sources`, `fit_tokenizer` and `write_hrm`.
     """
     if options.mode not in TEXT_MODES:
-        raise UserError(f"mode: {options.mode!r} is none of {', '.join(TEXT_MODES)}")
+        raise UserError(
+            f"mode: unknown {options.mode!r}{cli.did_you_mean(options.mode, TEXT_MODES)}"
+        )
     must_be_new(out)  # before the work, not after
     train, test, way = pairs_of_sources(
         sources,

@@ -28,7 +28,7 @@ UNKNOWN = "\ufffd"
 def built_pairs(
     folder: str | Path, mode: str, seq_len: int, symbols: str = ""
 ) -> tuple[dict[str, list[Pair]], Tokenizer]:
-    """-> (pairs of "train" and of "test", the tokenizer that gives their ids back).
+    """Read a folder: return (pairs of "train" and of "test", the tokenizer of their ids).
 
     Args:
       folder: see `read_built`.
@@ -116,13 +116,13 @@ def _pairs(rows: Rows, tokenizer: Tokenizer, mode: str, task: str) -> list[Pair]
 
 
 def _decoded(ids: np.ndarray, tokenizer: Tokenizer) -> str:
-    """Text in which each unknown token is a character that becomes one again."""
+    """Return the text; each unknown token becomes a character that encodes to UNK again."""
     parts = np.split(ids, np.flatnonzero(ids == UNK))
     return UNKNOWN.join(tokenizer.decode(part[part != UNK]) for part in parts)
 
 
 def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> None:
-    """What is trained on is what was built, to the bit."""
+    """Raise UserError unless the pairs lay out to exactly the rows that were read."""
     again = lay_out_pairs(pairs, tokenizer, mode, rows.inputs.shape[1])
     for one, other in zip(rows[:3], again[:3], strict=True):
         differs = np.flatnonzero((one != other).any(1))
@@ -138,7 +138,7 @@ def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> No
 
 
 def _shown(split: Split, of: str, tokenizer: Tokenizer) -> str:
-    """The first row as text."""
+    """Return the first row as text."""
     rows = split.rows(of)
     row, places = rows.inputs[0], np.flatnonzero(rows.weights[0])
     question = tokenizer.decode(question_of(row))

@@ -79,7 +79,7 @@ class Rows(NamedTuple):
     """Pairs laid out.
 
     Attributes:
-      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `prompts.Row`.
+      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `layout.Row`.
       identifiers: int32 (n,).
       kept: int64 (n,), which of the pairs each row is of; those too long are left out.
     """
@@ -92,7 +92,7 @@ class Rows(NamedTuple):
 
 
 def normalised(text: str) -> str:
-    """As questions are read, to train on and to ask: composed characters (NFC), bare ends."""
+    """Return a question as models read it: composed characters (NFC), no surrounding space."""
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -110,7 +110,7 @@ def lay_out_pairs(
     skip_long: bool = False,
     answered: bool = True,
 ) -> Rows:
-    """All pairs as rows.
+    """Lay out all pairs as rows.
 
     Args:
       mode, seq_len: see `lay_out`.
@@ -140,13 +140,13 @@ def lay_out_pairs(
 
 
 def that_fit(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
-    """Those that fit in a row with their answer. Raises UserError if none does."""
+    """Return the pairs that fit in a row with their answer; raise UserError if none does."""
     kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, skip_long=True).kept
     return [pairs[number] for number in kept]
 
 
 def evenly_spaced(items: Sequence, most: int | None) -> list:
-    """At most so many, evenly spaced: of what stands file by file or task by task, some of each."""
+    """Return at most `most` items, evenly spaced, so that every file or task keeps some."""
     if most is None or len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
@@ -155,7 +155,7 @@ def evenly_spaced(items: Sequence, most: int | None) -> list:
 def split_by_key(
     pairs: Sequence[Pair], keys: Sequence[str], held_out: float, seed: int, use: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """-> (train, unseen): pairs of one key stay together.
+    """Return (train, unseen); pairs of one key stay together.
 
     Args:
       keys: of each pair.
@@ -196,7 +196,7 @@ def pair_stream(
     augmentation: Augmentation | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Endless training batches: every epoch all rows in a new order, each changed anew.
+    """Return endless training batches: each epoch all rows in a new order, newly augmented.
 
     Position and determinism as in `data/text/streams.py`: the state of an iterator is its step.
     """
@@ -208,7 +208,7 @@ def pair_stream(
 def pair_eval_stream(
     rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
 ) -> grain.IterDataset:
-    """Finite batches, every row once, in order; what is missing from the last has weight 0."""
+    """Return finite batches: every row once, in order; padding in the last has weight 0."""
     return grain_dataset(
         _InOrder(rows, rows_of_host(batch_size, host_index, host_count), batch_size), prefetch
     )

@@ -34,7 +34,7 @@ class Record:
     spans: Mapping[str, Sequence[Span]] = field(default_factory=dict)
 
     def slice(self, start: int, stop: int, suffix: str) -> Record:
-        """Bytes [start, stop) as a record of their own."""
+        """Return bytes [start, stop) as a record of their own."""
         spans = {
             name: [
                 (max(a, start) - start, min(b, stop) - start, value)
@@ -47,7 +47,7 @@ class Record:
 
 
 def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFIXES) -> list[Path]:
-    """Files, folders and globs to files: sorted within a folder or glob, each file once.
+    """Resolve files, folders and globs to files, sorted within each, every file once.
 
     A folder gives its files with one of `suffixes` ('' = none), recursively, hidden ones left
     out. A glob may contain `**`. A file named as such is taken whatever its suffix.
@@ -78,7 +78,7 @@ def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFI
 
 
 def read_text(path: Path) -> bytes:
-    """The file's UTF-8 bytes, without a byte order mark.
+    """Return the file's UTF-8 bytes, without a byte order mark.
 
     Raises:
       UserError: unreadable, empty, or no text, with offset and line of the first bad byte.
@@ -109,13 +109,13 @@ def read_text(path: Path) -> bytes:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number from 1, text without line end) of every line that is not blank."""
+    """Return (line number from 1, text without line end) of every non-blank line."""
     lines = read_text(path).decode("utf-8").split("\n")
     return [(n, line.rstrip("\r")) for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of a file with one JSON object a line."""
+    """Yield (line number, object) of a file with one JSON object a line."""
     for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
@@ -130,7 +130,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
-    """A file that is one JSON value of type `kind`, and its text."""
+    """Return the value of a file that is one JSON value of type `kind`, and its text."""
     text = read_text(path).decode("utf-8")
     try:
         value = json.loads(text)
@@ -145,7 +145,7 @@ def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
 
 
 def require(row: dict, name: str, kind: type, path: Path, where: int | str) -> Any:
-    """`row[name]`, of type `kind`; `where` is a line number or what else locates the row."""
+    """Return `row[name]`, of type `kind`; `where` is a line number or names the row."""
     place = f"{path}:{where}" if isinstance(where, int) else f"{path}: {where}"
     if not isinstance(row, dict):
         raise UserError(f"{place}: expected an object with the field {name!r}, got {row!r:.40}")

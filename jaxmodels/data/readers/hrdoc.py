@@ -13,7 +13,7 @@ NUM_LEVEL_CLASSES = 16
 
 
 def read_hrdoc(path: Path) -> Iterator[Record]:
-    """HRDoc (SYSTEMS P-18): a file is a document; each line indented two spaces a level.
+    """Read HRDoc (SYSTEMS P-18): a file is a document; each line indented two spaces a level.
 
     The level of a line is 0 without parent, its parent's plus one if the parent `contain`s it, else
     its parent's (`connect`: the same paragraph goes on; `equality`: a sibling). Label

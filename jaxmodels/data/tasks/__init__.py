@@ -43,7 +43,7 @@ TASKS = {
 
 
 def make_task(name: str, count: int, seed: int) -> list[Pair]:
-    """`count` pairs of a task, at random without repetition (but those that it has twice itself).
+    """Draw `count` pairs of a task without replacement (a task may itself hold duplicates).
 
     Raises:
       UserError: unknown, or it has fewer.
@@ -59,7 +59,7 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
 def split_by_combination(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """-> (train, unseen): no combination on both sides, each value of a slot in training.
+    """Return (train, unseen): no combination on both sides, each value of a slot in training.
 
     Args:
       held_out: share of the combinations to hold out; fewer where their values would be missing.
@@ -89,7 +89,7 @@ def split_by_combination(
 
 
 def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Held-out pairs in two parts: no combination and no question in both.
+    """Split held-out pairs in two: no combination and no question is in both.
 
     share: of the combinations, for the second part.
     """
@@ -102,6 +102,6 @@ def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[P
 def split_by_question(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """-> (train, unseen), by unique question; all answers to one stay together."""
+    """Return (train, unseen), split by unique question; all answers to one stay together."""
     keys = [pair.question.strip() for pair in pairs]
     return split_by_key(pairs, keys, held_out, seed, use=3)

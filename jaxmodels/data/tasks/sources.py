@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.files import read_all
 from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
@@ -52,7 +53,7 @@ def pairs_of_sources(
     for path in paths:
         # What is no file and looks like a name was perhaps meant as one.
         if not Path(path).exists() and Path(path).name == path and path.isidentifier():
-            raise UserError(f"{path}: neither a file nor a task; tasks are {', '.join(TASKS)}")
+            raise UserError(f"{path}: neither a file nor a task{did_you_mean(path, TASKS)}")
     if paths:
         pairs = read_all(paths, question_prefix)
         ways.append("by unique question")

@@ -1,4 +1,4 @@
-"""Where each batch's tokens lie: one class a mode, each element computed from its step alone."""
+"""Positions of each batch's tokens: one class a mode, each element a function of its step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Ring:
         return len(self.tokens)
 
     def batch(self, positions, reset, has_target, since) -> dict[str, np.ndarray]:
-        """A batch whose inputs are the tokens at `positions`; all arguments (rows, seq_len).
+        """Return a batch whose inputs are the tokens at `positions`; all arguments (rows, seq_len).
 
         A position of -1 is padding. `since` is the earliest position that the state at this input
         has read without interruption.
@@ -290,7 +290,7 @@ class Evaluation:
         )
 
     def _whole(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
-        """Positions of a row that reads these documents one after the other."""
+        """Return the positions of a row that reads these documents one after the other."""
         if len(documents) == 0:
             return np.full(read.shape, -1)
         ends = np.cumsum(self.ring.lengths[documents])
@@ -302,7 +302,7 @@ class Evaluation:
 
 
 def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
-    """The n-th items of an endless sequence of shuffled epochs; a batch may straddle two."""
+    """Return the n-th items of an endless sequence of shuffled epochs; a batch may span two."""
     epochs, within = np.divmod(numbers, per_epoch)
     items = np.empty(numbers.shape, np.int64)
     for epoch in np.unique(epochs):
@@ -311,7 +311,7 @@ def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
 
 
 def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Documents for each row: the longest first, always to the row with the least to read."""
+    """Assign documents to rows: the longest first, always to the row with the least to read."""
     loads = np.zeros(rows, np.int64)
     chosen: list[list[int]] = [[] for _ in range(rows)]
     for document in np.argsort(-lengths, kind="stable"):
@@ -322,7 +322,7 @@ def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
 
 
 def _aligned_labels(documents: Sequence[Document]) -> dict[str, np.ndarray]:
-    """Labels of all documents end to end, -1 for a document that does not bring that label."""
+    """Concatenate the labels of all documents, -1 where a document lacks a label."""
     shapes = {name: v.shape[1:] for document in documents for name, v in document.labels.items()}
     return {
         name: np.concatenate(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.readers.files import Record, find_files, read_text
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.documents import Corpus, Document
@@ -20,6 +21,7 @@ from jaxmodels.data.tokenizers.byte_word import (
 )
 from jaxmodels.errors import UserError
 
+NAMED = ("byte", "char", "word")  # tokenizers
 VALID_FROM, TEST_FROM = 2000, 2010  # years of the packaged speeches
 
 
@@ -60,7 +62,7 @@ def load_corpus(
             f"got {valid_fraction} and {test_fraction}"
         )
     if format not in FORMATS:
-        raise UserError(f"data.format: unknown {format!r}, expected one of {', '.join(FORMATS)}")
+        raise UserError(f"data.format: unknown {format!r}{did_you_mean(format, FORMATS)}")
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if paths:
         reader = FORMATS[format]
@@ -121,5 +123,5 @@ def _tokenizer(given, train: list[Record], max_tokens: int, min_freq: int) -> To
     if given == "char":
         return CharTokenizer.fit(record.text for record in train)
     if isinstance(given, str):
-        raise UserError(f"data.tokenizer: unknown {given!r}, expected 'byte', 'char' or 'word'")
+        raise UserError(f"data.tokenizer: unknown {given!r}{did_you_mean(given, NAMED)}")
     return given

@@ -47,7 +47,7 @@ class Document:
         return len(self.tokens) if self.byte_counts is None else int(self.byte_counts.sum())
 
     def slice(self, start: int, stop: int) -> Document:
-        """Tokens [start, stop) as a document of their own."""
+        """Return tokens [start, stop) as a document of their own."""
         return Document(
             f"{self.name}[{start}:{stop}]",
             self.tokens[start:stop],
@@ -86,12 +86,12 @@ class Corpus:
 
 
 def num_targets(documents: Sequence[Document]) -> int:
-    """Tokens that have a predictor: all but the first of each document."""
+    """Count the tokens that have a predictor: all but the first of each document."""
     return sum(max(len(document) - 1, 0) for document in documents)
 
 
 def num_target_bytes(documents: Sequence[Document]) -> int:
-    """Bytes of text behind those targets; bits per byte = nats summed over them / this / ln 2."""
+    """Count the bytes of text behind the targets; bits per byte = summed nats / this / ln 2."""
     total = 0
     for document in documents:
         if len(document) < 2:
@@ -102,7 +102,7 @@ def num_target_bytes(documents: Sequence[Document]) -> int:
 
 
 def label_classes(documents: Sequence[Document]) -> dict[str, int]:
-    """For each label that documents bring: one more than the largest value, 0 if none is given."""
+    """Return {label: one more than its largest value}, 0 where no value is given."""
     found: dict[str, int] = {}
     for document in documents:
         for name, values in document.labels.items():

@@ -57,11 +57,11 @@ class Mixture:
         return sys.maxsize
 
     def phase(self, step: int) -> int:
-        """Index of the phase that a step lies in; after the last end, the last."""
+        """Return the index of the phase that a step is in; after the last end, the last."""
         return min(int(np.searchsorted(self.ends, step, side="right")), len(self.ends) - 1)
 
     def sources(self, step: int) -> np.ndarray:
-        """(batch_size,) index of the source of each row."""
+        """Return (batch_size,): the index of the source of each row."""
         uniform = (self._words(step)[0] >> np.uint64(11)) * 2.0**-53
         below = np.cumsum(self.shares[self.phase(step)])
         return np.minimum(np.searchsorted(below, uniform, side="right"), self._last(step))
@@ -91,7 +91,7 @@ class Mixture:
 
 
 def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> np.ndarray:
-    """(phases, sources) shares that sum to 1 in each phase.
+    """Return (phases, sources) shares that sum to 1 in each phase.
 
     Raises:
       UserError: weights that are missing, negative, of another number, or all zero in a phase.
@@ -109,5 +109,5 @@ def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> 
 
 
 def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
-    """Endless batches; `iter()` of it has get_state()/set_state() with next_index == step."""
+    """Return endless batches; `iter()` has get_state()/set_state() with next_index == step."""
     return grain_dataset(source, prefetch)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.text.batching import (
     Evaluation,
@@ -57,7 +58,7 @@ def make_stream(
     lengths: Sequence[tuple[int, int]] = (),
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Endless training batches.
+    """Return endless training batches.
 
     Modes:
       tracks: the documents, shuffled anew each epoch, form one ring that is entered at a random
@@ -93,7 +94,7 @@ def make_stream(
       UserError: too few tokens for these sizes, or an unknown mode.
     """
     if mode not in MODES:
-        raise UserError(f"data.mode: unknown mode {mode!r}, expected one of {', '.join(MODES)}")
+        raise UserError(f"data.mode: unknown mode {mode!r}{did_you_mean(mode, MODES)}")
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
     if lengths and mode != "tracks":
@@ -118,7 +119,7 @@ def eval_stream(
     labels: Labeller | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Finite batches in which every token but the first of each document is a target exactly once.
+    """Return finite batches; each token but the first of a document is a target exactly once.
 
     The weights of all batches sum to `num_targets(documents)`, the bytes behind them to
     `num_target_bytes(documents)`. Hand the state from batch to batch, beginning with the initial

@@ -1,7 +1,7 @@
 """Byte-pair encoding by the PyPI package `tokenizers`, trained on the texts at hand (L-23).
 
 Byte level: any text is encoded without loss. Ids 0-3 are PAD, EOS, UNK and SEP, as in
-`answer_tokenizers.py`.
+`answers.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxmodels.extras import import_extra
 
 @dataclass(frozen=True)
 class BPETokenizer:
-    """Pieces of bytes that often stand together.
+    """Byte-level BPE: frequent byte sequences as tokens.
 
     Attributes:
       model: the library's own description, JSON.
@@ -31,7 +31,7 @@ class BPETokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str], *, vocab_size: int) -> BPETokenizer:
-        """Learns the pieces from *training* texts; the same texts give the same pieces.
+        """Learn the pieces from *training* texts; the same texts give the same pieces.
 
         Raises:
           UserError: a vocabulary too small for the 256 bytes and the four special ids.
@@ -70,7 +70,7 @@ class BPETokenizer:
         return np.array([len(token) for token in tokens], np.int32)
 
     def decode(self, tokens) -> str:
-        """Text up to the first EOS; special ids and ids that there are not show as nothing."""
+        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
         ids = [int(token) for token in np.asarray(tokens).ravel()]
         ids = ids[: ids.index(EOS)] if EOS in ids else ids
         known = [i for i in ids if len(SPECIALS) <= i < self.vocab_size]

@@ -50,7 +50,7 @@ class TokenizerRow:
 def compare_tokenizers(
     pairs: Sequence[Pair], tokenizers: Mapping[str, Tokenizer], width: int
 ) -> list[TokenizerRow]:
-    """A row for each tokenizer, in their order.
+    """Measure each tokenizer; return one row each, in order.
 
     Args:
       pairs: texts that no tokenizer was fitted on, or the table flatters those that learn.
@@ -85,7 +85,7 @@ def compare_tokenizers(
 
 
 def as_markdown(rows: Sequence[TokenizerRow]) -> str:
-    """A table of Markdown."""
+    """Format the rows as a Markdown table."""
     lines = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
     for r in rows:
         lines.append(

@@ -1,7 +1,8 @@
-"""The tokenizers of questions and answers by name, fitted where they learn from texts."""
+"""Tokenizers of questions and answers by name, fitted on texts where they learn."""
 
 from collections.abc import Sequence
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.tokenizers.answers import (
     LATIN_CHARSET,
     SEED_CHARSET,
@@ -36,4 +37,4 @@ def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer
         return HybridTokenizer.fit(texts, max_words=most)
     if name == "bpe":
         return BPETokenizer.fit(texts, vocab_size=max_tokens)
-    raise UserError(f"tokenizer: unknown {name!r}; valid: {', '.join(TEXT_TOKENIZERS)}")
+    raise UserError(f"tokenizer: unknown {name!r}{did_you_mean(name, TEXT_TOKENIZERS)}")

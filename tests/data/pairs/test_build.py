@@ -339,7 +339,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["translatoin"], "translatoin: neither a file nor a task; tasks are translation"),
+        (["translatoin"], "translatoin: neither a file nor a task; did you mean 'translation'"),
         (["no/such.tsv"], "no/such.tsv: no such file"),
         (["bad.jsonl"], "bad.jsonl:2: expected the fields input and output"),
         (["one.tsv"], "train_split: 1 pairs to train on and 0 to test"),

@@ -75,5 +75,5 @@ def test_what_does_not_fit_is_refused(mode):
         lay_out(Q, [20] * (fits + 1), mode, T)
     with pytest.raises(UserError, match="a question of 9 tokens does not fit"):
         lay_out([10] * T, None, mode, T)
-    with pytest.raises(UserError, match="is none of grid, nar"):
+    with pytest.raises(UserError, match="choose from: grid, nar"):
         lay_out(Q, A, "other", T)

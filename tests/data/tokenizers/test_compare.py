@@ -45,7 +45,7 @@ def test_named_tokenizers():
     fitted = [fit_tokenizer(name, texts_of(PAIRS), 300) for name in TEXT_TOKENIZERS]
     assert [t.vocab_size for t in fitted[:3]] == [195, 83, 84]
     assert fitted[3].words == ("ab", "abc", "ca") and fitted[4].name == "bpe"
-    with pytest.raises(UserError, match="unknown 'x'; valid: answer_char"):
+    with pytest.raises(UserError, match="unknown 'x'; choose from: answer_char"):
         fit_tokenizer("x", texts_of(PAIRS), 300)
 
 
