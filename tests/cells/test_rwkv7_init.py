@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.base import where_reset
-from jaxmodels.cells.layers import token_shift
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
+from jaxmodels.ops.common.token_shift import token_shift
 from jaxmodels.testing.lab import names, quick_jit, shaken
 
 C, N, LAYER, LAYERS = 128, 32, 1, 4
