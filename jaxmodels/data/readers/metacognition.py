@@ -93,8 +93,8 @@ def read_metacognition(path: Path) -> Iterator[Record]:
     for number, row in json_lines(path):
         question = require(row, "question", str, path, number)
         answer = require(row, "answer", str, path, number)
-        if row.get("kind", KINDS[0]) not in KINDS:
-            raise UserError(
-                f"{path}:{number}: unknown kind {row['kind']!r}{did_you_mean(str(row['kind']), KINDS)}"
-            )
+        kind = row.get("kind", KINDS[0])
+        if kind not in KINDS:
+            hint = did_you_mean(str(kind), KINDS)
+            raise UserError(f"{path}:{number}: unknown kind {kind!r}{hint}")
         yield Record(f"{path}:{number}", as_text(question, answer))
