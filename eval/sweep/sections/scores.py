@@ -1,4 +1,4 @@
-"""Scores of runs that answer questions: a row an entry, and puzzles by how many blanks they have."""
+"""Scores of runs that answer questions, and of puzzles by the number of their blanks."""
 
 import statistics
 from collections.abc import Mapping
