@@ -91,7 +91,7 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
     if unknown := [name for name in flags.only if name not in names]:
         raise UserError(f"--only {unknown[0]!r}: no such entry{cli.choose_from(names)}")
     chosen = [run for run in every if not flags.only or run.entry in flags.only]
-    to_terminal([plan_table(sweep)])
+    to_terminal([plan_table(sweep)], width=120)
     if flags.plan:
         return 0
     workdir.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ that is chosen so that the entry has the baseline's number of parameters.
 """
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -127,6 +128,8 @@ def read_sweep(
     module = import_file(path, "--config=", "that defines get_sweep()")
     if hasattr(module, "get_sweep"):
         arguments = [preset] if preset else []
+        if preset and not inspect.signature(module.get_sweep).parameters:
+            raise UserError(f"--preset {preset}: {path} has no presets")
         given = dict(returned_by(path, "get_sweep", "--config", EXAMPLE, *arguments))
     elif hasattr(module, "get_config") and variants:
         config = complete_config(returned_by(path, "get_config", "--config", EXAMPLE), str(path))

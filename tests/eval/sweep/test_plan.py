@@ -105,6 +105,7 @@ def test_mistakes_in_the_file(experiment, texts, tmp_path, capsys, change, messa
     [
         (["--only", "fast"], "--only 'fast': no such entry; choose from: base, slow"),
         (["--jobs=0"], "--jobs=0: give 1 or more"),
+        (["--config=configs/hrlm/claims.py", "--preset=full"], "claims.py has no presets"),
         (["--config=nothing.py"], "no such file"),
         (["--config=configs/mamba.py"], "it defines no get_sweep(), see configs/groundthink"),
         (["--config=README.md"], "not a Python file"),
