@@ -198,7 +198,7 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
 def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
     """Some questions of the validation split with the model's answers, and what to do next."""
     from eval.evaluators.infer import HRLMInference
-    from eval.report.html import printable
+    from eval.report.document import printable
     from eval.report.run_page import write_report
     from jaxmodels.data.pairs.rows import fitting
     from train.tasks.answers import pairs_of
@@ -222,7 +222,7 @@ def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -
 
 def _sample(workdir: Path, step: int) -> None:
     """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
-    from eval.report.html import printable
+    from eval.report.document import printable
     from eval.sample import sample
 
     tokenizer = tokenizer_from_json((workdir / "tokenizer.json").read_text(encoding="utf-8"))

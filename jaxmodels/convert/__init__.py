@@ -9,6 +9,7 @@ Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
 
 from pathlib import Path
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.convert import blinkdl, huggingface, native, rwkv_cpp, torch_zip
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
@@ -54,7 +55,7 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
     """
     path = Path(path).expanduser()
     if to not in FORMATS:
-        raise UserError(f"unknown format {to!r}; there is: {', '.join(FORMATS)}")
+        raise UserError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
     if dtype not in ("float32", "float16") or (dtype == "float16" and to != "rwkv_cpp"):
         raise UserError(f"dtype {dtype!r} with {to}; float32, or with rwkv_cpp float16")
     if to == "rwkv_cpp":
@@ -95,4 +96,4 @@ def format_of(path: Path) -> str:
 
 
 def _known() -> str:
-    return "known are: " + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())
+    return "choose from: " + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())

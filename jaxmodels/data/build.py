@@ -6,7 +6,6 @@ of the split, and HRM's loader draws one of them an epoch, however often the sou
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmodels import cli
 from jaxmodels.data.pairs.files import read_all
 from jaxmodels.data.pairs.hrm_format import (
     SPLITS,
@@ -213,16 +213,15 @@ response); of a .tsv file the first two columns are read.
 """  # noqa: E501 - a command line of one line
 
 
-def main(arguments: list[str]) -> int:
-    """-> the exit status: 0, or 2 for a mistake in the input."""
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Build rows, verify them, or both."""
     defaults = Options()
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmodels.data.build",
-        description="Builds rows in .npy files from questions with answers, for HRM's loader.\n"
+    parser = cli.parser(
+        "jaxmodels.data.build",
+        "Builds rows in .npy files from questions with answers, for HRM's loader.\n"
         f"SOURCE is a file, a folder, or a task: {', '.join(TASKS)}.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="*", help="none: only --verify")
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
@@ -243,18 +242,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--skip-long", action="store_true", help="leave out what does not fit")
     given = vars(parser.parse_args(arguments))
     sources, out, wants = given.pop("sources"), given.pop("out"), given.pop("verify")
-    try:
-        if sources:
-            print(build(sources, out, Options(**given)))
-        elif not wants:
-            raise UserError("SOURCE: name a task or files, or --verify to look at what is there")
-        if wants:
-            print(verify(out))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if sources:
+        print(build(sources, out, Options(**given)))
+    elif not wants:
+        raise UserError("SOURCE: name a task or files, or --verify to look at what is there")
+    if wants:
+        print(verify(out))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

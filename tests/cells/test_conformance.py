@@ -161,14 +161,17 @@ def test_mistakes_are_answered_in_one_line(tmp_path, capsys):
     )
     fields = "(width=32) must make a config: a field `width`, and a default for each other one"
     for argument, message in (
-        (str(tmp_path / "exits.py"), "SystemExit: enough (exits.py:3)"),
+        (str(tmp_path / "exits.py"), "exits.py: line 3: SystemExit: enough"),
         (str(tmp_path / "no_width.py"), f"LeakyConfig{fields} (TypeError: "),
         (str(tmp_path / "two_fields.py"), f"LeakyConfig{fields} (TypeError: "),
         (str(tmp_path / "no_config.py"), "LeakyCell.__init__: name 'Config' is not defined"),
-        ("nowhere/my_cell.py", "no such file: nowhere/my_cell.py"),
+        ("nowhere/my_cell.py", "nowhere/my_cell.py: no such file"),
         ("unifed", "unknown cell 'unifed'; did you mean 'unified'?"),
         (str(tmp_path / "empty.py"), "defines no subclass of jaxmodels.cells.base.Cell"),
-        (str(tmp_path / "broken.py"), "NameError: name 'not_a_name' is not defined (broken.py:3)"),
+        (
+            str(tmp_path / "broken.py"),
+            "broken.py: line 3: NameError: name 'not_a_name' is not defined",
+        ),
     ):
         assert main([argument]) == 2
         error = capsys.readouterr().err
@@ -177,4 +180,4 @@ def test_mistakes_are_answered_in_one_line(tmp_path, capsys):
         check_cell(UnifiedConfig)
     command = [sys.executable, "-m", "jaxmodels.testing", "nowhere.py"]
     run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 2 and run.stderr.startswith("error: no such file: nowhere.py")
+    assert run.returncode == 2 and run.stderr.startswith("error: nowhere.py: no such file")

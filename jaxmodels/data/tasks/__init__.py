@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.rows import Pair, split_by_key
 from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation, translation
 from jaxmodels.data.tasks.level23 import extraction, grammar, summary
@@ -49,7 +50,7 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
       UserError: unknown, or it has fewer.
     """
     if name not in TASKS:
-        raise UserError(f"unknown task {name!r}; there is: {', '.join(TASKS)}")
+        raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     pairs = list(TASKS[name].every())
     if not 1 <= count <= len(pairs):
         raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, asked for {count:,}")
