@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eval.log import json_object, read_log
-from eval.sweep.plan import fill_model_fields
 from eval.sweep.runner import folder_name
 from jaxmodels.errors import UserError
 from train.config.file import returned_by
@@ -73,7 +72,6 @@ def _config(file, changes: dict[str, Any], seed: int, overrides, data) -> Config
     config = load_config(file, [])
     if data:
         config.data.paths = tuple(data)
-    fill_model_fields(config)
     arguments = []
     for name, value in changes.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

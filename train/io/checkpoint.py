@@ -263,7 +263,7 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
             "use the version that wrote it"
         )
-    old = complete_config(with_tuples(info["config"]), source=str(path))
+    old = complete_config(with_tuples(info["config"]), source=str(path), stored=True)
     if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
         raise UserError(
             f"config.steps: {path} was made with {old.steps}, and the shares of its curriculum or "
@@ -355,7 +355,7 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
         raise UserError(
             f"{folder}: checkpoint format {info.get('format')}, this version reads {FORMAT}"
         )
-    config = complete_config(with_tuples(info["config"]), source=str(folder))
+    config = complete_config(with_tuples(info["config"]), source=str(folder), stored=True)
     model = build_model(config)
     item = "ema" if "ema" in metadata[step].metadata else "model"
     wanted = nest(model)
