@@ -40,6 +40,10 @@ th { font-weight: 500; color: var(--muted); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
   padding: .35rem 0 .35rem 1rem; }
 tr.strong td { font-weight: 650; }
+tr.dim td, td.dim { color: var(--muted); }
+td.good { color: var(--green); }
+td.warn { color: var(--gold); }
+td.bad { color: var(--rose); font-weight: 650; }
 pre, code { font: .85rem/1.55 ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; }
 pre { background: var(--card); border: 1px solid var(--grid); border-radius: .6rem; padding: 1rem;
   white-space: pre-wrap; overflow-wrap: anywhere; margin: .75rem 0 0; }

@@ -1,0 +1,278 @@
+"""A result as blocks, written once and shown as an HTML page, as Markdown or on the terminal.
+
+    blocks = [Text("It learns.", "lead"), Table(("cell", "loss"), [["rwkv7", "1.478"]])]
+    blocks += provenance(command="python -m ...", device="1 x cpu")
+    to_html("Title", blocks), to_markdown(blocks), to_terminal(blocks)
+
+All text is plain: each form escapes it, and replaces control characters.
+"""
+
+import html
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eval.report.html import page
+
+# Style of a text, a row or a mark -> on the terminal. In HTML it is the class of the element.
+STYLES = {"lead": "", "missing": "dim", "strong": "bold"}
+STYLES |= {"good": "green", "warn": "yellow", "bad": "red", "dim": "dim"}
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The heading of a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `style`: "lead" for the main finding, "missing" for what is not there, or ""."""
+
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A row of large numbers: (value, its name)."""
+
+    numbers: Sequence[tuple[str, str]]
+
+
+class Mark(str):
+    """The text of a table's cell with a style of its own: "good", "warn", "bad" or "dim"."""
+
+    def __new__(cls, text: str, style: str):
+        """Make the text and keep its style."""
+        mark = super().__new__(cls, text)
+        mark.style = style
+        return mark
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        header: names of the columns.
+        rows: cells as text, or as `Mark`.
+        left: columns of text, aligned left; the others hold numbers.
+        styles: row -> "strong" or "dim".
+        rules: rows that a line precedes, on the terminal.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[int] = (0,)
+    styles: Mapping[int, str] = field(default_factory=dict)
+    rules: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An inline `<svg>` (see `figures.svg`) and its caption; only HTML shows it."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values; those of the names in `code` are set in type."""
+
+    rows: Mapping[str, str]
+    code: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text as it is, spaces and line breaks kept, after its prompt."""
+
+    text: str
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks behind a line that opens them; the terminal leaves them out."""
+
+    summary: str
+    blocks: Sequence["Block"]
+
+
+Block = Heading | Text | Tiles | Table | Picture | Facts | Sample | Fold
+
+
+def provenance(
+    facts: Mapping[str, str] | None = None,
+    *,
+    command: str | None = None,
+    seed: int | str | None = None,
+    device: str | None = None,
+    versions: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> list[Block]:
+    """Return the section that says how a result was made, out of what of it is known.
+
+    Args:
+        facts: more of them, which stand after the command.
+        command: the command line to repeat it.
+        seed: of initialisation and data.
+        device: see `eval.log.device_description`.
+        versions: see `eval.log.versions`.
+        seconds: wall time.
+    """
+    rows = {"command": command, **(facts or {}), "seed": seed, "device": device}
+    if versions:
+        rows["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if seconds is not None:
+        rows["time"] = f"{seconds:,.1f} s"
+    rows = {name: str(value) for name, value in rows.items() if value not in (None, "")}
+    return [Heading("How it was made"), Facts(rows, ("command",))] if rows else []
+
+
+def printable(text: str) -> str:
+    """Replace control characters: a hardly trained model utters them, and a terminal obeys."""
+    return "".join(
+        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text
+    )
+
+
+def to_html(title: str, blocks: Iterable[Block], subtitle: str = "") -> str:
+    """Return a self-contained page, light and dark, with `title` as its heading."""
+    below = f'<p class="sub">{_escape(subtitle)}</p>' if subtitle else ""
+    head = f"<h1>{_escape(title)}</h1>\n{below}"
+    return page(title, [head, *map(_html, blocks)])
+
+
+def _html(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"<h2>{_escape(text)}</h2>"
+        case Text(text, style):
+            return f"<p{_class(style)}>{_escape(text)}</p>"
+        case Tiles(numbers):
+            cells = (
+                f'<div class="tile"><b>{_escape(value)}</b><span>{_escape(name)}</span></div>'
+                for value, name in numbers
+            )
+            return f'<div class="tiles">{"".join(cells)}</div>'
+        case Table():
+            return _html_table(block)
+        case Picture(svg, caption):
+            return f"<figure>{svg}<figcaption>{_escape(caption)}</figcaption></figure>"
+        case Facts(rows, code):
+            body = ""
+            for name, value in rows.items():
+                value = f"<code>{_escape(value)}</code>" if name in code else _escape(value)
+                body += f'<tr><th scope="row">{_escape(name)}</th><td>{value}</td></tr>\n'
+            return f"<table>{body}</table>"
+        case Sample(text, prompt):
+            return f'<pre><span class="prompt">{_escape(prompt)}</span>{_escape(text)}</pre>'
+        case Fold(summary, blocks):
+            inner = "".join(map(_html, blocks))
+            return f"<details><summary>{_escape(summary)}</summary>{inner}</details>"
+
+
+def _html_table(table: Table) -> str:
+    def cells(tag, row):
+        return "".join(
+            f"<{tag}{_class('' if i in table.left else 'number', getattr(cell, 'style', ''))}>"
+            f"{_escape(cell)}</{tag}>"
+            for i, cell in enumerate(row)
+        )
+
+    body = "".join(
+        f"<tr{_class(table.styles.get(i, ''))}>{cells('td', row)}</tr>\n"
+        for i, row in enumerate(table.rows)
+    )
+    head = f"<thead><tr>{cells('th', table.header)}</tr></thead>"
+    return f"<table>{head}<tbody>{body}</tbody></table>"
+
+
+def _class(*names: str) -> str:
+    names = " ".join(name for name in names if name)
+    return f' class="{names}"' if names else ""
+
+
+def _escape(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def to_markdown(blocks: Iterable[Block], title: str = "") -> str:
+    """Return Markdown without the pictures, under `title` if there is one."""
+    parts = [f"# {title}"] if title else []
+    parts += filter(None, map(_markdown, blocks))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(block: Block) -> str:
+    match block:
+        case Heading(text):
+            return f"## {text}"
+        case Text(text):
+            return text
+        case Tiles(numbers):
+            return "\n".join(f"* **{value}** {name}" for value, name in numbers)
+        case Table(header, rows, left):
+            rule = ["---" if i in left else "---:" for i in range(len(header))]
+            lines = [map(_markdown_cell, header), rule, *(map(_markdown_cell, r) for r in rows)]
+            return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        case Facts(rows, code):
+            return "\n".join(
+                f"* {name}: `{value}`" if name in code else f"* {name}: {value}"
+                for name, value in rows.items()
+            )
+        case Sample(text, prompt):
+            return f"````\n{printable(prompt + text)}\n````"
+        case Fold(summary, blocks):
+            inner = to_markdown(blocks).strip()
+            return f"<details><summary>{summary}</summary>\n\n{inner}\n\n</details>" * bool(inner)
+    return ""
+
+
+def _markdown_cell(text: str) -> str:
+    return printable(text).replace("|", "\\|").replace("\n", " ")
+
+
+def to_terminal(blocks: Iterable[Block], width: int = 0) -> None:
+    """Print without pictures and folds, at least `width` columns wide."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = max(width, console.width)
+    for block in blocks:
+        match block:
+            case Heading(text):
+                console.print(printable(text), style="bold", soft_wrap=True)
+            case Text(text, style):
+                console.print(
+                    printable(text), style=STYLES[style] if style else None, soft_wrap=True
+                )
+            case Tiles(numbers):
+                lines = (f"{value}  {name}" for value, name in numbers)
+                console.print(printable("\n".join(lines)))
+            case Table():
+                console.print(_rich_table(block))
+            case Facts(rows):
+                lines = (f"{name}: {value}" for name, value in rows.items())
+                console.print(printable("\n".join(lines)), style="dim", soft_wrap=True)
+            case Sample(text, prompt):
+                console.print(printable(prompt + text), soft_wrap=True)
+
+
+def _rich_table(table: Table):
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
+
+    grid = RichTable()
+    for i, name in enumerate(table.header):
+        grid.add_column(RichText(name), justify="left" if i in table.left else "right")
+    for i, row in enumerate(table.rows):
+        if i in table.rules:
+            grid.add_section()
+        cells = [RichText(printable(c), STYLES[getattr(c, "style", "lead")]) for c in row]
+        grid.add_row(*cells, style=STYLES.get(table.styles.get(i, "")))
+    return grid

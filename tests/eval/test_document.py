@@ -1,0 +1,85 @@
+"""The document: the same blocks as a page, as Markdown and on the terminal."""
+
+from eval.report.document import (
+    Facts,
+    Fold,
+    Heading,
+    Mark,
+    Picture,
+    Sample,
+    Table,
+    Text,
+    Tiles,
+    printable,
+    provenance,
+    to_html,
+    to_markdown,
+    to_terminal,
+)
+
+BLOCKS = [
+    Text("It learns & forgets.", "lead"),
+    Tiles([("1.478", "nats")]),
+    Heading("Scores <all>"),
+    Table(
+        ["cell", "loss", "gate"],
+        [["rwkv7", "1.4", Mark("pass", "good")], ["a|b", "1.5", "-"]],
+        left=(0, 2),
+        styles={1: "strong"},
+        rules=(1,),
+    ),
+    Picture("<svg></svg>", "A picture."),
+    Sample("  [red]said\x1b[2J\nso", "asked:"),
+    Fold("more", [Text("folded away")]),
+    *provenance({"split": "all"}, command="python -m x", seed=0, versions={"jax": "1"}, seconds=2),
+]
+
+
+def test_html():
+    page = to_html("Run <1>", BLOCKS, "seed 0")
+    assert page.startswith("<!doctype html>")
+    for part in (
+        "<title>Run &lt;1&gt;</title>",
+        '<h1>Run &lt;1&gt;</h1>\n<p class="sub">seed 0</p>',
+        '<p class="lead">It learns &amp; forgets.</p>',
+        "<h2>Scores &lt;all&gt;</h2>",
+        '<td>rwkv7</td><td class="number">1.4</td><td class="good">pass</td>',
+        '<tr class="strong"><td>a|b</td>',
+        "<svg></svg><figcaption>A picture.</figcaption>",
+        '<span class="prompt">asked:</span>  [red]said\ufffd[2J\nso</pre>',
+        "<summary>more</summary><p>folded away</p></details>",
+        '<th scope="row">command</th><td><code>python -m x</code></td>',
+        '<th scope="row">time</th><td>2.0 s</td>',
+    ):
+        assert part in page
+
+
+def test_markdown():
+    assert to_markdown(BLOCKS, "Run").splitlines() == [
+        *("# Run", "", "It learns & forgets.", "", "* **1.478** nats", "", "## Scores <all>", ""),
+        *("| cell | loss | gate |", "| --- | ---: | --- |", "| rwkv7 | 1.4 | pass |"),
+        *("| a\\|b | 1.5 | - |", "", "````", "asked:  [red]said\ufffd[2J", "so", "````", ""),
+        *("<details><summary>more</summary>", "", "folded away", "", "</details>", ""),
+        *("## How it was made", "", "* command: `python -m x`", "* split: all", "* seed: 0"),
+        *("* versions: jax 1", "* time: 2.0 s"),
+    ]
+
+
+def test_terminal(capsys):
+    to_terminal(BLOCKS, width=120)
+    text = capsys.readouterr().out
+    for part in ("It learns & forgets.", "1.478  nats", "Scores <all>", "│ rwkv7 │  1.4 │ pass │"):
+        assert part in text
+    assert "asked:  [red]said\ufffd[2J\nso" in text
+    assert "picture" not in text and "folded" not in text and "\x1b" not in text
+
+
+def test_provenance_leaves_out_what_is_unknown():
+    assert provenance() == []
+    heading, facts = provenance(device="1 x cpu", command=None)
+    assert heading == Heading("How it was made")
+    assert facts == Facts({"device": "1 x cpu"}, ("command",))
+
+
+def test_printable():
+    assert printable("a\tb\n\u00a0\u3000\x07\x9b\u202e") == "a\tb\n\u00a0\u3000\ufffd\ufffd\ufffd"
