@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from eval.report import figures, html
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 
 # What each array of `model.trace` is, where the name alone would not say it.
 CAPTIONS = {
@@ -64,9 +65,10 @@ def look(workdir: Path, baselines: Mapping[str, Mapping[str, float]] | None = No
         except UserError as error:
             missing.append(f"No baselines: {error}")
     tokens, labels = sentence(run.corpus)
-    trace = jax.jit(_trace)(run.model, tokens) if hasattr(run.model, "trace") else {}
+    traits = traits_of(run.model)
+    trace = jax.jit(_trace)(run.model, tokens) if traits.trace else {}
     text = None
-    if hasattr(run.model, "step"):
+    if traits.step:
         prompt = run.corpus.tokenizer.decode(tokens[: len(tokens) // 2])
         text = prompt, "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
     return Seen(baselines or {}, labels, trace, text, missing)
