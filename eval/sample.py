@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 
 CHUNK = 32  # tokens a device call
 PREFILL = 256  # prompt tokens a device call
@@ -128,7 +129,7 @@ def sample(
     """
     if tokens is not None and tokens < 1:
         raise UserError(f"tokens={tokens}: give 1 or more")
-    if not hasattr(model, "step"):
+    if not traits_of(model).step:
         raise UserError(
             f"{type(model).__name__} has no step(): it is no left-to-right language model"
         )

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import main_term, traits_of
 from jaxmodels.tree import flatten, unflatten
 from train.config.schema import to_json
 from train.control.controller import Steering, lowered
@@ -29,7 +30,7 @@ from train.io.checkpoint import Checkpoints, restore, saved_steps
 from train.io.log import RunLog, digest, plain
 from train.io.progress import ProgressLine, describe
 from train.io.warm_start import begin_from
-from train.step import TrainState, component_names, main_term
+from train.step import TrainState, component_names
 from train.tasks.lengths import length_at, lengths_of
 from train.tasks.text import Data, open_data
 
@@ -86,9 +87,9 @@ def run(
         data = open_data(config)
         placement = build_train_step(config, devices)
         template = placement.template()
-        if hasattr(template.model, "check_data"):
+        if check_data := traits_of(template.model).check_data:
             for seq_len in {config.seq_len, *(length.seq_len for length in lengths_of(config))}:
-                template.model.check_data(config.data, seq_len, data.classes())
+                check_data(config.data, seq_len, data.classes())
         watch = Watch(config, template.model, data.corpus) if config.control.watch else None
         return data, placement, template, watch
 

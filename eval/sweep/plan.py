@@ -37,7 +37,7 @@ from eval.sweep.claims import Claim
 from eval.sweep.match import count, dotted, matched_value
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file, returned_by
-from train.config.schema import apply_overrides, complete_config, validate_config
+from train.config.schema import apply_overrides, complete_config, model_defaults, validate_config
 
 EXAMPLE = "configs/groundthink/matrix.py"
 GROUPS = {
@@ -278,8 +278,8 @@ def entry_config(
         config.steps = int(given["steps"])
     changes = dict(changes)
     if "model" in changes:
-        config.model, config.model_config = changes.pop("model"), ConfigDict()
-    fill_model_fields(config)
+        config.model = changes.pop("model")
+        config.model_config = ConfigDict(model_defaults(config.model))
     for name, value in changes.items():
         text = repr(value) if isinstance(value, tuple | list) else str(value)
         apply_overrides(config, [f"--config.{dotted(config, name)}={text}"])
@@ -299,25 +299,6 @@ def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
     config.keep_last = 1
     if not keep_best:
         config.keep_best = 0
-
-
-def fill_model_fields(config: ConfigDict) -> None:
-    """Writes out the fields of a model of the zoo that the config leaves to the model."""
-    import jaxmodels
-
-    if ":" in config.model:  # a model of one's own, which says nothing of its fields
-        return
-    jaxmodels.make_config(config.model)  # says what is wrong with the name
-    system, _, preset = config.model.partition("/")
-    config_class, _, presets = jaxmodels.MODELS[system]
-    named = presets[preset] if preset else {}
-    for field in dataclasses.fields(config_class):
-        if field.name in ("dtype", "seq_len") or field.name in config.model_config:
-            continue
-        value = 0 if field.name == "vocab_size" else named.get(field.name, field.default)
-        if value is dataclasses.MISSING:
-            value = field.default_factory()
-        config.model_config[field.name] = value
 
 
 def _resolve(config: ConfigDict, vocabularies: dict[str, int]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from ml_collections import ConfigDict
 
 from eval.log import Log, json_object, read_log
-from eval.sweep.plan import Sweep, fill_model_fields
+from eval.sweep.plan import Sweep
 from jaxmodels.errors import UserError
 from train.config.schema import differences, from_json, to_json
 
@@ -111,7 +111,6 @@ class Run:
         if log.config:
             path = self.folder / "config.json"
             old = from_json(path.read_text(encoding="utf-8"), str(path))
-            fill_model_fields(old)  # those that the model has had since
             if changed := differences(old, self.config):
                 raise UserError(
                     f"{self.folder}: holds a run with another {', '.join(changed)}; "

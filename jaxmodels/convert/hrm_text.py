@@ -99,19 +99,18 @@ def fields_of(c: HRLMConfig) -> dict:
             f"low_layers {c.low_layers} and high_layers {c.high_layers} differ; "
             "hrm_text of transformers has as many in both"
         )
-    cell = c.cell
     return FIXED | {
         "vocab_size": c.vocab_size,
         "hidden_size": c.width,
-        "intermediate_size": cell.mlp_size,
-        "num_hidden_layers": cell.calls * c.low_layers,
+        "intermediate_size": c.mlp_size,
+        "num_hidden_layers": c.calls * c.low_layers,
         "num_layers_per_stack": c.low_layers,
-        "num_attention_heads": c.width // cell.head_size,
-        "head_dim": cell.head_size,
+        "num_attention_heads": c.width // c.head_size,
+        "head_dim": c.head_size,
         "max_position_embeddings": c.seq_len,
         "H_cycles": c.high_cycles,
         "L_cycles": c.low_cycles,
-        "L_bp_cycles": _low_calls(cell),
+        "L_bp_cycles": _low_calls(c),
         "rms_norm_eps": c.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_base},
         "initializer_range": c.width**-0.5,
@@ -123,7 +122,7 @@ def fields_of(c: HRLMConfig) -> dict:
 
 def tensors_of(model: HRLM) -> dict[str, np.ndarray]:
     """{name of theirs: array}."""
-    start = np.asarray(model.fresh_thoughts(1, 1).low[0, 0], np.float32)
+    start = np.asarray(model.initial_carry(1, 1).low[0, 0], np.float32)
     return write_rows(model, _rows_of(model.config)) | {START: start}
 
 

@@ -130,7 +130,7 @@ def _think(model, tokens, mask, positions, past):
         read, low = through(model.core, x, None if past is None else past[0])
         return read, low, ()
 
-    thoughts = model.fresh_thoughts(*tokens.shape)
+    thoughts = model.initial_carry(*tokens.shape)
     if not c.inject:
         thoughts = thoughts.replace(high=x)
     cell = model.core

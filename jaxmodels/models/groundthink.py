@@ -293,11 +293,11 @@ class GroundThink(Segmented):
         logits, cap = super()._logits(x), self.config.logit_cap
         return cap * jnp.tanh(logits / cap) if cap else logits
 
-    def observe(self, state, tokens, reset=None):
-        """One segment, layer by layer: what diagnostics look at. See `models/observe.py`."""
-        from jaxmodels.models.observe import observe
+    def intermediates(self, state, tokens, reset=None):
+        """Read one segment layer by layer, see `models/observe.py`."""
+        from jaxmodels.models.observe import intermediates
 
-        return observe(self, state, tokens, reset)
+        return intermediates(self, state, tokens, reset)
 
     def parameter_label(self, name: str) -> str:
         """ "component/role" of a parameter by its path, as `train.optim.build.flatten` names it.

@@ -130,3 +130,8 @@ class Mamba(LanguageModel):
             norm=RMSNorm(c.width, c.norm_eps),
             head=head,
         )
+
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return self.config.kernel == "pallas"

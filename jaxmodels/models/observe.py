@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxmodels.cells.retention import retention_of, step_sizes
 
 
-def observe(model, state, tokens, reset=None):
+def intermediates(model, state, tokens, reset=None):
     """Args:
       model: a `GroundThink`.
       state, tokens (B, T), reset: as for the call of the model.
@@ -36,8 +36,8 @@ def observe(model, state, tokens, reset=None):
     return model.nested(states), seen
 
 
-def observe_layer(layer, kind: str, state, xs, reset=None):
-    """One layer of this kind on the residual stream: -> (state, ys, its dict of `observe`)."""
+def layer_intermediates(layer, kind: str, state, xs, reset=None):
+    """Read one layer of this kind on the residual stream: -> (state, ys, its intermediates)."""
     normed = layer.norm_mixer(xs)
     look = {"attention": _attention, "gla": _gla}.get(kind, _hybrid)
     after, seen = look(layer.mixer, state, normed, reset)
@@ -47,7 +47,7 @@ def observe_layer(layer, kind: str, state, xs, reset=None):
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _compiled(layer, kind: str, state, xs, reset):
-    return observe_layer(layer, kind, state, xs, reset)
+    return layer_intermediates(layer, kind, state, xs, reset)
 
 
 def _attention(mixer, state, xs, reset):

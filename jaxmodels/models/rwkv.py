@@ -210,6 +210,11 @@ class RWKV(LanguageModel):
         )
         self.norm_embed = LayerNorm(c.width)
 
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return self.config.kernel == "pallas"
+
     def embed_tokens(self, tokens):
         """int (...) -> float32 (..., width), normalised: the table starts at 1e-4."""
         return self.norm_embed(self.embed(tokens))

@@ -147,6 +147,11 @@ class Stack(LanguageModel):
         make_cell = functools.partial(cell_class, config.cell_config)
         super().__init__(config, **residual_parts(config, make_cell, rngs))
 
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return dict(self.config.cell_fields).get("kernel") == "pallas"
+
 
 def residual_parts(config, make_cell, rngs: nnx.Rngs) -> dict:
     """The parts of a `LanguageModel` around a cell; see `StackLayer`."""

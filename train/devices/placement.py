@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 from jaxmodels.tree import leaf_name
 from train.config.schema import validate_config
 from train.devices.fsdp import parameter_spec
@@ -64,7 +65,7 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
-        if config.mesh.tensor > 1 and "'pallas'" in repr(config.model_config.to_dict()):
+        if config.mesh.tensor > 1 and _replicated_only(config):
             raise UserError(
                 f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' wants whole; "
                 "set tensor=1 or kernel='xla'"
@@ -335,6 +336,10 @@ def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = 
 
 def _fresh(config: ConfigDict) -> TrainState:
     return init_train_state(build_model(config), config)
+
+
+def _replicated_only(config: ConfigDict) -> bool:
+    return traits_of(jax.eval_shape(lambda: build_model(config))).replicated_only
 
 
 def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:

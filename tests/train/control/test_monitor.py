@@ -26,8 +26,9 @@ class Watched(Toy):
         super().__init__(config, rngs)
         self.scale = scale
 
-    def observe(self, state, tokens):
-        after, (_, hs) = self(state, tokens)
+    def intermediates(self, state, tokens):
+        after, out = self(state, tokens)
+        hs = out.hs
         seen = {"rwkv_out": hs, "rwkv_state": after.h, "mamba_out": self.scale * hs}
         return after, [{}, seen | {"rwkv_retention": jax.nn.sigmoid(hs)}]
 
@@ -112,7 +113,7 @@ def test_split_over_devices_it_sees_the_same(muted, config, tmp_path):
 def test_a_model_that_shows_nothing_is_refused(config, tmp_path):
     plain = changed(config, model="tests.train.toy:create")
     del plain.model_config["mute"]
-    with pytest.raises(UserError, match=r"config.control.watch: .* has no `observe`"):
+    with pytest.raises(UserError, match=r"config.control.watch: .* has no `intermediates`"):
         go(plain, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 

@@ -85,7 +85,7 @@ def test_the_log_has_answers_and_halting(finished):
 @pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (1, 2)])
 def test_who_explores_does_not_depend_on_the_placement(devices, accumulate, tmp_path, monkeypatch):
     # Every row would halt after one round, but for those that explore.
-    monkeypatch.setattr(act, "wishes_to_halt", lambda config, out: out.q_halt < jnp.inf)
+    monkeypatch.setattr(act, "should_halt", lambda config, out: out.q_halt < jnp.inf)
     curves = []
     for name, count, parts in (("one", 1, 1), ("other", devices, accumulate)):
         config = config_of(eval_every=0, checkpoint_every=6)
@@ -194,7 +194,7 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
     # A head that lets half of them halt at once.
     shape = model.q_head.kernel.shape
     model.q_head.kernel[...] = 5.0 * jax.random.normal(jax.random.key(0), shape)
-    q = model(model.fresh_thoughts(*rows.shape), rows)[1].q_halt
+    q = model(model.initial_carry(*rows.shape), rows)[1].q_halt
     model.q_head.bias[...] = model.q_head.bias[...] - np.median(q)
     ids, rounds = Asker(model, corpus.tokenizer, batch_size=12).run(rows)
     logits, expected, _ = jax.jit(lambda m, x: m.solve(x, adaptive=True))(model, rows)
