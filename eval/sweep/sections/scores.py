@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.report import figures
-from eval.report.answers_page import shown
+from eval.report.answers_page import format_score
 from eval.report.document import Block, Heading, Picture, Table, Text
 from eval.sweep.results import of_entry
 
@@ -57,7 +57,7 @@ def score_table(found: Mapping[str, list[Result]]) -> Table:
 
         def seeds(score, split="unseen", outcomes=outcomes):
             values = [o["scores"][split].get(score) for o in outcomes]
-            return ", ".join("-" if v is None else shown(score, v) for v in values)
+            return ", ".join("-" if v is None else format_score(score, v) for v in values)
 
         first = outcomes[0]
         row = [name, f"{first['parameters']:,}", f"{first['steps']:,}"]
