@@ -1,4 +1,4 @@
-"""What carries HRM? Its parts taken away one at a time, on 4x4 Sudokus (SYSTEMS 9.3, L-57).
+"""Ablations of HRM: its parts removed one at a time, on 4x4 Sudokus (SYSTEMS 9.3, L-57).
 
     python -m eval.sweep --config=configs/hrlm/sudoku_matrix.py --workdir=runs/hrm_matrix --jobs 2
 

@@ -1,9 +1,9 @@
-"""Is a question better read both ways (PrefixLM) or left to right? On translation templates.
+"""PrefixLM, which reads a question both ways, against a causal model, on translation templates.
 
     python -m eval.sweep --config=configs/hrlm/text_matrix.py --workdir=runs/text_matrix --jobs 2
 
 Every entry reads the same pairs in the same order; compared is the share of unseen questions whose
-answer is wrong in any token, each token told with the right ones before it, as in training.
+answer is wrong in any token, each token predicted from the right ones before it, as in training.
 Results: see docs/hrlm.md.
 """
 

@@ -76,7 +76,7 @@ class Run:
       config: complete.
       folder: of the run.
       answers: whether its answers are measured once it is trained.
-      state: one of `STATES`. Halted: the loss ceased to be finite, which is a result. Failed: the
+      state: one of `STATES`. Halted: the loss became NaN or Inf, which is a result. Failed: the
         process ended in another way than by finishing. Stopped: by a signal, and saved.
       reason: why it halted or failed.
       begun: clock when its process started, or None.

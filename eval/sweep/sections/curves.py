@@ -12,7 +12,7 @@ from eval.report.document import Block, Heading, Picture
 from eval.sweep.plan import GROUPS
 from eval.sweep.results import of_entry
 
-TOGETHER = 5  # entries beside the baseline in one picture: as many as there are other colours
+TOGETHER = 5  # entries in a picture besides the baseline, each with a colour of its own
 Curves = dict[int, np.ndarray]
 
 

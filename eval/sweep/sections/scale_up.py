@@ -89,14 +89,14 @@ def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _features(result: Mapping[str, Any]) -> dict[str, str]:
     """List what survives the joint test: nothing else is known to help or to hurt."""
-    told = {HELPS: [], HURTS: []}
+    found = {HELPS: [], HURTS: []}
     for answer in result["answers"].values():
         joint = answer["p_jointly"] is not None and answer["p_jointly"] < 0.05
-        if joint and answer["verdict"] in told:
-            told[answer["verdict"]].append(f"“{answer['with']}” against “{answer['without']}”")
+        if joint and answer["verdict"] in found:
+            found[answer["verdict"]].append(f"“{answer['with']}” against “{answer['without']}”")
     if not result["answers"]:
         return {}
-    rest = len(result["answers"]) - sum(map(len, told.values()))
-    parts = [f"better: {', '.join(told[HELPS]) or 'nothing'}"]
-    parts += [f"worse: {', '.join(told[HURTS]) or 'nothing'}", f"not known: the other {rest}"]
+    rest = len(result["answers"]) - sum(map(len, found.values()))
+    parts = [f"better: {', '.join(found[HELPS]) or 'nothing'}"]
+    parts += [f"worse: {', '.join(found[HURTS]) or 'nothing'}", f"not known: the other {rest}"]
     return {"What is known jointly (5 % false discoveries)?": "; ".join(parts)}

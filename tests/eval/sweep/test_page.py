@@ -153,7 +153,7 @@ def test_inside_the_runs():
 
 
 def evaluation(seed, exact):
-    """Of puzzles, as `results.evaluation` gives it; a second seed has three times as many hard."""
+    """Return scores of puzzles; the second seed has three times as many hard ones."""
     score = {"exact": exact, "cells": 0.9, "open_cells": 0.8}
     groups = {
         "4 to 6": score | {"pairs": 10, "rounds": 1.5, "difficulty": 5.0},
