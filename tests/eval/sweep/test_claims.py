@@ -101,7 +101,7 @@ def test_what_is_measured_is_kept(written, capsys, monkeypatch):
             ["--only", "level 2"],
             "--only 'level 2': no such entry; choose from: translation, level 1, memory",
         ),
-        (["--config.dtype=bfloat16"], "holds a run with another dtype; name another --workdir"),
+        (["--config.steps=3"], "holds a run with another steps; name another --workdir"),
         (["--config.stepz=3"], "did you mean"),
     ],
 )

@@ -109,7 +109,7 @@ def test_variants_are_compared_and_not_run_twice(experiment, texts, tmp_path, ca
     assert "small steps" in capsys.readouterr().out
     html = (workdir / "sweep.html").read_text()
     assert html.count("<svg") >= 3  # the answer, curves, differences
-    assert "optimizer.learning_rate=1e-05" in html
+    assert "optimizer.learning_rate=1e-5" in html
     # As if killed before the closing line of one run: its last checkpoint stands.
     log = workdir / "as_it_is" / "seed1" / "metrics.jsonl"
     before = log.read_text()
