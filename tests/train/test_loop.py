@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 import train.devices.placement
+import train.io.manifest
 import train.loop
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
 from train.config.schema import from_json
-from train.io.checkpoint import damage, load_model, restore, saved_steps
+from train.io.checkpoint import load_model, restore, saved_steps
 from train.io.log import cut, read_metrics
+from train.io.manifest import find_corruption
 from train.loop import run
 from train.model import build_model
 from train.step import component_names, init_train_state
@@ -135,7 +137,7 @@ def test_the_newest_and_the_best_are_kept_and_whole(whole):
     for step in (18, 20):
         path = workdir / "checkpoints" / str(step)
         assert (path / "manifest.json").exists()
-        assert damage(path) is None
+        assert find_corruption(path) is None
 
 
 def test_the_best_stays_when_newer_ones_are_worse(config, tmp_path):
@@ -247,6 +249,27 @@ def test_other_damage_is_noticed_too(half, config, how):
 def test_killed_between_commit_and_manifest(whole, half, config):
     (half / "checkpoints" / "15" / "manifest.json").unlink()
     assert go(config, half, resume=True).digest == whole[1].digest
+
+
+def test_only_the_checkpoint_that_is_read_is_hashed(half, monkeypatch):
+    hashed, checksum = [], train.io.manifest._checksum
+    monkeypatch.setattr(
+        train.io.manifest, "_checksum", lambda file: hashed.append(file) or checksum(file)
+    )
+    for which, step in (("best", 15), ("last", 15), (12, 12)):
+        hashed.clear()
+        assert load_model(half, which).step == step
+        path = half.absolute() / "checkpoints" / str(step)
+        assert set(hashed) == {f for f in path.rglob("*") if f.is_file()} - {path / "manifest.json"}
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "delete", "manifest", "metadata"])
+def test_a_damaged_checkpoint_is_not_loaded(half, how):
+    spoil(half / "checkpoints" / "15", how)
+    assert load_model(half, "last").step == load_model(half).step == 12
+    with pytest.raises(UserError, match="no whole checkpoint of step 15; choose from: 12, 15"):
+        load_model(half, 15)
+    assert saved_steps(half) == [12, 15]
 
 
 def test_no_whole_checkpoint_at_all(half, config):

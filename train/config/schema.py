@@ -18,6 +18,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import jaxmodels
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.mixture import IDENTITY_PHASES
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as ANSWER_TOKENIZERS
@@ -136,14 +137,67 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
-def complete_config(config: ConfigDict | dict[str, Any], source: str = "config") -> ConfigDict:
-    """Fill in the defaults; an unknown field or a field of the wrong type is a `UserError`."""
+def complete_config(
+    config: ConfigDict | dict[str, Any], source: str = "config", *, stored: bool = False
+) -> ConfigDict:
+    """Fill in all defaults, those of the model's own config included.
+
+    Args:
+      config: the fields that are given.
+      source: file named in error messages.
+      stored: the config is one that a run has written. A vocabulary size that it does not list was
+        the model's default; elsewhere it is 0, resolved to that of the tokenizer.
+
+    Raises:
+      UserError: an unknown field, model or preset, or a field of the wrong type.
+    """
     full = default_config()
     given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     _merge(full, given, prefix="", source=source)
     if not full.model:
         raise UserError(f"{source}: the field 'model' is missing, e.g. model='prernk'")
+    for name, value in model_defaults(full.model, stored=stored).items():
+        if name not in full.model_config:
+            full.model_config[name] = value
     return full
+
+
+def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
+    """Fields of a model's own config with their defaults, or its preset's values.
+
+    `dtype` and `seq_len` are left out, because they are fields of the experiment; so is everything
+    of a model that is given by import path, whose fields are not known.
+
+    Raises:
+      UserError: unknown model or preset.
+    """
+    if ":" in model:
+        return {}
+    jaxmodels.make_config(model)  # refuses an unknown name
+    system, _, preset = model.partition("/")
+    config_class, _, presets = jaxmodels.MODELS[system]
+    defaults = {
+        field.name: field.default_factory()
+        if field.default is dataclasses.MISSING
+        else field.default
+        for field in dataclasses.fields(config_class)
+    }
+    defaults |= presets[preset] if preset else {}
+    if "vocab_size" in defaults and not stored:
+        defaults["vocab_size"] = 0
+    return {name: value for name, value in defaults.items() if name not in ("dtype", "seq_len")}
+
+
+def _change_model(config: ConfigDict, model: str) -> None:
+    """Set another model; what the config stated beyond the old model's defaults stays."""
+    old = model_defaults(config.model)
+    stated = {
+        name: value
+        for name, value in config.model_config.to_dict().items()
+        if name not in old or value != old[name]
+    }
+    config.model = model
+    config.model_config = ConfigDict(model_defaults(model) | stated)
 
 
 def _merge(into: ConfigDict, given: dict[str, Any], prefix: str, source: str) -> None:
@@ -166,21 +220,12 @@ def _merge(into: ConfigDict, given: dict[str, Any], prefix: str, source: str) ->
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Apply `--config.a.b=value` (or `--config.a.b value`) in place, each of the field's own type.
 
+    `--config.model` is applied first, and brings the defaults of that model.
+
     Raises:
       UserError: not an override, an unknown key (with the nearest valid name), or a wrong type.
     """
-    rest = list(overrides)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.startswith("--config."):
-            raise UserError(
-                f"unknown argument {argument!r}; config fields are set by --config.field=value"
-            )
-        key, equals, text = argument.removeprefix("--config.").partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise UserError(f"--config.{key}: a value is missing, write --config.{key}=value")
-            text = rest.pop(0)
+    for key, text in sorted(_pairs(overrides), key=lambda pair: pair[0] != "model"):
         *groups, last = key.split(".")
         node = config
         for depth, group in enumerate(groups):
@@ -197,7 +242,29 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
             raise UserError(
                 f"--config.{key} is a group; set one of its fields: {', '.join(node[last])}"
             )
-        node[last] = _parse(key, text, node[last])
+        value = _parse(key, text, node[last])
+        if key == "model":
+            _change_model(config, value)
+        else:
+            node[last] = value
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """(dotted field, text) of each override."""
+    pairs, rest = [], list(overrides)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--config."):
+            raise UserError(
+                f"unknown argument {argument!r}; config fields are set by --config.field=value"
+            )
+        key, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--config.{key}: a value is missing, write --config.{key}=value")
+            text = rest.pop(0)
+        pairs.append((key, text))
+    return pairs
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -380,7 +447,7 @@ def from_json(text: str, source: str = "config.json") -> ConfigDict:
         raise UserError(f"{source}: not a run's config ({error})") from error
     if not isinstance(given, dict):
         raise UserError(f"{source}: not a run's config, expected a JSON object")
-    return complete_config(with_tuples(given), source=source)
+    return complete_config(with_tuples(given), source=source, stored=True)
 
 
 def with_tuples(value: Any) -> Any:

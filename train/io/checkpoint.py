@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from jaxmodels.tree import flatten, nest, unnest
 from train.config.schema import complete_config, differences, with_tuples
 from train.control.decide import Settings
 from train.devices.processes import together
-from train.io.manifest import damage, write_manifest
+from train.io.manifest import find_corruption, write_manifest
 from train.model import build_model
 from train.step import TrainState
 
@@ -162,7 +162,7 @@ def restore(
     reason = ""
     for step in reversed(steps):
         path = Path(workdir).absolute() / "checkpoints" / str(step)
-        reason = _agreed(damage(path)) or ""
+        reason = _agreed(find_corruption(path)) or ""
         if not reason:
             try:
                 return _load(path, config, template, iterator, fingerprint)
@@ -263,7 +263,7 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
             "use the version that wrote it"
         )
-    old = complete_config(with_tuples(info["config"]), source=str(path))
+    old = complete_config(with_tuples(info["config"]), source=str(path), stored=True)
     if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
         raise UserError(
             f"config.steps: {path} was made with {old.steps}, and the shares of its curriculum or "
@@ -325,6 +325,9 @@ class TrainedModel:
 def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
     """Read a trained model, for evaluation and sampling. Changes nothing in the run's folder.
 
+    Only the files of the checkpoint that is read are hashed; a damaged one gives way to the next
+    best, or to the one before.
+
     Args:
       workdir: a run's folder.
       which: "best" (lowest validation loss among those kept), "last", or a step.
@@ -333,35 +336,48 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
       UserError: no such run or checkpoint, or none that is whole.
     """
     folder = Path(workdir).absolute() / "checkpoints"
-    steps = saved_steps(Path(workdir))
-    if not steps:
-        raise UserError(f"{workdir}: holds no checkpoint; give the --workdir of a run")
-    whole = [step for step in steps if damage(folder / str(step)) is None]
-    if not whole:
-        raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
-    metadata = {step: _metadata(folder / str(step)) for step in whole}
-    if which == "last":
-        step = whole[-1]
-    elif which == "best":
-        losses = {s: m.custom_metadata.get("loss") for s, m in metadata.items()}
-        measured = [s for s in whole if losses[s] is not None]
-        step = min(measured, key=lambda s: losses[s]) if measured else whole[-1]
-    else:
-        step = int(which)
-        if step not in whole:
-            raise UserError(f"{folder}: no whole checkpoint of step {step}; there are {whole}")
-    info = metadata[step].custom_metadata
+    step, metadata = _first_whole(folder, saved_steps(Path(workdir)), which)
+    info = metadata.custom_metadata
     if info.get("format") != FORMAT:
         raise UserError(
             f"{folder}: checkpoint format {info.get('format')}, this version reads {FORMAT}"
         )
-    config = complete_config(with_tuples(info["config"]), source=str(folder))
+    config = complete_config(with_tuples(info["config"]), source=str(folder), stored=True)
     model = build_model(config)
-    item = "ema" if "ema" in metadata[step].metadata else "model"
+    item = "ema" if "ema" in metadata.metadata else "model"
     wanted = nest(model)
-    _check_shapes(wanted, metadata[step].metadata[item], item, folder / str(step))
+    _check_shapes(wanted, metadata.metadata[item], item, folder / str(step))
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
     loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
     model = unnest(model, loaded)
     return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])
+
+
+def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
+    """-> (step, its metadata) of the first checkpoint that is whole, in the order of preference."""
+    if not steps:
+        raise UserError(f"{folder.parent}: holds no checkpoint; give the --workdir of a run")
+    metadata = {step: _metadata_if_readable(folder / str(step)) for step in steps}
+    candidates = sorted(steps, reverse=True)
+    if which == "best":
+        losses = {step: m.custom_metadata.get("loss") for step, m in metadata.items() if m}
+        measured = [step for step in steps if losses.get(step) is not None]
+        others = [step for step in candidates if step not in measured]
+        candidates = [*sorted(measured, key=lambda step: losses[step]), *others]
+    elif which != "last":
+        candidates = [step for step in steps if step == int(which)]
+    for step in candidates:
+        if metadata[step] and find_corruption(folder / str(step)) is None:
+            return step, metadata[step]
+    if which in ("best", "last"):
+        raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
+    known = ", ".join(map(str, steps))
+    raise UserError(f"{folder}: no whole checkpoint of step {which}; choose from: {known}")
+
+
+def _metadata_if_readable(path: Path):
+    try:
+        return _metadata(path)
+    except Exception:  # Orbax has no common class for what it finds unreadable
+        return None

@@ -18,8 +18,8 @@ def write_manifest(path: Path) -> None:
     os.replace(temporary, path / MANIFEST)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None."""
+def find_corruption(path: Path) -> str | None:
+    """Say what is wrong with the files of a checkpoint, or None."""
     manifest = path / MANIFEST
     if not manifest.exists():
         return None
