@@ -142,9 +142,8 @@ def _run(flags: argparse.Namespace, command: str) -> dict:
     steps = [(i + 1) * flags.window for i in range(len(losses))]
     figure = figures.curves({"loss": (steps, losses)}, ylabel="loss", xlabel="tokens read")
     caption = "Nats a token, of each window; the state is handed on and never reset."
-    made = {name: found[name] for name in ("command", "device", "versions")}
     blocks = [Text(found["says"], "lead"), Picture(figures.svg(figure, "stream"), caption)]
-    blocks += provenance({"checkpoint": f"step {trained.step}"}, **made)
+    blocks += provenance({"checkpoint": f"step {trained.step}"}, **found)
     page = to_html("Stream", blocks, folder.resolve().name)
     cli.write_atomically(folder / "stream.html", page)
     return found

@@ -27,18 +27,17 @@ def compose(result: Result, name: str) -> str:
     title = f"Diagnostics · {result['model']} · {name}"
     subtitle = f"step {result['step']}, {result['parameters']:,} parameters, {result['corpus']}"
     amounts = ", ".join(f"{name} {value}" for name, value in result["amounts"].items())
-    made = {name: result[name] for name in ("command", "device", "versions", "seconds")}
     blocks = [
         Text(_summary(result), "lead"),
         *(Text(text, "missing") for text in result["missing"]),
         *sections(result),
-        *provenance({"amounts": amounts}, **made),
+        *provenance({"amounts": amounts}, **result),
     ]
     return to_html(title, blocks, subtitle)
 
 
 def gate_table(result: Result) -> Table:
-    """Every gate, its outcome and its finding."""
+    """Return every gate with its outcome and its finding."""
     rows = [
         [g["gate"], Mark(MARKS[g["outcome"]], STYLES[g["outcome"]]), g["says"]]
         for g in result["gates"]
@@ -48,7 +47,7 @@ def gate_table(result: Result) -> Table:
 
 
 def sections(result: Result) -> list[Block]:
-    """The blocks between summary and provenance, to stand on any page of a run."""
+    """Return the blocks between summary and provenance."""
     blocks: list[Block] = [Heading("Gates"), gate_table(result)]
     for part, draw in (
         ("probes", _probes),
@@ -104,7 +103,7 @@ def _probes(result: Result) -> list[Block]:
 
 
 def _stress(probes: Mapping[str, Any]) -> list[list[str]]:
-    """What a brief look leaves out: forgetting, noise on the state, hostile prefixes."""
+    """Return the rows that --brief leaves out: forgetting, state noise, hostile prefixes."""
     forgetting, poison = probes["forgetting"], probes["poisoning"]
     rows = [
         ["η: retained x (1 - leakage)", _number(forgetting["eta"])],

@@ -49,7 +49,7 @@ def cells_of(row: Row) -> list[str]:
 
 
 def short_table(rows: Sequence[Row]) -> Table:
-    """The columns that fit on a terminal, a section a task."""
+    """Return the columns that fit on a terminal, with a rule between tasks."""
     places = [COLUMNS.index(column) for column in SHORT]
     cells = [cells_of(row) for row in rows]
     starts = [i for i in range(1, len(rows)) if rows[i]["task"] != rows[i - 1]["task"]]
@@ -57,7 +57,7 @@ def short_table(rows: Sequence[Row]) -> Table:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as a page: accuracies of cell by task, every row, and how it was made."""
+    """Return the result as Markdown: accuracy of cell by task, every row, and provenance."""
     rows = result["rows"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     cells = list(dict.fromkeys(row["cell"] for row in rows))
@@ -67,7 +67,6 @@ def markdown(result: Mapping[str, Any]) -> str:
         scores = [found.get((cell, task)) for task in tasks]
         short.append([cell] + ["" if r is None else mean_and_spread(r["accuracy"]) for r in scores])
     settings = [[task, *_settings(_any(rows, task))] for task in tasks]
-    made = {name: result[name] for name in ("command", "device", "versions")}
     blocks = [
         Text(EXPLANATION),
         Table(["cell", *tasks], short),
@@ -75,7 +74,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         Table(COLUMNS, [cells_of(row) for row in rows], left=(0, 1)),
         Heading("Settings"),
         Table(["task", "fields", "steps at most", "rows a step", "learning rates"], settings),
-        *provenance(**made),
+        *provenance(**result),
     ]
     return to_markdown(blocks, TITLE)
 

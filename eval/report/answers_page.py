@@ -5,16 +5,7 @@ from typing import Any
 
 from eval.log import Log
 from eval.report import figures
-from eval.report.document import (
-    Block,
-    Heading,
-    Picture,
-    Table,
-    Text,
-    Tiles,
-    provenance,
-    to_html,
-)
+from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, provenance, to_html
 
 NAMES = {
     "exact": "exact match",
@@ -34,7 +25,7 @@ NAMES = {
 
 
 def compose(log: Log, result: Mapping[str, Any] | None) -> str:
-    """The page as text; without a result the curves alone."""
+    """Return the page; without a result, the curves alone."""
     if result is None:
         command = f"python -m eval --workdir={log.workdir}"
         blocks = [Text(f"How well it answers is not measured yet: {command}", "missing")]
@@ -53,8 +44,7 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
             "parameters": f"{result['parameters']:,}",
             "training pairs": f"{result['training_pairs']:,}, split {result['split']}",
         }
-        made = ("command", "seed", "device", "versions", "seconds")
-        blocks += provenance(facts, **{name: result[name] for name in made})
+        blocks += provenance(facts, **result)
     title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
     return to_html(title, blocks, _subtitle(log.config))
 
@@ -69,7 +59,7 @@ def _subtitle(config) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The result in two sentences."""
+    """Summarise the result in two sentences."""
     seen, unseen = result["splits"]["seen"], result["splits"]["unseen"]
     text = (
         f"After {result['step']} steps the model answers {100 * unseen['exact']:.1f} % of "
@@ -100,7 +90,7 @@ def _tiles(result):
 
 
 def score_table(result: Mapping[str, Any]) -> Table:
-    """Every score, a column a split."""
+    """Return every score, with one column per split."""
     splits = result["splits"]
     rows = [
         [label, *(format_score(name, splits[split][name]) for split in splits)]
@@ -111,7 +101,7 @@ def score_table(result: Mapping[str, Any]) -> Table:
 
 
 def format_score(name: str, value: float) -> str:
-    """A score as text."""
+    """Return a score as text with its unit."""
     if name in ("pairs",):
         return f"{value:,}"
     return f"{value:.1f}" if "length" in name or "rounds" in name else f"{100 * value:.1f} %"

@@ -1,4 +1,4 @@
-"""What a trained model does with one sentence: its trace as pictures, and a sample of its text."""
+"""A trained model on one sentence: its trace as pictures, and a sample of its text."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ UNITS = {"log2_loss": "bits", "abstraction_norms": "norm of layer"}
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a page shows that needs the model or its text.
+    """The part of a report that needs the model or its text.
 
     Attributes:
         baselines: split -> name -> bits per byte.
@@ -74,7 +74,7 @@ def _trace(model, tokens):
 
 
 def sentence(corpus, longest: int = 76) -> tuple[np.ndarray, list[str]]:
-    """A sentence of the validation text: its tokens int32 (time,) and a visible label for each."""
+    """Pick a sentence of the validation text: tokens int32 (time,), and a visible label of each."""
     document = (corpus.valid or corpus.train)[0].tokens[:20000]
     if corpus.tokenizer.name != "byte":
         tokens = np.asarray(document[:24], np.int32)
@@ -92,7 +92,7 @@ def _visible(byte: int) -> str:
 
 
 def sections(found: Inspection) -> list[Block]:
-    """The part of the report with a picture of each array of the trace."""
+    """Draw each array of the trace."""
     blocks: list[Block] = []
     known = {name: rank for rank, name in enumerate(CAPTIONS)}
     for name in sorted(found.trace, key=lambda name: (known.get(name, len(known)), name)):
@@ -106,7 +106,7 @@ def sections(found: Inspection) -> list[Block]:
 
 
 def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[str, Figure, str]]:
-    """Figures for an array with leading axis time: (suffix, figure, name of its caption)."""
+    """Draw an array with leading axis time: yields (suffix, figure, name of its caption)."""
     time = len(labels)
     if array.ndim == 0 or not time - 1 <= array.shape[0] <= time or not np.isfinite(array).all():
         return
@@ -137,7 +137,7 @@ def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[
 
 
 def leading_component(vectors: np.ndarray) -> np.ndarray:
-    """Each row's vector over time on the axis of its largest variance, around its mean.
+    """Project each row's vector on the axis of its largest variance over time, around its mean.
 
     vectors: (time, rows, width) -> (time, rows). The sign, which is free, is chosen so that the
     largest deviation is positive.

@@ -9,7 +9,6 @@ the page.
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def _load(workdir: Path, step: int | None) -> Run:
 
 
 def compose(log: Log, evaluation: Mapping[str, Any], found: Inspection) -> str:
-    """The page as text, from what the run wrote, `eval.json` (or {}) and an inspection."""
+    """Return the page, made of the run's log, `eval.json` (or {}) and an inspection."""
     baselines = found.baselines
     blocks = [
         Text(_summary(log, evaluation, baselines), "lead"),
@@ -113,7 +112,7 @@ def _subtitle(log: Log) -> str:
 
 
 def _final(log: Log, evaluation: Mapping, split: str) -> float | None:
-    """The last bits per byte known on a split: of `eval.json` if it is there, else of the log."""
+    """Return the last bits per byte of a split: from `eval.json` if it is there, else the log."""
     value = evaluation.get("splits", {}).get(split, {}).get("bits_per_byte")
     if value is None and split == "valid":
         _, values = log.bits_per_byte("valid")
@@ -277,7 +276,7 @@ def _auxiliary(log: Log) -> list[Block]:
 
 
 def _picture(name: str, lines: figures.Series, label: str, caption: str) -> list[Block]:
-    """The lines as a picture, if there are any."""
+    """Draw the lines, if there are any."""
     if not lines:
         return []
     return [Picture(figures.svg(figures.curves(lines, ylabel=label), name), caption)]
@@ -360,7 +359,3 @@ def main(arguments: list[str]) -> None:
     """Write the report of a run, and print its path."""
     parser = cli.parser("eval.report", __doc__, workdir=cli.RUN)
     print(write_report(parser.parse_args(arguments).workdir))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,6 +11,7 @@ from eval.diagnostics import look, page
 from eval.diagnostics.__main__ import json_safe, main
 from eval.diagnostics.reading import BLOCK, ROWS, excerpts, read
 from eval.log import Log
+from eval.report.document import Heading
 from jaxmodels.data import Corpus, Document
 from tests.eval.small_ground import TEXT, TOKENIZER, small_model
 
@@ -99,7 +100,7 @@ def test_attention_alone_has_nothing_recurrent_to_probe(run):
     assert probes["tau_probe"] is None and probes["recall"][0]["decoded"] == {}
     assert [v.gate for v in verdicts] == ["useful memory at 8 tokens, answers"]
     result = {"gates": [], "probes": probes, "states": found}
-    assert "Memory" in "".join(page.sections(result))
+    assert Heading("Memory") in page.sections(result)
 
 
 def test_the_command_line_on_a_model_that_shows_little(finished, tmp_path, capsys):
