@@ -25,7 +25,7 @@ from typing import Any
 
 from eval.log import Log, device_description, read_log, versions
 from jaxmodels.errors import UserError
-from train.config.schema import (
+from train.config import (
     apply_overrides,
     differences,
     load_config,

@@ -27,7 +27,7 @@ from eval.bench.measure import matmul_parameters, measure
 from eval.bench.peers import PEERS, start_peers
 from eval.bench.prernk import Experiment
 from jaxmodels.errors import UserError
-from train.config.schema import complete_config
+from train.config import complete_config
 from train.devices.malloc import keep_freed_memory
 
 BATCH, TIME, VOCAB, WIDTH, LAYERS = 8, 256, 97, 256, 6

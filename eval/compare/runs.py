@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from eval.log import json_object, read_log
 from eval.sweep.runner import folder_name
 from jaxmodels.errors import UserError
-from train.config.file import returned_by
-from train.config.schema import (
+from jaxmodels.python_file import returned_by
+from train.config import (
     apply_overrides,
     differences,
     load_config,

@@ -47,13 +47,15 @@ class Seen:
     missing: Sequence[str] = ()
 
 
-def look(workdir: Path, baselines: Mapping[str, Mapping[str, float]] | None = None) -> Seen:
+def look(
+    workdir: Path, baselines: Mapping[str, Mapping[str, float]] | None = None, run=None
+) -> Seen:
     """Loads a run for what of its report needs the model; what fails becomes a sentence."""
     from eval.run import load_run, markov_baselines
     from eval.sample import sample
 
     try:
-        run = load_run(workdir)
+        run = run or load_run(workdir)
     except UserError as error:
         return Seen(
             baselines or {}, missing=[f"No heat maps, no sample, no fresh baselines: {error}"]

@@ -18,10 +18,10 @@ from eval.log import Log, device_description, json_object, read_log, versions
 from eval.report import answers_page, figures, html, introspect
 from eval.report.introspect import Seen
 from jaxmodels.errors import UserError
-from train.config.schema import PAIR_FORMATS
+from train.tasks import AnswerTask
 
 
-def write_report(workdir: str | Path, *, analyse: bool = True) -> Path:
+def write_report(workdir: str | Path, run=None, *, analyse: bool = True) -> Path:
     """Writes `report.html` into a run's folder and returns its path.
 
     Args:
@@ -34,7 +34,7 @@ def write_report(workdir: str | Path, *, analyse: bool = True) -> Path:
     """
     workdir = Path(workdir)
     log = read_log(workdir)
-    if log.config.get("data", {}).get("format") in PAIR_FORMATS:
+    if AnswerTask.reads(log.config.get("data", {}).get("format")):
         result = json_object(workdir / "answers.json") or None
         path = workdir / "report.html"
         path.write_text(answers_page.compose(log, result), encoding="utf-8")
@@ -42,7 +42,7 @@ def write_report(workdir: str | Path, *, analyse: bool = True) -> Path:
     evaluation = json_object(workdir / "eval.json")
     seen = Seen(baselines=evaluation.get("baselines", {}))
     if analyse:
-        seen = introspect.look(workdir, seen.baselines)
+        seen = introspect.look(workdir, seen.baselines, run)
     path = workdir / "report.html"
     path.write_text(compose(log, evaluation, seen), encoding="utf-8")
     return path

@@ -28,7 +28,9 @@ from ml_collections import ConfigDict
 
 from eval.sweep.match import count, dotted, matched_value
 from jaxmodels.errors import UserError
-from train.config.schema import apply_overrides, complete_config, model_defaults, validate_config
+from train import tasks
+from train.config import apply_overrides, complete_config, model_defaults, validate_config
+from train.model import resolve_vocab
 
 GROUPS = ("tier1", "tier2", "tier3", "assumption", "rates")
 TOLERANCE = 0.05  # of the baseline's parameters, for a matched entry
@@ -154,9 +156,7 @@ def make_plan(
         match = listed.get("match", "")
 
         def config_with(more, changes=changes):
-            config = _config(given, {**changes, **more}, overrides)
-            _resolve(config, vocabularies)
-            return config
+            return _resolved(_config(given, {**changes, **more}, overrides), vocabularies)
 
         try:
             config = config_with({})
@@ -216,18 +216,13 @@ def _config(given: Mapping, changes: Mapping[str, Any], overrides: Sequence[str]
     return config
 
 
-def _resolve(config: ConfigDict, vocabularies: dict[str, int]) -> None:
-    """Sets the vocabulary as the tokenizer has it; each corpus is read once."""
-    from train.config.schema import reads_pairs
-    from train.model import resolve_vocab
-    from train.tasks.answers import pairs_of
-    from train.tasks.text import corpus_of
-
+def _resolved(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
+    """Resolve the vocabulary size to that of the tokenizer; each corpus is read once."""
     key = json.dumps(config.data.to_dict(), sort_keys=True)
     if key not in vocabularies:
-        corpus = (pairs_of if reads_pairs(config) else corpus_of)(config)
+        corpus = tasks.of(config).load_corpus(config)
         vocabularies[key] = corpus.tokenizer.vocab_size
-    resolve_vocab(config, vocabularies[key])
+    return resolve_vocab(config, vocabularies[key])
 
 
 def plan_table(matrix: Matrix):

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     import jax
 
     from jaxmodels.errors import UserError
-    from train.config.schema import from_json
+    from train.config import from_json
     from train.devices.malloc import keep_freed_memory
     from train.loop import run
 
