@@ -30,7 +30,7 @@ class Aftermath:
     """
 
     report: Path | None
-    commands: tuple[str, ...]
+    commands: list[str]
 
 
 def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Aftermath:
@@ -47,19 +47,21 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
     config = read_config(workdir / "config.json")
-    if tasks.of(config).kind == "answers":
-        commands, look = (f"python -m eval --workdir={folder}",), _print_answers
+    answers = tasks.of(config).kind == "answers"
+    if answers:
+        commands = [f"python -m eval --workdir={folder}"]
     else:
-        commands, look = (
-            (f'python -m eval.sample --workdir={folder} --prompt "The people of"',),
-            _print_sample,
-        )
+        commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
     if jax.process_count() > 1:
         return Aftermath(None, commands)
     run = None
     try:
-        run, more = look(workdir, result.step) if show else (None, ())
-        commands += more
+        if show and answers:
+            question = shlex.quote(_print_answers(workdir))
+            commands.append(f"python -m eval.predict --workdir={folder} --input {question}")
+        elif show:
+            run = load_run(workdir, checkpoint="last")
+            _print_sample(run, result.step)
     except UserError as error:  # e.g. a model that cannot stream
         print(f"no sample: {error}")
     try:
@@ -69,19 +71,17 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     return Aftermath(None, commands)
 
 
-def _print_sample(workdir: Path, step: int) -> tuple[Run, tuple[str, ...]]:
+def _print_sample(run: Run, step: int) -> None:
     """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
-    run = load_run(workdir, checkpoint="last")
     text = "".join(sample(run.model, run.corpus.tokenizer, PROMPT, tokens=SAMPLE_TOKENS))
-    (workdir / "samples").mkdir(exist_ok=True)
-    (workdir / "samples" / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
+    folder = run.workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    (folder / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
     print(f"\na sample:\n{PROMPT}{printable(text)}")
-    return run, ()
 
 
-def _print_answers(workdir: Path, step: int) -> tuple[None, tuple[str, ...]]:
-    """Print answers to some questions of the validation split."""
-    del step
+def _print_answers(workdir: Path) -> str:
+    """Print answers to some questions of the validation split; returns the first question."""
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
     corpus = tasks.of(config).load_corpus(config)
@@ -89,5 +89,4 @@ def _print_answers(workdir: Path, step: int) -> tuple[None, tuple[str, ...]]:
     answers = Asker(model, tokenizer, batch_size=len(pairs)).answer([p.question for p in pairs])
     for pair, answer in zip(pairs, answers, strict=True):
         print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")
-    folder, question = shlex.quote(str(workdir)), shlex.quote(pairs[0].question)
-    return None, (f"python -m eval.predict --workdir={folder} --input {question}",)
+    return pairs[0].question

@@ -80,22 +80,17 @@ def run(
     task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
     config, iterator = task.config, iter(task.train)
     state, step, notes = _first_state(task, workdir, resume, placement, iterator)
-    raise_everywhere(lambda: _write_inputs(workdir, task))
-    raise_everywhere(lambda: _refuse_unshared(workdir))
-
+    _share_inputs(workdir, task)
     past = _logged_before(workdir, step) if config.control.enabled else []
     log, line = RunLog(workdir, step), ProgressLine(config.steps, step, quiet)
-    controller = Controller(
-        config, task.steps_per_epoch(), past, monitor=monitor, write=log.write, say=line.say
-    )
+    controller = Controller(config, task.steps_per_epoch(), past, monitor, log.write, line.say)
     recorder = StepRecorder(task, log, line, controller.add, step)
     queue = MetricsQueue(component_names(state), iterator.get_state(), recorder.record)
     checkpoints = Checkpoints(workdir, config, task.fingerprint, newest=step)
     for note in notes:
         line.say(note)
     fresh_carry, start = placement.fresh_rows(), step
-    valid: dict[str, float] = {}
-    interrupted = False
+    valid, interrupted = {}, False
     try:
         with Signals() as signals, jax.transfer_guard("disallow"):
             while step < config.steps and not (interrupted or controller.stopped):
@@ -277,8 +272,14 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
         )
 
 
+def _share_inputs(workdir: Path, task: Task) -> None:
+    """Write config.json and tokenizer.json; every process checks that it sees what was written."""
+    raise_everywhere(lambda: _write_inputs(workdir, task))
+    raise_everywhere(lambda: _refuse_unshared(workdir))
+
+
 def _write_inputs(workdir: Path, task: Task) -> None:
-    """config.json and tokenizer.json: with the checkpoints, all that evaluation needs."""
+    """Write, with the checkpoints, all that evaluation needs."""
     if jax.process_index() != 0:
         return
     try:
@@ -290,7 +291,7 @@ def _write_inputs(workdir: Path, task: Task) -> None:
 
 
 def _refuse_unshared(workdir: Path) -> None:
-    """Let every process look for the file that the first has written."""
+    """Refuse a folder without the file that the first process has written."""
     if not (workdir / "config.json").is_file():
         raise UserError(
             f"--workdir={workdir}: not the folder that process 0 writes to; it must lie on a disk "

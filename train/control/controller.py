@@ -43,7 +43,6 @@ class Controller:
         config: ConfigDict,
         steps_per_epoch: float,
         past: Iterable[Mapping[str, Any]] = (),
-        *,
         monitor: ComponentMonitor | None = None,
         write: Write = lambda step, split, values: None,
         say: Callable[[str], None] = lambda text: None,
