@@ -60,7 +60,7 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     from eval.report.run_page import write_report
     from eval.run import load_run, markov_baselines
     from jaxmodels import count_parameters
-    from jaxmodels.data import take
+    from jaxmodels.data import subsample
     from train.tasks.text import labeller_of
 
     if flags.batch_size < 1:
@@ -72,7 +72,7 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths)
     splits = {}
     for split in flags.split:
-        documents = take(getattr(run.corpus, split), flags.max_bytes)
+        documents = subsample(getattr(run.corpus, split), flags.max_bytes)
         scores = evaluate(
             run.model,
             documents,
@@ -109,7 +109,7 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     (workdir / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     result["written"] = [str(workdir / name)]
     if paths is None:
-        result["written"].append(str(write_report(workdir)))
+        result["written"].append(str(write_report(workdir, run)))
     return result
 
 
@@ -146,7 +146,7 @@ def show_answers(result: dict, written: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.report.answers_page import NAMES, lead, shown
+    from eval.report.answers_page import NAMES, format_score, headline
 
     splits = result["splits"]
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
@@ -156,10 +156,10 @@ def show_answers(result: dict, written: list[str]) -> None:
         table.add_column(split, justify="right")
     for name, label in NAMES.items():
         if name in splits["unseen"]:
-            table.add_row(label, *(shown(name, splits[split][name]) for split in splits))
+            table.add_row(label, *(format_score(name, splits[split][name]) for split in splits))
     console = Console()
     console.print(table)
-    console.print(lead(result))
+    console.print(headline(result))
     speed = result["speed"]
     console.print(
         f"one question {speed['latency_ms']:.1f} ms, {speed['questions_per_second']:,.0f} "

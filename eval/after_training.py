@@ -8,11 +8,11 @@ from typing import Any
 import jax
 
 from eval.evaluators.infer import Asker
-from eval.report.html import printable
+from eval.report.document import printable
 from eval.report.run_page import write_report
 from eval.run import Run, load_run, load_trained
 from eval.sample import sample
-from jaxmodels.data.pairs.rows import fitting
+from jaxmodels.data.pairs.rows import that_fit
 from jaxmodels.errors import UserError
 from train import tasks
 from train.config import read_config
@@ -85,7 +85,7 @@ def _print_answers(workdir: Path) -> str:
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
     corpus = tasks.of(config).load_corpus(config)
-    pairs = fitting(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
+    pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
     answers = Asker(model, tokenizer, batch_size=len(pairs)).answer([p.question for p in pairs])
     for pair, answer in zip(pairs, answers, strict=True):
         print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")

@@ -7,23 +7,20 @@ Without --input every line of the standard input is a question. Answers go to th
 one a line, line breaks within one as \\n; with --show also after each round of thinking.
 """
 
-import argparse
 import sys
 
-from eval.report.html import printable
+from eval.report.document import printable
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+@cli.command(interrupted="")
+def main(arguments: list[str]) -> None:
+    """Print an answer for each question."""
+    parser = cli.parser(
+        "eval.predict", __doc__, workdir="folder of a run that answers questions", checkpoint=True
     )
-    parser.add_argument("--workdir", required=True, help="folder of a run that answers questions")
     parser.add_argument("--input", nargs="+", metavar="TEXT", help="questions")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
     parser.add_argument(
         "--halt",
         choices=("max", "adaptive"),
@@ -36,39 +33,32 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--show", action="store_true", help="the answer after every round")
     flags = parser.parse_args(arguments)
-    try:
-        from eval.evaluators.infer import HRLMInference
+    from eval.evaluators.infer import HRLMInference
 
-        questions = [line for line in _asked(flags.input) if line.strip()]
-        if not questions:
-            raise UserError("no question: give --input, or lines on the standard input")
-        model = HRLMInference(
-            flags.workdir,
-            checkpoint=flags.checkpoint,
-            halt=flags.halt,
-            batch_size=min(flags.batch_size, len(questions)),
-            max_steps=flags.max_steps,
-        )
-        if flags.puzzle and not model.asker.model.config.puzzle_ids:
-            raise UserError(f"--puzzle={flags.puzzle}: this model has no vectors of puzzles")
-        puzzles = [flags.puzzle] * len(questions)
-        if flags.show:
-            answers = model.ask(questions, puzzles)
-            texts = model.asker.chosen(answers)
-        else:
-            texts = model.predict_all(questions, puzzles)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    questions = [line for line in _asked(flags.input) if line.strip()]
+    if not questions:
+        raise UserError("no question: give --input, or lines on the standard input")
+    model = HRLMInference(
+        flags.workdir,
+        checkpoint=flags.checkpoint,
+        halt=flags.halt,
+        batch_size=min(flags.batch_size, len(questions)),
+        max_steps=flags.max_steps,
+    )
+    if flags.puzzle and not model.asker.model.config.puzzle_ids:
+        raise UserError(f"--puzzle={flags.puzzle}: this model has no vectors of puzzles")
+    puzzles = [flags.puzzle] * len(questions)
+    if flags.show:
+        answers = model.ask(questions, puzzles)
+        texts = model.asker.chosen(answers)
+    else:
+        texts = model.predict_all(questions, puzzles)
     for i, answer in enumerate(texts):
         print(_line(answer))
         if flags.show:
             for count, after in enumerate(answers.by_round, 1):
                 here = "  <- halts" if count == answers.rounds[i] else ""
                 print(f"  round {count}: {_line(after[i])}{here}")
-    return 0
 
 
 def _asked(given: list[str] | None) -> list[str]:

@@ -1,15 +1,14 @@
 """A trained model back from its run's folder, with the text it was trained on."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import numpy as np
 
 from eval.evaluators.markov import baselines
 from eval.log import read_log
+from jaxmodels.cli import quiet_absl
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
@@ -87,8 +86,7 @@ def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[Trained
     if checkpoint not in ("best", "last") and not checkpoint.isdigit():
         raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
     read_log(workdir)  # says what is wrong with the folder before Orbax does
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of each part that is left unread
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    quiet_absl()  # Orbax warns of each part that is left unread
     trained = load_model(workdir, checkpoint)
     file = Path(workdir) / "tokenizer.json"
     try:

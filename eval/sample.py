@@ -14,6 +14,7 @@ without, as if it had not ended.
 import argparse
 import functools
 import importlib.util
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 
@@ -213,8 +215,8 @@ def _session(flags: argparse.Namespace, model):
         raise UserError("--state-out: with --follow there is no last token; give --tokens N")
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
-    from jaxmodels.convert.tensors import must_be_new
     from jaxmodels.session import Session, load_session
+    from jaxmodels.writing import must_be_new
 
     if flags.state_out:
         must_be_new(Path(flags.state_out))  # now, not when all is drawn
@@ -233,53 +235,47 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.sample", description="Continue a prompt with a trained model."
-    )
-    parser.add_argument("--workdir", required=True, help="folder of a run, e.g. runs/prernk")
+@cli.command(interrupted="")
+def main(arguments: list[str]) -> int | None:
+    """Print a prompt and its continuation."""
+    parser = cli.parser("eval.sample", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("--prompt", default="", help="text to continue")
     parser.add_argument("--tokens", type=int, default=500, help="how many tokens to draw")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = most likely token")
     parser.add_argument("--top-k", type=int, help="draw from the K most likely tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the most likely P of the mass only")
     parser.add_argument("--seed", default="0", help="a whole number below 2^32")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
-    parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
-    parser.add_argument("--state-in", metavar="FILE", help="go on from a session kept there")
+    parser.add_argument("--follow", action="store_true", help="continue until Ctrl-C")
+    parser.add_argument("--state-in", metavar="FILE", help="resume the session kept there")
     parser.add_argument("--state-out", metavar="FILE", help="keep the session in this new file")
     flags = parser.parse_args(arguments)
+    choice, seed = Choice(flags.temperature, flags.top_k, flags.top_p), _seed(flags.seed)
     from eval.run import load_trained
 
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    session = _session(flags, trained.model)
+    pieces = sample(
+        trained.model,
+        tokenizer,
+        flags.prompt,
+        tokens=None if flags.follow else flags.tokens,
+        choice=choice,
+        seed=seed,
+        session=session,
+    )
     try:
-        choice, seed = Choice(flags.temperature, flags.top_k, flags.top_p), _seed(flags.seed)
-        trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
-        session = _session(flags, trained.model)
-        pieces = sample(
-            trained.model,
-            tokenizer,
-            flags.prompt,
-            tokens=None if flags.follow else flags.tokens,
-            choice=choice,
-            seed=seed,
-            session=session,
-        )
-        print(flags.prompt, end="", flush=True)
-        for piece in pieces:
+        for piece in itertools.chain([flags.prompt], pieces):
             print(piece, end="", flush=True)
-        print()
-        if flags.state_out:
-            from jaxmodels.session import save_session
-
-            save_session(session, trained.model, flags.state_out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            if flags.follow and cli.output_lost():
+                break
     except KeyboardInterrupt:
         print()
         return 0 if flags.follow else 130
-    return 0
+    print()
+    if flags.state_out:
+        from jaxmodels.session import save_session
+
+        save_session(session, trained.model, flags.state_out)
 
 
 if __name__ == "__main__":

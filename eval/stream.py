@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 from jaxmodels.ops.losses import token_nll
 
@@ -100,36 +101,24 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.stream", description="Stream a long text through a trained model."
-    )
-    parser.add_argument("--workdir", required=True, help="folder of a run, e.g. runs/ground")
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Read the text, and print what was found in one line."""
+    parser = cli.parser("eval.stream", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("--data", required=True, metavar="FILE", help="UTF-8 text")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--segment", type=int, default=256, help="tokens a device call")
     parser.add_argument("--window", type=int, default=20_000, help="tokens a reported loss")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
     flags = parser.parse_args(arguments)
-    try:
-        if not 1 <= flags.segment <= flags.tokens or flags.window < 1:
-            raise UserError("--segment, --window: at least 1, and a segment no more than --tokens")
-        result = _run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    print(result["says"])
-    return 0
+    if not 1 <= flags.segment <= flags.tokens or flags.window < 1:
+        raise UserError("--segment, --window: at least 1, and a segment no more than --tokens")
+    print(_run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))["says"])
 
 
 def _run(flags: argparse.Namespace, command: str) -> dict:
     from eval.log import device_description, versions
-    from eval.report import figures, html
+    from eval.report import figures
+    from eval.report.document import Picture, Text, provenance, to_html
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
@@ -148,16 +137,14 @@ def _run(flags: argparse.Namespace, command: str) -> dict:
     )
     found["versions"] = versions()
     folder = Path(flags.workdir)
-    (folder / "stream.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    cli.write_atomically(folder / "stream.json", json.dumps(found, indent=2) + "\n")
     steps = [(i + 1) * flags.window for i in range(len(losses))]
     figure = figures.curves({"loss": (steps, losses)}, ylabel="loss", xlabel="tokens read")
     caption = "Nats a token, of each window; the state is handed on and never reset."
-    parts = [html.heading("Stream", folder.resolve().name), html.paragraph(found["says"], "lead")]
-    parts += [
-        html.picture(figures.svg(figure, "stream"), caption),
-        html.facts({"made by": command}),
-    ]
-    (folder / "stream.html").write_text(html.page("Stream", parts), encoding="utf-8")
+    blocks = [Text(found["says"], "lead"), Picture(figures.svg(figure, "stream"), caption)]
+    blocks += provenance({"checkpoint": f"step {trained.step}"}, **found)
+    page = to_html("Stream", blocks, folder.resolve().name)
+    cli.write_atomically(folder / "stream.html", page)
     return found
 
 

@@ -5,13 +5,13 @@ is tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` and `jaxmodels.
 """
 
 import dataclasses
-import difflib
 import json
 
 import jax
 from flax import nnx
 
 from jaxmodels.cells import CELLS
+from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.models import MODELS
 
@@ -36,15 +36,15 @@ def make_config(name: str, /, **overrides):
     """
     system, _, preset = name.partition("/")
     if system not in MODELS:
-        raise UserError(f"unknown model {system!r}{_nearest(system, MODELS)}")
+        raise UserError(f"unknown model {system!r}{did_you_mean(system, MODELS)}")
     config_class, _, presets = MODELS[system]
     if preset and preset not in presets:
-        raise UserError(f"unknown preset {name!r}{_nearest(preset, presets)}")
+        raise UserError(f"unknown preset {name!r}{did_you_mean(preset, presets)}")
     fields = dict(presets[preset] if preset else {}, **overrides)
     known = [field.name for field in dataclasses.fields(config_class)]
     for field in fields:
         if field not in known:
-            raise UserError(f"{system} has no field {field!r}{_nearest(field, known)}")
+            raise UserError(f"{system} has no field {field!r}{did_you_mean(field, known)}")
     return config_class(**fields)
 
 
@@ -84,9 +84,3 @@ def _system_of(config) -> str:
         if type(config) is config_class:
             return name
     raise UserError(f"{type(config).__name__} is not the config of a model in MODELS")
-
-
-def _nearest(word, options) -> str:
-    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.4)
-    listed = ", ".join(options)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {listed}" if listed else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from jaxmodels.errors import UserError
 
 NOTHING_WRITTEN = "stopped; nothing was written"
+RUN = "folder of a run, e.g. runs/prernk"  # help text of --workdir
 
 
 def parser(
@@ -70,8 +71,9 @@ def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Calla
 def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -> int:
     """Call `work` and return the exit status: its own (None is 0), 2, or 130.
 
-    A UserError becomes one line on standard error, Ctrl-C the line `interrupted`. Where the reader
-    of standard output has gone (`| head`), the work continues unheard; see `output_lost`.
+    A UserError becomes one line on standard error; Ctrl-C the line `interrupted`, if it is not "".
+    Where the reader of standard output has gone (`| head`), the work continues unheard; see
+    `output_lost`.
     """
     with contextlib.redirect_stdout(_Output(sys.stdout)) as output:
         try:
@@ -80,7 +82,8 @@ def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print(interrupted, file=sys.stderr)
+            if interrupted:
+                print(interrupted, file=sys.stderr)
             return 130
         finally:
             output.flush()

@@ -13,6 +13,9 @@ from __future__ import annotations
 import importlib
 import sys
 
+from jaxmodels import cli
+from jaxmodels.errors import UserError
+
 # name -> module with main(argv) -> exit status, imported when asked for
 BENCHMARKS = {
     "prernk": "eval.bench.prernk",
@@ -30,16 +33,15 @@ def choose(argv: list[str]) -> tuple[str, list[str]]:
     return name, rest
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] in (["-h"], ["--help"]):
+@cli.command()
+def main(arguments: list[str]) -> int:
+    """Run the benchmark that the command line names, and return its exit status."""
+    if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__.strip())
         return 0
-    name, rest = choose(argv)
+    name, rest = choose(arguments)
     if name not in BENCHMARKS:
-        print(f"error: unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
-        return 2
+        raise UserError(f"unknown benchmark {name!r}{cli.choose_from(BENCHMARKS)}")
     return importlib.import_module(BENCHMARKS[name]).main(rest)
 
 

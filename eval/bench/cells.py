@@ -9,23 +9,21 @@ With --topology, the cost on a TPU that is not there (`eval/bench/tpu.py`).
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
-from rich.table import Table
 
 import jaxmodels
 from eval.bench.measure import matmul_parameters, measure
 from eval.bench.peers import PEERS, start_peers
 from eval.bench.prernk import Experiment
+from eval.log import device_description
+from eval.report.document import Heading, Table, to_terminal
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 from train.config import complete_config
 from train.devices.malloc import keep_freed_memory
@@ -210,18 +208,14 @@ def depths(cells: list[str]) -> list[dict]:
     return rows
 
 
-def table(title: str, rows: list[dict], columns: dict[str, str]) -> Table:
-    """Rows as text; columns: key -> (heading and) format, absent values as a dash."""
-    made = Table(title=title)
-    for heading in ("", *columns):
-        made.add_column(heading, justify="left" if not heading else "right")
+def show(title: str, rows: list[dict], columns: dict[str, tuple[str, str]]) -> None:
+    """Print rows as a table; columns: heading -> (key, format), absent values as a dash."""
+    cells = []
     for row in rows:
-        cells = []
-        for key, form in columns.values():
-            value = row.get(key)
-            cells.append("-" if value is None else format(value, form))
-        made.add_row(row["name"], *cells)
-    return made
+        values = [(row.get(key), form) for key, form in columns.values()]
+        cells.append([row["name"]])
+        cells[-1] += ["-" if value is None else format(value, form) for value, form in values]
+    to_terminal([Heading(title), Table(["", *columns], cells)], width=110)
 
 
 SPEED = {
@@ -230,7 +224,7 @@ SPEED = {
     "prefill tokens/s": ("prefill_tokens_per_second", ",.0f"),
     "decode tokens/s": ("decode_tokens_per_second", ",.0f"),
     "state bytes": ("state_bytes", ",d"),
-    "in products": ("matmul_parameters", ",d"),
+    "in matmuls": ("matmul_parameters", ",d"),
     "compile s": ("compile_seconds", ".1f"),
     "temp MB": ("temp_megabytes", ",.0f"),
 }
@@ -238,13 +232,10 @@ LENGTHS = {kind: (kind, ".2f") for kind in ("training", "at once", "prefill", "d
 DEPTHS = {"6 layers, s": ("6", ".1f"), "24 layers, s": ("24", ".1f"), "ratio": ("ratio", ".2f")}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m eval.bench cells",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Measure the cells that are named, and print tables."""
+    parser = cli.parser("eval.bench cells", __doc__)
     parser.add_argument("--cells", nargs="+", default=list(ENTRANTS), help=", ".join(ENTRANTS))
     parser.add_argument(
         "--peers", nargs="*", metavar="PEER", help=f"also these packages: {', '.join(PEERS)}"
@@ -256,33 +247,27 @@ def main(argv: list[str] | None = None) -> int:
         "--topology", metavar="NAME", help="predict for a TPU, v5e:2x2; options: tpu -h"
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     found = {}
-    try:
-        for cell in args.cells:
-            if cell not in ENTRANTS:
-                raise UserError(f"--cells: no {cell!r}; there is: {', '.join(ENTRANTS)}")
-        kept = keep_freed_memory()
-        peers = [] if args.peers is None else args.peers or list(PEERS)
-        console = Console(width=max(Console().width, 110))
-        if not (args.lengths or args.depths):
-            found["speed"] = speed(args.cells, peers, args.repeats)
-            title = f"{LAYERS} layers, width {WIDTH}, {BATCH} x {TIME} tokens, float32"
-            console.print(table(title, found["speed"], SPEED))
-        cells = [cell for cell in args.cells if cell != "mamba2-deep"]
-        if args.lengths:
-            found["lengths"] = lengths(cells, args.repeats)
-            console.print(table("time a token, 16,384 over 256", found["lengths"], LENGTHS))
-        if args.depths:
-            found["depths"] = depths(cells)
-            console.print(table("compile time of the training step", found["depths"], DEPTHS))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    device = f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}"
+    for cell in args.cells:
+        if cell not in ENTRANTS:
+            raise UserError(f"--cells: no {cell!r}{cli.did_you_mean(cell, ENTRANTS)}")
+    kept = keep_freed_memory()
+    peers = [] if args.peers is None else args.peers or list(PEERS)
+    if not (args.lengths or args.depths):
+        found["speed"] = speed(args.cells, peers, args.repeats)
+        title = f"{LAYERS} layers, width {WIDTH}, {BATCH} x {TIME} tokens, float32"
+        show(title, found["speed"], SPEED)
+    cells = [cell for cell in args.cells if cell != "mamba2-deep"]
+    if args.lengths:
+        found["lengths"] = lengths(cells, args.repeats)
+        show("time a token, 16,384 over 256", found["lengths"], LENGTHS)
+    if args.depths:
+        found["depths"] = depths(cells)
+        show("compile time of the training step", found["depths"], DEPTHS)
+    device = device_description()
     memory = "kept" if kept else "returned"
     print(f"jax {jax.__version__}, {device}, medians of {args.repeats}, freed memory {memory}")
     if args.json:
         text = json.dumps({"jax": jax.__version__, "device": device, **found}, indent=2)
-        Path(args.json).write_text(text + "\n", encoding="utf-8")
-    return 0
+        cli.write_atomically(args.json, text + "\n")

@@ -83,7 +83,9 @@ def layer_of(
         xs = jax.ShapeDtypeStruct((batch, time, width), "float32")
         extras = jax.eval_shape(lambda m, xs: m.extras(m.initial_state(batch), xs), model, xs)
     else:
-        raise UserError(f"unknown cell {name!r}; known: {', '.join(jaxmodels.CELLS)}, or a preset")
+        raise UserError(
+            f"unknown cell {name!r}; choose from: {', '.join(jaxmodels.CELLS)}, or a preset"
+        )
     state = jax.eval_shape(lambda cell: cell.initial_state(batch), cell)
     recurrence = _recurrence_flops(name, config, state, batch, time)
     return Layer(cell, state, extras, (6.0 * matmul_parameters(cell), 3.0 * recurrence))

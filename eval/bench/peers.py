@@ -13,6 +13,7 @@ import sys
 import venv
 from pathlib import Path
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def start_peers(names: list[str], *sizes: int) -> dict[str, Peer]:
     """
     for name in names:
         if name not in PEERS:
-            raise UserError(f"--peers: no {name!r}; there is: {', '.join(map(repr, PEERS))}")
+            raise UserError(f"--peers: no {name!r}{did_you_mean(name, PEERS)}")
     if names:
         _install()
     peers = {}

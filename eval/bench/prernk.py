@@ -6,19 +6,17 @@ how they are measured stands in `eval/bench/measure.py`.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
-from rich.table import Table
 
 from eval.bench.measure import matmul_parameters, measure
+from eval.log import device_description
+from eval.report.document import Heading, Table, to_terminal
+from jaxmodels import cli
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.unified import Readout, UnifiedCell
 from jaxmodels.errors import UserError
@@ -80,11 +78,10 @@ class plain_scan:
         UnifiedCell.unroll = self.fused
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m eval.bench prernk", description=__doc__.split("\n")[0]
-    )
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Measure the training step, and print a table."""
+    parser = cli.parser("eval.bench prernk", __doc__)
     parser.add_argument("--config", default="configs/prernk.py", help="experiment to measure")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--repeats", type=int, default=15, help="measurements of each")
@@ -96,33 +93,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--devices", type=int, default=1, metavar="N", help="share the rows out to N CPU devices"
     )
-    args, overrides = parser.parse_known_args(argv)
-    try:
-        if args.devices < 1 or any(size % args.devices for size in args.batch_sizes):
-            raise UserError(f"--devices must divide every batch size, got {args.devices}")
-        if args.devices > 1:
-            jax.config.update("jax_num_cpu_devices", args.devices)
-        kept = not args.return_memory and keep_freed_memory()
-        experiments = {}
-        for batch_size in args.batch_sizes:
-            wanted = [*overrides, f"--config.batch_size={batch_size}", "--config.seq_len=64"]
-            config = load_config(args.config, wanted)
-            config.model_config.vocab_size = config.model_config.vocab_size or 256
-            experiments[f"batch {batch_size}"] = Experiment(config, args.devices)
-            if args.scan:
-                with plain_scan():
-                    plain = Experiment(config, args.devices)
-                experiments[f"batch {batch_size}, plain scan"] = plain
-        rows = measure(experiments, args.repeats)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    table = Table(title="training step, float32, T 64: model-FLOPs utilisation")
-    columns = ("", "utilisation", "range", "tokens/s", "1024^3 GFLOP/s", "compile s", "temp MB")
-    for column in columns:
-        table.add_column(column, justify="left" if not column else "right")
-    for row in rows:
-        table.add_row(
+    args, overrides = parser.parse_known_args(arguments)
+    if args.devices < 1 or any(size % args.devices for size in args.batch_sizes):
+        raise UserError(f"--devices must divide every batch size, got {args.devices}")
+    if args.devices > 1:
+        jax.config.update("jax_num_cpu_devices", args.devices)
+    kept = not args.return_memory and keep_freed_memory()
+    experiments = {}
+    for batch_size in args.batch_sizes:
+        wanted = [*overrides, f"--config.batch_size={batch_size}", "--config.seq_len=64"]
+        config = load_config(args.config, wanted)
+        config.model_config.vocab_size = config.model_config.vocab_size or 256
+        experiments[f"batch {batch_size}"] = Experiment(config, args.devices)
+        if args.scan:
+            with plain_scan():
+                plain = Experiment(config, args.devices)
+            experiments[f"batch {batch_size}, plain scan"] = plain
+    rows = measure(experiments, args.repeats)
+    header = ("", "utilisation", "range", "tokens/s", "1024^3 GFLOP/s", "compile s", "temp MB")
+    cells = [
+        [
             row["name"],
             f"{row['utilisation']:.1%}",
             f"{row['lowest']:.0%} - {row['highest']:.0%}",
@@ -130,16 +120,20 @@ def main(argv: list[str] | None = None) -> int:
             f"{row['matmul_gflops']:.0f}",
             f"{row['compile_seconds']:.1f}",
             f"{row['temp_megabytes']:.0f}",
-        )
-    Console().print(table)
-    device = f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}"
+        ]
+        for row in rows
+    ]
+    title = "training step, float32, T 64: model-FLOPs utilisation"
+    to_terminal([Heading(title), Table(header, cells)])
     print(
-        f"jax {jax.__version__}, {device}, {rows[0]['matmul_parameters']:,} parameters in "
-        f"products, medians of {args.repeats}, freed memory {'kept' if kept else 'returned'}"
+        f"jax {jax.__version__}, {device_description()}, {rows[0]['matmul_parameters']:,} "
+        f"parameters in matmuls, medians of {args.repeats}, "
+        f"freed memory {'kept' if kept else 'returned'}"
     )
     if args.json:
-        Path(args.json).write_text(json.dumps({"jax": jax.__version__, "rows": rows}, indent=2))
-    return 0
+        cli.write_atomically(
+            args.json, json.dumps({"jax": jax.__version__, "rows": rows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

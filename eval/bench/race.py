@@ -7,20 +7,18 @@ the other in this process, so the machine should be quiet.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
 import jax
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 import jaxmodels
-from jaxmodels.data import eval_stream, num_target_bytes, pieces
+from eval.report.document import Heading, Table, to_terminal
+from jaxmodels import cli
+from jaxmodels.data import eval_stream, num_target_bytes, split_documents
 from jaxmodels.errors import UserError
 from train.config import load_config
 from train.devices.malloc import keep_freed_memory
@@ -100,7 +98,7 @@ def _in_rows(data, config):
     One document would be read by one row. The cuts cost a little: context, at each of them.
     """
     length = -(-sum(len(document) for document in data.corpus.valid) // config.batch_size)
-    parts = pieces(data.corpus.valid, length)
+    parts = split_documents(data.corpus.valid, length)
     valid = eval_stream(parts, batch_size=config.batch_size, seq_len=config.seq_len)
     return dataclasses.replace(data, valid=valid, valid_bytes=num_target_bytes(parts))
 
@@ -126,55 +124,47 @@ def picture(results: dict[str, list[Lap]]) -> Figure:
     return figure
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m eval.bench race", description=__doc__.split("\n")[0]
-    )
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Race the entrants, and print their losses at moments of the clock."""
+    parser = cli.parser("eval.bench race", __doc__)
     parser.add_argument("--data", nargs="+", required=True, help="the text, e.g. tinyshakespeare")
     parser.add_argument("--configs", nargs="+", default=ENTRANTS, help="the entrants")
     parser.add_argument("--seconds", type=float, default=160.0, help="wall-clock of each")
     parser.add_argument("--json", metavar="FILE", help="write laps and facts there")
     parser.add_argument("--picture", metavar="FILE", help="write the curves there (png or svg)")
-    args, overrides = parser.parse_known_args(argv)
+    args, overrides = parser.parse_known_args(arguments)
     results, facts = {}, {}
-    try:
-        if not args.seconds > 0:
-            raise UserError(f"--seconds must be positive, got {args.seconds}")
-        for option, file in (("--json", args.json), ("--picture", args.picture)):
-            if file and not Path(file).absolute().parent.is_dir():
-                raise UserError(f"{option}={file}: there is no such folder")
-        keep_freed_memory()
-        for path in args.configs:
-            config = load_config(path, overrides)
-            name = Path(path).stem.removeprefix("race_")
-            print(name, flush=True)
-            results[name], facts[name] = race(
-                config, tuple(args.data), args.seconds, lambda line: print(line, flush=True)
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    moments = [m for m in (15, 30, 60, 90, 120, 150) if m <= args.seconds]
-    table = Table(title="validation loss (nats a character) at seconds of wall-clock")
-    for column in ("", *(f"{m} s" for m in moments), "last", "tokens/s", "parameters"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, laps in results.items():
-        seen = [at(laps, moment) for moment in moments]
-        fact = facts[name]
-        table.add_row(
-            name,
-            *("-" if loss is None else f"{loss:.3f}" for loss in seen),
-            f"{laps[-1].loss:.3f} at {laps[-1].seconds:.0f} s",
-            f"{fact['tokens_per_second']:,.0f}",
-            f"{fact['parameters']:,}",
+    if not args.seconds > 0:
+        raise UserError(f"--seconds must be positive, got {args.seconds}")
+    for option, file in (("--json", args.json), ("--picture", args.picture)):
+        if file and not Path(file).absolute().parent.is_dir():
+            raise UserError(f"{option}={file}: there is no such folder")
+    keep_freed_memory()
+    for path in args.configs:
+        config = load_config(path, overrides)
+        name = Path(path).stem.removeprefix("race_")
+        print(name, flush=True)
+        results[name], facts[name] = race(
+            config, tuple(args.data), args.seconds, lambda line: print(line, flush=True)
         )
-    Console(width=max(Console().width, 120)).print(table)
+    moments = [m for m in (15, 30, 60, 90, 120, 150) if m <= args.seconds]
+    header = ("", *(f"{m} s" for m in moments), "last", "tokens/s", "parameters")
+    rows = []
+    for name, laps in results.items():
+        losses = [at(laps, moment) for moment in moments]
+        rows.append([name, *("-" if loss is None else f"{loss:.3f}" for loss in losses)])
+        rows[-1] += [
+            f"{laps[-1].loss:.3f} at {laps[-1].seconds:.0f} s",
+            f"{facts[name]['tokens_per_second']:,.0f}",
+            f"{facts[name]['parameters']:,}",
+        ]
+    title = "validation loss (nats a character) at seconds of wall-clock"
+    to_terminal([Heading(title), Table(header, rows)], width=120)
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}; reference: {REFERENCE}")
     if args.json:
         laps = {name: [dataclasses.asdict(lap) for lap in laps] for name, laps in results.items()}
         text = json.dumps({"jax": jax.__version__, "laps": laps, "facts": facts}, indent=2)
-        Path(args.json).write_text(text + "\n", encoding="utf-8")
+        cli.write_atomically(args.json, text + "\n")
     if args.picture:
         picture(results).savefig(args.picture, dpi=120)
-    return 0

@@ -17,7 +17,6 @@ A name with a model's preset, "rwkv/7", is a whole layer: norms, residuals, chan
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -26,12 +25,12 @@ import time
 from pathlib import Path
 
 import jax
-from rich.console import Console
-from rich.table import Table
 
 from eval.bench.hlo import profile
 from eval.bench.layer import chunk_size_of, compile_layer, layer_of
 from eval.bench.schedule import Kernels, size_of
+from eval.report.document import Heading, Table, to_terminal
+from jaxmodels import cli
 from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
 from train.devices import aot
@@ -216,15 +215,12 @@ def show(rows: list[dict], wanted) -> None:
     """Prints the table and what bounds each fast form."""
     generation, _ = aot.parse_topology(wanted.topology)
     clock, peak, _ = CHIPS[generation]
-    table = Table(
-        title=f"a layer forward and backward on one {generation} chip, predicted: width "
-        f"{wanted.width}, T {wanted.time}, bfloat16 products"
-    )
-    columns = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilisation")
-    for column in (*columns, "with recurrence", "scan / call", "compile s", "peak GB"):
-        table.add_column(column, justify="left" if column in ("", "form") else "right")
-    for row in rows:
-        table.add_row(
+    title = f"a layer forward and backward on one {generation} chip, predicted: width "
+    title += f"{wanted.width}, T {wanted.time}, bfloat16 matmuls"
+    header = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilisation")
+    header += ("with recurrence", "scan / call", "compile s", "peak GB")
+    cells = [
+        [
             row["cell"],
             row["form"],
             str(row["chunk_size"] or "-"),
@@ -237,8 +233,10 @@ def show(rows: list[dict], wanted) -> None:
             f"{row['scan_over_call']:,.1f}" if "scan_over_call" in row else "-",
             f"{row['compile_seconds']:.1f}",
             f"{row['peak_bytes'] / 1e9:.1f}" + ("" if row["form"] == "call" else " *"),
-        )
-    Console(width=140).print(table)
+        ]
+        for row in rows
+    ]
+    to_terminal([Heading(title), Table(header, cells, left=(0, 1))], width=140)
     for row in rows:
         chunk = f", chunk {row['chunk_size']}" if row["chunk_size"] else ""
         kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in row["kinds"].items())
@@ -276,11 +274,12 @@ def show(rows: list[dict], wanted) -> None:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status: 0, 1 does not fit, 2 a mistake."""
-    parser = argparse.ArgumentParser(
-        "python -m eval.bench tpu",
-        description=__doc__.split("\n")[0].partition(": ")[2],
+@cli.command()
+def main(arguments: list[str]) -> int | None:
+    """Predict the cost of every cell; return 1 if not even one row fits."""
+    parser = cli.parser(
+        "eval.bench tpu",
+        __doc__,
         epilog="One such process at a time: libtpu holds a lock. Get libtpu by `make install-tpu`.",
     )
     parser.add_argument("--topology", default="v5e:2x2", help=f"generations: {', '.join(CHIPS)}")
@@ -301,34 +300,30 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=5, help="dearest lines and instructions shown")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     parser.add_argument("--hlo", metavar="FOLDER", help="keep the optimised programs there")
-    wanted = parser.parse_args(argv)
+    wanted = parser.parse_args(arguments)
     start = time.perf_counter()
 
     def say(line):
         print(f"[{time.perf_counter() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
+    generation, _ = aot.parse_topology(wanted.topology)
+    if generation not in CHIPS:
+        raise UserError(f"no clock is known for {generation}{cli.choose_from(CHIPS)}")
+    for name in ("width", "time", "batch"):
+        if getattr(wanted, name) < 1:
+            raise UserError(f"--{name}={getattr(wanted, name)}: give 1 or more")
+    aot.prepare_environment(aot.find_libtpu())
+    jax.config.update("jax_platforms", "cpu")  # JAX has read the environment already
     try:
-        generation, _ = aot.parse_topology(wanted.topology)
-        if generation not in CHIPS:
-            raise UserError(f"no clock is known for {generation}; known: {', '.join(CHIPS)}")
-        for name in ("width", "time", "batch"):
-            if getattr(wanted, name) < 1:
-                raise UserError(f"--{name}={getattr(wanted, name)}: give 1 or more")
-        aot.prepare_environment(aot.find_libtpu())
-        jax.config.update("jax_platforms", "cpu")  # JAX has read the environment already
         rows = run(wanted, say)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except aot.DoesNotFit as error:
         print(f"does not fit {wanted.topology}: {error}")
         return 1
     show(rows, wanted)
     if wanted.json:
-        Path(wanted.json).write_text(
-            json.dumps({"topology": wanted.topology, "rows": rows}, indent=2)
-        )
-    return 0
+        text = json.dumps({"topology": wanted.topology, "rows": rows}, indent=2)
+        cli.write_atomically(wanted.json, text + "\n")
+    return None
 
 
 if __name__ == "__main__":

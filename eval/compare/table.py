@@ -10,7 +10,7 @@ from typing import Any
 from eval.compare import claims
 from eval.report import figures
 from eval.report import html as page
-from eval.report.answers_page import shown
+from eval.report.answers_page import format_score
 
 SCORES = {
     "exact": "exact",
@@ -49,7 +49,7 @@ def scores(result: Result) -> Table:
 
         def seeds(score, split="unseen", outcomes=outcomes):
             values = [o["scores"][split].get(score) for o in outcomes]
-            return ", ".join("-" if v is None else shown(score, v) for v in values)
+            return ", ".join("-" if v is None else format_score(score, v) for v in values)
 
         first = outcomes[0]
         rows.append([name, f"{first['parameters']:,}", f"{first['steps']:,}"])

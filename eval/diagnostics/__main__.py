@@ -17,20 +17,16 @@ import sys
 import time
 from pathlib import Path
 
+from eval.diagnostics.page import MARKS, compose, gate_table
+from eval.report.document import Heading, Text, to_terminal
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.diagnostics",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--workdir", required=True, help="folder of a run, e.g. runs/ground")
-    parser.add_argument("--checkpoint", default="best", help="best, last, or a step")
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Look into a run, and print every gate."""
+    parser = cli.parser("eval.diagnostics", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("--json", metavar="OUT", help="write the numbers there")
     parser.add_argument("--data", nargs="+", help="other text to look at it with")
     parser.add_argument("--distances", type=int, nargs="+", help="of the passkey, in tokens")
@@ -42,22 +38,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     flags = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "eval.diagnostics", *arguments])
-    try:
-        result, paths = run_diagnostics(flags, command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    _show(result, paths)
-    return 0
+    result, paths = run_diagnostics(flags, command)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr)
+    to_terminal(
+        [
+            Heading(f"{result['model']}, step {result['step']}: {MARKS[result['overall']]}"),
+            gate_table(result),
+            *(Text(text, "missing") for text in result["missing"]),
+            Text(f"{result['seconds']:.1f} s on {result['device']}", "dim"),
+            Text(f"wrote {', '.join(map(str, paths))}", "dim"),
+        ]
+    )
 
 
 def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list[Path]]:
     """Looks, and writes the JSON and the page -> (result, their paths)."""
     from eval.diagnostics.look import Amounts, diagnose
-    from eval.diagnostics.page import compose
     from eval.log import device_description, read_log, versions
     from eval.run import load_run
     from jaxmodels import count_parameters
@@ -89,19 +86,19 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
     result |= diagnose(run, read_log(flags.workdir), amounts, _say)
     result |= {"device": device_description(), "versions": versions()}
     result["seconds"] = round(time.perf_counter() - start, 1)
-    result = finite(result)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = json_safe(result)
+    cli.write_atomically(out, json.dumps(result, indent=2) + "\n")
     page = out.with_name(out.name.removesuffix(".new").removesuffix(".json") + ".html")
-    page.write_text(compose(result, Path(flags.workdir).resolve().name), encoding="utf-8")
+    cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
     return result, [out, page]
 
 
-def finite(value):
-    """The same with what JSON cannot say as words: "inf", "nan"."""
+def json_safe(value):
+    """Replace floats that are not finite by the strings "inf" and "nan"."""
     if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
+        return {name: json_safe(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
+        return [json_safe(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
@@ -110,22 +107,6 @@ def finite(value):
 def _say(what: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{what} ...", end="", file=sys.stderr, flush=True)
-
-
-def _show(result: dict, paths: list[Path]) -> None:
-    from rich.console import Console
-
-    from eval.diagnostics.page import rich_table
-
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
-    console = Console()
-    console.print(rich_table(result))
-    for text in result["missing"]:
-        console.print(text, style="dim")
-    seconds = f"{result['seconds']:.1f} s on {result['device']}"
-    wrote = ", ".join(map(str, paths))
-    console.print(f"{seconds}; wrote {wrote}", style="dim", soft_wrap=True)
 
 
 if __name__ == "__main__":

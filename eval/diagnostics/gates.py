@@ -119,7 +119,7 @@ def movement(found: Evolution) -> Verdict:
     return Verdict("G3.5 movement", outcome, least, says)
 
 
-def few_directions(ratio: float, rank: float, gaussian: float) -> Verdict:
+def low_rank_gate(ratio: float, rank: float, gaussian: float) -> Verdict:
     """G3.5: the lowest top-5 share of singular values, >0.8 / 0.5-0.8 / <0.5 (G-85).
 
     rank: mean effective rank; gaussian: the share for noise of the same shape. Both are said,
@@ -131,7 +131,7 @@ def few_directions(ratio: float, rank: float, gaussian: float) -> Verdict:
     return Verdict("G3.5 top-5 ratio", outcome, ratio, says)
 
 
-def in_range(share: float) -> Verdict:
+def saturation_gate(share: float) -> Verdict:
     """G3.5: share of entries beyond 5 in size, <10 % / 10-30 % / >30 % (G-86)."""
     outcome = "pass" if share < 0.1 else "warn" if share <= 0.3 else "fail"
     says = f"{share:.1%} of the state beyond 5 (below 10 % wanted)"

@@ -150,8 +150,8 @@ def states_of(model, tokens, context: int) -> tuple[dict, list[Verdict]]:
         rank = float(np.mean([row["effective_rank"] for row in rows]))
         saturated = max(row["saturation"] for row in rows)
         judged = [gates.movement(evolved), gates.cosine_variance(evolved)]
-        judged.append(gates.few_directions(worst["top5_lowest"], rank, worst["top5_gaussian"]))
-        judged.append(gates.in_range(saturated))
+        judged.append(gates.low_rank_gate(worst["top5_lowest"], rank, worst["top5_gaussian"]))
+        judged.append(gates.saturation_gate(saturated))
         verdicts += [dataclasses.replace(v, gate=f"{v.gate}, {name}") for v in judged]
     return {"layers": layers, "evolution": found}, verdicts
 

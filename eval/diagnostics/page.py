@@ -4,43 +4,51 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from eval.report import figures, html
+from eval.report import figures
+from eval.report.document import (
+    Block,
+    Fold,
+    Heading,
+    Mark,
+    Picture,
+    Table,
+    Text,
+    provenance,
+    to_html,
+)
 
 MARKS = {"pass": "pass", "warn": "warn", "fail": "FAIL", "skip": "-"}
-STYLES = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
+STYLES = {"pass": "good", "warn": "warn", "fail": "bad", "skip": "dim"}
 Result = Mapping[str, Any]
 
 
-def rich_table(result: Result) -> Table:
-    """Every gate, and what it says."""
-    title = f"{result['model']}, step {result['step']}: {MARKS[result['overall']]}"
-    table = Table(title=title, title_justify="left")
-    for column in ("gate", "", "finding"):
-        table.add_column(column)
-    for gate in result["gates"]:
-        mark = f"[{STYLES[gate['outcome']]}]{MARKS[gate['outcome']]}[/]"
-        table.add_row(gate["gate"], mark, gate["says"])
-    return table
-
-
 def compose(result: Result, name: str) -> str:
-    """A whole HTML page; `name`: of the run."""
+    """Return a whole HTML page; `name`: of the run."""
     title = f"Diagnostics · {result['model']} · {name}"
     subtitle = f"step {result['step']}, {result['parameters']:,} parameters, {result['corpus']}"
-    parts = [html.heading(title, subtitle), html.paragraph(_summary(result), "lead")]
-    parts += [html.paragraph(text, "missing") for text in result["missing"]]
-    parts += sections(result)
-    parts += [html.section("How it was made"), html.facts(_made(result), ("command",))]
-    return html.page(title, parts)
+    amounts = ", ".join(f"{name} {value}" for name, value in result["amounts"].items())
+    blocks = [
+        Text(_summary(result), "lead"),
+        *(Text(text, "missing") for text in result["missing"]),
+        *sections(result),
+        *provenance({"amounts": amounts}, **result),
+    ]
+    return to_html(title, blocks, subtitle)
 
 
-def sections(result: Result) -> list[str]:
-    """The part between heading and small print, to stand on any page of a run."""
-    rows = [[g["gate"], MARKS[g["outcome"]], g["says"]] for g in result["gates"]]
-    strong = [i for i, g in enumerate(result["gates"]) if g["outcome"] == "fail"]
-    parts = [html.section("Gates"), html.table(["gate", "outcome", "finding"], rows, strong)]
+def gate_table(result: Result) -> Table:
+    """Return every gate with its outcome and its finding."""
+    rows = [
+        [g["gate"], Mark(MARKS[g["outcome"]], STYLES[g["outcome"]]), g["says"]]
+        for g in result["gates"]
+    ]
+    strong = {i: "strong" for i, g in enumerate(result["gates"]) if g["outcome"] == "fail"}
+    return Table(["gate", "outcome", "finding"], rows, left=(0, 1, 2), styles=strong)
+
+
+def sections(result: Result) -> list[Block]:
+    """Return the blocks between summary and provenance."""
+    blocks: list[Block] = [Heading("Gates"), gate_table(result)]
     for part, draw in (
         ("probes", _probes),
         ("states", _states),
@@ -48,8 +56,8 @@ def sections(result: Result) -> list[str]:
         ("identity", _identity),
     ):
         if part in result:
-            parts += draw(result)
-    return parts
+            blocks += draw(result)
+    return blocks
 
 
 def _summary(result: Result) -> str:
@@ -62,7 +70,7 @@ def _summary(result: Result) -> str:
     return text + " ".join(f"{g['gate'].capitalize()}: {g['says']}." for g in memory)
 
 
-def _probes(result: Result) -> list[str]:
+def _probes(result: Result) -> list[Block]:
     probes = result["probes"]
     distances = [r["distance"] for r in probes["recall"]]
     lines = {"answers": (distances, [r["accuracy"] for r in probes["recall"]])}
@@ -88,14 +96,14 @@ def _probes(result: Result) -> list[str]:
     ]
     rows += _stress(probes) if "forgetting" in probes else []
     return [
-        html.section("Memory"),
-        html.picture(figures.svg(figure, "recall"), caption),
-        html.table(["", "measured"], rows),
+        Heading("Memory"),
+        Picture(figures.svg(figure, "recall"), caption),
+        Table(["", "measured"], rows),
     ]
 
 
 def _stress(probes: Mapping[str, Any]) -> list[list[str]]:
-    """What a brief look leaves out: forgetting, noise on the state, hostile prefixes."""
+    """Return the rows that --brief leaves out: forgetting, state noise, hostile prefixes."""
     forgetting, poison = probes["forgetting"], probes["poisoning"]
     rows = [
         ["η: retained x (1 - leakage)", _number(forgetting["eta"])],
@@ -114,11 +122,11 @@ def _stress(probes: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _states(result: Result) -> list[str]:
+def _states(result: Result) -> list[Block]:
     layers = result["states"]["layers"]
     if not layers:  # attention alone
         return []
-    parts = [html.section("States")]
+    blocks = [Heading("States")]
     for field, label, caption in (
         ("norm", "norm", "Frobenius norm of each layer's state after the text."),
         (
@@ -134,7 +142,7 @@ def _states(result: Result) -> list[str]:
             xs.append(row["layer"])
             ys.append(row[field])
         figure = figures.curves(lines, xlabel="layer", ylabel=label, markers=True)
-        parts.append(html.picture(figures.svg(figure, f"state-{field}"), caption))
+        blocks.append(Picture(figures.svg(figure, f"state-{field}"), caption))
     header = ["layer", "norm", "entropy", "effective rank", "top 5 (noise)", "beyond 5"]
     header += ["cosine", "retention", "W"]
     rows = [
@@ -151,7 +159,7 @@ def _states(result: Result) -> list[str]:
         ]
         for row in layers
     ]
-    return [*parts, html.folded("Every layer", html.table(header, rows))]
+    return [*blocks, Fold("Every layer", [Table(header, rows)])]
 
 
 def _flag(row: Mapping[str, Any]) -> str:
@@ -161,7 +169,7 @@ def _flag(row: Mapping[str, Any]) -> str:
     return f" ({', '.join(flags)})" if flags else ""
 
 
-def _components(result: Result) -> list[str]:
+def _components(result: Result) -> list[Block]:
     found = result["components"]
     rises = found["dominance"]["rises"]
     names = list(dict.fromkeys([*found["gradients"], *rises]))
@@ -179,13 +187,13 @@ def _components(result: Result) -> list[str]:
         )
     header = ["component", "parameters", "gradient norm", "per parameter", "loss rise without it"]
     return [
-        html.section("Components"),
-        html.table(header, rows),
-        html.paragraph(f"Loss {found['dominance']['loss']:.3f}; {found['dominance']['says']}."),
+        Heading("Components"),
+        Table(header, rows),
+        Text(f"Loss {found['dominance']['loss']:.3f}; {found['dominance']['says']}."),
     ]
 
 
-def _identity(result: Result) -> list[str]:
+def _identity(result: Result) -> list[Block]:
     found, collapse = result["identity"], result["collapse"]
     rows = [
         [f"{name}: rubric score; lock, nats", f"{scores[name]:.3f}; {_number(lock)}"]
@@ -200,14 +208,7 @@ def _identity(result: Result) -> list[str]:
         ["top probability / entropy", _number(collapse["confidence_ratio"])],
         ["signs of mode collapse", ", ".join(collapse["flags"]) or "none"],
     ]
-    return [html.section("Identity"), html.table(["", "measured"], rows)]
-
-
-def _made(result: Result) -> dict[str, str]:
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    seconds = f"{result['seconds']:.0f} s on {result['device']}"
-    amounts = ", ".join(f"{name} {value}" for name, value in result["amounts"].items())
-    return {"command": result["command"], "amounts": amounts, "time": seconds, "versions": versions}
+    return [Heading("Identity"), Table(["", "measured"], rows)]
 
 
 def _number(value: float | None) -> str:

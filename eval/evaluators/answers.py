@@ -19,7 +19,7 @@ from eval.log import device_description, versions
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
-from jaxmodels.data.pairs.rows import Pair, fitting, spread
+from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
 from train import tasks
@@ -65,9 +65,9 @@ def measure(
     held = "test" if corpus.test else "valid"
     splits, left_out, examples, fields = {}, {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
-        fits = fitting(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
+        fits = that_fit(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
         left_out[name] = len(pairs) - len(fits)
-        chosen = spread(fits, most)
+        chosen = evenly_spaced(fits, most)
         which = [pair.identifier for pair in chosen]
         answers = asker.ask([pair.question for pair in chosen], progress(name), which)
         if model.config.mode == "grid":
@@ -80,7 +80,9 @@ def measure(
             fields = _by_kind(chosen, answers, given, grid=model.config.mode == "grid")
             examples = [
                 {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
-                for p, a, r in spread(list(zip(chosen, given, answers.rounds, strict=True)), SHOWN)
+                for p, a, r in evenly_spaced(
+                    list(zip(chosen, given, answers.rounds, strict=True)), SHOWN
+                )
             ]
     return {
         "command": command,

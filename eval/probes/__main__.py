@@ -33,8 +33,10 @@ from rich.console import Console
 from eval.log import device_description, versions
 from eval.probes.plan import PARAMETERS, make_plans, measure
 from eval.probes.progress import ProgressLine
-from eval.probes.table import markdown, rich_table
+from eval.probes.table import TITLE, markdown, short_table
 from eval.probes.training import Recipe
+from eval.report.document import Heading, to_terminal
+from jaxmodels import cli
 from jaxmodels.cells import CELLS
 from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
@@ -64,15 +66,10 @@ def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
     return found
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.probes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+@cli.command()
+def main(arguments: list[str]) -> int:
+    """Train and test what the command line asks for; return 0, or 130 if it was stopped."""
+    parser = cli.parser("eval.probes", __doc__)
     parser.add_argument("--tasks", nargs="+", metavar="NAME", default=list(TASKS))
     parser.add_argument("--cells", nargs="+", metavar="NAME", default=list(CELLS))
     parser.add_argument("--seeds", type=int, default=3, help="models of each cell, task and rate")
@@ -94,17 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", help="write all numbers there, after every row")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables there")
     parser.add_argument("--resume", action="store_true", help="keep the rows that --json holds")
-    flags = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
     command = shlex.join(["python", "-m", "eval.probes", *arguments])
-    try:
-        return _run(flags, console, command)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return _run(parser.parse_args(arguments), command)
 
 
-def _run(flags: argparse.Namespace, console: Console, command: str) -> int:
+def _run(flags: argparse.Namespace, command: str) -> int:
     if flags.resume and not flags.json:
         raise UserError("--resume: needs --json FILE, the file to go on with")
     for path in (flags.json, flags.markdown):
@@ -125,7 +116,7 @@ def _run(flags: argparse.Namespace, console: Console, command: str) -> int:
     keep_freed_memory()
     todo = [plan for plan in plans if (plan.cell, plan.task) not in rows]
     status = 0
-    with ProgressLine(console, todo) as progress:
+    with ProgressLine(Console(highlight=False, soft_wrap=True), todo) as progress:
         try:
             for plan in todo:
                 row = measure(plan, progress.start(plan))
@@ -136,7 +127,7 @@ def _run(flags: argparse.Namespace, console: Console, command: str) -> int:
             status = 130
     ordered = _write(flags, rows, command)
     if ordered:
-        console.print(rich_table(ordered))
+        to_terminal([Heading(TITLE), short_table(ordered)])
     if status:
         kept = "; the same command with --resume goes on" if flags.json else ", and not kept"
         print(f"stopped with {len(ordered)} rows finished{kept}", file=sys.stderr)
@@ -150,17 +141,10 @@ def _write(flags: argparse.Namespace, rows: dict, command: str) -> list[dict]:
     result = {"command": command, "device": device_description(), "versions": versions()}
     result["rows"] = ordered
     if flags.json:
-        _replace(Path(flags.json), json.dumps(result, indent=2) + "\n")
+        cli.write_atomically(Path(flags.json), json.dumps(result, indent=2) + "\n")
     if flags.markdown and ordered:
-        _replace(Path(flags.markdown), markdown(result))
+        cli.write_atomically(Path(flags.markdown), markdown(result))
     return ordered
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file that is whole at any moment, whatever stops the program."""
-    whole = path.with_name(path.name + ".new")
-    whole.write_text(text, encoding="utf-8")
-    whole.replace(path)
 
 
 if __name__ == "__main__":

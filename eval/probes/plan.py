@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
 import math
 import time
@@ -15,6 +14,7 @@ from eval.probes.model import ProbeModel, equal_parameters, state_bytes
 from eval.probes.training import SOLVED, Recipe, train_probe
 from jaxmodels import count_parameters
 from jaxmodels.cells import CELLS
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
 
@@ -92,10 +92,10 @@ def make_plans(flags: argparse.Namespace) -> list[Plan]:
     """
     for name in flags.cells:
         if name not in CELLS:
-            raise UserError(f"--cells: no cell {name!r}{_nearest(name, CELLS)}")
+            raise UserError(f"--cells: no cell {name!r}{did_you_mean(name, CELLS)}")
     for name in flags.tasks:
         if name not in TASKS:
-            raise UserError(f"--tasks: no task {name!r}{_nearest(name, TASKS)}")
+            raise UserError(f"--tasks: no task {name!r}{did_you_mean(name, TASKS)}")
     changes = {name: dict(SIZES[name][0]) for name in TASKS}
     for text in flags.set:
         task, field, value = _assignment(text)
@@ -125,16 +125,11 @@ def _assignment(text: str) -> tuple[str, str, Any]:
     if not (equals and dot):
         raise UserError(f"--set {text}: write --set TASK.FIELD=VALUE, e.g. --set mqar.pairs=16")
     if task not in TASKS:
-        raise UserError(f"--set {text}: no task {task!r}{_nearest(task, TASKS)}")
+        raise UserError(f"--set {text}: no task {task!r}{did_you_mean(task, TASKS)}")
     known = [f.name for f in dataclasses.fields(TASKS[task])]
     if field not in known:
-        raise UserError(f"--set {text}: {task} has no field {field!r}{_nearest(field, known)}")
+        raise UserError(f"--set {text}: {task} has no field {field!r}{did_you_mean(field, known)}")
     try:
         return task, field, json.loads(value)
     except ValueError:
         return task, field, value
-
-
-def _nearest(word, options) -> str:
-    close = difflib.get_close_matches(word, list(options), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(options)}"

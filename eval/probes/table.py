@@ -4,9 +4,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
+from eval.report.document import Heading, Table, Text, provenance, to_markdown
 
 Row = Mapping[str, Any]
+TITLE = "Synthetic tasks at equal parameters"
 SHORT = ("task", "cell", "accuracy", "chance", "whole rows", "state bytes", "seconds")
 COLUMNS = (
     "task",
@@ -47,21 +48,16 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def rich_table(rows: Sequence[Row]) -> Table:
-    """The columns that fit on a terminal, a section a task."""
-    table = Table(title="synthetic tasks at equal parameters", title_justify="left")
-    for column in SHORT:
-        table.add_column(column, justify="left" if column in ("task", "cell") else "right")
-    for before, row in zip([None, *rows], rows, strict=False):
-        if before is not None and before["task"] != row["task"]:
-            table.add_section()
-        values = dict(zip(COLUMNS, cells_of(row), strict=True))
-        table.add_row(*(values[column] for column in SHORT))
-    return table
+def short_table(rows: Sequence[Row]) -> Table:
+    """Return the columns that fit on a terminal, with a rule between tasks."""
+    places = [COLUMNS.index(column) for column in SHORT]
+    cells = [cells_of(row) for row in rows]
+    starts = [i for i in range(1, len(rows)) if rows[i]["task"] != rows[i - 1]["task"]]
+    return Table(SHORT, [[row[i] for i in places] for row in cells], left=(0, 1), rules=starts)
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as a page: accuracies of cell by task, every row, and how it was made."""
+    """Return the result as Markdown: accuracy of cell by task, every row, and provenance."""
     rows = result["rows"]
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     cells = list(dict.fromkeys(row["cell"] for row in rows))
@@ -71,16 +67,16 @@ def markdown(result: Mapping[str, Any]) -> str:
         scores = [found.get((cell, task)) for task in tasks]
         short.append([cell] + ["" if r is None else mean_and_spread(r["accuracy"]) for r in scores])
     settings = [[task, *_settings(_any(rows, task))] for task in tasks]
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts = [
-        "# Synthetic tasks at equal parameters",
-        f"`{result['command']}`  \n{result['device']}; {versions}",
-        EXPLANATION,
-        _table(["cell", *tasks], short),
-        _table(list(COLUMNS), [cells_of(row) for row in rows]),
-        _table(["task", "fields", "steps at most", "rows a step", "learning rates"], settings),
+    blocks = [
+        Text(EXPLANATION),
+        Table(["cell", *tasks], short),
+        Heading("Every row"),
+        Table(COLUMNS, [cells_of(row) for row in rows], left=(0, 1)),
+        Heading("Settings"),
+        Table(["task", "fields", "steps at most", "rows a step", "learning rates"], settings),
+        *provenance(**result),
     ]
-    return "\n\n".join(parts) + "\n"
+    return to_markdown(blocks, TITLE)
 
 
 EXPLANATION = """\
@@ -104,8 +100,3 @@ def _settings(row: Row) -> list[str]:
     fields = ", ".join(f"{name}={value}" for name, value in settings["task"].items())
     rates = ", ".join(f"{rate:g}" for rate in settings["learning_rates"])
     return [fields, str(settings["steps"]), str(settings["batch_size"]), rates]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:" for _ in header[1:]]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rows))

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval.log import Log
-from eval.report import figures, html
+from eval.report import figures
+from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, provenance, to_html
 
 NAMES = {
     "exact": "exact match",
@@ -24,34 +25,28 @@ NAMES = {
 
 
 def compose(log: Log, result: Mapping[str, Any] | None) -> str:
-    """The page as text; without a result the curves alone."""
-    name = log.workdir.resolve().name
-    config = log.config
-    title = f"{config.get('model', 'run')} · {name}"
-    parts = [html.heading(title, _subtitle(config))]
+    """Return the page; without a result, the curves alone."""
     if result is None:
-        parts.append(
-            html.paragraph(
-                f"How well it answers is not measured yet: python -m eval --workdir={log.workdir}",
-                "missing",
-            )
-        )
+        command = f"python -m eval --workdir={log.workdir}"
+        blocks = [Text(f"How well it answers is not measured yet: {command}", "missing")]
+        blocks += _curves(log)
     else:
-        parts += [html.paragraph(lead(result), "lead"), html.tiles(_tiles(result))]
-        parts += [*_scores(result), *_rounds(result), *_kinds(result), *_examples(result)]
-    parts += _curves(log)
-    if result is not None:
+        blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
+        blocks += [
+            score_table(result),
+            *_rounds(result),
+            *_kinds(result),
+            *_examples(result),
+            *_curves(log),
+        ]
         facts = {
-            "command": result["command"],
-            "seed": str(result["seed"]),
+            "checkpoint": f"step {result['step']}",
             "parameters": f"{result['parameters']:,}",
             "training pairs": f"{result['training_pairs']:,}, split {result['split']}",
-            "device": str(result["device"]),
-            "versions": ", ".join(f"{k} {v}" for k, v in result["versions"].items()),
-            "seconds of this evaluation": f"{result['seconds']:.1f}",
         }
-        parts += [html.section("How it was made"), html.facts(facts, ("command",))]
-    return html.page(title, parts)
+        blocks += provenance(facts, **result)
+    title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
+    return to_html(title, blocks, _subtitle(log.config))
 
 
 def _subtitle(config) -> str:
@@ -63,8 +58,8 @@ def _subtitle(config) -> str:
     )
 
 
-def lead(result: Mapping[str, Any]) -> str:
-    """The result in two sentences."""
+def headline(result: Mapping[str, Any]) -> str:
+    """Summarise the result in two sentences."""
     seen, unseen = result["splits"]["seen"], result["splits"]["unseen"]
     text = (
         f"After {result['step']} steps the model answers {100 * unseen['exact']:.1f} % of "
@@ -94,24 +89,25 @@ def _tiles(result):
     ]
 
 
-def _scores(result):
+def score_table(result: Mapping[str, Any]) -> Table:
+    """Return every score, with one column per split."""
     splits = result["splits"]
     rows = [
-        [label, *(shown(name, splits[split][name]) for split in splits)]
+        [label, *(format_score(name, splits[split][name]) for split in splits)]
         for name, label in NAMES.items()
         if name in splits["unseen"]
     ]
-    return [html.section("Scores"), html.table(["", *splits], rows, strong=[0])]
+    return Table(["", *splits], rows, styles={0: "strong"})
 
 
-def shown(name: str, value: float) -> str:
-    """A score as text."""
+def format_score(name: str, value: float) -> str:
+    """Return a score as text with its unit."""
     if name in ("pairs",):
         return f"{value:,}"
     return f"{value:.1f}" if "length" in name or "rounds" in name else f"{100 * value:.1f} %"
 
 
-def _rounds(result):
+def _rounds(result) -> list[Block]:
     if result["rounds"] < 2:
         return []
     count = list(range(1, result["rounds"] + 1))
@@ -121,20 +117,20 @@ def _rounds(result):
     }
     figure = figures.curves(lines, ylabel="% exact", xlabel="rounds of thinking")
     caption = "Exact answers against how many rounds the model was allowed to think."
-    parts = [html.section("Thinking"), html.picture(figures.svg(figure, "rounds"), caption)]
+    blocks = [Heading("Thinking"), Picture(figures.svg(figure, "rounds"), caption)]
     rank = result["rounds_against_difficulty"]
     if rank is not None:
-        parts.append(
-            html.paragraph(
+        blocks.append(
+            Text(
                 "Does it think longer on what is harder? Rank correlation of its rounds with the "
                 f"difficulty of the question: {rank:+.2f}."
             )
         )
-    return parts
+    return blocks
 
 
-def _kinds(result):
-    parts = []
+def _kinds(result) -> list[Block]:
+    blocks = []
     for field, title in (("by_task", "By task"), ("by_difficulty", "By difficulty")):
         groups = result[field]
         if len(groups) < 2:
@@ -143,24 +139,23 @@ def _kinds(result):
             [key, f"{g['pairs']:,}", f"{100 * g['exact']:.1f} %", f"{g['rounds']:.1f}"]
             for key, g in groups.items()
         ]
-        parts += [html.section(title), html.table(["", "questions", "exact", "rounds"], rows)]
-    if parts:
+        blocks += [Heading(title), Table(["", "questions", "exact", "rounds"], rows)]
+    if blocks:
         note = "Difficulty is a puzzle's number of blanks, else the length of the answer."
-        parts.append(html.paragraph(note))
-    return parts
+        blocks.append(Text(note))
+    return blocks
 
 
-def _examples(result):
+def _examples(result) -> list[Block]:
     rows = [
-        [e["question"], e["expected"], html.printable(e["answer"]), str(e["rounds"])]
-        for e in result["examples"]
+        [e["question"], e["expected"], e["answer"], str(e["rounds"])] for e in result["examples"]
     ]
     header = ["question", "expected", "answer", "rounds"]
-    return [html.section("Unseen questions"), html.table(header, rows)]
+    return [Heading("Unseen questions"), Table(header, rows, left=(0, 1, 2))]
 
 
-def _curves(log: Log):
-    parts = []
+def _curves(log: Log) -> list[Block]:
+    blocks = []
     for name, label in (("answer", "loss of the answer"), ("exact", "share exact")):
         lines = {
             split: log.series(split, name)
@@ -169,5 +164,5 @@ def _curves(log: Log):
         }
         if lines:
             figure = figures.curves(lines, ylabel=label)
-            parts.append(html.picture(figures.svg(figure, name), f"{label} along the run"))
-    return [html.section("The run"), *parts] if parts else []
+            blocks.append(Picture(figures.svg(figure, name), f"{label} along the run"))
+    return [Heading("The run"), *blocks] if blocks else []

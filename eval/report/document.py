@@ -113,6 +113,7 @@ def provenance(
     device: str | None = None,
     versions: Mapping[str, str] | None = None,
     seconds: float | None = None,
+    **others,
 ) -> list[Block]:
     """Return the section that says how a result was made, out of what of it is known.
 
@@ -123,6 +124,7 @@ def provenance(
         device: see `eval.log.device_description`.
         versions: see `eval.log.versions`.
         seconds: wall time.
+        **others: ignored, so that a whole result can be given.
     """
     rows = {"command": command, **(facts or {}), "seed": seed, "device": device}
     if versions:

@@ -1,15 +1,17 @@
-"""What a trained model does with one sentence: its trace as pictures, and a sample of its text."""
+"""A trained model on one sentence: its trace as pictures, and a sample of its text."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from eval.report import figures, html
+from eval.report import figures
+from eval.report.document import Block, Heading, Picture
+from eval.run import Run, markov_baselines
+from eval.sample import sample
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 
@@ -29,37 +31,30 @@ UNITS = {"log2_loss": "bits", "abstraction_norms": "norm of layer"}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was found by loading the model and its text.
+class Inspection:
+    """The part of a report that needs the model or its text.
 
     Attributes:
         baselines: split -> name -> bits per byte.
+        step: number of updates of the parameters that were inspected; None = no model was.
         labels: of the time steps of a sentence.
         trace: arrays of `model.trace` over it, leading axis time.
         sample: (prompt, generated text), or None.
-        missing: what could not be looked at and why, one sentence each.
+        missing: what could not be inspected and why, one sentence each.
     """
 
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    step: int | None = None
     labels: Sequence[str] = ()
     trace: Mapping[str, np.ndarray] = field(default_factory=dict)
     sample: tuple[str, str] | None = None
     missing: Sequence[str] = ()
 
 
-def look(
-    workdir: Path, baselines: Mapping[str, Mapping[str, float]] | None = None, run=None
-) -> Seen:
-    """Loads a run for what of its report needs the model; what fails becomes a sentence."""
-    from eval.run import load_run, markov_baselines
-    from eval.sample import sample
-
-    try:
-        run = run or load_run(workdir)
-    except UserError as error:
-        return Seen(
-            baselines or {}, missing=[f"No heat maps, no sample, no fresh baselines: {error}"]
-        )
+def inspect_model(
+    run: Run, baselines: Mapping[str, Mapping[str, float]] | None = None
+) -> Inspection:
+    """Trace a loaded run over a sentence, sample from it, and fit baselines unless given."""
     missing: list[str] = []
     if not baselines:
         try:
@@ -73,7 +68,7 @@ def look(
     if traits.step:
         prompt = run.corpus.tokenizer.decode(tokens[: len(tokens) // 2])
         text = prompt, "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
-    return Seen(baselines or {}, labels, trace, text, missing)
+    return Inspection(baselines or {}, run.step, labels, trace, text, missing)
 
 
 def _trace(model, tokens):
@@ -81,7 +76,7 @@ def _trace(model, tokens):
 
 
 def sentence(corpus, longest: int = 76) -> tuple[np.ndarray, list[str]]:
-    """A sentence of the validation text: its tokens int32 (time,) and a visible label for each."""
+    """Pick a sentence of the validation text: tokens int32 (time,), and a visible label of each."""
     document = (corpus.valid or corpus.train)[0].tokens[:20000]
     if corpus.tokenizer.name != "byte":
         tokens = np.asarray(document[:24], np.int32)
@@ -98,21 +93,22 @@ def _visible(byte: int) -> str:
     return chr(byte) if 32 < byte < 127 else f"{byte:02x}"
 
 
-def sections(seen: Seen) -> list[str]:
-    """The part of the report with a picture of each array of the trace."""
-    parts = [html.section("Inside the model, over a sentence")]
+def sections(found: Inspection) -> list[Block]:
+    """Draw each array of the trace."""
+    blocks: list[Block] = []
     known = {name: rank for rank, name in enumerate(CAPTIONS)}
-    for name in sorted(seen.trace, key=lambda name: (known.get(name, len(known)), name)):
-        array = np.asarray(seen.trace[name], float)
+    for name in sorted(found.trace, key=lambda name: (known.get(name, len(known)), name)):
+        array = np.asarray(found.trace[name], float)
         caption = CAPTIONS.get(name, f"`{name}` over a sentence of the validation text.")
-        for suffix, figure, own in pictures(name, array, list(seen.labels)):
+        for suffix, figure, own in pictures(name, array, list(found.labels)):
             text = CAPTIONS.get(own, caption)
-            parts.append(html.picture(figures.svg(figure, f"{name}{suffix}"), text))
-    return parts if len(parts) > 1 else []
+            blocks.append(Picture(figures.svg(figure, f"{name}{suffix}"), text))
+    title = f"Inside the model at step {found.step}, over a sentence"
+    return [Heading(title), *blocks] if blocks else []
 
 
 def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[str, Figure, str]]:
-    """Figures for an array with leading axis time: (suffix, figure, name of its caption)."""
+    """Draw an array with leading axis time: yields (suffix, figure, name of its caption)."""
     time = len(labels)
     if array.ndim == 0 or not time - 1 <= array.shape[0] <= time or not np.isfinite(array).all():
         return
@@ -143,7 +139,7 @@ def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[
 
 
 def leading_component(vectors: np.ndarray) -> np.ndarray:
-    """Each row's vector over time on the axis of its largest variance, around its mean.
+    """Project each row's vector on the axis of its largest variance over time, around its mean.
 
     vectors: (time, rows, width) -> (time, rows). The sign, which is free, is chosen so that the
     largest deviation is positive.

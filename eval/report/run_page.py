@@ -6,69 +6,97 @@ Works on a run that is still going, was stopped, or lacks a part: what is missin
 the page.
 """
 
-import argparse
+import contextlib
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, versions
-from eval.report import answers_page, figures, html, introspect
-from eval.report.introspect import Seen
+from eval.report import answers_page, figures, introspect
+from eval.report.document import (
+    Block,
+    Fold,
+    Heading,
+    Picture,
+    Sample,
+    Table,
+    Text,
+    Tiles,
+    provenance,
+    to_html,
+)
+from eval.report.introspect import Inspection
+from eval.run import Run, load_run
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 from train.tasks import AnswerTask
 
+Baselines = Mapping[str, Mapping[str, float]]
+SPLITS = {"valid": "validation", "test": "test"}
 
-def write_report(workdir: str | Path, run=None, *, analyse: bool = True) -> Path:
-    """Writes `report.html` into a run's folder and returns its path.
+
+def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool = True) -> Path:
+    """Write `report.html` into a run's folder and return its path.
 
     Args:
         workdir: a folder with at least `config.json` or `metrics.jsonl`.
-        analyse: also load the model, for the heat maps, and the corpus, for the baselines, unless
-            `eval.json` has them. Without it only files of the folder are read.
+        run: the model for the heat maps and the sample, and the corpus for the baselines; None
+            loads the checkpoint that `eval.json` is about, or else the best.
+        analyse: False reads nothing but the log and `eval.json`.
 
     Raises:
         UserError: the folder holds no run.
     """
     workdir = Path(workdir)
-    log = read_log(workdir)
+    log, path = read_log(workdir), workdir / "report.html"
     if AnswerTask.reads(log.config.get("data", {}).get("format")):
-        result = json_object(workdir / "answers.json") or None
-        path = workdir / "report.html"
-        path.write_text(answers_page.compose(log, result), encoding="utf-8")
+        page = answers_page.compose(log, json_object(workdir / "answers.json") or None)
+        cli.write_atomically(path, page)
         return path
     evaluation = json_object(workdir / "eval.json")
-    seen = Seen(baselines=evaluation.get("baselines", {}))
+    found = Inspection(baselines=evaluation.get("baselines", {}))
     if analyse:
-        seen = introspect.look(workdir, seen.baselines, run)
-    path = workdir / "report.html"
-    path.write_text(compose(log, evaluation, seen), encoding="utf-8")
+        try:
+            run = run or _load(workdir, evaluation.get("step"))
+            found = introspect.inspect_model(run, found.baselines)
+        except UserError as error:
+            missing = f"No heat maps, no sample, no fresh baselines: {error}"
+            found = Inspection(found.baselines, missing=[missing])
+    cli.write_atomically(path, compose(log, evaluation, found))
     return path
 
 
-def compose(log: Log, evaluation: Mapping[str, Any], seen: Seen) -> str:
-    """The page as text, from what the run wrote, `eval.json` (or {}) and what the model showed."""
-    baselines = seen.baselines
-    name = log.workdir.resolve().name
-    config = log.config
-    parts = [
-        html.heading(f"{config.get('model', 'run')} · {name}", _subtitle(log)),
-        html.paragraph(_summary(log, evaluation, baselines), "lead"),
-        html.tiles(_tiles(log, evaluation, baselines)),
-        *(html.paragraph(sentence, "missing") for sentence in seen.missing),
+def _load(workdir: Path, step: int | None) -> Run:
+    """Load a run at the step that was evaluated, or its best checkpoint if that one is gone."""
+    if step is not None:
+        with contextlib.suppress(UserError):
+            return load_run(workdir, checkpoint=str(step))
+    return load_run(workdir)
+
+
+def compose(log: Log, evaluation: Mapping[str, Any], found: Inspection) -> str:
+    """Return the page, made of the run's log, `eval.json` (or {}) and an inspection."""
+    baselines = found.baselines
+    blocks = [
+        Text(_summary(log, evaluation, baselines), "lead"),
+        Tiles(_tiles(log, evaluation, baselines)),
+        *(Text(sentence, "missing") for sentence in found.missing),
         *_curves(log, baselines.get("valid", {})),
         *_comparison(log, evaluation, baselines),
         *_abstractions(log),
-        *introspect.sections(seen),
+        *introspect.sections(found),
         *_auxiliary(log),
         *_optimiser(log),
         *_control(log),
-        *_sample(seen),
-        *_facts(log, evaluation),
     ]
-    return html.page(f"{config.get('model', 'run')} · {name}", parts)
+    if found.sample is not None:
+        prompt, text = found.sample
+        blocks += [Heading(f"A sample at step {found.step}"), Sample(text, prompt)]
+    blocks += _provenance(log, evaluation)
+    title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
+    return to_html(title, blocks, _subtitle(log))
 
 
 def _subtitle(log: Log) -> str:
@@ -84,7 +112,7 @@ def _subtitle(log: Log) -> str:
 
 
 def _final(log: Log, evaluation: Mapping, split: str) -> float | None:
-    """The last bits per byte known on a split: of `eval.json` if it is there, else of the log."""
+    """Return the last bits per byte of a split: from `eval.json` if it is there, else the log."""
     value = evaluation.get("splits", {}).get(split, {}).get("bits_per_byte")
     if value is None and split == "valid":
         _, values = log.bits_per_byte("valid")
@@ -92,7 +120,7 @@ def _final(log: Log, evaluation: Mapping, split: str) -> float | None:
     return value
 
 
-def _summary(log: Log, evaluation: Mapping, baselines: Mapping) -> str:
+def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
     steps = log.last_step
     if steps is None:
         return "Nothing was logged yet: the pictures appear once the run has written metrics.jsonl."
@@ -125,9 +153,9 @@ def _summary(log: Log, evaluation: Mapping, baselines: Mapping) -> str:
     return text
 
 
-def _tiles(log: Log, evaluation: Mapping, baselines: Mapping) -> list[tuple[str, str]]:
+def _tiles(log: Log, evaluation: Mapping, baselines: Baselines) -> list[tuple[str, str]]:
     tiles = []
-    for split, words in (("valid", "validation"), ("test", "test")):
+    for split, words in SPLITS.items():
         value, levels = _final(log, evaluation, split), baselines.get(split, {})
         if value is not None:
             tiles.append((f"{value:.3f}", f"bits per byte, {words}"))
@@ -143,7 +171,7 @@ def _tiles(log: Log, evaluation: Mapping, baselines: Mapping) -> list[tuple[str,
     return tiles
 
 
-def _curves(log: Log, levels: Mapping[str, float]) -> list[str]:
+def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
     lines = {}
     for split, words in (("train", "training"), ("valid", "validation")):
         steps, values = log.bits_per_byte(split)
@@ -151,21 +179,15 @@ def _curves(log: Log, levels: Mapping[str, float]) -> list[str]:
             lines[words] = (steps, values)
     if not lines:
         return []
-    caption = (
-        "Bits per byte over training"
-        + (
-            ", against byte-Markov models fitted on the same training bytes (dashed)."
-            if levels
-            else "."
-        )
-        + " Training values are of single batches."
-    )
+    against = ", against byte-Markov models fitted on the same training bytes (dashed)"
+    caption = f"Bits per byte over training{against if levels else ''}."
+    caption += " Training values are of single batches."
     figure = figures.curves(lines, ylabel="bits per byte", levels=levels, height=3.4)
-    return [html.section("Learning"), html.picture(figures.svg(figure, "curves"), caption)]
+    return [Heading("Learning"), Picture(figures.svg(figure, "curves"), caption)]
 
 
-def _comparison(log: Log, evaluation: Mapping, baselines: Mapping) -> list[str]:
-    splits = [split for split in ("valid", "test") if _final(log, evaluation, split) is not None]
+def _comparison(log: Log, evaluation: Mapping, baselines: Baselines) -> list[Block]:
+    splits = [split for split in SPLITS if _final(log, evaluation, split) is not None]
     if not splits:
         return []
     names = [
@@ -175,46 +197,48 @@ def _comparison(log: Log, evaluation: Mapping, baselines: Mapping) -> list[str]:
         [f"byte-Markov, {name}", *(_number(baselines.get(s, {}).get(name)) for s in splits)]
         for name in names
     ]
-    rows.append(["this model", *(_number(_final(log, evaluation, split)) for split in splits)])
-    header = [
-        "bits per byte",
-        *({"valid": "validation", "test": "test"}[split] for split in splits),
-    ]
-    parts = [html.table(header, rows, strong=[len(rows) - 1])]
+    steps, _ = log.bits_per_byte("valid")
+    step = evaluation.get("step", steps[-1] if steps else "?")
+    rows.append(
+        [f"this model, step {step}", *(_number(_final(log, evaluation, s)) for s in splits)]
+    )
+    titles = [SPLITS[split] for split in splits]
+    blocks = [Table(["bits per byte", *titles], rows, styles={len(rows) - 1: "strong"})]
     results = evaluation.get("splits", {})
     if results:
         terms = sorted({term for split in splits for term in results.get(split, {})})
         rows = [[t, *(_number(results.get(s, {}).get(t)) for s in splits)] for t in terms]
-        parts.append(html.folded("Every measured number", html.table(["mean", *header[1:]], rows)))
-    return parts
+        blocks.append(Fold("Every measured number", [Table(["mean", *titles], rows)]))
+    return blocks
 
 
-def _abstractions(log: Log) -> list[str]:
-    parts = []
-    for prefix, label, caption in (
-        (
-            "abstraction_norm_",
-            "norm",
-            "Mean Euclidean norm of each abstraction layer (training batches).",
-        ),
-        (
-            "participation_",
-            "participation ratio",
-            "Participation ratio of each layer: the share of its units that carries its energy.",
-        ),
-    ):
+ABSTRACTIONS = (
+    (
+        "abstraction_norm_",
+        "norm",
+        "Mean Euclidean norm of each abstraction layer (training batches).",
+    ),
+    (
+        "participation_",
+        "participation ratio",
+        "Participation ratio of each layer: the share of its units that carries its energy.",
+    ),
+)
+
+
+def _abstractions(log: Log) -> list[Block]:
+    blocks = []
+    for prefix, label, caption in ABSTRACTIONS:
         lines = {
             f"layer {name.removeprefix(prefix)}": log.series("train", name)
             for name in log.names("train")
             if name.startswith(prefix)
         }
-        if lines:
-            figure = figures.curves(lines, ylabel=label)
-            parts.append(html.picture(figures.svg(figure, prefix.strip("_")), caption))
-    return [html.section("Abstraction layers"), *parts] if parts else []
+        blocks += _picture(prefix.strip("_"), lines, label, caption)
+    return [Heading("Abstraction layers"), *blocks] if blocks else []
 
 
-def _auxiliary(log: Log) -> list[str]:
+def _auxiliary(log: Log) -> list[Block]:
     weights = {
         name.removeprefix("weight/"): log.series("train", name)
         for name in log.names("train")
@@ -223,98 +247,97 @@ def _auxiliary(log: Log) -> list[str]:
     if not weights:
         return []
     losses = {name: log.series("train", name) for name in weights if name in log.names("train")}
-    parts = [
-        html.section("Auxiliary losses"),
-        html.picture(
-            figures.svg(figures.curves(weights, ylabel="weight"), "weights"),
-            "Weight of each auxiliary loss; the next-token loss has weight 1 throughout.",
-        ),
-    ]
-    if losses:
-        figure = figures.curves(losses, ylabel="mean loss")
-        caption = "The auxiliary losses themselves, before their weights (training batches)."
-        parts.append(html.picture(figures.svg(figure, "auxiliary"), caption))
     rates = {
         name: log.series("valid", name)
         for name in log.names("valid")
         if name.endswith(("_accuracy", "_exact"))
     }
-    if rates:
-        figure = figures.curves(rates, ylabel="share right")
-        caption = "Share of targets that the heads and decoders get right, on validation."
-        parts.append(html.picture(figures.svg(figure, "rates"), caption))
-    return parts
+    return [
+        Heading("Auxiliary losses"),
+        *_picture(
+            "weights",
+            weights,
+            "weight",
+            "Weight of each auxiliary loss; the next-token loss has weight 1 throughout.",
+        ),
+        *_picture(
+            "auxiliary",
+            losses,
+            "mean loss",
+            "The auxiliary losses themselves, before their weights (training batches).",
+        ),
+        *_picture(
+            "rates",
+            rates,
+            "share right",
+            "Share of targets that the heads and decoders get right, on validation.",
+        ),
+    ]
 
 
-def _optimiser(log: Log) -> list[str]:
-    parts = []
+def _picture(name: str, lines: figures.Series, label: str, caption: str) -> list[Block]:
+    """Draw the lines, if there are any."""
+    if not lines:
+        return []
+    return [Picture(figures.svg(figures.curves(lines, ylabel=label), name), caption)]
+
+
+def _optimiser(log: Log) -> list[Block]:
+    blocks = []
     for name, label in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm")):
         series = log.series("train", name)
         if series[1]:
             figure = figures.curves({label: series}, ylabel=label, height=2.0)
-            parts.append(
-                html.picture(figures.svg(figure, name), f"{label.capitalize()} at each step.")
-            )
-    return [html.section("Optimiser"), *parts] if parts else []
+            caption = f"{label.capitalize()} at each step."
+            blocks.append(Picture(figures.svg(figure, name), caption))
+    return [Heading("Optimiser"), *blocks] if blocks else []
 
 
-def _control(log: Log) -> list[str]:
+def _control(log: Log) -> list[Block]:
     if not log.control:
         return []
     rows = [[str(line["step"]), line["action"], line["reason"]] for line in log.control]
-    return [
-        html.section("What the controller said"),
-        html.table(["step", "decision", "why"], rows),
-    ]
+    table = Table(["step", "decision", "why"], rows, left=(0, 1, 2))
+    return [Heading("What the controller said"), table]
 
 
-def _sample(seen: Seen) -> list[str]:
-    if seen.sample is None:
-        return []
-    return [html.section("A sample"), html.text_sample(*seen.sample)]
-
-
-def _facts(log: Log, evaluation: Mapping) -> list[str]:
-    rows = {}
-    config = log.config
+def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
+    facts, config = {}, log.config
     if config:
         optimizer = config.get("optimizer", {})
-        rows["model"] = str(config.get("model"))
-        rows["steps"] = f"{log.last_step} of {config.get('steps')}"
-        rows["batch"] = f"{config.get('batch_size')} rows of {config.get('seq_len')} tokens"
-        rows["seed"] = str(config.get("seed"))
-        rows["matrix products in"] = str(config.get("dtype"))
-        rows["optimiser"] = (
-            (
+        facts["model"] = str(config.get("model"))
+        facts["steps"] = f"{log.last_step} of {config.get('steps')}"
+        facts["batch"] = f"{config.get('batch_size')} rows of {config.get('seq_len')} tokens"
+        facts["matmuls in"] = str(config.get("dtype"))
+        if optimizer:
+            facts["optimiser"] = (
                 f"{optimizer.get('name')}, learning rate {optimizer.get('learning_rate'):g}, "
                 f"{optimizer.get('schedule')}"
             )
-            if optimizer
-            else ""
-        )
     if log.seconds:
-        rows["training time"] = f"{_duration(log.seconds)}, validation and checkpoints not counted"
+        facts["training time"] = f"{_duration(log.seconds)}, validation and checkpoints not counted"
     if log.clock("compile_seconds"):
-        rows["first step"] = f"{log.clock('compile_seconds')[-1]:.1f} s, compilation included"
+        facts["first step"] = f"{log.clock('compile_seconds')[-1]:.1f} s, compilation included"
     if log.bytes_per_second:
-        rows["speed"] = f"{log.bytes_per_second:,.0f} bytes per second (median)"
-    rows["device"] = device_description()
-    rows["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
+        facts["speed"] = f"{log.bytes_per_second:,.0f} bytes per second (median)"
     if log.final:
-        rows["digest"] = str(log.final.get("digest", ""))
+        facts["digest"] = str(log.final.get("digest", ""))
     if evaluation:
-        rows["evaluated with"] = str(evaluation.get("command", ""))
-        rows["evaluation"] = (
+        facts["evaluation"] = (
             f"step {evaluation.get('step')}, {evaluation.get('device')}, "
             f"{evaluation.get('seconds', 0):.1f} s"
         )
-    parts = [html.section("How it was made")]
-    if rows:
-        parts.append(html.facts(rows, code=("digest", "evaluated with")))
-    if log.config:
-        text = html.text_sample("", json.dumps(log.config, indent=2, sort_keys=True))
-        parts.append(html.folded("The whole config", text))
-    return parts
+    blocks = provenance(
+        facts,
+        command=evaluation.get("command"),
+        seed=config.get("seed"),
+        device=device_description(),
+        versions=versions(),
+    )
+    if config:
+        text = json.dumps(config, indent=2, sort_keys=True)
+        blocks.append(Fold("The whole config", [Sample(text)]))
+    return blocks
 
 
 def _number(value: float | None) -> str:
@@ -331,18 +354,8 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description="Write report.html.")
-    parser.add_argument("--workdir", required=True, help="folder of a run, e.g. runs/prernk")
-    flags = parser.parse_args(arguments)
-    try:
-        print(write_report(flags.workdir))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Write the report of a run, and print its path."""
+    parser = cli.parser("eval.report", __doc__, workdir=cli.RUN)
+    print(write_report(parser.parse_args(arguments).workdir))

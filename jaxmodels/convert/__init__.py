@@ -9,6 +9,7 @@ Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
 
 from pathlib import Path
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.convert import blinkdl, huggingface, native, rwkv_cpp, torch_zip
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
@@ -31,7 +32,7 @@ _WRITE = {"jaxmodels": native.write, "huggingface": huggingface.write, "blinkdl"
 
 
 def load(path):
-    """The model in a file or folder of any format in `FORMATS`, recognised by its content.
+    """Read the model in a file or folder of any format in `FORMATS`, recognised by content.
 
     Raises:
       UserError: no such file, no known format, or malformed; in one line that says what and where.
@@ -41,7 +42,7 @@ def load(path):
 
 
 def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
-    """Writes a model to a new file or folder, whole or not at all.
+    """Write a model to a new file or folder, whole or not at all.
 
     Args:
       model: of `jaxmodels.create` or `load`.
@@ -54,7 +55,7 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
     """
     path = Path(path).expanduser()
     if to not in FORMATS:
-        raise UserError(f"unknown format {to!r}; there is: {', '.join(FORMATS)}")
+        raise UserError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
     if dtype not in ("float32", "float16") or (dtype == "float16" and to != "rwkv_cpp"):
         raise UserError(f"dtype {dtype!r} with {to}; float32, or with rwkv_cpp float16")
     if to == "rwkv_cpp":
@@ -64,7 +65,7 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
 
 
 def format_of(path: Path) -> str:
-    """The name of the format of a file or folder; raises UserError if it is none of `FORMATS`."""
+    """Return the format name of a file or folder; raise UserError if it is none of `FORMATS`."""
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path}: no config.json in this folder; {_known()}")
@@ -95,4 +96,4 @@ def format_of(path: Path) -> str:
 
 
 def _known() -> str:
-    return "known are: " + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())
+    return "choose from: " + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())

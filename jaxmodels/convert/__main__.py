@@ -1,13 +1,13 @@
 """`python -m jaxmodels.convert SOURCE DEST [--to FORMAT]`: weights in and out of other formats."""
 
-import argparse
 import sys
 from pathlib import Path
 
 import jaxmodels
+from jaxmodels import cli
 from jaxmodels.convert import FORMATS, format_of, load, save
-from jaxmodels.convert.tensors import must_be_new
-from jaxmodels.errors import UserError
+from jaxmodels.extras import import_extra
+from jaxmodels.writing import must_be_new
 
 EXAMPLES = """
 examples:
@@ -20,15 +20,14 @@ then, in Python:
 """
 
 
-def main(arguments: list[str]) -> int:
-    """-> the exit status: 0, or 2 for a mistake in the input."""
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Convert what the command line names."""
     formats = "\n".join(f"  {name:12} {what}" for name, what in FORMATS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmodels.convert",
-        description="Converts a model's weights. The format of SOURCE is found from its content:\n"
-        f"{formats}",
+    parser = cli.parser(
+        "jaxmodels.convert",
+        f"Converts a model's weights. The format of SOURCE is found from its content:\n{formats}",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="file or folder to read")
     parser.add_argument("dest", metavar="DEST", type=Path, help="new file or folder to write")
@@ -40,20 +39,17 @@ def main(arguments: list[str]) -> int:
         help="of the matrices in an rwkv.cpp file; all else is float32",
     )
     options = parser.parse_args(arguments)
-    try:
-        must_be_new(options.dest)  # before the work, not after
-        source = format_of(options.source)
-        model = load(options.source)
-        save(model, options.dest, options.to, options.dtype)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    must_be_new(options.dest)  # before the work, not after
+    if options.to != "rwkv_cpp":
+        import_extra("safetensors")
+    source = format_of(options.source)
+    model = load(options.source)
+    save(model, options.dest, options.to, options.dtype)
     print(
         f"{options.source} ({source}) -> {options.dest} ({options.to}): "
         f"{type(model).__name__}, {jaxmodels.count_parameters(model):,} parameters"
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,9 +3,9 @@
     state       = model.initial_state(batch_size)                    # float32 pytree, batch first
     state, out  = model(state, tokens, reset, key)                   # the forward pass
     state, sums = model.loss_sums(state, batch, key, progress)       # {term name: float32 scalar}
-    model.terms                                                      # losses and metrics, see `Term`
+    model.terms                                                      # losses and metrics: `Term`
 
-`Model` states what is required, `Traits` what is optional; docs/write_a_model.md is the tutorial
+`Model` states what is required, `Traits` what is optional; docs/write_a_model.md is a tutorial
 and `jaxmodels.testing.models.check_model` the test. A model is an `nnx.Module` used as a plain
 pytree: its methods are pure, and its arrays are float32 parameters, all of them trained.
 

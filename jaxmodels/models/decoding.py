@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.cells.hrm import HRMState
+from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import PAD
 from jaxmodels.models.hrlm.model import prefix_of
 
 

@@ -9,8 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.cells.retention import retention_of, step_sizes
-
 
 def intermediates(model, state, tokens, reset=None):
     """Args:
@@ -68,11 +66,11 @@ def _hybrid(mixer, state, xs, reset):
     for name in outs:
         path, before = getattr(mixer, name), getattr(state, name)
         inner = xs if path.down is None else path.down(xs, mixer.config.dtype)
-        seen[f"{name}_retention"] = retention_of(path.cell, before, inner, reset, write)
+        seen[f"{name}_retention"] = path.cell.retention(before, inner, reset, write)
         if name == "rwkv":
             seen["rwkv_state"] = after.rwkv.wkv
         else:
-            seen["mamba_delta"] = step_sizes(path.cell, before, inner, reset, write)[0]
+            seen["mamba_delta"] = path.cell.step_sizes(before, inner, reset, write)
             seen["mamba_state"] = _by_head(after.mamba.ssm, path.cell.config)
     return after, seen
 

@@ -7,7 +7,6 @@ the cell it is the transformer of `models/transformer.py`.
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 
@@ -16,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells import CELLS
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
+from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel, stack
 
@@ -54,9 +53,7 @@ class StackConfig:
 
     def __post_init__(self):
         if self.cell not in CELLS:
-            near = difflib.get_close_matches(self.cell, CELLS, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(CELLS)}"
-            raise UserError(f"unknown cell {self.cell!r}; {hint}")
+            raise UserError(f"unknown cell {self.cell!r}{did_you_mean(self.cell, CELLS)}")
         positive(self, "vocab_size", "width", "num_layers")
         one_of(self, "dtype", ("float32", "bfloat16"))
         if self.mlp_size is None:
@@ -70,8 +67,8 @@ class StackConfig:
         known = [field.name for field in dataclasses.fields(CELLS[self.cell][0])]
         for name, _ in self.cell_fields:
             if name not in known or name in ("width", "dtype"):
-                own = ", ".join(n for n in known if n not in ("width", "dtype"))
-                raise UserError(f"cell_fields: {self.cell} has no {name!r} to set; there is: {own}")
+                own = did_you_mean(name, [n for n in known if n not in ("width", "dtype")])
+                raise UserError(f"cell_fields: {self.cell} has no {name!r} to set{own}")
         _ = self.cell_config  # validates its own fields
 
     @property

@@ -10,11 +10,8 @@ All promises share a handful of compiled functions.
 """
 
 import dataclasses
-import difflib
-import importlib.util
 import inspect
 import pathlib
-import sys
 import traceback
 import typing
 
@@ -22,7 +19,9 @@ import jax
 
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.base import Cell
+from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
+from jaxmodels.python_file import import_file
 from jaxmodels.testing.lab import Broken, Lab
 from jaxmodels.testing.promises import PROMISES
 
@@ -85,7 +84,7 @@ def _resolve(cell, config):
     """-> (name, cell class, config in float32)."""
     if isinstance(cell, str):
         if cell not in CELLS:
-            raise UserError(f"unknown cell {cell!r}{_nearest(cell)}")
+            raise UserError(f"unknown cell {cell!r}{did_you_mean(cell, CELLS)}")
         name, (config_class, cell_class) = cell, CELLS[cell]
     elif isinstance(cell, type) and issubclass(cell, Cell):
         name, cell_class = cell.__name__, cell
@@ -127,39 +126,17 @@ def _one_line(error):
     return f"{type(error).__name__}: {message[:200]}{place}"
 
 
-def _nearest(name):
-    close = difflib.get_close_matches(name, list(CELLS), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(CELLS)}"
-
-
 def cells_in_file(path) -> list[type[Cell]]:
     """The subclasses of Cell that a Python file defines, in its order.
 
     Raises:
       UserError: no such file, the file fails to run, or it defines no cell.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"no such file: {path}; give a cell file or one of: {', '.join(CELLS)}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None:
-        raise UserError(f"{path} is not a Python file (.py)")
-    module = importlib.util.module_from_spec(spec)
-    # Registered for the time of the import alone, under its own name: dataclasses look there.
-    before = sys.modules.get(path.stem)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{path} cannot be imported: {_one_line(error)}") from error
-    finally:
-        sys.modules.pop(path.stem)
-        if before is not None:
-            sys.modules[path.stem] = before
+    module = import_file(path, purpose="of cells")
     found = [
         item
         for item in vars(module).values()
-        if inspect.isclass(item) and issubclass(item, Cell) and item.__module__ == path.stem
+        if inspect.isclass(item) and issubclass(item, Cell) and item.__module__ == module.__name__
     ]
     if not found:
         raise UserError(f"{path} defines no subclass of jaxmodels.cells.base.Cell")

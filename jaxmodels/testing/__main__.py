@@ -9,28 +9,24 @@ exit status: 0 all promises kept, 1 one is broken, 2 a mistake in the input
 
 import sys
 
+from jaxmodels import cli
 from jaxmodels.cells import CELLS
-from jaxmodels.errors import UserError
 from jaxmodels.testing import cells_in_file, check_cell
 
 
+@cli.command(interrupted="stopped; not every promise was checked")
 def main(arguments: list[str]) -> int:
-    """-> the exit status: 0 all kept, 1 a promise broken, 2 a mistake in the input."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__.strip())
-        return 0
+    """Check the cells that are named; return 0, or 1 if a promise is broken."""
+    parser = cli.parser("jaxmodels.testing", __doc__)
+    parser.add_argument("cells", metavar="CELL", nargs="*", default=CELLS, help="name or file")
     failures = 0
-    try:
-        for argument in arguments or list(CELLS):
-            is_path = argument.endswith(".py") or "/" in argument
-            for cell in cells_in_file(argument) if is_path else [argument]:
-                failures += sum(not result.ok for result in check_cell(cell, raises=False))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for cell in parser.parse_args(arguments).cells:
+        is_path = cell.endswith(".py") or "/" in cell
+        for one in cells_in_file(cell) if is_path else [cell]:
+            failures += sum(not result.ok for result in check_cell(one, raises=False))
     print(f"{failures} broken" if failures else "all promises kept")
     return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

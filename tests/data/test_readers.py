@@ -225,7 +225,7 @@ def test_lexical_resources():
         (
             "a.tsv",
             "word\tcategory\tlemma\nrun\tverbs\trun\n",
-            ":2: unknown category 'verbs', did you",
+            ":2: unknown category 'verbs'; did you",
         ),
         ("words_x.txt", "run\n", "file name: unknown category 'words'"),
     ],

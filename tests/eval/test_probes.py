@@ -72,7 +72,7 @@ def test_every_cell_has_a_model_of_the_same_size(cell):
 def test_no_model_is_that_small():
     with pytest.raises(UserError, match=r"rwkv7: .* 1,000 parameters within 2%"):
         equal_parameters("rwkv7", 64, 64, 1000)
-    with pytest.raises(UserError, match="no cell 'rwkv9'; there is: "):
+    with pytest.raises(UserError, match=r"no cell 'rwkv9'; did you mean 'rwkv7'\?"):
         ProbeConfig("rwkv9", 2, 8)
 
 

@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from eval.__main__ import main as evaluate
 from eval.log import read_log
 from eval.report import figures
-from eval.report.introspect import Seen, leading_component, pictures, sentence
+from eval.report.introspect import Inspection, leading_component, pictures, sentence
 from eval.report.run_page import compose, main, write_report
+from eval.run import load_run
 from jaxmodels.data import ByteTokenizer, Corpus, Document
 from jaxmodels.errors import UserError
 
@@ -83,6 +85,22 @@ def test_report_of_a_finished_run(finished, tmp_path):
     assert f"{bits:.3f} bits per byte" in reader.text
 
 
+def test_numbers_and_pictures_are_of_one_checkpoint(finished, tmp_path):
+    """Given a run, or the step of eval.json, the page is about it, and says so."""
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    best = check(write_report(workdir).read_text()).text
+    assert "A sample at step 12" in best and "this model, step 12" in best
+    given = check(write_report(workdir, load_run(workdir, checkpoint="6")).read_text()).text
+    assert evaluate([f"--workdir={workdir}", "--checkpoint=6", "--max-bytes=200"]) == 0
+    evaluated = check((workdir / "report.html").read_text()).text
+    again = check(write_report(workdir).read_text()).text
+    for text in (given, evaluated, again):
+        assert "Inside the model at step 6, over a sentence" in text
+        assert "A sample at step 6" in text
+    for text in (evaluated, again):
+        assert "the model (step 6) pays" in text and "this model, step 6" in text
+
+
 def test_report_is_repeatable(finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
     assert write_report(workdir).read_text() == write_report(workdir).read_text()
@@ -93,7 +111,7 @@ def test_summary_says_which_side_of_the_baseline(finished):
     levels = {"unigram": 4.4, "order-1": 3.5, "order-2": 2.8}
     for bits, side in ((2.3, "0.500 below"), (3.0, "0.200 above")):
         evaluation = {"splits": {"valid": {"bits_per_byte": bits}, "test": {"bits_per_byte": 2.4}}}
-        page = compose(log, evaluation, Seen(baselines={"valid": levels}))
+        page = compose(log, evaluation, Inspection(baselines={"valid": levels}))
         text = Reader(page).text
         assert f"pays {bits:.3f} bits per byte, {side} the order-2" in text
         assert "On the test text it pays 2.400." in text
@@ -148,7 +166,7 @@ def test_halted_run_and_weights_and_labels(tmp_path):
 
 def test_text_is_escaped(finished):
     log = read_log(finished)
-    page = compose(log, {}, Seen(sample=("<b>", "</pre><script>alert(1)</script>")))
+    page = compose(log, {}, Inspection(sample=("<b>", "</pre><script>alert(1)</script>")))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 

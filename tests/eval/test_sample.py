@@ -1,6 +1,9 @@
 """Streaming text: equal to the full forward pass, constant in memory, compiled once, repeatable."""
 
 import itertools
+import os
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +146,16 @@ def test_a_seed_that_is_none(seed, capsys):
     _, said = capsys.readouterr()
     assert said.startswith(f"error: --seed={seed}: give a whole number below 2^32")
     assert said.count("\n") == 1
+
+
+def test_follow_ends_with_its_reader(model, monkeypatch):
+    trained = types.SimpleNamespace(model=model), ByteTokenizer()
+    monkeypatch.setattr("eval.run.load_trained", lambda *_: trained)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main(["--workdir=run", "--follow"]) == 0
 
 
 def test_bad_arguments(model):

@@ -7,10 +7,10 @@ import optax
 import pytest
 
 import jaxmodels
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import target_counts
 from jaxmodels.models.hrlm import act
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP
 from jaxmodels.models.hrlm.model import prefix_of
 from jaxmodels.ops import losses
 from jaxmodels.testing.lab import quick_jit, shaken

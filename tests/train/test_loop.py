@@ -172,9 +172,9 @@ def test_validation_is_what_the_definition_gives(whole, config):
     workdir, result = whole
     trained = load_model(workdir, "last")
     assert trained.step == STEPS
-    from jaxmodels.data import load_corpus, take
+    from jaxmodels.data import load_corpus, subsample
 
-    documents = take(load_corpus(config.data.paths).valid, config.data.eval_tokens)
+    documents = subsample(load_corpus(config.data.paths).valid, config.data.eval_tokens)
     model, total, count = trained.model, 0.0, 0
     rows = -(-sum(map(len, documents)) // config.batch_size)
     stream = np.concatenate([d.tokens for d in documents])

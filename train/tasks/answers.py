@@ -1,6 +1,6 @@
 """From an experiment config to questions with answers, for models that read such (HRLM).
 
-    data.format "pairs"    files of `data.paths` (jaxmodels.data.pair_files), split by unique
+    data.format "pairs"    files of `data.paths` (jaxmodels.data.pairs.files), split by unique
                            question
                 "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
                            combination of what fills their slots
@@ -32,10 +32,11 @@ from jaxmodels.data.pairs.rows import (
     Pair,
     PairCorpus,
     Rows,
+    evenly_spaced,
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
-    spread,
+    texts_of,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
 from jaxmodels.data.puzzles.sudoku import read_sudoku
@@ -251,7 +252,7 @@ def _tokenizer(config, train):
         )
     if d.tokenizer == "grid":
         return GridTokenizer(puzzle_of(config).symbols)
-    return fit_tokenizer(d.tokenizer, train, d.max_tokens)
+    return fit_tokenizer(d.tokenizer, texts_of(train), d.max_tokens)
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
@@ -300,7 +301,7 @@ def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:
     tokens = config.data.eval_tokens
     held = rows_of(config, corpus.valid, corpus.tokenizer)
     most = max(tokens // config.seq_len, 1) if tokens else None
-    chosen = np.array(spread(range(len(held.kept)), most))  # some of every task and file
+    chosen = np.array(evenly_spaced(range(len(held.kept)), most))  # some of every task and file
     held = Rows(*(column[chosen] for column in held))
     valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
     return pair_eval_stream(held, **_stream_arguments(config)), valid_bytes

@@ -21,9 +21,9 @@ from jaxmodels.data import (
     mixture_stream,
     num_target_bytes,
     num_targets,
-    pieces,
+    split_documents,
     split_tails,
-    take,
+    subsample,
 )
 from jaxmodels.errors import UserError
 from train.model import resolve_vocab
@@ -63,7 +63,7 @@ class TextTask:
         train = _train_stream(config, corpus, labels)
         valid, valid_bytes = None, 0
         if config.eval_every:
-            documents = take(corpus.valid, config.data.eval_tokens or None)
+            documents = subsample(corpus.valid, config.data.eval_tokens or None)
             shapes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
             prefetch = config.data.prefetch
             valid = eval_stream(documents, labels=labels, prefetch=prefetch, **shapes, **_hosts())
@@ -103,7 +103,7 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
     if len(d.mixture):
         return _mixture(config, _hosts(), labels)
     return make_stream(
-        pieces(corpus.train, d.piece_tokens or None),
+        split_documents(corpus.train, d.piece_tokens or None),
         seed=config.seed,
         mode=d.mode,
         carry_state=d.carry_state,

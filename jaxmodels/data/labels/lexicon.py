@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.readers.files import find_files, numbered_lines
 from jaxmodels.errors import UserError
 
@@ -71,7 +71,7 @@ class Lexicon:
 
 
 def builtin_lexicon() -> Lexicon:
-    """About 230 verbs in all their forms and 200 closed-class words of English."""
+    """Return about 230 English verbs in all their forms and 200 closed-class words."""
     entries = {}
     for item in _VERBS.split():
         base, *past = item.split(":")
@@ -130,9 +130,7 @@ def _category(name: str, place: str) -> str:
     name = name.lower()
     if name in CATEGORIES:
         return name
-    near = difflib.get_close_matches(name, CATEGORIES, 1)
-    hint = f", did you mean {near[0]!r}?" if near else f": expected one of {', '.join(CATEGORIES)}"
-    raise UserError(f"{place}: unknown category {name!r}{hint}")
+    raise UserError(f"{place}: unknown category {name!r}{did_you_mean(name, CATEGORIES)}")
 
 
 def _forms(base: str, past: list[str]) -> list[str]:

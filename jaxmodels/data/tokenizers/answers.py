@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.special import EOS, PAD, SPECIALS, UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, PAD, UNK
 
-SPECIALS = ("<pad>", "<eos>", "<unk>", "<sep>")
 SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83
 TAB_CHARSET = SEED_CHARSET + "\t"  # vocabulary of 84
 # The printable half of Latin-1: Spanish and its neighbours without loss.
@@ -58,7 +57,7 @@ class AnswerCharTokenizer:
         return np.array([len(character.encode()) for character in _text(text)], np.int32)
 
     def decode(self, tokens) -> str:
-        """Text up to the first EOS; special ids and ids that there are not show as nothing."""
+        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
         return "".join(
             self.charset[token - len(SPECIALS)]
             for token in _until_eos(tokens)
@@ -100,7 +99,7 @@ class HybridTokenizer:
     def fit(
         cls, texts: Iterable[str], *, max_words: int = 900, charset: str = LATIN_CHARSET
     ) -> HybridTokenizer:
-        """The most frequent words of the *training* texts, ties in alphabetical order."""
+        """Keep the most frequent words of the *training* texts, ties in alphabetical order."""
         counts = Counter(p for text in texts for p in _PIECE.findall(_text(text)) if len(p) > 1)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[:max_words]), charset)
@@ -127,7 +126,7 @@ class HybridTokenizer:
         return [self._ids[piece]] if piece in self._ids else self._chars.encode(piece).tolist()
 
     def decode(self, tokens) -> str:
-        """Text up to the first EOS; special ids and ids that there are not show as nothing."""
+        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
         first, parts = self._chars.vocab_size, []
         for token in _until_eos(tokens):
             if first <= token < self.vocab_size:

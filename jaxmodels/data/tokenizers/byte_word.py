@@ -1,4 +1,4 @@
-"""Text to integers and back: bytes (exact) and words (as the original of PRERNK did it)."""
+"""Text to integers and back: bytes (exact) and words (as in the original PRERNK)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxmodels.errors import UserError
 
 
 class Tokenizer(Protocol):
-    """What the data path asks of a tokenizer. `vocab_size` ids, 0 <= id < vocab_size."""
+    """The interface that the data path needs: `vocab_size` ids, 0 <= id < vocab_size."""
 
     name: str
     vocab_size: int
@@ -38,7 +38,7 @@ class Tokenizer(Protocol):
         ...
 
     def to_json(self) -> str:
-        """Everything needed to build it again (`tokenizer_from_json`)."""
+        """Return a description from which `tokenizer_from_json` builds it again."""
         ...
 
 
@@ -92,11 +92,11 @@ class StreamingDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, tokens) -> str:
-        """Text that became certain with these tokens (an int or a sequence of ints); may be ''."""
+        """Return the text completed by these tokens (an int or a sequence of ints); may be ''."""
         return self._decoder.decode(bytes(np.atleast_1d(np.asarray(tokens, np.uint8))))
 
     def finish(self) -> str:
-        """What an unfinished character at the end becomes: '' or U+FFFD."""
+        """Return the rest: U+FFFD for an unfinished character, else ''."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -184,7 +184,7 @@ class WordTokenizer:
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer that `to_json` described. Raises UserError for anything else."""
+    """Build the tokenizer that `to_json` described; raise UserError for anything else."""
     try:
         fields = json.loads(text)
         kind = fields["kind"]

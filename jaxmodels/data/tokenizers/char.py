@@ -38,7 +38,7 @@ class CharTokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str | bytes]) -> CharTokenizer:
-        """Every character of the *training* texts, control tokens not counted as characters."""
+        """Keep every character of the *training* texts; control tokens are not characters."""
         seen = set()
         for text in texts:
             seen.update(_CONTROL_TEXT.sub("", _text(text)))
@@ -72,7 +72,7 @@ class CharTokenizer:
 
 
 def _pieces(text: str) -> list[str]:
-    """Characters and control tokens in order."""
+    """Return characters and control tokens in order."""
     pieces, at = [], 0
     for match in _CONTROL_TEXT.finditer(text):
         pieces += [*text[at : match.start()], match[0]]

@@ -1,23 +1,24 @@
-"""What each tokenizer costs and loses on the same pairs (SYSTEMS L-24).
+"""Comparison of tokenizers on the same pairs: cost and loss (SYSTEMS L-24).
 
-`python -m jaxmodels.data.tokenizer_table SOURCE ...` prints the table; sources as in `build.py`.
+`python -m jaxmodels.data.tokenizers.compare SOURCE ...` prints the table; sources as in
+`jaxmodels/data/build.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.build import Options, pairs_of_sources
-from jaxmodels.data.pairs.rows import Pair
+from jaxmodels import cli
+from jaxmodels.data.pairs.rows import Pair, texts_of
+from jaxmodels.data.tasks.sources import pairs_of_sources
 from jaxmodels.data.tokenizers.byte_word import Tokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 
 UNKNOWN = {"answer_char": UNK, "hybrid": UNK, "bpe": UNK, "word": WordTokenizer.UNK}
 HEADER = "tokenizer | vocab | tokens mean | 95 % | unknown | parameters | lossless".split(" | ")
@@ -49,7 +50,7 @@ class TokenizerRow:
 def compare_tokenizers(
     pairs: Sequence[Pair], tokenizers: Mapping[str, Tokenizer], width: int
 ) -> list[TokenizerRow]:
-    """A row for each tokenizer, in their order.
+    """Measure each tokenizer; return one row each, in order.
 
     Args:
       pairs: texts that no tokenizer was fitted on, or the table flatters those that learn.
@@ -84,7 +85,7 @@ def compare_tokenizers(
 
 
 def as_markdown(rows: Sequence[TokenizerRow]) -> str:
-    """A table of Markdown."""
+    """Format the rows as a Markdown table."""
     lines = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
     for r in rows:
         lines.append(
@@ -94,12 +95,12 @@ def as_markdown(rows: Sequence[TokenizerRow]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str]) -> int:
-    """-> the exit status: 0, or 2 for a mistake in the input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmodels.data.tokenizer_table",
-        description="Tokenizers compared on test pairs; those that learn see training pairs alone.",
-        allow_abbrev=False,
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Print the table for the sources of a command line."""
+    parser = cli.parser(
+        "jaxmodels.data.tokenizers.compare",
+        "Tokenizers compared on test pairs; those that learn see training pairs alone.",
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="task, file or folder")
     parser.add_argument("--width", type=int, default=512, help="of the model (default 512)")
@@ -107,17 +108,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=1000, help="pairs of each task")
     parser.add_argument("--seed", type=int, default=0, help="of drawing and splitting")
     given = parser.parse_args(arguments)
-    try:
-        options = Options(count=given.count, seed=given.seed)
-        train, test, way = pairs_of_sources(given.sources, options)
-        fitted = {name: fit_tokenizer(name, train, given.max_tokens) for name in TEXT_TOKENIZERS}
-        table = as_markdown(compare_tokenizers(test, fitted, given.width))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    train, test, way = pairs_of_sources(given.sources, count=given.count, seed=given.seed)
+    texts = texts_of(train)
+    fitted = {name: fit_tokenizer(name, texts, given.max_tokens) for name in TEXT_TOKENIZERS}
+    table = as_markdown(compare_tokenizers(test, fitted, given.width))
     print(f"{len(test):,} test pairs, split {way}, width {given.width}\n\n{table}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

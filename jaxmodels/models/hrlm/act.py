@@ -37,7 +37,7 @@ def binary_cross_entropy(logits, targets):
 
 
 @struct.dataclass
-class Round:
+class ACTStep:
     """What every row pays and how its sample fares in one ACT step, float32 (B,) each.
 
     Attributes:
@@ -105,7 +105,7 @@ def run(model, state, batch, key=None, progress=None):
       progress: float in [0, 1] for `bp_warmup`; None means the end.
 
     Returns:
-      (state, Round).
+      (state, ACTStep).
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
@@ -180,15 +180,15 @@ def calls_at(config, progress):
     return ramp.astype(jnp.int32)
 
 
-def _answer(model, logits, targets, weights) -> Round:
+def _answer(model, logits, targets, weights) -> ACTStep:
     paid, count, right, exact = answer_losses(logits, targets, weights, model.config.loss)
     per_row = jnp.maximum(count, 1.0)
     exact = exact.astype(jnp.float32)
     answer = paid if model.config.loss_mean == "token" else paid / per_row
-    return Round(answer, exact, right / per_row)
+    return ACTStep(answer, exact, right / per_row)
 
 
-def _halting(model, out, q, value, steps, ended, weights) -> Round:
+def _halting(model, out, q, value, steps, ended, weights) -> ACTStep:
     """Add what the Q-head pays: its targets are whether the answer is right, and `value`."""
     c = model.config
     if not c.halts:

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.base import one_of, positive
 from jaxmodels.cells.hrm import HRMConfig
+from jaxmodels.data.pairs.layout import MODES
+from jaxmodels.data.tokenizers.special import EOS
 from jaxmodels.errors import UserError
-
-PAD, EOS, UNK, SEP = 0, 1, 2, 3
-MODES = ("grid", "nar", "prefix_ar", "as_written")
 
 
 @dataclasses.dataclass(frozen=True)

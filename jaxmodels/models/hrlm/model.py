@@ -24,10 +24,11 @@ from flax import nnx, struct
 
 from jaxmodels.cells.hrm import HRM, HRMNet, HRMState
 from jaxmodels.cells.layers import Embedding, Linear, truncated_normal
+from jaxmodels.data.tokenizers.special import PAD, SEP
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, term_sums
 from jaxmodels.models.hrlm import act
-from jaxmodels.models.hrlm.config import PAD, SEP, HRLMConfig
+from jaxmodels.models.hrlm.config import HRLMConfig
 
 
 @struct.dataclass

@@ -103,7 +103,7 @@ def test_questions_about_oneself():
         assert "{" not in record.text.decode()
     assert [record.name.split(":")[0] for record in made[:4]] == list(KINDS)
     assert all(r.name.startswith("identity") for r in make_metacognition(9, kind="identity"))
-    with pytest.raises(UserError, match="'self' is unknown, valid: mechanics"):
+    with pytest.raises(UserError, match="unknown 'self'; choose from: mechanics"):
         make_metacognition(1, kind="self")
 
 
@@ -116,7 +116,7 @@ def test_the_sample_reads(tmp_path):
     assert len(corpus.train) == 12
     wrong = tmp_path / "x.jsonl"
     wrong.write_text('{"question": "a?", "answer": "b", "kind": "self"}\n')
-    with pytest.raises(UserError, match=r"x.jsonl:1: kind 'self' is unknown"):
+    with pytest.raises(UserError, match=r"x.jsonl:1: unknown kind 'self'"):
         load_corpus(wrong, format="metacognition")
 
 

@@ -45,7 +45,7 @@ def test_a_command_line_reaches_its_benchmark(monkeypatch, line, name, rest):
 def test_an_unknown_benchmark_is_one_line(capsys):
     assert command.main(["cell"]) == 2
     error = capsys.readouterr().err
-    assert error == "error: unknown benchmark 'cell'; known: prernk, cells, race, tpu\n"
+    assert error == "error: unknown benchmark 'cell'; choose from: prernk, cells, race, tpu\n"
 
 
 def test_help_names_every_benchmark(capsys):

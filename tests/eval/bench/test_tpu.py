@@ -163,7 +163,7 @@ def test_whole_layers_and_their_operations():
     assert cell.cell.config.dtype == "bfloat16"
     # Two heads of 64 x 64, nine operations an entry, the backward pass twice the forward.
     assert cell.flops[1] == 3 * 9 * 2 * 64 * 64
-    with pytest.raises(UserError, match=r"unknown cell 'rwkv9'; known: .*rwkv7"):
+    with pytest.raises(UserError, match=r"unknown cell 'rwkv9'; choose from: .*rwkv7"):
         layer_of("rwkv9", 128, None, 2, 8)
 
 
@@ -171,7 +171,7 @@ def test_whole_layers_and_their_operations():
     ("line", "message"),
     [
         ("--topology v5e", "expected a TPU generation"),
-        ("--topology tpu7x:2x2x1", "no clock is known for tpu7x; known: v4, v5e, v5p, v6e"),
+        ("--topology tpu7x:2x2x1", "no clock is known for tpu7x; choose from: v4, v5e, v5p, v6e"),
         ("--batch 0", "--batch=0: give 1 or more"),
     ],
 )

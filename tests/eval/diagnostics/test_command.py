@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from eval.diagnostics import look, page
-from eval.diagnostics.__main__ import finite, main
+from eval.diagnostics.__main__ import json_safe, main
 from eval.diagnostics.reading import BLOCK, ROWS, excerpts, read
 from eval.log import Log
+from eval.report.document import Heading
 from jaxmodels.data import Corpus, Document
 from tests.eval.small_ground import TEXT, TOKENIZER, small_model
 
@@ -47,7 +48,7 @@ def result(run):
     found = look.diagnose(run, Log(None, rows=rows), amounts, lambda what: None)
     made = {"model": "groundthink", "step": 3, "parameters": 9, "corpus": "text", "command": "x"}
     made |= {"amounts": {"rows": 64}, "device": "cpu", "versions": {"jax": "0"}, "seconds": 1.0}
-    return finite(made | found)
+    return json_safe(made | found)
 
 
 def test_everything_is_looked_at(result):
@@ -99,7 +100,7 @@ def test_attention_alone_has_nothing_recurrent_to_probe(run):
     assert probes["tau_probe"] is None and probes["recall"][0]["decoded"] == {}
     assert [v.gate for v in verdicts] == ["useful memory at 8 tokens, answers"]
     result = {"gates": [], "probes": probes, "states": found}
-    assert "Memory" in "".join(page.sections(result))
+    assert Heading("Memory") in page.sections(result)
 
 
 def test_the_command_line_on_a_model_that_shows_little(finished, tmp_path, capsys):
@@ -129,4 +130,4 @@ def test_bad_flags_are_one_line(finished, capsys, flags, message):
 
 
 def test_what_json_cannot_say():
-    assert finite({"a": [math.inf, (1.0, math.nan)]}) == {"a": ["inf", [1.0, "nan"]]}
+    assert json_safe({"a": [math.inf, (1.0, math.nan)]}) == {"a": ["inf", [1.0, "nan"]]}

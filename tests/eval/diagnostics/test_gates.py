@@ -87,16 +87,16 @@ def test_state_evolution_by_table_and_by_script(means, variance, moves):
 @pytest.mark.parametrize(
     ("ratio", "outcome"), [(0.81, "pass"), (0.8, "warn"), (0.5, "warn"), (0.49, "fail")]
 )
-def test_few_directions(ratio, outcome):
-    verdict = gates.few_directions(ratio, 3.0, 0.31)
+def test_low_rank_gate(ratio, outcome):
+    verdict = gates.low_rank_gate(ratio, 3.0, 0.31)
     assert verdict.outcome == outcome and "0.31" in verdict.says and "collapse" in verdict.says
 
 
 @pytest.mark.parametrize(
     ("share", "outcome"), [(0.09, "pass"), (0.1, "warn"), (0.3, "warn"), (0.31, "fail")]
 )
-def test_in_range(share, outcome):
-    assert gates.in_range(share).outcome == outcome
+def test_saturation_gate(share, outcome):
+    assert gates.saturation_gate(share).outcome == outcome
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ def test_a_state_that_forgets_passes_g35_and_fails_useful_memory(stream):
     verdicts = [
         gates.movement(found),
         gates.cosine_variance(found),
-        gates.few_directions(ratio, states.effective_rank(last).mean(), 0.55),
-        gates.in_range(states.saturation(last)),
+        gates.low_rank_gate(ratio, states.effective_rank(last).mean(), 0.55),
+        gates.saturation_gate(states.saturation(last)),
     ]
     decoded = decode(last, keys)
     memory = gates.useful_memory(decoded.correct, decoded.asked, 0.1)

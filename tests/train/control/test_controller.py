@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.log import read_log
-from eval.report.introspect import Seen
+from eval.report.introspect import Inspection
 from eval.report.run_page import compose
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
@@ -147,7 +147,7 @@ def test_a_stopped_run_stays_stopped_until_its_settings_change(overfitted, tmp_p
 
 def test_the_report_tells(overfitted):
     _, workdir, result = overfitted
-    text = compose(read_log(workdir), {}, Seen())
+    text = compose(read_log(workdir), {}, Inspection())
     assert "What the controller said" in text
     assert "The controller stopped the run (overfitting: validation is" in text
     assert text.count(result.message) == 2

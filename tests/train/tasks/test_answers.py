@@ -17,9 +17,9 @@ from eval.predict import main as predict
 from eval.run import load_run
 from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import make_task
+from jaxmodels.data.tokenizers.special import SEP
 from jaxmodels.errors import UserError
 from jaxmodels.models.hrlm import act
-from jaxmodels.models.hrlm.config import SEP
 from train.config import complete_config
 from train.loop import run
 from train.optim.build import make_optimizer

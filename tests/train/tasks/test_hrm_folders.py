@@ -12,8 +12,8 @@ from eval.evaluators.infer import Asker
 from eval.run import load_trained
 from jaxmodels.data.build import Options, build
 from jaxmodels.data.pairs.hrm_format import Arrays, read_built
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 from tests.data.pairs.test_build import L33
 from tests.train.tasks.test_answers import SIZES, config_of, one_device, text_config
 from train.tasks import open_task
