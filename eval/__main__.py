@@ -116,9 +116,9 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
 def answers_questions(workdir: str) -> bool:
     """Whether a run is about questions and answers."""
     from eval.log import read_log
-    from train.config.schema import PAIR_FORMATS
+    from train.tasks import AnswerTask
 
-    return read_log(workdir).config.get("data", {}).get("format") in PAIR_FORMATS
+    return AnswerTask.reads(read_log(workdir).config.get("data", {}).get("format"))
 
 
 def run_answers(flags: argparse.Namespace, command: str) -> tuple[dict, list[str]]:

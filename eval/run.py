@@ -12,7 +12,7 @@ from jaxmodels.cli import quiet_absl
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
-from train.config.schema import reads_pairs
+from train import tasks
 from train.io.checkpoint import TrainedModel, load_model
 from train.tasks.text import corpus_of
 
@@ -53,7 +53,7 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
-    if reads_pairs(config):
+    if tasks.of(config).kind == "answers":
         raise UserError(
             f"--workdir={workdir}: a run that answers questions, not one on text; what there is "
             "for it: python -m eval, python -m eval.predict"

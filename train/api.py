@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jaxmodels
-from train.config.schema import apply_overrides, complete_config, validate_config
+from train.config import apply_overrides, complete_config, validate_config
 from train.loop import RunResult, run
 
 

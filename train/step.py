@@ -2,8 +2,9 @@
 
     train_step(train_state, batch) -> (train_state, metrics)
 
-`parallel.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch is what one device
-sees: arrays with leading axis rows. Every reduction goes over the axis "data". The loss is
+`devices/placement.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch is what
+one device sees: arrays with leading axis rows. Every reduction goes over the axis "data". The loss
+is
 
     sum over terms t:  weight[t] * sum over all targets of t / number of targets of t,
 
@@ -32,13 +33,19 @@ from jaxmodels.models.contract import (
     traits_of,
 )
 from jaxmodels.tree import flatten, unflatten
-from train.devices.fsdp import gathered_once
 from train.optim.build import make_optimizer, make_schedule
 from train.optim.param_groups import check_rules, components, parameter_labels
 
 AXIS = "data"
 PyTree = Any
 Metrics = dict[str, jax.Array]
+Wrap = Callable[..., Callable]
+
+
+def not_wrapped(compute: Callable, *, gradients: bool) -> Callable:
+    """Return `compute` as it is: every device holds whole parameters."""
+    del gradients
+    return compute
 
 
 @flax.struct.dataclass
@@ -96,9 +103,16 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
 
 
 def make_train_step(
-    config: ConfigDict,
+    config: ConfigDict, wrap: Wrap = not_wrapped
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """The step of an experiment. Metrics are float32 scalars, equal on all devices:
+    """Make the training step of an experiment.
+
+    Args:
+      config: complete config.
+      wrap: (compute, *, gradients: bool) -> compute: runs the part that calls the model, which
+        needs whole parameters, where they are split over devices (`devices/fsdp.py`).
+
+    Metrics are float32 scalars, equal on all devices:
 
     `loss`; each term's mean under its own name; `weight/<term>`; `targets` (of the main term);
     `grad_norm` before clipping, and `grad_norm/<component>` of a model that labels its parameters;
@@ -123,7 +137,7 @@ def make_train_step(
             new_model, new_carry, sums = traits.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
         else:
-            compute = _on_split_parameters(config, _gradients(model, accumulate), gradients=True)
+            compute = wrap(_gradients(model, accumulate), gradients=True)
             shared = (scale, progress)
             new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
@@ -188,10 +202,6 @@ def _own_keys(key, rows: int, by_row: bool):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, device * rows + jnp.arange(rows))
 
 
-def _on_split_parameters(config, compute, *, gradients):
-    return gathered_once(compute, gradients=gradients) if config.mesh.fsdp > 1 else compute
-
-
 def _gradients(model, accumulate):
     """-> (params, (carry, batch), (scale, progress), key) -> (new carry, sums, gradients by name).
 
@@ -246,8 +256,11 @@ def component_names(state: TrainState) -> list[str]:
     return names
 
 
-def make_eval_step(config: ConfigDict):
-    """eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices."""
+def make_eval_step(wrap: Wrap = not_wrapped):
+    """Make eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices.
+
+    `wrap`: see `make_train_step`.
+    """
 
     def eval_step(model, carry, batch):
         def compute(params, rows, shared, key):
@@ -256,7 +269,7 @@ def make_eval_step(config: ConfigDict):
             carry, sums = unflatten(model, params).loss_sums(carry, batch, key=None)
             return carry, (sums, target_counts(model, batch)), {}
 
-        compute = _on_split_parameters(config, compute, gradients=False)
+        compute = wrap(compute, gradients=False)
         carry, (sums, counts), _ = compute(flatten(model), (carry, batch), (), None)
         return carry, jax.lax.psum(sums, AXIS), jax.lax.psum(counts, AXIS)
 

@@ -22,8 +22,7 @@ from jaxmodels import count_parameters
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
-from train.config.schema import reads_pairs
-from train.tasks.answers import pairs_of
+from train import tasks
 
 SHOWN = 12  # examples kept for the page
 MOST = 1000  # pairs of a split
@@ -57,9 +56,9 @@ def measure(
     start = time.perf_counter()
     trained, _ = load_trained(workdir, checkpoint)
     config, model = trained.config, trained.model
-    if not reads_pairs(config):
+    if tasks.of(config).kind != "answers":
         raise UserError(f"--workdir={workdir}: a run on text; its numbers: python -m eval")
-    corpus = pairs_of(config)
+    corpus = tasks.of(config).load_corpus(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
     asker = Asker(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)

@@ -35,10 +35,12 @@ def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) 
     """
     import jax
 
-    from train.config.schema import complete_config
+    import jaxmodels
+    from train.config import complete_config
     from train.devices.placement import build_train_step
 
-    given = {"model": preset, "model_config": {"remat": remat} | fields}
+    fields = {"vocab_size": jaxmodels.make_config(preset).vocab_size, "remat": remat} | fields
+    given = {"model": preset, "model_config": fields}
     given |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}
     config = complete_config(given | {"data": {"format": "pairs", "carry_state": True}})
     placement = build_train_step(config, jax.devices()[:1])

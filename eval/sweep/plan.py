@@ -37,7 +37,9 @@ from eval.sweep.claims import Claim
 from eval.sweep.match import count, dotted, matched_value
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file, returned_by
-from train.config.schema import apply_overrides, complete_config, model_defaults, validate_config
+from train import tasks
+from train.config import apply_overrides, complete_config, model_defaults, validate_config
+from train.model import resolve_vocab
 
 EXAMPLE = "configs/groundthink/matrix.py"
 GROUPS = {
@@ -203,8 +205,7 @@ def make_plan(
 
         def config_with(more, changes=changes, listed=listed):
             config = entry_config(given, listed, {**changes, **more}, overrides, steps)
-            _resolve(config, vocabularies)
-            return config
+            return _resolved(config, vocabularies)
 
         try:
             config = config_with({})
@@ -301,18 +302,13 @@ def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
         config.keep_best = 0
 
 
-def _resolve(config: ConfigDict, vocabularies: dict[str, int]) -> None:
-    """Set the vocabulary to that of the tokenizer; each corpus is read once."""
-    from train.config.schema import reads_pairs
-    from train.model import resolve_vocab
-    from train.tasks.answers import pairs_of
-    from train.tasks.text import corpus_of
-
+def _resolved(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
+    """Resolve the vocabulary size to that of the tokenizer; each corpus is read once."""
     key = json.dumps(config.data.to_dict(), sort_keys=True)
     if key not in vocabularies:
-        corpus = (pairs_of if reads_pairs(config) else corpus_of)(config)
+        corpus = tasks.of(config).load_corpus(config)
         vocabularies[key] = corpus.tokenizer.vocab_size
-    resolve_vocab(config, vocabularies[key])
+    return resolve_vocab(config, vocabularies[key])
 
 
 def plan_table(sweep: Sweep) -> Table:

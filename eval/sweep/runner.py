@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from eval.log import Log, json_object, read_log
 from eval.sweep.plan import Sweep
 from jaxmodels.errors import UserError
-from train.config.schema import differences, from_json, to_json
+from train.config import differences, from_json, to_json
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 HALTED, FAILED, STOPPED = "halted", "failed", "stopped"

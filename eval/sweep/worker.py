@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(flags: argparse.Namespace) -> int:
-    from train.config.schema import read_config
+    from train.config import read_config
     from train.loop import run
 
     workdir = Path(flags.workdir)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from train.api import train_text_corpus
-from train.config.schema import complete_config
+from train.config import complete_config
 
 EXPERIMENT = """\
 from tests.eval.conftest import tiny_config

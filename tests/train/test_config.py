@@ -6,7 +6,7 @@ import pytest
 
 from jaxmodels.errors import UserError
 from tests.train.toy import toy_config
-from train.config.schema import (
+from train.config import (
     apply_overrides,
     complete_config,
     default_config,

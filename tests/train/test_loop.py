@@ -14,14 +14,15 @@ from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
-from train.config.schema import from_json
+from train.config import from_json
+from train.devices.signals import Signals
 from train.io.checkpoint import load_model, restore, saved_steps
-from train.io.log import cut, read_metrics
+from train.io.log import read_metrics, truncate_log
 from train.io.manifest import find_corruption
 from train.loop import run
 from train.model import build_model
 from train.step import component_names, init_train_state
-from train.tasks.text import open_data
+from train.tasks import open_task
 
 CHECKPOINT_EVERY, STEPS = 6, 20
 
@@ -87,7 +88,7 @@ def half(stopped, tmp_path):
 
 def stop_at(patch, step):
     calls = iter(range(1, 10**6))
-    patch.setattr(train.loop._StopRequest, "agreed", lambda self, now: next(calls) == step)
+    patch.setattr(Signals, "stop_requested", lambda self, agree_now: next(calls) == step)
 
 
 def test_what_a_finished_run_leaves(whole):
@@ -238,7 +239,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(whole, half, config,
 )
 def test_other_damage_is_noticed_too(half, config, how):
     spoil(half / "checkpoints" / "15", how)
-    data = open_data(config.copy_and_resolve_references())
+    data = open_task(config.copy_and_resolve_references())
     iterator, said = iter(data.train), []
     template = jax.eval_shape(lambda: init_train_state(build_model(config), config))
     state = restore(half, config, template, iterator, data.fingerprint, said.append)
@@ -386,15 +387,15 @@ def test_averaged_parameters_are_validated_and_read_back(config, tmp_path):
     assert go(longer, tmp_path / "w", resume=True).status == "finished"
 
 
-def test_cut_tolerates_what_a_kill_leaves(tmp_path):
+def test_truncate_log_tolerates_what_a_kill_leaves(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "split": "train"}\n{"step": 3, "split": "train"}\n{"final": true, "step": 1}\n'
     )
-    cut(path, 2)
+    truncate_log(path, 2)
     assert path.read_text() == '{"step": 1, "split": "train"}\n'
     path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
-    cut(path, 2)
+    truncate_log(path, 2)
     assert path.read_text() == '{"step": 1, "split": "train"}\n'
 
 

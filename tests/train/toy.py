@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.models.contract import term_sums, token_terms, weighted_term
-from train.config.schema import complete_config
+from train.config import complete_config
 
 
 @dataclasses.dataclass(frozen=True)

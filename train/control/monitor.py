@@ -28,7 +28,7 @@ LEAST = ("output_variance", "state_entropy")  # of the layers; of other numbers 
 Layer = Mapping[str, np.ndarray]
 
 
-class Watch:
+class ComponentMonitor:
     """Looks at a model through one fixed text.
 
     Args:
@@ -50,7 +50,7 @@ class Watch:
         text = np.concatenate([np.asarray(d.tokens, np.int32) for d in documents])
         self.tokens = np.resize(text, (ROWS, 2 * PIECE))
 
-    def look(self, model: Any) -> dict[str, Any]:
+    def inspect(self, model: Any) -> dict[str, Any]:
         """The values of a line of the log; `model` with leaves that are on the host.
 
         For each component the means over its layers of `state_norm/...` (Frobenius, G-61),

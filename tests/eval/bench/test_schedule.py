@@ -87,7 +87,7 @@ def test_the_compiler_schedules_the_kernels(tmp_path):
 
 ODD_SIZES = """\
 import sys
-from train import compile as aot
+from train.devices import aot
 aot.prepare_environment(aot.find_libtpu())
 import jax, jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")

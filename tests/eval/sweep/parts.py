@@ -7,7 +7,7 @@ import numpy as np
 from eval.sweep import statistics
 from eval.sweep.runner import Run
 from tests.eval.conftest import tiny_config
-from train.config.schema import to_json
+from train.config import to_json
 
 
 class FakeProcess:

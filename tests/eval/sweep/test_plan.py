@@ -39,7 +39,7 @@ def test_parameters_are_matched(texts):
 
 def test_the_nearest_value_is_found(monkeypatch):
     from eval.sweep import match
-    from train.config.schema import complete_config
+    from train.config import complete_config
 
     def config_with(changes):
         fields = {"x": 40.0, "n": 7} | changes
