@@ -6,7 +6,6 @@ whose sample has halted takes a new one. Works on a `models.hrlm.model.HRLM`.
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxmodels.models.contract import Term, num_targets
 from jaxmodels.ops import losses
@@ -36,60 +35,30 @@ def binary_cross_entropy(logits, targets):
     return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-@struct.dataclass
-class ACTStep:
-    """What every row pays and how its sample fares in one ACT step, float32 (B,) each.
-
-    Attributes:
-      answer: loss of the answer: the sum over labels, or their mean if `loss_mean="sequence"`.
-      exact: 1 where all labels are right.
-      accuracy: share of the labels that are right.
-      real: 1 where the row has a label; like the rest, None of a model that does not halt.
-      halt, continue_: losses of the Q-head.
-      steps: ACT steps of the sample so far.
-      ended: 1 where the sample halts after this step.
-    """
-
-    answer: jax.Array
-    exact: jax.Array
-    accuracy: jax.Array
-    real: jax.Array | None = None
-    halt: jax.Array | None = None
-    continue_: jax.Array | None = None
-    steps: jax.Array | None = None
-    ended: jax.Array | None = None
-
-
 def terms(config) -> tuple[Term, ...]:
     """Losses and metrics of an HRLM; the weights are HRM's, 1 and a half for each Q-loss.
 
     "exact" and "accuracy" are over all rows. "steps" is the number of ACT steps that rows have had,
     "ended" the share of rows whose sample halts: in training a sample gets 1 / "ended" on average.
+    Their `out` is the dict of sums of `run`, because a row may still work on the sample of an
+    earlier batch.
     """
     per = num_targets if config.loss_mean == "token" else num_rows
-    found = [
-        Term("answer", lambda out, batch: out.answer.sum(), per, weight=1.0),
-        Term("exact", lambda out, batch: out.exact.sum(), num_rows),
-        Term("accuracy", lambda out, batch: out.accuracy.sum(), num_rows),
-    ]
+    found = [_term("answer", per, 1.0), _term("exact"), _term("accuracy")]
     if config.halts:
-        found += [_row_term("halt", "halt", 0.5), _row_term("steps"), _row_term("ended")]
-        found += [_row_term("continue", "continue_", 0.5)] if config.q_continue else []
+        found += [_term("halt", weight=0.5), _term("steps"), _term("ended")]
+        found += [_term("continue", weight=0.5)] if config.q_continue else []
     return tuple(found)
-
-
-def _row_term(name, field=None, weight=None):
-    def total(out, batch):
-        del batch  # a row may still work on the sample of an earlier batch
-        return jnp.sum(out.real * getattr(out, field or name))
-
-    return Term(name, total, num_rows, weight)
 
 
 def num_rows(batch):
     """Count the rows with a label, a float32 scalar."""
     labels = batch["weights"].astype(jnp.float32)
     return jnp.sum((labels > 0).any(-1).astype(jnp.float32))
+
+
+def _term(name, count=num_rows, weight=None) -> Term:
+    return Term(name, lambda sums, batch: sums[name], count, weight)
 
 
 def run(model, state, batch, key=None, progress=None):
@@ -105,7 +74,7 @@ def run(model, state, batch, key=None, progress=None):
       progress: float in [0, 1] for `bp_warmup`; None means the end.
 
     Returns:
-      (state, ACTStep).
+      (state, {term: float32 scalar, a sum over rows}).
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
@@ -113,12 +82,12 @@ def run(model, state, batch, key=None, progress=None):
         logits, steps, q = solve(
             model, batch["inputs"], identifiers=batch.get("identifiers"), **how
         )
-        out = _answer(model, logits, batch["targets"], weights)
-        return state, _halting(model, out, q, None, steps, jnp.ones_like(steps), weights)
+        sums, right = _answer(model, logits, batch["targets"], weights)
+        return state, sums | _halting(model, right, q, None, steps, jnp.ones_like(steps), weights)
     calls = calls_at(model.config, progress)
     if not model.config.halts:
         _, out = model(None, batch["inputs"], calls, batch.get("identifiers"))
-        return state, _answer(model, out.logits, batch["targets"], weights)
+        return state, _answer(model, out.logits, batch["targets"], weights)[0]
 
     new, c = state.halted > 0, model.config
     fresh = model.initial_carry(*batch["inputs"].shape)
@@ -134,7 +103,7 @@ def run(model, state, batch, key=None, progress=None):
     steps = jnp.where(new, 0.0, state.steps) + 1.0
     thoughts, out = model(thoughts, inputs, calls, identifiers)
     thoughts = jax.lax.stop_gradient(thoughts)
-    answer = _answer(model, out.logits, targets, weights)
+    sums, right = _answer(model, out.logits, targets, weights)
 
     last = steps >= c.halt_max_steps
     value = None
@@ -147,7 +116,7 @@ def run(model, state, batch, key=None, progress=None):
     explores, least = jax.vmap(lambda key: _exploration(c, key))(keys)
     halted = (last | halts) & (~explores | (steps >= least) | last)
     halted = halted.astype(jnp.float32)
-    q = (out.q_halt, out.q_continue)
+    sums |= _halting(model, right, (out.q_halt, out.q_continue), value, steps, halted, weights)
     after = state.replace(
         thoughts=thoughts,
         steps=steps,
@@ -157,7 +126,7 @@ def run(model, state, batch, key=None, progress=None):
         weights=weights,
         identifiers=identifiers,
     )
-    return after, _halting(model, answer, q, value, steps, halted, weights)
+    return after, sums
 
 
 def _exploration(config, key):
@@ -180,26 +149,31 @@ def calls_at(config, progress):
     return ramp.astype(jnp.int32)
 
 
-def _answer(model, logits, targets, weights) -> ACTStep:
+def _answer(model, logits, targets, weights):
+    """-> (sums over rows, whether each answer is all right (B,) float32)."""
     paid, count, right, exact = answer_losses(logits, targets, weights, model.config.loss)
     per_row = jnp.maximum(count, 1.0)
     exact = exact.astype(jnp.float32)
-    answer = paid if model.config.loss_mean == "token" else paid / per_row
-    return ACTStep(answer, exact, right / per_row)
+    answer = paid.sum() if model.config.loss_mean == "token" else (paid / per_row).sum()
+    return {"answer": answer, "exact": exact.sum(), "accuracy": (right / per_row).sum()}, exact
 
 
-def _halting(model, out, q, value, steps, ended, weights) -> ACTStep:
-    """Add what the Q-head pays: its targets are whether the answer is right, and `value`."""
+def _halting(model, right, q, value, steps, halted, weights):
+    """Sum what the Q-head pays: its targets are whether the answer is right, and `value`."""
     c = model.config
     if not c.halts:
-        return out
+        return {}
     real = (weights > 0).any(-1).astype(jnp.float32)
-    halt = binary_cross_entropy(q[0], out.exact)
-    out = out.replace(real=real, halt=halt, steps=steps, ended=ended)
-    if not c.q_continue:
-        return out
-    value = jax.nn.sigmoid(q[1]) if value is None else value  # an evaluation does not look ahead
-    return out.replace(continue_=binary_cross_entropy(q[1], value))
+    sums = {
+        "halt": jnp.sum(real * binary_cross_entropy(q[0], right)),
+        "steps": jnp.sum(real * steps),
+        "ended": jnp.sum(real * halted),
+    }
+    if c.q_continue:
+        # An evaluation does not look ahead.
+        value = jax.nn.sigmoid(q[1]) if value is None else value
+        sums["continue"] = jnp.sum(real * binary_cross_entropy(q[1], value))
+    return sums
 
 
 def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):

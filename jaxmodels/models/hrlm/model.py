@@ -217,8 +217,8 @@ class HRLM(nnx.Module):
 
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums` and, for keys, state and batch, `act.run`."""
-        state, out = act.run(self, state, batch, key, progress)
-        return state, term_sums(self.terms, out, batch)
+        state, sums = act.run(self, state, batch, key, progress)
+        return state, term_sums(self.terms, sums, batch)
 
     def _q(self, read, tokens):
         """The Q-head on the first place in front, or on the mean of those that are not PAD."""
