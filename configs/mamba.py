@@ -18,39 +18,21 @@ def get_config() -> ConfigDict:
         {
             "model": "mamba",
             "model_config": {
-                "version": 2,
-                "vocab_size": 0,  # as the tokenizer has: 256 for bytes
                 "width": 192,
                 "num_layers": 4,
-                "l2_wrap": 0.0,
-                "remat": False,
-                "remat_chunk": 0,  # tokens at a time, for long sequences; 0 = all at once
-                "kernel": "xla",  # "pallas": kernels of a TPU's own, much faster there
             },
             "steps": 800,
             "batch_size": 16,
             "seq_len": 64,
-            "seed": 0,
-            "dtype": "float32",
             "eval_every": 200,
             "checkpoint_every": 200,
-            "log_every": 10,
             "optimizer": {
-                "name": "adamw",
                 "learning_rate": 2e-3,
-                "schedule": "cosine",
                 "warmup_steps": 20,
                 "weight_decay": 0.01,
-                "b1": 0.9,
-                "b2": 0.99,
-                "clip_norm": 1.0,
             },
             "data": {
-                "tokenizer": "byte",
-                "mode": "tracks",
                 "piece_tokens": 2048,
-                "carry_state": True,
-                "eval_tokens": 65536,
             },
         }
     )

@@ -15,85 +15,18 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "model": "prernk",
-            "model_config": {
-                "vocab_size": 0,  # as the tokenizer has: 256 for bytes
-                "width": 128,
-                "hidden_size": 256,
-                "symbol_slots": 16,
-                "role_slots": 4,
-                "relation_size": 64,
-                "abstraction_sizes": (256, 128, 64),
-                "activation": "gelu",
-                "core": "ema",
-                "gating": "full",
-                "double_softmax": False,
-                "topdown": True,
-                "exact_gelu": False,
-                "dropout": 0.0,
-                "input_gain": 2.0,
-                "remat_chunk": 0,
-                "debug_mode": False,
-                "objective": "next_token",
-                "regression_size": 1,
-                "symbolic": "none",
-                "fidelity": "none",
-                "relation_vocab": 0,
-                "relations_every": 16,
-                "sparsity": "l1",
-                "abstraction_heads": (),
-                "abstraction_vocab": 0,
-                "symbolic_weight": 0.1,
-                "sparsity_weight": 0.001,
-                "heads_weight": 0.1,
-                "fidelity_weight": 0.1,
-                "ramp": "linear",
-                "ramp_start": 0.6,
-            },
             "steps": 800,
             "batch_size": 16,
             "seq_len": 64,
-            "seed": 0,
-            "dtype": "float32",
             "eval_every": 200,
             "checkpoint_every": 200,
-            "log_every": 10,
             "optimizer": {
-                "name": "adamw",
                 "learning_rate": 4e-3,
-                "schedule": "cosine",
                 "warmup_steps": 20,
                 "weight_decay": 0.01,
-                "b1": 0.9,
-                "b2": 0.99,
-                "clip_norm": 1.0,
             },
             "data": {
-                "tokenizer": "byte",
-                "mode": "tracks",
                 "piece_tokens": 2048,
-                "carry_state": True,
-                "eval_tokens": 65536,
             },
         }
     )
-
-
-def get_ablations() -> dict[str, dict]:
-    """What `python -m eval.ablate` compares: a name and the fields it changes."""
-    labelled = {
-        "data.labels": "relations",
-        "model_config.symbolic": "cross_entropy",
-        "model_config.fidelity": "loss",
-        "model_config.relation_vocab": 256,
-        "model_config.sparsity": "l1",
-    }
-    return {
-        "all losses, late": labelled,
-        "all losses, from the start": {**labelled, "model_config.ramp": "constant"},
-        "without symbolic": {**labelled, "model_config.symbolic": "none"},
-        "without fidelity": {**labelled, "model_config.fidelity": "none"},
-        "without sparsity": {**labelled, "model_config.sparsity": "none"},
-        "without top-down": {**labelled, "model_config.topdown": False},
-        "diagonal read-out": {**labelled, "model_config.gating": "diagonal"},
-        "next token only": {"model_config.sparsity": "none"},
-    }

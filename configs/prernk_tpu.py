@@ -21,17 +21,18 @@ def get_config() -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config()
-    config.model_config.update(
-        width=1024,
-        hidden_size=2048,
-        symbol_slots=32,
-        relation_size=128,
-        abstraction_sizes=(2048, 1024, 512),
-        remat_chunk=32,
-    )
-    config.update(steps=20000, batch_size=256, seq_len=512, dtype="bfloat16")
-    config.update(eval_every=1000, checkpoint_every=1000, log_every=50)
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=500, weight_decay=0.1, b2=0.95)
-    config.parallel = "shard_map"
+    config.model_config = {
+        "width": 1024,
+        "hidden_size": 2048,
+        "symbol_slots": 32,
+        "relation_size": 128,
+        "abstraction_sizes": (2048, 1024, 512),
+        "remat_chunk": 32,
+    }
+    config.update(steps=20000, batch_size=256, seq_len=512)
+    config.update(eval_every=1000, checkpoint_every=1000)
+    config.log_every, config.dtype, config.parallel = 50, "bfloat16", "shard_map"
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=500, weight_decay=0.1)
+    config.optimizer.b2 = 0.95
     config.mesh = {"fsdp": 4, "tensor": 1}
     return config

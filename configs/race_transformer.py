@@ -15,7 +15,6 @@ def get_config() -> ConfigDict:
         {
             "model": "transformer",
             "model_config": {
-                "vocab_size": 0,  # as the tokenizer has
                 "width": 128,
                 "num_layers": 4,
                 "head_size": 32,
@@ -24,25 +23,18 @@ def get_config() -> ConfigDict:
             "steps": 850,
             "batch_size": 16,
             "seq_len": 128,
-            "seed": 0,
             "eval_every": 85,
             "checkpoint_every": 850,
             "optimizer": {
                 "name": "muon",
                 "learning_rate": 8e-3,
-                "schedule": "cosine",
                 "final_fraction": 0.02,
                 "warmup_steps": 50,
                 "weight_decay": 0.1,
                 "b1": 0.95,
-                "b2": 0.99,
-                "clip_norm": 1.0,
             },
             "data": {
-                "tokenizer": "byte",
-                "mode": "tracks",
                 "piece_tokens": 4096,
-                "carry_state": True,
                 "valid_fraction": 0.1,
                 "test_fraction": 0.0,
                 "eval_tokens": 0,  # all of it

@@ -60,7 +60,7 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     from eval.report.run_page import write_report
     from eval.run import load_run, markov_baselines
     from jaxmodels import count_parameters
-    from jaxmodels.data import take
+    from jaxmodels.data import subsample
     from train.tasks.text import labeller_of
 
     if flags.batch_size < 1:
@@ -72,7 +72,7 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
     run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths)
     splits = {}
     for split in flags.split:
-        documents = take(getattr(run.corpus, split), flags.max_bytes)
+        documents = subsample(getattr(run.corpus, split), flags.max_bytes)
         scores = evaluate(
             run.model,
             documents,
@@ -116,9 +116,9 @@ def run_evaluation(flags: argparse.Namespace, command: str) -> dict:
 def answers_questions(workdir: str) -> bool:
     """Whether a run is about questions and answers."""
     from eval.log import read_log
-    from train.config.schema import PAIR_FORMATS
+    from train.tasks import AnswerTask
 
-    return read_log(workdir).config.get("data", {}).get("format") in PAIR_FORMATS
+    return AnswerTask.reads(read_log(workdir).config.get("data", {}).get("format"))
 
 
 def run_answers(flags: argparse.Namespace, command: str) -> tuple[dict, list[str]]:

@@ -11,7 +11,8 @@ from eval.log import read_log
 from jaxmodels.cli import quiet_absl
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
-from train.config.schema import reads_pairs
+from jaxmodels.models.contract import traits_of
+from train import tasks
 from train.io.checkpoint import TrainedModel, load_model
 from train.tasks.text import corpus_of
 
@@ -52,7 +53,7 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
-    if reads_pairs(config):
+    if tasks.of(config).kind == "answers":
         raise UserError(
             f"--workdir={workdir}: a run that answers questions, not one on text; what there is "
             "for it: python -m eval, python -m eval.predict"
@@ -67,9 +68,9 @@ def load_run(
     else:
         # A fitted vocabulary belongs to the run: other text is read with it.
         corpus = load_corpus(paths, tokenizer, format=config.data.format)
-        if hasattr(trained.model, "check_data"):
+        if check_data := traits_of(trained.model).check_data:
             classes = label_classes(corpus.train + corpus.valid + corpus.test)
-            trained.model.check_data(config.data, config.seq_len, classes)
+            check_data(config.data, config.seq_len, classes)
     return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
 
 

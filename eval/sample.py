@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 
 CHUNK = 32  # tokens a device call
 PREFILL = 256  # prompt tokens a device call
@@ -114,7 +115,7 @@ def sample(
 
     Args:
         model: anything with `initial_state`, a call and `step` (a left-to-right language model).
-        tokenizer: see `jaxmodels.data.tokenizers.byte_word`.
+        tokenizer: see `jaxmodels.data.tokenizers.base`.
         prompt: may be empty: then the text starts after a line break (or padding, for words).
         tokens: how many tokens to draw; None goes on for ever.
         choice: see `Choice`.
@@ -128,7 +129,7 @@ def sample(
     """
     if tokens is not None and tokens < 1:
         raise UserError(f"tokens={tokens}: give 1 or more")
-    if not hasattr(model, "step"):
+    if not traits_of(model).step:
         raise UserError(
             f"{type(model).__name__} has no step(): it is no left-to-right language model"
         )
@@ -214,8 +215,8 @@ def _session(flags: argparse.Namespace, model):
         raise UserError("--state-out: with --follow there is no last token; give --tokens N")
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
-    from jaxmodels.convert.tensors import must_be_new
     from jaxmodels.session import Session, load_session
+    from jaxmodels.writing import must_be_new
 
     if flags.state_out:
         must_be_new(Path(flags.state_out))  # now, not when all is drawn

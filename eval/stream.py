@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.ops.losses import token_nll
 
 PIECE = 1 << 16  # characters read from the file at a time
 
@@ -33,8 +33,7 @@ PIECE = 1 << 16  # characters read from the file at a time
 def _segment(model, state, inputs, targets):
     """-> (state, sum of nats)."""
     state, out = model(state, inputs)
-    log_p = jax.nn.log_softmax(out.logits.astype(jnp.float32), -1)
-    return state, -jnp.take_along_axis(log_p, targets[..., None], -1).sum()
+    return state, token_nll(out.logits, targets).sum()
 
 
 def tokens_of(path: Path, tokenizer) -> Iterator[np.ndarray]:

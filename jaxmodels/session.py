@@ -1,7 +1,7 @@
 """A session's recurrent state as a file: saved, loaded, moved to another machine (SYSTEMS G-72).
 
-    jaxmodels.convert.state.save_session(Session(state, logits, tokens_read=512), model, "s.state")
-    session = jaxmodels.convert.state.load_session("s.state", model)
+    jaxmodels.session.save_session(Session(state, logits, tokens_read=512), model, "s.state")
+    session = jaxmodels.session.load_session("s.state", model)
 
 A safetensors file: the arrays of the state by the names of its leaves (`state.0.0.rwkv.wkv`), the
 logits of the next token if there are any, and in its metadata what they belong to: version, the
@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import safe_open
 
 import jaxmodels
 from jaxmodels.convert.rows import filled_model, leaves_of
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
+from jaxmodels.writing import written_whole
 
 KIND = "jaxmodels recurrent state"
 VERSION = 2
@@ -33,7 +33,7 @@ FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap")
 
 @dataclasses.dataclass
 class Session:
-    """Where a model stands in a text.
+    """The position of a model in a text.
 
     Attributes:
       state: the model's, leaves (batch, ...) float32.
@@ -49,7 +49,7 @@ class Session:
 
 
 def save_session(session: Session, model, path: str | Path) -> None:
-    """Writes a new file, whole or not at all.
+    """Write a new file, whole or not at all.
 
     Raises:
       UserError: the file exists or cannot be written, or the state is not float32 (batch, ...).
@@ -79,7 +79,7 @@ def save_session(session: Session, model, path: str | Path) -> None:
 
 
 def load_session(path: str | Path, model) -> Session:
-    """The session in a file, for this model.
+    """Read the session in a file, for this model.
 
     Raises:
       UserError: unreadable, truncated, damaged or no state; of another model, another config or a
@@ -87,9 +87,7 @@ def load_session(path: str | Path, model) -> Session:
     """
     path = Path(path).expanduser()
     tensors = read_safetensors(path)
-    with safe_open(path, framework="np") as file:
-        metadata = dict(file.metadata() or {})
-    arrays, metadata = _migrated(path, tensors.arrays, metadata)
+    arrays, metadata = _migrated(path, tensors.arrays, tensors.metadata)
     try:
         found = json.loads(metadata["config"])
         batch, read, drawn = (int(metadata[n]) for n in ("batch_size", "tokens_read", "drawn"))
@@ -105,7 +103,7 @@ def load_session(path: str | Path, model) -> Session:
 
 
 def describe(model) -> dict[str, Any]:
-    """A model's config as plain fields, and the name of its system, or of its class."""
+    """Return a model's config as plain fields with the name of its system, or of its class."""
     if hasattr(model, "config") and hasattr(model.config, "__dataclass_fields__"):
         try:
             return json.loads(jaxmodels.config_to_json(model.config))
@@ -115,7 +113,7 @@ def describe(model) -> dict[str, Any]:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """SHA-256 of the fields that a state's meaning hangs on."""
+    """Return the SHA-256 of the fields that determine a state's meaning."""
     kept = {name: value for name, value in config.items() if name not in FREE_FIELDS}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
@@ -154,7 +152,7 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _from_1(arrays, metadata):
-    """Version 1 called the count `tokens`, and knew no sampler and no checksum."""
+    """Migrate version 1, which called the count `tokens` and had no sampler and no checksum."""
     count = metadata.pop("tokens")
     return arrays, metadata | {"tokens_read": count, "drawn": "0", "sha256": _checksum(arrays)}
 

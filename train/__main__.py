@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import shlex
 import sys
 from pathlib import Path
 
-import absl.logging
 import jax
 from ml_collections import ConfigDict
 
-import jaxmodels
-from jaxmodels.data import tokenizer_from_json
+from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config.schema import (
+from train.config import (
     apply_overrides,
+    field_rows,
     load_config,
     read_config,
-    reads_pairs,
     validate_config,
 )
 from train.devices.malloc import keep_freed_memory
-from train.devices.processes import together
-from train.io.checkpoint import load_model
-from train.loop import RunResult, run
-from train.model import model_fields
-
-PROMPT, SAMPLE_TOKENS = "The people of ", 300
+from train.devices.processes import raise_everywhere
+from train.loop import EXIT_STATUS, RunResult, run
 
 HELP = """\
 Train a model. A run's folder gets config.json, metrics.jsonl, timing.jsonl, TensorBoard events,
@@ -46,34 +39,24 @@ which); 3 a loss or gradient ceased to be finite (the last good state is saved);
 Ctrl-C or SIGTERM (saved, resumable)."""
 
 
-def main(argv: list[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; what was saved before is intact")
+def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells every file it writes
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        args, overrides = _parser().parse_known_args(argv)
-        keep_freed_memory()
-        _join(args)
-        config = together(lambda: _config(args, overrides))
-        result = run(config, args.workdir, resume=args.resume, quiet=args.quiet)
-        if jax.process_index() == 0:
-            _say_goodbye(args, config, result)
-        return {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}[result.status]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was saved before is intact", file=sys.stderr)
-        return 130
+    cli.quiet_absl()
+    args, overrides = _parser().parse_known_args(arguments)
+    keep_freed_memory()
+    _init_distributed(args)
+    config = raise_everywhere(lambda: _config(args, overrides))
+    result = run(config, args.workdir, resume=args.resume, quiet=args.quiet)
+    if jax.process_index() == 0:
+        _print_summary(args, config, result)
+    return EXIT_STATUS[result.status]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m train",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = cli.parser(
+        "train",
+        HELP,
         usage="python -m train --config=FILE --workdir=DIR [--config.FIELD=VALUE ...] "
         "[--data PATH ...] [--resume]",
     )
@@ -101,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         help="continue the run in --workdir from its newest whole checkpoint",
     )
     add("--quiet", action="store_true", help="print nothing but errors")
+    add("--help-config", action=_HelpConfig, nargs=0, help="list every field of a config, and exit")
     group = parser.add_argument_group("several processes (start the command once in each)")
     group.add_argument(
         "--distributed", action="store_true", help="on a TPU pod or under Slurm: found by JAX"
@@ -111,8 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _join(args: argparse.Namespace) -> None:
-    """Starts `jax.distributed`, if the command line says that there are several processes."""
+class _HelpConfig(argparse.Action):
+    """Prints the table of all config fields and ends, as --help does."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        del namespace, values, option_string
+        for row in field_rows():
+            name = f"{row.group}.{row.field}" if row.group else row.field
+            changeable = "; may change on --resume" if row.may_change_on_resume else ""
+            print(f"--config.{name} (default {row.default!r}{changeable})\n    {row.doc}")
+        parser.exit()
+
+
+def _init_distributed(args: argparse.Namespace) -> None:
+    """Start `jax.distributed`, if the command line says that there are several processes."""
     if args.distributed:
         jax.distributed.initialize()
     given = {
@@ -152,9 +148,9 @@ def _config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
     return config
 
 
-def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
-    workdir = shlex.quote(str(args.workdir))
-    resume = f"python -m train --workdir={workdir} --resume"
+def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
+    """Say how the run ended and what to type next."""
+    resume = f"python -m train --workdir={shlex.quote(str(args.workdir))} --resume"
     if result.status == "interrupted":
         print(f"stopped after step {result.step}, which is saved; continue with\n  {resume}")
         return
@@ -168,75 +164,21 @@ def _say_goodbye(args: argparse.Namespace, config: ConfigDict, result: RunResult
         return
     if args.quiet:
         return
-    if reads_pairs(config):
-        _answered(args, config, result)
-        return
-    report = ""
-    # Of several processes the others are gone by now, and reading a checkpoint waits for all.
-    if jax.process_count() == 1:
-        try:
-            _sample(Path(args.workdir), result.step)
-        except UserError as error:  # e.g. a model that cannot stream
-            print(f"no sample: {error}")
-        try:
-            report = f"; report: {_report(Path(args.workdir))}"
-        except UserError as error:
-            print(f"no report: {error}")
+    from eval.after_training import after_training  # draws pictures: slow to import
+
+    after = after_training(args.workdir, result)
+    report = f"; report: {after.report}" if after.report else ""
     if result.status == "stopped":
         print(f"\nstopped by the controller after {result.step} steps: {result.message}{report}")
     else:
         print(f"\nfinished {result.step} steps{report}")
-    further = 2 * config.steps
     source = shlex.quote(args.config or "configs/prernk.py")
     print("next:")
     if result.status == "finished":
-        print(f"  {resume} --config.steps={further}")
-    print(f'  python -m eval.sample --workdir={workdir} --prompt "The people of"')
-    print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/texts")
-
-
-def _answered(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
-    """Some questions of the validation split with the model's answers, and what to do next."""
-    from eval.evaluators.infer import HRLMInference
-    from eval.report.document import printable
-    from eval.report.run_page import write_report
-    from jaxmodels.data.pairs.rows import fitting
-    from train.tasks.answers import pairs_of
-
-    workdir = shlex.quote(str(args.workdir))
-    corpus, model = pairs_of(config), jaxmodels.make_config(config.model, **model_fields(config))
-    shown = fitting(corpus.valid, corpus.tokenizer, model.mode, model.seq_len)[:3]
-    answers: list[str] = []
-    if jax.process_count() == 1:
-        model = HRLMInference(args.workdir, checkpoint="last", batch_size=len(shown))
-        answers = model.predict_all([pair.question for pair in shown])
-        write_report(args.workdir)
-    for pair, answer in zip(shown, answers, strict=False):
-        print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")
-    print(f"\n{result.status} after {result.step} steps; next:")
-    print(f"  python -m eval --workdir={workdir}")
-    print(f"  python -m eval.predict --workdir={workdir} --input {shlex.quote(shown[0].question)}")
-    if result.status == "finished":
-        print(f"  python -m train --workdir={workdir} --resume --config.steps={2 * config.steps}")
-
-
-def _sample(workdir: Path, step: int) -> None:
-    """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
-    from eval.report.document import printable
-    from eval.sample import sample
-
-    tokenizer = tokenizer_from_json((workdir / "tokenizer.json").read_text(encoding="utf-8"))
-    trained = load_model(workdir, "last")
-    text = "".join(sample(trained.model, tokenizer, PROMPT, tokens=SAMPLE_TOKENS))
-    (workdir / "samples").mkdir(exist_ok=True)
-    (workdir / "samples" / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
-    print(f"\na sample:\n{PROMPT}{printable(text)}")
-
-
-def _report(workdir: Path) -> str:
-    from eval.report.run_page import write_report
-
-    return str(write_report(workdir))
+        print(f"  {resume} --config.steps={2 * config.steps}")
+    for command in after.commands:
+        print(f"  {command}")
+    print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/files")
 
 
 if __name__ == "__main__":

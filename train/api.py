@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jaxmodels
-from train.config.schema import apply_overrides, complete_config, validate_config
+from train.config import apply_overrides, complete_config, validate_config
 from train.loop import RunResult, run
 
 
@@ -25,10 +24,8 @@ def text_config(model: str = "prernk", changes: Mapping[str, Any] | None = None)
     Raises:
       UserError: unknown model or field, wrong type or value.
     """
-    fields = dataclasses.asdict(jaxmodels.make_config(model))
-    dtype = fields.pop("dtype", "float32")
-    fields |= {"vocab_size": 0} if "vocab_size" in fields else {}  # as the tokenizer has
-    config = complete_config({"model": model, "model_config": fields, "dtype": dtype})
+    dtype = getattr(jaxmodels.make_config(model), "dtype", "float32")
+    config = complete_config({"model": model, "dtype": dtype})
     for name, value in (changes or {}).items():
         text = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
         apply_overrides(config, [f"--config.{name}={text}"])

@@ -14,7 +14,7 @@ from jaxmodels.errors import UserError
 
 
 def build_model(config: ConfigDict):
-    """The model of an experiment, freshly initialised from `config.seed`.
+    """Build the model of an experiment, freshly initialised from `config.seed`.
 
     `config.model` is a name that `jaxmodels.create` knows, or "package.module:factory" for a model
     of one's own, called as `factory(seed=..., dtype=..., **config.model_config)`. What a factory of
@@ -35,28 +35,32 @@ def build_model(config: ConfigDict):
 
 
 def model_fields(config: ConfigDict) -> dict[str, Any]:
-    """Fields for the model's own config: `model_config`, and `seq_len` where the model has one."""
+    """Return the model's own config: `model_config`, and `seq_len` where the model has one."""
     fields = config.model_config.to_dict()
     if ":" not in config.model and hasattr(jaxmodels.make_config(config.model), "seq_len"):
         fields.setdefault("seq_len", config.seq_len)
     return fields
 
 
-def resolve_vocab(config: ConfigDict, vocab_size: int) -> None:
-    """Let `model_config.vocab_size` 0 mean the tokenizer's, and refuse one that differs from it.
+def resolve_vocab(config: ConfigDict, vocab_size: int) -> ConfigDict:
+    """Return the config with `model_config.vocab_size` 0 replaced by the tokenizer's size.
 
-    Changes `config` in place. Models without that field are left alone.
+    A model without that field is left alone.
+
+    Raises:
+      UserError: the config states another size than the tokenizer has.
     """
-    if "vocab_size" not in config.model_config:
-        return
-    if config.model_config.vocab_size == 0:
-        config.model_config.vocab_size = int(vocab_size)
-    if config.model_config.vocab_size != vocab_size:
+    stated = config.model_config.get("vocab_size")
+    if stated is None or stated == vocab_size:
+        return config
+    if stated != 0:
         raise UserError(
-            f"config.model_config.vocab_size: {config.model_config.vocab_size}, but the "
-            f"{config.data.tokenizer!r} tokenizer has {vocab_size} tokens; "
-            f"set --config.model_config.vocab_size={vocab_size}"
+            f"config.model_config.vocab_size: {stated}, but the {config.data.tokenizer!r} "
+            f"tokenizer has {vocab_size} tokens; set --config.model_config.vocab_size={vocab_size}"
         )
+    resolved = ConfigDict(config.to_dict())
+    resolved.model_config.vocab_size = int(vocab_size)
+    return resolved
 
 
 def _imported(path: str):

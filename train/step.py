@@ -2,8 +2,9 @@
 
     train_step(train_state, batch) -> (train_state, metrics)
 
-`parallel.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch is what one device
-sees: arrays with leading axis rows. Every reduction goes over the axis "data". The loss is
+`devices/placement.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch is what
+one device sees: arrays with leading axis rows. Every reduction goes over the axis "data". The loss
+is
 
     sum over terms t:  weight[t] * sum over all targets of t / number of targets of t,
 
@@ -24,14 +25,27 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import (
+    loss_names,
+    loss_weights,
+    main_term,
+    target_counts,
+    traits_of,
+)
 from jaxmodels.tree import flatten, unflatten
-from train.devices.fsdp import gathered_once
 from train.optim.build import make_optimizer, make_schedule
 from train.optim.param_groups import check_rules, components, parameter_labels
 
 AXIS = "data"
 PyTree = Any
 Metrics = dict[str, jax.Array]
+Wrap = Callable[..., Callable]
+
+
+def not_wrapped(compute: Callable, *, gradients: bool) -> Callable:
+    """Return `compute` as it is: every device holds whole parameters."""
+    del gradients
+    return compute
 
 
 @flax.struct.dataclass
@@ -68,7 +82,8 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
       UserError: the config asks of the optimiser what this model has not.
     """
     params = flatten(model)
-    if hasattr(model, "local_update") and config.control.enabled and config.control.max_drops:
+    learns_locally = traits_of(model).local_update is not None
+    if learns_locally and config.control.enabled and config.control.max_drops:
         raise UserError(
             "config.control.max_drops: this model learns without an optimiser, whose rate the "
             "controller could lower; set it to 0"
@@ -88,9 +103,16 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
 
 
 def make_train_step(
-    config: ConfigDict,
+    config: ConfigDict, wrap: Wrap = not_wrapped
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """The step of an experiment. Metrics are float32 scalars, equal on all devices:
+    """Make the training step of an experiment.
+
+    Args:
+      config: complete config.
+      wrap: (compute, *, gradients: bool) -> compute: runs the part that calls the model, which
+        needs whole parameters, where they are split over devices (`devices/fsdp.py`).
+
+    Metrics are float32 scalars, equal on all devices:
 
     `loss`; each term's mean under its own name; `weight/<term>`; `targets` (of the main term);
     `grad_norm` before clipping, and `grad_norm/<component>` of a model that labels its parameters;
@@ -100,22 +122,22 @@ def make_train_step(
     accumulate, ema_decay = config.optimizer.accumulate, config.optimizer.ema_decay
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        model = state.model
+        model, traits = state.model, traits_of(state.model)
         rows = jax.tree.leaves(batch)[0].shape[0]
         carry = state.carry if config.data.carry_state else model.initial_state(rows)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        key = _own_keys(model, key, rows)
+        key = _own_keys(key, rows, traits.draws_by_row)
         progress = state.step.astype(jnp.float32) / config.steps
-        weights = model.loss_weights(progress)
-        counts = jax.lax.psum(model.target_counts(batch), AXIS)
+        weights = loss_weights(model, progress)
+        counts = jax.lax.psum(target_counts(model, batch), AXIS)
         means = {term: 1.0 / jnp.maximum(count, 1.0) for term, count in counts.items()}
         scale = {term: weight * means[term] for term, weight in weights.items()}
 
-        if hasattr(model, "local_update"):  # learns without backpropagation, reduces by itself
-            new_model, new_carry, sums = model.local_update(carry, batch, key=key, axis_name=AXIS)
+        if traits.local_update:  # learns without backpropagation, reduces by itself
+            new_model, new_carry, sums = traits.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
         else:
-            compute = _on_split_parameters(config, _gradients(model, accumulate), gradients=True)
+            compute = wrap(_gradients(model, accumulate), gradients=True)
             shared = (scale, progress)
             new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
@@ -160,7 +182,7 @@ def make_train_step(
         metrics["loss"] = sum(scale[term] * sums[term] for term in scale)
         metrics["targets"] = counts[main_term(model)]
         metrics["grad_norm"] = jnp.sqrt(sum(squares.values())) if squares else jnp.zeros(())
-        if squares and hasattr(model, "parameter_label"):
+        if squares and traits.parameter_label:
             for component, names in components(parameter_labels(model, squares)).items():
                 norm = jnp.sqrt(sum(squares[name] for name in names))
                 metrics[f"grad_norm/{component}"] = norm
@@ -172,33 +194,24 @@ def make_train_step(
     return train_step
 
 
-def _own_keys(model, key, rows: int):
-    """What this device draws from: one key, or a key for each of its rows.
-
-    A model that says `draws_by_row = True` draws the same for a row of the global batch wherever
-    that row lies, so that its curve does not depend on the number of devices or of micro-batches.
-    """
+def _own_keys(key, rows: int, by_row: bool):
+    """Derive this device's key or, for `Traits.draws_by_row`, a key for each of its rows."""
     device = jax.lax.axis_index(AXIS)
-    if not getattr(model, "draws_by_row", False):
+    if not by_row:
         return jax.random.fold_in(key, device)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, device * rows + jnp.arange(rows))
-
-
-def _on_split_parameters(config, compute, *, gradients):
-    return gathered_once(compute, gradients=gradients) if config.mesh.fsdp > 1 else compute
 
 
 def _gradients(model, accumulate):
     """-> (params, (carry, batch), (scale, progress), key) -> (new carry, sums, gradients by name).
 
-    Of the rows that it is given, `rows / accumulate` at a time; key: see `_own_keys`. A model that
-    changes how it learns along a run says `uses_progress = True`.
+    Of the rows that it is given, `rows / accumulate` at a time; key: see `_own_keys`.
     """
 
     def objective(params, carry, part, shared, key):
         scale, progress = shared
-        more = {"progress": progress} if getattr(model, "uses_progress", False) else {}
-        carry, sums = unflatten(model, params).loss_sums(carry, part, key=key, **more)
+        whole = unflatten(model, params)
+        carry, sums = whole.loss_sums(carry, part, key=key, progress=progress)
         return sum(scale[term] * sums[term] for term in scale), (carry, sums)
 
     gradient = jax.grad(objective, has_aux=True)
@@ -229,39 +242,34 @@ def _gradients(model, accumulate):
     return compute
 
 
-def main_term(model) -> str:
-    """What validation judges a model by, lower being better: its `main_term`, or the next token."""
-    named = getattr(model, "main_term", "next_token")
-    terms = jax.eval_shape(lambda m: m.loss_weights(jnp.zeros(())), model)
-    return named if named in terms else sorted(terms)[0]
-
-
 def component_names(state: TrainState) -> list[str]:
     """What the number in `TrainState.halted` means, first cause first.
 
     A loss is looked at before the recurrent state, and that before the gradients: the first of them
     that is not finite is the nearest to the cause.
     """
-    weights = jax.eval_shape(lambda m: m.loss_weights(jnp.zeros(())), state.model)
     carry = jax.eval_shape(lambda m: m.initial_state(1), state.model)
-    names = [f"loss term {term}" for term in sorted(weights)]
+    names = [f"loss term {term}" for term in loss_names(state.model)]
     names += [f"carried state {name}".rstrip() for name in flatten(carry)]  # a bare array has none
-    if not hasattr(state.model, "local_update"):
+    if not traits_of(state.model).local_update:
         names += [f"gradient of {name}" for name in sorted(flatten(state.model))]
     return names
 
 
-def make_eval_step(config: ConfigDict):
-    """eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices."""
+def make_eval_step(wrap: Wrap = not_wrapped):
+    """Make eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices.
+
+    `wrap`: see `make_train_step`.
+    """
 
     def eval_step(model, carry, batch):
         def compute(params, rows, shared, key):
             del shared, key
             carry, batch = rows
             carry, sums = unflatten(model, params).loss_sums(carry, batch, key=None)
-            return carry, (sums, model.target_counts(batch)), {}
+            return carry, (sums, target_counts(model, batch)), {}
 
-        compute = _on_split_parameters(config, compute, gradients=False)
+        compute = wrap(compute, gradients=False)
         carry, (sums, counts), _ = compute(flatten(model), (carry, batch), (), None)
         return carry, jax.lax.psum(sums, AXIS), jax.lax.psum(counts, AXIS)
 

@@ -25,7 +25,7 @@ from eval.log import device_description
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config.schema import complete_config
+from train.config import complete_config
 from train.devices.malloc import keep_freed_memory
 
 BATCH, TIME, VOCAB, WIDTH, LAYERS = 8, 256, 97, 256, 6

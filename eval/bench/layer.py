@@ -12,7 +12,7 @@ import jaxmodels
 from eval.bench.measure import matmul_parameters
 from jaxmodels.cells.base import Cell
 from jaxmodels.errors import UserError
-from train import compile as aot
+from train.devices import aot
 
 # Operations of one step for each entry of the recurrent state: decay, write, read, each product and
 # each sum one; the delta rules read once more and write twice.
@@ -112,13 +112,13 @@ def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tup
       layer: see `layer_of`.
       form: "call", the fast form, or "scan".
       batch, time: of the input, (batch, time, width) float32.
-      device: of `train.compile.topology_devices`.
+      device: of `train.devices.aot.topology_devices`.
 
     Returns:
       (optimised HLO text, seconds to compile, peak bytes).
 
     Raises:
-      train.compile.DoesNotFit: it needs more memory than the device has.
+      train.devices.aot.DoesNotFit: it needs more memory than the device has.
     """
     width = layer.cell.config.width
 

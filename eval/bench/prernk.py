@@ -20,7 +20,7 @@ from jaxmodels import cli
 from jaxmodels.cells.base import Cell
 from jaxmodels.cells.unified import Readout, UnifiedCell
 from jaxmodels.errors import UserError
-from train.config.schema import load_config
+from train.config import load_config
 from train.devices.malloc import keep_freed_memory
 from train.devices.placement import build_train_step
 from train.model import build_model

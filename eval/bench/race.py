@@ -18,15 +18,16 @@ from matplotlib.figure import Figure
 import jaxmodels
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
-from jaxmodels.data import eval_stream, num_target_bytes, pieces
+from jaxmodels.data import eval_stream, num_target_bytes, split_documents
 from jaxmodels.errors import UserError
-from train.config.schema import load_config
+from train.config import load_config
 from train.devices.malloc import keep_freed_memory
 from train.devices.placement import build_train_step
 from train.loop import evaluate
 from train.model import build_model
 from train.step import init_train_state
-from train.tasks.text import my_rows, open_data
+from train.tasks import open_task
+from train.tasks.text import my_rows
 
 # nanoGPT's CPU recipe in PyTorch on a quiet two-core machine: its last loss and when it had it.
 REFERENCE = ("nanoGPT, 0.81M parameters (PyTorch, another run)", 152.0, 1.918)
@@ -56,7 +57,8 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
     """
     begun = time.perf_counter()
     config.data.paths = tuple(paths)
-    data = _in_rows(open_data(config), config)
+    data = _in_rows(open_task(config), config)
+    config = data.config
     placement = build_train_step(config, jax.devices()[:1])
     state = init_train_state(build_model(config), config)
     parameters = jaxmodels.count_parameters(state.model)
@@ -96,7 +98,7 @@ def _in_rows(data, config):
     One document would be read by one row. The cuts cost a little: context, at each of them.
     """
     length = -(-sum(len(document) for document in data.corpus.valid) // config.batch_size)
-    parts = pieces(data.corpus.valid, length)
+    parts = split_documents(data.corpus.valid, length)
     valid = eval_stream(parts, batch_size=config.batch_size, seq_len=config.seq_len)
     return dataclasses.replace(data, valid=valid, valid_bytes=num_target_bytes(parts))
 

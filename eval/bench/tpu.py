@@ -33,7 +33,7 @@ from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
-from train import compile as aot
+from train.devices import aot
 
 # generation -> (clock in Hz, peak bfloat16 FLOP/s, bytes/s of the large memory) of a device as JAX
 # sees it
@@ -173,7 +173,7 @@ def run(wanted, say) -> list[dict]:
 
     Raises:
       UserError: names, sizes or a topology that cannot be.
-      train.compile.DoesNotFit: not even one row fits.
+      train.devices.aot.DoesNotFit: not even one row fits.
     """
     wanted.kernels = Kernels() if wanted.kernel != "xla" else None  # before libtpu is loaded
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from eval.diagnostics.gates import Verdict
 from eval.diagnostics.reading import token_losses
+from jaxmodels.models.contract import traits_of
 from jaxmodels.tree import flatten, unflatten
 
 # What makes Mamba's step size, by the names in cells/mamba1.py and mamba2.py.
@@ -44,9 +45,7 @@ class Norms:
 
 def labeller(model) -> Callable[[str], str]:
     """Name of a parameter -> "component/role", role "other" if the model does not say."""
-    if hasattr(model, "parameter_label"):
-        return model.parameter_label
-    return lambda name: name.split("/")[0] + "/other"
+    return traits_of(model).parameter_label or (lambda name: name.split("/")[0] + "/other")
 
 
 def component_norms(grads: Mapping[str, jax.Array], label: Callable[[str], str]) -> dict:

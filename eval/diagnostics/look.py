@@ -13,8 +13,9 @@ from eval.diagnostics import components, gates, passkey, persona, states, stress
 from eval.diagnostics.gates import Verdict
 from eval.diagnostics.reading import BLOCK, ROWS, excerpts, read, token_losses
 from eval.log import Log
+from jaxmodels.models.contract import traits_of
 from jaxmodels.models.language import LanguageModel
-from jaxmodels.models.observe import observe_layer
+from jaxmodels.models.observe import layer_intermediates
 from train.control import health
 
 PATHS = ("rwkv", "mamba", "gla")
@@ -51,13 +52,13 @@ def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print
         amounts: see there.
         say: told what is done next.
     """
-    model, tokenizer = run.model, run.corpus.tokenizer
+    model, tokenizer, traits = run.model, run.corpus.tokenizer, traits_of(run.model)
     documents = run.corpus.valid or run.corpus.train
     text = np.concatenate([np.asarray(d.tokens, np.int32) for d in documents[:200]])
     rng = np.random.default_rng(0)
     verdicts = [gates.control_tokens(tokenizer), _forward(model, text)]
     result: dict[str, Any] = {"missing": []}
-    if hasattr(model, "observe"):
+    if traits.intermediates:
         say("states")
         tokens = excerpts(text, ROWS, amounts.context + amounts.watched, rng)
         result["states"], found = states_of(model, tokens, amounts.context)
@@ -72,12 +73,12 @@ def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print
     else:
         result["missing"].append(f"{run.config.model} is no plain language model: no components")
     verdicts.append(_early(log))
-    if hasattr(model, "step"):
+    if traits.step:
         result["probes"], found = probes_of(model, tokenizer, text, amounts, rng, say)
         verdicts += found
     else:
         result["missing"].append(f"{run.config.model} cannot stream: no probes of memory")
-    if hasattr(model, "step") and not amounts.brief:
+    if traits.step and not amounts.brief:
         say("identity")
         result["identity"] = persona.identity_suite(model, tokenizer, text, tokens=amounts.words)
         result["collapse"] = _collapse(model, tokenizer, text, rng)
@@ -103,7 +104,7 @@ def _watch_layer(layer, kind: str, state, xs):
     """One token after the other: xs (B, T, C) -> (ys, what was seen, with a leading axis T)."""
 
     def one(state, x):
-        state, y, seen = observe_layer(layer, kind, state, x[:, None])
+        state, y, seen = layer_intermediates(layer, kind, state, x[:, None])
         return state, (y[:, 0], seen)
 
     _, (ys, seen) = jax.lax.scan(one, state, xs.swapaxes(0, 1))
@@ -111,7 +112,7 @@ def _watch_layer(layer, kind: str, state, xs):
 
 
 def watch(model, tokens, context: int) -> list[dict[str, np.ndarray]]:
-    """What `model.observe` says of two texts, token by token, after the first `context`.
+    """What `model.intermediates` says of two texts, token by token, after the first `context`.
 
     tokens (ROWS, T); the first two rows are watched. A dict a layer, with a leading axis of time.
     """

@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.models.contract import traits_of
+from jaxmodels.ops.losses import token_nll
+
 ROWS = 32  # sequences side by side
 BLOCK = 64  # tokens a device call
 SPAN = 16  # tokens drawn a device call
@@ -19,9 +22,7 @@ SPAN = 16  # tokens drawn a device call
 @jax.jit
 def _read_block(model, state, inputs, targets, reset):
     state, out = model(state, inputs, reset)
-    log_p = jax.nn.log_softmax(out.logits.astype(jnp.float32), -1)
-    paid = -jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
-    return state, paid, out.logits[:, -1]
+    return state, token_nll(out.logits, targets), out.logits[:, -1]
 
 
 def read(model, state, tokens, reset=None):
@@ -101,8 +102,8 @@ def recurrent_features(model, state) -> dict[str, np.ndarray]:
     kinds of its layers.
     """
     found: dict[str, list] = {}
-    if hasattr(model, "kinds"):
-        for index, kind in enumerate(model.kinds):
+    if kinds := traits_of(model).kinds:
+        for index, kind in enumerate(kinds):
             layer = model.layer_state(state, index)
             if kind in ("hybrid", "rwkv", "mamba"):
                 found.setdefault("rwkv", []).append(layer.rwkv)

@@ -19,11 +19,10 @@ from eval.log import device_description, versions
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
-from jaxmodels.data.pairs.rows import Pair, fitting, spread
+from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
-from train.config.schema import reads_pairs
-from train.tasks.answers import pairs_of
+from train import tasks
 
 SHOWN = 12  # examples kept for the page
 MOST = 1000  # pairs of a split
@@ -57,18 +56,18 @@ def measure(
     start = time.perf_counter()
     trained, _ = load_trained(workdir, checkpoint)
     config, model = trained.config, trained.model
-    if not reads_pairs(config):
+    if tasks.of(config).kind != "answers":
         raise UserError(f"--workdir={workdir}: a run on text; its numbers: python -m eval")
-    corpus = pairs_of(config)
+    corpus = tasks.of(config).load_corpus(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
     asker = Asker(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
     held = "test" if corpus.test else "valid"
     splits, left_out, examples, fields = {}, {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
-        fits = fitting(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
+        fits = that_fit(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
         left_out[name] = len(pairs) - len(fits)
-        chosen = spread(fits, most)
+        chosen = evenly_spaced(fits, most)
         which = [pair.identifier for pair in chosen]
         answers = asker.ask([pair.question for pair in chosen], progress(name), which)
         if model.config.mode == "grid":
@@ -81,7 +80,9 @@ def measure(
             fields = _by_kind(chosen, answers, given, grid=model.config.mode == "grid")
             examples = [
                 {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
-                for p, a, r in spread(list(zip(chosen, given, answers.rounds, strict=True)), SHOWN)
+                for p, a, r in evenly_spaced(
+                    list(zip(chosen, given, answers.rounds, strict=True)), SHOWN
+                )
             ]
     return {
         "command": command,

@@ -15,6 +15,7 @@ from jaxmodels.data.pairs.layout import read_answer
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs, normalised
 from jaxmodels.errors import UserError
 from jaxmodels.models import decoding
+from jaxmodels.models.contract import traits_of
 from jaxmodels.models.hrlm import act
 
 
@@ -164,12 +165,12 @@ def _every_round(rounds, model, tokens, identifiers):
 
     def one(thoughts, _):
         thoughts, out = model(thoughts, tokens, None, identifiers)
-        return thoughts, (jnp.argmax(out.logits, -1), act.wishes_to_halt(c, out))
+        return thoughts, (jnp.argmax(out.logits, -1), act.should_halt(c, out))
 
     if not c.halts:
         _, out = model(None, tokens, None, identifiers)
         return jnp.argmax(out.logits, -1)[None], jnp.ones(tokens.shape[0], jnp.int32)
-    start = model.fresh_thoughts(*tokens.shape)
+    start = model.initial_carry(*tokens.shape)
     _, (ids, wishes) = jax.lax.scan(one, start, None, rounds)
     first = jnp.argmax(wishes, 0) + 1
     return ids, jnp.where(wishes.any(0), first, rounds)
@@ -216,7 +217,7 @@ class HRLMInference:
         from eval.run import load_trained
 
         trained, tokenizer = load_trained(workdir, checkpoint)
-        if not hasattr(trained.model, "solve"):
+        if not traits_of(trained.model).solve:
             raise UserError(
                 f"--workdir={workdir}: a {trained.config.model!r} continues text and answers no "
                 "questions; use python -m eval.sample"

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import target_counts
 
 
 @dataclass(frozen=True)
@@ -102,4 +103,4 @@ def evaluate(
 @jax.jit
 def _batch_sums(model, state, batch):
     state, sums = model.loss_sums(state, batch, key=None)
-    return state, sums, model.target_counts(batch)
+    return state, sums, target_counts(model, batch)

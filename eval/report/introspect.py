@@ -13,6 +13,7 @@ from eval.report.document import Block, Heading, Picture
 from eval.run import Run, markov_baselines
 from eval.sample import sample
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 
 # What each array of `model.trace` is, where the name alone would not say it.
 CAPTIONS = {
@@ -61,9 +62,10 @@ def inspect_model(
         except UserError as error:
             missing.append(f"No baselines: {error}")
     tokens, labels = sentence(run.corpus)
-    trace = jax.jit(_trace)(run.model, tokens) if hasattr(run.model, "trace") else {}
+    traits = traits_of(run.model)
+    trace = jax.jit(_trace)(run.model, tokens) if traits.trace else {}
     text = None
-    if hasattr(run.model, "step"):
+    if traits.step:
         prompt = run.corpus.tokenizer.decode(tokens[: len(tokens) // 2])
         text = prompt, "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
     return Inspection(baselines or {}, run.step, labels, trace, text, missing)

@@ -1,4 +1,7 @@
-"""One recurrence a file. `CELLS` maps a name to (config class, cell class)."""
+"""One recurrence a file. `CELLS` maps a name to (config class, cell class).
+
+`hrm` is a recurrence in depth, not over time: no `Cell`, and not in `CELLS`.
+"""
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
 from jaxmodels.cells.gated_delta import GatedDeltaCell, GatedDeltaConfig

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, RMSNorm
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import (
@@ -42,7 +41,7 @@ class AttentionConfig:
       rope_base: the slowest pair of channels turns once in about 2 pi rope_base tokens.
       qk_norm: RMSNorm of each head's query and key, before they are rotated.
       chunk_size: tokens a block of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -129,7 +128,7 @@ class AttentionCell(Cell):
         """See `Cell.scan`; blocks of queries, all keys of their windows at once.
 
         prefix: bool (B, T) or None. Tokens of one document where it is True see each other in both
-        directions, as far as the window goes; a prefix must not go on in the next call.
+        directions, as far as the window goes; a prefix must not continue in the next call.
         """
         c = self.config
         if reset is None:
@@ -165,5 +164,5 @@ class AttentionCell(Cell):
 
 
 def _count(position):
-    """The number of tokens read as an integer; not differentiated, and 0 if it is NaN."""
+    """Return the number of tokens read as an integer; not differentiated, and 0 if it is NaN."""
     return jnp.nan_to_num(jax.lax.stop_gradient(position)).astype(jnp.int32)

@@ -1,4 +1,7 @@
-"""What every cell promises: one step is the definition, everything else follows from it."""
+"""The base of every cell: one step is the definition, everything else follows from it.
+
+At the end the checks that configs make; each says what was wrong and what would be right.
+"""
 
 from typing import Any
 
@@ -6,11 +9,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxmodels.errors import UserError
+
 State = Any
+# What a config's field `kernel` may be -> the `implementation` of the ops.
+KERNELS = {"xla": "auto", "pallas": "pallas"}
 
 
 def where_reset(reset: jax.Array, initial: State, state: State) -> State:
-    """Per row, `initial` where `reset` (batch,) is True, else `state`.
+    """Select per row: `initial` where `reset` (batch,) is True, else `state`.
 
     A selection, not a multiplication: what a finished document left behind, NaN included, is gone.
     """
@@ -28,11 +35,11 @@ class Cell(nnx.Module):
     """
 
     def initial_state(self, batch_size: int) -> State:
-        """The state before the first token: a pytree of float32 arrays, leading axis batch."""
+        """Return the state before the first token: float32 arrays, batch first."""
         raise NotImplementedError
 
     def step(self, state: State, x: jax.Array, key: jax.Array | None = None):
-        """Reads one token. x: (batch, width) -> (state, y), y: (batch, width) float32.
+        """Read one token. x: (batch, width) -> (state, y), y: (batch, width) float32.
 
         `key` switches on whatever is random in training (dropout); most cells ignore it.
         """
@@ -47,7 +54,7 @@ class Cell(nnx.Module):
         *,
         step=None,
     ):
-        """The definition: `step` over time by `jax.lax.scan`.
+        """Run `step` over time by `jax.lax.scan`: the definition.
 
         Args:
           state: state before the first token.
@@ -81,5 +88,42 @@ class Cell(nnx.Module):
         reset: jax.Array | None = None,
         key: jax.Array | None = None,
     ):
-        """The fastest exact form of `scan`; same arguments, same results to rounding."""
+        """Compute `scan` in the fastest exact form: same arguments, same results to rounding."""
         return self.scan(state, xs, reset, key)
+
+
+def positive(config, *names: str) -> None:
+    """Check that each named field is a positive integer."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} must be a positive integer, got {value!r}")
+
+
+def not_negative(config, *names: str) -> None:
+    """Check that each named field is a number that is 0 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+            raise UserError(f"{name} must be a number, 0 or more; got {value!r}")
+
+
+def one_of(config, name: str, options: tuple[str, ...]) -> None:
+    """Check that the named field is one of the options."""
+    value = getattr(config, name)
+    if value not in options:
+        raise UserError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+
+
+def head_size_of(width: int, head_size: int | None, usual: int = 64) -> int:
+    """Return the head size: `usual`, or all of a smaller width, if it is None.
+
+    Raises:
+      UserError: it does not divide the width.
+    """
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"width must be a positive integer, got {width!r}")
+    size = min(usual, width) if head_size is None else head_size
+    if size < 1 or width % size:
+        raise UserError(f"head_size={size} must divide width={width}")
+    return size

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, on_last, rms_norm, symmetric_uniform
+from jaxmodels.cells.base import Cell, one_of, positive
+from jaxmodels.cells.layers import Linear, symmetric_uniform, time_step_bias
 from jaxmodels.errors import UserError
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.norms import rms_norm
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class GatedDeltaConfig:
       negative_eigenvalues: beta in (0, 2), so that a key's value can be turned over, as tracking a
         parity needs (arXiv 2411.12537).
       chunk_size: tokens a chunk of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -100,9 +101,7 @@ class GatedDeltaCell(Cell):
         self.A_log = nnx.Param(
             jnp.log(jax.random.uniform(rngs.params(), (heads,), minval=1.0, maxval=16.0))
         )
-        dt = jax.random.uniform(rngs.params(), (heads,), minval=jnp.log(1e-3), maxval=jnp.log(0.1))
-        dt = jnp.maximum(jnp.exp(dt), 1e-4)
-        self.dt_bias = nnx.Param(dt + jnp.log(-jnp.expm1(-dt)))  # softplus gives dt back
+        self.dt_bias = nnx.Param(time_step_bias(rngs.params(), heads))
         self.norm_scale = nnx.Param(jnp.ones((c.value_size,)))
 
     def initial_state(self, batch_size: int) -> GatedDeltaState:
@@ -122,7 +121,7 @@ class GatedDeltaCell(Cell):
         return GatedDeltaState(conv, memory), self._read_out(y, x)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products."""
+        """See `Cell.scan`; chunks of matmuls."""
         c = self.config
         mixed = self.inputs(xs, c.dtype)
         conv, mixed = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
@@ -134,7 +133,7 @@ class GatedDeltaCell(Cell):
         return jnp.zeros((self.taps.shape[0],), jnp.float32)
 
     def _heads(self, mixed):
-        """What leaves the convolution (..., D) -> q, k (..., H, K), v (..., H, V)."""
+        """Split the convolution's output (..., D) into q, k (..., H, K), v (..., H, V)."""
         c = self.config
         keys = c.num_heads * c.head_size
         parts = jnp.split(jax.nn.silu(mixed), (keys, 2 * keys), -1)
@@ -146,8 +145,10 @@ class GatedDeltaCell(Cell):
         c = self.config
         rate = jax.nn.sigmoid(self.rate(x, c.dtype))
         dt = self.decay(x, c.dtype)
-        dt = jax.nn.softplus(dt + on_last(self.dt_bias[...], dt))
-        return -on_last(jnp.exp(self.A_log[...]), dt) * dt, rate * (1 + c.negative_eigenvalues)
+        dt = jax.nn.softplus(dt + broadcast_to_last_axis(self.dt_bias[...], dt))
+        return -broadcast_to_last_axis(jnp.exp(self.A_log[...]), dt) * dt, rate * (
+            1 + c.negative_eigenvalues
+        )
 
     def _read_out(self, y, x):
         """y (..., H, V), tokens (..., C) -> (..., C)."""

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
+from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
 from jaxmodels.errors import UserError
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
 STATE_NORMS = ("none", "boundary", "per_token")
@@ -53,7 +53,7 @@ class GroundedGLAConfig:
       output_gain: of Glorot's initialisation of W_o; None means a standard deviation of 0.02.
       conv_size: K.
       chunk_size: tokens a chunk of the fast form, best a power of two.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -158,7 +158,7 @@ class GroundedGLACell(Cell):
         return state, self._read_out(y + own * v, gate)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matrix products where the recurrence is linear."""
+        """See `Cell.scan`; chunks of matmuls where the recurrence is linear."""
         c = self.config
         if c.state_norm != "none" or c.learn_initial_state:
             return self.scan(state, xs, reset, key)
@@ -176,7 +176,7 @@ class GroundedGLACell(Cell):
     def _log_retention(self, x):
         c = self.config
         selective = jnp.exp(-jnp.exp(jnp.minimum(dot(x, self.decay[...], c.dtype), 20.0)))
-        base = on_last(jnp.exp(-self.base_decay[...]), x)
+        base = broadcast_to_last_axis(jnp.exp(-self.base_decay[...]), x)
         w = jnp.clip(c.alpha * base + (1.0 - c.alpha) * selective, *KEPT)
         kept = w if c.decay_sign == "correct" else 1.0 - w + 1e-6
         return jnp.log(self._heads(kept)).mean(-1)
@@ -190,7 +190,7 @@ class GroundedGLACell(Cell):
         c = self.config
         log_rho = self._log_retention(x)
         if c.grounding:
-            x = x + 0.1 * on_last(self.grounding_scale[...], x) * local
+            x = x + 0.1 * broadcast_to_last_axis(self.grounding_scale[...], x) * local
         r = jax.nn.sigmoid(self.receptance(x, c.dtype)) * c.head_size**-0.5
         r, k, v = (self._heads(z) for z in (r, self.key(x, c.dtype), self.value(x, c.dtype)))
         own = jnp.sum(r * k, -1, keepdims=True)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.checks import head_size_of, one_of, positive
+from jaxmodels.cells.base import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
@@ -47,8 +47,8 @@ class HRMConfig:
       grad_rule: "last": the last K calls in order; "per_module": the last min(H, K - 1) of f_H and
         the last of f_L to make up K, as HRM-Text.
       rope_base: of the rotary positions.
-      remat: the backward pass computes each block's insides anew instead of keeping them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      remat: the backward pass recomputes each block's insides instead of keeping them.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     width: int
@@ -94,7 +94,7 @@ class HRMConfig:
 
     @property
     def calls(self) -> int:
-        """Of both modules together, in one round of thinking."""
+        """Calls of both modules together, in one ACT step."""
         return self.high_cycles * (self.low_cycles + 1)
 
     @property
@@ -186,7 +186,7 @@ def masked_attention(q, k, v, mask, dtype):
     Args:
       q: (B, T, N, D); k, v: (B, S, N, D).
       mask: bool (B, T, S).
-      dtype: of the two products; the softmax is float32.
+      dtype: of the two matmuls; the softmax is float32.
 
     Returns:
       float32 (B, T, N, D).
@@ -239,7 +239,7 @@ class HRM(nnx.Module):
         self.high = None if c.shared else HRMNet(c, c.high_layers, rngs=rngs)
 
     def think(self, state: HRMState, x, mask, positions, grad_calls=None) -> HRMState:
-        """One round: all cycles.
+        """Run one ACT step: all cycles.
 
         Args:
           state: where thinking begins; no gradient flows into it.
@@ -255,7 +255,7 @@ class HRM(nnx.Module):
         """
         c = self.config
         stop = jax.lax.stop_gradient
-        order = call_order(c)
+        order = call_schedule(c)
         flags = calls_with_gradient(c, c.grad_calls if grad_calls is None else grad_calls)
         # By the most that may be wanted, which is known when the program is built.
         first = min(i for i, flag in enumerate(calls_with_gradient(c, c.grad_calls)) if flag)
@@ -281,7 +281,7 @@ class HRM(nnx.Module):
         return state
 
     def _call(self, name, state, x, mask, positions):
-        """One call of a module -> the state with that module's part replaced."""
+        """Call one module -> the state with that module's part replaced."""
         if name == "low":
             z = state.low + state.high + (x if self.config.inject else 0.0)
             return state.replace(low=self.low(z, mask, positions))
@@ -289,14 +289,14 @@ class HRM(nnx.Module):
         return state.replace(high=net(state.high + state.low, mask, positions))
 
 
-def call_order(config: HRMConfig) -> list[str]:
-    """ "low" and "high" in the order they are called."""
+def call_schedule(config: HRMConfig) -> list[str]:
+    """Return "low" and "high" in the order they are called."""
     return (["low"] * config.low_cycles + ["high"]) * config.high_cycles
 
 
 def calls_with_gradient(config: HRMConfig, count) -> list:
-    """For each call whether the gradient flows through it; count may be a traced integer."""
-    order = call_order(config)
+    """Return for each call whether the gradient flows through it; count may be a traced integer."""
+    order = call_schedule(config)
     if config.grad_rule == "last":
         return [len(order) - i <= count for i in range(len(order))]
     least = min if isinstance(count, int) else jnp.minimum

@@ -17,15 +17,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import GLOROT, Linear, RMSNorm, on_last, symmetric_uniform
+from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.layers import GLOROT, Linear, RMSNorm, symmetric_uniform
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
-from jaxmodels.cells.retention import set_retention
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 
 PATHS = {"hybrid": ("rwkv", "mamba"), "rwkv": ("rwkv",), "mamba": ("mamba",)}
 STATE_NORMS = ("read", "boundary", "per_token")
@@ -58,7 +57,7 @@ class HybridConfig:
       decay_groups: (share of the channels, retention) each, for "groups".
       write_gate: each token decides how far it may change the states, in [0, 1].
       chunk_size: tokens a chunk of both paths' fast forms, at most 128.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -114,11 +113,11 @@ class HybridConfig:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths there are."""
+        """The names of the paths."""
         return PATHS[self.kind]
 
     def path_config(self, path: str):
-        """The config of one path's cell."""
+        """Return the config of one path's cell."""
         names = ("dtype", "chunk_size")
         common = {"width": getattr(self, f"{path}_width")} | {n: getattr(self, n) for n in names}
         if path == "rwkv":
@@ -136,7 +135,7 @@ CELL = {("rwkv", 6): RWKV6Cell, ("rwkv", 7): RWKV7Cell}
 CELL |= {("mamba", 1): Mamba1Cell, ("mamba", 2): Mamba2Cell}
 
 
-class Path(nnx.Module):
+class Branch(nnx.Module):
     """One path: a cell, between two projections if it has a width of its own, and its norm."""
 
     def __init__(self, config: HybridConfig, path: str, *, rngs, layer: int, num_layers: int):
@@ -146,7 +145,7 @@ class Path(nnx.Module):
         self.cell = CELL[path, version](own, rngs=rngs, layer=layer, num_layers=num_layers)
         if c.init != "spread":
             groups = ((1.0, 0.9999),) if c.init == "identity" else c.decay_groups
-            set_retention(self.cell, groups)
+            self.cell.set_retention(groups)
         if c.path_norm:
             # A norm needs something to normalise: RWKV's output starts at zero. Gain 0.1 as 2.12.
             out = self.cell.output if path == "rwkv" else self.cell.out_proj
@@ -163,32 +162,21 @@ class Path(nnx.Module):
         channels = own.width * (c.mamba_expand if path == "mamba" else 1)
         self.gain = None if c.state_norm == "read" else nnx.Param(jnp.ones((channels,)))
 
-    def run(self, method: str, state, xs, *arguments, write=None):
-        """The cell's `step` or `__call__` -> (state, what it gives before the norm)."""
+    def apply(self, method: str, state, xs, *arguments, write=None):
+        """Call the cell's `step` or `__call__` -> (state, output before the norm)."""
         dtype = self.config.dtype
         if self.down is not None:
             xs = self.down(xs, dtype)
         state, ys = getattr(self.cell, method)(state, xs, *arguments, write=write)
         return state, ys if self.up is None else self.up(ys, dtype)
 
-    def normed(self, y):
+    def normalize(self, y):
         """(..., C) -> (..., C)."""
         return y if self.norm is None else self.norm(y)
 
-    def norm_state(self, state):
-        """The state with unit mean square in each group of channels, times the gain."""
-        groups = self.config.state_groups
-        if hasattr(state, "wkv"):
-            batch, heads, _, size = state.wkv.shape
-            parts = _unit(state.wkv.reshape(batch, groups, -1), (2,)).reshape(state.wkv.shape)
-            return state.replace(wkv=parts * self.gain[...].reshape(1, heads, 1, size))
-        shape = state.ssm.shape
-        parts = _unit(state.ssm.reshape(shape[0], -1, groups, shape[-1] // groups), (1, 3))
-        return state.replace(ssm=parts.reshape(shape) * on_last(self.gain[...], state.ssm))
-
-
-def _unit(x, axes):
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axes, keepdims=True) + 1e-5)
+    def normalize_state(self, state):
+        """Give the cell's state unit mean square in each group of channels, times the gain."""
+        return self.cell.normalize_state(state, self.config.state_groups, self.gain[...])
 
 
 @struct.dataclass
@@ -213,8 +201,8 @@ class HybridCell(Cell):
     ):
         c = self.config = config
         depth = {"layer": layer, "num_layers": num_layers}
-        self.rwkv = Path(c, "rwkv", rngs=rngs, **depth) if "rwkv" in c.paths else None
-        self.mamba = Path(c, "mamba", rngs=rngs, **depth) if "mamba" in c.paths else None
+        self.rwkv = Branch(c, "rwkv", rngs=rngs, **depth) if "rwkv" in c.paths else None
+        self.mamba = Branch(c, "mamba", rngs=rngs, **depth) if "mamba" in c.paths else None
         both = len(c.paths) == 2
         self.alpha = nnx.Param(jnp.float32(c.alpha)) if c.learn_alpha and both else None
         if c.write_gate:
@@ -256,24 +244,29 @@ class HybridCell(Cell):
         return self.scan(state, xs, reset, step=step)
 
     def write(self, xs):
-        """How far each token may change the states, (..., C) -> (...) in [0, 1]; None = fully.
+        """Return how far each token may change the states, (...) in [0, 1]; None means fully.
 
-        A sigmoid of straight lines: it reaches 0, and a token there is skipped altogether.
+        A piecewise linear sigmoid: it reaches 0, and a token there is skipped altogether.
         """
         if not self.config.write_gate:
             return None
-        raw = jnp.sum(xs * on_last(self.write_weight[...], xs), -1) + self.write_bias[...]
+        raw = (
+            jnp.sum(xs * broadcast_to_last_axis(self.write_weight[...], xs), -1)
+            + self.write_bias[...]
+        )
         return jnp.clip(raw / 6.0 + 0.5, 0.0, 1.0)
 
-    def share(self):
-        """alpha, float32 scalar."""
+    def mix_weight(self):
+        """Return alpha, the share of the RWKV path, a float32 scalar."""
         return jnp.float32(self.config.alpha) if self.alpha is None else self.alpha[...]
 
     def _paths(self, method, state, xs, *arguments):
         write, outs = self.write(xs), {}
         for name in self.config.paths:
             before = getattr(state, name)
-            after, outs[name] = getattr(self, name).run(method, before, xs, *arguments, write=write)
+            after, outs[name] = getattr(self, name).apply(
+                method, before, xs, *arguments, write=write
+            )
             state = state.replace(**{name: after})
         return state, outs
 
@@ -282,8 +275,10 @@ class HybridCell(Cell):
         c = self.config
         if c.state_norm == "read":
             return state
-        paths = {name: getattr(self, name) for name in c.paths}
-        normed = {name: path.norm_state(getattr(state, name)) for name, path in paths.items()}
+        branches = {name: getattr(self, name) for name in c.paths}
+        normed = {
+            name: branch.normalize_state(getattr(state, name)) for name, branch in branches.items()
+        }
         if c.state_norm == "per_token":
             return state.replace(**normed)
         clock = state.clock + 1.0
@@ -298,8 +293,8 @@ class HybridCell(Cell):
         return state.replace(clock=jnp.where(due, 0.0, clock), **normed)
 
     def _blend(self, outs):
-        normed = [getattr(self, name).normed(y) for name, y in outs.items()]
+        normed = [getattr(self, name).normalize(y) for name, y in outs.items()]
         if len(normed) == 1:
             return normed[0]
-        alpha = self.share()
+        alpha = self.mix_weight()
         return alpha * normed[0] + (1.0 - alpha) * normed[1]

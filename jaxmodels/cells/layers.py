@@ -1,18 +1,22 @@
-"""The two layers every cell is made of: parameters float32, products in the compute dtype.
+"""The layers that cells are made of: parameters float32, matmuls in the compute dtype.
 
 A matrix that weight decay may touch is called `kernel`; nothing else is.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+from jaxmodels.ops.norms import layer_norm, rms_norm
 
 ACTIVATIONS = {"none": lambda x: x, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 GLOROT = nnx.initializers.glorot_uniform()
 
 
 def symmetric_uniform(bound: float):
-    """An initialiser: uniform on (-bound, bound)."""
+    """Return an initialiser: uniform on (-bound, bound)."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -21,8 +25,54 @@ def symmetric_uniform(bound: float):
 
 
 def truncated_normal(deviation: float):
-    """An initialiser: normal, cut off at two deviations, and then of that standard deviation."""
+    """Return an initialiser: normal, cut off at two deviations, and then of that deviation."""
     return nnx.initializers.truncated_normal(deviation / 0.87962566103423978)
+
+
+def time_step_bias(key, size: int) -> jax.Array:
+    """Draw a bias whose softplus is log-uniform on (1e-3, 0.1): Mamba's first step sizes."""
+    low, high = jnp.log(1e-3), jnp.log(0.1)
+    step = jnp.exp(jax.random.uniform(key, (size,), jnp.float32, low, high))
+    step = jnp.maximum(step, 1e-4)
+    return step + jnp.log(-jnp.expm1(-step))
+
+
+def assign_rates(groups, count: int) -> np.ndarray:
+    """Return float64 rates for `count` channels or heads, in order.
+
+    Args:
+      groups: pairs (share of the channels, rate). Each group gets at least one channel if there are
+        enough; the last takes the rest.
+      count: channels or heads.
+    """
+    shares = np.cumsum([share for share, _ in groups])
+    ends = np.round(shares / shares[-1] * count).astype(int)
+    for i in range(len(ends)):
+        ends[i] = min(max(ends[i], i + 1), count)
+    ends[-1] = count
+    rates = np.concatenate(
+        [np.full(n, rate) for (_, rate), n in zip(groups, np.diff(ends, prepend=0), strict=True)]
+    )
+    return rates.astype(np.float64)
+
+
+def normalize_heads(state: jax.Array, groups: int, gain: jax.Array) -> jax.Array:
+    """Give state (B, H, N, N) unit mean square in each group of heads, times gain (H N,)."""
+    batch, heads, _, size = state.shape
+    parts = _unit_mean_square(state.reshape(batch, groups, -1), (2,)).reshape(state.shape)
+    return parts * gain.reshape(1, heads, 1, size)
+
+
+def normalize_channels(state: jax.Array, groups: int, gain: jax.Array) -> jax.Array:
+    """Give state (B, ..., D) unit mean square in each group of channels, times gain (D,)."""
+    shape = state.shape
+    parts = state.reshape(shape[0], -1, groups, shape[-1] // groups)
+    parts = _unit_mean_square(parts, (1, 3)).reshape(shape)
+    return parts * broadcast_to_last_axis(gain, state)
+
+
+def _unit_mean_square(x, axes):
+    return x * jax.lax.rsqrt(jnp.mean(x * x, axes, keepdims=True) + 1e-5)
 
 
 def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
@@ -32,19 +82,6 @@ def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
     flat = x.reshape(-1, x.shape[-1]).astype(dtype)
     y = jnp.dot(flat, kernel.astype(dtype), preferred_element_type=jnp.float32)
     return y.reshape(*x.shape[:-1], -1)
-
-
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5) -> jax.Array:
-    """Normalises the last axis in float32; population variance, as everywhere in the field."""
-    x = x.astype(jnp.float32)
-    x = x - x.mean(-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
-    return x * on_last(scale, x) + on_last(bias, x)
-
-
-def on_last(vector: jax.Array, x: jax.Array) -> jax.Array:
-    """vector (n,) with as many axes as x, (1, ..., 1, n)."""
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class Linear(nnx.Module):
@@ -59,7 +96,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array, dtype=jnp.float32) -> jax.Array:
         """(..., inputs) -> (..., outputs) float32."""
         y = dot(x, self.kernel[...], dtype)
-        return y if self.bias is None else y + on_last(self.bias[...], y)
+        return y if self.bias is None else y + broadcast_to_last_axis(self.bias[...], y)
 
 
 class LowRank(nnx.Module):
@@ -82,7 +119,7 @@ class LowRank(nnx.Module):
         """(..., inputs) -> (..., outputs) float32."""
         hidden = ACTIVATIONS[self.activation](dot(x, self.down[...], dtype))
         y = dot(hidden, self.up[...], dtype)
-        return y if self.bias is None else y + on_last(self.bias[...], y)
+        return y if self.bias is None else y + broadcast_to_last_axis(self.bias[...], y)
 
 
 class LayerNorm(nnx.Module):
@@ -92,9 +129,9 @@ class LayerNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., width) -> (..., width) float32."""
-        return layer_norm(x, self.scale[...], self.bias[...])
+    def __call__(self, x: jax.Array, implementation: str = "auto") -> jax.Array:
+        """(..., width) -> (..., width) float32; implementation: see `ops.norms.layer_norm`."""
+        return layer_norm(x, self.scale[...], self.bias[...], implementation=implementation)
 
 
 class Embedding(nnx.Module):
@@ -109,24 +146,6 @@ class Embedding(nnx.Module):
         return self.table[...][tokens]
 
 
-def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """LayerNorm of each head by itself: x (..., heads, size) -> (..., heads * size) float32.
-
-    scale, bias: (heads * size,).
-    """
-    x = x.astype(jnp.float32)
-    x = x - x.mean(-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
-    x = x.reshape(*x.shape[:-2], -1)
-    return x * on_last(scale, x) + on_last(bias, x)
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float = 1e-5) -> jax.Array:
-    """x over its root mean square along the last axis, times scale, in float32."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps) * on_last(scale, x)
-
-
 class RMSNorm(nnx.Module):
     """RMSNorm over the last axis; scale one."""
 
@@ -137,18 +156,6 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., width) -> (..., width) float32."""
         return rms_norm(x, self.scale[...], self.eps)
-
-
-def shift_in(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> jax.Array:
-    """The token before each token (SYSTEMS 7.1): what a token shift mixes in.
-
-    Args:
-      xs: (batch, time, width).
-      before: (batch, width), the token before the first.
-      reset: bool (batch, time) or None; where True there is no token before, which reads as 0.
-    """
-    previous = jnp.concatenate([before[:, None], xs[:, :-1]], 1)
-    return previous if reset is None else jnp.where(reset[..., None], 0.0, previous)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

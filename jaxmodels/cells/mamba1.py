@@ -17,17 +17,24 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
+from jaxmodels.cells.base import Cell, one_of, positive
+from jaxmodels.cells.layers import (
+    Linear,
+    assign_rates,
+    dot,
+    normalize_channels,
+    symmetric_uniform,
+    time_step_bias,
+)
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.chunks import recompute_inside
 from jaxmodels.ops.common.silu import gated, silu
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Mamba1Config:
       conv_size: K.
       dt_rank: R; None means ceil(C / 16).
       chunk_size: tokens a chunk of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -120,25 +127,61 @@ class Mamba1Cell(Cell):
     def __call__(self, state, xs, reset=None, key=None, write=None):
         """See `Cell.scan`; the projections are made once for all tokens. write: (B, T) or None.
 
-        What is cheap, all but the large products and the states at chunk borders, is computed anew
-        for the backward pass: to keep it costs more time than to make it.
+        Rematerialises everything except the large matmuls and the states at chunk boundaries:
+        storing it would cost more than recomputing it.
         """
-        x, z = self._project(time_first(xs))
+        x, z = self._project(time_major(xs))
 
         def mix(state, x, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
-            conv, x = short_conv(state.conv, turn(x), taps, bias, reset)
-            x = time_first(silu(x))
+            conv, x = short_conv_silu(state.conv, swap_time(x), taps, bias, reset)
+            x = time_major(x)
             delta, a, b, c = self._selected(x, write)
-            inputs = (turn(x), turn(delta), a, turn(b), turn(c), reset)
+            inputs = (
+                swap_time(x),
+                swap_time(delta),
+                a,
+                swap_time(b),
+                swap_time(c),
+                reset,
+            )
             ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
-            return Mamba1State(conv, ssm), self._skip(time_first(y), x)
+            return Mamba1State(conv, ssm), self._skip(time_major(y), x)
 
-        state, y = recompute_inside(mix)(state, x, None if write is None else turn(write))
-        return state, turn(recompute_inside(self._read_out)(y, z))
+        state, y = recompute_inside(mix)(state, x, None if write is None else swap_time(write))
+        return state, swap_time(recompute_inside(self._read_out)(y, z))
+
+    def set_retention(self, groups) -> None:
+        """Set what a token keeps of the state at the start, the same for every token.
+
+        groups: pairs (share of the channels, retention in (0, 1)), see `assign_rates`.
+        """
+        steps = jax.nn.softplus(self.dt_proj.bias[...])
+        rates = -np.log(assign_rates(groups, steps.size))
+        rates = jnp.asarray(np.log(rates), jnp.float32) - jnp.log(steps)
+        self.A_log[...] = jnp.broadcast_to(rates[None], self.A_log[...].shape)
+        self.dt_proj.kernel[...] = jnp.zeros_like(self.dt_proj.kernel[...])
+
+    def retention(self, state, xs, reset=None, write=None):
+        """Return what each token multiplies the slowest entry of the state by, (B, T, D).
+
+        Arguments as for the call; what a reset wipes out does not count.
+        """
+        slowest = jax.lax.reduce_max(-jnp.exp(self.A_log[...]), (0,))
+        return jnp.exp(self.step_sizes(state, xs, reset, write) * slowest.reshape((1, 1, -1)))
+
+    def step_sizes(self, state, xs, reset=None, write=None):
+        """Return delta, (B, T, D); arguments as for the call."""
+        x, _ = self._project(xs)
+        _, x = short_conv_silu(state.conv, x, self.conv_taps[...], self.conv_bias[...], reset)
+        return self._selected(x, write)[0]
+
+    def normalize_state(self, state, groups: int, gain):
+        """Normalise the SSM state, see `normalize_channels`."""
+        return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u):
-        """Tokens (..., C) -> x and z, (..., D). As two products: cutting one apart moves memory."""
+        """Tokens (..., C) -> x and z, (..., D). As two matmuls: cutting one apart moves memory."""
         kernels = jnp.split(self.in_proj.kernel[...], 2, -1)
         return [dot(u, kernel, self.config.dtype) for kernel in kernels]
 
@@ -161,20 +204,12 @@ class Mamba1Cell(Cell):
         return self.out_proj(gated(y, z), self.config.dtype)
 
 
-def turn(z):
-    """(B, T, ...) -> (T, B, ...), or back."""
+def swap_time(z):
+    """Transpose (B, T, ...) to (T, B, ...), or back."""
     return z.swapaxes(0, 1)
 
 
-def time_first(z):
-    """The same, and in memory, too: the order in which a scan reads its inputs."""
-    z = turn(z)
+def time_major(z):
+    """Transpose (B, T, ...) to (T, B, ...), in memory too: the order in which a scan reads."""
+    z = swap_time(z)
     return with_layout_constraint(z, Layout(tuple(range(z.ndim))))
-
-
-def time_step_bias(key, size: int) -> jax.Array:
-    """Whose softplus is log-uniform on (1e-3, 0.1), both Mambas' first step sizes."""
-    low, high = jnp.log(1e-3), jnp.log(0.1)
-    step = jnp.exp(jax.random.uniform(key, (size,), jnp.float32, low, high))
-    step = jnp.maximum(step, 1e-4)
-    return step + jnp.log(-jnp.expm1(-step))

@@ -1,4 +1,4 @@
-"""Mamba-2: a state-space model with a scalar decay a head, computed by matrix products.
+"""Mamba-2: a state-space model with a scalar decay per head, computed by matmuls.
 
     [z ; xbc ; dl] = in_proj(u) ;  [x ; b ; c] = silu(conv(xbc)) ;  delta = softplus(dl + dt_bias)
     h_t = exp(delta_t A) h_{t-1} + b_t (delta_t x_t)^T ;  y = c_t^T h_t + D x_t       (each head)
@@ -15,26 +15,27 @@ K taps, E = D + 2 G N.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, dot, on_last, symmetric_uniform
-from jaxmodels.cells.mamba1 import time_step_bias
+from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
+from jaxmodels.cells.layers import (
+    Linear,
+    assign_rates,
+    dot,
+    normalize_channels,
+    symmetric_uniform,
+    time_step_bias,
+)
 from jaxmodels.errors import UserError
-from jaxmodels.ops.common.chunks import recompute_inside
-from jaxmodels.ops.common.silu import gated, silu
-from jaxmodels.ops.mamba2.tpu_loop import SSDVectors, ssd_loop
-from jaxmodels.ops.norms.pallas import gated_norm_kernel
-from jaxmodels.ops.short_conv.pallas import conv_silu_kernel
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
-from jaxmodels.ops.ssd.chunked import ssd_chunked, ssd_step
-from jaxmodels.ops.ssd.pallas import ssd_kernel
+from jaxmodels.ops.common.silu import silu
+from jaxmodels.ops.mamba2 import MixerVectors, mamba2_mixer, step_sizes
+from jaxmodels.ops.norms import gated_rms_norm
+from jaxmodels.ops.short_conv import short_conv_step
+from jaxmodels.ops.ssd import ssd_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Mamba2Config:
       norm_groups: how many parts of D are normalised by themselves; None means G.
       norm_eps: of that norm.
       chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 for a TPU.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
-      kernel: "pallas" for kernels of a TPU's own (`ops/*_kernel.py`), which elsewhere are
-        interpreted, for tests; see `ops/common/pallas_tpu.py`. For one group, and at most 7 taps.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
+        (tests only); they take one group and at most 7 taps.
     """
 
     width: int
@@ -90,7 +91,7 @@ class Mamba2Config:
         if self.norm_eps <= 0.0:
             raise UserError(f"norm_eps must be positive, got {self.norm_eps}")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        one_of(self, "kernel", ("xla", "pallas"))
+        one_of(self, "kernel", tuple(KERNELS))
         if self.kernel == "pallas" and (
             max(self.groups, self.norm_groups) > 1 or self.conv_size > 7
         ):
@@ -163,106 +164,72 @@ class Mamba2Cell(Cell):
         write: float (B,) in [0, 1] or None; how far the token may change the state, a factor on
         its step size. At 0 the state neither decays nor takes anything in.
         """
+        c, p = self.config, self._vectors()
         z, xbc, delta = self._project(x)
-        conv, xbc = short_conv_step(state.conv, xbc, self.conv_taps[...], self.conv_bias[...])
-        x, delta, a, b, c = self._parts(silu(xbc), delta, write)
-        ssm, y = ssd_step(state.ssm, x, delta, a, b, c)
-        return Mamba2State(conv, ssm), self._gate(self._skip(y, x), z)
+        conv, xbc = short_conv_step(state.conv, xbc, p.conv_taps, p.conv_bias)
+        x, b, read = jnp.split(silu(xbc), [c.inner, c.inner + c.groups * c.state_size], -1)
+        delta, a = step_sizes(delta, p.dt_bias, write), -jnp.exp(p.A_log)
+        ssm, y = ssd_step(state.ssm, x, delta, a, b, read, p.D)
+        return Mamba2State(conv, ssm), self._read_out(
+            gated_rms_norm(y, z, p.norm_scale, c.norm_eps, groups=c.norm_groups)
+        )
 
     def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`.
+        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
+        c = self.config
+        (conv, ssm), ys = mamba2_mixer(
+            (state.conv, state.ssm),
+            self._project(xs, split_conv=c.kernel == "pallas"),
+            self._vectors(),
+            self._read_out,
+            reset,
+            write,
+            norm_groups=c.norm_groups,
+            norm_eps=c.norm_eps,
+            chunk_size=c.chunk_size,
+            dtype=c.dtype,
+            implementation=KERNELS[c.kernel],
+        )
+        return Mamba2State(conv, ssm), ys
 
-        What is cheap, all but the products and the states at chunk borders, is computed anew for
-        the backward pass: to keep it costs more time than to make it.
+    def set_retention(self, groups) -> None:
+        """Set what a token keeps of the state at the start, the same for every token.
+
+        groups: pairs (share of the heads, retention in (0, 1)), see `assign_rates`.
         """
-        if self.config.kernel == "pallas":
-            return self._kernel(xs, state, reset, write)
-        z, xbc, delta = self._project(xs)
-        arguments = (state, z, xbc, delta)
-        on_cpu = functools.partial(self._chunks, reset, write=write)
-        if max(self.config.groups, self.config.norm_groups) > 1 or write is not None:
-            return on_cpu(*arguments)
-        elsewhere = functools.partial(self._one_loop, reset)
-        return jax.lax.platform_dependent(*arguments, cpu=on_cpu, default=elsewhere)
+        heads = self.config.heads
+        rates = -np.log(assign_rates(groups, heads))
+        steps = jax.nn.softplus(self.dt_bias[...])
+        self.A_log[...] = jnp.asarray(np.log(rates), jnp.float32) - jnp.log(steps)
+        kernel = self.in_proj.kernel
+        kernel[...] = kernel[...].at[:, -heads:].set(0.0)
 
-    def _chunks(self, reset, state, z, xbc, delta, write=None):
-        def mix(state, xbc, delta, write):
-            taps, bias = self.conv_taps[...], self.conv_bias[...]
-            conv, xbc = short_conv(state.conv, xbc, taps, bias, reset)
-            x, delta, a, b, c = self._parts(silu(xbc), delta, write)
-            options = {"chunk_size": self.config.chunk_size, "dtype": self.config.dtype}
-            ssm, y = ssd_chunked(state.ssm, x, delta, a, b, c, reset, **options)
-            return Mamba2State(conv, ssm), self._skip(y, x)
+    def retention(self, state, xs, reset=None, write=None):
+        """Return what each token multiplies the state by, (B, T, H); arguments as for the call."""
+        a = -jnp.exp(self.A_log[...])
+        return jnp.exp(self.step_sizes(state, xs, reset, write) * a.reshape((1, 1, -1)))
 
-        state, y = recompute_inside(mix)(state, xbc, delta, write)
-        return state, recompute_inside(self._gate)(y, z)
+    def step_sizes(self, state, xs, reset=None, write=None):
+        """Return delta, (B, T, H); arguments as for the call."""
+        return step_sizes(self._project(xs)[-1], self.dt_bias[...], write)
 
-    def _kernel(self, u, state, reset, write=None):
-        """The same by kernels; each part of in_proj makes an array of its own."""
+    def normalize_state(self, state, groups: int, gain):
+        """Normalise the SSM state, see `normalize_channels`."""
+        return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
+
+    def _project(self, u, split_conv=False):
+        """Tokens (..., C) -> z (..., D), xbc (..., E), raw step sizes (..., H).
+
+        split_conv: xbc as two arrays, x (..., D) and the rest; each by a matmul of its own.
+        """
         c = self.config
-        borders = np.cumsum([c.inner, c.inner, 2 * c.state_size])
-        kernels = jnp.split(self.in_proj.kernel[...], borders, -1)
-        z, x, bc, delta = (dot(u, kernel, c.dtype) for kernel in kernels)
-        convolved, states = [], []
-        for part, at in ((x, slice(0, c.inner)), (bc, slice(c.inner, None))):
-            taps, bias = self.conv_taps[...][at], self.conv_bias[...][at]
-            conv, part = conv_silu_kernel(state.conv[..., at], part, taps, bias, reset)
-            convolved.append(part)
-            states.append(conv)
-        x, bc = convolved
-        delta = jax.nn.softplus(delta + on_last(self.dt_bias[...], delta))
-        if write is not None:
-            delta = delta * write[..., None]
-        vectors = -jnp.exp(self.A_log[...]), *jnp.split(bc, 2, -1), self.D[...]
-        options = {"chunk_size": c.chunk_size, "dtype": c.dtype}
-        ssm, y = ssd_kernel(state.ssm[:, 0], x, delta, *vectors, reset, **options)
-        y = gated_norm_kernel(y, z, self.norm_scale[...], c.norm_eps, c.dtype)
-        return Mamba2State(jnp.concatenate(states, -1), ssm[:, None]), self.out_proj(y, c.dtype)
-
-    def _one_loop(self, reset, state, z, xbc, delta):
-        """The same for a TPU, where only what enters and leaves the projections is stored."""
-        c = self.config
-        vectors = SSDVectors(
-            taps=self.conv_taps[...],
-            conv_bias=self.conv_bias[...],
-            dt_bias=self.dt_bias[...],
-            a=-jnp.exp(self.A_log[...]),
-            d=self.D[...],
-            norm_scale=self.norm_scale[...],
-        )
-        options = {"chunk_size": c.chunk_size, "eps": c.norm_eps, "dtype": c.dtype}
-        conv, ssm, y = ssd_loop(
-            state.conv, state.ssm[:, 0], z, xbc, delta, vectors, reset, **options
-        )
-        return Mamba2State(conv, ssm[:, None]), self.out_proj(y, c.dtype)
-
-    def _project(self, u):
-        """Tokens (..., C) -> z (..., D), xbc (..., E), raw step sizes (..., H)."""
-        c = self.config
-        kernels = jnp.split(self.in_proj.kernel[...], [c.inner, c.inner + c.conv_width], -1)
+        conv = [c.inner, c.conv_width - c.inner] if split_conv else [c.conv_width]
+        boundaries = np.cumsum([c.inner, *conv])
+        kernels = jnp.split(self.in_proj.kernel[...], boundaries, -1)
         return [dot(u, kernel, c.dtype) for kernel in kernels]
 
-    def _parts(self, xbc, delta, write=None):
-        """xbc (..., E), delta (..., H) -> x (..., H, P), delta, A (H,), b and c (..., G, N)."""
-        c, shape = self.config, xbc.shape[:-1]
-        parts = [c.inner, c.inner + c.groups * c.state_size]
-        x, b, out = jnp.split(xbc, parts, -1)
-        b, out = (z.reshape(*shape, c.groups, c.state_size) for z in (b, out))
-        delta = jax.nn.softplus(delta + on_last(self.dt_bias[...], delta))
-        if write is not None:
-            delta = delta * write[..., None]
-        a = -jnp.exp(self.A_log[...])
-        return x.reshape(*shape, c.heads, c.head_size), delta, a, b, out
+    def _vectors(self):
+        return MixerVectors(*(getattr(self, name)[...] for name in MixerVectors._fields))
 
-    def _skip(self, y, x):
-        """y, x (..., H, P) -> y + D x, (..., D)."""
-        y = y + x * on_last(self.D[...], x[..., 0])[..., None]
-        return y.reshape(*y.shape[:-2], -1)
-
-    def _gate(self, y, z):
-        """y, z (..., D) -> (..., C)."""
-        c = self.config
-        y = gated(y, z).reshape(*z.shape[:-1], c.norm_groups, -1)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + c.norm_eps)
-        y = y.reshape(z.shape) * on_last(self.norm_scale[...], z)
-        return self.out_proj(y, c.dtype)
+    def _read_out(self, y):
+        return self.out_proj(y, self.config.dtype)

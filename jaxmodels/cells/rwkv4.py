@@ -14,12 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import one_of, positive
-from jaxmodels.cells.layers import Linear, shift_in
-from jaxmodels.ops.common.token_shift import token_mix
-from jaxmodels.ops.wkv4.chunked import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
-from jaxmodels.ops.wkv4.pallas import wkv4_kernel
+from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
+from jaxmodels.cells.layers import Linear
+from jaxmodels.ops.common.token_shift import token_mix, token_shift
+from jaxmodels.ops.wkv4 import WKV4State, wkv4, wkv4_initial, wkv4_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +27,9 @@ class RWKV4Config:
     Attributes:
       width: C.
       chunk_size: tokens a chunk of the fast form.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
-      kernel: "pallas" for a kernel of a TPU's own (`ops/wkv4/pallas.py`), which elsewhere is
-        interpreted, for tests; see `ops/common/pallas_tpu.py`.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
+        (tests only).
     """
 
     width: int
@@ -42,7 +40,7 @@ class RWKV4Config:
     def __post_init__(self):
         positive(self, "width", "chunk_size")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        one_of(self, "kernel", ("xla", "pallas"))
+        one_of(self, "kernel", tuple(KERNELS))
 
 
 @struct.dataclass
@@ -99,13 +97,11 @@ class RWKV4Cell(Cell):
 
     def __call__(self, state, xs, reset=None, key=None):
         """See `Cell.scan`; all chunks at once."""
-        xs = xs.astype(jnp.float32)
-        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset))
-        if self.config.kernel == "pallas":
-            wkv, y = wkv4_kernel(state.wkv, *inputs, reset)
-        else:
-            wkv, y = wkv4_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
-        return RWKV4State(xs[:, -1], wkv), self.output(gate * y, self.config.dtype)
+        c, xs = self.config, xs.astype(jnp.float32)
+        inputs, gate = self._project(xs, token_shift(xs, state.shift, reset))
+        options = {"chunk_size": c.chunk_size, "implementation": KERNELS[c.kernel]}
+        wkv, y = wkv4(state.wkv, *inputs, reset, **options)
+        return RWKV4State(xs[:, -1], wkv), self.output(gate * y, c.dtype)
 
     def _project(self, x, before):
         """Tokens (..., C) -> ((k, v (..., C), decay, bonus (C,)), gate (..., C))."""

@@ -12,12 +12,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, dot, group_norm, on_last, shift_in, symmetric_uniform
+from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, assign_rates, dot, normalize_heads, symmetric_uniform
 from jaxmodels.errors import UserError
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+from jaxmodels.ops.common.token_shift import token_shift
+from jaxmodels.ops.norms import group_norm
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
 MIXED = ("w", "k", "v", "r", "g")  # what the token shift makes five mixtures for
@@ -34,7 +37,7 @@ class RWKV6Config:
       decay_rank: of the low-rank map to the decay.
       norm_groups: how many parts of C are normalised by themselves on reading; None means H.
       chunk_size: tokens a chunk of the fast form, best a power of two.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -128,25 +131,47 @@ class RWKV6Cell(Cell):
         return RWKV6State(x, wkv), self._read_out(y, gate)
 
     def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`."""
+        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
         xs = xs.astype(jnp.float32)
-        inputs, gate = self._project(xs, shift_in(xs, state.shift, reset), write)
+        inputs, gate = self._project(xs, token_shift(xs, state.shift, reset), write)
         wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
         return RWKV6State(xs[:, -1], wkv), self._read_out(y, gate)
+
+    def set_retention(self, groups) -> None:
+        """Set what a token keeps of the state at the start, the same for every token.
+
+        groups: pairs (share of the channels, retention in (0, 1)), see `assign_rates`.
+        """
+        rates = -np.log(assign_rates(groups, self.config.width))
+        self.decay[...] = jnp.asarray(np.log(rates), jnp.float32)
+
+    def retention(self, state, xs, reset=None, write=None):
+        """Return what each token multiplies the state by, by key channel, (B, T, H, N).
+
+        Arguments as for the call; what a reset wipes out does not count.
+        """
+        before = token_shift(xs, state.shift, reset)
+        return jnp.exp(self._project(xs, before, write)[0][1])
+
+    def normalize_state(self, state, groups: int, gain):
+        """Normalise the matrix state, see `normalize_heads`."""
+        return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def _project(self, x, before, write=None):
         """Tokens (..., C) -> ((r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C))."""
         dtype = self.config.dtype
         past = before - x
-        hidden = jnp.tanh(dot(x + past * on_last(self.mix_x[...], x), self.mix_down[...], dtype))
+        hidden = jnp.tanh(
+            dot(x + past * broadcast_to_last_axis(self.mix_x[...], x), self.mix_down[...], dtype)
+        )
         hidden = jnp.split(hidden, 5, -1)
         xw, xk, xv, xr, xg = (
-            x + past * (on_last(mu, x) + dot(low, up, dtype))
+            x + past * (broadcast_to_last_axis(mu, x) + dot(low, up, dtype))
             for mu, low, up in zip(self.mix[...], hidden, self.mix_up[...], strict=True)
         )
         decay = dot(jnp.tanh(dot(xw, self.decay_down[...], dtype)), self.decay_up[...], dtype)
         # From 20 on the decay is 0 in float32 anyway; beyond 88 its logarithm would be infinite.
-        log_w = -jnp.exp(jnp.minimum(on_last(self.decay[...], x) + decay, 20.0))
+        log_w = -jnp.exp(jnp.minimum(broadcast_to_last_axis(self.decay[...], x) + decay, 20.0))
         r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
         if write is not None:
             log_w, k = log_w * write[..., None], k * write[..., None]

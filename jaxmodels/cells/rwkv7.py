@@ -13,15 +13,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, LowRank, on_last, shift_in, symmetric_uniform
+from jaxmodels.cells.base import KERNELS, Cell, head_size_of, one_of, positive
+from jaxmodels.cells.layers import Linear, LowRank, assign_rates, normalize_heads, symmetric_uniform
 from jaxmodels.errors import UserError
-from jaxmodels.ops.common.token_shift import token_mix
-from jaxmodels.ops.dplr.chunked import dplr_mixed, dplr_step
-from jaxmodels.ops.dplr.pallas import dplr_kernel
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+from jaxmodels.ops.common.token_shift import token_mix, token_shift
+from jaxmodels.ops.dplr import dplr, dplr_step
 
 MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
 
@@ -38,9 +38,9 @@ class RWKV7Config:
       value_residual: the cell expects `v_first`, the values of the model's first layer, and mixes
         them into its own.
       chunk_size: tokens a chunk of the fast form, at most 128.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
-      kernel: "pallas" for a kernel of a TPU's own (`ops/dplr/pallas.py`), which elsewhere is
-        interpreted, for tests; see `ops/common/pallas_tpu.py`.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
+        (tests only).
     """
 
     width: int
@@ -64,7 +64,7 @@ class RWKV7Config:
         if self.chunk_size > 128:
             raise UserError(f"chunk_size must be at most 128, got {self.chunk_size}")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        one_of(self, "kernel", ("xla", "pallas"))
+        one_of(self, "kernel", tuple(KERNELS))
 
 
 @struct.dataclass
@@ -144,21 +144,46 @@ class RWKV7Cell(Cell):
         return Cell.scan(self, state, (xs, v_first), reset, key, step=step)
 
     def __call__(self, state, xs, reset=None, key=None, v_first=None, write=None):
-        """See `Cell.scan`; chunks of matrix products. write: (B, T) or None, see `step`."""
-        xs = xs.astype(jnp.float32)
-        tokens = self._project(xs, shift_in(xs, state.shift, reset), v_first, write)
-        size = self.config.chunk_size
-        if self.config.kernel == "pallas":
-            shared = jax.tree.map(lambda vector: vector.reshape(-1), self._shared())
-            wkv, y = dplr_kernel(self._mix, state.wkv, tokens, shared, reset, chunk_size=size)
-            return RWKV7State(xs[:, -1], wkv), self.output(y, self.config.dtype)
-        tokens = tuple(map(self._heads, tokens))
-        wkv, y = dplr_mixed(self._mix, state.wkv, tokens, self._shared(), reset, chunk_size=size)
-        return RWKV7State(xs[:, -1], wkv), self.output(y.reshape(xs.shape), self.config.dtype)
+        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
+        c, xs = self.config, xs.astype(jnp.float32)
+        tokens = self._project(xs, token_shift(xs, state.shift, reset), v_first, write)
+        wkv, y = dplr(
+            self._mix,
+            state.wkv,
+            tokens,
+            self._shared(),
+            reset,
+            chunk_size=c.chunk_size,
+            implementation=KERNELS[c.kernel],
+        )
+        return RWKV7State(xs[:, -1], wkv), self.output(y, c.dtype)
+
+    def set_retention(self, groups) -> None:
+        """Set what a token keeps of the state at the start, the same for every token.
+
+        groups: pairs (share of the channels, retention in (0.5452, 1)), see `assign_rates`.
+        """
+        rates = -np.log(assign_rates(groups, self.config.width))
+        share = rates * np.exp(0.5)  # log_w = -e^-1/2 sigma(d)
+        if share.max() >= 1.0:
+            raise UserError("retention: RWKV-7 keeps more than 0.5452 a token; ask for more")
+        self.decay.bias[...] = jnp.asarray(np.log(share / (1.0 - share)), jnp.float32)
+
+    def retention(self, state, xs, reset=None, write=None):
+        """Return the diagonal of what each token multiplies the state by, (B, T, H, N).
+
+        Arguments as for the call; what a reset wipes out does not count.
+        """
+        before = token_shift(xs, state.shift, reset)
+        return jnp.exp(self._heads(self._project(xs, before, None, write)[1]))
+
+    def normalize_state(self, state, groups: int, gain):
+        """Normalise the matrix state, see `normalize_heads`."""
+        return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def values(self, x, before):
         """v of tokens x (..., C) with the tokens before them: `v_first`, if of the first layer."""
-        mixed = x + (before - x) * on_last(self.mix[...][MIXED.index("v")], x)
+        mixed = x + (before - x) * broadcast_to_last_axis(self.mix[...][MIXED.index("v")], x)
         return self.value(mixed, self.config.dtype)
 
     def _project(self, x, before, v_first, write=None):
@@ -178,7 +203,7 @@ class RWKV7Cell(Cell):
         return r, log_w, k, v, rate, self.gate(xg, c.dtype)
 
     def _shared(self):
-        """The vectors of `_mix`, each (H, N)."""
+        """Return the vectors of `_mix`, each (H, N)."""
         names = ("removal_scale", "key_scale", "bonus", "norm_scale", "norm_bias")
         return {name: self._heads(getattr(self, name)[...]) for name in names}
 
@@ -186,7 +211,7 @@ class RWKV7Cell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _mix(self, recur, tokens, shared, head_sum):
-        """All between the projections, as `dplr_mixed` calls it -> (state, y).
+        """Compute everything between the projections, as `dplr` calls it -> (state, y).
 
         Of `self` only the config may be read here: the fast form has a derivative of its own, with
         respect to the arguments.

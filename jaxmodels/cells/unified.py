@@ -17,8 +17,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells import unified_fused
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
 
@@ -50,7 +49,7 @@ class UnifiedConfig:
       input_gain: how much louder than Glorot the token's way into h starts: the RWKV projection by
         this factor, the rows of the first abstraction that read h_mid by its square. With 1, as
         written, h_mid is a tenth of a_0 beside it under one LayerNorm, and learning starts late.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       remat_chunk: if positive, the backward pass keeps the state once every so many tokens and
         recomputes the rest (P-23).
       debug_mode: allows `UnifiedCell.debug`, which returns every intermediate value (P-10, P-24).
@@ -127,7 +126,7 @@ class UnifiedState:
 
 @struct.dataclass
 class Readout:
-    """What the cell shows of its states after each token; leading axes (B, T)."""
+    """The states that the cell shows after each token; leading axes (B, T)."""
 
     h: jax.Array
     abstractions: tuple[jax.Array, ...]

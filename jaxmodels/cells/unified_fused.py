@@ -29,7 +29,7 @@ EPS = 1e-5
 
 
 def _centre(kernel, groups=1):
-    """Removes the mean over each group of outputs: a LayerNorm's centring, done to the weights."""
+    """Remove the mean over each group of outputs: a LayerNorm's centring, done to the weights."""
     shaped = kernel.reshape(*kernel.shape[:-1], groups, -1)
     return (shaped - shaped.mean(-1, keepdims=True)).reshape(kernel.shape)
 
@@ -122,7 +122,7 @@ _slot_means.defvjp(_slot_means_fwd, _slot_means_bwd)
 
 
 def _step(debug, dot, params, carry, x):
-    """One token. carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
+    """Read one token. carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
     cell, small = params
     c = cell.config
     projected, moments, reset = x

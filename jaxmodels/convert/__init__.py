@@ -32,7 +32,7 @@ _WRITE = {"jaxmodels": native.write, "huggingface": huggingface.write, "blinkdl"
 
 
 def load(path):
-    """The model in a file or folder of any format in `FORMATS`, recognised by its content.
+    """Read the model in a file or folder of any format in `FORMATS`, recognised by content.
 
     Raises:
       UserError: no such file, no known format, or malformed; in one line that says what and where.
@@ -42,7 +42,7 @@ def load(path):
 
 
 def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
-    """Writes a model to a new file or folder, whole or not at all.
+    """Write a model to a new file or folder, whole or not at all.
 
     Args:
       model: of `jaxmodels.create` or `load`.
@@ -65,7 +65,7 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
 
 
 def format_of(path: Path) -> str:
-    """The name of the format of a file or folder; raises UserError if it is none of `FORMATS`."""
+    """Return the format name of a file or folder; raise UserError if it is none of `FORMATS`."""
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path}: no config.json in this folder; {_known()}")

@@ -6,7 +6,8 @@ from pathlib import Path
 import jaxmodels
 from jaxmodels import cli
 from jaxmodels.convert import FORMATS, format_of, load, save
-from jaxmodels.convert.tensors import must_be_new
+from jaxmodels.extras import import_extra
+from jaxmodels.writing import must_be_new
 
 EXAMPLES = """
 examples:
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     must_be_new(options.dest)  # before the work, not after
+    if options.to != "rwkv_cpp":
+        import_extra("safetensors")
     source = format_of(options.source)
     model = load(options.source)
     save(model, options.dest, options.to, options.dtype)

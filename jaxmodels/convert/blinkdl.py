@@ -12,9 +12,10 @@ import numpy as np
 from jaxmodels.cells import rwkv6, rwkv7
 from jaxmodels.convert import torch_zip
 from jaxmodels.convert.rows import Row, read_rows, write_rows
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
+from jaxmodels.writing import written_whole
 
 # What only this version's tensors are called, newest first.
 MARKS = {
@@ -28,7 +29,7 @@ LOW_RANK = {"w": "decay", "a": "rate", "v": "residual", "g": "gate"}  # of versi
 
 
 def read(path: Path) -> RWKV:
-    """The model of a `.pth` (recognised by its content) or `.safetensors` file.
+    """Read the model of a `.pth` (recognised by its content) or `.safetensors` file.
 
     Raises:
       UserError: truncated or damaged, no RWKV-4, -6 or -7, or tensors that do not fit.
@@ -39,20 +40,20 @@ def read(path: Path) -> RWKV:
 
 
 def write(model: RWKV, destination: Path) -> None:
-    """A new `.safetensors` file, float32; raises UserError if it exists or the model is no RWKV."""
+    """Write a new `.safetensors` file, float32; raise UserError if it exists or is no RWKV."""
     tensors = tensors_of(model)
     with written_whole(destination) as temporary:
         write_safetensors(temporary, tensors)
 
 
 def from_tensors(tensors: Tensors) -> RWKV:
-    """The model of tensors under BlinkDL's names."""
+    """Build the model of tensors under BlinkDL's names."""
     config = config_of(tensors)
     return read_rows(config, rows_of(config), tensors)
 
 
 def tensors_of(model) -> dict[str, np.ndarray]:
-    """{BlinkDL's name: float32 array} of a model; raises UserError if it is no RWKV."""
+    """Return {BlinkDL's name: float32 array} of a model; raise UserError if it is no RWKV."""
     if not isinstance(model, RWKV):
         raise UserError(f"{type(model).__name__} is no RWKV; RWKV-4, -6 and -7 have this format")
     tensors = write_rows(model, rows_of(model.config))
@@ -62,7 +63,7 @@ def tensors_of(model) -> dict[str, np.ndarray]:
 
 
 def version_of(tensors: Tensors) -> int:
-    """4, 6 or 7, by the names of the tensors."""
+    """Return 4, 6 or 7, by the names of the tensors."""
     for version, marks in MARKS.items():
         if any(mark in name for name in tensors.arrays for mark in marks):
             if version == 5:
@@ -75,7 +76,7 @@ def version_of(tensors: Tensors) -> int:
 
 
 def config_of(tensors: Tensors) -> RWKVConfig:
-    """The sizes of a model, from the shapes of its tensors."""
+    """Infer the config of a model from the shapes of its tensors."""
     version = version_of(tensors)
     vocab_size, width = tensors.shape("emb.weight", 2)
     fields = {
@@ -104,13 +105,13 @@ def config_of(tensors: Tensors) -> RWKVConfig:
 
 
 def _head_size(tensors: Tensors, name: str) -> int:
-    """N of (H, N), (H, N, 1) or, where axes of size 1 have been dropped, (N,)."""
+    """Return N of (H, N), (H, N, 1) or, where axes of size 1 have been dropped, (N,)."""
     sizes = [size for size in tensors.shape(name) if size != 1]
     return sizes[-1] if sizes else 1
 
 
 def rows_of(config: RWKVConfig) -> list[Row]:
-    """The table of a version."""
+    """Return the table of a version."""
     own = {4: _rows_4, 6: _rows_6, 7: _rows_7}[config.version](config)
     return [
         Row("emb.weight", "embed.table"),

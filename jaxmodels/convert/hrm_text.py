@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors
+from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import PAD, HRLMConfig
+from jaxmodels.models.hrlm.config import HRLMConfig
 from jaxmodels.models.hrlm.model import HRLM
 
 # The library's defaults, which a config.json may leave out. 0 means what follows from others.
@@ -55,7 +56,7 @@ LEAVES |= {"mlp.gate_up_proj": "up", "mlp.down_proj": "down"}
 
 
 def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
-    """The model of a folder.
+    """Read the model of a folder.
 
     Args:
       path: of config.json, for messages.
@@ -87,7 +88,7 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
 
 
 def fields_of(c: HRLMConfig) -> dict:
-    """What config.json holds for a model of ours; raises UserError if they have no such model."""
+    """Return the config.json of one of our models; raise UserError if HRM-Text cannot hold it."""
     for name, wanted in OURS.items():
         if getattr(c, name) != wanted:
             raise UserError(
@@ -99,19 +100,18 @@ def fields_of(c: HRLMConfig) -> dict:
             f"low_layers {c.low_layers} and high_layers {c.high_layers} differ; "
             "hrm_text of transformers has as many in both"
         )
-    cell = c.cell
     return FIXED | {
         "vocab_size": c.vocab_size,
         "hidden_size": c.width,
-        "intermediate_size": cell.mlp_size,
-        "num_hidden_layers": cell.calls * c.low_layers,
+        "intermediate_size": c.mlp_size,
+        "num_hidden_layers": c.calls * c.low_layers,
         "num_layers_per_stack": c.low_layers,
-        "num_attention_heads": c.width // cell.head_size,
-        "head_dim": cell.head_size,
+        "num_attention_heads": c.width // c.head_size,
+        "head_dim": c.head_size,
         "max_position_embeddings": c.seq_len,
         "H_cycles": c.high_cycles,
         "L_cycles": c.low_cycles,
-        "L_bp_cycles": _low_calls(cell),
+        "L_bp_cycles": _low_calls(c),
         "rms_norm_eps": c.norm_eps,
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_base},
         "initializer_range": c.width**-0.5,
@@ -122,8 +122,8 @@ def fields_of(c: HRLMConfig) -> dict:
 
 
 def tensors_of(model: HRLM) -> dict[str, np.ndarray]:
-    """{name of theirs: array}."""
-    start = np.asarray(model.fresh_thoughts(1, 1).low[0, 0], np.float32)
+    """Return {name in hrm_text: array}."""
+    start = np.asarray(model.initial_carry(1, 1).low[0, 0], np.float32)
     return write_rows(model, _rows_of(model.config)) | {START: start}
 
 
@@ -171,7 +171,7 @@ def _config(given: dict, fields: dict, layers: int, start: list) -> HRLMConfig:
 
 
 def _inner(width: int, size: int) -> dict:
-    """The fields that make this inner size of SwiGLU."""
+    """Return the fields that give this inner size of SwiGLU."""
     usual = {"expansion": 4.0, "mlp_multiple": 256}
     if -(-round(4.0 * width * 2 / 3) // 256) * 256 == size:
         return usual
@@ -193,7 +193,7 @@ def _end(given) -> int | None:
 
 
 def _grad_calls(given: dict, high: int, low: int) -> int:
-    """Through how many calls the gradient flows: theirs counts calls of L in each cycle of H.
+    """Return the number of calls with a gradient; `hrm_text` counts calls of L per cycle of H.
 
     Which calls these are may differ: ours are the last ones. It is of no account to what a model
     computes.
@@ -210,7 +210,7 @@ def _grad_calls(given: dict, high: int, low: int) -> int:
 
 
 def _low_calls(cell) -> list[int]:
-    """L_bp_cycles: how many calls of L in each cycle of H the gradient flows through."""
+    """Return L_bp_cycles: calls of L with a gradient in each cycle of H."""
     counts = cell.grad_calls - min(cell.high_cycles, cell.grad_calls - 1)
     if cell.grad_rule == "last":
         counts = cell.grad_calls - -(-cell.grad_calls // (cell.low_cycles + 1))

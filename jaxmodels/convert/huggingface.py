@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxmodels.convert import blinkdl, hrm_text
 from jaxmodels.convert.rows import Row, read_rows, write_rows
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 from jaxmodels.models.hrlm.model import HRLM
 from jaxmodels.models.mamba import Mamba, MambaConfig
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
+from jaxmodels.writing import written_whole
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # The library's defaults of the fields that are read (a config.json may leave them out), None: must
@@ -75,7 +76,7 @@ RWKV_NAMES = {  # BlinkDL's parts of names: theirs
 
 
 def read(folder: Path) -> RWKV | Mamba | HRLM:
-    """The model of a folder.
+    """Read the model of a folder.
 
     Raises:
       UserError: a file is missing or damaged, the kind of model or a field of its config is not
@@ -106,7 +107,7 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
 
 
 def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
-    """A new folder, float32; raises UserError if it exists or the library has no such model."""
+    """Write a new folder, float32; raise UserError if it exists or the library lacks the model."""
     c = model.config
     if isinstance(model, RWKV) and c.version == 4:
         kind, config = "rwkv", _rwkv_fields(c)
@@ -131,7 +132,7 @@ def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
 
 
 def _fields(path: Path, kind: str, given: dict) -> dict:
-    """The fields of FIELDS, checked for their types."""
+    """Return the fields of FIELDS, checked for their types."""
     for name, value in FIXED[kind].items():
         if name in given and given[name] != value:
             raise UserError(f"{path}: {name} is {given[name]!r}; only {value!r} is supported")
@@ -318,6 +319,6 @@ def _rows_of(config: RWKVConfig | MambaConfig) -> list[Row]:
 
 
 def _rwkv_name(name: str) -> str:
-    """BlinkDL's name of a tensor in their words."""
+    """Translate BlinkDL's name of a tensor to Hugging Face's."""
     parts = [RWKV_NAMES.get(part, part) for part in name.split(".")]
     return ".".join(parts if parts[0] == "head" else ["rwkv", *parts])

@@ -10,15 +10,16 @@ import numpy as np
 
 import jaxmodels
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
-from jaxmodels.convert.tensors import read_safetensors, write_safetensors, written_whole
+from jaxmodels.convert.tensors import read_safetensors, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
+from jaxmodels.writing import written_whole
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 
 
 def read(folder: Path):
-    """The model of a folder.
+    """Read the model of a folder.
 
     Raises:
       UserError: a file is missing or damaged, or the arrays are not those of the config's model.
@@ -41,7 +42,7 @@ def read(folder: Path):
 
 
 def write(model, destination: Path) -> None:
-    """A new folder; raises UserError if it exists."""
+    """Write a new folder; raise UserError if it exists."""
     with written_whole(destination) as temporary:
         temporary.mkdir()
         arrays = {name: np.asarray(leaf) for name, leaf in leaves_of(model).items()}
@@ -59,7 +60,7 @@ def _config(path: Path):
 
 @contextlib.contextmanager
 def _fields_of(path: Path):
-    """What goes wrong in here is the fault of a field of this file."""
+    """Report errors of the block as those of a field of this file."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""How the tensors of another format map to the arrays of a model, as a table of rows.
+"""Tables that map the tensors of another format to the arrays of a model, row by row.
 
 A model's layers are stacked: the leaf `layers.time.key.kernel` holds all layers' matrices, where
 other formats have one tensor a layer. Kernels are (inputs, outputs), torch's weights the transpose.
@@ -18,7 +18,7 @@ from jaxmodels.tree import leaf_name
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One tensor of theirs (of every layer, where the name has `{i}`).
+    """One tensor of the other format (one a layer, where the name has `{i}`).
 
     Attributes:
       theirs: its name; `{i}` stands for the number of the layer.
@@ -40,22 +40,22 @@ class Row:
 
     @property
     def loose(self) -> bool:
-        """Whether theirs may have any shape with as many elements."""
+        """Whether the other format may use any shape with as many elements."""
         return self.kind in ("flat", "complement")
 
     def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of theirs where ours (of one layer) has this one."""
+        """Return the other format's shape for our shape of one layer."""
         if self.kind == "transposed":
             return (*shape[:-2], shape[-1], shape[-2])
         return (self.shape or shape) if self.loose else shape
 
     def read(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Theirs as ours, of this shape."""
+        """Convert the other format's array to ours, of this shape."""
         array = array.swapaxes(-1, -2) if self.kind == "transposed" else array.reshape(shape)
         return np.float32(1.0) - array if self.kind == "complement" else array
 
     def write(self, array: np.ndarray) -> np.ndarray:
-        """An array of ours (of one layer) as theirs."""
+        """Convert our array of one layer to the other format."""
         if self.kind == "transposed":
             array = array.swapaxes(-1, -2)
         if self.kind == "complement":
@@ -64,18 +64,18 @@ class Row:
 
 
 def leaves_of(model) -> dict[str, jax.Array]:
-    """{dotted name: array} of a model, e.g. `layers.time.key.kernel`."""
+    """Return {dotted name: array} of a model, e.g. `layers.time.key.kernel`."""
     return {leaf_name(path, "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
 @functools.lru_cache(maxsize=16)
 def abstract_model(config):
-    """The model of a config with shapes and types instead of arrays, without building it."""
+    """Return the model of a config with shapes and dtypes in place of arrays."""
     return jax.eval_shape(lambda: jaxmodels.create(config))
 
 
 def filled_model(abstract, leaves: dict[str, np.ndarray]):
-    """An abstract model with these arrays, by the names of `leaves_of`."""
+    """Fill an abstract model with these arrays, by the names of `leaves_of`."""
 
     def place(path, leaf):
         array = leaves[leaf_name(path, ".")]
@@ -86,7 +86,7 @@ def filled_model(abstract, leaves: dict[str, np.ndarray]):
 
 
 def read_rows(config, rows: list[Row], tensors: Tensors):
-    """The model of a config, from tensors of theirs.
+    """Build the model of a config from the other format's tensors.
 
     Raises:
       UserError: a tensor is missing, of the wrong shape, or left over.
@@ -110,7 +110,7 @@ def read_rows(config, rows: list[Row], tensors: Tensors):
 
 
 def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
-    """{name of theirs: array}."""
+    """Return {name in the other format: array}."""
     leaves = {name: np.asarray(leaf, np.float32) for name, leaf in leaves_of(model).items()}
     tensors = {}
     for row in rows:
@@ -120,7 +120,7 @@ def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
 
 
 def _places(row: Row, config):
-    """(name of theirs, index into the leaf) of each tensor of a row."""
+    """Return (other format's name, index into the leaf) of each tensor of a row."""
     part = () if row.part is None else (row.part,)
     if "{i}" not in row.theirs:
         return [(row.theirs, part)]

@@ -21,9 +21,10 @@ import numpy as np
 
 from jaxmodels.cells.rwkv7 import MIXED
 from jaxmodels.convert import blinkdl
-from jaxmodels.convert.tensors import Tensors, written_whole
+from jaxmodels.convert.tensors import Tensors
 from jaxmodels.errors import UserError
 from jaxmodels.models.rwkv import RWKV
+from jaxmodels.writing import written_whole
 
 MAGIC = b"fmgg"  # "ggmf" as a little-endian number
 TYPES = (np.dtype("<f4"), np.dtype("<f2"))
@@ -36,7 +37,7 @@ TINY = np.finfo(np.float32).tiny
 
 
 def read(path: Path) -> RWKV:
-    """The model of a file.
+    """Read the model of a file.
 
     Raises:
       UserError: truncated, of another kind, version or type, or tensors that do not fit.
@@ -52,7 +53,7 @@ def read(path: Path) -> RWKV:
 
 
 def write(model: RWKV, destination: Path, dtype: str = "float32") -> None:
-    """A new file of version 101.
+    """Write a new file of version 101.
 
     Args:
       model: RWKV-4, -6 or -7.
@@ -80,7 +81,7 @@ def write(model: RWKV, destination: Path, dtype: str = "float32") -> None:
 
 
 def to_blinkdl(tensors: Tensors) -> Tensors:
-    """The tensors of a file as BlinkDL has them."""
+    """Return the tensors of a file as BlinkDL has them."""
     version = blinkdl.version_of(tensors)
     arrays = {}
     for name, array in tensors.arrays.items():
@@ -108,7 +109,7 @@ def to_blinkdl(tensors: Tensors) -> Tensors:
 
 
 def from_blinkdl(arrays: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
-    """The inverse of `to_blinkdl`."""
+    """Invert `to_blinkdl`."""
     heads = (-1, config.head_size, 1)
     written = {}
     for name, array in arrays.items():
@@ -131,7 +132,7 @@ def from_blinkdl(arrays: dict[str, np.ndarray], config) -> dict[str, np.ndarray]
 
 
 def read_file(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """The header {vocab, width, layers} and the tensors as they stand in the file."""
+    """Return the header {vocab, width, layers} and the tensors as stored in the file."""
     try:
         data = path.read_bytes()
     except OSError as error:

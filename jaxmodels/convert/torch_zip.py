@@ -1,4 +1,4 @@
-"""Tensors out of a `.pth` file of `torch.save`, without torch and without running what it says.
+"""Tensors from a `.pth` file of `torch.save`, read without torch and without running its code.
 
 A file of torch >= 1.6 is a zip archive, uncompressed: `*/data.pkl` pickles the structure, in which
 a tensor is a call of `_rebuild_tensor_v2` on a storage, and `*/data/KEY` are the storages' bytes.
@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.convert.tensors import Tensors
@@ -24,7 +24,7 @@ MAGIC = b"PK\x03\x04"
 TYPES = {
     "FloatStorage": np.dtype("<f4"),
     "HalfStorage": np.dtype("<f2"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
 }
 # What torch.save writes (protocol 2), and lists.
 OPCODES = set(
@@ -51,7 +51,7 @@ class View(NamedTuple):
 
 
 def read_torch(path: Path) -> Tensors:
-    """The tensors of a flat state dict.
+    """Read the tensors of a flat state dict.
 
     Raises:
       UserError: truncated, damaged, not a dict of tensors, another type than float32, float16 or

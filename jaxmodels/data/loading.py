@@ -1,30 +1,41 @@
-"""What all streams share: batches as a Grain dataset, and a host's share of the rows."""
+"""Batches as a Grain dataset, and the rows of a batch that one host makes."""
 
-import grain
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from jaxmodels.errors import UserError
+from jaxmodels.extras import import_extra
+
+if TYPE_CHECKING:
+    import grain
 
 
-def dataset_of(source, prefetch: int) -> grain.IterDataset:
-    """A source whose element is a batch, computed from its step alone, as a dataset.
+def grain_dataset(source, prefetch: int) -> grain.IterDataset:
+    """Return a Grain dataset over a source whose elements are batches.
 
     Args:
-      source: has `len` and `[step]`.
+      source: has `len` and `[step]`; an element is a function of its step alone.
       prefetch: batches made ahead by a thread; 0 = none. Changes speed only.
 
     Returns:
-      `iter()` of it has get_state()/set_state() with next_index == step.
+      A dataset whose `iter()` has get_state()/set_state() with next_index == step.
+
+    Raises:
+      UserError: Grain is not installed.
     """
+    grain = import_extra("grain")
     options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
     return grain.MapDataset.source(source).to_iter_dataset(options)
 
 
-def host_rows(batch_size: int, host_index: int, host_count: int) -> np.ndarray:
-    """int64 (batch_size / host_count,): which rows of a batch a host makes.
+def rows_of_host(batch_size: int, host_index: int, host_count: int) -> np.ndarray:
+    """Return int64 (batch_size / host_count,): the rows of a batch that a host makes.
 
     Raises:
-      UserError: the rows do not divide over the hosts.
+      UserError: no rows, or they do not divide over the hosts.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be positive, got {batch_size}")

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.cells.hrm import HRMState
+from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import PAD
 from jaxmodels.models.hrlm.model import prefix_of
 
 
@@ -130,7 +130,7 @@ def _think(model, tokens, mask, positions, past):
         read, low = through(model.core, x, None if past is None else past[0])
         return read, low, ()
 
-    thoughts = model.fresh_thoughts(*tokens.shape)
+    thoughts = model.initial_carry(*tokens.shape)
     if not c.inject:
         thoughts = thoughts.replace(high=x)
     cell = model.core

@@ -18,11 +18,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, head_size_of, not_negative, one_of, positive
 from jaxmodels.cells.grounded_gla import GroundedGLACell, GroundedGLAConfig
 from jaxmodels.cells.hybrid import INITS, HybridCell, HybridConfig
-from jaxmodels.cells.layers import Embedding, Linear, LowRank, RMSNorm, on_last, symmetric_uniform
+from jaxmodels.cells.layers import (
+    Embedding,
+    Linear,
+    LowRank,
+    RMSNorm,
+    broadcast_to_last_axis,
+    symmetric_uniform,
+)
 from jaxmodels.errors import UserError
 from jaxmodels.models.segments import Segmented, joined, segments_of
 
@@ -261,7 +267,7 @@ class GroundThinkLayer(Cell):
     def _add(self, x, y, norm_in, norm_out, gamma):
         if norm_out is not None:
             return norm_in(x) + norm_out(y)
-        return x + on_last(gamma[...], x) * y
+        return x + broadcast_to_last_axis(gamma[...], x) * y
 
 
 class GroundThink(Segmented):
@@ -293,11 +299,11 @@ class GroundThink(Segmented):
         logits, cap = super()._logits(x), self.config.logit_cap
         return cap * jnp.tanh(logits / cap) if cap else logits
 
-    def observe(self, state, tokens, reset=None):
-        """One segment, layer by layer: what diagnostics look at. See `models/observe.py`."""
-        from jaxmodels.models.observe import observe
+    def intermediates(self, state, tokens, reset=None):
+        """Read one segment layer by layer, see `models/observe.py`."""
+        from jaxmodels.models.observe import intermediates
 
-        return observe(self, state, tokens, reset)
+        return intermediates(self, state, tokens, reset)
 
     def parameter_label(self, name: str) -> str:
         """ "component/role" of a parameter by its path, as `train.optim.build.flatten` names it.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.layers import Embedding, Linear
+from jaxmodels.models.contract import Term, term_sums, token_terms
 from jaxmodels.ops import losses
 from jaxmodels.ops.common.chunks import remat_over_time
 
@@ -34,7 +35,7 @@ def layer_of(layers: nnx.Module, index: int) -> nnx.Module:
 
 
 class LanguageModel(nnx.Module):
-    """The contract of a model, for a stack of equal layers.
+    """A stack of equal layers under the contract of a model (`models/contract.py`).
 
     A subclass passes its parts to `__init__` and may override `embed_tokens`, `features` and
     `extras`, what every layer is given beside its input.
@@ -128,49 +129,29 @@ class LanguageModel(nnx.Module):
             "...d,vd->...v", x.astype(table.dtype), table, preferred_element_type=jnp.float32
         )
 
-    def target_counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Number of targets behind each term of `loss_sums`, float32 scalars."""
-        total = batch["weights"].astype(jnp.float32).sum()
-        counts = {"next_token": total, "accuracy": total}
-        return counts | ({"l2_wrap": total} if self.config.l2_wrap else {})
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Next-token loss and accuracy, and `l2_wrap`, a penalty on the largest logit."""
+        weight = self.config.l2_wrap
+        return token_terms() + ((Term("l2_wrap", _l2_wrap, weight=weight),) if weight else ())
 
-    def loss_sums(self, state, batch, key=None):
-        """Every loss and metric as a sum over its targets.
-
-        Args:
-          state: state before the segment.
-          batch: inputs, targets int (B, T), weights float (B, T), reset bool (B, T) or absent.
-          key: ignored.
-
-        Returns:
-          (state after the segment, {term: float32 scalar}), with the keys of `target_counts`.
-        """
+    def loss_sums(self, state, batch, key=None, progress=None):
+        """See `Model.loss_sums`. With `remat_chunk`, the terms are summed chunk by chunk."""
+        del progress
+        terms = self.terms
 
         def read(carry, inputs):
             state, before = carry
             tokens, targets, weights, reset = inputs
             state, logits = self._read(state, tokens, reset, key)
-            sums = {
-                "next_token": losses.cross_entropy_sum(logits, targets, weights),
-                "accuracy": losses.correct_sum(logits, targets, weights),
-            }
-            if self.config.l2_wrap:
-                # Its gradient is BlinkDL's L2Wrap: weight x the largest logit, on that logit.
-                sums["l2_wrap"] = jnp.sum(weights * 0.5 * jnp.square(logits.max(-1)))
+            read = {"targets": targets, "weights": weights}
+            sums = term_sums(terms, LanguageOutput(logits), read)
             return (state, jax.tree.map(jnp.add, before, sums)), None
 
-        zeros = {term: jnp.zeros(()) for term in self.target_counts(batch)}
+        zeros = {term.name: jnp.zeros(()) for term in terms}
         weights = batch["weights"].astype(jnp.float32)
         inputs = (batch["inputs"], batch["targets"], weights, batch.get("reset"))
         return self._over_time(read, (state, zeros), inputs)[0]
-
-    def loss_weights(self, progress: jax.Array) -> dict[str, jax.Array]:
-        """The weight of each loss; the same at every progress in [0, 1]."""
-        del progress
-        weights = {"next_token": jnp.float32(1.0)}
-        return weights | (
-            {"l2_wrap": jnp.float32(self.config.l2_wrap)} if self.config.l2_wrap else {}
-        )
 
     def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
         """What a picture of one sequence needs. tokens: int (T,).
@@ -180,6 +161,9 @@ class LanguageModel(nnx.Module):
         """
         tokens = jnp.asarray(tokens)[None]
         _, out = self(self.initial_state(1), tokens)
-        log_p = jax.nn.log_softmax(out.logits[0, :-1], -1)
-        paid = -jnp.take_along_axis(log_p, tokens[0, 1:, None], -1)[:, 0]
-        return {"log2_loss": paid / math.log(2.0)}
+        return {"log2_loss": losses.token_nll(out.logits[0, :-1], tokens[0, 1:]) / math.log(2.0)}
+
+
+def _l2_wrap(out, batch):
+    """Half the square of the largest logit: its gradient is BlinkDL's L2Wrap, that logit itself."""
+    return jnp.sum(batch["weights"] * 0.5 * jnp.square(out.logits.max(-1)))

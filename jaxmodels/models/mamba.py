@@ -7,8 +7,7 @@ import dataclasses
 
 from flax import nnx
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
@@ -68,7 +67,7 @@ class MambaConfig:
         if self.version == 2 and self.dt_rank is not None:
             raise UserError("dt_rank belongs to version 1; leave it None")
         not_negative(self, "l2_wrap", "remat_chunk")
-        one_of(self, "kernel", ("xla", "pallas"))
+        one_of(self, "kernel", tuple(KERNELS))
         if self.version == 1 and self.kernel != "xla":
             raise UserError("kernel: version 1 has none of its own; leave it 'xla'")
         _ = self.cell  # validates its own fields
@@ -130,3 +129,8 @@ class Mamba(LanguageModel):
             norm=RMSNorm(c.width, c.norm_eps),
             head=head,
         )
+
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return self.config.kernel == "pallas"

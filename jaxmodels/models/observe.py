@@ -9,10 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.cells.retention import retention_of, step_sizes
 
-
-def observe(model, state, tokens, reset=None):
+def intermediates(model, state, tokens, reset=None):
     """Args:
       model: a `GroundThink`.
       state, tokens (B, T), reset: as for the call of the model.
@@ -36,8 +34,8 @@ def observe(model, state, tokens, reset=None):
     return model.nested(states), seen
 
 
-def observe_layer(layer, kind: str, state, xs, reset=None):
-    """One layer of this kind on the residual stream: -> (state, ys, its dict of `observe`)."""
+def layer_intermediates(layer, kind: str, state, xs, reset=None):
+    """Read one layer of this kind on the residual stream: -> (state, ys, its intermediates)."""
     normed = layer.norm_mixer(xs)
     look = {"attention": _attention, "gla": _gla}.get(kind, _hybrid)
     after, seen = look(layer.mixer, state, normed, reset)
@@ -47,7 +45,7 @@ def observe_layer(layer, kind: str, state, xs, reset=None):
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _compiled(layer, kind: str, state, xs, reset):
-    return observe_layer(layer, kind, state, xs, reset)
+    return layer_intermediates(layer, kind, state, xs, reset)
 
 
 def _attention(mixer, state, xs, reset):
@@ -68,11 +66,11 @@ def _hybrid(mixer, state, xs, reset):
     for name in outs:
         path, before = getattr(mixer, name), getattr(state, name)
         inner = xs if path.down is None else path.down(xs, mixer.config.dtype)
-        seen[f"{name}_retention"] = retention_of(path.cell, before, inner, reset, write)
+        seen[f"{name}_retention"] = path.cell.retention(before, inner, reset, write)
         if name == "rwkv":
             seen["rwkv_state"] = after.rwkv.wkv
         else:
-            seen["mamba_delta"] = step_sizes(path.cell, before, inner, reset, write)[0]
+            seen["mamba_delta"] = path.cell.step_sizes(before, inner, reset, write)
             seen["mamba_state"] = _by_head(after.mamba.ssm, path.cell.config)
     return after, seen
 

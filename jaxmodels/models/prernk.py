@@ -5,6 +5,7 @@ code has the next-token loss only; the other four (P-12 to P-15) are built here 
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -14,6 +15,7 @@ from flax import nnx, struct
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig, UnifiedState
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import Term, label_terms, term_sums, token_terms, weighted_term
 from jaxmodels.ops import losses
 
 CHOICES = {
@@ -26,12 +28,12 @@ CHOICES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class PRERNKConfig:
+class PRERNKConfig(UnifiedConfig):
     """Sizes, losses and their weights.
 
     Attributes:
       vocab_size: 256 for bytes.
-      width, hidden_size, ..., remat_chunk, debug_mode: of the cell, see `UnifiedConfig`.
+      width, hidden_size, ..., remat_chunk, debug_mode: of the cell, see `UnifiedConfig`; P-30.
       objective: "next_token" (cross-entropy) or "regression" (mean squared error against
         `batch["values"]`, float (B, T, regression_size)); P-11.
       symbolic: loss on relation labels, `batch["relation_labels"]` int (B, T, S, K), -1 = none: the
@@ -49,24 +51,11 @@ class PRERNKConfig:
         fraction of the steps), full at the end (P-25); "constant" is full from the start.
     """
 
-    vocab_size: int = 256
     width: int = 128
     hidden_size: int = 256
-    symbol_slots: int = 16
-    role_slots: int = 4
     relation_size: int = 64
     abstraction_sizes: tuple[int, ...] = (256, 128, 64)
-    activation: str = "gelu"
-    core: str = "ema"
-    gating: str = "full"
-    double_softmax: bool = False
-    topdown: bool = True
-    exact_gelu: bool = False
-    dropout: float = 0.0
-    input_gain: float = 2.0
-    dtype: str = "float32"
-    remat_chunk: int = 0
-    debug_mode: bool = False
+    vocab_size: int = 256
     objective: str = "next_token"
     regression_size: int = 1
     symbolic: str = "none"
@@ -84,13 +73,12 @@ class PRERNKConfig:
     ramp_start: float = 0.6
 
     def __post_init__(self):
-        for name in ("abstraction_sizes", "abstraction_heads"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "abstraction_heads", tuple(self.abstraction_heads))
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 choices = ", ".join(options)
                 raise UserError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
-        _ = self.cell  # validates its own fields
+        super().__post_init__()
         if self.vocab_size < 2:
             raise UserError(f"vocab_size must be at least 2, got {self.vocab_size}")
         if self.labelled and self.relation_vocab < 2:
@@ -111,12 +99,6 @@ class PRERNKConfig:
     def labelled(self) -> bool:
         """Whether any loss reads relation labels."""
         return self.symbolic != "none" or self.fidelity != "none"
-
-    @property
-    def cell(self) -> UnifiedConfig:
-        """The cell's config (P-30)."""
-        names = [field.name for field in dataclasses.fields(UnifiedConfig)]
-        return UnifiedConfig(**{name: getattr(self, name) for name in names})
 
 
 PRESETS = {
@@ -145,6 +127,7 @@ class PRERNKOutput:
       causal_mask: (B, T, S, S).
       relations: with labelled losses (B, T // relations_every, S, K, R), else None; in `step` the
         current tensor (B, S, K, R).
+      label_logits: in `loss_sums` alone, {loss: logits of its labels, (..., classes)}.
     """
 
     logits: jax.Array
@@ -152,6 +135,7 @@ class PRERNKOutput:
     abstractions: tuple[jax.Array, ...]
     causal_mask: jax.Array
     relations: jax.Array | None
+    label_logits: dict[str, jax.Array] | None = None
 
 
 class PRERNK(nnx.Module):
@@ -160,7 +144,7 @@ class PRERNK(nnx.Module):
     def __init__(self, config: PRERNKConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         self.embed = Embedding(c.vocab_size, c.width, rngs=rngs)
-        self.cell = UnifiedCell(c.cell, rngs=rngs)
+        self.cell = UnifiedCell(c, rngs=rngs)
         self.head = Linear(c.hidden_size, c.vocab_size, rngs=rngs)
         if c.objective == "regression":
             self.values = Linear(c.hidden_size, c.regression_size, rngs=rngs)
@@ -213,84 +197,49 @@ class PRERNK(nnx.Module):
         state = self.initial_state(1)
         _, seen = self.cell.unroll(state, self.embed(tokens), relations_every=1)
         logits = self.head(seen.h, self.config.dtype)[0, :-1]
-        log_p = jax.nn.log_softmax(logits, -1)
-        paid = -jnp.take_along_axis(log_p, tokens[0, 1:, None], -1)[:, 0]
         norms = [jnp.linalg.norm(a[0], axis=-1) for a in seen.abstractions]
         return {
             "relations": seen.relations[0],
             "causal_mask": seen.causal_mask[0],
             "abstraction_norms": jnp.stack(norms, -1),
-            "log2_loss": paid / jnp.log(2.0),
+            "log2_loss": losses.token_nll(logits, tokens[0, 1:]) / jnp.log(2.0),
         }
 
-    def target_counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Number of targets behind each term of `loss_sums`, float32 scalars."""
-        c = self.config
-        weights = batch["weights"].astype(jnp.float32)
-        total = weights.sum()
-        counts = {c.objective: total}
-        if c.objective == "next_token":
-            counts["accuracy"] = total
-        for level in range(len(c.abstraction_sizes)):
-            counts[f"abstraction_norm_{level}"] = counts[f"participation_{level}"] = total
-        if c.sparsity != "none":
-            counts["sparsity"] = total
-        if c.labelled:
-            labels = self._labels(batch)
-            labelled = 0.0 if labels is None else jnp.sum(labels >= 0, dtype=jnp.float32)
-            slots = 0.0 if labels is None else jnp.sum((labels >= 0).any(-1), dtype=jnp.float32)
-            if c.symbolic != "none":
-                counts["symbolic"] = counts["symbolic_accuracy"] = jnp.float32(labelled)
-            if c.fidelity != "none":
-                counts["fidelity"] = counts["fidelity_accuracy"] = jnp.float32(labelled)
-                counts["fidelity_exact"] = jnp.float32(slots)
-        for level in c.abstraction_heads:
-            targets = batch.get("step_targets")
-            known = 0.0 if targets is None else jnp.sum(targets >= 0, dtype=jnp.float32)
-            counts[f"head_{level}"] = counts[f"head_{level}_accuracy"] = jnp.float32(known)
-        return counts
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Main loss, sparsity and label losses with their metrics; labels are optional fields.
 
-    def loss_sums(self, state, batch, key=None):
-        """Every loss and metric as a sum over its targets.
-
-        Args:
-          state: state before the segment.
-          batch: inputs, targets int (B, T), weights float (B, T), reset bool (B, T); where the
-            losses need them values, relation_labels, step_targets (absent: that term is 0 of 0).
-          key: switches dropout on.
-
-        Returns:
-          (state after the segment, {term: float32 scalar}), with the keys of `target_counts`.
+        Further fields of a batch, where a loss needs them: values, relation_labels, step_targets.
         """
         c = self.config
-        weights = batch["weights"].astype(jnp.float32)
-        state, out = self(state, batch["inputs"], batch.get("reset"), key)
-        sums = {}
+        late = functools.partial(ramp, kind=c.ramp, start=c.ramp_start)  # P-25
         if c.objective == "next_token":
-            sums["next_token"] = losses.cross_entropy_sum(out.logits, batch["targets"], weights)
-            sums["accuracy"] = losses.correct_sum(out.logits, batch["targets"], weights)
+            terms = [*token_terms()]
         else:
-            error = jnp.square(out.values - batch["values"]).mean(-1)
-            sums["regression"] = jnp.sum(jnp.where(weights > 0, error * weights, 0.0))
-        for level, a in enumerate(out.abstractions):
-            fixed = jax.lax.stop_gradient(a)
-            norms = jnp.sqrt(jnp.sum(jnp.square(fixed), -1))
-            sums[f"abstraction_norm_{level}"] = jnp.sum(weights * norms)
-            sums[f"participation_{level}"] = jnp.sum(weights * losses.participation(fixed))
+            terms = [Term("regression", _squared_error, weight=1.0)]
+        for level in range(len(c.abstraction_sizes)):
+            norm, share = functools.partial(_norm, level), functools.partial(_participation, level)
+            terms.append(weighted_term(f"abstraction_norm_{level}", norm))
+            terms.append(weighted_term(f"participation_{level}", share))
         if c.sparsity != "none":
-            penalty = (lambda a: jnp.abs(a).mean(-1)) if c.sparsity == "l1" else losses.entropy
-            sums["sparsity"] = jnp.sum(weights * sum(penalty(a) for a in out.abstractions))
-        if c.labelled:
-            sums |= self._relation_sums(out.relations, self._labels(batch))
-        for head, level in zip(self.heads, c.abstraction_heads, strict=True):
-            loss, right = jnp.float32(0.0), jnp.float32(0.0)
-            if (targets := batch.get("step_targets")) is not None:
-                known = (targets >= 0).astype(jnp.float32)
-                logits = head(out.abstractions[level], c.dtype)
-                loss = losses.cross_entropy_sum(logits, targets, known)
-                right = losses.correct_sum(logits, targets, known)
-            sums[f"head_{level}"], sums[f"head_{level}_accuracy"] = loss, right
-        return state, sums
+            penalty = functools.partial(_sparsity, c.sparsity)
+            terms.append(weighted_term("sparsity", penalty, weight=c.sparsity_weight, ramp=late))
+        relation_labels = functools.partial(_relation_labels, c.relations_every)
+        if c.symbolic != "none":
+            terms += label_terms("symbolic", relation_labels, c.symbolic_weight, late)
+        if c.fidelity != "none":
+            terms += label_terms("fidelity", relation_labels, c.fidelity_weight)
+            terms.append(_exact_term("fidelity", relation_labels))
+        for level in c.abstraction_heads:
+            terms += label_terms(f"head_{level}", _step_targets, c.heads_weight)
+        return tuple(terms)
+
+    def loss_sums(self, state, batch, key=None, progress=None):
+        """See `Model.loss_sums`; `key` switches dropout on."""
+        del progress
+        state, out = self(state, batch["inputs"], batch.get("reset"), key)
+        out = out.replace(label_logits=self._label_logits(out, batch))
+        return state, term_sums(self.terms, out, batch)
 
     def check_data(self, data, seq_len: int, classes: Mapping[str, int] | None = None) -> None:
         """Whether the labels of an experiment fit; `train` asks before it starts.
@@ -336,56 +285,70 @@ class PRERNK(nnx.Module):
                 f"model_config.relation_vocab={c.relation_vocab}"
             )
 
-    def loss_weights(self, progress: jax.Array) -> dict[str, jax.Array]:
-        """The weight of each loss at a progress in [0, 1] (P-25)."""
-        c = self.config
-        late = ramp(progress, c.ramp, c.ramp_start)
-        weights = {c.objective: jnp.float32(1.0)}
-        if c.sparsity != "none":
-            weights["sparsity"] = c.sparsity_weight * late
-        if c.symbolic != "none":
-            weights["symbolic"] = c.symbolic_weight * late
-        if c.fidelity != "none":
-            weights["fidelity"] = jnp.float32(c.fidelity_weight)
-        for level in c.abstraction_heads:
-            weights[f"head_{level}"] = jnp.float32(c.heads_weight)
-        return weights
-
-    def _labels(self, batch):
-        """relation_labels after tokens n, 2n, ...: (B, T // n, S, K), or None."""
-        labels = batch.get("relation_labels")
-        every = self.config.relations_every
-        return None if labels is None else labels[:, every - 1 :: every]
-
-    def _relation_sums(self, relations, labels):
-        c = self.config
-        names = []
-        if c.symbolic != "none":
-            names += ["symbolic", "symbolic_accuracy"]
-        if c.fidelity != "none":
-            names += ["fidelity", "fidelity_accuracy", "fidelity_exact"]
-        if labels is None:
-            return {name: jnp.float32(0.0) for name in names}
-        known = (labels >= 0).astype(jnp.float32)
-        sums = {}
-        if c.symbolic != "none":
+    def _label_logits(self, out, batch):
+        """{loss: logits} of the losses whose labels the batch has; see `PRERNKOutput`."""
+        c, logits = self.config, {}
+        if c.labelled and "relation_labels" in batch:
             if c.symbolic == "cross_entropy":
-                logits = self.symbols(relations, c.dtype)
-            else:
-                logits = losses.similarities(relations, self.symbols.table[...], 0.1)
-            sums["symbolic"] = losses.cross_entropy_sum(logits, labels, known)
-            sums["symbolic_accuracy"] = losses.correct_sum(logits, labels, known)
-        if c.fidelity != "none":
-            if c.fidelity == "probe":
-                relations = jax.lax.stop_gradient(relations)
-            roles = [d(relations[..., k, :], c.dtype) for k, d in enumerate(self.decoders)]
-            logits = jnp.stack(roles, -2)
-            right = (jnp.argmax(logits, -1) == labels) | (labels < 0)
-            sums["fidelity"] = losses.cross_entropy_sum(logits, labels, known)
-            sums["fidelity_accuracy"] = losses.correct_sum(logits, labels, known)
-            # A predicate counts as reconstructed when all its labelled roles are right.
-            sums["fidelity_exact"] = jnp.sum(right.all(-1) & (known.sum(-1) > 0), dtype=jnp.float32)
-        return sums
+                logits["symbolic"] = self.symbols(out.relations, c.dtype)
+            elif c.symbolic == "contrastive":
+                table = self.symbols.table[...]
+                logits["symbolic"] = losses.similarities(out.relations, table, 0.1)
+            if c.fidelity != "none":
+                stop = jax.lax.stop_gradient if c.fidelity == "probe" else lambda x: x
+                relations = stop(out.relations)
+                roles = [d(relations[..., k, :], c.dtype) for k, d in enumerate(self.decoders)]
+                logits["fidelity"] = jnp.stack(roles, -2)
+        if "step_targets" in batch:
+            for head, level in zip(self.heads, c.abstraction_heads, strict=True):
+                logits[f"head_{level}"] = head(out.abstractions[level], c.dtype)
+        return logits
+
+
+def _squared_error(out, batch):
+    weights = batch["weights"].astype(jnp.float32)
+    error = jnp.square(out.values - batch["values"]).mean(-1)
+    return jnp.sum(jnp.where(weights > 0, error * weights, 0.0))
+
+
+def _norm(level, out):
+    return jnp.sqrt(jnp.sum(jnp.square(jax.lax.stop_gradient(out.abstractions[level])), -1))
+
+
+def _participation(level, out):
+    return losses.participation(jax.lax.stop_gradient(out.abstractions[level]))
+
+
+def _sparsity(kind, out):
+    penalty = (lambda a: jnp.abs(a).mean(-1)) if kind == "l1" else losses.entropy
+    return sum(penalty(a) for a in out.abstractions)
+
+
+def _relation_labels(every, batch):
+    """relation_labels after tokens n, 2n, ...: (B, T // n, S, K), or None."""
+    labels = batch.get("relation_labels")
+    return None if labels is None else labels[:, every - 1 :: every]
+
+
+def _step_targets(batch):
+    return batch.get("step_targets")
+
+
+def _exact_term(name, labels_of) -> Term:
+    """Share of predicates (slots) that are reconstructed: all their labelled roles are right."""
+
+    def exact(out, batch):
+        if (labels := labels_of(batch)) is None:
+            return jnp.float32(0.0)
+        right = (jnp.argmax(out.label_logits[name], -1) == labels) | (labels < 0)
+        return jnp.sum(right.all(-1) & (labels >= 0).any(-1), dtype=jnp.float32)
+
+    def count(batch):
+        labels = labels_of(batch)
+        found = 0.0 if labels is None else jnp.sum((labels >= 0).any(-1), dtype=jnp.float32)
+        return jnp.float32(found)
+
+    return Term(f"{name}_exact", exact, count)
 
 
 def ramp(progress: jax.Array, kind: str, start: float) -> jax.Array:

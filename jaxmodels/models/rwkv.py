@@ -13,15 +13,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import head_size_of, not_negative, one_of, positive
-from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, shift_in, symmetric_uniform
+from jaxmodels.cells.base import KERNELS, Cell, head_size_of, not_negative, one_of, positive
+from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, symmetric_uniform
 from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel, layer_of, stack
-from jaxmodels.ops.norms.pallas import layer_norm_kernel
+from jaxmodels.ops.common.token_shift import token_shift
 
 # Hidden width of channel mixing over width; power of (i / C) in its initial mix, by version.
 EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}
@@ -69,7 +68,7 @@ class RWKVConfig:
             raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
         positive(self, "vocab_size", "width", "num_layers")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        one_of(self, "kernel", ("xla", "pallas"))
+        one_of(self, "kernel", tuple(KERNELS))
         if self.version == 6 and self.kernel != "xla":
             raise UserError("kernel: version 6 has none of its own; leave it 'xla'")
         not_negative(self, "l2_wrap", "remat_chunk")
@@ -182,16 +181,13 @@ class RWKVLayer(Cell):
 
     def __call__(self, state, xs, reset=None, key=None, *extras):
         """See `Cell.scan`."""
-        time, ys = self.time(state.time, self._normed(self.norm_time, xs), reset, key, *extras)
+        implementation = KERNELS[self.config.kernel]
+        normed = self.norm_time(xs, implementation)
+        time, ys = self.time(state.time, normed, reset, key, *extras)
         xs = xs + ys
-        normed = self._normed(self.norm_channel, xs)
-        before = shift_in(normed, state.channel, reset)
+        normed = self.norm_channel(xs, implementation)
+        before = token_shift(normed, state.channel, reset)
         return RWKVState(time, normed[:, -1]), xs + self.channel(normed, before)
-
-    def _normed(self, norm, xs):
-        if self.config.kernel == "xla":
-            return norm(xs)
-        return layer_norm_kernel(xs, norm.scale[...], norm.bias[...])
 
 
 class RWKV(LanguageModel):
@@ -210,6 +206,11 @@ class RWKV(LanguageModel):
         )
         self.norm_embed = LayerNorm(c.width)
 
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return self.config.kernel == "pallas"
+
     def embed_tokens(self, tokens):
         """int (...) -> float32 (..., width), normalised: the table starts at 1e-4."""
         return self.norm_embed(self.embed(tokens))
@@ -225,5 +226,5 @@ class RWKV(LanguageModel):
         normed = first.norm_time(xs)
         before = state.time.shift[:, 0]
         if xs.ndim == 3:
-            before = shift_in(normed, before, reset)
+            before = token_shift(normed, before, reset)
         return (first.time.values(normed, before),)

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells import CELLS
-from jaxmodels.cells.base import Cell
-from jaxmodels.cells.checks import not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
@@ -146,6 +145,11 @@ class Stack(LanguageModel):
         cell_class = CELLS[config.cell][1]
         make_cell = functools.partial(cell_class, config.cell_config)
         super().__init__(config, **residual_parts(config, make_cell, rngs))
+
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return dict(self.config.cell_fields).get("kernel") == "pallas"
 
 
 def residual_parts(config, make_cell, rngs: nnx.Rngs) -> dict:

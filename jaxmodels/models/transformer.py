@@ -12,7 +12,7 @@ import functools
 from flax import nnx
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
-from jaxmodels.cells.checks import head_size_of, not_negative, one_of, positive
+from jaxmodels.cells.base import head_size_of, not_negative, one_of, positive
 from jaxmodels.models.language import LanguageModel
 from jaxmodels.models.stack import residual_parts
 

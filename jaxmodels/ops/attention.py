@@ -19,7 +19,7 @@ from jaxmodels.ops.common.chunks import from_chunks, to_chunks
 
 
 def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
-    """Turns the pairs (i, i + N / 2) of x (..., heads, N) by position (...) base^(-2 i / N).
+    """Rotate the pairs (i, i + N / 2) of x (..., heads, N) by position (...) base^(-2 i / N).
 
     Angles are float32: at position p they are off by some p 2^-24.
     """
@@ -46,13 +46,13 @@ def ring_ages(read: jax.Array, window: int) -> jax.Array:
 
 
 def ring_read(ring: jax.Array, read: jax.Array) -> jax.Array:
-    """The ring (B, W, K, N) with zeros in its empty slots, whatever they hold, NaN included."""
+    """Return the ring (B, W, K, N), zeros in its empty slots, even where they hold NaN."""
     full = ring_ages(read, ring.shape[1]) < read[:, None]
     return jnp.where(full[..., None, None], ring, 0.0)
 
 
 def ring_write(ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.Array):
-    """The ring after tokens `new` (B, T, K, N).
+    """Return the ring after tokens `new` (B, T, K, N).
 
     Args:
       ring: (B, W, K, N).
@@ -71,12 +71,12 @@ def ring_write(ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.
 
 
 def ring_put(ring: jax.Array, new: jax.Array, read: jax.Array) -> jax.Array:
-    """The ring after one token `new` (B, K, N), the only slot that changes; read: as above."""
+    """Write one token `new` (B, K, N), the only slot that changes; read: see `ring_write`."""
     return ring.at[jnp.arange(ring.shape[0]), (read - 1) % ring.shape[1]].set(new)
 
 
 def attention_step(q, k, v, read, dtype):
-    """One token. q (B, K, G, N); k, v (B, W, K, N), rings with the token; read (B,) with it.
+    """Read one token. q (B, K, G, N); k, v (B, W, K, N), rings with the token; read (B,) with it.
 
     Returns:
       (B, K, G, N).
@@ -88,7 +88,7 @@ def attention_step(q, k, v, read, dtype):
 
 
 def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_size, dtype):
-    """The same for T tokens, by blocks of queries that see the blocks of keys within the window.
+    """Read T tokens, by blocks of queries that see the blocks of keys within the window.
 
     Args:
       q: (B, T, K, G, N), rotated.
@@ -120,13 +120,13 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
         "q": jnp.moveaxis(to_chunks(q, size), 2, 4),  # (n, B, K, G, c, N)
         "ids": ids,
         "start": size * jnp.arange(blocks),
-        "k": _heads_first(_around(to_chunks(k, size), before, after)),
-        "v": _heads_first(_around(to_chunks(v, size), before, after)),
-        "k_ids": _around(ids, before, after),
+        "k": _heads_first(_with_neighbour_blocks(to_chunks(k, size), before, after)),
+        "v": _heads_first(_with_neighbour_blocks(to_chunks(v, size), before, after)),
+        "k_ids": _with_neighbour_blocks(ids, before, after),
     }
     if prefix is not None:
         xs["prefix"] = to_chunks(prefix, size)
-        xs["k_prefix"] = _around(xs["prefix"], before, after)
+        xs["k_prefix"] = _with_neighbour_blocks(xs["prefix"], before, after)
 
     def block(x):
         same = x["ids"][:, :, None] == x["k_ids"][:, None]
@@ -153,7 +153,7 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
     return from_chunks(jnp.moveaxis(out, 4, 2), time)
 
 
-def _around(blocks, before, after):
+def _with_neighbour_blocks(blocks, before, after):
     """(n, B, c, ...) -> (n, B, (before + 1 + after) c, ...): each block between its neighbours."""
     count = blocks.shape[0]
     ends = [(before, after)] + [(0, 0)] * (blocks.ndim - 1)
@@ -187,7 +187,7 @@ def _part(q, k, v, seen, dtype):
 
 
 def _join(*parts):
-    """Parts of a softmax -> (B, K, G, t, N)."""
+    """Join parts of a softmax -> (B, K, G, t, N)."""
     largest = functools.reduce(jnp.maximum, [part[0] for part in parts])
     scales = [jnp.exp(part[0] - largest) for part in parts]
     total = sum(scale * part[1] for scale, part in zip(scales, parts, strict=True))

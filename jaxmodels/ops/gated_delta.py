@@ -26,7 +26,7 @@ def gated_delta_step(state, q, k, v, g, beta):
 
 
 def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, pack=None):
-    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+    """Read (B, T, H, ...), `chunk_size` tokens at a time.
 
     The decay has no bound, so it is never factored: exp is taken of what lies between two tokens.
 
@@ -49,11 +49,11 @@ def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, p
     q, k, v, g, beta = (x.astype(jnp.float32) for x in (q, k, v, g, beta))
     run = functools.partial(head_packing.in_chunks, _chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), (q, k, v, g, beta), (), reset)
-    return head_packing.by_platform(run, heads, q.shape[3], pack, *arguments)
+    return head_packing.platform_dispatch(run, heads, q.shape[3], pack, *arguments)
 
 
 def _chunk(pack, state, tokens, reset, shared, kept):
-    """One chunk, as `chunk_loop` wants it; kept: the inverse."""
+    """Compute one chunk, a body of `chunk_loop`; kept: the inverse."""
     q, k, v, g, beta = tokens  # (B, M, c, P K), v (B, M, c, P V), gates (B, 1, c, H)
     size, keys, values = q.shape[2], q.shape[3] // pack, v.shape[3] // pack
     ids = segment_ids(reset)
@@ -68,7 +68,7 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     from_start = _sums(visible.astype(jnp.float32), g)  # (B, 1, c, H)
     from_start = jnp.exp(jnp.where(first, from_start, -jnp.inf))
     to_end = _sums(earlier.swapaxes(2, 3).astype(jnp.float32), g)
-    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document continues after the chunk
     k_end = k * wide(jnp.exp(jnp.where(last, to_end, -jnp.inf)), keys)
 
     k_rows = head_packing.spread(pack, k).swapaxes(2, 3)
@@ -84,7 +84,7 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     u = head_packing.solved(pack, kept, delta, wide(beta, values) * wrong)
     y = head_packing.product(read, head_packing.spread(pack, u))
     y = y + jnp.where(first, start * head_packing.product(q, state), 0.0)
-    written = head_packing.on_diagonal(pack, head_packing.product(k_end.swapaxes(2, 3), u))
+    written = head_packing.block_diagonal(pack, head_packing.product(k_end.swapaxes(2, 3), u))
     state = jnp.where(carried, start[:, :, -1:] * state, 0.0) + written
     return (state, y), kept
 

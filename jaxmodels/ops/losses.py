@@ -20,6 +20,15 @@ def cross_entropy_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) 
     return jnp.sum(jnp.where(weights > 0, paid * weights, 0.0))
 
 
+def token_nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log p(label) in nats: logits (..., classes) of any float dtype, labels int (...) -> (...).
+
+    For reports, not for training: the gradient of its gather is a scatter.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
+    return -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+
+
 def log_stablemax(logits: jax.Array) -> jax.Array:
     """Logits whose softmax is stablemax(logits) = s(x) / sum s, of any shape; float32.
 

@@ -3,9 +3,9 @@
     h_t = exp(delta_t a) h_{t-1} + (delta_t x_t) b_t^T ;   y_t = h_t c_t
 
 SYSTEMS 7.5, from state-spaces/mamba (selective_scan). Every pair of state index and channel decays
-by itself, so no chunk form of matrix products exists; what can be saved is memory traffic. The fast
-form keeps the states at chunk borders only, computes those inside anew for the backward pass, and
-has the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
+by itself, so no chunk form of matmuls exists; what can be saved is memory traffic. The fast form
+keeps the states at chunk boundaries only, recomputes those inside for the backward pass, and has
+the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
 
 The state is (B, N, D): the channels come last, where vectors are long. Shapes: B batch, T time,
 N state size, D channels, c chunk size, n chunks.
@@ -14,11 +14,11 @@ N state size, D channels, c chunk size, n chunks.
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.chunks import from_chunks, name_borders, to_chunks
+from jaxmodels.ops.common.chunks import from_chunks, name_boundary_states, to_chunks
 
 
 def selective_scan_step(state, x, delta, a, b, c):
-    """One token.
+    """Read one token.
 
     Args:
       state: (B, N, D).
@@ -34,7 +34,7 @@ def selective_scan_step(state, x, delta, a, b, c):
 
 
 def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
-    """The same over (B, T, ...).
+    """Read (B, T, ...), the fast form.
 
     Args:
       state: (B, N, D), before the first token.
@@ -61,7 +61,7 @@ def _by_time(z, size):
 
 
 def _kept(h, delta, a, reset):
-    """What a token keeps of the state before it: nothing of another document."""
+    """Return what a token keeps of the state before it: nothing of another document."""
     h = h if reset is None else jnp.where(reset[:, None, None], 0.0, h)
     return jnp.exp(delta[:, None] * a[None]) * h
 
@@ -82,19 +82,19 @@ def _forward(state, a, tokens, reset):
         after, y = jax.lax.platform_dependent(a, h, *inputs, **run)
         return after, (y, h)
 
-    state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
-    return (state, y), (a, tokens, reset, name_borders(borders))
+    state, (y, boundaries) = jax.lax.scan(chunk, state, (tokens, reset))
+    return (state, y), (a, tokens, reset, name_boundary_states(boundaries))
 
 
 def _backward(saved, cotangents):
-    a, tokens, reset, borders = saved
+    a, tokens, reset, boundaries = saved
     d_state, d_y = cotangents
 
     def chunk(carry, inputs):
         run = {"cpu": _back_in_turn, "default": _back_at_once}
         return jax.lax.platform_dependent(a, carry, *inputs, **run)
 
-    inputs = (tokens, reset, borders, d_y)
+    inputs = (tokens, reset, boundaries, d_y)
     carry = (d_state, jnp.zeros_like(d_state))
     (d_state, d_a), d_tokens = jax.lax.scan(chunk, carry, inputs, reverse=True)
     return d_state, d_a.sum(0), d_tokens, None
@@ -105,7 +105,7 @@ _scan.defvjp(_forward, _backward)
 # One chunk, forward and backward, in two ways. In turn: a loop over the tokens; every step passes
 # the state through memory, which a CPU's cache makes cheap. At once: unrolled, all sums over one
 # axis in a single reduction, so that a TPU's compiler makes a single loop over the state of it,
-# with all tokens inside; the three loops of the backward pass each compute the states anew.
+# with all tokens inside; the three loops of the backward pass each recompute the states.
 
 
 def _read_in_turn(a, h, tokens, reset):
@@ -178,7 +178,7 @@ def _back_at_once(a, carry, tokens, reset, h, d_y):
 
 
 def _states(a, h, tokens, reset):
-    """What each token keeps of the state before it, and the state after it."""
+    """Return what each token keeps of the state before it, and the state after it."""
     kept, states = [], []
     for t, (x, delta, b, _) in enumerate(zip(*tokens, strict=True)):
         kept.append(_kept(h, delta, a, None if reset is None else reset[t]))

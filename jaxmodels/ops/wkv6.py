@@ -19,7 +19,7 @@ from jaxmodels.ops.common.chunks import same_segment, segment_ids
 
 
 def wkv6_step(state, r, log_w, k, v, bonus):
-    """One token.
+    """Read one token.
 
     Args:
       state: (B, H, K, V).
@@ -36,7 +36,7 @@ def wkv6_step(state, r, log_w, k, v, bonus):
 
 
 def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pack=None):
-    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+    """Read (B, T, H, ...), `chunk_size` tokens at a time.
 
     The gradient recomputes a chunk from its inputs and the state that enters it, so that memory
     holds those alone.
@@ -59,15 +59,15 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pac
     tokens = tuple(x.astype(jnp.float32) for x in (r, log_w, k, v))
     run = functools.partial(head_packing.in_chunks, _chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), tokens, bonus, reset)
-    return head_packing.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
+    return head_packing.platform_dispatch(run, heads, max(state.shape[2:]), pack, *arguments)
 
 
 def _chunk(pack, state, tokens, reset, bonus, kept):
-    """One chunk, as `chunk_loop` wants it; nothing is kept."""
+    """Compute one chunk, a body of `chunk_loop`; nothing is kept."""
     r, log_w, k, v = tokens  # (B, M, c, P K), v (B, M, c, P V)
     ids = segment_ids(reset)
     first = (ids == 0)[:, None, :, None]
-    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document continues after the chunk
     carried = (ids[:, -1] == 0)[:, None, None, None]
     earlier = jnp.tile(same_segment(ids, strict=True)[:, None], pack)
 
@@ -78,7 +78,7 @@ def _chunk(pack, state, tokens, reset, bonus, kept):
     y = y + jnp.where(first, head_packing.product(r * jnp.exp(before), state), 0.0)
     kept = jnp.exp(log_w.sum(2))[..., None] * state
     written = jnp.where(last, k * jnp.exp(after), 0.0).swapaxes(2, 3)
-    written = head_packing.on_diagonal(pack, head_packing.product(written, v))
+    written = head_packing.block_diagonal(pack, head_packing.product(written, v))
     return (written + jnp.where(carried, kept, 0.0), y), ()
 
 
@@ -116,17 +116,17 @@ def _halves(size):
 def _scores(pack, r, k, between):
     """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), for i < t.
 
-    In halves of halves: both the tokens that read and those that are read decay towards the border
-    between them. All exponents are sums of decays, none is a difference, so nothing overflows and
-    nothing cancels, however strong the decay. A pair of tokens meets at one m, so there are log2 c
-    products and exponentials a token for what would be c exponentials in pairs.
+    In halves of halves: the tokens that read and those that are read both decay towards the
+    boundary between them. All exponents are sums of decays, none is a difference, so nothing
+    overflows and nothing cancels, however strong the decay. A pair of tokens meets at one m, so
+    there are log2 c matmuls and exponentials a token for what would be c exponentials in pairs.
 
     Entries for i >= t are 0. What stands before i or after t enters no sum of the pair.
 
     Args:
       pack: P.
       r, k: (..., c, P K).
-      between: for m = 2, 4 ..., sums (..., c, P K) up to the border; at m = 1 nothing is between.
+      between: for m = 2, 4 ..., sums (..., c, P K) up to the boundary; at m = 1 nothing is between.
     """
     size = r.shape[-2]
     scores = jnp.zeros((*r.shape[:-1], pack * size), jnp.float32)

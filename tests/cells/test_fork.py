@@ -31,7 +31,7 @@ def test_a_changed_line_of_maths_keeps_every_promise(tmp_path, capsys):
 
 def test_broken_causality_turns_its_line_red(tmp_path, capsys):
     """The token shift of the fast form looks forward instead of back."""
-    broken = ("shift_in(xs, state.shift, reset), v_first", "jnp.roll(xs, -1, 1), v_first")
+    broken = ("token_shift(xs, state.shift, reset), v_first", "jnp.roll(xs, -1, 1), v_first")
     status, failed = run(tmp_path, capsys, CHANGED_MATHS, broken)
     assert status == 1
     assert {"causality", "call == step", "handoff f(A+B) == f(A); f(B)"} <= failed

@@ -10,7 +10,7 @@ from jaxmodels.cells.hrm import (
     HRM,
     HRMConfig,
     HRMState,
-    call_order,
+    call_schedule,
     calls_with_gradient,
     masked_attention,
 )
@@ -108,7 +108,7 @@ def test_against_numpy(changes):
 def by_hand(cell, start, x, counts):
     """All calls one after the other; those that do not count see no parameter and no input."""
     state, stop = start, jax.lax.stop_gradient
-    for name, count in zip(call_order(cell.config), counts, strict=True):
+    for name, count in zip(call_schedule(cell.config), counts, strict=True):
         used, given = (cell, x) if count else (stop(cell), stop(x))
         after = used._call(name, state, given, MASK, POSITIONS)
         state = jax.tree.map(

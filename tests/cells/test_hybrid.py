@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.hybrid import HybridCell, HybridConfig
-from jaxmodels.cells.retention import retention_of, spread
+from jaxmodels.cells.layers import assign_rates
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.errors import UserError
 from jaxmodels.testing.lab import quick_jit, shaken
@@ -47,8 +47,8 @@ def test_a_learned_share_starts_there_and_has_the_gradient_of_the_blend():
     """G-05: d y / d alpha = R - M."""
     cell = make(learn_alpha=True)
     state = cell.initial_state(BATCH)
-    assert float(cell.share()) != 0.6  # shaken
-    assert float(make(shake=False, learn_alpha=True).share()) == np.float32(0.6)
+    assert float(cell.mix_weight()) != 0.6  # shaken
+    assert float(make(shake=False, learn_alpha=True).mix_weight()) == np.float32(0.6)
     _, outs = outputs(cell, state, XS)
     grad = quick_jit(jax.grad(lambda cell: cell(state, XS)[1].sum()))(cell)
     r = rms_norm(outs["rwkv"], cell.rwkv.norm.scale[...])
@@ -64,7 +64,7 @@ def test_identity_init_retains_0_9999_in_both_paths(rwkv, mamba):
     cell = make(shake=False, rwkv_version=rwkv, mamba_version=mamba)
     state = cell.initial_state(BATCH)
     for path, before in ((cell.rwkv, state.rwkv), (cell.mamba, state.mamba)):
-        retention = retention_of(path.cell, before, jnp.asarray(3.0 * XS))
+        retention = path.cell.retention(before, jnp.asarray(3.0 * XS))
         np.testing.assert_allclose(retention, 0.9999, atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_as_written_the_identity_init_retains_a_third():
     """SYSTEMS 2.2.1, defect 3: log(0.9999) put where the raw decay belongs."""
     cell = RWKV6Cell(RWKV6Config(C, head_size=8), rngs=nnx.Rngs(0))
     cell.decay[...] = jnp.full((C,), np.log(0.9999))
-    retention = retention_of(cell, cell.initial_state(BATCH), jnp.asarray(XS))
+    retention = cell.retention(cell.initial_state(BATCH), jnp.asarray(XS))
     np.testing.assert_allclose(retention, np.exp(-0.9999), atol=1e-4)
 
 
@@ -80,12 +80,12 @@ def test_groups_of_decays():
     """G-15: a tenth of the channels at 0.999, the rest at 0.9."""
     cell = make(shake=False, init="groups")
     state = cell.initial_state(BATCH)
-    slow = retention_of(cell.rwkv.cell, state.rwkv, jnp.asarray(XS)).reshape(-1, C)
+    slow = cell.rwkv.cell.retention(state.rwkv, jnp.asarray(XS)).reshape(-1, C)
     np.testing.assert_allclose(slow[:, :3], 0.999, atol=1e-5)
     np.testing.assert_allclose(slow[:, 3:], 0.9, atol=1e-5)
-    heads = retention_of(cell.mamba.cell, state.mamba, jnp.asarray(XS)).reshape(-1, 8)
+    heads = cell.mamba.cell.retention(state.mamba, jnp.asarray(XS)).reshape(-1, 8)
     np.testing.assert_allclose(heads, [[0.999] + [0.9] * 7] * len(heads), atol=1e-5)
-    assert spread(((0.01, 0.5), (0.99, 0.25)), 4).tolist() == [0.5, 0.25, 0.25, 0.25]
+    assert assign_rates(((0.01, 0.5), (0.99, 0.25)), 4).tolist() == [0.5, 0.25, 0.25, 0.25]
     with pytest.raises(UserError, match=r"0\.5452"):
         make(rwkv_version=7, init="groups", decay_groups=((1.0, 0.5),))
 

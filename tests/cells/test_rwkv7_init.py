@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.base import where_reset
-from jaxmodels.cells.layers import shift_in
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
+from jaxmodels.ops.common.token_shift import token_shift
 from jaxmodels.testing.lab import names, quick_jit, shaken
 
 C, N, LAYER, LAYERS = 128, 32, 1, 4
@@ -138,7 +138,7 @@ def test_value_residual_mixes_towards_the_first_layer(mixing):
         return other
 
     all_first, none = with_bias(30.0), with_bias(-30.0)
-    own = cell.values(xs, shift_in(xs, state.shift, reset))
+    own = cell.values(xs, token_shift(xs, state.shift, reset))
     # A layer that is given its own values mixes nothing new into them.
     np.testing.assert_allclose(run(all_first, own), run(none, v_first), atol=1e-5)
     np.testing.assert_allclose(run(cell, own), run(none, v_first), atol=1e-5)

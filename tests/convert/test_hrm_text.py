@@ -100,7 +100,7 @@ def test_round_trip_of_a_model_of_ours(tmp_path):
     convert.save(model, tmp_path / "theirs", to="huggingface")
     again = convert.load(tmp_path / "theirs")
     assert_same_bits(weights(again), weights(model))
-    lows = (x.fresh_thoughts(1, 2).low for x in (again, model))
+    lows = (x.initial_carry(1, 2).low for x in (again, model))
     np.testing.assert_array_equal(*lows)
     a, b = again.config, model.config
     assert a.cell.mlp_size == b.cell.mlp_size and a.embed_scale is b.embed_scale is None

@@ -9,9 +9,9 @@ from safetensors.numpy import load_file, save_file
 
 import jaxmodels
 from jaxmodels import UserError, convert
-from jaxmodels.convert import tensors
 from jaxmodels.convert.__main__ import main
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
+from jaxmodels.writing import written_whole
 from tests.convert.common import GOLDENS, assert_same_bits, rwkv_model, weights
 from tests.convert.test_blinkdl import refused
 from tests.convert.test_huggingface import says
@@ -148,12 +148,12 @@ def test_mistakes(arguments, words, tmp_path, capsys, monkeypatch):
 
 def test_nothing_half_written(tmp_path):
     """A failure in the middle leaves no trace; a destination that appears meanwhile stays."""
-    with pytest.raises(KeyError), tensors.written_whole(tmp_path / "new") as temporary:
+    with pytest.raises(KeyError), written_whole(tmp_path / "new") as temporary:
         temporary.mkdir()
         (temporary / "part").write_text("half")
         raise KeyError
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match="exists"), tensors.written_whole(tmp_path / "new") as new:
+    with pytest.raises(UserError, match="exists"), written_whole(tmp_path / "new") as new:
         new.write_text("ours")
         (tmp_path / "new").write_text("theirs")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from train.api import train_text_corpus
-from train.config.schema import complete_config
+from train.config import complete_config
 
 EXPERIMENT = """\
 from tests.eval.conftest import tiny_config
 
-def get_matrix(preset):
+def get_sweep(preset="cpu"):
     config = tiny_config(eval_every=50, checkpoint_every=50, log_every=10)
     config.optimizer.learning_rate = 0.002
     return {

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
+from jaxmodels.models.contract import term_sums, token_terms, weighted_term
+
 
 @struct.dataclass
 class Out:
@@ -38,24 +40,14 @@ class Toy(nnx.Module):
         state, out = jax.lax.scan(body, state, (tokens.T, reset.T))
         return state, Out(out.logits.swapaxes(0, 1))
 
-    def target_counts(self, batch):
-        total = batch["weights"].sum()
-        return {"next_token": total, "accuracy": total, "abstraction_norm_0": total}
+    @property
+    def terms(self):
+        constant = weighted_term("abstraction_norm_0", lambda out: jnp.float32(2.0))
+        return *token_terms(), constant
 
-    def loss_sums(self, state, batch, key=None):
+    def loss_sums(self, state, batch, key=None, progress=None):
         state, out = self(state, batch["inputs"], batch["reset"])
-        log_p = jax.nn.log_softmax(out.logits, -1)
-        picked = jnp.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
-        hit = jnp.argmax(log_p, -1) == batch["targets"]
-        weights = batch["weights"]
-        return state, {
-            "next_token": -(picked * weights).sum(),
-            "accuracy": (hit * weights).sum(),
-            "abstraction_norm_0": (2.0 * weights).sum(),
-        }
-
-    def loss_weights(self, progress):
-        return {"next_token": jnp.ones(())}
+        return state, term_sums(self.terms, out, batch)
 
     def trace(self, tokens):
         time = len(tokens)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxmodels
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
 from jaxmodels.models.decoding import decode_step, generate, prefill
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP
 from jaxmodels.testing.lab import quick_jit
 
 S = 12

@@ -169,7 +169,7 @@ def test_causality_bit_for_bit(case):
 def test_looking_inside_changes_nothing(case):
     model, tokens, reset, call, state = case
     last, _ = call(model, state, tokens, reset)
-    seen_last, seen = quick_jit(lambda model, *args: model.observe(*args))(
+    seen_last, seen = quick_jit(lambda model, *args: model.intermediates(*args))(
         model, state, tokens, reset
     )
     near(seen_last, last)

@@ -7,9 +7,10 @@ import optax
 import pytest
 
 import jaxmodels
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import target_counts
 from jaxmodels.models.hrlm import act
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP
 from jaxmodels.models.hrlm.model import prefix_of
 from jaxmodels.ops import losses
 from jaxmodels.testing.lab import quick_jit, shaken
@@ -58,12 +59,12 @@ def test_text_preset():
     assert (v1.width, v1.high_layers, v1.low_cycles, v1.halt_max_steps) == (768, 6, 4, 32)
     assert (v1.halt_exploration, v1.loss, v1.puzzle_ids, v1.expansion) == (0.1, "softmax", 0, 4.0)
     c = jaxmodels.make_config("hrlm/text")
-    assert (c.vocab_size, c.seq_len, c.width, c.width // c.cell.head_size) == (1000, 1024, 768, 12)
+    assert (c.vocab_size, c.seq_len, c.width, c.width // c.head_size) == (1000, 1024, 768, 12)
     assert (c.high_cycles, c.low_cycles, c.high_layers, c.low_layers) == (4, 4, 6, 6)
     assert (c.halt_max_steps, SEP) == (64, 3)
     table = make(vocab_size=4000, width=64).embed.table[...]
     assert np.std(table) == pytest.approx(64**-0.5, rel=0.01)
-    thoughts = make(width=4096, head_size=64).fresh_thoughts(1, 1)
+    thoughts = make(width=4096, head_size=64).initial_carry(1, 1)
     assert np.std(thoughts.high) == pytest.approx(1.0, rel=0.03)
     assert np.std(thoughts.low) == pytest.approx(1.0, rel=0.03)
 
@@ -157,7 +158,7 @@ def test_rounds_of_training():
                 assert state.halted[row] == 1.0
         thoughts = jax.tree.map(
             lambda a, b, before=before: jnp.where(before.halted.reshape(-1, 1, 1) > 0, a, b),
-            model.fresh_thoughts(B, T),
+            model.initial_carry(B, T),
             before.thoughts,
         )
         want, out = think(thoughts, state.inputs)
@@ -239,7 +240,7 @@ def test_worth_of_halting_and_of_going_on():
     state = model.initial_state(B)
     _, sums = quick_jit(model.loss_sums)(state, batch, jax.random.key(0))
     think = quick_jit(model.__call__)
-    thoughts, out = think(model.fresh_thoughts(B, T), batch["inputs"])
+    thoughts, out = think(model.initial_carry(B, T), batch["inputs"])
     _, ahead = think(thoughts, batch["inputs"])
     labelled = batch["weights"] > 0
     right = ((np.argmax(out.logits, -1) == batch["targets"]) | ~labelled).all(1)
@@ -252,7 +253,7 @@ def test_worth_of_halting_and_of_going_on():
     best = 1.0 / (1.0 + np.exp(-np.maximum(ahead.q_halt, ahead.q_continue)))
     np.testing.assert_allclose(sums["continue"], bce(out.q_continue, best), rtol=1e-5)
     assert sums["exact"] == right.sum()
-    counts = model.target_counts(batch)
+    counts = target_counts(model, batch)
     assert set(counts) == set(sums) and counts["answer"] == B
 
 

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxmodels
+from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import loss_weights, target_counts
 from jaxmodels.models.prernk import ramp
 from jaxmodels.testing.lab import names, quick_jit
 
@@ -59,7 +62,7 @@ def batch():
 
 def sums(model, data=None, state=None):
     def run(model, state, data):
-        return model.loss_sums(state, data)[1], model.target_counts(data)
+        return model.loss_sums(state, data)[1], target_counts(model, data)
 
     state = model.initial_state(BATCH) if state is None else state
     return jax.device_get(quick_jit(run)(model, state, data or batch()))
@@ -71,7 +74,7 @@ def gradients(model, weights, data=None):
     def loss(model, data):
         terms, counts = (
             model.loss_sums(model.initial_state(BATCH), data)[1],
-            model.target_counts(data),
+            target_counts(model, data),
         )
         return sum(w * terms[name] / jnp.maximum(counts[name], 1.0) for name, w in weights.items())
 
@@ -173,8 +176,9 @@ def test_json_round_trip():
         jaxmodels.make_config("prernk", **dict(SMALL, **EVERYTHING)),
     ):
         assert jaxmodels.config_from_json(jaxmodels.config_to_json(config)) == config
-        for field in dataclasses.fields(config.cell):
-            assert getattr(config.cell, field.name) == getattr(config, field.name)
+        cell = UnifiedCell(config, rngs=nnx.Rngs(0)).config
+        for field in dataclasses.fields(UnifiedConfig):
+            assert getattr(cell, field.name) == getattr(config, field.name)
 
 
 def test_keys_whatever_is_switched_on():
@@ -196,12 +200,12 @@ def test_keys_whatever_is_switched_on():
         model = jax.eval_shape(lambda c=config: jaxmodels.create(c))
         state = jax.eval_shape(lambda m=model: m.initial_state(BATCH))
         for data in (batch(), unlabelled):
-            counts = jax.eval_shape(model.target_counts, data)
+            counts = jax.eval_shape(target_counts, model, data)
             found = jax.eval_shape(lambda m, s, d: m.loss_sums(s, d)[1], model, state, data)
             assert set(counts) == set(found)
             assert all(x.shape == () and x.dtype == jnp.float32 for x in found.values())
             assert all(x.shape == () and x.dtype == jnp.float32 for x in counts.values())
-        weights = model.loss_weights(0.5)
+        weights = loss_weights(model, 0.5)
         assert set(weights) <= set(counts) and values[0] in weights
 
 
@@ -328,21 +332,21 @@ def test_p25_late_ramps(kind, start):
 
 def test_p25_weights_follow_the_ramp():
     model = make(**EVERYTHING, symbolic_weight=0.5, sparsity_weight=0.25, heads_weight=0.125)
-    at = {p: {k: float(v) for k, v in model.loss_weights(p).items()} for p in (0.0, 0.8, 1.0)}
+    at = {p: {k: float(v) for k, v in loss_weights(model, p).items()} for p in (0.0, 0.8, 1.0)}
     assert at[0.0]["symbolic"] == at[0.0]["sparsity"] == 0.0
     np.testing.assert_allclose([at[0.8]["symbolic"], at[1.0]["symbolic"]], [0.25, 0.5], rtol=1e-5)
     np.testing.assert_allclose([at[0.8]["sparsity"], at[1.0]["sparsity"]], [0.125, 0.25], rtol=1e-5)
     for weights in at.values():
         assert weights["next_token"] == 1.0 and weights["head_1"] == weights["head_2"] == 0.125
         assert abs(weights["fidelity"] - 0.1) < 1e-7
-    constant = make(**EVERYTHING, ramp="constant").loss_weights(0.0)
+    constant = loss_weights(make(**EVERYTHING, ramp="constant"), 0.0)
     assert abs(float(constant["symbolic"]) - 0.1) < 1e-7
 
 
 @pytest.mark.parametrize("core", ["ema", "rwkv4"])
 def test_z07_every_parameter_learns(core):
     model = make(**EVERYTHING, core=core)
-    weights = {k: v for k, v in model.loss_weights(1.0).items()}
+    weights = {k: v for k, v in loss_weights(model, 1.0).items()}
     for name, gradient in gradients(model, weights).items():
         assert np.isfinite(gradient).all() and gradient.any(), name
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import jaxmodels
 from jaxmodels.errors import UserError
 from jaxmodels.ops import losses
-from train.config.schema import complete_config
+from train.config import complete_config
 from train.loop import run
 
 SIZES = {"vocab_size": 8, "width": 4, "hidden_size": 8, "abstraction_sizes": (8, 4)}

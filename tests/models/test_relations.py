@@ -16,6 +16,7 @@ import jaxmodels
 from jaxmodels.cells.layers import Linear
 from jaxmodels.cells.unified import HRMReducer, UnifiedConfig
 from jaxmodels.data import RelationGrammar, relation_batch
+from jaxmodels.models.contract import loss_weights, target_counts
 from jaxmodels.testing.lab import quick_jit
 
 SMALL = RelationGrammar(entities=2, values=4, questions=2, shuffled=False, slots=2, roles=3)
@@ -48,7 +49,7 @@ def train(grammar, steps, rows=32, **changes):
 
     def loss(model, data):
         _, sums = model.loss_sums(model.initial_state(rows), data)
-        counts, weights = model.target_counts(data), model.loss_weights(1.0)
+        counts, weights = target_counts(model, data), loss_weights(model, 1.0)
         means = {name: total / jnp.maximum(counts[name], 1.0) for name, total in sums.items()}
         return sum(weights[name] * means[name] for name in weights), means
 

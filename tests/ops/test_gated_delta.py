@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.gated_delta import GatedDeltaCell, GatedDeltaConfig
-from jaxmodels.ops.dplr.chunked import dplr_step
+from jaxmodels.ops.dplr import dplr_step
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
 from jaxmodels.testing.lab import quick_jit
 from tests.ops.delta import (

@@ -7,6 +7,8 @@ import pytest
 from flax import nnx
 
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
+from jaxmodels.errors import UserError
+from jaxmodels.ops.mamba2 import mamba2_mixer
 from jaxmodels.testing.lab import quick_jit, shaken
 
 BATCH, WIDTH, CHUNK = 3, 8, 16
@@ -30,11 +32,21 @@ def make(time, seed=0, **fields):
     return cell, state, normal(BATCH, time, WIDTH), reset
 
 
-def run(form, cell, state, xs, reset):
+def call(implementation, cell, state, xs, reset, write=None):
+    """The cell's call by this implementation of the mixer."""
+    c = cell.config
+    options = {"chunk_size": c.chunk_size, "norm_eps": c.norm_eps, "norm_groups": c.norm_groups}
+    return mamba2_mixer(
+        (state.conv, state.ssm), cell._project(xs), cell._vectors(), cell._read_out, reset, write,
+        **options, dtype=c.dtype, implementation=implementation,
+    )  # fmt: skip
+
+
+def run(implementation, cell, state, xs, reset):
     """(outputs, gradients of cell, state and xs) for random cotangents."""
 
     def forward(cell, state, xs):
-        return getattr(cell, form)(reset, state, *cell._project(xs))
+        return call(implementation, cell, state, xs, reset)
 
     def both(*arguments):
         out, back = jax.vjp(forward, *arguments)
@@ -54,19 +66,19 @@ def agree(got, want):
 @pytest.mark.parametrize("time", [1, 2, CHUNK, CHUNK + 1, 2 * CHUNK + 5])
 def test_values_and_gradients(time):
     arguments = make(time)
-    agree(run("_one_loop", *arguments), run("_chunks", *arguments))
+    agree(run("xla_loop", *arguments), run("xla", *arguments))
 
 
 def test_one_head_and_no_resets():
     cell, state, xs, _ = make(2 * CHUNK + 1, head_size=16)
-    agree(run("_one_loop", cell, state, xs, None), run("_chunks", cell, state, xs, None))
+    agree(run("xla_loop", cell, state, xs, None), run("xla", cell, state, xs, None))
 
 
 def test_mixed_decays():
     """Hardly any, and to nothing, side by side: small sums keep their digits behind large ones."""
     cell, *arguments = make(2 * CHUNK)
     cell.A_log[...] = jnp.log(jnp.array([1e-4, 1.0, 30.0, 1e4]))
-    agree(run("_one_loop", cell, *arguments), run("_chunks", cell, *arguments))
+    agree(run("xla_loop", cell, *arguments), run("xla", cell, *arguments))
 
 
 def test_isolation():
@@ -76,7 +88,7 @@ def test_isolation():
     reset[:, place] = True
 
     def forward(state, xs):
-        return cell._one_loop(reset, state, *cell._project(xs))
+        return call("xla_loop", cell, state, xs, reset)
 
     forward = quick_jit(forward)
     after, y = jax.device_get(forward(state, xs))
@@ -89,3 +101,15 @@ def test_isolation():
     later = xs.copy()
     later[:, place - 2 :] = 0.0
     assert np.array_equal(forward(state, later)[1][:, : place - 2], y[:, : place - 2])
+
+
+@pytest.mark.parametrize("implementation", ["xla_loop", "pallas"])
+def test_groups_are_refused(implementation):
+    with pytest.raises(UserError, match=f"'{implementation}' needs groups and norm_groups 1"):
+        call(implementation, *make(2, groups=2))
+
+
+def test_the_loop_refuses_a_write_gate():
+    cell, state, xs, reset = make(2)
+    with pytest.raises(UserError, match="takes no `write`"):
+        call("xla_loop", cell, state, xs, reset, write=xs[..., 0])

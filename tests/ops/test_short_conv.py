@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.cells.base import where_reset
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.short_conv import short_conv, short_conv_step
 from jaxmodels.testing.lab import quick_jit
 
 BATCH, WIDTH, TAPS = 3, 5, 4

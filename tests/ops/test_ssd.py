@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops.ssd.chunked import ssd_chunked, ssd_step
+from jaxmodels.ops.ssd import ssd, ssd_step
 from jaxmodels.testing.lab import quick_jit
 from tests.ops.agree import by_steps, check_differences, close, gradients
 
@@ -19,7 +19,19 @@ VALUES = 1e-5
 GRADIENTS = 1e-4
 BFLOAT16 = 0.02  # 8 bits for the inputs of each product
 
-chunked = functools.partial(ssd_chunked, chunk_size=CHUNK)
+
+def by_heads(op):
+    """`ssd_step` or `ssd` with x as (..., H, P), b and c as (..., G, N), and without a skip."""
+
+    def run(state, x, delta, a, b, c, *reset, **options):
+        flat_x, b, c = (z.reshape(*z.shape[:-2], -1) for z in (x, b, c))
+        state, y = op(state, flat_x, delta, a, b, c, jnp.zeros_like(a), *reset, **options)
+        return state, y.reshape(x.shape)
+
+    return run
+
+
+chunked = functools.partial(by_heads(ssd), chunk_size=CHUNK)
 
 
 def arguments(time, extreme=False):
@@ -60,7 +72,7 @@ def reference(state, x, delta, a, b, c, reset):
     return last, out
 
 
-definition = by_steps(ssd_step)
+definition = by_steps(by_heads(ssd_step))
 
 
 @pytest.mark.parametrize("time", [1, CHUNK - 1, CHUNK, CHUNK + 1, 257])
@@ -102,7 +114,7 @@ def test_small_decays_after_large_ones_keep_their_digits():
     delta = np.where(np.arange(128)[:, None] < 120, 1.0, 1e-5 * delta).astype(np.float32)
     inputs = (state, np.ones_like(x), delta, a, np.ones_like(b), np.ones_like(c))
     reset = np.zeros_like(reset)
-    (_, want), (_, got) = reference(*inputs, reset), quick_jit(ssd_chunked)(*inputs, reset)
+    (_, want), (_, got) = reference(*inputs, reset), quick_jit(by_heads(ssd))(*inputs, reset)
     late = np.s_[:, 121:]
     np.testing.assert_allclose(got[late], want[late], rtol=1e-6)
     sums = np.cumsum(delta[:, 64:] * a, 1, dtype=np.float32)

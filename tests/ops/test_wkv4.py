@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops.wkv4.chunked import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
+from jaxmodels.ops.wkv4 import WKV4State, wkv4, wkv4_initial, wkv4_step
 from jaxmodels.testing.lab import quick_jit
 
 BATCH, WIDTH, CHUNK = 2, 8, 16
@@ -57,7 +57,7 @@ def scan(state, k, v, decay, bonus, reset):
 
 
 def chunked(*arguments, chunk_size=CHUNK):
-    return wkv4_chunked(*arguments, chunk_size=chunk_size)
+    return wkv4(*arguments, chunk_size=chunk_size)
 
 
 def inputs(time, resets=0.05, keys=1.0, decay=None, seed=0):
@@ -171,7 +171,7 @@ def test_sixteen_thousand_tokens(dtype):
     reset[:, -200] = True
 
     def loss(state, k, v, decay, bonus):
-        after, y = wkv4_chunked(state, k, v, decay, bonus, reset, chunk_size=128)
+        after, y = wkv4(state, k, v, decay, bonus, reset, chunk_size=128)
         return jnp.sum(jnp.sin(y)) + jnp.sum(after.p / after.q), (after, y)
 
     run = quick_jit(jax.value_and_grad(loss, range(5), has_aux=True))

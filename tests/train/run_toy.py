@@ -6,7 +6,7 @@ python -m tests.train.run_toy WORKDIR TEXT [--resume] [--field=value ...]
 import sys
 
 from tests.train.toy import toy_config
-from train.config.schema import apply_overrides
+from train.config import apply_overrides
 from train.loop import run
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import jaxmodels
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from train.api import text_config, train_text_corpus
-from train.config.schema import differences, load_config
+from train.config import differences, load_config
 from train.io.checkpoint import load_model
 from train.io.log import read_metrics
 from train.model import build_model, resolve_vocab
@@ -30,8 +30,7 @@ SMALL = {
 
 def test_an_experiment_builds_the_config_of_its_model():
     config = text_config("prernk", SMALL)
-    resolve_vocab(config, 256)
-    model = build_model(config)
+    model = build_model(resolve_vocab(config, 256))
     assert model.config.abstraction_sizes == (12, 6)
     assert (model.config.width, model.config.vocab_size, model.config.dtype) == (8, 256, "float32")
     assert (
@@ -45,7 +44,7 @@ def test_an_experiment_builds_the_config_of_its_model():
 def test_every_field_of_the_model_is_in_the_shipped_config():
     shipped, built = load_config("configs/prernk.py"), text_config("prernk")
     assert shipped.model_config.keys() == built.model_config.keys()
-    resolve_vocab(shipped, 256)
+    shipped = resolve_vocab(shipped, 256)
     assert jaxmodels.config_from_json(jaxmodels.config_to_json(build_model(shipped).config))
     load_config("configs/prernk_tpu.py")
     assert "model_config.width" not in differences(shipped, built)
@@ -55,9 +54,8 @@ def test_what_the_model_refuses_is_one_line():
     with pytest.raises(UserError, match=r"did you mean 'model_config.hidden_size'"):
         text_config("prernk", {"model_config.hiden_size": 3})
     config = text_config("prernk", SMALL | {"model_config.abstraction_sizes": (5, 6)})
-    resolve_vocab(config, 256)
     with pytest.raises(UserError):
-        build_model(config)
+        build_model(resolve_vocab(config, 256))
 
 
 def test_train_text_corpus_trains_and_reads_back(tmp_path):

@@ -133,7 +133,7 @@ def test_ctrl_c_before_training_is_no_traceback(here, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.loop, "open_data", interrupted)
+    monkeypatch.setattr(train.loop, "open_task", interrupted)
     assert main(list(GOOD)) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -1,10 +1,12 @@
 """Configs: files, overrides, JSON, and the one-line errors."""
 
+import json
+
 import pytest
 
 from jaxmodels.errors import UserError
 from tests.train.toy import toy_config
-from train.config.schema import (
+from train.config import (
     apply_overrides,
     complete_config,
     default_config,
@@ -100,6 +102,41 @@ def test_values_are_checked(changes, says):
         validate_config(toy_config(**changes), device_count=4)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+RWKV = """
+def get_config():
+    return {"model": "rwkv/4", "model_config": {"vocab_size": 0, "width": 32}}
+"""
+
+
+def test_a_model_field_that_the_file_does_not_list_can_be_overridden(tmp_path):
+    (tmp_path / "c.py").write_text(RWKV)
+    config = load_config(tmp_path / "c.py", ["--config.model_config.chunk_size=32"])
+    assert (config.model_config.chunk_size, config.model_config.width) == (32, 32)
+    assert config.model_config.version == 4  # that of the preset
+    assert "dtype" not in config.model_config  # the experiment's own field
+    with pytest.raises(UserError, match=r"did you mean 'model_config.chunk_size'"):
+        load_config(tmp_path / "c.py", ["--config.model_config.chunksize=32"])
+    with pytest.raises(UserError, match="num_layers: expected an integer"):
+        load_config(tmp_path / "c.py", ["--config.model_config.num_layers=2.5"])
+
+
+def test_another_model_takes_its_own_defaults(tmp_path):
+    (tmp_path / "c.py").write_text(RWKV)
+    more = ["--config.model_config.state_size=8", "--config.model=mamba"]
+    config = load_config(tmp_path / "c.py", more)
+    assert (config.model_config.state_size, config.model_config.width) == (8, 32)
+    assert "ranks" not in config.model_config
+
+
+def test_a_stored_config_that_lists_fewer_fields_is_the_same_experiment(tmp_path):
+    (tmp_path / "c.py").write_text(RWKV)
+    config = load_config(tmp_path / "c.py")
+    config.model_config.vocab_size = 256
+    stored = config.to_dict()
+    stored["model_config"] = {"width": 32}  # as written by a version that filled in nothing
+    assert differences(from_json(json.dumps(stored)), config) == []
 
 
 def test_the_toy_config_itself_is_valid():

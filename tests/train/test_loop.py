@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 import train.devices.placement
+import train.io.manifest
 import train.loop
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
-from train.config.schema import from_json
-from train.io.checkpoint import damage, load_model, restore, saved_steps
-from train.io.log import cut, read_metrics
+from train.config import from_json
+from train.devices.signals import Signals
+from train.io.checkpoint import load_model, restore, saved_steps
+from train.io.log import read_metrics, truncate_log
+from train.io.manifest import find_corruption
 from train.loop import run
 from train.model import build_model
 from train.step import component_names, init_train_state
-from train.tasks.text import open_data
+from train.tasks import open_task
 
 CHECKPOINT_EVERY, STEPS = 6, 20
 
@@ -85,7 +88,7 @@ def half(stopped, tmp_path):
 
 def stop_at(patch, step):
     calls = iter(range(1, 10**6))
-    patch.setattr(train.loop._StopRequest, "agreed", lambda self, now: next(calls) == step)
+    patch.setattr(Signals, "stop_requested", lambda self, agree_now: next(calls) == step)
 
 
 def test_what_a_finished_run_leaves(whole):
@@ -135,7 +138,7 @@ def test_the_newest_and_the_best_are_kept_and_whole(whole):
     for step in (18, 20):
         path = workdir / "checkpoints" / str(step)
         assert (path / "manifest.json").exists()
-        assert damage(path) is None
+        assert find_corruption(path) is None
 
 
 def test_the_best_stays_when_newer_ones_are_worse(config, tmp_path):
@@ -169,9 +172,9 @@ def test_validation_is_what_the_definition_gives(whole, config):
     workdir, result = whole
     trained = load_model(workdir, "last")
     assert trained.step == STEPS
-    from jaxmodels.data import load_corpus, take
+    from jaxmodels.data import load_corpus, subsample
 
-    documents = take(load_corpus(config.data.paths).valid, config.data.eval_tokens)
+    documents = subsample(load_corpus(config.data.paths).valid, config.data.eval_tokens)
     model, total, count = trained.model, 0.0, 0
     rows = -(-sum(map(len, documents)) // config.batch_size)
     stream = np.concatenate([d.tokens for d in documents])
@@ -236,7 +239,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(whole, half, config,
 )
 def test_other_damage_is_noticed_too(half, config, how):
     spoil(half / "checkpoints" / "15", how)
-    data = open_data(config.copy_and_resolve_references())
+    data = open_task(config.copy_and_resolve_references())
     iterator, said = iter(data.train), []
     template = jax.eval_shape(lambda: init_train_state(build_model(config), config))
     state = restore(half, config, template, iterator, data.fingerprint, said.append)
@@ -247,6 +250,27 @@ def test_other_damage_is_noticed_too(half, config, how):
 def test_killed_between_commit_and_manifest(whole, half, config):
     (half / "checkpoints" / "15" / "manifest.json").unlink()
     assert go(config, half, resume=True).digest == whole[1].digest
+
+
+def test_only_the_checkpoint_that_is_read_is_hashed(half, monkeypatch):
+    hashed, checksum = [], train.io.manifest._checksum
+    monkeypatch.setattr(
+        train.io.manifest, "_checksum", lambda file: hashed.append(file) or checksum(file)
+    )
+    for which, step in (("best", 15), ("last", 15), (12, 12)):
+        hashed.clear()
+        assert load_model(half, which).step == step
+        path = half.absolute() / "checkpoints" / str(step)
+        assert set(hashed) == {f for f in path.rglob("*") if f.is_file()} - {path / "manifest.json"}
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "delete", "manifest", "metadata"])
+def test_a_damaged_checkpoint_is_not_loaded(half, how):
+    spoil(half / "checkpoints" / "15", how)
+    assert load_model(half, "last").step == load_model(half).step == 12
+    with pytest.raises(UserError, match="no whole checkpoint of step 15; choose from: 12, 15"):
+        load_model(half, 15)
+    assert saved_steps(half) == [12, 15]
 
 
 def test_no_whole_checkpoint_at_all(half, config):
@@ -363,15 +387,15 @@ def test_averaged_parameters_are_validated_and_read_back(config, tmp_path):
     assert go(longer, tmp_path / "w", resume=True).status == "finished"
 
 
-def test_cut_tolerates_what_a_kill_leaves(tmp_path):
+def test_truncate_log_tolerates_what_a_kill_leaves(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "split": "train"}\n{"step": 3, "split": "train"}\n{"final": true, "step": 1}\n'
     )
-    cut(path, 2)
+    truncate_log(path, 2)
     assert path.read_text() == '{"step": 1, "split": "train"}\n'
     path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
-    cut(path, 2)
+    truncate_log(path, 2)
     assert path.read_text() == '{"step": 1, "split": "train"}\n'
 
 

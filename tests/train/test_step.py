@@ -141,7 +141,7 @@ def test_compiled_once(monkeypatch):
     make = train.devices.placement.make_train_step
     traced = chex.assert_max_traces(n=1)
     monkeypatch.setattr(
-        train.devices.placement, "make_train_step", lambda config: traced(make(config))
+        train.devices.placement, "make_train_step", lambda *args: traced(make(*args))
     )
     chex.clear_trace_counter()
     placement, state = start(2, toy_config())

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from train.config.schema import complete_config
+from jaxmodels.models.contract import term_sums, token_terms, weighted_term
+from train.config import complete_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,12 @@ class ToyConfig:
 @flax.struct.dataclass
 class ToyState:
     h: jax.Array  # (batch, width)
+
+
+@flax.struct.dataclass
+class ToyOutput:
+    logits: jax.Array  # (batch, time, vocab)
+    hs: jax.Array  # (batch, time, width)
 
 
 class Linear(nnx.Module):
@@ -71,29 +78,25 @@ class Toy(nnx.Module):
         hs = jnp.swapaxes(hs, 0, 1)
         if key is not None and self.config.dropout:
             hs = jnp.where(jax.random.bernoulli(key, self.config.dropout, hs.shape), 0.0, hs)
-        return ToyState(h), (self.head(hs.astype(dtype)).astype(jnp.float32), hs)
+        return ToyState(h), ToyOutput(self.head(hs.astype(dtype)).astype(jnp.float32), hs)
 
-    def target_counts(self, batch):
-        count = batch["weights"].sum()
-        return {"next_token": count, "activity": count, "accuracy": count}
+    @property
+    def terms(self):
+        def ramp(progress):
+            poisoned = 1000 * progress >= (self.config.poison_step or jnp.inf)
+            return jnp.where(poisoned, jnp.nan, progress)
 
-    def loss_sums(self, state, batch, key=None):
-        state, (logits, hs) = self(state, batch["inputs"], batch["reset"], key)
-        chosen = jnp.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
-        nats = jax.nn.logsumexp(logits, -1) - chosen
-        right = (logits.argmax(-1) == batch["targets"]).astype(jnp.float32)
-        weights = batch["weights"]
-        return state, {
-            "next_token": (nats * weights).sum(),
-            "activity": (jnp.abs(hs).mean(-1) * weights).sum(),
-            "accuracy": (right * weights).sum(),
-        }
+        activity = weighted_term(
+            "activity",
+            lambda out: jnp.abs(out.hs).mean(-1),
+            weight=self.config.activity_weight,
+            ramp=ramp,
+        )
+        return *token_terms(), activity
 
-    def loss_weights(self, progress):
-        weight = jnp.float32(self.config.activity_weight) * progress
-        if self.config.poison_step:
-            weight = jnp.where(1000 * progress >= self.config.poison_step, jnp.nan, weight)
-        return {"next_token": jnp.float32(1.0), "activity": weight}
+    def loss_sums(self, state, batch, key=None, progress=None):
+        state, out = self(state, batch["inputs"], batch["reset"], key)
+        return state, term_sums(self.terms, out, batch)
 
 
 class Bare(Toy):

@@ -1,1 +1,35 @@
-"""Experiment configs: files, overrides, validation and JSON."""
+"""Experiment configs: the table of fields (schema.py), files, overrides and JSON (read.py)."""
+
+from train.config.read import (
+    apply_overrides,
+    complete_config,
+    from_json,
+    load_config,
+    read_config,
+    to_json,
+    with_tuples,
+)
+from train.config.schema import (
+    default_config,
+    differences,
+    field_rows,
+    may_change,
+    model_defaults,
+    validate_config,
+)
+
+__all__ = [
+    "apply_overrides",
+    "complete_config",
+    "default_config",
+    "differences",
+    "field_rows",
+    "from_json",
+    "load_config",
+    "may_change",
+    "model_defaults",
+    "read_config",
+    "to_json",
+    "validate_config",
+    "with_tuples",
+]

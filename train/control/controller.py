@@ -1,51 +1,103 @@
-"""The controller at work in a run: what it remembers, and how its word reaches the optimiser."""
+"""The controller at work in a run: its memory, and the way its decisions reach the optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from train.control.decide import CONTINUE, STOP, Decision, History, Settings, decide
-from train.io.log import read_metrics
+from train.control.decide import CONTINUE, STOP, Decision, History, decide
+from train.control.fields import Settings
+from train.control.monitor import ComponentMonitor
+
+if TYPE_CHECKING:
+    from train.devices.placement import Placement
+    from train.step import TrainState
+
+Write = Callable[[int, str, Mapping[str, Any]], None]
 
 
-class Steering:
-    """Collects a run's metrics and decides after each validation.
+class Controller:
+    """Collects a run's metrics and decides after each validation; does nothing when disabled.
 
-    Every process holds the same numbers, hence takes the same decisions. On resuming, the history
-    is read back from metrics.jsonl, up to the step of the checkpoint.
+    Every process holds the same numbers, hence takes the same decisions.
+
+    Args:
+      config: complete config.
+      steps_per_epoch: of the training data; 0 = unknown.
+      past: lines of metrics.jsonl up to the step at which the run continues.
+      monitor: inspects the components at each validation, or None.
+      write: adds (step, split, values) to the log.
+      say: shows a line.
 
     Attributes:
       stopped: why the run is over, "" as long as it is not.
     """
 
-    def __init__(self, config: ConfigDict, steps_per_epoch: float, workdir: Path, step: int):
+    def __init__(
+        self,
+        config: ConfigDict,
+        steps_per_epoch: float,
+        past: Iterable[Mapping[str, Any]] = (),
+        monitor: ComponentMonitor | None = None,
+        write: Write = lambda step, split, values: None,
+        say: Callable[[str], None] = lambda text: None,
+    ):
         self.settings = Settings(**config.control.to_dict())
-        self.enabled = self.settings.enabled
+        self.enabled, self.steps = self.settings.enabled, config.steps
         self.history = History(config.steps, steps_per_epoch, self.settings.probe)
+        self.monitor, self.write, self.say = monitor, write, say
         self.stopped = ""
-        if not (self.enabled and step and (workdir / "metrics.jsonl").exists()):
-            return
-        lines = [line for line in read_metrics(workdir) if "split" in line and line["step"] <= step]
-        said_last = lines[-1] if lines and lines[-1]["split"] == "control" else {}
+        if self.enabled:
+            self._remember([line for line in past if "split" in line])
+
+    def _remember(self, lines: list[Mapping[str, Any]]) -> None:
         for line in lines:
             self.history.add(line["step"], line["split"], line)
-        if said_last.get("action") == STOP:
-            # Killed while it stopped, or resumed after that: only other settings let it go on.
-            said = self.history.decisions.pop()
+        last = lines[-1] if lines and lines[-1]["split"] == "control" else {}
+        if last.get("action") == STOP:
+            # Killed while it stopped, or resumed after that: only other settings let it continue.
+            stop = self.history.decisions.pop()
             again = decide(self.history, self.settings)
-            self.history.decisions.append(said)
+            self.history.decisions.append(stop)
             self.stopped = again.reason if again.action == STOP else ""
 
     def add(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Take in a line of the log."""
         if self.enabled:
             self.history.add(step, split, values)
+
+    def after_validation(
+        self, step: int, valid: Mapping[str, float], state: TrainState, placement: Placement
+    ) -> TrainState:
+        """Decide after a validation; returns the state, with a lower learning rate if so decided.
+
+        Args:
+          step: number of updates.
+          valid: means over the validation split.
+          state: on the devices, as `placement` lays it out.
+          placement: of the run.
+        """
+        self.add(step, "valid", valid)
+        if self.monitor:
+            with jax.transfer_guard("allow"):
+                found = self.monitor.inspect(jax.tree.map(placement.fetch, state.model))
+            self.write(step, "flag", found)
+            self.add(step, "flag", found)
+        if step == self.steps:
+            return state
+        decision, line = self.decide(step)
+        if line:
+            self.write(step, "control", line)
+            self.say(f"step {step}  controller: {line['action']}, {line['reason']}")
+        if decision.lr_factor != 1.0:
+            scale = np.float32(jax.device_get(state.lr_scale)) * np.float32(decision.lr_factor)
+            state = state.replace(lr_scale=placement.put_scalar(scale))
+        return state
 
     def decide(self, step: int) -> tuple[Decision, dict[str, Any]]:
         """-> (decision after the last validation, its line for the log, {} if there is none)."""
@@ -61,8 +113,3 @@ class Steering:
         line = {"action": decision.action, "reason": decision.reason}
         self.history.add(step, "control", line)
         return decision, line
-
-
-def lowered(lr_scale: Any, factor: float) -> np.float32:
-    """The new `TrainState.lr_scale`, from the old one on the host."""
-    return np.float32(lr_scale) * np.float32(factor)

@@ -4,7 +4,7 @@
 
 A pure function of the history, so that a run that was killed and resumed, with its history read
 back from metrics.jsonl, takes the same decisions. The rules are in `curves.py` (curves) and
-`flags.py` (components); here is only the order in which they speak:
+`health.py` (components); here is only the order in which they speak:
 
 1. the target loss is reached                                       STOP
 2. too early to say                                                 CONTINUE
@@ -26,69 +26,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jaxmodels.errors import UserError
-from train.control import curves
-from train.control import health as flags
+from train.control import curves, health
 from train.control.curves import Steps, Values
+from train.control.fields import Settings
 
 CONTINUE, LOWER_LR, INVESTIGATE, STOP = "CONTINUE", "LOWER_LR", "INVESTIGATE", "STOP"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Fields `control.*` of an experiment. Shares are of the planned steps unless said otherwise.
-
-    Attributes:
-      enabled: whether the loop asks at all.
-      start: share of the steps before which nothing but the target loss is looked at.
-      min_delta: share by which a loss must fall below all before to be a new minimum.
-      patience: typical improvement intervals without a new minimum, 3 to 5.
-      overfit_rise: share of the best validation loss, 0.05 to 0.10.
-      plateau, converged: shares without a new minimum, above which a plateau is one, or final.
-      lr_cut: share by which the rate is lowered, 0.3 to 0.5.
-      hold: share to train on after that before looking again, 0.1 to 0.2.
-      max_drops: lowered rates without a new minimum after which a run is over; 0 = never lower.
-      plateau_budget: plateaus that a run may have, 2 to 3.
-      investigate: ask for each plateau to be looked into; for small models.
-      oscillation: nats; larger swings about the trend are a red flag.
-      early_epochs: validation that leaves its best by `overfit_rise` before is a red flag.
-      probe: a metric of validation, higher is better, that must not get worse; "" = none.
-      target_loss: validation loss at which the run has done what it was for; 0 = none.
-      watch: look into the components at each validation (`monitor.py`) and take what is wrong
-        there for a red flag. Costs two short reads by layer; without `enabled` it is only logged.
-    """
-
-    enabled: bool = False
-    start: float = 0.1
-    min_delta: float = 0.0
-    patience: float = 4.0
-    overfit_rise: float = 0.05
-    plateau: float = 0.1
-    converged: float = 0.2
-    lr_cut: float = 0.4
-    hold: float = 0.15
-    max_drops: int = 2
-    plateau_budget: int = 3
-    investigate: bool = True
-    oscillation: float = 0.5
-    early_epochs: float = 5.0
-    probe: str = ""
-    target_loss: float = 0.0
-    watch: bool = False
-
-    def __post_init__(self):
-        """Refuse what makes no sense (`UserError`)."""
-        for name in ("start", "plateau", "converged", "hold", "min_delta"):
-            if not 0 <= (value := getattr(self, name)) < 1:
-                raise UserError(f"config.control.{name}: must lie in [0, 1), got {value}")
-        if not 0 < self.lr_cut < 1:
-            raise UserError(f"config.control.lr_cut: must lie in (0, 1), got {self.lr_cut}")
-        for name in ("patience", "overfit_rise", "oscillation", "early_epochs"):
-            if not (value := getattr(self, name)) > 0:
-                raise UserError(f"config.control.{name}: must be positive, got {value}")
-        for name in ("max_drops", "plateau_budget", "target_loss"):
-            if not (value := getattr(self, name)) >= 0:
-                raise UserError(f"config.control.{name}: must not be negative, got {value}")
 
 
 @dataclass(frozen=True)
@@ -107,7 +49,7 @@ class History:
     Attributes:
       total_steps: planned.
       steps_per_epoch: of the training text; 0 = unknown.
-      probe_name: see `Settings.probe`.
+      probe_name: see `control.probe`.
       train_steps, train: main loss of single logged batches.
       steps, valid: validation loss; probe: the metric beside it, if it is logged.
       decisions: (step, action) of those that were written to the log.
@@ -207,11 +149,11 @@ def _hold(h: History, s: Settings) -> Decision | None:
 
 def _red_flags(h: History, s: Settings) -> Decision | None:
     found = [sentence for step, sentence in h.flags if step == h.steps[-1]]
-    if flags.oscillating(h.valid, limit=s.oscillation):
+    if health.oscillating(h.valid, limit=s.oscillation):
         found.append(f"validation loss swings by more than {s.oscillation:g}")
     if h.steps_per_epoch:
         epochs = [step / h.steps_per_epoch for step in h.steps]
-        if flags.diverging_early(epochs, h.valid, s.early_epochs, s.overfit_rise):
+        if health.diverging_early(epochs, h.valid, s.early_epochs, s.overfit_rise):
             found.append(f"validation diverges in epoch {epochs[-1]:.1f} already")
     if not found or _asked(h, s):
         return None
@@ -244,7 +186,7 @@ def _plateau(h: History, s: Settings) -> Decision | None:
         after = f"; {drops} lowered rates brought nothing" if drops else ""
         return Decision(STOP, what + after)
     if s.investigate and not drops and not _asked(h, s):
-        hints = flags.plateau_report(h.norms, h.terms)
+        hints = health.plateau_report(h.norms, h.terms)
         return Decision(INVESTIGATE, f"plateau {max(count, 1)}: {what}; {'; '.join(hints)}")
     return Decision(LOWER_LR, f"{what}; rate cut by {s.lr_cut:.0%}", 1.0 - s.lr_cut)
 
@@ -256,13 +198,13 @@ def _going_on(h: History, s: Settings) -> Decision:
     if curves.perplexity_improving(h.valid):
         signs.append("held-out perplexity improves")
     late, losses = _late_training(h)
-    if flags.steadily_falling(losses):
+    if health.steadily_falling(losses):
         signs.append("training loss falls steadily")
     elif curves.still_learning(late, losses):
         signs.append("training loss falls")
-    if flags.gradients_vary(_late_norms(h)):
+    if health.gradients_vary(_late_norms(h)):
         signs.append("the gradient of every component varies")
-    if flags.entropy_alive(list(h.entropies.values())):
+    if health.entropy_alive(list(h.entropies.values())):
         signs.append("no state has collapsed")
     share = curves.stale_steps(h.steps, h.valid, s.min_delta) / h.total_steps
     plateau = curves.plateau_class(share)

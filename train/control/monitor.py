@@ -1,8 +1,8 @@
 """A look into the components at each validation, for the controller's red flags (SYSTEMS G-47).
 
-`config.control.watch` turns it on, for a model that has `observe` (see `models/observe.py`). It
-reads the same few tokens of held-out text every time, from a fresh state, in two pieces, and writes
-one line of split "flag": numbers by component, and in `reason` what is wrong, if anything is.
+`config.control.watch` turns it on, for a model that has `intermediates` (see `models/observe.py`).
+It reads the same few tokens of held-out text every time, from a fresh state, in two pieces, and
+writes one line of split "flag": numbers by component, and in `reason` what is wrong, if anything.
 
 On one device and in every process alike: the numbers are the same whatever the placement. A model
 that does not fit on one device is not to be watched.
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels.data import Corpus
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 from train.control import health
 
 ROWS, PIECE = 4, 64  # sequences side by side; tokens of each of the two pieces
@@ -27,11 +28,11 @@ LEAST = ("output_variance", "state_entropy")  # of the layers; of other numbers 
 Layer = Mapping[str, np.ndarray]
 
 
-class Watch:
+class ComponentMonitor:
     """Looks at a model through one fixed text.
 
     Args:
-      model: any of the kind, shapes suffice; only asked whether it has `observe`.
+      model: any of the kind, shapes suffice; only asked whether it has `intermediates`.
       corpus: the first tokens of its validation split are read, over and over if they are few; of
         its training split if there is no other.
 
@@ -40,29 +41,29 @@ class Watch:
     """
 
     def __init__(self, config: ConfigDict, model: Any, corpus: Corpus):
-        if not hasattr(model, "observe"):
+        if not traits_of(model).intermediates:
             raise UserError(
-                f"config.control.watch: {config.model} has no `observe`, its layers cannot be "
-                "looked at; set it to false"
+                f"config.control.watch: {config.model} has no `intermediates`, its layers cannot "
+                "be looked at; set it to false"
             )
         documents = (corpus.valid or corpus.train)[: 2 * ROWS * PIECE]
         text = np.concatenate([np.asarray(d.tokens, np.int32) for d in documents])
         self.tokens = np.resize(text, (ROWS, 2 * PIECE))
 
-    def look(self, model: Any) -> dict[str, Any]:
+    def inspect(self, model: Any) -> dict[str, Any]:
         """The values of a line of the log; `model` with leaves that are on the host.
 
         For each component the means over its layers of `state_norm/...` (Frobenius, G-61),
         `output_rms/...` and `retention/...`, and the smallest of `output_variance/...`, as a share
         of the mean square (G-62), and of `state_entropy/...` (nats, G-64).
         """
-        state, first = model.observe(model.initial_state(ROWS), self.tokens[:, :PIECE])
-        _, second = model.observe(state, self.tokens[:, PIECE:])
+        state, first = model.intermediates(model.initial_state(ROWS), self.tokens[:, :PIECE])
+        _, second = model.intermediates(state, self.tokens[:, PIECE:])
         return judge(*jax.device_get((first, second)))
 
 
 def judge(first: Sequence[Layer], second: Sequence[Layer]) -> dict[str, Any]:
-    """Numbers and `reason` from what `observe` gave for two pieces of text, one after the other."""
+    """Return numbers and `reason` from the intermediates of two consecutive pieces of text."""
     values: dict[str, list[float]] = {}
     wrong: dict[str, list[int]] = {}
     for depth, (before, after) in enumerate(zip(first, second, strict=True)):

@@ -27,9 +27,10 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 from jaxmodels.tree import leaf_name
-from train.config.schema import validate_config
-from train.devices.fsdp import parameter_spec
+from train.devices.fields import check_rows
+from train.devices.fsdp import gathered_once, parameter_spec
 from train.model import build_model
 from train.step import (
     AXIS,
@@ -37,6 +38,7 @@ from train.step import (
     init_train_state,
     make_eval_step,
     make_train_step,
+    not_wrapped,
     state_axes,
 )
 
@@ -64,7 +66,7 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
-        if config.mesh.tensor > 1 and "'pallas'" in repr(config.model_config.to_dict()):
+        if config.mesh.tensor > 1 and _replicated_only(config):
             raise UserError(
                 f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' wants whole; "
                 "set tensor=1 or kernel='xla'"
@@ -75,7 +77,7 @@ class Placement:
                 f"config.mesh: fsdp x tensor takes all {inner} devices; XLA's CPU compiler needs "
                 f"at least {2 * inner}, so that rows are shared out too"
             )
-        validate_config(config, device_count=self.data_size * config.mesh.fsdp)
+        check_rows(config, self.data_size * config.mesh.fsdp)
         if config.batch_size % jax.process_count():
             raise UserError(
                 f"config.batch_size: {config.batch_size} rows do not divide over "
@@ -84,6 +86,7 @@ class Placement:
         shape = (self.data_size, config.mesh.fsdp, config.mesh.tensor)
         self.global_mesh = Mesh(np.array(devices).reshape(shape), (AXIS, "fsdp", "tensor"))
         self.uses_pmap = config.parallel == "pmap"
+        self._wrap = gathered_once if config.mesh.fsdp > 1 else not_wrapped
         if self.uses_pmap:
             mine = [d for d in devices if d.process_index == jax.process_index()]
             self.mesh = Mesh(np.array(mine), (AXIS,))
@@ -98,7 +101,7 @@ class Placement:
         chosen = devices if jax.process_count() == 1 else None
         axes = state_axes(self.config, 0, None)
         self.step = jax.pmap(
-            make_train_step(self.config),
+            make_train_step(self.config, self._wrap),
             axis_name=AXIS,
             in_axes=(axes, 0),
             out_axes=(axes, None),
@@ -106,7 +109,7 @@ class Placement:
             devices=chosen,
         )
         self.eval_step = jax.pmap(
-            make_eval_step(self.config),
+            make_eval_step(self._wrap),
             axis_name=AXIS,
             in_axes=(None, 0, 0),
             out_axes=(0, None, None),
@@ -131,7 +134,7 @@ class Placement:
         # any axis that is left to it.
         axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
         mapped = jax.shard_map(
-            make_train_step(self.config),
+            make_train_step(self.config, self._wrap),
             mesh=self.mesh,
             in_specs=(specs, P(AXIS)),
             out_specs=(specs, P()),
@@ -143,7 +146,7 @@ class Placement:
         self.step = jax.jit(mapped, donate_argnums=0, out_shardings=(shardings, None))
         self.eval_step = jax.jit(
             jax.shard_map(
-                make_eval_step(self.config),
+                make_eval_step(self._wrap),
                 mesh=self.mesh,
                 in_specs=(P(), P(AXIS), P(AXIS)),
                 out_specs=(P(AXIS), P(), P()),
@@ -335,6 +338,10 @@ def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = 
 
 def _fresh(config: ConfigDict) -> TrainState:
     return init_train_state(build_model(config), config)
+
+
+def _replicated_only(config: ConfigDict) -> bool:
+    return traits_of(jax.eval_shape(lambda: build_model(config))).replicated_only
 
 
 def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:

@@ -1,9 +1,9 @@
-"""What one process of several finds wrong, told to all of them before any waits for it.
+"""Propagate an error from one process to all, before the next collective can deadlock.
 
 A process that raises and ends leaves the others in their next collective, where they wait until the
 transport gives up, minutes later and without a word about the cause. So whatever may fail in one
-process alone (a folder that is occupied or cannot be written, files that only one host has) runs
-`together`, before the collective that follows.
+process alone (a folder that is occupied or cannot be written, files that only one host has) runs in
+`raise_everywhere`, before the collective that follows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ LIMIT = 1000  # bytes of a message that travel
 Result = TypeVar("Result")
 
 
-def together(work: Callable[[], Result]) -> Result:
-    """`work()`, if it succeeds in every process; call it in all of them, and work without one
-    another's help.
+def raise_everywhere(work: Callable[[], Result]) -> Result:
+    """Return `work()` if it succeeds in every process; raise in all of them if it fails in any.
+
+    Every process has to call this, and `work` must not use collectives.
 
     Raises:
       UserError: in every process alike, when any of them raised one: the first process's message,

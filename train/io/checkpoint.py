@@ -15,9 +15,9 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,14 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.errors import UserError
-from jaxmodels.tree import flatten, nest, unnest
-from train.config.schema import complete_config, differences, with_tuples
-from train.control.decide import Settings
-from train.devices.processes import together
-from train.io.manifest import damage, write_manifest
+from jaxmodels.tree import flatten, nest, unflatten, unnest
+from train.config import complete_config, differences, may_change, with_tuples
+from train.devices.processes import raise_everywhere
+from train.io.manifest import find_corruption, write_manifest
 from train.model import build_model
 from train.step import TrainState
 
 FORMAT = 1
-# What may differ between a checkpoint and the run that continues it.
-FREE_FIELDS = (
-    "steps eval_every checkpoint_every log_every keep_last keep_best parallel mesh.fsdp "
-    "mesh.tensor data.paths data.eval_tokens data.prefetch optimizer.learning_rate "
-    "optimizer.schedule optimizer.warmup_steps optimizer.final_fraction optimizer.decay_fraction "
-    "optimizer.weight_decay optimizer.b1 optimizer.b2 optimizer.eps optimizer.clip_norm "
-    "optimizer.accumulate"
-).split()
-FREE_GROUPS = ("optimizer.groups.", "optimizer.group_clip.")
-FREE_FIELDS += [f"control.{name}" for name in asdict(Settings()) if name != "enabled"]
-
 PyTree = Any
 
 
@@ -58,21 +46,23 @@ class Checkpoints:
       workdir: the run's folder.
       config: its config; keep_last newest and keep_best by validation loss are kept.
       fingerprint: of the corpus, so that a run is not continued on other text.
+      newest: step of the newest checkpoint there is.
+
+    Attributes:
+      newest: step of the newest checkpoint, its writing perhaps still under way.
     """
 
-    def __init__(self, workdir: Path, config: ConfigDict, fingerprint: str):
+    def __init__(self, workdir: Path, config: ConfigDict, fingerprint: str, newest: int = 0):
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(config.keep_last)]
         if config.keep_best:
-            keep.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: (
-                        -metrics["loss"]
-                    ),  # ascending: the last is the best
-                    n=config.keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: -metrics["loss"],  # ascending: the last is the best
+                n=config.keep_best,
+                keep_checkpoints_without_metrics=False,
             )
+            keep.append(best)
+        self.newest = newest
         self.directory = workdir.absolute() / "checkpoints"
         self.info = {"format": FORMAT, "config": config.to_dict(), "data": fingerprint}
         self._writer = ocp.training.Checkpointer(
@@ -90,6 +80,7 @@ class Checkpoints:
         be donated as soon as this returns.
         """
         self.wait()
+        self.newest = step
         loss = loss if loss is not None and math.isfinite(loss) else None
         response = self._writer.save_checkpointables_async(
             step,
@@ -162,7 +153,7 @@ def restore(
     reason = ""
     for step in reversed(steps):
         path = Path(workdir).absolute() / "checkpoints" / str(step)
-        reason = _agreed(damage(path)) or ""
+        reason = _agreed(find_corruption(path)) or ""
         if not reason:
             try:
                 return _load(path, config, template, iterator, fingerprint)
@@ -202,7 +193,7 @@ def _put_aside(workdir: Path, path: Path) -> None:
 
 def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) -> TrainState:
     items = _items(template)
-    together(lambda: _check(path, config, items, fingerprint))  # from here on they read together
+    raise_everywhere(lambda: _check(path, config, items, fingerprint))
     everywhere = jax.sharding.NamedSharding(
         jax.sharding.Mesh(np.array(jax.devices()), "all"), jax.sharding.PartitionSpec()
     )
@@ -263,14 +254,14 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
             "use the version that wrote it"
         )
-    old = complete_config(with_tuples(info["config"]), source=str(path))
+    old = complete_config(with_tuples(info["config"]), source=str(path), stored=True)
     if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
         raise UserError(
             f"config.steps: {path} was made with {old.steps}, and the shares of its curriculum or "
             "mixture are of them; use that value or another --workdir"
         )
     for name in differences(old, config):
-        if name not in FREE_FIELDS and not name.startswith(FREE_GROUPS):
+        if not may_change(name):
             before, now = _get(old, name), _get(config, name)
             raise UserError(
                 f"config.{name}: {path} was made with {before!r}, not {now!r}; "
@@ -325,6 +316,9 @@ class TrainedModel:
 def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
     """Read a trained model, for evaluation and sampling. Changes nothing in the run's folder.
 
+    Only the files of the checkpoint that is read are hashed; a damaged one gives way to the next
+    best, or to the one before.
+
     Args:
       workdir: a run's folder.
       which: "best" (lowest validation loss among those kept), "last", or a step.
@@ -333,35 +327,74 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
       UserError: no such run or checkpoint, or none that is whole.
     """
     folder = Path(workdir).absolute() / "checkpoints"
-    steps = saved_steps(Path(workdir))
-    if not steps:
-        raise UserError(f"{workdir}: holds no checkpoint; give the --workdir of a run")
-    whole = [step for step in steps if damage(folder / str(step)) is None]
-    if not whole:
-        raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
-    metadata = {step: _metadata(folder / str(step)) for step in whole}
-    if which == "last":
-        step = whole[-1]
-    elif which == "best":
-        losses = {s: m.custom_metadata.get("loss") for s, m in metadata.items()}
-        measured = [s for s in whole if losses[s] is not None]
-        step = min(measured, key=lambda s: losses[s]) if measured else whole[-1]
-    else:
-        step = int(which)
-        if step not in whole:
-            raise UserError(f"{folder}: no whole checkpoint of step {step}; there are {whole}")
-    info = metadata[step].custom_metadata
+    step, metadata = _first_whole(folder, saved_steps(Path(workdir)), which)
+    info = metadata.custom_metadata
     if info.get("format") != FORMAT:
         raise UserError(
             f"{folder}: checkpoint format {info.get('format')}, this version reads {FORMAT}"
         )
-    config = complete_config(with_tuples(info["config"]), source=str(folder))
+    config = complete_config(with_tuples(info["config"]), source=str(folder), stored=True)
     model = build_model(config)
-    item = "ema" if "ema" in metadata[step].metadata else "model"
+    item = "ema" if "ema" in metadata.metadata else "model"
     wanted = nest(model)
-    _check_shapes(wanted, metadata[step].metadata[item], item, folder / str(step))
+    _check_shapes(wanted, metadata.metadata[item], item, folder / str(step))
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
     loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
     model = unnest(model, loaded)
     return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])
+
+
+def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
+    """-> (step, its metadata) of the first checkpoint that is whole, in the order of preference."""
+    if not steps:
+        raise UserError(f"{folder.parent}: holds no checkpoint; give the --workdir of a run")
+    metadata = {step: _metadata_if_readable(folder / str(step)) for step in steps}
+    candidates = sorted(steps, reverse=True)
+    if which == "best":
+        losses = {step: m.custom_metadata.get("loss") for step, m in metadata.items() if m}
+        measured = [step for step in steps if losses.get(step) is not None]
+        others = [step for step in candidates if step not in measured]
+        candidates = [*sorted(measured, key=lambda step: losses[step]), *others]
+    elif which != "last":
+        candidates = [step for step in steps if step == int(which)]
+    for step in candidates:
+        if metadata[step] and find_corruption(folder / str(step)) is None:
+            return step, metadata[step]
+    if which in ("best", "last"):
+        raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
+    known = ", ".join(map(str, steps))
+    raise UserError(f"{folder}: no whole checkpoint of step {which}; choose from: {known}")
+
+
+def _metadata_if_readable(path: Path):
+    try:
+        return _metadata(path)
+    except Exception:  # Orbax has no common class for what it finds unreadable
+        return None
+
+
+def load_init_weights(workdir: str | Path, state: Any) -> Any:
+    """Return a fresh state on the devices with the last weights of another run in place of its own.
+
+    A running average starts from them too. Optimizer, carried state and data position stay fresh.
+
+    Raises:
+      UserError: no such run, or a model with other parameters.
+    """
+    trained = flatten(load_model(workdir, "last").model)
+    fresh = flatten(state.model)
+    for name in sorted(trained.keys() | fresh.keys()):
+        shapes = [tree[name].shape if name in tree else "absent" for tree in (trained, fresh)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"config.init_from: {name} is {shapes[0]} in {workdir} and {shapes[1]} in this "
+                "model; give the same model_config"
+            )
+
+    def placed():
+        return {n: jax.device_put(jax.device_get(trained[n]), x.sharding) for n, x in fresh.items()}
+
+    # Copy twice: the step donates its inputs, so `model` and `ema` must not share buffers.
+    state = state.replace(model=unflatten(state.model, placed()))
+    return state if state.ema is None else state.replace(ema=placed())

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from jaxmodels.cli import write_atomically
 from jaxmodels.tree import flatten
 
 
@@ -29,7 +30,7 @@ class RunLog:
         if not self.active:
             return
         workdir.mkdir(parents=True, exist_ok=True)
-        cut(workdir / "metrics.jsonl", step)
+        truncate_log(workdir / "metrics.jsonl", step)
         self._metrics = open(workdir / "metrics.jsonl", "a", encoding="utf-8")
         self._timing = open(workdir / "timing.jsonl", "a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
@@ -80,8 +81,8 @@ class RunLog:
         stream.flush()
 
 
-def cut(path: Path, step: int) -> None:
-    """Drop from a metrics file lines later than `step`, a partial last one, the closing one."""
+def truncate_log(path: Path, step: int) -> None:
+    """Drop the lines after `step`, a partial last line and the closing one from a metrics file."""
     if not path.exists():
         return
     kept = []
@@ -92,13 +93,11 @@ def cut(path: Path, step: int) -> None:
             break
         if line.endswith(b"\n") and not values.get("final") and values["step"] <= step:
             kept.append(line)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(b"".join(kept))
-    os.replace(temporary, path)
+    write_atomically(path, b"".join(kept))
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics.jsonl."""
+    """Return all whole lines of a run's metrics.jsonl."""
     lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     values = []
     for line in lines:
@@ -109,13 +108,13 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     return values
 
 
-def plain(value: Any) -> float:
-    """A float32 scalar as the shortest Python float that reads back as the same float32."""
+def float32_repr(value: Any) -> float:
+    """Return a float32 scalar as the shortest Python float that reads back as the same float32."""
     return float(str(np.float32(value)))
 
 
 def digest(state: Any, position: Any, fetch: Callable[[Any], np.ndarray] = jax.device_get) -> str:
-    """SHA-256 over each array of a state (name, dtype, shape, bytes) and the position.
+    """Return the SHA-256 over each array of a state (name, dtype, shape, bytes) and the position.
 
     `fetch` brings a leaf to the host; one at a time, none is kept.
     """

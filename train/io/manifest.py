@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
+
+from jaxmodels.cli import write_atomically
 
 MANIFEST = "manifest.json"
 
@@ -13,13 +14,11 @@ MANIFEST = "manifest.json"
 def write_manifest(path: Path) -> None:
     """Record size and SHA-256 of every file of a committed checkpoint."""
     files = {str(f.relative_to(path)): _checksum(f) for f in sorted(path.rglob("*")) if f.is_file()}
-    temporary = path / (MANIFEST + ".tmp")
-    temporary.write_text(json.dumps({"files": files}, indent=1))
-    os.replace(temporary, path / MANIFEST)
+    write_atomically(path / MANIFEST, json.dumps({"files": files}, indent=1))
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None."""
+def find_corruption(path: Path) -> str | None:
+    """Say what is wrong with the files of a checkpoint, or None."""
     manifest = path / MANIFEST
     if not manifest.exists():
         return None

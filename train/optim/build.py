@@ -11,10 +11,11 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
+from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
 from jaxmodels.tree import Flat
-from train.config.schema import OPTIMIZERS, SCHEDULES
 from train.optim.adam_atan2 import adam_atan2
+from train.optim.fields import OPTIMIZERS, SCHEDULES
 from train.optim.param_groups import Labels, has_rules, with_groups
 from train.optim.sign_sgd import sparse_sign_sgd
 from train.tasks.lengths import lengths_of, scaled
@@ -49,7 +50,9 @@ def _plain_schedule(config: ConfigDict) -> optax.Schedule:
         decay = max(round(config.steps * o.decay_fraction), 1)
         main = optax.linear_schedule(peak, final, decay, transition_begin=max(steps - decay, 0))
     else:
-        raise UserError(f"config.optimizer.schedule: unknown {o.schedule!r}, valid: {SCHEDULES}")
+        raise UserError(
+            f"config.optimizer.schedule: unknown {o.schedule!r}{choose_from(SCHEDULES)}"
+        )
     if o.warmup_steps == 0:
         return main
     # The first update already moves: its rate is peak / warmup_steps, not 0.
@@ -126,9 +129,7 @@ def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransf
             consistent_rms=0.2,  # steps as large as AdamW's, so that one learning rate serves both
         )
     else:
-        raise UserError(
-            f"config.optimizer.name: unknown {o.name!r}, valid: {', '.join(OPTIMIZERS)}"
-        )
+        raise UserError(f"config.optimizer.name: unknown {o.name!r}{choose_from(OPTIMIZERS)}")
     return main
 
 

@@ -24,6 +24,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import traits_of
 
 RULES = ("groups", "group_clip", "freeze")
 Labels = dict[str, str]
@@ -35,7 +36,7 @@ def parameter_labels(model: Any, names) -> Labels:
     Raises:
       ValueError: the model's own labels are not of that form.
     """
-    label = getattr(model, "parameter_label", None)
+    label = traits_of(model).parameter_label
     if label is None:
         kinds = {True: "model/matrix", False: "model/other"}
         return {name: kinds[name.rsplit("/", 1)[-1] == "kernel"] for name in names}

@@ -19,14 +19,14 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.python_file import returned_by
 from jaxmodels.tree import flatten
-from train.config.file import returned_by
-from train.config.schema import complete_config, validate_config
-from train.devices.processes import together
+from train.config import complete_config, validate_config
+from train.devices.processes import raise_everywhere
 from train.loop import RunResult, run
 from train.model import build_model
 from train.optim.param_groups import check_rules, parameter_labels
-from train.tasks.text import open_data
+from train.tasks import open_task
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_stages(path: str | Path) -> tuple[Stage, ...]:
     Raises:
       UserError: no such file or function, or it returns something else.
     """
-    given = returned_by(Path(path), "get_stages", "--stages", "configs/groundthink/stages.py")
+    given = returned_by(path, "get_stages", "--stages", "configs/groundthink/stages.py")
     stages = []
     for stage in given if isinstance(given, Sequence) else ():
         pair = (stage.name, stage.changes) if isinstance(stage, Stage) else stage
@@ -126,9 +126,10 @@ def check_stages(config: ConfigDict, stages: Sequence[Stage]) -> list[ConfigDict
         try:
             one = changed(config, stage.changes)
             validate_config(one)
-            configs.append(ConfigDict(one.to_dict()))  # as it is, the vocabulary left open
-            tokenizers.append(open_data(one).corpus.tokenizer.to_json())  # sets the vocabulary
-            model = jax.eval_shape(lambda one=one: build_model(one))
+            task = open_task(one)
+            configs.append(one)  # the vocabulary left open
+            tokenizers.append(task.corpus.tokenizer.to_json())
+            model = jax.eval_shape(lambda task=task: build_model(task.config))
             check_rules(one, parameter_labels(model, flatten(model)))
         except UserError as error:
             raise UserError(f"stage {stage.name!r}: {error}") from error
@@ -162,7 +163,7 @@ def run_stages(
     Raises:
       UserError: as `train.loop.run`, and as `check_stages`, before the first is run.
     """
-    configs = together(lambda: check_stages(config, stages))
+    configs = raise_everywhere(lambda: check_stages(config, stages))
     results: list[RunResult] = []
     before = config.init_from
     for folder, one in zip(folders(stages, workdir), configs, strict=True):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import absl.logging
 import jax
 from ml_collections import ConfigDict
 
+from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config.schema import apply_overrides, from_json, load_config, with_tuples
+from train.config import apply_overrides, from_json, load_config, with_tuples
 from train.devices.malloc import keep_freed_memory
-from train.devices.processes import together
+from train.devices.processes import raise_everywhere
+from train.loop import EXIT_STATUS
 from train.stages import (
     Stage,
     check_stages,
@@ -58,29 +57,19 @@ exit status: as of `python -m train`, for the last stage that was run."""
 NOT_BOTH = "give one of --protocol and --stages"
 
 
-def main(argv: list[str] | None = None) -> int:
+@cli.command(interrupted="interrupted; what was saved before is intact")
+def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells every file it writes
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    argv = sys.argv[1:] if argv is None else argv
-    args, overrides = _parser().parse_known_args(argv)
-    try:
-        keep_freed_memory()
-        return _run(args, overrides)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was saved before is intact", file=sys.stderr)
-        return 130
+    cli.quiet_absl()
+    args, overrides = _parser().parse_known_args(arguments)
+    keep_freed_memory()
+    return _run(args, overrides)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m train.stages",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = cli.parser(
+        "train.stages",
+        HELP,
         usage="python -m train.stages --config=FILE --workdir=DIR (--protocol NAME | --stages FILE)"
         " [--config.FIELD=VALUE ...] [--resume]",
     )
@@ -111,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     workdir = Path(args.workdir)
-    config, stages = together(lambda: _chain(args, overrides, workdir))
+    config, stages = raise_everywhere(lambda: _chain(args, overrides, workdir))
     if args.plan:
         check_stages(config, stages)
         for folder, stage in zip(folders(stages, workdir), stages, strict=True):
@@ -119,20 +108,22 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
             print(f"{folder}: {fields or 'the config as it is'}")
         return 0
     if not args.resume:  # a chain that cannot be run leaves no folder behind
-        together(lambda: check_stages(config, stages))
-    together(lambda: _write(workdir / CHAIN, config, stages))
+        raise_everywhere(lambda: check_stages(config, stages))
+    raise_everywhere(lambda: _write(workdir / CHAIN, config, stages))
     results = run_stages(config, stages, workdir, resume=args.resume, quiet=args.quiet)
     if jax.process_index() == 0:
         for folder, result in zip(folders(stages, workdir), results, strict=False):
             why = f": {result.message}" if result.message else ""
             loss = f", validation loss {result.valid['loss']:.4f}" if result.valid else ""
             _say(args, f"{folder}: {result.status} at step {result.step}{loss}{why}", result.status)
-            if result.status in ("finished", "stopped"):
-                _report(args, folder)
+            if result.status in ("finished", "stopped") and not args.quiet:
+                from eval.after_training import after_training  # slow to import
+
+                after_training(folder, result, show=False)
         if results[-1].status in ("halted", "interrupted"):
             resume = f"python -m train.stages --workdir={shlex.quote(str(workdir))} --resume"
             print(f"continue with\n  {resume}", file=sys.stderr)
-    return {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}[results[-1].status]
+    return EXIT_STATUS[results[-1].status]
 
 
 def _chain(args, overrides, workdir) -> tuple[ConfigDict, tuple[Stage, ...]]:
@@ -194,12 +185,10 @@ def _write(path: Path, config: ConfigDict, stages: Sequence[Stage]) -> None:
     listed = [(stage.name, dict(stage.changes)) for stage in stages]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = path.with_name(f"{CHAIN}.tmp")
-        text = json.dumps({"config": config.to_dict(), "stages": listed}, indent=2)
-        whole.write_text(text + "\n", encoding="utf-8")
-        os.replace(whole, path)
     except OSError as error:
         raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
+    text = json.dumps({"config": config.to_dict(), "stages": listed}, indent=2)
+    cli.write_atomically(path, text + "\n")
 
 
 def _say(args: argparse.Namespace, text: str, status: str) -> None:
@@ -207,18 +196,6 @@ def _say(args: argparse.Namespace, text: str, status: str) -> None:
         print(f"error: {text}", file=sys.stderr)
     elif not args.quiet:
         print(text)
-
-
-def _report(args: argparse.Namespace, folder: Path) -> None:
-    """The stage's report.html; waits for nobody, hence only where there is one process."""
-    if args.quiet or jax.process_count() > 1:
-        return
-    from eval.report.run_page import write_report
-
-    try:
-        write_report(folder)
-    except UserError as error:
-        print(f"no report: {error}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From an experiment config to questions with answers, for models that read such (HRLM).
 
-    data.format "pairs"    files of `data.paths` (jaxmodels.data.pair_files), split by unique
+    data.format "pairs"    files of `data.paths` (jaxmodels.data.pairs.files), split by unique
                            question
                 "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
                            combination of what fills their slots
@@ -17,25 +17,26 @@ The rows' mode and length are those of the model. Of what is held out, `test_fra
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 import jaxmodels
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.files import read_all
 from jaxmodels.data.pairs.hrm_read import built_pairs
 from jaxmodels.data.pairs.rows import (
     Pair,
     PairCorpus,
     Rows,
+    evenly_spaced,
     lay_out_pairs,
     pair_eval_stream,
     pair_stream,
-    spread,
+    texts_of,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
 from jaxmodels.data.puzzles.sudoku import read_sudoku
@@ -50,23 +51,20 @@ from jaxmodels.data.tasks import (
 from jaxmodels.data.tokenizers.fit import fit_tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.errors import UserError
-from train.config.schema import PAIR_TOKENIZERS
 from train.model import model_fields, resolve_vocab
+from train.tasks.fields import ANSWER_FORMATS, ANSWER_TOKENIZERS
 
 
 @dataclasses.dataclass(frozen=True)
-class PairData:
-    """What a run reads; see `train.tasks.text.Data`, whose place it takes.
+class AnswerTask:
+    """Questions with answers; see `train.tasks.Task` for the attributes.
 
-    Attributes:
-      corpus: pairs of the three splits, and the tokenizer.
-      train, valid: Grain datasets of batches.
-      valid_bytes: of the answers behind `valid`.
-      bytes_per_token: of questions and answers, by place in a training row.
-      fingerprint: SHA-256 of all pairs.
-      rows: number of training rows.
+    `bytes_per_token` counts questions and answers by place in a training row, `valid_bytes` the
+    answers alone; `rows` is the number of training rows.
     """
 
+    kind: ClassVar[str] = "answers"
+    config: ConfigDict
     corpus: PairCorpus
     train: Any
     valid: Any
@@ -75,16 +73,56 @@ class PairData:
     fingerprint: str
     rows: int
 
-    def classes(self) -> dict[str, int]:
-        """Nothing: pairs bring no labels but the answer."""
+    @staticmethod
+    def reads(format: str) -> bool:
+        """Return whether `data.format` is one of questions with answers."""
+        return format in ANSWER_FORMATS
+
+    @classmethod
+    def load_corpus(cls, config: ConfigDict) -> PairCorpus:
+        """Read or generate the pairs alone; see `pairs_of`."""
+        return pairs_of(config)
+
+    @classmethod
+    def open(cls, config: ConfigDict) -> AnswerTask:
+        """Make or read the pairs and the streams.
+
+        Raises:
+          UserError: whatever is wrong with the pairs or their fit to the config.
+        """
+        _check_fit(config)
+        corpus = pairs_of(config)
+        config = resolve_vocab(config, corpus.tokenizer.vocab_size)
+        rows = rows_of(config, corpus.train, corpus.tokenizer)
+        _check_identifiers(config, corpus)
+        valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
+        total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
+        return cls(
+            config=config,
+            corpus=corpus,
+            train=pair_stream(
+                rows,
+                seed=config.seed,
+                augmentation=puzzle_of(config).augmentation if config.data.augment else None,
+                **_stream_arguments(config),
+            ),
+            valid=valid,
+            valid_bytes=valid_bytes,
+            bytes_per_token=total / (len(corpus.train) * config.seq_len),
+            fingerprint=corpus.fingerprint(),
+            rows=len(rows.inputs),
+        )
+
+    def label_classes(self) -> dict[str, int]:
+        """Return {}: pairs bring no labels but the answer."""
         return {}
 
-    def steps_per_epoch(self, config: ConfigDict) -> float:
-        """Steps in which each training row comes once."""
-        return self.rows / config.batch_size
+    def steps_per_epoch(self) -> float:
+        """Return the steps in which each training row comes once."""
+        return self.rows / self.config.batch_size
 
     def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """Nothing: an answer's loss is not that of a text."""
+        """Return {}: an answer's loss is not that of a text."""
         del nats_per_token
         return {}
 
@@ -97,10 +135,10 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
         empty, a tokenizer that does not fit.
     """
     d = config.data
-    if d.tokenizer not in PAIR_TOKENIZERS:
+    if d.tokenizer not in ANSWER_TOKENIZERS:
         raise UserError(
             f"config.data.tokenizer: format {d.format!r} needs one of "
-            f"{', '.join(PAIR_TOKENIZERS)}, got {d.tokenizer!r}"
+            f"{', '.join(ANSWER_TOKENIZERS)}, got {d.tokenizer!r}"
         )
     held = d.valid_fraction + d.test_fraction
     if not (d.valid_fraction > 0 and d.test_fraction >= 0 and held < 1):
@@ -176,7 +214,9 @@ def _from_built(config):
     d = config.data
     if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
         given = ", ".join(d.paths) or "none"
-        raise UserError(f"config.data.paths: name one folder that there is (--data), got {given}")
+        raise UserError(
+            f"config.data.paths: must name exactly one existing directory (--data), got {given}"
+        )
     fields = model_fields(config)
     fields.pop("vocab_size", None)  # perhaps not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
@@ -197,12 +237,10 @@ def puzzle_of(config: ConfigDict) -> Puzzle:
 
 def _known(field, names, valid):
     if not names:
-        raise UserError(f"{field}: name one at least of {', '.join(valid)}")
+        raise UserError(f"{field}: name at least one of {', '.join(valid)}")
     for name in names:
         if name not in valid:
-            near = difflib.get_close_matches(name, valid, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UserError(f"{field}: unknown {name!r}; {hint}valid: {', '.join(valid)}")
+            raise UserError(f"{field}: unknown {name!r}{did_you_mean(name, valid)}")
 
 
 def _tokenizer(config, train):
@@ -214,7 +252,7 @@ def _tokenizer(config, train):
         )
     if d.tokenizer == "grid":
         return GridTokenizer(puzzle_of(config).symbols)
-    return fit_tokenizer(d.tokenizer, train, d.max_tokens)
+    return fit_tokenizer(d.tokenizer, texts_of(train), d.max_tokens)
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
@@ -235,12 +273,8 @@ def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
         ) from error
 
 
-def open_pairs(config: ConfigDict) -> PairData:
-    """Make or read the pairs and the streams; resolves the model's vocab_size in place.
-
-    Raises:
-      UserError: whatever is wrong with the pairs or their fit to the config.
-    """
+def _check_fit(config: ConfigDict) -> None:
+    """Refuse what does not go with questions, before anything is read."""
     d = config.data
     if config.curriculum:
         raise UserError("config.curriculum: rows of pairs have one length, leave it out")
@@ -251,36 +285,26 @@ def open_pairs(config: ConfigDict) -> PairData:
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "
             "hrlm and hrm do"
         )
-    corpus = pairs_of(config)
-    resolve_vocab(config, corpus.tokenizer.vocab_size)
-    rows = rows_of(config, corpus.train, corpus.tokenizer)
-    _check_identifiers(config, corpus)
-    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-    sizes = {"batch_size": config.batch_size, "prefetch": d.prefetch}
-    valid, valid_bytes = None, 0
-    if config.eval_every:
-        held = rows_of(config, corpus.valid, corpus.tokenizer)
-        most = max(d.eval_tokens // config.seq_len, 1) if d.eval_tokens else None
-        chosen = np.array(spread(range(len(held.kept)), most))  # of every task and file some
-        held = Rows(*(column[chosen] for column in held))
-        valid = pair_eval_stream(held, **sizes, **hosts)
-        valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
-    total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
-    return PairData(
-        corpus=corpus,
-        train=pair_stream(
-            rows,
-            seed=config.seed,
-            augmentation=puzzle_of(config).augmentation if d.augment else None,
-            **sizes,
-            **hosts,
-        ),
-        valid=valid,
-        valid_bytes=valid_bytes,
-        bytes_per_token=total / (len(corpus.train) * config.seq_len),
-        fingerprint=corpus.fingerprint(),
-        rows=len(rows.inputs),
-    )
+
+
+def _stream_arguments(config: ConfigDict) -> dict[str, int]:
+    return {
+        "batch_size": config.batch_size,
+        "prefetch": config.data.prefetch,
+        "host_index": jax.process_index(),
+        "host_count": jax.process_count(),
+    }
+
+
+def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:
+    """-> (batches over a share of the validation pairs, bytes of the answers of all of them)."""
+    tokens = config.data.eval_tokens
+    held = rows_of(config, corpus.valid, corpus.tokenizer)
+    most = max(tokens // config.seq_len, 1) if tokens else None
+    chosen = np.array(evenly_spaced(range(len(held.kept)), most))  # some of every task and file
+    held = Rows(*(column[chosen] for column in held))
+    valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
+    return pair_eval_stream(held, **_stream_arguments(config)), valid_bytes
 
 
 def _check_identifiers(config, corpus):

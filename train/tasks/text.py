@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
@@ -21,14 +21,12 @@ from jaxmodels.data import (
     mixture_stream,
     num_target_bytes,
     num_targets,
-    pieces,
+    split_documents,
     split_tails,
-    take,
+    subsample,
 )
 from jaxmodels.errors import UserError
-from train.config.schema import reads_pairs
 from train.model import resolve_vocab
-from train.tasks.answers import PairData, open_pairs
 from train.tasks.lengths import lengths_of
 
 if TYPE_CHECKING:
@@ -36,18 +34,11 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """What a run reads.
+class TextTask:
+    """Text that is read from left to right; see `train.tasks.Task` for the attributes."""
 
-    Attributes:
-      corpus: documents of the three splits, and the tokenizer.
-      train: endless Grain dataset of batches, this process's rows.
-      valid: finite one over (a share of) the validation split, or None if there is no evaluation.
-      valid_bytes: bytes of text behind the targets of `valid`.
-      bytes_per_token: of the training split.
-      fingerprint: SHA-256 of all tokens.
-    """
-
+    kind: ClassVar[str] = "text"
+    config: ConfigDict
     corpus: Corpus
     train: Any
     valid: Any
@@ -55,20 +46,74 @@ class Data:
     bytes_per_token: float
     fingerprint: str
 
-    def classes(self) -> dict[str, int]:
-        """What `label_classes` says of all documents."""
+    @classmethod
+    def load_corpus(cls, config: ConfigDict) -> Corpus:
+        """Read the corpus alone, split and tokenised; see `corpus_of`."""
+        return corpus_of(config)
+
+    @classmethod
+    def open(cls, config: ConfigDict) -> TextTask:
+        """Read the corpus and make the streams.
+
+        Raises:
+          UserError: whatever is wrong with the files or their fit to the config.
+        """
+        corpus, labels = corpus_of(config), labeller_of(config)
+        config = resolve_vocab(config, corpus.tokenizer.vocab_size)
+        train = _train_stream(config, corpus, labels)
+        valid, valid_bytes = None, 0
+        if config.eval_every:
+            documents = subsample(corpus.valid, config.data.eval_tokens or None)
+            shapes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
+            prefetch = config.data.prefetch
+            valid = eval_stream(documents, labels=labels, prefetch=prefetch, **shapes, **_hosts())
+            valid_bytes = num_target_bytes(documents)
+        return cls(
+            config=config,
+            corpus=corpus,
+            train=train,
+            valid=valid,
+            valid_bytes=valid_bytes,
+            bytes_per_token=num_target_bytes(corpus.train) / max(num_targets(corpus.train), 1),
+            fingerprint=corpus.fingerprint(),
+        )
+
+    def label_classes(self) -> dict[str, int]:
+        """Return the number of classes of each label field, over all documents."""
         return label_classes(self.corpus.train + self.corpus.valid + self.corpus.test)
 
-    def steps_per_epoch(self, config: ConfigDict) -> float:
-        """Steps in which as many tokens are read as the training split has."""
+    def steps_per_epoch(self) -> float:
+        """Return the steps in which as many tokens are read as the training split has."""
         tokens = sum(len(document) for document in self.corpus.train)
-        return tokens / (config.batch_size * config.seq_len)
+        return tokens / (self.config.batch_size * self.config.seq_len)
 
     def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """{"bits_per_byte": x} where a token is a byte, else {}: batches know no bytes."""
+        """Convert a loss for byte tokenizers; {} otherwise: a batch records no byte counts."""
         if self.corpus.tokenizer.name != "byte":
             return {}
         return {"bits_per_byte": nats_per_token / math.log(2)}
+
+
+def _hosts() -> dict[str, int]:
+    return {"host_index": jax.process_index(), "host_count": jax.process_count()}
+
+
+def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller | None) -> Any:
+    d = config.data
+    if len(d.mixture):
+        return _mixture(config, _hosts(), labels)
+    return make_stream(
+        split_documents(corpus.train, d.piece_tokens or None),
+        seed=config.seed,
+        mode=d.mode,
+        carry_state=d.carry_state,
+        lengths=[(x.start, x.seq_len) for x in lengths_of(config)] if config.curriculum else (),
+        labels=labels,
+        prefetch=d.prefetch,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        **_hosts(),
+    )
 
 
 def corpus_of(config: ConfigDict) -> Corpus:
@@ -165,51 +210,6 @@ def labeller_of(config: ConfigDict) -> RelationLabeller | None:
     )
 
     return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
-
-
-def open_data(config: ConfigDict) -> Data | PairData:
-    """What an experiment reads, text or pairs."""
-    return open_pairs(config) if reads_pairs(config) else open_text(config)
-
-
-def open_text(config: ConfigDict) -> Data:
-    """Read the corpus and make the streams; resolves `model_config.vocab_size` in place.
-
-    Raises:
-      UserError: whatever is wrong with the files or their fit to the config.
-    """
-    d = config.data
-    corpus, labels = corpus_of(config), labeller_of(config)
-    resolve_vocab(config, corpus.tokenizer.vocab_size)
-    hosts = {"host_index": jax.process_index(), "host_count": jax.process_count()}
-    sizes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
-    if len(d.mixture):
-        train = _mixture(config, hosts, labels)
-    else:
-        train = make_stream(
-            pieces(corpus.train, d.piece_tokens or None),
-            seed=config.seed,
-            mode=d.mode,
-            carry_state=d.carry_state,
-            lengths=[(x.start, x.seq_len) for x in lengths_of(config)] if config.curriculum else (),
-            labels=labels,
-            prefetch=d.prefetch,
-            **sizes,
-            **hosts,
-        )
-    valid, valid_bytes = None, 0
-    if config.eval_every:
-        documents = take(corpus.valid, d.eval_tokens or None)
-        valid = eval_stream(documents, labels=labels, prefetch=d.prefetch, **sizes, **hosts)
-        valid_bytes = num_target_bytes(documents)
-    return Data(
-        corpus=corpus,
-        train=train,
-        valid=valid,
-        valid_bytes=valid_bytes,
-        bytes_per_token=num_target_bytes(corpus.train) / max(num_targets(corpus.train), 1),
-        fingerprint=corpus.fingerprint(),
-    )
 
 
 def my_rows(tree: Any, batch_size: int) -> Any:

@@ -71,7 +71,7 @@ class Lexicon:
 
 
 def builtin_lexicon() -> Lexicon:
-    """About 230 verbs in all their forms and 200 closed-class words of English."""
+    """Return about 230 English verbs in all their forms and 200 closed-class words."""
     entries = {}
     for item in _VERBS.split():
         base, *past = item.split(":")

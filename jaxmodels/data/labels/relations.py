@@ -85,11 +85,11 @@ class RelationLabeller:
         self._hashes, self._codes, self._lemmas = _tables(lexicon or builtin_lexicon())
 
     def label_class(self, lemma: str) -> int:
-        """The class that stands for this word."""
+        """Return the class of this lemma."""
         return int(_hash_words([lemma])[0] % np.uint64(self.num_classes))
 
     def labels(self, text: str | bytes) -> np.ndarray:
-        """(length, slots, roles) int32 for one document."""
+        """Return the labels of one document, int32 (length, slots, roles)."""
         data = text.encode() if isinstance(text, str) else text
         tokens = np.frombuffer(data, np.uint8)
         everywhere = np.arange(len(tokens))
@@ -99,7 +99,7 @@ class RelationLabeller:
     def lookup(
         self, index: RelationIndex, positions: np.ndarray, since: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Labels at positions (n,), for sentences that begin at `since` (n,) or later."""
+        """Return labels at positions (n,), for sentences that begin at `since` (n,) or later."""
         sentence = np.searchsorted(index.sentences, positions, side="right") - 1
         relation = index.first[sentence][:, None] + np.arange(self.slots)
         there = relation < index.first[sentence + 1][:, None]

@@ -42,7 +42,7 @@ BESIDE = "+"  # between two files that are read line by line
 
 
 def read_all(paths: Sequence[str], prefix: str = "") -> list[Pair]:
-    """The pairs of files, folders, globs and `one+other`, questions with a prefix before them."""
+    """Read the pairs of files, folders, globs and `one+other`; prefix each question."""
     beside = [path for path in paths if _is_beside(path)]
     pairs = [pair for path in beside for pair in read_beside(*_two(path))]
     rest = [path for path in paths if path not in beside]
@@ -54,14 +54,14 @@ def read_all(paths: Sequence[str], prefix: str = "") -> list[Pair]:
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:
-    """Of one file, by its suffix; what has none that is known is read as JSON lines."""
+    """Read one file by its suffix; an unknown suffix is read as JSON lines."""
     kinds = {".tsv": _tsv, ".csv": _csv, ".json": _squad}
     for place, question, answer in kinds.get(path.suffix.lower(), _jsonl)(path):
         yield _pair(question, answer, path.stem, place)
 
 
 def read_beside(questions: Path, answers: Path) -> Iterator[Pair]:
-    """Two files line by line; a line that is blank in both is skipped."""
+    """Read two files line by line; skip lines that are blank in both."""
     sides = [
         read_text(path).decode("utf-8").rstrip("\n").split("\n") for path in (questions, answers)
     ]
@@ -77,7 +77,7 @@ def read_beside(questions: Path, answers: Path) -> Iterator[Pair]:
 
 
 def _is_beside(path: str | Path) -> bool:
-    """Whether a path means two files: what stands before its + is one, and it is not."""
+    """Return whether a path names two files: it is no file itself, but the part before + is."""
     whole, first = Path(path).expanduser(), Path(str(path).split(BESIDE)[0]).expanduser()
     return BESIDE in str(path) and not whole.exists() and first.is_file()
 

@@ -23,20 +23,21 @@ import numpy as np
 
 from jaxmodels.data.pairs.rows import Rows
 from jaxmodels.data.readers.files import json_document, read_text
-from jaxmodels.data.tokenizers.byte_word import Tokenizer, tokenizer_from_json
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.fit import tokenizer_from_json
+from jaxmodels.data.tokenizers.special import SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import SEP
 
 IGNORED = -100  # the label where there is none
 SPLITS = ("train", "test")
 TOKENIZER_FILE = "tokenizer.json"
-# Of each layout: its metadata's file, and an array's file by set and field.
+# For each layout: the metadata file, and the file of an array by set and field.
 LAYOUTS = (("dataset.json", "{set}__{field}.npy"), ("metadata.json", "{field}.npy"))
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Of one split; the fields of HRM's `PuzzleDatasetMetadata` (SYSTEMS L-33), no more.
+    """Metadata of one split: the fields of HRM's `PuzzleDatasetMetadata` (SYSTEMS L-33), no more.
 
     Attributes:
       ignore_label_id: label of a place that has none, besides -100; None: every place has one.
@@ -55,7 +56,7 @@ class Metadata:
 
 
 class Arrays(NamedTuple):
-    """Of one set, all int32.
+    """The arrays of one set, all int32.
 
     Attributes:
       inputs, labels: (n, seq_len).
@@ -73,7 +74,7 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """What one folder holds.
+    """The contents of one folder.
 
     Attributes:
       metadata: see there.
@@ -84,7 +85,7 @@ class Split:
     sets: dict[str, Arrays]
 
     def rows(self, name: str = "all") -> Rows:
-        """A set as rows that `pairs.pair_stream` takes."""
+        """Return a set as rows for `pair_stream`."""
         arrays, m = self.sets[name], self.metadata
         known = (arrays.labels != IGNORED) & (arrays.labels != _ignored(m))
         puzzles = np.diff(arrays.puzzle_indices)
@@ -98,7 +99,7 @@ class Split:
 
 
 def arrays_of(rows: Rows, group_sizes: np.ndarray) -> Arrays:
-    """Rows of which each is a puzzle of its own; group_sizes (groups,): puzzles of each group."""
+    """Return rows as arrays, each row a puzzle; group_sizes (groups,): puzzles of each group."""
     puzzles = np.arange(len(rows.inputs) + 1, dtype=np.int32)
     ends = np.cumsum(group_sizes)
     return Arrays(
@@ -111,7 +112,7 @@ def arrays_of(rows: Rows, group_sizes: np.ndarray) -> Arrays:
 
 
 def write_split(folder: Path, arrays: Arrays, vocab_size: int) -> None:
-    """Both layouts of one set "all". Metadata come last: without them a folder is unfinished."""
+    """Write one set "all" in both layouts. Metadata come last: a folder without is unfinished."""
     metadata = Metadata(
         seq_len=arrays.inputs.shape[1],
         vocab_size=vocab_size,
@@ -132,7 +133,7 @@ def write_split(folder: Path, arrays: Arrays, vocab_size: int) -> None:
 
 
 def read_built(folder: Path) -> tuple[dict[str, Split], Tokenizer | None]:
-    """-> (name of a split -> what it holds, the tokenizer if the folder has one).
+    """Read a folder: return ({split name: contents}, its tokenizer or None).
 
     Either layout will do; where both are there they must agree. Arrays of any integer type become
     int32.
@@ -162,7 +163,7 @@ def read_built(folder: Path) -> tuple[dict[str, Split], Tokenizer | None]:
 
 
 def question_of(row: np.ndarray) -> np.ndarray:
-    """Of a row of text, ids (seq_len,), what stands before SEP."""
+    """Return the ids before SEP in a row of text, ids (seq_len,)."""
     ends = np.flatnonzero(row == SEP)
     return row[: ends[0]] if len(ends) else row
 
@@ -244,7 +245,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _check(folder: Path, pattern: str, arrays: Arrays, metadata: Metadata) -> None:
-    """Everything that reading by these indices relies on."""
+    """Check everything that reading by these indices relies on."""
 
     def refuse(field, what):
         raise UserError(f"{folder / pattern.replace('{field}', field)}: {what}")

@@ -15,10 +15,10 @@ import numpy as np
 from jaxmodels.data.pairs.hrm_format import TOKENIZER_FILE, Split, question_of, read_built
 from jaxmodels.data.pairs.layout import read_answer
 from jaxmodels.data.pairs.rows import Pair, Rows, lay_out_pairs
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 
 # Of a grid whose symbols nobody has named: an open cell of HRM's Sudokus, then numbers.
 SYMBOLS = ".123456789" + string.ascii_lowercase + string.ascii_uppercase
@@ -28,7 +28,7 @@ UNKNOWN = "\ufffd"
 def built_pairs(
     folder: str | Path, mode: str, seq_len: int, symbols: str = ""
 ) -> tuple[dict[str, list[Pair]], Tokenizer]:
-    """-> (pairs of "train" and of "test", the tokenizer that gives their ids back).
+    """Read a folder: return (pairs of "train" and of "test", the tokenizer of their ids).
 
     Args:
       folder: see `read_built`.
@@ -69,6 +69,30 @@ def built_pairs(
     return found, tokenizer
 
 
+def verify(folder: Path) -> str:
+    """Describe a folder from its files: shapes, vocabulary, length, leaks (L-38)."""
+    splits, tokenizer = read_built(folder)
+    text = tokenizer is not None and not isinstance(tokenizer, GridTokenizer)
+    lines, asked = [], {}
+    for name, split in splits.items():
+        m = split.metadata
+        lines.append(f"{name}: seq_len {m.seq_len}, vocab_size {m.vocab_size}")
+        asked[name] = set()
+        for of, arrays in split.sets.items():
+            shapes = (f"{field} {values.shape}" for field, values in arrays._asdict().items())
+            lines.append(f"  {of}: " + ", ".join(shapes))
+            rows = split.rows(of)
+            labels = rows.targets[rows.weights > 0]
+            unknown = f", {np.mean(labels == UNK):.1%} of them unknown" if text else ""
+            lines.append(f"  {len(labels):,} labels{unknown}")
+            asked[name] |= {(question_of(row) if text else row).tobytes() for row in arrays.inputs}
+            if text:
+                lines.append(f"  {_shown(split, of, tokenizer)}")
+    if len(asked) == 2:
+        lines.append(f"questions on both sides: {len(asked['train'] & asked['test'])}")
+    return "\n".join(lines)
+
+
 def _grid_tokenizer(folder, split: Split, symbols: str) -> GridTokenizer:
     count = split.metadata.vocab_size - 1
     if count > len(SYMBOLS):
@@ -92,13 +116,13 @@ def _pairs(rows: Rows, tokenizer: Tokenizer, mode: str, task: str) -> list[Pair]
 
 
 def _decoded(ids: np.ndarray, tokenizer: Tokenizer) -> str:
-    """Text in which each unknown token is a character that becomes one again."""
+    """Return the text; each unknown token becomes a character that encodes to UNK again."""
     parts = np.split(ids, np.flatnonzero(ids == UNK))
     return UNKNOWN.join(tokenizer.decode(part[part != UNK]) for part in parts)
 
 
 def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> None:
-    """What is trained on is what was built, to the bit."""
+    """Raise UserError unless the pairs lay out to exactly the rows that were read."""
     again = lay_out_pairs(pairs, tokenizer, mode, rows.inputs.shape[1])
     for one, other in zip(rows[:3], again[:3], strict=True):
         differs = np.flatnonzero((one != other).any(1))
@@ -111,3 +135,12 @@ def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> No
                 f"{where}: row {row} ({pairs[row].question[:40]!r}) is not what a model in mode "
                 f"{mode!r} reads; {why}"
             )
+
+
+def _shown(split: Split, of: str, tokenizer: Tokenizer) -> str:
+    """Return the first row as text."""
+    rows = split.rows(of)
+    row, places = rows.inputs[0], np.flatnonzero(rows.weights[0])
+    question = tokenizer.decode(question_of(row))
+    answer = tokenizer.decode(read_answer(rows.targets[0][places], row[:0]))
+    return f"first: {question!r} -> {answer!r}"

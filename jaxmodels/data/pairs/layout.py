@@ -1,4 +1,4 @@
-"""How a question and its answer lie in a row of HRLM, in training and in inference alike.
+"""Layout of a question and its answer in a row of HRLM, the same in training and inference.
 
     grid        the puzzle; labels wherever the answer is given
     nar         [INPUT][SEP][blank ... to the end];  labels OUTPUT, EOS on the first blanks
@@ -17,8 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.cli import did_you_mean
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, MODES, PAD, SEP
+
+MODES = ("grid", "nar", "prefix_ar", "as_written")
 
 
 class Row(NamedTuple):
@@ -36,19 +39,19 @@ class Row(NamedTuple):
 
 
 def lay_out(question: Sequence[int], answer: Sequence[int] | None, mode: str, seq_len: int) -> Row:
-    """A row of a question, and of its answer if it is known.
+    """Lay out a question, and its answer if it is known, in a row.
 
     Args:
       question, answer: ids without EOS. In a grid both have seq_len ids; a place where the answer
         is PAD has no label.
-      mode: one of `jaxmodels.models.hrlm.model.config.MODES`.
+      mode: one of `MODES`.
       seq_len: of the row.
 
     Raises:
       UserError: they do not fit; names both lengths.
     """
     if mode not in MODES:
-        raise UserError(f"mode: {mode!r} is none of {', '.join(MODES)}")
+        raise UserError(f"mode: unknown {mode!r}{did_you_mean(mode, MODES)}")
     question = np.asarray(question, np.int32)
     known = None if answer is None else np.asarray(answer, np.int32)
     if mode == "grid":
@@ -90,7 +93,7 @@ def _grid(question, answer, seq_len):
 
 
 def read_answer(tokens: Sequence[int], prompt: Sequence[int]) -> np.ndarray:
-    """The ids of an answer, up to EOS, out of what a non-autoregressive model gives (L-60).
+    """Return the ids of an answer, up to EOS, from a non-autoregressive model's output (L-60).
 
     Args:
       tokens: (seq_len,), the likeliest id at each place.

@@ -13,15 +13,18 @@ import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import grain
 import numpy as np
 
-from jaxmodels.data.loading import dataset_of, host_rows
+from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.pairs.layout import lay_out
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.random import random_order, random_words
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Rows(NamedTuple):
     """Pairs laid out.
 
     Attributes:
-      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `prompts.Row`.
+      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `layout.Row`.
       identifiers: int32 (n,).
       kept: int64 (n,), which of the pairs each row is of; those too long are left out.
     """
@@ -89,8 +92,13 @@ class Rows(NamedTuple):
 
 
 def normalised(text: str) -> str:
-    """As questions are read, to train on and to ask: composed characters (NFC), bare ends."""
+    """Return a question as models read it: composed characters (NFC), no surrounding space."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def texts_of(pairs: Sequence[Pair]) -> list[str]:
+    """Return every question and its answer in turn, e.g. to fit a tokenizer on."""
+    return [text for pair in pairs for text in (pair.question, pair.answer)]
 
 
 def lay_out_pairs(
@@ -102,7 +110,7 @@ def lay_out_pairs(
     skip_long: bool = False,
     answered: bool = True,
 ) -> Rows:
-    """All pairs as rows.
+    """Lay out all pairs as rows.
 
     Args:
       mode, seq_len: see `lay_out`.
@@ -131,14 +139,14 @@ def lay_out_pairs(
     return Rows(*columns, identifiers, np.array(kept))
 
 
-def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
-    """Those that fit in a row with their answer. Raises UserError if none does."""
+def that_fit(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
+    """Return the pairs that fit in a row with their answer; raise UserError if none does."""
     kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, skip_long=True).kept
     return [pairs[number] for number in kept]
 
 
-def spread(items: Sequence, most: int | None) -> list:
-    """At most so many, evenly spaced: of what stands file by file or task by task, some of each."""
+def evenly_spaced(items: Sequence, most: int | None) -> list:
+    """Return at most `most` items, evenly spaced, so that every file or task keeps some."""
     if most is None or len(items) <= most:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
@@ -147,7 +155,7 @@ def spread(items: Sequence, most: int | None) -> list:
 def split_by_key(
     pairs: Sequence[Pair], keys: Sequence[str], held_out: float, seed: int, use: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """-> (train, unseen): pairs of one key stay together.
+    """Return (train, unseen); pairs of one key stay together.
 
     Args:
       keys: of each pair.
@@ -157,8 +165,7 @@ def split_by_key(
     if not 0.0 <= held_out < 1.0:
         raise UserError(f"held_out: a share in [0, 1), got {held_out}")
     distinct = sorted(set(keys))
-    words = np.random.Philox(key=np.array([seed % 2**64, use], np.uint64)).random_raw(len(distinct))
-    order = np.argsort(words, kind="stable")
+    order = random_order(seed, use, len(distinct))
     unseen = {distinct[i] for i in order[: round(len(distinct) * held_out)]}
     sides = ([], [])
     for pair, key in zip(pairs, keys, strict=True):
@@ -189,21 +196,21 @@ def pair_stream(
     augmentation: Augmentation | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Endless training batches: every epoch all rows in a new order, each changed anew.
+    """Return endless training batches: each epoch all rows in a new order, newly augmented.
 
     Position and determinism as in `data/text/streams.py`: the state of an iterator is its step.
     """
-    source = _Shuffled(rows, host_rows(batch_size, host_index, host_count), batch_size, seed)
+    source = _Shuffled(rows, rows_of_host(batch_size, host_index, host_count), batch_size, seed)
     source.augmentation = augmentation
-    return dataset_of(source, prefetch)
+    return grain_dataset(source, prefetch)
 
 
 def pair_eval_stream(
     rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
 ) -> grain.IterDataset:
-    """Finite batches, every row once, in order; what is missing from the last has weight 0."""
-    return dataset_of(
-        _InOrder(rows, host_rows(batch_size, host_index, host_count), batch_size), prefetch
+    """Return finite batches: every row once, in order; padding in the last has weight 0."""
+    return grain_dataset(
+        _InOrder(rows, rows_of_host(batch_size, host_index, host_count), batch_size), prefetch
     )
 
 
@@ -220,13 +227,7 @@ class _Shuffled:
         return sys.maxsize // self.batch_size
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.argsort(self._words(epoch, 0, len(self.rows.inputs)), kind="stable")
-
-    def _words(self, first: int, second: int, count: int) -> np.ndarray:
-        # Its own half of the counter: an order and a change of a row never share random words.
-        key = np.array([self.seed % 2**64, first % 2**64], np.uint64)
-        counter = np.array([0, 0, 0, second], np.uint64)
-        return np.random.Philox(key=key, counter=counter).random_raw(count)
+        return random_order(self.seed, epoch, len(self.rows.inputs))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         numbers = int(step) * self.batch_size + self.mine
@@ -237,7 +238,8 @@ class _Shuffled:
         inputs, targets = self.rows.inputs[chosen], self.rows.targets[chosen]
         if self.augmentation is not None:
             for row, number in enumerate(numbers):
-                words = self._words(int(number), 1, self.augmentation.words)
+                # Block 1: an epoch's order and a row's change never share random words.
+                words = random_words(self.seed, int(number), self.augmentation.words, block=1)
                 inputs[row], targets[row] = self.augmentation.apply(
                     words, inputs[row], targets[row]
                 )

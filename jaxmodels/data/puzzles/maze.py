@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxmodels.data.pairs.rows import Pair, split_by_key
+from jaxmodels.data.random import random_words
 from jaxmodels.errors import UserError
 
 STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
@@ -19,7 +20,7 @@ AUGMENT_WORDS = 1
 
 
 def make_maze(size: int, count: int, seed: int, shortest: int | None = None) -> list[Pair]:
-    """Distinct mazes of size x size cells.
+    """Make distinct mazes of size x size cells.
 
     Corridors are dug at random as a tree, then some walls are opened, so that there are ways round;
     start and goal lie far apart, and one shortest path joins them.
@@ -39,9 +40,7 @@ def make_maze(size: int, count: int, seed: int, shortest: int | None = None) -> 
         raise UserError(f"shortest: a path has 1 step or more, got {least}")
     made: dict[str, Pair] = {}
     for number in range(100 * count):
-        key = np.array([seed % 2**64, number], np.uint64)
-        words = np.random.Philox(key=key).random_raw(8 * size * size)
-        pair = _maze(size, words, least)
+        pair = _maze(size, random_words(seed, number, 8 * size * size), least)
         if pair is not None:
             made.setdefault(pair.question, pair)
         if len(made) == count:
@@ -90,7 +89,7 @@ def _maze(size: int, words: np.ndarray, least: int) -> Pair | None:
 
 
 def distances(free: np.ndarray, start: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(steps from start to each cell, -1 where there is no way; number of shortest paths to it)."""
+    """Return (steps from start to each cell, -1 if unreachable; number of shortest paths to it)."""
     steps = np.full(free.shape, -1)
     paths = np.zeros(free.shape, object)
     steps[start], paths[start] = 0, 1
@@ -110,7 +109,7 @@ def distances(free: np.ndarray, start: tuple[int, int]) -> tuple[np.ndarray, np.
 
 
 def only_shortest_path(free, start, goal) -> list[tuple[int, int]] | None:
-    """Cells from start to goal, or None if no path or more than one is the shortest."""
+    """Return the cells from start to goal, or None unless exactly one path is the shortest."""
     steps, paths = distances(free, start)
     if paths[goal] != 1:
         return None
@@ -129,7 +128,7 @@ def only_shortest_path(free, start, goal) -> list[tuple[int, int]] | None:
 
 
 def augment_maze(words: np.ndarray, question: np.ndarray, answer: np.ndarray):
-    """One of the eight symmetries of the square, drawn from one word; ids (size^2,) each."""
+    """Apply one of the square's eight symmetries, drawn from one word; ids (size^2,) each."""
     size = round(len(question) ** 0.5)
     which = int(words[0] % np.uint64(8))
 
@@ -141,7 +140,7 @@ def augment_maze(words: np.ndarray, question: np.ndarray, answer: np.ndarray):
 
 
 def split_mazes(pairs: Sequence[Pair], held_out: float, seed: int):
-    """-> (train, unseen), by maze up to the symmetries of the square."""
+    """Return (train, unseen), split by maze up to the symmetries of the square."""
     keys = [_canonical(pair.question) for pair in pairs]
     return split_by_key(pairs, keys, held_out, seed, use=78)
 

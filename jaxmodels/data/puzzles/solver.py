@@ -10,13 +10,13 @@ import numpy as np
 
 @functools.cache
 def units_of(box: int) -> tuple[tuple[int, int, int], ...]:
-    """(row, column, box) of every cell of a grid of box^2 x box^2."""
+    """Return (row, column, box) of every cell of a grid of box^2 x box^2."""
     size = box * box
     return tuple((r, c, r // box * box + c // box) for r in range(size) for c in range(size))
 
 
 def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | None = None):
-    """Solutions of a grid, at most `limit`, and how many guesses finding them took.
+    """Return at most `limit` solutions of a grid and the number of guesses taken.
 
     Args:
       grid: box^4 numbers, 0 for an open cell.
@@ -87,7 +87,7 @@ def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | 
 
 
 def is_solution(grid: Sequence[int], box: int) -> bool:
-    """Whether every digit stands once in each row, column and box."""
+    """Return whether every digit occurs once in each row, column and box."""
     size = box * box
     table = np.asarray(grid).reshape(size, size)
     blocks = table.reshape(box, box, box, box).swapaxes(1, 2).reshape(size, size)

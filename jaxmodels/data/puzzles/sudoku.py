@@ -1,4 +1,4 @@
-"""Sudokus: read, made with a proof that the solution is the only one, changed by their symmetries.
+"""Sudokus: read, made with a proof that the solution is the only one, augmented by symmetries.
 
 A puzzle and its solution are texts of box^4 symbols, "." for an open cell, row by row. A puzzle's
 `combination` is its number of open cells. Sources: sapientinc/HRM's Sudoku dataset (SYSTEMS 7.7,
@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmodels.data.pairs.rows import Pair, split_by_key
 from jaxmodels.data.puzzles.solver import is_solution, solve
+from jaxmodels.data.random import random_words
 from jaxmodels.data.readers.files import read_text
 from jaxmodels.errors import UserError
 
@@ -24,7 +25,7 @@ COLUMNS = ("source", "question", "answer", "rating")
 
 
 def read_sudoku(path: Path) -> Iterator[Pair]:
-    """9x9 puzzles of a CSV with HRM's columns source, question, answer, rating.
+    """Read 9x9 puzzles from a CSV with HRM's columns source, question, answer, rating.
 
     Raises:
       UserError: names file and line of what is no puzzle, or has another answer.
@@ -59,24 +60,24 @@ def read_sudoku(path: Path) -> Iterator[Pair]:
 
 
 def pair_of(question: str, answer: str, task: str) -> Pair:
-    """A puzzle with its number of open cells."""
+    """Return a puzzle with its number of open cells."""
     return Pair(question, answer, task, (str(question.count(".")),))
 
 
 def numbers(text: str) -> list[int]:
-    """Digits, 0 for an open cell."""
+    """Return the digits of a grid, 0 for an open cell."""
     return [0 if symbol == "." else int(symbol) for symbol in text]
 
 
 def text_of(grid: Sequence[int]) -> str:
-    """The inverse of `numbers`."""
+    """Invert `numbers`."""
     return "".join("." if digit == 0 else str(digit) for digit in grid)
 
 
 def make_sudoku(
     box: int, count: int, seed: int, blanks: tuple[int, int] | None = None
 ) -> list[Pair]:
-    """Distinct puzzles, each with one solution, by opening cells while it stays the only one.
+    """Make distinct puzzles with one solution each: open cells while it stays unique.
 
     Args:
       box: 2 for 4x4, 3 for 9x9.
@@ -96,8 +97,7 @@ def make_sudoku(
     made: dict[str, str] = {}
     own = 2 * box**2 + augment_words(box)
     for number in range(100 * count):
-        key = np.array([seed % 2**64, number], np.uint64)
-        words = np.random.Philox(key=key).random_raw(own + cells + 1)
+        words = random_words(seed, number, own + cells + 1)
         solution = _full_grid(box, words[:own])
         order = np.argsort(words[own:-1], kind="stable")
         wanted = low + int(words[-1] % np.uint64(high - low + 1))
@@ -112,7 +112,7 @@ def make_sudoku(
 
 
 def _full_grid(box: int, words: np.ndarray) -> list[int]:
-    """A random solved grid: a first row, the rest by a solver with its own order, then changed.
+    """Return a random solved grid: a random first row, completed by a solver, then augmented.
 
     The change matters: what the solver finds first lies in one corner of all grids.
     """
@@ -138,12 +138,12 @@ def _opened(solution: list[int], box: int, order: np.ndarray, wanted: int) -> li
 
 
 def augment_words(box: int) -> int:
-    """Random words that `augment_sudoku` wants."""
+    """Return the number of random words that `augment_sudoku` needs."""
     return box**2 + 2 * (box + box**2) + 1
 
 
 def augment_sudoku(words: np.ndarray, question: np.ndarray, answer: np.ndarray, box: int):
-    """A random symmetry: digits, bands, rows in bands, stacks, columns in stacks, transposition.
+    """Apply a random symmetry: digits, bands and rows, stacks and columns, transposition.
 
     Args:
       words: uint64 (augment_words(box),).
@@ -166,7 +166,7 @@ def augment_sudoku(words: np.ndarray, question: np.ndarray, answer: np.ndarray, 
 
 
 def _lines(words: np.ndarray, box: int) -> np.ndarray:
-    """Rows in a random order that keeps bands together."""
+    """Return the rows in a random order that keeps bands together."""
     bands = np.argsort(words[:box], kind="stable")
     inside = np.argsort(words[box:].reshape(box, box), axis=1, kind="stable")
     return (bands[:, None] * box + inside[bands]).ravel()
@@ -174,7 +174,7 @@ def _lines(words: np.ndarray, box: int) -> np.ndarray:
 
 @functools.cache
 def _symmetries(box: int) -> np.ndarray:
-    """(images, box^4): every reordering of cells that is a symmetry, for 4x4."""
+    """Return (images, box^4): every reordering of cells that is a symmetry, for 4x4."""
     orders = []
     inner = list(itertools.permutations(range(box)))
     for bands in inner:
@@ -186,7 +186,7 @@ def _symmetries(box: int) -> np.ndarray:
 
 
 def canonical(question: str) -> str:
-    """The first, by alphabet, of all 4x4 puzzles that are the same up to symmetry."""
+    """Return the alphabetically first of all 4x4 puzzles that are the same up to symmetry."""
     grids = np.array(numbers(question))[_symmetries(2)]
     renamed = np.zeros_like(grids)
     next_name = np.ones(len(grids), int)
@@ -202,7 +202,7 @@ def canonical(question: str) -> str:
 
 
 def split_sudoku(pairs: Sequence[Pair], held_out: float, seed: int, box: int):
-    """-> (train, unseen): 4x4 by puzzle up to symmetry, 9x9 by solution.
+    """Return (train, unseen), split by puzzle up to symmetry (4x4) or by solution (9x9).
 
     Augmentation cannot then make one of the unseen 4x4 puzzles out of one of the others; their
     solutions all occur in training, since up to symmetry there are only two. Of 9x9 solutions there

@@ -1,10 +1,14 @@
-"""Finding files and reading text from them; what is wrong with a file is said in one line."""
+"""Finding files, reading text from them, and the records that readers make of it.
+
+Every fault of a file is a UserError of one line that names the place and the fix.
+"""
 
 from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,38 @@ from jaxmodels.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
 
+Span = tuple[int, int, int]  # first byte, byte after the last, label
+
+
+@dataclass(frozen=True)
+class Record:
+    """A document before tokenisation.
+
+    Attributes:
+      name: file and, if it holds several documents, line or key.
+      text: UTF-8 bytes.
+      spans: label name -> spans of bytes; bytes outside all spans have no label.
+    """
+
+    name: str
+    text: bytes
+    spans: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+
+    def slice(self, start: int, stop: int, suffix: str) -> Record:
+        """Return bytes [start, stop) as a record of their own."""
+        spans = {
+            name: [
+                (max(a, start) - start, min(b, stop) - start, value)
+                for a, b, value in spans
+                if a < stop and b > start
+            ]
+            for name, spans in self.spans.items()
+        }
+        return Record(f"{self.name}:{suffix}", self.text[start:stop], spans)
+
 
 def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFIXES) -> list[Path]:
-    """Files, folders and globs to files: sorted within a folder or glob, each file once.
+    """Resolve files, folders and globs to files, sorted within each, every file once.
 
     A folder gives its files with one of `suffixes` ('' = none), recursively, hidden ones left
     out. A glob may contain `**`. A file named as such is taken whatever its suffix.
@@ -45,7 +78,7 @@ def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFI
 
 
 def read_text(path: Path) -> bytes:
-    """The file's UTF-8 bytes, without a byte order mark.
+    """Return the file's UTF-8 bytes, without a byte order mark.
 
     Raises:
       UserError: unreadable, empty, or no text, with offset and line of the first bad byte.
@@ -76,13 +109,13 @@ def read_text(path: Path) -> bytes:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """(line number from 1, text without line end) of every line that is not blank."""
+    """Return (line number from 1, text without line end) of every non-blank line."""
     lines = read_text(path).decode("utf-8").split("\n")
     return [(n, line.rstrip("\r")) for n, line in enumerate(lines, 1) if line.strip()]
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of a file with one JSON object a line."""
+    """Yield (line number, object) of a file with one JSON object a line."""
     for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
@@ -97,7 +130,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
-    """A file that is one JSON value of type `kind`, and its text."""
+    """Return the value of a file that is one JSON value of type `kind`, and its text."""
     text = read_text(path).decode("utf-8")
     try:
         value = json.loads(text)
@@ -112,7 +145,7 @@ def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
 
 
 def require(row: dict, name: str, kind: type, path: Path, where: int | str) -> Any:
-    """`row[name]`, of type `kind`; `where` is a line number or what else locates the row."""
+    """Return `row[name]`, of type `kind`; `where` is a line number or names the row."""
     place = f"{path}:{where}" if isinstance(where, int) else f"{path}: {where}"
     if not isinstance(row, dict):
         raise UserError(f"{place}: expected an object with the field {name!r}, got {row!r:.40}")

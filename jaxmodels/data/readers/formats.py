@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jaxmodels.data.readers.files import (
     TEXT_SUFFIXES,
+    Record,
     json_lines,
     numbered_lines,
     read_text,
@@ -21,13 +22,12 @@ from jaxmodels.data.readers.files import (
 from jaxmodels.data.readers.hrdoc import read_hrdoc
 from jaxmodels.data.readers.metacognition import read_metacognition
 from jaxmodels.data.readers.reasoning import read_cot, read_gsm8k
-from jaxmodels.data.readers.records import Record
 from jaxmodels.errors import UserError
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How one format is read.
+    """The reader of one format.
 
     Attributes:
       read: file -> its records.
@@ -41,18 +41,18 @@ class Reader:
 
 
 def read_plain(path: Path) -> Iterator[Record]:
-    """A file is a document."""
+    """Read a plain file as one document."""
     yield Record(str(path), read_text(path))
 
 
 def read_sentences(path: Path) -> Iterator[Record]:
-    """LL (SYSTEMS P-29): a line is a document, its line break included."""
+    """Read LL (SYSTEMS P-29): a line is a document, its line break included."""
     for number, line in numbered_lines(path):
         yield Record(f"{path}:{number}", line.strip().encode() + b"\n")
 
 
 def read_wikipedia(path: Path) -> Iterator[Record]:
-    """Wikipedia (SYSTEMS P-19): wikiextractor's JSON lines or <doc> blocks, or plain text.
+    """Read Wikipedia (SYSTEMS P-19): wikiextractor's JSON lines or <doc> blocks, or plain text.
 
     An article is a document: its title, an empty line, its text. Articles without text are left
     out. A file that begins with neither "{" nor "<doc " is one plain document.

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from jaxmodels.data.readers.files import json_lines, require
-from jaxmodels.data.readers.records import Record
+from jaxmodels.cli import did_you_mean
+from jaxmodels.data.random import random_words
+from jaxmodels.data.readers.files import Record, json_lines, require
 from jaxmodels.errors import UserError
 
 KINDS = ("mechanics", "reflection", "identity", "worldview")
@@ -60,7 +59,7 @@ TEMPLATES = {
 
 
 def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record]:
-    """`count` documents, "Question: ...", "Answer: ...", of one kind or of all in turn.
+    """Make `count` documents, "Question: ...", "Answer: ...", of one kind or of all in turn.
 
     Deterministic in (count, seed, kind).
 
@@ -68,8 +67,8 @@ def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record
       UserError: an unknown kind.
     """
     if kind and kind not in KINDS:
-        raise UserError(f"kind of meta-cognition: {kind!r} is unknown, valid: {', '.join(KINDS)}")
-    words = np.random.Philox(key=seed % 2**64).random_raw(4 * count).reshape(count, 4)
+        raise UserError(f"kind of metacognition: unknown {kind!r}{did_you_mean(kind, KINDS)}")
+    words = random_words(seed, 0, 4 * count).reshape(count, 4)
     records = []
     for number, (which, thing, other, colour) in enumerate(words.tolist()):
         chosen = kind or KINDS[number % len(KINDS)]
@@ -85,17 +84,17 @@ def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record
 
 
 def as_text(question: str, answer: str) -> bytes:
-    """One exchange as a document."""
+    """Return one exchange as a document."""
     return f"Question: {question.strip()}\nAnswer: {answer.strip()}\n\n".encode()
 
 
 def read_metacognition(path: Path) -> Iterator[Record]:
-    """JSON lines with `question`, `answer` and perhaps `kind`: each a document."""
+    """Read JSON lines with `question`, `answer` and optionally `kind`, each a document."""
     for number, row in json_lines(path):
         question = require(row, "question", str, path, number)
         answer = require(row, "answer", str, path, number)
-        if row.get("kind", KINDS[0]) not in KINDS:
-            raise UserError(
-                f"{path}:{number}: kind {row['kind']!r} is unknown, valid: {', '.join(KINDS)}"
-            )
+        kind = row.get("kind", KINDS[0])
+        if kind not in KINDS:
+            hint = did_you_mean(str(kind), KINDS)
+            raise UserError(f"{path}:{number}: unknown kind {kind!r}{hint}")
         yield Record(f"{path}:{number}", as_text(question, answer))

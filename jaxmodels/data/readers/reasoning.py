@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxmodels.data.readers.files import json_document, json_lines, require
-from jaxmodels.data.readers.records import Record
+from jaxmodels.data.readers.files import Record, json_document, json_lines, require
 from jaxmodels.errors import UserError
 
 # Later steps share the last class: a head needs a fixed number of classes.
@@ -39,12 +38,12 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)")
 
 
 def parse_gsm8k(path: str | Path) -> list[GSM8KItem]:
-    """All exercises of one jsonl file."""
+    """Return all exercises of one jsonl file."""
     return [item for _, item in _gsm8k(Path(path))]
 
 
 def read_gsm8k(path: Path) -> Iterator[Record]:
-    """GSM8K: "Question: ...", "Answer: ..." without calculator annotations, "#### n".
+    """Read GSM8K: "Question: ...", "Answer: ..." without calculator annotations, "#### n".
 
     Label `step_targets`: the index of the solution line (from 0), the `#### n` line being the last
     step; no label in the question.
@@ -75,7 +74,7 @@ def _gsm8k(path: Path) -> Iterator[tuple[int, GSM8KItem]]:
 
 
 def read_cot(path: Path) -> Iterator[Record]:
-    """Chain-of-thought exemplars (SYSTEMS P-17): source, rationale cut in steps, target.
+    """Read chain-of-thought exemplars (SYSTEMS P-17): source, rationale cut in steps, target.
 
     A step of the rationale is a sentence or a line. Label `step_targets`: the step's index (from 0)
     from its first byte up to the next step; the target is the last step; no label in the source.

@@ -29,12 +29,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
-from jaxmodels.data.loading import dataset_of, host_rows
+from jaxmodels.data.loading import grain_dataset, rows_of_host
+from jaxmodels.data.random import random_words
 from jaxmodels.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 PAD, START, HAS, POINTS, OWN, VIA = range(6)
 _FIRST_ENTITY = 6
@@ -119,9 +123,9 @@ def relation_stream(
             f"seq_len {seq_len} is shorter than an episode of the relation grammar "
             f"({grammar.episode_len} tokens): raise seq_len or lower entities or questions"
         )
-    rows = host_rows(batch_size, host_index, host_count)
+    rows = rows_of_host(batch_size, host_index, host_count)
     source = _Source(grammar, batch_size, seq_len, seed, rows)
-    return dataset_of(source, prefetch)
+    return grain_dataset(source, prefetch)
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,7 @@ def relation_batch(
 def _episodes(grammar: RelationGrammar, n: int, seed: int, index: int) -> dict[str, np.ndarray]:
     """n episodes, every field (n, episode_len, ...)."""
     e, v, q = grammar.entities, grammar.values, grammar.questions
-    key = np.array([seed % 2**64, index % 2**64], np.uint64)
-    words = np.random.Philox(key=key).random_raw(n * (v + 5 * e)).reshape(n, -1)
+    words = random_words(seed, index, n * (v + 5 * e)).reshape(n, -1)
     for_value, for_link, for_order, for_asked = np.split(words, np.cumsum([v, e, 2 * e]), axis=1)
     row = np.arange(n)[:, None]
     value = np.argsort(for_value, axis=1)[:, :e]  # (n, e), distinct within an episode

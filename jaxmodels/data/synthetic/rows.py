@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxmodels.data.random import generator
 from jaxmodels.errors import UserError
 
 
@@ -43,7 +44,7 @@ def batch_generator(seed: int, index: int, batch_size: int) -> np.random.Generat
             "a batch needs seed >= 0, index >= 0 and batch_size >= 1; "
             f"got {seed}, {index}, {batch_size}"
         )
-    return np.random.default_rng(np.random.SeedSequence([seed, index]))
+    return generator(seed, index)
 
 
 def make_batch(inputs, targets, scored) -> dict[str, np.ndarray]:

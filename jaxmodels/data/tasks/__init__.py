@@ -10,10 +10,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.rows import Pair, split_by_key
+from jaxmodels.data.random import random_order
 from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation, translation
 from jaxmodels.data.tasks.level23 import extraction, grammar, summary
 from jaxmodels.errors import UserError
@@ -44,7 +43,7 @@ TASKS = {
 
 
 def make_task(name: str, count: int, seed: int) -> list[Pair]:
-    """`count` pairs of a task, at random without repetition (but those that it has twice itself).
+    """Draw `count` pairs of a task without replacement (a task may itself hold duplicates).
 
     Raises:
       UserError: unknown, or it has fewer.
@@ -54,13 +53,13 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
     pairs = list(TASKS[name].every())
     if not 1 <= count <= len(pairs):
         raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, asked for {count:,}")
-    return [pairs[i] for i in _shuffled(len(pairs), seed, 1)[:count]]
+    return [pairs[i] for i in random_order(seed, 1, len(pairs))[:count]]
 
 
 def split_by_combination(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """-> (train, unseen): no combination on both sides, each value of a slot in training.
+    """Return (train, unseen): no combination on both sides, each value of a slot in training.
 
     Args:
       held_out: share of the combinations to hold out; fewer where their values would be missing.
@@ -76,7 +75,7 @@ def split_by_combination(
     left = Counter((i, value) for c in combinations for i, value in enumerate(c))
     wanted = round(held_out * len(combinations))
     unseen: set[tuple[str, ...]] = set()
-    for place in _shuffled(len(combinations), seed, 2):
+    for place in random_order(seed, 2, len(combinations)):
         if len(unseen) == wanted:
             break
         slots = list(enumerate(combinations[place]))
@@ -90,7 +89,7 @@ def split_by_combination(
 
 
 def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Held-out pairs in two parts: no combination and no question in both.
+    """Split held-out pairs in two: no combination and no question is in both.
 
     share: of the combinations, for the second part.
     """
@@ -103,12 +102,6 @@ def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[P
 def split_by_question(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """-> (train, unseen), by unique question; all answers to one stay together."""
+    """Return (train, unseen), split by unique question; all answers to one stay together."""
     keys = [pair.question.strip() for pair in pairs]
     return split_by_key(pairs, keys, held_out, seed, use=3)
-
-
-def _shuffled(count: int, seed: int, use: int) -> np.ndarray:
-    """Arg-sorted raw Philox words, as in `data/text/streams.py`."""
-    words = np.random.Philox(key=np.array([seed % 2**64, use], np.uint64)).random_raw(count)
-    return np.argsort(words, kind="stable")

@@ -1,4 +1,4 @@
-"""Where each batch's tokens lie: one class a mode, each element computed from its step alone."""
+"""Positions of each batch's tokens: one class a mode, each element a function of its step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxmodels.data.random import random_order, random_words
 from jaxmodels.data.text.documents import Document
 from jaxmodels.data.text.packing import pack
 from jaxmodels.errors import UserError
@@ -53,7 +54,7 @@ class Ring:
         return len(self.tokens)
 
     def batch(self, positions, reset, has_target, since) -> dict[str, np.ndarray]:
-        """A batch whose inputs are the tokens at `positions`; all arguments (rows, seq_len).
+        """Return a batch whose inputs are the tokens at `positions`; all arguments (rows, seq_len).
 
         A position of -1 is padding. `since` is the earliest position that the state at this input
         has read without interruption.
@@ -103,7 +104,7 @@ class Tracks:
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Order of the documents, start of each in that order, and where the ring is entered."""
-        words = _random_words(self.seed, epoch, len(self.ring.lengths) + 1)
+        words = random_words(self.seed, epoch, len(self.ring.lengths) + 1)
         order = np.argsort(words[1:], kind="stable")
         starts = np.cumsum(self.ring.lengths[order]) - self.ring.lengths[order]
         return order, starts, int(words[0] % np.uint64(len(self.ring)))
@@ -134,6 +135,50 @@ class Tracks:
         )
 
 
+class GrowingTracks(Tracks):
+    """`make_stream(mode="tracks", lengths=...)`: element = step, of the length that holds then.
+
+    Tracks are whole multiples of the longest segment. A segment may begin in one epoch and end in
+    the next: the first token of a track has its reset wherever in a segment it stands. With one
+    length the batches are those of `Tracks`.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        rows: np.ndarray,
+        batch_size: int,
+        lengths: Sequence[tuple[int, int]],
+        seed: int,
+        carry_state: bool = True,
+    ):
+        """lengths: (first step, seq_len) ascending, the first from step 0."""
+        longest = max(length for _, length in lengths)
+        super().__init__(ring, rows, batch_size, longest, seed, carry_state)
+        self.track_length = self.steps_per_epoch * longest
+        self.starts = [start for start, _ in lengths]
+        self.lengths = [length for _, length in lengths]
+        spans = np.diff(self.starts) * self.lengths[:-1]
+        self.read_before = [0, *np.cumsum(spans, dtype=np.int64).tolist()]
+
+    def _where(self, step: int) -> tuple[int, int]:
+        """(tokens that a track has read before this step, tokens that it reads now)."""
+        phase = int(np.searchsorted(self.starts, step, side="right")) - 1
+        length = self.lengths[phase]
+        return self.read_before[phase] + (step - self.starts[phase]) * length, length
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        before, length = self._where(int(step))
+        column = np.arange(length)
+        epochs, read = np.divmod(before + column, self.track_length)
+        remembered = read if self.carry_state else np.minimum(read, column)
+        parts = [
+            self.cut(int(epoch), read[epochs == epoch], remembered[epochs == epoch])
+            for epoch in np.unique(epochs)
+        ]
+        return self.ring.batch(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
+
+
 class Windows:
     """`make_stream(mode="windows")`: element = step; window = step * batch_size + row."""
 
@@ -150,7 +195,7 @@ class Windows:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         """Where the windows of an epoch begin, in the order they are given."""
-        words = _random_words(self.seed, epoch, self.windows_per_epoch + 1)
+        words = random_words(self.seed, epoch, self.windows_per_epoch + 1)
         order = np.argsort(words[1:], kind="stable")
         return (words[0] % np.uint64(len(self.ring))).astype(np.int64) + order * self.seq_len
 
@@ -189,7 +234,7 @@ class Packed:
         return sys.maxsize // self.batch_size
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.argsort(_random_words(self.seed, epoch, len(self.positions)), kind="stable")
+        return random_order(self.seed, epoch, len(self.positions))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         chosen = _epoch_items(
@@ -245,7 +290,7 @@ class Evaluation:
         )
 
     def _whole(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
-        """Positions of a row that reads these documents one after the other."""
+        """Return the positions of a row that reads these documents one after the other."""
         if len(documents) == 0:
             return np.full(read.shape, -1)
         ends = np.cumsum(self.ring.lengths[documents])
@@ -256,14 +301,8 @@ class Evaluation:
         return np.where(read < ends[-1], inside, -1)
 
 
-def _random_words(seed: int, epoch: int, count: int) -> np.ndarray:
-    """(count,) uint64, from (seed, epoch) alone."""
-    key = np.array([seed % 2**64, epoch % 2**64], np.uint64)
-    return np.random.Philox(key=key).random_raw(count)
-
-
 def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
-    """The n-th items of an endless sequence of shuffled epochs; a batch may straddle two."""
+    """Return the n-th items of an endless sequence of shuffled epochs; a batch may span two."""
     epochs, within = np.divmod(numbers, per_epoch)
     items = np.empty(numbers.shape, np.int64)
     for epoch in np.unique(epochs):
@@ -272,7 +311,7 @@ def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
 
 
 def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Documents for each row: the longest first, always to the row with the least to read."""
+    """Assign documents to rows: the longest first, always to the row with the least to read."""
     loads = np.zeros(rows, np.int64)
     chosen: list[list[int]] = [[] for _ in range(rows)]
     for document in np.argsort(-lengths, kind="stable"):
@@ -283,7 +322,7 @@ def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
 
 
 def _aligned_labels(documents: Sequence[Document]) -> dict[str, np.ndarray]:
-    """Labels of all documents end to end, -1 for a document that does not bring that label."""
+    """Concatenate the labels of all documents, -1 where a document lacks a label."""
     shapes = {name: v.shape[1:] for document in documents for name, v in document.labels.items()}
     return {
         name: np.concatenate(

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.data.readers.files import find_files, read_text
+from jaxmodels.cli import did_you_mean
+from jaxmodels.data.readers.files import Record, find_files, read_text
 from jaxmodels.data.readers.formats import FORMATS
-from jaxmodels.data.readers.records import Record
 from jaxmodels.data.text.documents import Corpus, Document
-from jaxmodels.data.tokenizers.byte_word import (
-    ByteTokenizer,
-    CharTokenizer,
-    Tokenizer,
-    WordTokenizer,
-)
+from jaxmodels.data.text.split import split_records
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.errors import UserError
 
+NAMED = ("byte", "char", "word")  # tokenizers
 VALID_FROM, TEST_FROM = 2000, 2010  # years of the packaged speeches
 
 
@@ -61,7 +59,7 @@ def load_corpus(
             f"got {valid_fraction} and {test_fraction}"
         )
     if format not in FORMATS:
-        raise UserError(f"data.format: unknown {format!r}, expected one of {', '.join(FORMATS)}")
+        raise UserError(f"data.format: unknown {format!r}{did_you_mean(format, FORMATS)}")
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if paths:
         reader = FORMATS[format]
@@ -69,7 +67,7 @@ def load_corpus(
             record for file in find_files(paths, reader.suffixes) for record in reader.read(file)
         ]
         name = Path(paths[0]).name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
-        splits, split = _split(records, valid_fraction, test_fraction)
+        splits, split = split_records(records, valid_fraction, test_fraction)
     else:
         name, split = "sotu", f"by year: train < {VALID_FROM} <= valid < {TEST_FROM} <= test"
         splits = _speeches()
@@ -113,62 +111,6 @@ def _speeches() -> list[list[Record]]:
     return splits
 
 
-def _split(records: list[Record], valid: float, test: float) -> tuple[list[list[Record]], str]:
-    smallest = min([fraction for fraction in (valid, test) if fraction > 0], default=0.0)
-    if len(records) * smallest >= 1 - 1e-9:
-        return _by_document(records, valid, test), (
-            f"by document: every one of {len(records)} documents in one split, "
-            f"valid {valid:g} and test {test:g} of them, evenly spaced in reading order"
-        )
-    splits = [[], [], []]
-    for record in records:
-        for part, piece in zip(splits, _by_position(record, valid, test), strict=True):
-            if piece.text:
-                part.append(piece)
-    return splits, (
-        f"by position: each document's first {1 - valid - test:g} to train, "
-        f"next {valid:g} to valid, last {test:g} to test, cut at line breaks"
-    )
-
-
-def _by_document(records: list[Record], valid: float, test: float) -> list[list[Record]]:
-    """Document i is held out when the running count i * fraction passes an integer at i."""
-    splits = [[], [], []]
-    held = valid + test
-    for i, record in enumerate(records):
-        taken = int(i * held + 1e-9)
-        if int((i + 1) * held + 1e-9) == taken:
-            splits[0].append(record)
-        else:  # of the held-out documents, the running share valid / held goes to valid
-            to_valid = int((taken + 1) * valid / held + 1e-9) > int(taken * valid / held + 1e-9)
-            splits[1 if to_valid else 2].append(record)
-    return splits
-
-
-def _by_position(record: Record, valid: float, test: float) -> list[Record]:
-    size = len(record.text)
-    first = _cut(record.text, round(size * (1 - valid - test)))
-    second = max(first, _cut(record.text, round(size * (1 - test))))
-    return [
-        record.slice(0, first, "train"),
-        record.slice(first, second, "valid"),
-        record.slice(second, size, "test"),
-    ]
-
-
-def _cut(text: bytes, near: int) -> int:
-    """End of the line that holds byte `near`; failing that of the word, then of the character."""
-    if near >= len(text):
-        return len(text)
-    for pattern in (rb"\n", rb"\s"):
-        match = re.compile(pattern).search(text, max(near - 1, 0))
-        if match and match.end() < len(text):
-            return match.end()
-    while near < len(text) and text[near] & 0xC0 == 0x80:
-        near += 1
-    return near
-
-
 def _tokenizer(given, train: list[Record], max_tokens: int, min_freq: int) -> Tokenizer:
     if given == "byte":
         return ByteTokenizer()
@@ -178,5 +120,5 @@ def _tokenizer(given, train: list[Record], max_tokens: int, min_freq: int) -> To
     if given == "char":
         return CharTokenizer.fit(record.text for record in train)
     if isinstance(given, str):
-        raise UserError(f"data.tokenizer: unknown {given!r}, expected 'byte', 'char' or 'word'")
+        raise UserError(f"data.tokenizer: unknown {given!r}{did_you_mean(given, NAMED)}")
     return given

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.random import random_words
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Document:
         return len(self.tokens) if self.byte_counts is None else int(self.byte_counts.sum())
 
     def slice(self, start: int, stop: int) -> Document:
-        """Tokens [start, stop) as a document of their own."""
+        """Return tokens [start, stop) as a document of their own."""
         return Document(
             f"{self.name}[{start}:{stop}]",
             self.tokens[start:stop],
@@ -84,12 +86,12 @@ class Corpus:
 
 
 def num_targets(documents: Sequence[Document]) -> int:
-    """Tokens that have a predictor: all but the first of each document."""
+    """Count the tokens that have a predictor: all but the first of each document."""
     return sum(max(len(document) - 1, 0) for document in documents)
 
 
 def num_target_bytes(documents: Sequence[Document]) -> int:
-    """Bytes of text behind those targets; bits per byte = nats summed over them / this / ln 2."""
+    """Count the bytes of text behind the targets; bits per byte = summed nats / this / ln 2."""
     total = 0
     for document in documents:
         if len(document) < 2:
@@ -100,7 +102,7 @@ def num_target_bytes(documents: Sequence[Document]) -> int:
 
 
 def label_classes(documents: Sequence[Document]) -> dict[str, int]:
-    """For each label that documents bring: one more than the largest value, 0 if none is given."""
+    """Return {label: one more than its largest value}, 0 where no value is given."""
     found: dict[str, int] = {}
     for document in documents:
         for name, values in document.labels.items():
@@ -109,8 +111,8 @@ def label_classes(documents: Sequence[Document]) -> dict[str, int]:
     return found
 
 
-def take(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
-    """At most `max_tokens` tokens, the leading share of each document in proportion.
+def subsample(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
+    """Keep at most `max_tokens` tokens: the leading share of each document, in proportion.
 
     Every document stays represented (by two tokens at least, so that it has a target), which makes
     a cheap evaluation resemble the full one. None = everything.
@@ -122,8 +124,8 @@ def take(documents: Sequence[Document], max_tokens: int | None) -> tuple[Documen
     return tuple(d.slice(0, min(len(d), max(2, int(len(d) * share)))) for d in documents)
 
 
-def pieces(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
-    """Every document cut in pieces of `max_tokens` tokens, each a document. None = whole.
+def split_documents(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
+    """Cut every document in documents of at most `max_tokens` tokens. None = whole.
 
     A track stays with one document until its end. With few tracks and long documents the model then
     sees only as many documents as there are tracks for a long while; shuffled pieces mix them.
@@ -136,3 +138,31 @@ def pieces(documents: Sequence[Document], max_tokens: int | None) -> tuple[Docum
         for start in range(0, len(document), max_tokens)
         if len(document) - start > 1 or start == 0
     )
+
+
+def sample_spans(
+    documents: Sequence[Document], *, span_len: int, count: int, seed: int
+) -> tuple[Document, ...]:
+    """Draw spans for contextual pretraining on long documents (SYSTEMS P-18).
+
+    Every line (of documents not made of bytes: every token) is an equally likely beginning, if half
+    a span follows it in its document. Drawn with replacement, each at most `span_len` tokens.
+
+    Raises:
+      UserError: no document holds half a span.
+    """
+    owners, begins = [], []
+    for i, document in enumerate(documents):
+        tokens = document.tokens
+        at = np.arange(len(tokens))
+        if tokens.dtype == np.uint8:
+            at = np.concatenate([[0], np.flatnonzero(tokens == ord("\n")) + 1])
+        at = at[len(tokens) - at >= max(span_len // 2, 1)]
+        owners.append(np.full(len(at), i))
+        begins.append(at)
+    owner, begin = np.concatenate(owners or [[]]), np.concatenate(begins or [[]])
+    if len(begin) == 0:
+        raise UserError(f"no document holds half a span: lower span_len, now {span_len}")
+    chosen = (random_words(seed, 0, count) % np.uint64(len(begin))).astype(np.int64)
+    drawn = [(documents[owner[i]], int(begin[i])) for i in chosen]
+    return tuple(d.slice(start, min(start + span_len, len(d))) for d, start in drawn)

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
-from jaxmodels.data.loading import dataset_of
+from jaxmodels.data.loading import grain_dataset
+from jaxmodels.data.random import random_words
 from jaxmodels.data.text.batching import Labeller, Ring
 from jaxmodels.data.text.documents import Document
 from jaxmodels.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 # The identity curriculum: mechanics, reflection, explicit identity, worldview (shares of the run).
 IDENTITY_PHASES = (0.2, 0.6, 0.9, 1.0)
@@ -53,11 +57,11 @@ class Mixture:
         return sys.maxsize
 
     def phase(self, step: int) -> int:
-        """Index of the phase that a step lies in; after the last end, the last."""
+        """Return the index of the phase that a step is in; after the last end, the last."""
         return min(int(np.searchsorted(self.ends, step, side="right")), len(self.ends) - 1)
 
     def sources(self, step: int) -> np.ndarray:
-        """(batch_size,) index of the source of each row."""
+        """Return (batch_size,): the index of the source of each row."""
         uniform = (self._words(step)[0] >> np.uint64(11)) * 2.0**-53
         below = np.cumsum(self.shares[self.phase(step)])
         return np.minimum(np.searchsorted(below, uniform, side="right"), self._last(step))
@@ -67,8 +71,7 @@ class Mixture:
         return int(np.flatnonzero(self.shares[self.phase(step)])[-1])
 
     def _words(self, step: int) -> np.ndarray:
-        key = np.array([self.seed % 2**64, step], np.uint64)
-        return np.random.Philox(key=key).random_raw(2 * self.batch_size).reshape(2, -1)
+        return random_words(self.seed, step, 2 * self.batch_size).reshape(2, -1)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         step = int(step)
@@ -88,7 +91,7 @@ class Mixture:
 
 
 def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> np.ndarray:
-    """(phases, sources) shares that sum to 1 in each phase.
+    """Return (phases, sources) shares that sum to 1 in each phase.
 
     Raises:
       UserError: weights that are missing, negative, of another number, or all zero in a phase.
@@ -106,5 +109,5 @@ def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> 
 
 
 def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
-    """Endless batches; `iter()` of it has get_state()/set_state() with next_index == step."""
-    return dataset_of(source, prefetch)
+    """Return endless batches; `iter()` has get_state()/set_state() with next_index == step."""
+    return grain_dataset(source, prefetch)

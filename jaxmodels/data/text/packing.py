@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxmodels.data.random import random_words
+
 
 def pack(
     starts: np.ndarray, lengths: np.ndarray, row_length: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Best-fit packing of the (input, target) pairs of documents into rows.
+    """Pack the (input, target) pairs of documents into rows, best fit first.
 
     A document of n tokens has n - 1 pairs; its last token is never an input. A document with more
     than `row_length` pairs is cut in pieces of that many; each piece begins with a fresh state.
@@ -32,9 +34,7 @@ def pack(
     sizes = np.minimum(pairs[owner] - number * row_length, row_length)
     begins = starts[owner] + number * row_length
 
-    tie = np.random.Philox(key=np.array([seed % 2**64, 2**64 - 1], np.uint64)).random_raw(
-        len(sizes)
-    )
+    tie = random_words(seed, -1, len(sizes))  # epochs are the streams 0, 1, ...
     order = np.lexsort((tie, -sizes))
     row_of, column_of, rows = _best_fit(sizes[order].tolist(), row_length)
 
@@ -50,7 +50,7 @@ def pack(
 
 
 def _best_fit(sizes: list[int], row_length: int) -> tuple[list[int], list[int], int]:
-    """Row and column of each piece, and the number of rows. `sizes` must not increase."""
+    """Return row and column of each piece and the number of rows; `sizes` must not increase."""
     open_rows: list[list[int]] = [[] for _ in range(row_length + 1)]  # by free room
     nonempty = 0  # bit r set: some row has room r left; finds the tightest fit in one operation
     row_of, column_of, rows = [], [], 0

@@ -20,15 +20,26 @@ A target never lies in another document than its input. Global row r lives on ho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
-from jaxmodels.data.loading import dataset_of, host_rows
-from jaxmodels.data.text.batching import Evaluation, Labeller, Packed, Ring, Tracks, Windows
+from jaxmodels.cli import did_you_mean
+from jaxmodels.data.loading import grain_dataset, rows_of_host
+from jaxmodels.data.text.batching import (
+    Evaluation,
+    GrowingTracks,
+    Labeller,
+    Packed,
+    Ring,
+    Tracks,
+    Windows,
+)
 from jaxmodels.data.text.documents import Document
-from jaxmodels.data.text.growing import GrowingTracks
 from jaxmodels.errors import UserError
+
+if TYPE_CHECKING:
+    import grain
 
 MODES = ("tracks", "windows", "packed")
 
@@ -47,7 +58,7 @@ def make_stream(
     lengths: Sequence[tuple[int, int]] = (),
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Endless training batches.
+    """Return endless training batches.
 
     Modes:
       tracks: the documents, shuffled anew each epoch, form one ring that is entered at a random
@@ -83,7 +94,7 @@ def make_stream(
       UserError: too few tokens for these sizes, or an unknown mode.
     """
     if mode not in MODES:
-        raise UserError(f"data.mode: unknown mode {mode!r}, expected one of {', '.join(MODES)}")
+        raise UserError(f"data.mode: unknown mode {mode!r}{did_you_mean(mode, MODES)}")
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
     if lengths and mode != "tracks":
@@ -94,7 +105,7 @@ def make_stream(
         source = Tracks(ring, rows, batch_size, seq_len, seed, carry_state)
     else:
         source = {"windows": Windows, "packed": Packed}[mode](ring, rows, batch_size, seq_len, seed)
-    return dataset_of(source, prefetch)
+    return grain_dataset(source, prefetch)
 
 
 def eval_stream(
@@ -108,7 +119,7 @@ def eval_stream(
     labels: Labeller | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Finite batches in which every token but the first of each document is a target exactly once.
+    """Return finite batches; each token but the first of a document is a target exactly once.
 
     The weights of all batches sum to `num_targets(documents)`, the bytes behind them to
     `num_target_bytes(documents)`. Hand the state from batch to batch, beginning with the initial
@@ -123,10 +134,10 @@ def eval_stream(
     """
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
-    return dataset_of(Evaluation(ring, rows, batch_size, seq_len, whole_documents), prefetch)
+    return grain_dataset(Evaluation(ring, rows, batch_size, seq_len, whole_documents), prefetch)
 
 
 def _rows(batch_size: int, seq_len: int, host_index: int, host_count: int) -> np.ndarray:
     if batch_size < 1 or seq_len < 1:
         raise UserError(f"batch_size and seq_len must be positive, got {batch_size} and {seq_len}")
-    return host_rows(batch_size, host_index, host_count)
+    return rows_of_host(batch_size, host_index, host_count)

@@ -1,7 +1,7 @@
 """Byte-pair encoding by the PyPI package `tokenizers`, trained on the texts at hand (L-23).
 
 Byte level: any text is encoded without loss. Ids 0-3 are PAD, EOS, UNK and SEP, as in
-`answer_tokenizers.py`.
+`answers.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.answers import SPECIALS
+from jaxmodels.data.tokenizers.base import as_text
+from jaxmodels.data.tokenizers.special import EOS, SPECIALS
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS
+from jaxmodels.extras import import_extra
 
 
 @dataclass(frozen=True)
 class BPETokenizer:
-    """Pieces of bytes that often stand together.
+    """Byte-level BPE: frequent byte sequences as tokens.
 
     Attributes:
       model: the library's own description, JSON.
@@ -31,7 +32,7 @@ class BPETokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str], *, vocab_size: int) -> BPETokenizer:
-        """Learns the pieces from *training* texts; the same texts give the same pieces.
+        """Learn the pieces from *training* texts; the same texts give the same pieces.
 
         Raises:
           UserError: a vocabulary too small for the 256 bytes and the four special ids.
@@ -41,7 +42,7 @@ class BPETokenizer:
                 f"max_tokens: BPE needs {256 + len(SPECIALS)} or more (256 bytes and "
                 f"{len(SPECIALS)} special ids), got {vocab_size}"
             )
-        library = _library()
+        library = import_extra("tokenizers")
         made = library.Tokenizer(library.models.BPE())
         made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = library.decoders.ByteLevel()
@@ -61,16 +62,16 @@ class BPETokenizer:
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
         """(length,) int32. "<eos>" and its like in a text are text."""
-        ids = _built(self.model).encode(_text(text), add_special_tokens=False).ids
+        ids = _built(self.model).encode(as_text(text), add_special_tokens=False).ids
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """(length,) int32: bytes of UTF-8 behind each token."""
-        tokens = _built(self.model).encode(_text(text), add_special_tokens=False).tokens
+        tokens = _built(self.model).encode(as_text(text), add_special_tokens=False).tokens
         return np.array([len(token) for token in tokens], np.int32)
 
     def decode(self, tokens) -> str:
-        """Text up to the first EOS; special ids and ids that there are not show as nothing."""
+        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
         ids = [int(token) for token in np.asarray(tokens).ravel()]
         ids = ids[: ids.index(EOS)] if EOS in ids else ids
         known = [i for i in ids if len(SPECIALS) <= i < self.vocab_size]
@@ -81,19 +82,9 @@ class BPETokenizer:
         return json.dumps({"kind": self.name, "model": self.model}, ensure_ascii=False)
 
 
-def _library():
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise UserError(
-            f"BPE needs the PyPI package tokenizers ({error}): pip install jaxmodels[text]"
-        ) from error
-    return tokenizers
-
-
 @functools.lru_cache(maxsize=4)
 def _built(model: str):
-    library = _library()
+    library = import_extra("tokenizers")
     try:
         made = library.Tokenizer.from_str(model)
     except Exception as error:  # the library raises nothing more special
@@ -101,7 +92,3 @@ def _built(model: str):
     # Special ids are for the rows' own marks; a text that spells one out must not become it.
     made.encode_special_tokens = True
     return made
-
-
-def _text(text: str | bytes) -> str:
-    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

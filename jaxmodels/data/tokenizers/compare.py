@@ -1,6 +1,7 @@
-"""What each tokenizer costs and loses on the same pairs (SYSTEMS L-24).
+"""Comparison of tokenizers on the same pairs: cost and loss (SYSTEMS L-24).
 
-`python -m jaxmodels.data.tokenizers.compare SOURCE ...` prints the table; sources as in `build.py`.
+`python -m jaxmodels.data.tokenizers.compare SOURCE ...` prints the table; sources as in
+`jaxmodels/data/build.py`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels import cli
-from jaxmodels.data.build import Options, pairs_of_sources
-from jaxmodels.data.pairs.rows import Pair
-from jaxmodels.data.tokenizers.byte_word import Tokenizer, WordTokenizer
+from jaxmodels.data.pairs.rows import Pair, texts_of
+from jaxmodels.data.tasks.sources import pairs_of_sources
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import WordTokenizer
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 
 UNKNOWN = {"answer_char": UNK, "hybrid": UNK, "bpe": UNK, "word": WordTokenizer.UNK}
 HEADER = "tokenizer | vocab | tokens mean | 95 % | unknown | parameters | lossless".split(" | ")
@@ -49,7 +51,7 @@ class TokenizerRow:
 def compare_tokenizers(
     pairs: Sequence[Pair], tokenizers: Mapping[str, Tokenizer], width: int
 ) -> list[TokenizerRow]:
-    """A row for each tokenizer, in their order.
+    """Measure each tokenizer; return one row each, in order.
 
     Args:
       pairs: texts that no tokenizer was fitted on, or the table flatters those that learn.
@@ -84,7 +86,7 @@ def compare_tokenizers(
 
 
 def as_markdown(rows: Sequence[TokenizerRow]) -> str:
-    """A table of Markdown."""
+    """Format the rows as a Markdown table."""
     lines = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
     for r in rows:
         lines.append(
@@ -107,9 +109,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--count", type=int, default=1000, help="pairs of each task")
     parser.add_argument("--seed", type=int, default=0, help="of drawing and splitting")
     given = parser.parse_args(arguments)
-    options = Options(count=given.count, seed=given.seed)
-    train, test, way = pairs_of_sources(given.sources, options)
-    fitted = {name: fit_tokenizer(name, train, given.max_tokens) for name in TEXT_TOKENIZERS}
+    train, test, way = pairs_of_sources(given.sources, count=given.count, seed=given.seed)
+    texts = texts_of(train)
+    fitted = {name: fit_tokenizer(name, texts, given.max_tokens) for name in TEXT_TOKENIZERS}
     table = as_markdown(compare_tokenizers(test, fitted, given.width))
     print(f"{len(test):,} test pairs, split {way}, width {given.width}\n\n{table}")
 

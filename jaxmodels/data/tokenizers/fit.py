@@ -1,34 +1,37 @@
-"""The tokenizers of questions and answers by name, fitted where they learn from texts."""
+"""Tokenizers by name: fitted on texts, or built again from their JSON description."""
 
+import json
 from collections.abc import Sequence
 
-from jaxmodels.data.pairs.rows import Pair
+from jaxmodels.cli import did_you_mean
 from jaxmodels.data.tokenizers.answers import (
     LATIN_CHARSET,
     SEED_CHARSET,
-    SPECIALS,
     TAB_CHARSET,
     AnswerCharTokenizer,
     HybridTokenizer,
 )
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.char import CharTokenizer
+from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
 
 CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
 TEXT_TOKENIZERS = (*CHARSETS, "hybrid", "bpe")
 
 
-def fit_tokenizer(name: str, pairs: Sequence[Pair], max_tokens: int) -> Tokenizer:
-    """One of TEXT_TOKENIZERS.
+def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer:
+    """Return one of TEXT_TOKENIZERS.
 
     Args:
-      pairs: those of training; sets of characters are fixed and do not look at them.
+      texts: of the training split; fixed character sets ignore them.
       max_tokens: size of the vocabulary of "hybrid" and "bpe".
     """
     if name in CHARSETS:
         return AnswerCharTokenizer(CHARSETS[name])
-    texts = [text for pair in pairs for text in (pair.question, pair.answer)]
     if name == "hybrid":
         most = max_tokens - len(SPECIALS) - len(LATIN_CHARSET)
         if most < 1:
@@ -38,4 +41,34 @@ def fit_tokenizer(name: str, pairs: Sequence[Pair], max_tokens: int) -> Tokenize
         return HybridTokenizer.fit(texts, max_words=most)
     if name == "bpe":
         return BPETokenizer.fit(texts, vocab_size=max_tokens)
-    raise UserError(f"tokenizer: unknown {name!r}; valid: {', '.join(TEXT_TOKENIZERS)}")
+    raise UserError(f"tokenizer: unknown {name!r}{did_you_mean(name, TEXT_TOKENIZERS)}")
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """Build the tokenizer that `to_json` described; raise UserError for anything else."""
+    try:
+        fields = json.loads(text)
+        kind = fields["kind"]
+        if kind == "byte":
+            return ByteTokenizer()
+        if kind == "word":
+            return WordTokenizer(tuple(fields["words"]))
+        if kind == "char":
+            return CharTokenizer(fields["characters"])
+        if kind == "answer_char":
+            return AnswerCharTokenizer(fields["charset"])
+        if kind == "hybrid":
+            return HybridTokenizer(tuple(fields["words"]), fields["charset"])
+        if kind == "bpe":
+            return BPETokenizer(fields["model"])
+        if kind == "grid":
+            return GridTokenizer(fields["symbols"])
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"not a tokenizer description ({reason}): expected what to_json() wrote"
+        ) from error
+    raise UserError(
+        f"unknown tokenizer kind {kind!r}: expected 'byte', 'char', 'word', "
+        "'answer_char', 'hybrid', 'bpe' or 'grid'"
+    )

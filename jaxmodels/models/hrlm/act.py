@@ -1,12 +1,14 @@
-"""Thinking in rounds: when a sample halts, what is learned from it, and how an answer is got.
+"""Adaptive computation time (ACT) for HRLM: halting, its losses, and inference.
 
-Adaptive computation as in HRM (SYSTEMS 7.7; arXiv 2506.21734): a training step is one round for
-every row; a row whose sample has halted takes a new one. Works on a `models.hrlm.HRLM`.
+As in HRM (SYSTEMS 7.7; arXiv 2506.21734): a training step is one ACT step for every row; a row
+whose sample has halted takes a new one. Works on a `models.hrlm.model.HRLM`.
 """
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
+from jaxmodels.models.contract import Term, num_targets
 from jaxmodels.ops import losses
 
 
@@ -34,20 +36,64 @@ def binary_cross_entropy(logits, targets):
     return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-def target_counts(model, batch):
-    """See `HRLM.target_counts`."""
+@struct.dataclass
+class ACTStep:
+    """What every row pays and how its sample fares in one ACT step, float32 (B,) each.
+
+    Attributes:
+      answer: loss of the answer: the sum over labels, or their mean if `loss_mean="sequence"`.
+      exact: 1 where all labels are right.
+      accuracy: share of the labels that are right.
+      real: 1 where the row has a label; like the rest, None of a model that does not halt.
+      halt, continue_: losses of the Q-head.
+      steps: ACT steps of the sample so far.
+      ended: 1 where the sample halts after this step.
+    """
+
+    answer: jax.Array
+    exact: jax.Array
+    accuracy: jax.Array
+    real: jax.Array | None = None
+    halt: jax.Array | None = None
+    continue_: jax.Array | None = None
+    steps: jax.Array | None = None
+    ended: jax.Array | None = None
+
+
+def terms(config) -> tuple[Term, ...]:
+    """Losses and metrics of an HRLM; the weights are HRM's, 1 and a half for each Q-loss.
+
+    "exact" and "accuracy" are over all rows. "steps" is the number of ACT steps that rows have had,
+    "ended" the share of rows whose sample halts: in training a sample gets 1 / "ended" on average.
+    """
+    per = num_targets if config.loss_mean == "token" else num_rows
+    found = [
+        Term("answer", lambda out, batch: out.answer.sum(), per, weight=1.0),
+        Term("exact", lambda out, batch: out.exact.sum(), num_rows),
+        Term("accuracy", lambda out, batch: out.accuracy.sum(), num_rows),
+    ]
+    if config.halts:
+        found += [_row_term("halt", "halt", 0.5), _row_term("steps"), _row_term("ended")]
+        found += [_row_term("continue", "continue_", 0.5)] if config.q_continue else []
+    return tuple(found)
+
+
+def _row_term(name, field=None, weight=None):
+    def total(out, batch):
+        del batch  # a row may still work on the sample of an earlier batch
+        return jnp.sum(out.real * getattr(out, field or name))
+
+    return Term(name, total, num_rows, weight)
+
+
+def num_rows(batch):
+    """Count the rows with a label, a float32 scalar."""
     labels = batch["weights"].astype(jnp.float32)
-    rows = jnp.sum((labels > 0).any(-1).astype(jnp.float32))
-    per = labels.sum() if model.config.loss_mean == "token" else rows
-    counts = {"answer": per, "exact": rows, "accuracy": rows}
-    if model.config.halts:
-        counts |= {"halt": rows, "steps": rows, "ended": rows}
-        counts |= {"continue": rows} if model.config.q_continue else {}
-    return counts
+    return jnp.sum((labels > 0).any(-1).astype(jnp.float32))
 
 
-def loss_sums(model, state, batch, key=None, progress=None):
-    """See `HRLM.loss_sums`.
+def run(model, state, batch, key=None, progress=None):
+    """Run one ACT step for every row or, without a key, think every row of the batch to its end.
 
     Args:
       model: the HRLM.
@@ -55,14 +101,11 @@ def loss_sums(model, state, batch, key=None, progress=None):
       batch: inputs, targets int (B, T), weights float (B, T), and with puzzle_ids identifiers int
         (B,). Rows whose sample goes on ignore it.
       key: one, or one for each row (B,), from which that row's exploration is drawn. None: an
-        evaluation, each row of the batch thought to its end (as `eval_halt` says); the state is
-        returned as it came.
+        evaluation (as `eval_halt` says); the state is returned as it came.
       progress: float in [0, 1] for `bp_warmup`; None means the end.
 
     Returns:
-      (state, {term: float32 scalar}). "exact" and "accuracy" (a row's share of right labels) are of
-      all rows; "steps" is how many rounds they have thought, "ended" which of them halt after this
-      round: in training the mean number of rounds a sample gets is 1 / "ended".
+      (state, ACTStep).
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
@@ -70,15 +113,15 @@ def loss_sums(model, state, batch, key=None, progress=None):
         logits, steps, q = solve(
             model, batch["inputs"], identifiers=batch.get("identifiers"), **how
         )
-        sums, right = _answer(model, logits, batch["targets"], weights)
-        return state, sums | _halting(model, right, q, None, steps, jnp.ones_like(steps), weights)
+        out = _answer(model, logits, batch["targets"], weights)
+        return state, _halting(model, out, q, None, steps, jnp.ones_like(steps), weights)
     calls = calls_at(model.config, progress)
     if not model.config.halts:
         _, out = model(None, batch["inputs"], calls, batch.get("identifiers"))
-        return state, _answer(model, out.logits, batch["targets"], weights)[0]
+        return state, _answer(model, out.logits, batch["targets"], weights)
 
     new, c = state.halted > 0, model.config
-    fresh = model.fresh_thoughts(*batch["inputs"].shape)
+    fresh = model.initial_carry(*batch["inputs"].shape)
 
     def chosen(begun, going):
         return jnp.where(new.reshape((-1,) + (1,) * (begun.ndim - 1)), begun, going)
@@ -91,7 +134,7 @@ def loss_sums(model, state, batch, key=None, progress=None):
     steps = jnp.where(new, 0.0, state.steps) + 1.0
     thoughts, out = model(thoughts, inputs, calls, identifiers)
     thoughts = jax.lax.stop_gradient(thoughts)
-    sums, right = _answer(model, out.logits, targets, weights)
+    answer = _answer(model, out.logits, targets, weights)
 
     last = steps >= c.halt_max_steps
     value = None
@@ -99,12 +142,12 @@ def loss_sums(model, state, batch, key=None, progress=None):
         _, ahead = model(thoughts, inputs, None, identifiers)
         best = jnp.where(last, ahead.q_halt, jnp.maximum(ahead.q_halt, ahead.q_continue))
         value = jax.lax.stop_gradient(jax.nn.sigmoid(best))
-    wishes = wishes_to_halt(c, out) & c.adaptive
+    halts = should_halt(c, out) & c.adaptive
     keys = key if key.ndim else jax.random.split(key, steps.shape[0])
     explores, least = jax.vmap(lambda key: _exploration(c, key))(keys)
-    halted = (last | wishes) & (~explores | (steps >= least) | last)
+    halted = (last | halts) & (~explores | (steps >= least) | last)
     halted = halted.astype(jnp.float32)
-    sums |= _halting(model, right, (out.q_halt, out.q_continue), value, steps, halted, weights)
+    q = (out.q_halt, out.q_continue)
     after = state.replace(
         thoughts=thoughts,
         steps=steps,
@@ -114,7 +157,7 @@ def loss_sums(model, state, batch, key=None, progress=None):
         weights=weights,
         identifiers=identifiers,
     )
-    return after, sums
+    return after, _halting(model, answer, q, value, steps, halted, weights)
 
 
 def _exploration(config, key):
@@ -124,7 +167,7 @@ def _exploration(config, key):
     return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1)
 
 
-def wishes_to_halt(config, out):
+def should_halt(config, out):
     """bool (B,): halting is worth more than going on; without `q_continue`, than even odds."""
     return out.q_halt > (out.q_continue if config.q_continue else 0.0)
 
@@ -137,30 +180,26 @@ def calls_at(config, progress):
     return ramp.astype(jnp.int32)
 
 
-def _answer(model, logits, targets, weights):
-    """-> (sums, (right answers (B,) float32))."""
+def _answer(model, logits, targets, weights) -> ACTStep:
     paid, count, right, exact = answer_losses(logits, targets, weights, model.config.loss)
     per_row = jnp.maximum(count, 1.0)
     exact = exact.astype(jnp.float32)
-    answer = paid.sum() if model.config.loss_mean == "token" else (paid / per_row).sum()
-    return {"answer": answer, "exact": exact.sum(), "accuracy": (right / per_row).sum()}, exact
+    answer = paid if model.config.loss_mean == "token" else paid / per_row
+    return ACTStep(answer, exact, right / per_row)
 
 
-def _halting(model, right, q, value, steps, halted, weights):
+def _halting(model, out, q, value, steps, ended, weights) -> ACTStep:
+    """Add what the Q-head pays: its targets are whether the answer is right, and `value`."""
     c = model.config
     if not c.halts:
-        return {}
+        return out
     real = (weights > 0).any(-1).astype(jnp.float32)
-    sums = {
-        "halt": jnp.sum(real * binary_cross_entropy(q[0], right)),
-        "steps": jnp.sum(real * steps),
-        "ended": jnp.sum(real * halted),
-    }
-    if c.q_continue:
-        # An evaluation does not look ahead.
-        value = jax.nn.sigmoid(q[1]) if value is None else value
-        sums["continue"] = jnp.sum(real * binary_cross_entropy(q[1], value))
-    return sums
+    halt = binary_cross_entropy(q[0], out.exact)
+    out = out.replace(real=real, halt=halt, steps=steps, ended=ended)
+    if not c.q_continue:
+        return out
+    value = jax.nn.sigmoid(q[1]) if value is None else value  # an evaluation does not look ahead
+    return out.replace(continue_=binary_cross_entropy(q[1], value))
 
 
 def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
@@ -195,14 +234,14 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
         kept = jax.tree.map(unless_done, out, kept)
         rounds = jnp.where(done, rounds, count.astype(jnp.float32))
         if adaptive:
-            done = done | wishes_to_halt(c, out)
+            done = done | should_halt(c, out)
         return thoughts, kept, done, rounds, count
 
     def goes_on(carry):
         _, _, done, _, count = carry
         return (count < most) & ~done.all()
 
-    thoughts = model.fresh_thoughts(*tokens.shape)
+    thoughts = model.initial_carry(*tokens.shape)
     shapes = jax.eval_shape(lambda: model(thoughts, tokens, None, identifiers)[1])
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rows = jnp.zeros(tokens.shape[:1])

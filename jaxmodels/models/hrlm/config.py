@@ -1,17 +1,16 @@
-"""Sizes, choices and presets of HRLM (`hrlm.py` says what they mean together)."""
+"""Sizes, choices and presets of HRLM and of HRM for grids; `model.py` explains the modes."""
 
 import dataclasses
 
-from jaxmodels.cells.checks import one_of, positive
+from jaxmodels.cells.base import one_of, positive
 from jaxmodels.cells.hrm import HRMConfig
+from jaxmodels.data.pairs.layout import MODES
+from jaxmodels.data.tokenizers.special import EOS
 from jaxmodels.errors import UserError
-
-PAD, EOS, UNK, SEP = 0, 1, 2, 3
-MODES = ("grid", "nar", "prefix_ar", "as_written")
 
 
 @dataclasses.dataclass(frozen=True)
-class HRLMConfig:
+class HRLMConfig(HRMConfig):
     """Sizes and choices; those of the recurrence are explained in `HRMConfig`.
 
     Attributes:
@@ -45,26 +44,12 @@ class HRLMConfig:
       dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
     """
 
+    width: int = 256
+    high_layers: int = 2
+    low_layers: int = 2
     vocab_size: int = 84
     seq_len: int = 256
     mode: str = "nar"
-    width: int = 256
-    head_size: int | None = None
-    high_cycles: int = 2
-    low_cycles: int = 2
-    high_layers: int = 2
-    low_layers: int = 2
-    expansion: float = 4.0
-    mlp_multiple: int = 256
-    norm: str = "post"
-    norm_eps: float = 1e-5
-    head_gate: bool = False
-    inject: bool = True
-    shared: bool = False
-    grad_calls: int = 2
-    grad_rule: str = "last"
-    rope_base: float = 1e4
-    remat: bool = False
     recurrent: bool = True
     registers: int = 1
     puzzle_ids: int = 0
@@ -84,9 +69,9 @@ class HRLMConfig:
     low_init: tuple | None = None
     high_init: tuple | None = None
     init_seed: int = 0
-    dtype: str = "float32"
 
     def __post_init__(self):
+        super().__post_init__()
         positive(self, "vocab_size", "seq_len", "halt_max_steps")
         one_of(self, "mode", MODES)
         one_of(self, "loss", ("softmax", "stablemax"))
@@ -118,13 +103,6 @@ class HRLMConfig:
                 object.__setattr__(self, name, tuple(float(x) for x in given))
                 if len(given) != self.width:
                     raise UserError(f"{name}: {len(given)} numbers, but the width is {self.width}")
-        _ = self.cell  # validates its own fields
-
-    @property
-    def cell(self) -> HRMConfig:
-        """The config of the recurrence."""
-        names = [field.name for field in dataclasses.fields(HRMConfig)]
-        return HRMConfig(**{name: getattr(self, name) for name in names})
 
     @property
     def front(self) -> int:
@@ -135,6 +113,28 @@ class HRLMConfig:
     def halts(self) -> bool:
         """Whether there are several rounds."""
         return self.halt_max_steps > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HRMGridConfig(HRLMConfig):
+    """HRM and TRM for grids, Sudoku and mazes; the defaults are HRM on Sudoku, 27M parameters.
+
+    Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871); SYSTEMS 7.7, 7.8.
+
+    All puzzles of a data set without numbers share one learned vector; its place in front is the
+    one that the Q-head reads. TRM's has 15 more places, which are left empty, in front; not here.
+    """
+
+    vocab_size: int = 11
+    seq_len: int = 81
+    mode: str = "grid"
+    width: int = 512
+    high_layers: int = 4
+    low_layers: int = 4
+    registers: int = 0
+    puzzle_ids: int = 1
+    halt_max_steps: int = 16
+    loss: str = "stablemax"
 
 
 _SEED = {"registers": 0, "expansion": 4.0}
@@ -168,4 +168,11 @@ PRESETS = {
     | {"mode": "as_written", "vocab_size": 100, "width": 512, "high_layers": 4, "low_layers": 4}
     | {"halt_max_steps": 16},
     "prefix_ar": _TEXT,
+}
+_MAZE = {"vocab_size": 6, "seq_len": 900}
+GRID_PRESETS = {
+    "hrm_sudoku": PRESETS["hrm_sudoku"],
+    "trm_sudoku": PRESETS["trm_sudoku"],
+    "hrm_maze": PRESETS["hrm_sudoku"] | _MAZE,
+    "trm_maze": PRESETS["trm_sudoku"] | _MAZE | {"low_cycles": 4, "grad_calls": 5},
 }

@@ -24,9 +24,11 @@ from flax import nnx, struct
 
 from jaxmodels.cells.hrm import HRM, HRMNet, HRMState
 from jaxmodels.cells.layers import Embedding, Linear, truncated_normal
+from jaxmodels.data.tokenizers.special import PAD, SEP
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import Term, term_sums
 from jaxmodels.models.hrlm import act
-from jaxmodels.models.hrlm.config import PAD, SEP, HRLMConfig
+from jaxmodels.models.hrlm.config import HRLMConfig
 
 
 @struct.dataclass
@@ -67,7 +69,6 @@ class HRLMOutput:
 class HRLM(nnx.Module):
     """The model. Not a left-to-right language model but in mode "prefix_ar"."""
 
-    uses_progress = True
     draws_by_row = True
     main_term = "answer"
 
@@ -84,9 +85,9 @@ class HRLM(nnx.Module):
         table = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
         self.puzzle = None if table is None else nnx.Param(table)
         if c.recurrent:
-            self.core = HRM(c.cell, rngs=rngs)
+            self.core = HRM(c, rngs=rngs)
         else:
-            self.core = HRMNet(c.cell, c.low_layers + c.high_layers, rngs=rngs)
+            self.core = HRMNet(c, c.low_layers + c.high_layers, rngs=rngs)
         self.head = Linear(c.width, c.vocab_size, bias=False, init=small, rngs=rngs)
         if c.halts:
             self.q_head = Linear(c.width, 2, init=nnx.initializers.zeros, rngs=rngs)
@@ -99,12 +100,12 @@ class HRLM(nnx.Module):
             return ()
         tokens = jnp.zeros((batch_size, c.seq_len), jnp.int32)
         rows = jnp.zeros((batch_size,))
-        thoughts = self.fresh_thoughts(batch_size, c.seq_len)
+        thoughts = self.initial_carry(batch_size, c.seq_len)
         weights = jnp.zeros(tokens.shape)
         which = rows.astype(jnp.int32)
         return HRLMState(thoughts, rows, rows + 1.0, tokens, tokens, weights, which)
 
-    def fresh_thoughts(self, batch_size: int, length: int) -> HRMState:
+    def initial_carry(self, batch_size: int, length: int) -> HRMState:
         """z_H and z_L before the first round, (B, R + length, C): two fixed vectors."""
         c = self.config
         keys = jax.random.split(jax.random.key(c.init_seed))
@@ -166,7 +167,7 @@ class HRLM(nnx.Module):
             thoughts = HRMState(read, read)
         else:
             if thoughts is None:
-                thoughts = self.fresh_thoughts(*tokens.shape)
+                thoughts = self.initial_carry(*tokens.shape)
             if not c.inject:
                 # HRM-Text: the input enters as the first z_H, which is no part of the recurrence.
                 thoughts = thoughts.replace(high=x)
@@ -209,21 +210,15 @@ class HRLM(nnx.Module):
         if seq_len != c.seq_len:
             raise UserError(f"config.seq_len: {seq_len}, but the model's rows have {c.seq_len}")
 
-    def target_counts(self, batch) -> dict[str, jax.Array]:
-        """Number behind each term of `loss_sums`: rows with a label, or labels."""
-        return act.target_counts(self, batch)
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `act.terms`."""
+        return act.terms(self.config)
 
     def loss_sums(self, state, batch, key=None, progress=None):
-        """Losses and metrics of a round, or without a key of a whole thought, as sums."""
-        return act.loss_sums(self, state, batch, key, progress)
-
-    def loss_weights(self, progress) -> dict[str, jax.Array]:
-        """Of the answer's loss 1, of each of the Q-head's two a half, as HRM."""
-        del progress
-        c = self.config
-        weights = {"answer": 1.0} | ({"halt": 0.5} if c.halts else {})
-        weights |= {"continue": 0.5} if c.halts and c.q_continue else {}
-        return {name: jnp.float32(weight) for name, weight in weights.items()}
+        """See `Model.loss_sums` and, for keys, state and batch, `act.run`."""
+        state, out = act.run(self, state, batch, key, progress)
+        return state, term_sums(self.terms, out, batch)
 
     def _q(self, read, tokens):
         """The Q-head on the first place in front, or on the mean of those that are not PAD."""

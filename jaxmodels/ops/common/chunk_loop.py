@@ -6,10 +6,13 @@ chunk out of the tokens where they are, writes its outputs where they belong, an
 between chunks alone: the backward pass computes a chunk again.
 """
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.chunks import name_borders
+from jaxmodels.ops.common.chunks import name_boundary_states
 
 
 def chunk_loop(
@@ -38,7 +41,7 @@ def chunk_loop(
       chunk_size: tokens a chunk.
       time_axis: of tokens and of y.
       rows: how many rows of the batch are read at a time, a divisor of their number; None: all. So
-        many that what is made of a chunk stays in fast memory.
+        many that what is computed from a chunk stays in fast memory (VMEM, cache).
 
     Returns:
       (state after the last token, y (batch, ...) with time on `time_axis`).
@@ -61,109 +64,135 @@ def chunk_loop(
     return state, jnp.concatenate([y, tail], time_axis)
 
 
-def _loop(body, size, axis, rows):
-    """The loop over whole chunks: (state, tokens, reset, params) -> (state, y)."""
+def rows_within(batch: int, entries: int, most: int) -> int:
+    """Return the largest divisor of `batch` that keeps rows of `entries` within `most`, or 1."""
+    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= most]
+    return max(fitting, default=1)
 
-    def start(x, place, axis):
+
+def _loop(body, size, axis, rows):
+    """Return the loop over whole chunks: (state, tokens, reset, params) -> (state, y)."""
+    grid = _Grid(size, axis, rows)
+
+    @jax.custom_vjp
+    def run(state, tokens, reset, params):
+        return _forward(body, grid, state, tokens, reset, params)[0]
+
+    run.defvjp(functools.partial(_forward, body, grid), functools.partial(_backward, body, grid))
+    return run
+
+
+class _Grid(NamedTuple):
+    """Blocks of `rows` rows by `size` tokens on axis `axis`; a place is (group of rows, chunk)."""
+
+    size: int
+    axis: int
+    rows: int
+
+    def counts(self, reset):
+        """Return (groups of rows, chunks) of reset (batch, time)."""
+        return reset.shape[0] // self.rows, reset.shape[1] // self.size
+
+    def cut(self, x, place, axis=None):
+        """Read one block of x, with time on `axis`."""
+        axis = self.axis if axis is None else axis
+        sizes = list(x.shape)
+        sizes[0], sizes[axis] = self.rows, self.size
+        return jax.lax.dynamic_slice(x, self._start(x, place, axis), sizes)
+
+    def put(self, x, block, place):
+        """Return x with one block written."""
+        return jax.lax.dynamic_update_slice(
+            x, block.astype(x.dtype), self._start(x, place, self.axis)
+        )
+
+    def _start(self, x, place, axis):
         group, chunk = place
         starts = [0] * x.ndim
-        starts[0], starts[axis] = group * rows, chunk * size
+        starts[0], starts[axis] = group * self.rows, chunk * self.size
         return starts
 
-    def cut(x, place, axis=axis):
-        sizes = list(x.shape)
-        sizes[0], sizes[axis] = rows, size
-        return jax.lax.dynamic_slice(x, start(x, place, axis), sizes)
+    def loop(self, reset, chunk, state, carry, backwards=False):
+        """Call chunk(place, state of some rows, carry) at all places -> (state, carry)."""
+        groups, count = self.counts(reset)
 
-    def put(x, part, place):
-        return jax.lax.dynamic_update_slice(x, part.astype(x.dtype), start(x, place, axis))
-
-    def over(reset, chunk, state, carry, backwards=False):
-        """chunk(place, state of some rows, carry) over all places -> (state, carry)."""
-        groups, count = reset.shape[0] // rows, reset.shape[1] // size
-
-        def rows_of(group, carry):
+        def loop_over_chunks(group, carry):
             state, carry = carry
 
             def one(i, inner):
                 return chunk((group, count - 1 - i if backwards else i), *inner)
 
             some = jax.tree.map(
-                lambda x: jax.lax.dynamic_slice_in_dim(x, group * rows, rows), state
+                lambda x: jax.lax.dynamic_slice_in_dim(x, group * self.rows, self.rows), state
             )
             some, carry = jax.lax.fori_loop(0, count, one, (some, carry))
             state = jax.tree.map(
-                lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, group * rows, 0),
+                lambda x, part: jax.lax.dynamic_update_slice_in_dim(x, part, group * self.rows, 0),
                 state,
                 some,
             )
             return state, carry
 
         if groups == 1:
-            return rows_of(0, (state, carry))
-        return jax.lax.fori_loop(0, groups, rows_of, (state, carry))
-
-    @jax.custom_vjp
-    def run(state, tokens, reset, params):
-        return forward(state, tokens, reset, params)[0]
-
-    def forward(state, tokens, reset, params):
-        groups, count = reset.shape[0] // rows, reset.shape[1] // size
-
-        def parts(place):
-            return _once(tuple(cut(x, place) for x in tokens)), cut(reset, place, 1)
-
-        def first():
-            some = jax.tree.map(lambda x: x[:rows], state)
-            return body(some, *parts((0, 0)), params, None)
-
-        (some, y), kept = jax.eval_shape(first)
-
-        def chunk(place, state, carry):
-            ys, borders, keeps = carry
-            borders = _store(borders, state, place)
-            (state, y), kept = body(state, *parts(place), params, None)
-            return state, (put(ys, y, place), borders, _store(keeps, kept, place))
-
-        shape = list(y.shape)
-        shape[0], shape[axis] = reset.shape[0], count * size
-        empty = [
-            jax.tree.map(lambda x: jax.lax.empty((groups, count, *x.shape), x.dtype), z)
-            for z in (some, kept)
-        ]
-        carry = (jax.lax.empty(tuple(shape), y.dtype), *empty)
-        state, (ys, *kept) = over(reset, chunk, state, carry)
-        return (state, ys), (tokens, reset, params, *name_borders(tuple(kept)))
-
-    def backward(saved, cotangents):
-        tokens, reset, params, borders, keeps = saved
-        d_state, d_ys = cotangents
-
-        def chunk(place, d_state, carry):
-            d_tokens, d_params = carry
-            entered, kept = _once(jax.tree.map(lambda all: _take(all, place), (borders, keeps)))
-
-            def again(state, tokens, params):
-                return body(state, tokens, cut(reset, place, 1), params, kept)[0]
-
-            parts, d_y = _once((tuple(cut(x, place) for x in tokens), cut(d_ys, place)))
-            _, back = jax.vjp(again, entered, parts, params)
-            d_state, d_parts, more = back((d_state, d_y))
-            pairs = zip(d_tokens, d_parts, strict=True)
-            d_tokens = tuple(put(all, part, place) for all, part in pairs)
-            return d_state, (d_tokens, jax.tree.map(jnp.add, d_params, more))
-
-        d_tokens = tuple(jax.lax.empty(x.shape, x.dtype) for x in tokens)
-        carry = (d_tokens, jax.tree.map(jnp.zeros_like, params))
-        d_state, (d_tokens, d_params) = over(reset, chunk, d_state, carry, backwards=True)
-        return d_state, d_tokens, None, d_params
-
-    run.defvjp(forward, backward)
-    return run
+            return loop_over_chunks(0, (state, carry))
+        return jax.lax.fori_loop(0, groups, loop_over_chunks, (state, carry))
 
 
-def _once(parts):
-    """Or each of the many fusions that want a part reads it from the large array anew."""
+def _forward(body, grid, state, tokens, reset, params):
+    groups, count = grid.counts(reset)
+
+    def read(place):
+        return _barrier(tuple(grid.cut(x, place) for x in tokens)), grid.cut(reset, place, 1)
+
+    def first():
+        some = jax.tree.map(lambda x: x[: grid.rows], state)
+        return body(some, *read((0, 0)), params, None)
+
+    (some, y), kept = jax.eval_shape(first)
+
+    def chunk(place, state, carry):
+        ys, entered, keeps = carry
+        entered = _store(entered, state, place)
+        (state, y), kept = body(state, *read(place), params, None)
+        return state, (grid.put(ys, y, place), entered, _store(keeps, kept, place))
+
+    shape = list(y.shape)
+    shape[0], shape[grid.axis] = reset.shape[0], count * grid.size
+    empty = [
+        jax.tree.map(lambda x: jax.lax.empty((groups, count, *x.shape), x.dtype), z)
+        for z in (some, kept)
+    ]
+    carry = (jax.lax.empty(tuple(shape), y.dtype), *empty)
+    state, (ys, *kept) = grid.loop(reset, chunk, state, carry)
+    return (state, ys), (tokens, reset, params, *name_boundary_states(tuple(kept)))
+
+
+def _backward(body, grid, saved, cotangents):
+    tokens, reset, params, states, keeps = saved
+    d_state, d_ys = cotangents
+
+    def chunk(place, d_state, carry):
+        d_tokens, d_params = carry
+        entered, kept = _barrier(jax.tree.map(lambda all: _take(all, place), (states, keeps)))
+
+        def replay(state, tokens, params):
+            return body(state, tokens, grid.cut(reset, place, 1), params, kept)[0]
+
+        parts, d_y = _barrier((tuple(grid.cut(x, place) for x in tokens), grid.cut(d_ys, place)))
+        _, back = jax.vjp(replay, entered, parts, params)
+        d_state, d_parts, more = back((d_state, d_y))
+        pairs = zip(d_tokens, d_parts, strict=True)
+        d_tokens = tuple(grid.put(all, part, place) for all, part in pairs)
+        return d_state, (d_tokens, jax.tree.map(jnp.add, d_params, more))
+
+    d_tokens = tuple(jax.lax.empty(x.shape, x.dtype) for x in tokens)
+    carry = (d_tokens, jax.tree.map(jnp.zeros_like, params))
+    d_state, (d_tokens, d_params) = grid.loop(reset, chunk, d_state, carry, backwards=True)
+    return d_state, d_tokens, None, d_params
+
+
+def _barrier(parts):
+    """Keep a slice whole: otherwise every fusion that reads it re-reads it from the full array."""
     return jax.lax.optimization_barrier(parts)
 
 

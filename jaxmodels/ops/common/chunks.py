@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-BORDERS = "states at chunk borders"
+BOUNDARY_STATES = "states at chunk boundaries"
 
 
 def to_chunks(x: jax.Array, chunk_size: int) -> jax.Array:
@@ -24,7 +24,7 @@ def to_chunks(x: jax.Array, chunk_size: int) -> jax.Array:
 
 
 def from_chunks(x: jax.Array, time: int) -> jax.Array:
-    """The inverse: (chunks, batch, chunk_size, ...) -> (batch, time, ...)."""
+    """Invert `to_chunks`: (chunks, batch, chunk_size, ...) -> (batch, time, ...)."""
     chunks, batch, chunk_size = x.shape[:3]
     return x.swapaxes(0, 1).reshape(batch, chunks * chunk_size, *x.shape[3:])[:, :time]
 
@@ -44,7 +44,7 @@ def same_segment(ids: jax.Array, *, strict: bool = False) -> jax.Array:
 
 
 def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
-    """Cumulative sum within each segment, as one product with ones and zeros.
+    """Sum cumulatively within each segment, by one matmul with ones and zeros.
 
     Taken over the whole chunk, the sum would round differently with what stood before a reset.
 
@@ -59,14 +59,21 @@ def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
     return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def name_borders(states):
-    """Marks what `recompute_inside` is to keep."""
-    return checkpoint_name(states, BORDERS)
+def masked_exp(exponent: jax.Array, mask: jax.Array) -> jax.Array:
+    """exp of a decay's logarithm where `mask`, else 0; rounding must not make it positive."""
+    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
+
+
+def name_boundary_states(states):
+    """Mark the states that `recompute_inside` keeps."""
+    return checkpoint_name(states, BOUNDARY_STATES)
 
 
 def recompute_inside(function):
-    """`jax.checkpoint`, but the states at chunk borders are kept: the recurrence runs once."""
-    return jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(BORDERS))
+    """`jax.checkpoint`, but the states at chunk boundaries are kept: the recurrence runs once."""
+    return jax.checkpoint(
+        function, policy=jax.checkpoint_policies.save_only_these_names(BOUNDARY_STATES)
+    )
 
 
 def remat_over_time(body, state, inputs, chunk: int, *, time_axis: int):

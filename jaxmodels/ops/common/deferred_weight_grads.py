@@ -1,14 +1,15 @@
 """A `lax.scan` whose weight gradients are formed many steps at a time.
 
 Differentiating a scan over time makes the backward loop add an outer product of a few rows to every
-weight matrix at every step: each matrix travels through memory once more a step, for a product with
-as many rows as the batch. Here the backward loop first collects the cotangents of `chunk` steps and
-then forms one product with batch x chunk rows. Besides, it transposes each matrix once, instead of
-at every step, and it keeps only the carries and the products: everything between two products is
-element-wise, and recomputing it costs less than writing it out for every token. Values and
+weight matrix at every step: each matrix is read and written once per step, for a matmul with as
+many rows as the batch. Here the backward loop first collects the cotangents of `chunk` steps and
+then does one matmul with batch x chunk rows. It also transposes each matrix once, instead of at
+every step, and it keeps only the carries and the results of the matmuls: everything between two
+matmuls is element-wise, and recomputing it costs less than storing it for every token. Values and
 gradients are those of the plain scan.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,16 +31,16 @@ def deferred_scan(
     keep: tuple[str, ...] = (),
     chunk: int = 16,
 ):
-    """Runs `step` over the leading axis of `xs`, like `jax.lax.scan`.
+    """Run `step` over the leading axis of `xs`, like `jax.lax.scan`.
 
     Args:
       step: `step(dot, params, carry, x) -> (carry, y)`, where `dot(name, v)` is `v @ weights[name]`
         in float32 for `v` of shape (batch, inputs). Each name is used exactly once a step.
-      weights: name -> (inputs, outputs), in the dtype the products are to be computed in.
+      weights: name -> (inputs, outputs), in the dtype of the matmuls.
       params: any other differentiable parameters, a pytree.
       carry: pytree, the state before the first step.
       xs: pytree with a leading time axis.
-      keep: names of products to return; the backward pass has them anyway.
+      keep: names of matmuls whose results are returned; the backward pass has them anyway.
       chunk: number of steps whose weight gradients are formed together.
 
     Returns:
@@ -47,93 +48,116 @@ def deferred_scan(
       differentiable with respect to weights, params, carry and xs.
     """
 
-    def plain(weights, params, carry, xs):
-        def body(carry, x):
-            dot, products = _recording_dot(weights)
-            carry, y = step(dot, params, carry, x)
-            return carry, (y, {name: products[name] for name in keep})
+    forward = functools.partial(_forward, step, keep)
 
-        carry, (ys, kept) = jax.lax.scan(body, carry, xs)
-        return carry, ys, kept
+    @jax.custom_vjp
+    def run(*arguments):
+        return forward(arguments, residuals=False)
 
-    run = jax.custom_vjp(plain)
-
-    def fwd(weights, params, carry, xs):
-        arguments = (weights, params, carry, xs)
-        weights, params, carry, xs = jax.tree.map(
+    def run_forward(*arguments):
+        values = jax.tree.map(
             lambda x: x.value, arguments, is_leaf=lambda x: isinstance(x, CustomVJPPrimal)
         )
+        return forward(values, residuals=True)
 
-        def body(carry, x):
-            dot, products = _recording_dot(weights)
-            after, y = step(dot, params, carry, x)
-            return after, (y, carry, products)
-
-        last, (ys, carries, products) = jax.lax.scan(body, carry, xs)
-        kept = {name: products[name] for name in keep}
-        return (last, ys, kept), (weights, params, xs, carries, products)
-
-    def bwd(residual, cotangents):
-        weights, params, xs, carries, products = residual
-        d_carry, d_ys, d_kept = cotangents
-        d_carry = jax.tree.map(_instantiate, d_carry, is_leaf=_is_zero)
-        d_out, fill_zeros = _drop_zeros((d_ys, d_kept))
-        transposed = {name: weight.T for name, weight in weights.items()}
-        integers, floats = _split(xs)
-
-        def one(running, inputs):
-            d_carry, d_params = running
-            integer, x, carry, products, d_out = inputs
-
-            def replay(params, carry, x, taps):
-                seen, recalled = {}, {}
-
-                def dot(name, v):
-                    seen[name] = v.astype(weights[name].dtype)
-                    y = _recalled(v, products[name], transposed[name], taps[name])
-                    recalled[name] = y
-                    return y
-
-                carry, y = step(dot, params, carry, _join(integer, x))
-                return (carry, (y, {name: recalled[name] for name in keep})), seen
-
-            taps = jax.tree.map(jnp.zeros_like, products)
-            _, vjp, seen = jax.vjp(replay, params, carry, x, taps, has_aux=True)
-            more, d_carry, d_x, d_taps = vjp((d_carry, fill_zeros(d_out)))
-            return (d_carry, jax.tree.map(jnp.add, d_params, more)), (d_x, seen, d_taps)
-
-        def several(running, inputs):
-            d_weights, *running = running
-            running, (d_x, seen, d_taps) = jax.lax.scan(one, tuple(running), inputs, reverse=True)
-
-            def add(total, v, d):
-                return total + jnp.einsum(
-                    "tbi,tbo->io", v, d.astype(v.dtype), preferred_element_type=jnp.float32
-                )
-
-            d_weights = {name: add(d_weights[name], seen[name], d_taps[name]) for name in seen}
-            return (d_weights, *running), d_x
-
-        zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
-        running = (zeros, d_carry, jax.tree.map(jnp.zeros_like, params))
-        inputs = (integers, floats, carries, products, d_out)
-        time = jax.tree.leaves(xs)[0].shape[0]
-        size = min(chunk, time)
-        whole = time - time % size
-        tail = []
-        if whole < time:
-            running, d_x = several(running, jax.tree.map(lambda x: x[whole:], inputs))
-            tail = [d_x]
-        parts = jax.tree.map(lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:]), inputs)
-        running, d_x = jax.lax.scan(several, running, parts, reverse=True)
-        d_x = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), d_x)
-        d_x = jax.tree.map(lambda *x: jnp.concatenate(x), d_x, *tail)
-        d_weights, d_carry, d_params = running
-        d_weights = {name: d.astype(weights[name].dtype) for name, d in d_weights.items()}
-        return d_weights, d_params, d_carry, _join(jax.tree.map(_no_gradient, integers), d_x)
-
-    run.defvjp(fwd, bwd, symbolic_zeros=True)
+    run.defvjp(run_forward, functools.partial(_backward, step, keep, chunk), symbolic_zeros=True)
     return run(weights, params, carry, xs)
+
+
+def _forward(step, keep, arguments, residuals):
+    """Run the scan -> (carry, ys, kept), and with `residuals` what `_backward` reads."""
+    weights, params, carry, xs = arguments
+
+    def body(carry, x):
+        dot, products = _recording_dot(weights)
+        after, y = step(dot, params, carry, x)
+        if residuals:
+            return after, (y, carry, products)
+        return after, (y, {name: products[name] for name in keep})
+
+    last, (ys, *rest) = jax.lax.scan(body, carry, xs)
+    if not residuals:
+        return last, ys, *rest
+    carries, products = rest
+    kept = {name: products[name] for name in keep}
+    return (last, ys, kept), (weights, params, xs, carries, products)
+
+
+def _backward(step, keep, chunk, residuals, cotangents):
+    """Scan backwards over chunks of steps, the weight gradients of each chunk in one matmul."""
+    weights, params, xs, carries, products = residuals
+    d_carry, d_ys, d_kept = cotangents
+    d_carry = jax.tree.map(_instantiate, d_carry, is_leaf=_is_zero)
+    d_out, fill_zeros = _drop_zeros((d_ys, d_kept))
+    back = _step_backward(step, keep, weights, params, fill_zeros)
+    integers, floats = _split(xs)
+
+    def back_over_chunk(running, inputs):
+        d_weights, *running = running
+        running, (d_x, seen, d_taps) = jax.lax.scan(back, tuple(running), inputs, reverse=True)
+
+        def add(total, v, d):
+            return total + jnp.einsum(
+                "tbi,tbo->io", v, d.astype(v.dtype), preferred_element_type=jnp.float32
+            )
+
+        d_weights = {name: add(d_weights[name], seen[name], d_taps[name]) for name in seen}
+        return (d_weights, *running), d_x
+
+    zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
+    running = (zeros, d_carry, jax.tree.map(jnp.zeros_like, params))
+    inputs = (integers, floats, carries, products, d_out)
+    running, d_x = _scan_chunks_backwards(back_over_chunk, running, inputs, chunk)
+    d_weights, d_carry, d_params = running
+    d_weights = {name: d.astype(weights[name].dtype) for name, d in d_weights.items()}
+    return d_weights, d_params, d_carry, _join(jax.tree.map(_no_gradient, integers), d_x)
+
+
+def _step_backward(step, keep, weights, params, fill_zeros):
+    """Return the body of the backward scan, which replays one step and differentiates it.
+
+    The body gives ((gradients of the carry and, so far, of params), (gradient of x, inputs of the
+    matmuls, cotangents of the matmuls)).
+    """
+    transposed = {name: weight.T for name, weight in weights.items()}
+
+    def back(running, inputs):
+        d_carry, d_params = running
+        integer, x, carry, products, d_out = inputs
+
+        def replay(params, carry, x, taps):
+            seen, replayed = {}, {}
+
+            def dot(name, v):
+                seen[name] = v.astype(weights[name].dtype)
+                y = _replayed_matmul(v, products[name], transposed[name], taps[name])
+                replayed[name] = y
+                return y
+
+            carry, y = step(dot, params, carry, _join(integer, x))
+            return (carry, (y, {name: replayed[name] for name in keep})), seen
+
+        taps = jax.tree.map(jnp.zeros_like, products)
+        _, vjp, seen = jax.vjp(replay, params, carry, x, taps, has_aux=True)
+        more, d_carry, d_x, d_taps = vjp((d_carry, fill_zeros(d_out)))
+        return (d_carry, jax.tree.map(jnp.add, d_params, more)), (d_x, seen, d_taps)
+
+    return back
+
+
+def _scan_chunks_backwards(back_over_chunk, running, inputs, chunk):
+    """Scan `inputs` backwards, `chunk` steps at a time, the shorter rest first."""
+    time = jax.tree.leaves(inputs)[0].shape[0]
+    size = min(chunk, time)
+    whole = time - time % size
+    tail = []
+    if whole < time:
+        running, d_x = back_over_chunk(running, jax.tree.map(lambda x: x[whole:], inputs))
+        tail = [d_x]
+    parts = jax.tree.map(lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:]), inputs)
+    running, d_x = jax.lax.scan(back_over_chunk, running, parts, reverse=True)
+    d_x = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), d_x)
+    return running, jax.tree.map(lambda *x: jnp.concatenate(x), d_x, *tail)
 
 
 def _recording_dot(weights):
@@ -153,22 +177,22 @@ def _product(x, weight):
 
 
 @jax.custom_vjp
-def _recalled(v, product, weight_t, tap):
-    """The known value of v @ weight; its backward pass sends the cotangent to `v` and to `tap`."""
+def _replayed_matmul(v, product, weight_t, tap):
+    """Return the known value of v @ weight; the cotangent goes to `v` and to `tap`."""
     del v, weight_t, tap
     return product
 
 
-def _recalled_fwd(v, product, weight_t, tap):
+def _replayed_matmul_fwd(v, product, weight_t, tap):
     return product, (weight_t, jnp.zeros((0,), v.dtype))
 
 
-def _recalled_bwd(residual, g):
+def _replayed_matmul_bwd(residual, g):
     weight_t, like_v = residual
     return _product(g, weight_t).astype(like_v.dtype), None, None, g
 
 
-_recalled.defvjp(_recalled_fwd, _recalled_bwd)
+_replayed_matmul.defvjp(_replayed_matmul_fwd, _replayed_matmul_bwd)
 
 
 def _is_zero(x):

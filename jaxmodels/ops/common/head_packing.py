@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.common.chunk_loop import chunk_loop
+from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
 from jaxmodels.ops.common.triangular import unit_lower_inverse
 
 LANES = 128
-FAST = 2**19  # entries of a chunk's array, of which some dozens fit into a TPU's fast memory
+VMEM_ENTRIES = 2**19  # of a chunk's array, of which some dozens fit into a TPU's VMEM
 PRECISION = jax.lax.Precision.HIGH  # three passes of bfloat16 on a TPU, 16 bits; exact elsewhere
 
 
-def by_platform(run, heads: int, widest: int, pack: int | None, *arguments):
+def platform_dispatch(run, heads: int, widest: int, pack: int | None, *arguments):
     """run(pack, *arguments); pack None: 1 on a CPU, elsewhere as many heads as fill the lanes.
 
     Args:
@@ -55,11 +55,10 @@ def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
       (state after the last token, y (B, T, H, V)).
     """
     batch = reset.shape[0]
-    entries = size * tokens[0][0, 0].size
-    rows = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= FAST]
-    turned = functools.partial(map, functools.partial(_together, pack))
+    rows = rows_within(batch, size * tokens[0][0, 0].size, VMEM_ENTRIES)
+    turned = functools.partial(map, functools.partial(_pack, pack))
     body, axis = functools.partial(chunk, pack), 2
-    if pack == 1:  # a CPU turns what it has in its cache, a TPU what leaves a product
+    if pack == 1:  # a CPU transposes what is in its cache, a TPU what leaves a matmul
 
         def body(state, tokens, reset, shared, kept):
             (state, y), kept = chunk(1, state, tuple(turned(tokens)), reset, shared, kept)
@@ -68,18 +67,18 @@ def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
         axis = 1
     state, y = chunk_loop(
         body,
-        _state_together(pack, state),
+        _pack_state(pack, state),
         tokens if pack == 1 else tuple(turned(tokens)),
         reset,
-        jax.tree.map(lambda x: _together(pack, x[None, None]), shared),
+        jax.tree.map(lambda x: _pack(pack, x[None, None]), shared),
         chunk_size=size,
         time_axis=axis,
-        rows=max(rows, default=1),
+        rows=rows,
     )
-    return _state_apart(pack, state), y if pack == 1 else _apart(pack, y)
+    return _unpack_state(pack, state), y if pack == 1 else _unpack(pack, y)
 
 
-def _together(pack, x):
+def _pack(pack, x):
     """(B, T, H, size) -> (B, M, T, P size); (B, T, H) -> (B, 1, T, H)."""
     if x.ndim == 3:
         return x[:, None]
@@ -87,13 +86,13 @@ def _together(pack, x):
     return x.reshape(batch, time, heads // pack, pack * size).swapaxes(1, 2)
 
 
-def _apart(pack, x):
+def _unpack(pack, x):
     """(B, M, T, P size) -> (B, T, H, size)."""
     batch, packs, time, lanes = x.shape
     return x.swapaxes(1, 2).reshape(batch, time, packs * pack, lanes // pack)
 
 
-def _state_together(pack, state):
+def _pack_state(pack, state):
     """(B, H, K, V) -> (B, M, P K, P V), heads on the diagonal."""
     batch, heads, keys, values = state.shape
     state = state.reshape(batch, heads // pack, pack, keys, values)
@@ -104,15 +103,15 @@ def _state_together(pack, state):
     return jnp.concatenate([jnp.concatenate(row, -1) for row in rows], -2)
 
 
-def _state_apart(pack, state):
-    """The inverse of `_state_together`."""
+def _unpack_state(pack, state):
+    """Invert `_pack_state`."""
     batch, packs, keys, values = state.shape
     state = state.reshape(batch, packs, pack, keys // pack, pack, values // pack)
     state = jnp.stack([state[:, :, p, :, p] for p in range(pack)], 2)
     return state.reshape(batch, packs * pack, keys // pack, values // pack)
 
 
-def on_diagonal(pack: int, state):
+def block_diagonal(pack: int, state):
     """A pack's state without what stands between two heads."""
     if pack == 1:
         return state

@@ -1,9 +1,9 @@
-"""What the kernels for a TPU have in common: how they are called, and how they multiply.
+"""The building blocks of the Pallas TPU kernels: calls, block specs and matmuls.
 
-A kernel keeps in fast memory what XLA sends to the large one between two operations. On other
-platforms it is interpreted, which is for tests: there XLA's own forms are the fast ones. A kernel
-runs on one device; over several, call it under `jax.pmap` or `jax.shard_map`, as XLA divides no
-kernel by itself.
+A kernel keeps in VMEM what XLA writes to HBM between two operations. On other platforms it is
+interpreted, which is for tests: there the XLA implementations are the fast ones. A kernel runs on
+one device; on several, call it under `jax.pmap` or `jax.shard_map`, as XLA partitions no kernel by
+itself.
 """
 
 import functools
@@ -16,15 +16,15 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
 SUBLANES, LANES = 8, 128  # of a register
-FAST_MEMORY = 32 * 2**20  # bytes a kernel may use: a quarter of a v5e; what they reserve XLA lacks
+VMEM_BYTES = 32 * 2**20  # a kernel may use: a quarter of a v5e; what they reserve XLA lacks
 
 
 def kernel_call(body, name, *, semantics, **options):
-    """`pallas_call` compiled on a TPU and interpreted on other platforms.
+    """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
 
     Args:
-      body: called as body(*references, exact=bool); `exact` is what `dot` and `chosen` want, True
-        where products of float32 are just that.
+      body: called as body(*references, exact=bool); `exact` is passed on to `dot` and
+        `select_matmul`, True where float32 matmuls are exact (interpret mode).
       name: in profiles, and in what the compiler writes.
       semantics: of each axis of the grid, "parallel" or "arbitrary" (in order).
       options: of `pallas_call`.
@@ -36,7 +36,7 @@ def kernel_call(body, name, *, semantics, **options):
             name=name,
             interpret=interpret,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=semantics, vmem_limit_bytes=FAST_MEMORY
+                dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
             ),
             **options,
         )
@@ -47,8 +47,32 @@ def kernel_call(body, name, *, semantics, **options):
     return call
 
 
-def blocks_of(count: int, size: int, most: int) -> tuple[int, int]:
-    """How `count` things of `size` lanes each are cut into blocks of `most` lanes or fewer.
+def float32_array(*dims: int) -> jax.ShapeDtypeStruct:
+    """Describe a float32 output of a kernel."""
+    return jax.ShapeDtypeStruct(dims, jnp.float32)
+
+
+def specs_over_time(blocks: int, axis: int, *, backwards: bool):
+    """Return spec(block, at), a `BlockSpec` of a grid whose axis `axis` goes through time.
+
+    Args:
+      blocks: of time.
+      axis: of the grid.
+      backwards: the grid starts with the last block; `at` is given the block's place in time.
+    """
+
+    def spec(block, at):
+        def place(*grid):
+            time = blocks - 1 - grid[axis] if backwards else grid[axis]
+            return at(*grid[:axis], time, *grid[axis + 1 :])
+
+        return pl.BlockSpec(block, place)
+
+    return spec
+
+
+def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:
+    """Cut `count` things of `size` lanes each into blocks of `most` lanes or fewer.
 
     Returns:
       (things a block: all of them, or a number that fills registers; how many things fill the
@@ -63,13 +87,13 @@ def blocks_of(count: int, size: int, most: int) -> tuple[int, int]:
     return block, -(-count // block) * block
 
 
-def chunks_of(chunk_size: int, time: int) -> int:
-    """Tokens a chunk: all there are, or `chunk_size` rounded up to whole registers."""
+def aligned_chunk_size(chunk_size: int, time: int) -> int:
+    """Return tokens per chunk: all of them, or `chunk_size` rounded up to whole registers."""
     return min(time, -(-chunk_size // SUBLANES) * SUBLANES)
 
 
-def eights(x: jax.Array) -> jax.Array:
-    """(c, lanes) summed over every eighth row: (8, lanes), without a sum inside a register."""
+def sum_row_groups(x: jax.Array) -> jax.Array:
+    """Sum (c, lanes) over every eighth row: (8, lanes), without a sum inside a register."""
     return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
 
 
@@ -104,26 +128,26 @@ dot.defvjp(_dot_forward, _dot_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def chosen(exact: bool, parts: int, side: str, choice: jax.Array, x: jax.Array) -> jax.Array:
+def select_matmul(exact: bool, parts: int, side: str, choice: jax.Array, x: jax.Array) -> jax.Array:
     """choice @ x (`side` "left") or x @ choice ("right") for a matrix of zeros and ones.
 
     x in float32, to 8 bits a part, 24 of 3; the choice has no gradient.
     """
-    return _chosen(exact, parts, side, 0, choice, x)
+    return _select_matmul(exact, parts, side, 0, choice, x)
 
 
-def _chosen_forward(exact, parts, side, choice, x):
-    return chosen(exact, parts, side, choice, x), choice
+def _select_matmul_forward(exact, parts, side, choice, x):
+    return select_matmul(exact, parts, side, choice, x), choice
 
 
-def _chosen_backward(exact, parts, side, choice, g):
-    return None, _chosen(exact, parts, side, 1, choice, g)
+def _select_matmul_backward(exact, parts, side, choice, g):
+    return None, _select_matmul(exact, parts, side, 1, choice, g)
 
 
-chosen.defvjp(_chosen_forward, _chosen_backward)
+select_matmul.defvjp(_select_matmul_forward, _select_matmul_backward)
 
 
-def _chosen(exact, parts, side, transposed, choice, x):
+def _select_matmul(exact, parts, side, transposed, choice, x):
     pieces = [x] if exact else _split(x, parts)
     choice = choice.astype(pieces[0].dtype)
     if side == "left":
@@ -145,11 +169,11 @@ def _contract(over, x, y):
     return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)
 
 
-def side_by_side(function, arguments):
-    """[function(*each) for each of the arguments], one operation after the other for all of them.
+def interleave(function, arguments):
+    """Return [function(*each) for each of the arguments], traced in lockstep.
 
-    By and large a TPU's compiler keeps the order that a kernel's operations come in. What waits for
-    its last product lets the others go ahead this way.
+    Each operation is issued for all arguments before the next one: Mosaic by and large keeps the
+    order of a kernel's operations, so that one chain computes while another waits for a matmul.
 
     Args:
       function: of pytrees of arrays, to a pytree of arrays.

@@ -1,7 +1,7 @@
-"""silu(z) = z sigmoid(z), alone and as a gate, in a form that XLA's CPU compiler computes once.
+"""silu(z) = z sigmoid(z), alone and as a gate, in a form that XLA:CPU computes once.
 
-That compiler computes cheap operations again for each of their readers, with all the cheap
-operations before them, be it a convolution. Divisions it does not; so here a division comes last.
+XLA:CPU fuses cheap operations, and all cheap operations before them, into each of their consumers,
+be it a convolution. It does not fuse divisions so; here a division comes last.
 """
 
 import jax
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def silu(z: jax.Array) -> jax.Array:
-    """z / (1 + exp(-z)), of any shape."""
+    """Return z / (1 + exp(-z)), of any shape."""
     return z / (1.0 + jnp.exp(-z))
 
 
 def _slope(z):
-    """Of silu, as numerator and denominator; exp(-z) may be infinite."""
+    """Return numerator and denominator of silu's derivative; exp(-z) may be infinite."""
     below = 1.0 + jnp.exp(-z)
     return 1.0 + z * (1.0 - 1.0 / below), below
 
@@ -34,7 +34,7 @@ silu.defvjp(_silu_forward, _silu_backward)
 
 @jax.custom_vjp
 def gated(y: jax.Array, z: jax.Array) -> jax.Array:
-    """y silu(z), both of one shape."""
+    """Return y silu(z), both of one shape."""
     return y * z / (1.0 + jnp.exp(-z))
 
 

@@ -1,12 +1,26 @@
-"""Each token mixed with the one before it, in several proportions at once (SYSTEMS 7.1)."""
+"""RWKV's token shift (SYSTEMS 7.1): the previous token, and mixtures of it with the token."""
 
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+
+
+def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> jax.Array:
+    """Return the previous token of each token, (batch, time, width).
+
+    Args:
+      xs: (batch, time, width).
+      before: (batch, width), the token before the first.
+      reset: bool (batch, time) or None; where True there is no token before, which reads as 0.
+    """
+    previous = jnp.concatenate([before[:, None], xs[:, :-1]], 1)
+    return previous if reset is None else jnp.where(reset[..., None], 0.0, previous)
+
 
 @jax.custom_vjp
 def token_mix(x: jax.Array, before: jax.Array, mix: jax.Array) -> tuple[jax.Array, ...]:
-    """x + (before - x) * mu for each mu, in float32.
+    """Return x + (before - x) * mu for each mu, in float32.
 
     The gradients of all mixtures are added up in one pass. Left to itself, the derivative weighs
     each of them by its mu first, in an array of its own, and reads all of those three times.
@@ -22,21 +36,18 @@ def token_mix(x: jax.Array, before: jax.Array, mix: jax.Array) -> tuple[jax.Arra
 
 
 def _forward(x, before, mix):
-    mixed = tuple(x + (before - x) * mu for mu in _rows(mix, x))
-    return mixed, (x, before, mix)
+    weights = [broadcast_to_last_axis(mu, x) for mu in mix]
+    return tuple(x + (before - x) * mu for mu in weights), (x, before, mix)
 
 
 def _backward(saved, cotangents):
     x, before, mix = saved
-    d_before = sum(d * mu for d, mu in zip(cotangents, _rows(mix, x), strict=True))
+    weights = [broadcast_to_last_axis(mu, x) for mu in mix]
+    d_before = sum(d * mu for d, mu in zip(cotangents, weights, strict=True))
     d_x, d_before = jax.lax.optimization_barrier((sum(cotangents) - d_before, d_before))
     tokens = tuple(range(x.ndim - 1))
     d_mix = [jnp.sum(d * (before - x), tokens) for d in cotangents]
     return d_x, d_before, jnp.stack(d_mix)
-
-
-def _rows(mix, x):
-    return [mu.reshape((1,) * (x.ndim - 1) + (-1,)) for mu in mix]
 
 
 token_mix.defvjp(_forward, _backward)

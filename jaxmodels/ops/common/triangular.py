@@ -1,4 +1,4 @@
-"""The inverse of a unit lower-triangular matrix, by matrix products alone."""
+"""The inverse of a unit lower-triangular matrix, by matmuls alone."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ def unit_lower_inverse(strict: jax.Array) -> jax.Array:
 
     Neighbouring blocks on the diagonal are joined until one is left: if X and Z are the inverses of
     two of them and B is what stands below the first, Z B X is what is missing. Up to blocks of 16
-    all joins of a size are one product of 16 x 16 matrices, then of the blocks themselves. That is
-    2 log2 c products, where substitution takes c dependent steps, and as accurate. (The product
+    all joins of a size are one matmul of 16 x 16 matrices, then of the blocks themselves. That is
+    2 log2 c matmuls, where substitution takes c dependent steps, and as accurate. (The product
     (I + A)(I + A^2)(I + A^4)... is not: its powers grow to thousands and cancel when keys repeat.)
 
     The derivative is X dA X, for X the result.
@@ -44,7 +44,7 @@ def _derivative(primals, tangents):
 
 
 def _inverse_of_blocks(a):
-    """The same for (..., 16, 16), by masks."""
+    """Return (I - a)^-1 of strictly lower-triangular blocks a (..., 16, 16), by masks."""
     i = np.arange(BLOCK)
 
     def below(size):  # what stands below the first of each two blocks of this size

@@ -1,4 +1,4 @@
-"""Hints for XLA's CPU compiler, which makes one loop of many operations without asking the price.
+"""Workarounds for XLA:CPU, which fuses aggressively without a cost model.
 
 None of them changes a value. What they are worth was measured on the training step of `eval.bench`.
 """
@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 
 
-def renewed(values, with_each):
-    """The values, as if they changed whenever the small array `with_each` does.
+def depend_on(values, with_each):
+    """Return the values as if they changed whenever the small array `with_each` does.
 
-    What does not change is taken out of a loop: a constant or a mask becomes an array as large as
-    those it meets inside, which the loop then reads from memory at every turn.
+    Otherwise XLA hoists what does not change out of a loop: a constant or a mask becomes an array
+    as large as those it meets inside, and the loop reads it from memory on every iteration.
     """
     return jax.lax.optimization_barrier((values, with_each))[0]
 
 
-def rows(*vectors: jax.Array) -> list[jax.Array]:
-    """The vectors, (n,) each, in memory of their own.
+def materialize_rows(*vectors: jax.Array) -> list[jax.Array]:
+    """Return the vectors, (n,) each, in memory of their own.
 
-    In a loop over layers, a vector of parameters is a place in an array of all layers, looked up
-    for every element that it is multiplied with, one by one. A product with the identity is not.
+    Inside a scan over layers, XLA:CPU indexes into the stacked parameter array once per element.
+    Multiplying by the identity materialises the vectors once.
     """
     table = jnp.stack(vectors * (2 if len(vectors) == 1 else 1))
 

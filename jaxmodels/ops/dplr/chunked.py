@@ -27,60 +27,35 @@ def dplr_step(state, r, log_w, k, v, a, b):
     return state, jnp.einsum("bhk,bhkv->bhv", r, state)
 
 
-def dplr_chunked(state, r, log_w, k, v, a, b, reset=None, *, chunk_size=64, pack=None):
-    """The same over (B, T, H, ...), `chunk_size` tokens at a time.
+def dplr_chunked(mix, state, tokens, shared, reset=None, *, chunk_size=64, pack=None):
+    """The recurrence over (B, T, ...), `chunk_size` tokens at a time, in XLA; see `ops.dplr.dplr`.
 
     Decays are factored, exp(g_t - g_i) = exp(g_t - s) exp(s - g_i), which is safe because RWKV-7
     bounds them: log_w >= -e^{-1/2}. With s half of what a chunk can lose, both factors stay within
     exp(+-20) at 64 tokens. (A shift read off the data would let the future round the past.)
 
     Args:
-      state: (B, H, K, V), before the first token.
-      r, log_w, k, a, b: (B, T, H, K); log_w in [-0.6066, 0].
-      v: (B, T, H, V).
-      reset: bool (B, T) or None.
-      chunk_size: at most 128.
+      mix, state, tokens, shared, reset, chunk_size: see `ops.dplr.dplr`.
       pack: P; None means 1 on a CPU, elsewhere as many as fill 128 lanes.
 
     Returns:
-      (state after the last token, y (B, T, H, V)).
+      (state after the last token, y (B, T, H V)).
     """
-
-    def mix(recur, tokens, shared, head_sum):
-        return recur(*tokens)
-
-    tokens = (r, log_w, k, v, a, b)
-    return dplr_mixed(mix, state, tokens, {}, reset, chunk_size=chunk_size, pack=pack)
-
-
-def dplr_mixed(mix, state, tokens, shared, reset=None, *, chunk_size=64, pack=None):
-    """`dplr_chunked` with what stands around it computed in the chunk, where it is cheap.
-
-    Args:
-      mix: called as mix(recur, tokens, shared, head_sum) with parts of the arguments in one common
-        layout, whatever it is, heads along the last axis; returns (state, y). It calls
-        recur(r, log_w, k, v, a, b) -> (state, y) once; head_sum(x) is the sum over each head, ready
-        to be multiplied with x.
-      state: (B, H, K, V), before the first token.
-      tokens: tuple of (B, T, H, size).
-      shared: pytree of vectors (H, size), the same for all tokens.
-      reset, chunk_size, pack: see `dplr_chunked`.
-
-    Returns:
-      (state after the last token, y (B, T, H, V)).
-    """
-    batch, time, heads = tokens[0].shape[:3]
+    batch, time = tokens[0].shape[:2]
+    heads = state.shape[1]
+    tokens = tuple(x.reshape(batch, time, heads, -1) for x in tokens)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
     tokens = tuple(x.astype(jnp.float32) for x in tokens)
     chunk = functools.partial(_chunk, mix)
     run = functools.partial(head_packing.in_chunks, chunk, min(chunk_size, time))
     arguments = (state.astype(jnp.float32), tokens, shared, reset)
-    return head_packing.by_platform(run, heads, max(state.shape[2:]), pack, *arguments)
+    state, y = head_packing.platform_dispatch(run, heads, max(state.shape[2:]), pack, *arguments)
+    return state, y.reshape(batch, time, -1)
 
 
 def _chunk(mix, pack, state, tokens, reset, shared, kept):
-    """One chunk, as `chunk_loop` wants it; kept: the inverse."""
+    """Compute one chunk, a body of `chunk_loop`; kept: the inverse."""
     keeps = []
 
     def recur(*inputs):
@@ -97,7 +72,7 @@ def _recur(pack, state, inputs, reset, inverse):
     size = r.shape[2]
     ids = segment_ids(reset)
     first = (ids == 0)[:, None, :, None]
-    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document goes on after the chunk
+    last = (ids[:, -1:] == ids)[:, None, :, None]  # tokens whose document continues after the chunk
     carried = (ids[:, -1] == 0)[:, None, None, None]
     visible, earlier = same_segment(ids)[:, None], same_segment(ids, strict=True)[:, None]
 
@@ -130,5 +105,7 @@ def _recur(pack, state, inputs, reset, inverse):
     k_end, b_end = (jnp.where(last, x, 0.0).swapaxes(2, 3) for x in (k_out, b_out))
     written = head_packing.product(k_end, v) + head_packing.product(b_end, u)
     kept = jnp.where(carried, entering, 0.0)
-    state = jnp.exp(end - middle).swapaxes(2, 3) * (kept + head_packing.on_diagonal(pack, written))
+    state = jnp.exp(end - middle).swapaxes(2, 3) * (
+        kept + head_packing.block_diagonal(pack, written)
+    )
     return state, y, inverse

@@ -1,18 +1,16 @@
-"""The recurrence of RWKV-7 as a kernel for a TPU, with all that stands around it in a chunk.
+"""The recurrence of RWKV-7 as a Pallas TPU kernel, with the element-wise work around it.
 
     S_t = diag(w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T ;   y_t = S_t^T r_t
 
-The chunk form of `chunked.py`, of one row and of heads that fill 128 lanes: nothing of it leaves
-fast memory but y, the states between chunks and the inverse that the backward pass needs again,
-which runs the chunk once more and differentiates it there. Heads lie side by side in packs; what
-multiplies from the right has each head's lanes in rows of its own (`head_packing.py`). States are
-transposed, so that decays lie along the lanes.
+The chunk form of `chunked.py`, of one row and of heads that fill 128 lanes. Only y, the states
+between chunks and the inverse leave VMEM; the backward pass reads the inverse, replays the chunk
+and differentiates it there. Heads lie side by side in packs; what multiplies from the right has
+each head's lanes in rows of its own (`head_packing.py`). States are transposed, so that decays lie
+along the lanes.
 
 Shapes: B batch, T time, H heads, N head size, C = H N, c chunk size, n chunks, P heads of a pack,
 M = H / P packs.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,31 +18,30 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxmodels.ops.common.chunks import segment_ids
-from jaxmodels.ops.common.pallas_tpu import LANES, blocks_of, chunks_of, kernel_call, side_by_side
+from jaxmodels.ops.common.pallas_tpu import (
+    LANES,
+    aligned_chunk_size,
+    float32_array,
+    interleave,
+    kernel_call,
+    lane_blocks,
+    specs_over_time,
+)
 from jaxmodels.ops.dplr.pallas_chunk import Chunk, Sizes, masks_of
 
-PACKS = 4  # of a block: while one waits for a product, the others compute
+PACKS = 4  # of a block: while one waits for a matmul, the others compute
 
 
-def dplr_kernel(mix, state, tokens, shared, reset=None, *, chunk_size=64):
-    """`dplr_mixed` on a TPU; elsewhere the same kernel, interpreted.
+def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
+    """Run the recurrence as a TPU kernel, interpreted on other platforms; see `ops.dplr.dplr`.
 
-    Args:
-      mix: see `dplr_mixed`; its arrays are (c, P N) and its vectors (1, P N).
-      state: (B, H, N, N), key by value, before the first token.
-      tokens: tuple of (B, T, C).
-      shared: pytree of vectors (C,).
-      reset: bool (B, T) or None.
-      chunk_size: at most 128.
-
-    Returns:
-      (state after the last token, y (B, T, C)).
+    Keys and values have one size, N. The arrays that `mix` sees are (c, P N), its vectors (1, P N).
     """
     batch, time, width = tokens[0].shape
     heads, head = state.shape[1:3]
     pack = min(max(LANES // head, 1), heads)
-    packs, filled = blocks_of(-(-heads // pack), pack * head, PACKS * pack * head)
-    size = chunks_of(chunk_size, time)
+    packs, filled = lane_blocks(-(-heads // pack), pack * head, PACKS * pack * head)
+    size = aligned_chunk_size(chunk_size, time)
     sizes = Sizes(size, head, pack, packs)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
@@ -56,7 +53,7 @@ def dplr_kernel(mix, state, tokens, shared, reset=None, *, chunk_size=64):
     tokens = tuple(map(padded, tokens))
     reset = jnp.pad(reset, [(0, 0), (0, -time % size)])
     ids = segment_ids(reset.reshape(batch, -1, size))  # (B, n, c)
-    shared = jax.tree.map(lambda x: jnp.pad(x, (0, fill * head))[None], shared)
+    shared = jax.tree.map(lambda x: jnp.pad(x.reshape(-1), (0, fill * head))[None], shared)
     packed = jnp.pad(state.astype(jnp.float32), [(0, 0), (0, fill), (0, 0), (0, 0)])
     packed = packed.reshape(batch, -1, pack, head, head)
     packed = packed.transpose(0, 1, 4, 2, 3).reshape(batch, -1, head, pack * head)
@@ -75,48 +72,44 @@ def _runner(mix, sizes):
     def forward(state, tokens, shared, ids):
         specs = _Specs(sizes, state, ids, backwards=False)
         flat, tree = jax.tree.flatten(shared)
-        shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        border = (state.shape[0], ids.shape[1], *state.shape[1:])
-        y, state, borders, inverses = kernel_call(
+        boundary = (state.shape[0], ids.shape[1], *state.shape[1:])
+        y, state, boundaries, inverses = kernel_call(
             _forward_kernel(mix, sizes, tree, len(tokens)),
             "dplr_forward",
             grid=specs.grid,
             in_specs=[specs.id_column, specs.id_row, specs.state]
             + [specs.tokens] * len(tokens)
             + [specs.vector] * len(flat),
-            out_specs=[specs.tokens, specs.state, specs.border, specs.inverse],
+            out_specs=[specs.tokens, specs.state, specs.boundary, specs.inverse],
             out_shape=[
-                shape(tokens[0].shape),
-                shape(state.shape),
-                shape(border),
-                shape((*border[:3], sizes.chunk, sizes.pack * sizes.chunk)),
+                float32_array(*tokens[0].shape),
+                float32_array(*state.shape),
+                float32_array(*boundary),
+                float32_array(*boundary[:3], sizes.chunk, sizes.pack * sizes.chunk),
             ],
             scratch_shapes=[pltpu.VMEM((sizes.packs, sizes.head, sizes.lanes), jnp.float32)],
             semantics=("parallel", "parallel", "arbitrary"),
         )(ids[..., None], ids[:, :, None], state, *tokens, *flat)
-        return (y, state), (tokens, shared, ids, borders, inverses)
+        return (y, state), (tokens, shared, ids, boundaries, inverses)
 
     def backward(saved, cotangents):
-        tokens, shared, ids, borders, inverses = saved
+        tokens, shared, ids, boundaries, inverses = saved
         d_y, d_state = cotangents
         specs = _Specs(sizes, d_state, ids, backwards=True)
         flat, tree = jax.tree.flatten(shared)
-        shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-        vectors = [(ids.shape[0], *x.shape) for x in flat]
         d_state, *d_tokens_and_shared = kernel_call(
             _backward_kernel(mix, sizes, tree, len(tokens)),
             "dplr_backward",
             grid=specs.grid,
-            in_specs=[specs.id_column, specs.id_row, specs.state, specs.border, specs.inverse]
+            in_specs=[specs.id_column, specs.id_row, specs.state, specs.boundary, specs.inverse]
             + [specs.tokens] * (len(tokens) + 1)
             + [specs.vector] * len(flat),
             out_specs=[specs.state] + [specs.tokens] * len(tokens) + [specs.row_vector] * len(flat),
-            out_shape=[shape(d_state.shape)]
-            + [shape(tokens[0].shape)] * len(tokens)
-            + [shape(vector) for vector in vectors],
+            out_shape=[float32_array(*x.shape) for x in (d_state, *[tokens[0]] * len(tokens))]
+            + [float32_array(ids.shape[0], *x.shape) for x in flat],
             scratch_shapes=[pltpu.VMEM((sizes.packs, sizes.head, sizes.lanes), jnp.float32)],
             semantics=("parallel", "parallel", "arbitrary"),
-        )(ids[..., None], ids[:, :, None], d_state, borders, inverses, d_y, *tokens, *flat)
+        )(ids[..., None], ids[:, :, None], d_state, boundaries, inverses, d_y, *tokens, *flat)
         d_tokens = tuple(d_tokens_and_shared[: len(tokens)])
         d_flat = [x.sum(0) for x in d_tokens_and_shared[len(tokens) :]]
         return d_state, d_tokens, jax.tree.unflatten(tree, d_flat), None
@@ -128,38 +121,34 @@ def _runner(mix, sizes):
 class _Specs:
     """Grid (row of the batch, block of packs, chunk) and the blocks of each kind of array."""
 
-    def __init__(self, sizes, state, ids, backwards):
+    def __init__(self, sizes, states, ids, backwards):
         chunks = ids.shape[1]
-        self.grid = (state.shape[0], state.shape[1] // sizes.packs, chunks)
+        self.grid = (states.shape[0], states.shape[1] // sizes.packs, chunks)
         lanes = sizes.packs * sizes.lanes
 
-        def spec(block, at):
-            def place(b, m, t):
-                return at(b, m, chunks - 1 - t if backwards else t)
-
-            return pl.BlockSpec(block, place)
-
+        spec = specs_over_time(chunks, 2, backwards=backwards)
         size, packs, pairs = sizes.chunk, sizes.packs, sizes.pack * sizes.chunk
         self.tokens = spec((1, size, lanes), lambda b, m, t: (b, t, m))
         self.id_column = spec((1, 1, size, 1), lambda b, m, t: (b, t, 0, 0))
         self.id_row = spec((1, 1, 1, size), lambda b, m, t: (b, t, 0, 0))
         self.vector = spec((1, lanes), lambda b, m, t: (0, m))
         self.row_vector = spec((1, 1, lanes), lambda b, m, t: (b, 0, m))
-        self.state = spec((1, packs, sizes.head, sizes.lanes), lambda b, m, t: (b, m, 0, 0))
-        self.border = spec((1, 1, packs, sizes.head, sizes.lanes), lambda b, m, t: (b, t, m, 0, 0))
+        state = (packs, sizes.head, sizes.lanes)
+        self.state = spec((1, *state), lambda b, m, t: (b, m, 0, 0))
+        self.boundary = spec((1, 1, *state), lambda b, m, t: (b, t, m, 0, 0))
         self.inverse = spec((1, 1, packs, size, pairs), lambda b, m, t: (b, t, m, 0, 0))
 
 
 def _forward_kernel(mix, sizes, tree, count):
     def kernel(id_column, id_row, start, *refs, exact):
         tokens, shared = refs[:count], refs[count : count + tree.num_leaves]
-        y, final, borders, inverses, states = refs[count + tree.num_leaves :]
+        y, final, boundaries, inverses, states = refs[count + tree.num_leaves :]
 
         @pl.when(pl.program_id(2) == 0)
         def _():
             states[...] = start[0]
 
-        borders[0, 0] = states[...]
+        boundaries[0, 0] = states[...]
         masks = masks_of(sizes, id_column[0, 0], id_row[0, 0])
         chunk = Chunk(sizes, exact, masks)
         arguments = [
@@ -170,7 +159,7 @@ def _forward_kernel(mix, sizes, tree, count):
             )
             for p, at in _places(sizes)
         ]
-        results = side_by_side(lambda *each: chunk.mixed(mix, *each, None), arguments)
+        results = interleave(lambda *each: chunk.mixed(mix, *each, None), arguments)
         for (p, at), ((state, out), inverse) in zip(_places(sizes), results, strict=True):
             states[p], y[0, :, at], inverses[0, 0, p] = state, out, inverse
         final[0] = states[...]
@@ -179,7 +168,7 @@ def _forward_kernel(mix, sizes, tree, count):
 
 
 def _backward_kernel(mix, sizes, tree, count):
-    def kernel(id_column, id_row, d_final, borders, inverses, d_y, *refs, exact):
+    def kernel(id_column, id_row, d_final, boundaries, inverses, d_y, *refs, exact):
         tokens, shared = refs[:count], refs[count : count + tree.num_leaves]
         d_start, *refs = refs[count + tree.num_leaves :]
         d_tokens, d_shared, d_states = refs[:count], refs[count:-1], refs[-1]
@@ -201,7 +190,7 @@ def _backward_kernel(mix, sizes, tree, count):
 
         arguments = [
             (
-                borders[0, 0, p],
+                boundaries[0, 0, p],
                 tuple(x[0, :, at] for x in tokens),
                 jax.tree.unflatten(tree, [x[:, at] for x in shared]),
                 inverses[0, 0, p],
@@ -209,7 +198,7 @@ def _backward_kernel(mix, sizes, tree, count):
             )
             for p, at in _places(sizes)
         ]
-        results = side_by_side(back, arguments)
+        results = interleave(back, arguments)
         for (p, at), (d_state, d_parts, d_vectors) in zip(_places(sizes), results, strict=True):
             d_states[p] = d_state
             for ref, part in zip(d_tokens, d_parts, strict=True):
@@ -222,5 +211,5 @@ def _backward_kernel(mix, sizes, tree, count):
 
 
 def _places(sizes):
-    """The packs of a block and their lanes."""
+    """Return the packs of a block and their lanes."""
     return [(p, slice(p * sizes.lanes, (p + 1) * sizes.lanes)) for p in range(sizes.packs)]

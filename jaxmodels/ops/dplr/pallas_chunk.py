@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.pallas_tpu import chosen, dot
+from jaxmodels.ops.common.pallas_tpu import dot, select_matmul
 from jaxmodels.ops.dplr.chunked import MOST
 
 
@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """Of a pack."""
+        """Lanes of a pack."""
         return self.pack * self.head
 
 
@@ -95,7 +95,7 @@ class Chunk:
         """(c, P N) -> sums over each head, ready to be multiplied with x."""
         sizes = self.sizes
         ones = _blocks(sizes.pack, sizes.head, sizes.head).astype(jnp.float32)
-        return chosen(self.exact, 2, "right", ones, x)
+        return select_matmul(self.exact, 2, "right", ones, x)
 
     def spread(self, x):
         """(c, lanes) -> (P c, lanes), each head in its rows."""
@@ -109,7 +109,7 @@ class Chunk:
         """See `ops/dplr/chunked.py`."""
         r, log_w, k, v, a, b = inputs
         masks, size = self.masks, self.sizes.chunk
-        g = chosen(self.exact, 3, "left", masks.reads, log_w)
+        g = select_matmul(self.exact, 3, "left", masks.reads, log_w)
         end, middle = g[size - 1 :], -0.5 * MOST * size
         inner, outer = jnp.exp(g - middle), jnp.exp(middle - g)
         before = jnp.exp(g - log_w - middle)
@@ -149,7 +149,7 @@ class Chunk:
         return sum(x[p * head : (p + 1) * head] for p in range(pack))
 
     def inverse(self, strict):
-        """(I - strict)^-1 of each head, see `packs.inverse`."""
+        """(I - strict)^-1 of each head, see `head_packing.inverse`."""
         size, pairs = strict.shape
         i = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 0)
         lane = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 1)

@@ -1,80 +1,58 @@
-"""All of Mamba-2 between its projections, in one loop over chunks: the form for a TPU.
+"""The Mamba-2 mixer in one loop over chunks: the form for a TPU.
 
     x, b, c = silu(conv(xbc)) ;  h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;
     y = RMSNorm((c^T h + D x) silu(z)) scale
 
-SYSTEMS 7.6, the equations of `ops/short_conv/xla.py` and `ops/ssd/chunked.py`, to rounding. A
-TPU is bound by what travels to memory between two products, so a chunk is computed from what the
-projection made to what the next one reads, and computed again for the backward pass. What costs
-little there is a product: tokens are shifted, and numbers a head are spread over its channels, by
-products with ones and zeros. Shapes: B batch, T time, H heads, P head size, D = H P, N state size,
-E = D + 2 N, K taps, c chunk size; p heads lie side by side to fill 128 lanes, M = H / p.
+SYSTEMS 7.6, the equations of `ops/short_conv/xla.py` and `ops/ssd/chunked.py`, to rounding. A TPU
+is bound by HBM traffic between matmuls, so one loop body computes a chunk from the output of
+in_proj to the input of out_proj, and recomputes it for the backward pass. Matmuls are cheap there:
+matmuls with ones and zeros shift tokens and broadcast per-head numbers over channels. Shapes: B
+batch, T time, H heads, P head size, D = H P, N state size, E = D + 2 N, K taps, c chunk size; p
+adjacent heads fill 128 lanes, M = H / p.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.ops.common.chunk_loop import chunk_loop
-from jaxmodels.ops.common.chunks import same_segment, segment_cumsum, segment_ids
+from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
+from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum, segment_ids
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 
 LANES = 128
-FAST = 2**20  # entries of a chunk's array, of which some dozens fit into fast memory
+VMEM_ENTRIES = 2**20  # of a chunk's array, of which some dozens fit into VMEM
 EXACT = jax.lax.Precision.HIGHEST
 HIGH = jax.lax.Precision.HIGH  # three passes of bfloat16: 16 bits
 
 
-class SSDVectors(NamedTuple):
-    """Parameters: taps (E, K), conv_bias (E,), dt_bias, a (negative), d (H,), norm_scale (D,)."""
-
-    taps: jax.Array
-    conv_bias: jax.Array
-    dt_bias: jax.Array
-    a: jax.Array
-    d: jax.Array
-    norm_scale: jax.Array
-
-
-def ssd_loop(conv, state, z, xbc, delta, vectors, reset=None, *, chunk_size, eps, dtype):
-    """From the projections to the normalised y, for heads that share b and c.
-
-    Args:
-      conv: (B, K - 1, E), the inputs of the convolution before the first token.
-      state: (B, N, D), before the first token.
-      z: (B, T, D), xbc: (B, T, E), delta: (B, T, H) before bias and softplus.
-      vectors: `SSDVectors`.
-      reset: bool (B, T) or None.
-      chunk_size: at most 256.
-      eps: of the norm.
-      dtype: what the inputs of the products of b, c, x and states are rounded to.
-
-    Returns:
-      (conv and state after the last token, y (B, T, D)).
-    """
-    batch, time = z.shape[:2]
+def mix(
+    state, inputs, vectors, read_out, reset, write, *, norm_groups, norm_eps, chunk_size, dtype
+):
+    """See `mamba2_mixer`; for heads that share b and c, a norm of one group, and no `write`."""
+    del write, norm_groups
+    conv, memory = state
+    params = vectors._replace(A_log=None), -jnp.exp(vectors.A_log)
+    batch, time, width = inputs[0].shape
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
     size = min(chunk_size, time)
-    fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * size * z.shape[2] <= FAST]
-    (conv, state), y = chunk_loop(
-        functools.partial(_chunk, eps, jnp.dtype(dtype)),
-        (conv, state),
-        (z, xbc, delta),
+    (conv, memory), y = chunk_loop(
+        functools.partial(_chunk, norm_eps, jnp.dtype(dtype)),
+        (conv, memory[:, 0]),
+        tuple(inputs),
         reset,
-        vectors,
+        params,
         chunk_size=size,
-        rows=max(fitting, default=1),
+        rows=rows_within(batch, size * width, VMEM_ENTRIES),
     )
-    return conv, state, y
+    return (conv, memory[:, None]), read_out(y)
 
 
-def _chunk(eps, dtype, state, tokens, reset, vectors, kept):
-    """One chunk, as `chunk_loop` wants it; nothing is kept."""
-    (conv, state), (z, xbc, delta), p = state, tokens, vectors
+def _chunk(eps, dtype, state, tokens, reset, params, kept):
+    """Compute one chunk, a body of `chunk_loop`; nothing is kept."""
+    (conv, state), (z, xbc, delta), (p, a) = state, tokens, params
     channels, states = z.shape[2], state.shape[1]
     heads = delta.shape[2]
     ids = segment_ids(reset)
@@ -91,7 +69,7 @@ def _chunk(eps, dtype, state, tokens, reset, vectors, kept):
     mixed = jax.nn.silu(mixed)
     x, b, c = jnp.split(mixed, [channels, channels + states], -1)
     delta = jax.nn.softplus(delta + p.dt_bias.reshape(1, 1, -1))
-    log = jnp.maximum(delta * p.a.reshape(1, 1, -1), LEAST)
+    log = jnp.maximum(delta * a.reshape(1, 1, -1), LEAST)
     # Small and large parts of the decays are summed by themselves, see `ops/ssd/chunked.py`.
     coarse = jnp.round(log / GRAIN) * GRAIN
     sums = [segment_cumsum(part, visible) for part in (coarse, log - coarse)]  # (B, c, H)
@@ -99,9 +77,9 @@ def _chunk(eps, dtype, state, tokens, reset, vectors, kept):
 
     written = x * wide(delta)
     y = _within_chunk(dot, dot(c, b.swapaxes(1, 2)), written, sums, visible)
-    read = wide(_exp(whole, first)) * dot(c, state)
-    y = y + jnp.where(first, read, 0.0) + x * wide(p.d.reshape(1, 1, -1))
-    leaving = written * wide(_exp(sum(s[:, -1:] - s for s in sums), last))
+    read = wide(masked_exp(whole, first)) * dot(c, state)
+    y = y + jnp.where(first, read, 0.0) + x * wide(p.D.reshape(1, 1, -1))
+    leaving = written * wide(masked_exp(sum(s[:, -1:] - s for s in sums), last))
     kept = wide(jnp.exp(jnp.minimum(whole[:, -1:], 0.0))) * state
     state = dot(b.swapaxes(1, 2), leaving) + jnp.where(carried, kept, 0.0)
 
@@ -112,7 +90,7 @@ def _chunk(eps, dtype, state, tokens, reset, vectors, kept):
 
 def _convolve(conv, xbc, ids, p):
     """(the last K - 1 inputs of the last document, the convolution (B, c, E))."""
-    size, taps = xbc.shape[1], p.taps.T[::-1]  # the first for the token itself
+    size, taps = xbc.shape[1], p.conv_taps.T[::-1]  # the first for the token itself
     before = len(taps) - 1
     t, i = np.arange(size)[:, None], np.arange(size)[None]
     same = ids[:, :, None] == ids[:, None]
@@ -148,17 +126,12 @@ def _within_chunk(dot, scores, written, sums, visible):
         rows = jnp.matmul(s.swapaxes(2, 3), choose, precision=EXACT)
         return rows - s.reshape(batch, packs, 1, side * size)
 
-    pairs = _exp(sum(map(exponents, sums)), jnp.tile(visible, side)[:, None])
+    pairs = masked_exp(sum(map(exponents, sums)), jnp.tile(visible, side)[:, None])
     pairs = pairs * jnp.tile(scores, side)[:, None]
     written = written.reshape(batch, size, packs, side * head).swapaxes(1, 2)
     own = (of_pair[:, None] == (np.arange(side * head) // head)[None])[None, None]
     rows = jnp.where(own, jnp.concatenate([written] * side, 2), 0.0)  # each head's in its own
     return dot(pairs, rows).swapaxes(1, 2).reshape(batch, size, channels)
-
-
-def _exp(exponent, mask):
-    """exp where `mask`, else 0; rounding must not make an exponent positive."""
-    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
 
 
 def _product(dtype, x, y):

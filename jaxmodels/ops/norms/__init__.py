@@ -1,1 +1,41 @@
-"""Normalisation over the last axis as Pallas TPU kernels."""
+"""Normalisation over the last axis: XLA and Pallas TPU implementations."""
+
+from jaxmodels.errors import UserError
+from jaxmodels.ops.common.dispatch import select_implementation
+from jaxmodels.ops.norms import pallas, xla
+from jaxmodels.ops.norms.xla import group_norm, rms_norm
+
+__all__ = ["gated_rms_norm", "group_norm", "layer_norm", "rms_norm"]
+
+
+def layer_norm(x, scale, bias, eps=1e-5, *, implementation="auto"):
+    """LayerNorm of x (..., n) in float32; scale, bias (n,).
+
+    implementation: "auto" and "xla", or "pallas".
+    """
+    run = select_implementation(
+        implementation, auto=xla.layer_norm, xla=xla.layer_norm, pallas=pallas.layer_norm
+    )
+    return run(x, scale, bias, eps)
+
+
+def gated_rms_norm(y, z, scale, eps=1e-5, *, groups=1, implementation="auto"):
+    """RMSNorm of y silu(z) in float32.
+
+    Args:
+      y, z: (..., D) float32.
+      scale: (D,).
+      eps: under the root.
+      groups: parts of D that are normalised by themselves; 1 for "pallas".
+      implementation: "auto" and "xla", or "pallas".
+    """
+    run = select_implementation(
+        implementation, auto=xla.gated_rms_norm, xla=xla.gated_rms_norm, pallas=_gated_rms_norm
+    )
+    return run(y, z, scale, eps, groups)
+
+
+def _gated_rms_norm(y, z, scale, eps, groups):
+    if groups > 1:
+        raise UserError(f'implementation="pallas" needs groups=1, got {groups}')
+    return pallas.gated_rms_norm(y, z, scale, eps)

@@ -1,9 +1,9 @@
-"""Norms over the last axis as kernels for a TPU: what they read is read once, and written once.
+"""Norms over the last axis as Pallas TPU kernels: each array is read once and written once.
 
-    layer_norm_kernel:  (x - mean) / sqrt(variance + eps) scale + bias
-    gated_norm_kernel:  u / sqrt(mean(u^2) + eps) scale ,  u = y silu(z)
+    layer_norm:      (x - mean) / sqrt(variance + eps) scale + bias
+    gated_rms_norm:  u / sqrt(mean(u^2) + eps) scale ,  u = y silu(z)
 
-Shapes: M tokens, D channels, a block is as many tokens as fit beside each other in fast memory.
+Shapes: M tokens, D channels; a block is as many tokens as fit into VMEM.
 """
 
 import functools
@@ -12,22 +12,22 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from jaxmodels.ops.common.pallas_tpu import SUBLANES, eights, kernel_call
+from jaxmodels.ops.common.pallas_tpu import SUBLANES, float32_array, kernel_call, sum_row_groups
 
-ENTRIES = 2**17  # of a block, of which some ten are in fast memory
+ENTRIES = 2**17  # of a block, of which some ten are in VMEM
 ROWS = 16  # of bfloat16 share a register
 
 
-def layer_norm_kernel(x, scale, bias, eps=1e-5):
-    """x (..., D) float32, scale, bias (D,) -> (..., D), as `cells.layers.layer_norm`."""
+def layer_norm(x, scale, bias, eps=1e-5):
+    """LayerNorm of x (..., D) float32; scale, bias (D,)."""
     y = _run(
         ("layer_norm", eps, jnp.dtype("float32")), (x.reshape(-1, x.shape[-1]),), (scale, bias)
     )
     return y.reshape(x.shape)
 
 
-def gated_norm_kernel(y, z, scale, eps, dtype):
-    """y, z (..., D) float32, scale (D,) -> (..., D), computed in float32 and rounded to `dtype`."""
+def gated_rms_norm(y, z, scale, eps=1e-5, dtype="float32"):
+    """RMSNorm of y silu(z), y and z (..., D) float32, scale (D,); the result rounded to `dtype`."""
     flat = tuple(x.reshape(-1, x.shape[-1]) for x in (y, z))
     return _run(("gated_norm", eps, jnp.dtype(dtype)), flat, (scale,)).reshape(y.shape)
 
@@ -59,15 +59,14 @@ def _backward(kind, saved, g):
     padded, block, vector = _prepare(*tokens, g)
     count, width = tokens[0].shape
     sums = pl.BlockSpec((SUBLANES, width), lambda t: (0, 0))
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     out = kernel_call(
         functools.partial(BODIES[name][1], eps),
         f"{name}_backward",
         grid=(padded[0].shape[0] // block.block_shape[0],),
         in_specs=[block] * len(padded) + [vector] * len(vectors),
         out_specs=[block] * len(tokens) + [sums] * len(vectors),
-        out_shape=[shape(padded[0].shape)] * len(tokens)
-        + [shape((SUBLANES, width))] * len(vectors),
+        out_shape=[float32_array(*padded[0].shape)] * len(tokens)
+        + [float32_array(SUBLANES, width)] * len(vectors),
         semantics=("arbitrary",),
     )(*padded, *(x[None] for x in vectors))
     d_tokens = tuple(x[:count] for x in out[: len(tokens)])
@@ -106,8 +105,8 @@ def _layer_norm_backward(eps, x, g, scale, bias, d_x, d_scale, d_bias, *, exact)
     _clear(d_scale, d_bias)
     g = g[...]
     normed, inverse = _layer_norm(x[...], eps)
-    d_scale[...] += eights(g * normed)
-    d_bias[...] += eights(g)
+    d_scale[...] += sum_row_groups(g * normed)
+    d_bias[...] += sum_row_groups(g)
     g = g * scale[...]
     d_x[...] = inverse * (g - _mean(g) - normed * _mean(g * normed))
 
@@ -130,7 +129,7 @@ def _gated_norm_backward(eps, y, z, g, scale, d_y, d_z, d_scale, *, exact):
     z, g = z[...], g[...].astype(jnp.float32)
     u, gate, below, inverse = _gated(y[...], z, eps)
     normed = u * inverse
-    d_scale[...] += eights(g * normed)
+    d_scale[...] += sum_row_groups(g * normed)
     g = g * scale[...]
     d_u = inverse * (g - normed * _mean(g * normed))
     d_y[...] = d_u * gate

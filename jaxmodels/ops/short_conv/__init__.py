@@ -1,1 +1,22 @@
 """Short causal depthwise convolution: XLA and Pallas TPU implementations."""
+
+from jaxmodels.ops.common.dispatch import select_implementation
+from jaxmodels.ops.common.silu import silu
+from jaxmodels.ops.short_conv import pallas
+from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+
+__all__ = ["short_conv", "short_conv_silu", "short_conv_step"]
+
+
+def short_conv_silu(state, xs, taps, bias, reset=None, *, implementation="auto"):
+    """`short_conv` followed by silu, with the same arguments and results.
+
+    implementation: "auto" and "xla", or "pallas" (at most 7 taps).
+    """
+    run = select_implementation(implementation, auto=_xla, xla=_xla, pallas=pallas.short_conv_silu)
+    return run(state, xs, taps, bias, reset)
+
+
+def _xla(state, xs, taps, bias, reset):
+    state, y = short_conv(state, xs, taps, bias, reset)
+    return state, silu(y)

@@ -1,4 +1,4 @@
-"""silu of the short convolution as a kernel for a TPU: all is read once, and written once.
+"""silu of the short convolution as a Pallas TPU kernel: each array is read and written once.
 
 The equations are those of `xla.py`. A token is seen `back` tokens later where that many
 tokens lie between it and the end of its document, so the backward pass is the same sum the other
@@ -12,13 +12,20 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.common.pallas_tpu import SUBLANES, blocks_of, eights, kernel_call
+from jaxmodels.ops.common.pallas_tpu import (
+    SUBLANES,
+    float32_array,
+    kernel_call,
+    lane_blocks,
+    specs_over_time,
+    sum_row_groups,
+)
 
 TOKENS, WIDTH = 256, 512  # of a block
 
 
-def conv_silu_kernel(state, xs, taps, bias, reset=None):
-    """silu of `short_conv` with the same arguments and results; at most 7 taps."""
+def short_conv_silu(state, xs, taps, bias, reset=None):
+    """`short_conv` followed by silu, with the same arguments and results; at most 7 taps."""
     batch, time, width = xs.shape
     number = taps.shape[1]
     before = number - 1
@@ -27,7 +34,7 @@ def conv_silu_kernel(state, xs, taps, bias, reset=None):
     padded = jnp.concatenate([state, xs[:, max(time - before, 0) :]], 1)[:, -before:]
     age = jnp.arange(before - 1, -1, -1)
     last = jnp.where((since[:, -1:] >= age[None])[..., None], padded, 0.0)
-    fill = blocks_of(width, 1, WIDTH)[1] - width
+    fill = lane_blocks(width, 1, WIDTH)[1] - width
     channels = [
         jnp.pad(x, [(0, 0)] * axis + [(0, fill)] + [(0, 0)] * (x.ndim - 1 - axis))
         for x, axis in ((state, 2), (xs, 2), (taps, 0), (bias, 0))
@@ -36,7 +43,7 @@ def conv_silu_kernel(state, xs, taps, bias, reset=None):
 
 
 def _distances(reset, batch, time, before):
-    """How many tokens of its document lie before each token, behind it, and behind the state's.
+    """Count the tokens of its document before and after each token, and after the state's.
 
     Returns:
       int32 (B, T), (B, T) and (B, `before`); the first document began before anything seen.
@@ -65,7 +72,7 @@ def _forward(state, xs, taps, bias, since):
         grid=specs.grid,
         in_specs=[specs.tokens, specs.previous, specs.state, specs.column, specs.vectors],
         out_specs=specs.tokens,
-        out_shape=jax.ShapeDtypeStruct(xs.shape, jnp.float32),
+        out_shape=float32_array(*xs.shape),
         scratch_shapes=[pltpu.VMEM((SUBLANES + specs.size, specs.lanes), jnp.float32)],
         semantics=("parallel", "parallel", "arbitrary"),
     )(xs, xs, before, since, vectors)
@@ -87,7 +94,6 @@ def _run_backward(saved, d_y):
     left_before = jnp.pad(left_before, [(0, 0), (SUBLANES - number + 1, 0)])[..., None]
     batch, _, width = xs.shape
     sums = (batch, number + 1, SUBLANES, width)
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     d_xs, d_state, d_vectors = kernel_call(
         functools.partial(_backward_block, number),
         "conv_silu_backward",
@@ -96,7 +102,7 @@ def _run_backward(saved, d_y):
         + [specs.column] * 2
         + [specs.state_column, specs.vectors],
         out_specs=[specs.tokens, specs.state, specs.sums],
-        out_shape=[shape(xs.shape), shape(before.shape), shape(sums)],
+        out_shape=[float32_array(*dims) for dims in (xs.shape, before.shape, sums)],
         scratch_shapes=[
             pltpu.VMEM((SUBLANES + specs.size, specs.lanes), jnp.float32),
             pltpu.VMEM((SUBLANES + specs.size + SUBLANES, specs.lanes), jnp.float32),
@@ -128,21 +134,19 @@ class _Specs:
     def __init__(self, xs, number):
         batch, self.time, width = xs.shape
         self.size = min(TOKENS, -(-self.time // SUBLANES) * SUBLANES)
-        self.lanes = blocks_of(width, 1, WIDTH)[0]
+        self.lanes = lane_blocks(width, 1, WIDTH)[0]
         blocks = -(-self.time // self.size)
         self.grid = (batch, width // self.lanes, blocks)
-        eights = self.size // SUBLANES
+        row_groups = self.size // SUBLANES
         lanes = self.lanes
 
-        def back(t):
-            return blocks - 1 - t
-
-        self.tokens = pl.BlockSpec((1, self.size, lanes), lambda b, d, t: (b, back(t), d))
-        self.previous = pl.BlockSpec(
-            (1, SUBLANES, lanes), lambda b, d, t: (b, jnp.maximum(back(t) * eights - 1, 0), d)
+        spec = specs_over_time(blocks, 2, backwards=True)
+        self.tokens = spec((1, self.size, lanes), lambda b, d, t: (b, t, d))
+        self.previous = spec(
+            (1, SUBLANES, lanes), lambda b, d, t: (b, jnp.maximum(t * row_groups - 1, 0), d)
         )
         self.state = pl.BlockSpec((1, SUBLANES, lanes), lambda b, d, t: (b, 0, d))
-        self.column = pl.BlockSpec((1, self.size, 1), lambda b, d, t: (b, back(t), 0))
+        self.column = spec((1, self.size, 1), lambda b, d, t: (b, t, 0))
         self.state_column = pl.BlockSpec((1, SUBLANES, 1), lambda b, d, t: (b, 0, 0))
         self.vectors = pl.BlockSpec((number + 1, lanes), lambda b, d, t: (0, d))
         self.sums = pl.BlockSpec((1, number + 1, SUBLANES, lanes), lambda b, d, t: (b, 0, 0, d))
@@ -185,8 +189,8 @@ def _backward_block(
     below = 1.0 + jnp.exp(-z)
     d_z = d_y[0] * (1.0 + z * (1.0 - 1.0 / below)) / below
     for back, part in enumerate(seen):
-        d_vectors[0, back] += eights(d_z * part)
-    d_vectors[0, number] += eights(d_z)
+        d_vectors[0, back] += sum_row_groups(d_z * part)
+    d_vectors[0, number] += sum_row_groups(d_z)
 
     # later: 8 rows of zeros, this block's gradients, the first 8 of the block after it.
     later[:SUBLANES] = jnp.zeros_like(later[:SUBLANES])

@@ -9,17 +9,17 @@ another document read as 0, by selection. Shapes: B batch, T time, D channels, K
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.xla_cpu import renewed, rows
+from jaxmodels.ops.common.xla_cpu import depend_on, materialize_rows
 
 
 def short_conv_step(state, x, taps, bias):
-    """One token. state (B, K - 1, D), x (B, D), taps (D, K), bias (D,) -> (state, y (B, D))."""
+    """Read one token: state (B, K - 1, D), x (B, D), taps (D, K), bias (D,) -> (state, y)."""
     window = jnp.concatenate([state, x[:, None]], 1)
     return window[:, 1:], jnp.sum(window * taps.T[None], 1) + bias[None]
 
 
 def short_conv(state, xs, taps, bias, reset=None):
-    """The same over (B, T, D).
+    """Convolve (B, T, D).
 
     Args:
       state: (B, K - 1, D), the inputs before the first token, the oldest first.
@@ -51,16 +51,16 @@ def _seen(reset, back):
 @jax.custom_vjp
 def _convolve(padded, taps, bias, reset):
     """padded (B, K - 1 + T, D), taps (D, K), bias (D,), reset (B, T) or None -> (B, T, D)."""
-    y, *taps = (z[None, None] for z in rows(bias, *taps.T[::-1]))
+    y, *taps = (z[None, None] for z in materialize_rows(bias, *taps.T[::-1]))
     for tap, x in zip(taps, _shifted(padded, taps, reset), strict=True):
         y = y + x * tap
     return y
 
 
 def _shifted(padded, taps, reset):
-    """What each token sees 0, 1, ... K - 1 tokens before it."""
+    """Yield what each token sees 0, 1, ... K - 1 tokens before it."""
     time = padded.shape[1] - len(taps) + 1
-    reset, zero = renewed((reset, jnp.zeros((), padded.dtype)), taps)
+    reset, zero = depend_on((reset, jnp.zeros((), padded.dtype)), taps)
     for back in range(len(taps)):
         x = padded[:, len(taps) - 1 - back :][:, :time]
         if back and reset is not None:
@@ -75,16 +75,16 @@ def _forward(padded, taps, bias, reset):
 def _backward(saved, g):
     """The convolution of g in reverse, as slices of one array: sums of paddings are slow."""
     padded, taps, reset = saved
-    taps = [z[None, None] for z in rows(*taps.T[::-1])]
+    taps = [z[None, None] for z in materialize_rows(*taps.T[::-1])]
     d_taps = [jnp.sum(g * x, (0, 1)) for x in _shifted(padded, taps, reset)]
-    border = [(0, 0), (len(taps) - 1, len(taps) - 1)]
-    g_padded = jnp.pad(g, [*border, (0, 0)])
-    reset, zero = renewed((reset, jnp.zeros((), g.dtype)), taps)
+    padding = [(0, 0), (len(taps) - 1, len(taps) - 1)]
+    g_padded = jnp.pad(g, [*padding, (0, 0)])
+    reset, zero = depend_on((reset, jnp.zeros((), g.dtype)), taps)
     d_padded = zero
     for back, tap in enumerate(taps):
         part = g_padded[:, back:][:, : padded.shape[1]]
         if back and reset is not None:
-            mask = jnp.pad(_seen(reset, back), border)[:, back:][:, : padded.shape[1]]
+            mask = jnp.pad(_seen(reset, back), padding)[:, back:][:, : padded.shape[1]]
             part = jnp.where(mask[..., None], part, zero)
         d_padded = d_padded + part * tap
     return d_padded, jnp.stack(d_taps[::-1], 1), jnp.sum(g, (0, 1)), None

@@ -1,10 +1,10 @@
-"""The state-space duality of Mamba-2: a scalar decay a head, token by token and in chunks.
+"""The state-space duality of Mamba-2: a scalar decay per head, token by token and in chunks.
 
     h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
 
 SYSTEMS 7.6, from state-spaces/mamba (ssd_minimal) and arXiv 2405.21060. b and c are shared by the
 heads of a group; the state is (B, G, N, D), what a group's heads hold side by side, so that reading
-and writing it are one matrix product a group. Shapes: B batch, T time, H heads, P head size,
+and writing it are one matmul per group. Shapes: B batch, T time, H heads, P head size,
 G groups, D = H P / G, N state size, c chunk size, n chunks.
 """
 
@@ -14,9 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.chunks import (
     from_chunks,
-    name_borders,
+    masked_exp,
+    name_boundary_states,
     same_segment,
     segment_ids,
     to_chunks,
@@ -26,51 +28,54 @@ LEAST = -128.0  # log decays below do not differ: exp of either is 0 in float32
 GRAIN = 2.0**-8  # multiples of it up to 256 * 128 are exact in float32
 
 
-def ssd_step(state, x, delta, a, b, c):
-    """One token.
+def ssd_step(state, x, delta, a, b, c, d):
+    """Read one token.
 
     Args:
       state: (B, G, N, D).
-      x: (B, H, P).
+      x: (B, H P).
       delta: (B, H), >= 0.
       a: (H,), negative.
-      b, c: (B, G, N).
+      b, c: (B, G N).
+      d: (H,), the skip: how much of x goes into y as it is.
 
     Returns:
-      (state, y (B, H, P)).
+      (state, y (B, H P)).
     """
+    x, b, c = _split_heads(state, x, delta, b, c)
     written = (delta[..., None] * x).reshape(*b.shape[:2], 1, -1)
-    state = _channels(jnp.exp(delta * a[None]), state) * state + b[..., None] * written
+    state = _broadcast_to_channels(jnp.exp(delta * a[None]), state) * state + b[..., None] * written
     y = jnp.einsum("bgn,bgnd->bgd", c, state, precision=jax.lax.Precision.HIGHEST)
-    return state, y.reshape(x.shape)
+    return state, _add_skip(y.reshape(x.shape), x, d)
 
 
-def ssd_chunked(state, x, delta, a, b, c, reset=None, *, chunk_size=64, dtype=jnp.float32):
-    """The same over (B, T, ...), `chunk_size` tokens at a time, by matrix products.
+def ssd_chunked(state, x, delta, a, b, c, d, reset=None, *, chunk_size=64, dtype=jnp.float32):
+    """Read (B, T, ...), `chunk_size` tokens at a time, by matmuls in XLA; see `ops.ssd.ssd`.
 
-    Only the states at chunk borders are kept for the backward pass, which is written out.
-
-    Args:
-      state: (B, G, N, D), before the first token.
-      x: (B, T, H, P).
-      delta: (B, T, H).
-      a: (H,).
-      b, c: (B, T, G, N).
-      reset: bool (B, T) or None.
-      chunk_size: at most 256.
-      dtype: what the inputs of the products are rounded to; decays and states are float32.
-
-    Returns:
-      (state after the last token, y (B, T, H, P) float32).
+    Only the states at chunk boundaries are kept for the backward pass, which is written out.
     """
     batch, time = x.shape[:2]
     size = min(chunk_size, time)
+    x, b, c = _split_heads(state, x, delta, b, c)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
-    # Heads and groups before time, as the products want them.
+    # Heads and groups before time, as the matmuls want them.
     tokens = tuple(to_chunks(z, size).swapaxes(2, 3) for z in (x, delta, b, c))
     state, y = _scan(jnp.dtype(dtype), state, a, tokens, to_chunks(reset, size))
-    return state, from_chunks(y.swapaxes(2, 3), time)
+    return state, _add_skip(from_chunks(y.swapaxes(2, 3), time), x, d)
+
+
+def _split_heads(state, x, delta, b, c):
+    """x (..., H P) -> (..., H, P); b, c (..., G N) -> (..., G, N)."""
+    lead, groups = x.shape[:-1], state.shape[1]
+    b, c = (z.reshape(*lead, groups, -1) for z in (b, c))
+    return x.reshape(*lead, delta.shape[-1], -1), b, c
+
+
+def _add_skip(y, x, d):
+    """y, x (..., H, P) -> y + d x, (..., H P)."""
+    y = y + x * broadcast_to_last_axis(d, x[..., 0])[..., None]
+    return y.reshape(*y.shape[:-2], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -84,24 +89,24 @@ def _forward(dtype, state, a, tokens, reset):
 
     def chunk(state, inputs):
         (x, delta, b, c), reset = inputs
-        state = _drop(reset[:, 0], state)
+        state = _reset_state(reset[:, 0], state)
         d = _decays(a, delta, reset)
         scores = dot("bgtn,bgin->bgti", c, b)
         written = delta[..., None] * x
-        y = dot("bhti,bhip->bhtp", _by_head(scores, d.pairs), written)
+        y = dot("bhti,bhip->bhtp", _weight_by_head(scores, d.pairs), written)
         read = dot("bgtn,bgnd->bgtd", c, state)
-        y = y + jnp.where(d.first, d.entered[..., None] * _heads(read, y), 0.0)
-        leaving = _grouped(d.leaving[..., None] * written, state)
+        y = y + jnp.where(d.first, d.entered[..., None] * _to_heads(read, y), 0.0)
+        leaving = _to_groups(d.leaving[..., None] * written, state)
         new = dot("bgin,bgid->bgnd", b, leaving)
-        kept = jnp.where(d.carried, _channels(d.keep, state) * state, 0.0)
+        kept = jnp.where(d.carried, _broadcast_to_channels(d.keep, state) * state, 0.0)
         return new + kept, (y, state)
 
-    state, (y, borders) = jax.lax.scan(chunk, state, (tokens, reset))
-    return (state, y), (a, tokens, reset, name_borders(borders))
+    state, (y, boundaries) = jax.lax.scan(chunk, state, (tokens, reset))
+    return (state, y), (a, tokens, reset, name_boundary_states(boundaries))
 
 
 def _backward(dtype, saved, cotangents):
-    a, tokens, reset, borders = saved
+    a, tokens, reset, boundaries = saved
     dot = functools.partial(_product, dtype)
 
     def chunk(carry, inputs):
@@ -110,7 +115,7 @@ def _backward(dtype, saved, cotangents):
         d = _decays(a, delta, reset)
         scores = dot("bgtn,bgin->bgti", c, b)
         written = delta[..., None] * x
-        pairs = _by_head(scores, d.pairs)
+        pairs = _weight_by_head(scores, d.pairs)
 
         # Inside the chunk.
         d_written = dot("bhti,bhtp->bhip", pairs, d_y)
@@ -124,34 +129,36 @@ def _backward(dtype, saved, cotangents):
         d_b = dot("bgti,bgtn->bgin", d_scores, c)
 
         # What was read of the state before.
-        d_read = _grouped(d.entered[..., None] * d_y, state)
+        d_read = _to_groups(d.entered[..., None] * d_y, state)
         d_c = d_c + dot("bgtd,bgnd->bgtn", d_read, state)
         before = dot("bgtn,bgtd->bgnd", c, d_read)
         read = dot("bgtn,bgnd->bgtd", c, state)
-        d_sums = d_sums + jnp.where(d.first[..., 0], _of_heads(d_read * read, d_sums), 0.0)
+        d_sums = d_sums + jnp.where(
+            d.first[..., 0], _sum_over_head_channels(d_read * read, d_sums), 0.0
+        )
 
         # What was left in the state after.
-        leaving = _grouped(d.leaving[..., None] * written, state)
+        leaving = _to_groups(d.leaving[..., None] * written, state)
         d_b = d_b + dot("bgid,bgnd->bgin", leaving, d_state)
         d_leaving = dot("bgin,bgnd->bgid", b, d_state)
-        d_written = d_written + d.leaving[..., None] * _heads(d_leaving, x)
-        d_exponents = _of_heads(leaving * d_leaving, d_sums)
-        d_keep = d.keep * _of_channels(_sum(d_state * state, 2), d.keep)
+        d_written = d_written + d.leaving[..., None] * _to_heads(d_leaving, x)
+        d_exponents = _sum_over_head_channels(leaving * d_leaving, d_sums)
+        d_keep = d.keep * _sum_over_channels(_sum(d_state * state, 2), d.keep)
         d_keep = jnp.where(d.carried[:, 0, 0], d_keep, 0.0)
-        kept = jnp.where(d.carried, _channels(d.keep, state) * d_state, 0.0)
+        kept = jnp.where(d.carried, _broadcast_to_channels(d.keep, state) * d_state, 0.0)
         d_end = jnp.sum(d_exponents, 2) + d_keep
         d_sums = (d_sums - d_exponents).at[..., -1].add(d_end)
 
         d_log = jnp.where(
-            delta * a[None, :, None] > LEAST, _within(d.visible, d_sums, back=True), 0.0
+            delta * a[None, :, None] > LEAST, _segment_cumsum(d.visible, d_sums, back=True), 0.0
         )
         d_delta = d_log * a[None, :, None] + jnp.sum(d_written * x, 3)
         d_a = d_a + jnp.sum(d_log * delta, (0, 2))
         d_tokens = (d_written * delta[..., None], d_delta, d_b, d_c)
-        return (_drop(reset[:, 0], before + kept), d_a), d_tokens
+        return (_reset_state(reset[:, 0], before + kept), d_a), d_tokens
 
     d_state, d_y = cotangents
-    inputs = (tokens, reset, borders, d_y)
+    inputs = (tokens, reset, boundaries, d_y)
     carry, d_tokens = jax.lax.scan(chunk, (d_state, jnp.zeros_like(a)), inputs, reverse=True)
     return *carry, d_tokens, None
 
@@ -160,7 +167,7 @@ _scan.defvjp(_forward, _backward)
 
 
 class _Decays(NamedTuple):
-    """Of a chunk.
+    """Decays within a chunk.
 
     pairs (B, H, c, c), from token i to token t; entered (B, H, c), from the chunk's start to t, 0
     in later documents; leaving (B, H, c), from i to the chunk's end, 0 in earlier documents;
@@ -185,13 +192,13 @@ def _decays(a, delta, reset):
     # A difference of cumulative sums keeps few digits of a small decay that follows a large one.
     # Multiples of GRAIN are summed by themselves: their sums and differences are exact.
     coarse = jnp.round(log / GRAIN) * GRAIN
-    sums = [_within(visible, part) for part in (coarse, log - coarse)]
+    sums = [_segment_cumsum(visible, part) for part in (coarse, log - coarse)]
     first, last = ids == 0, ids == ids[:, -1:]
-    entered = _exp(sums[0] + sums[1], first[:, None])
+    entered = masked_exp(sums[0] + sums[1], first[:, None])
     return _Decays(
-        pairs=_exp(sum(s[..., :, None] - s[..., None, :] for s in sums), visible[:, None]),
+        pairs=masked_exp(sum(s[..., :, None] - s[..., None, :] for s in sums), visible[:, None]),
         entered=entered,
-        leaving=_exp(sum(s[..., -1:] - s for s in sums), last[:, None]),
+        leaving=masked_exp(sum(s[..., -1:] - s for s in sums), last[:, None]),
         keep=entered[..., -1],
         visible=visible,
         first=first[:, None, :, None],
@@ -199,12 +206,7 @@ def _decays(a, delta, reset):
     )
 
 
-def _exp(exponent, mask):
-    """exp where `mask`, else 0; rounding must not make an exponent positive."""
-    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
-
-
-def _within(visible, z, back=False):
+def _segment_cumsum(visible, z, back=False):
     """Cumulative sums of z (B, H, c) within segments; `back`: from the end."""
     pattern = "bti,bht->bhi" if back else "bti,bhi->bht"
     return jnp.einsum(pattern, visible.astype(z.dtype), z, precision=jax.lax.Precision.HIGHEST)
@@ -225,7 +227,7 @@ def _product(dtype, pattern, x, y):
     return jax.lax.platform_dependent(x, y, cpu=wide, default=narrow)
 
 
-def _drop(reset, state):
+def _reset_state(reset, state):
     """No state, NaN included, where a document starts at the chunk's first token."""
     return jnp.where(reset[:, None, None, None], 0.0, state)
 
@@ -235,38 +237,38 @@ def _groups(z, b):
     return z.reshape(*b.shape[:2], -1, *z.shape[2:])
 
 
-def _by_head(scores, pairs):
+def _weight_by_head(scores, pairs):
     """scores (B, G, c, c) times pairs (B, H, c, c)."""
     return (scores[:, :, None] * _groups(pairs, scores)).reshape(pairs.shape)
 
 
-def _grouped(z, state):
+def _to_groups(z, state):
     """(B, H, c, P) -> (B, G, c, D)."""
     z = _groups(z, state).swapaxes(2, 3)
     return z.reshape(*z.shape[:3], -1)
 
 
-def _heads(z, like):
+def _to_heads(z, like):
     """(B, G, c, D) -> (B, H, c, P), as `like`."""
     z = z.reshape(*z.shape[:3], -1, like.shape[-1])
     return z.swapaxes(2, 3).reshape(like.shape)
 
 
-def _of_heads(z, like):
+def _sum_over_head_channels(z, like):
     """(B, G, c, D), summed over each head's channels: (B, H, c), as `like`."""
     batch, groups, size, _ = z.shape
     z = z.reshape(batch, groups, size, like.shape[1] // groups, -1).sum(-1)
     return z.swapaxes(2, 3).reshape(like.shape)
 
 
-def _channels(z, state):
+def _broadcast_to_channels(z, state):
     """A number a head, (B, H), for every channel of a state: (B, G, 1, D)."""
     batch, groups, _, channels = state.shape
     z = z.reshape(batch, groups, -1, 1)
     return jnp.repeat(z, channels // z.shape[2], 3).reshape(batch, groups, 1, channels)
 
 
-def _of_channels(z, like):
+def _sum_over_channels(z, like):
     """(B, G, D), summed over each head's channels: (B, H), as `like`."""
     return z.reshape(*like.shape, -1).sum(-1)
 

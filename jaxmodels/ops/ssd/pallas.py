@@ -1,4 +1,4 @@
-"""The state-space duality of Mamba-2 as a kernel for a TPU, for heads that share b and c.
+"""The state-space duality of Mamba-2 as a Pallas TPU kernel, for heads that share b and c.
 
     h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
 
@@ -6,10 +6,10 @@ The equations are those of `ops/ssd/chunked.py`, by chunks:
 
     y = (E * c b^T) w + entered (c S) ;   S <- keep S + b^T (leaving w) ;   w = delta x
 
-with E the decays between two tokens of a chunk. What a head has as numbers a token (decays and
-their sums) is made outside, by operations that JAX derives; the kernel makes what is as large as
-chunk x chunk or as the state, which never leaves fast memory but for the states between chunks.
-The backward pass makes a chunk's pairs again, transposed, so that nothing has to be turned round.
+with E the decays between two tokens of a chunk. Per-head numbers of a token (decays and their sums)
+are computed outside, by operations that JAX differentiates; the kernel computes what is as large as
+chunk x chunk or as the state, of which only the states between chunks leave VMEM. The backward pass
+recomputes a chunk's pairs transposed, so that nothing has to be transposed.
 
 Shapes: B batch, T time, H heads, P head size, D = H P, N state size, c chunk size, n chunks; heads
 go by in blocks of h, and side by side in a block in packs that fill 128 lanes.
@@ -23,34 +23,30 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.common.chunks import same_segment, segment_cumsum, segment_ids
-from jaxmodels.ops.common.pallas_tpu import LANES, blocks_of, chunks_of, kernel_call
+from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum, segment_ids
+from jaxmodels.ops.common.pallas_tpu import (
+    LANES,
+    aligned_chunk_size,
+    float32_array,
+    kernel_call,
+    lane_blocks,
+    specs_over_time,
+)
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 from jaxmodels.ops.ssd.pallas_chunk import Inputs, Sizes, backward_chunk, forward_chunk
 
 WIDTH = 1024  # channels of a block of heads, with chunks and states of 128
 
 
-def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype=jnp.float32):
-    """`ssd_chunked` for one group, and d x added to y, on a TPU; elsewhere interpreted.
+def ssd_pallas(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype=jnp.float32):
+    """Read (B, T, ...) by a TPU kernel, interpreted on other platforms; see `ops.ssd.ssd`.
 
-    Args:
-      state: (B, N, D), before the first token.
-      x: (B, T, D).
-      delta: (B, T, H).
-      a: (H,).
-      b, c: (B, T, N).
-      d: (H,), how much of x goes into y as it is.
-      reset: bool (B, T) or None.
-      chunk_size: at most 256.
-      dtype: what the inputs of the products are rounded to; decays and states are float32.
-
-    Returns:
-      (state after the last token, y (B, T, D) float32).
+    For one group: state (B, 1, N, D).
     """
+    state = state[:, 0]
     batch, time, width = x.shape
     heads = a.shape[0]
-    size = chunks_of(chunk_size, time)
+    size = aligned_chunk_size(chunk_size, time)
     if reset is None:
         reset = jnp.zeros((batch, time), bool)
 
@@ -60,7 +56,7 @@ def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     # Behind the last token nothing decays and nothing is written.
     x, delta, b, c, reset = (padded(z.astype(jnp.float32)) for z in (x, delta, b, c, reset))
     head, states = width // heads, state.shape[1]
-    block, filled = blocks_of(heads, head, WIDTH * 2 * LANES // (size + states))
+    block, filled = lane_blocks(heads, head, WIDTH * 2 * LANES // (size + states))
     fill = filled - heads
     x, state = (jnp.pad(z, [(0, 0), (0, 0), (0, fill * head)]) for z in (x, state))
     delta = jnp.pad(delta, [(0, 0), (0, 0), (0, fill)])
@@ -70,7 +66,7 @@ def ssd_kernel(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     d = jnp.repeat(d, head)[None]
     y, state = _run(sizes, state.astype(jnp.float32), x, b, c, d, ids, delta, decays)
     state, y = state[..., :width], y[..., :width]
-    return state, y[:, :time]
+    return state[:, None], y[:, :time]
 
 
 class _Decays(NamedTuple):
@@ -97,17 +93,13 @@ def _decays(a, delta, reset, size, head):
     sums = [segment_cumsum(part, visible) for part in (coarse, log - coarse)]
     ends = sum(s[:, :, -1:] - s for s in sums)
     first, last = ids == 0, ids == ids[..., -1:]
-    entered = _exp(sums[0] + sums[1], first[..., None])
-    leaving = _exp(ends, last[..., None])
+    entered = masked_exp(sums[0] + sums[1], first[..., None])
+    leaving = masked_exp(ends, last[..., None])
     keep = jnp.repeat(entered[:, :, -1], head, -1)
     sums, entered, leaving = jax.tree.map(
         lambda z: z.reshape(batch, time, heads), (tuple(sums), entered, leaving)
     )
     return ids.reshape(batch, time), _Decays(sums, entered, leaving, keep)
-
-
-def _exp(exponent, mask):
-    return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -120,7 +112,7 @@ def _forward(sizes, state, x, b, c, d, ids, delta, decays, *, keep):
     specs = _Specs(sizes, state, x, backwards=False)
     outputs, shapes = [specs.channels, specs.final], [_shape(x), _shape(state)]
     if keep:
-        outputs.append(specs.border)
+        outputs.append(specs.boundary)
         shapes.append(_shape(state, specs.chunks))
     return kernel_call(
         functools.partial(forward_chunk, sizes, keep),
@@ -135,12 +127,12 @@ def _forward(sizes, state, x, b, c, d, ids, delta, decays, *, keep):
 
 
 def _run_forward(sizes, state, *rest):
-    y, state, borders = _forward(sizes, state, *rest, keep=True)
-    return (y, state), (borders, *rest)
+    y, state, boundaries = _forward(sizes, state, *rest, keep=True)
+    return (y, state), (boundaries, *rest)
 
 
 def _run_backward(sizes, saved, cotangents):
-    borders, x, b, c, d, ids, delta, decays = saved
+    boundaries, x, b, c, d, ids, delta, decays = saved
     d_y, d_state = cotangents
     specs = _Specs(sizes, d_state, x, backwards=True)
     inputs = _inputs(sizes, x, b, c, d, ids, delta, decays)
@@ -148,7 +140,7 @@ def _run_backward(sizes, saved, cotangents):
         functools.partial(backward_chunk, sizes),
         "ssd_backward",
         grid=specs.grid,
-        in_specs=[*specs.inputs, specs.channels, specs.border, specs.start],
+        in_specs=[*specs.inputs, specs.channels, specs.boundary, specs.start],
         out_specs=[specs.channels, specs.shared, specs.shared]
         + [specs.column] * 4
         + [specs.row, specs.chunk, specs.chunk, specs.final],
@@ -157,7 +149,7 @@ def _run_backward(sizes, saved, cotangents):
         + [_shape(d_state)],
         scratch_shapes=[specs.pairs_memory] * 2 + [specs.state_memory],
         semantics=("parallel", "arbitrary", "arbitrary"),
-    )(*inputs, d_y, borders, d_state)
+    )(*inputs, d_y, boundaries, d_state)
     d_sums, d_entered, d_leaving, d_delta = _from_blocks(
         _columns(d_out) - d_in, d_entered, d_leaving, d_delta
     )
@@ -170,7 +162,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 def _inputs(sizes, x, b, c, d, ids, delta, decays):
-    """The arrays as the kernels want them."""
+    """Arrange the arrays as the kernels read them."""
     ids = ids[..., None]
     sums = decays.sums
     numbers = _by_block(sizes, *sums, decays.entered, decays.leaving, delta)
@@ -180,7 +172,7 @@ def _inputs(sizes, x, b, c, d, ids, delta, decays):
 
 def _shape(like, chunks=None):
     dims = like.shape if chunks is None else (like.shape[0], chunks, *like.shape[1:])
-    return jax.ShapeDtypeStruct(dims, jnp.float32)
+    return float32_array(*dims)
 
 
 def _by_block(sizes, *arrays):
@@ -194,7 +186,7 @@ def _rows(sizes, z):
 
 
 def _columns(z):
-    """Back from `_rows`."""
+    """Invert `_rows`."""
     z = z.swapaxes(-1, -2)
     return z.reshape(*z.shape[:-3], -1, z.shape[-1])
 
@@ -214,12 +206,7 @@ class _Specs:
         self.state_memory = pltpu.VMEM((self.grid[2], states, lanes), jnp.float32)
         self.pairs_memory = pltpu.VMEM((size, size), jnp.float32)
 
-        def spec(block, at):
-            def place(b, t, h):
-                return at(b, self.chunks - 1 - t if backwards else t, h)
-
-            return pl.BlockSpec(block, place)
-
+        spec = specs_over_time(self.chunks, 1, backwards=backwards)
         self.channels = spec((1, size, lanes), lambda b, t, h: (b, t, h))
         self.shared = spec((1, size, states), lambda b, t, h: (b, t, 0))
         id_column = spec((1, size, 1), lambda b, t, h: (b, t, 0))
@@ -228,7 +215,7 @@ class _Specs:
         self.row = spec((1, 1, 1, sizes.block, size), lambda b, t, h: (b, h, t, 0, 0))
         self.chunk = spec((1, 1, 1, lanes), lambda b, t, h: (b, t, 0, h))
         vector = spec((1, lanes), lambda b, t, h: (0, h))
-        self.border = spec((1, 1, states, lanes), lambda b, t, h: (b, t, 0, h))
+        self.boundary = spec((1, 1, states, lanes), lambda b, t, h: (b, t, 0, h))
         # Each block of heads comes and goes once, not once a chunk.
         last = self.grid[2] - 1
         self.start = pl.BlockSpec(

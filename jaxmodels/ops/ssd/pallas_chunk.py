@@ -1,6 +1,6 @@
 """A chunk of Mamba-2 inside the kernels of `ops/ssd/pallas.py`, forwards and backwards.
 
-References come as the blocks of `ssd_kernel._Specs`. Shapes: N state size, c chunk size, P head
+References come as the blocks of `pallas._Specs`. Shapes: N state size, c chunk size, P head
 size; heads go by in blocks of h, side by side in packs that fill 128 lanes.
 """
 
@@ -102,7 +102,7 @@ def forward_chunk(sizes, keep, *refs, exact):
     """
     del exact  # products are of `sizes.dtype` everywhere
     given, refs = Inputs(*refs[: len(Inputs._fields)]), refs[len(Inputs._fields) :]
-    start, y, final, *borders, scores, states = refs
+    start, y, final, *boundaries, scores, states = refs
     b, c = given.b[0], given.c[0]
     block = pl.program_id(2)
     dot = functools.partial(_dot, sizes)
@@ -115,9 +115,9 @@ def forward_chunk(sizes, keep, *refs, exact):
     def _():
         scores[...] = jnp.where(_visible(given), dot(c, b, (1, 1)), 0.0)
 
-    state = _begun(given, states[block])
+    state = _apply_reset(given, states[block])
     if keep:
-        borders[0][0, 0] = state
+        boundaries[0][0, 0] = state
     read = dot(c, state)
     parts = []
     for lane, lanes, heads in _packs(sizes):
@@ -137,7 +137,7 @@ def forward_chunk(sizes, keep, *refs, exact):
     final[0] = states[block]
 
 
-def _begun(given, state):
+def _apply_reset(given, state):
     """No state, NaN included, where a document starts at the chunk's first token."""
     return jnp.where(given.id_column[0, :1] == 0, state, 0.0)
 
@@ -165,7 +165,7 @@ def backward_chunk(sizes, *refs, exact):
     """
     del exact
     given, refs = Inputs(*refs[: len(Inputs._fields)]), refs[len(Inputs._fields) :]
-    d_y, border, d_final, d_x, d_b, d_c, d_in, d_entered, d_leaving, d_delta, *refs = refs
+    d_y, boundary, d_final, d_x, d_b, d_c, d_in, d_entered, d_leaving, d_delta, *refs = refs
     d_out, d_keep, d_d, d_start, scores, d_scores, d_states = refs
     b, c = given.b[0], given.c[0]
     block, blocks = pl.program_id(2), pl.num_programs(2)
@@ -182,7 +182,7 @@ def backward_chunk(sizes, *refs, exact):
         d_scores[...] = jnp.zeros_like(d_scores)
         d_b[...], d_c[...] = jnp.zeros_like(d_b), jnp.zeros_like(d_c)
 
-    state, d_state = border[0, 0], d_states[block]
+    state, d_state = boundary[0, 0], d_states[block]
     read, d_left = dot(c, state), dot(b, d_state)
     d_reads, lefts, d_pairs = [], [], jnp.zeros_like(d_scores)
     numbers = {name: [] for name in ("in", "entered", "leaving", "delta", "out")}

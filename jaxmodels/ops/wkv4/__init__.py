@@ -1,1 +1,30 @@
-"""The RWKV-4 recurrence: chunked XLA and Pallas TPU implementations."""
+"""The weighted average of RWKV-4: chunked XLA and Pallas TPU."""
+
+from jaxmodels.ops.common.dispatch import select_implementation
+from jaxmodels.ops.wkv4.chunked import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
+from jaxmodels.ops.wkv4.pallas import wkv4_pallas
+
+__all__ = ["WKV4State", "wkv4", "wkv4_initial", "wkv4_step"]
+
+
+def wkv4(state, k, v, decay, bonus, reset=None, *, chunk_size=64, implementation="auto"):
+    """`wkv4_step` over (batch, time, width), in about T / chunk_size + chunk_size dependent steps.
+
+    Args:
+      state: of (B, C) arrays, before the first token.
+      k, v: (B, T, C).
+      decay, bonus: (C,), see `wkv4_step`.
+      reset: bool (B, T) or None.
+      chunk_size: most tokens a chunk of "xla"; "pallas" has blocks of its own.
+      implementation: "auto" and "xla", or "pallas".
+
+    Returns:
+      (state after the last token, y (B, T, C)).
+    """
+    run = select_implementation(implementation, auto=wkv4_chunked, xla=wkv4_chunked, pallas=_pallas)
+    return run(state, k, v, decay, bonus, reset, chunk_size=chunk_size)
+
+
+def _pallas(*arguments, chunk_size):
+    del chunk_size
+    return wkv4_pallas(*arguments)

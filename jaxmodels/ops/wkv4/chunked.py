@@ -31,13 +31,13 @@ class WKV4State(NamedTuple):
 
 
 def wkv4_initial(*shape: int) -> WKV4State:
-    """The state before the first token, of arrays of this shape."""
+    """Return the state before the first token, of arrays of this shape."""
     zeros = jnp.zeros(shape, jnp.float32)
     return WKV4State(zeros, zeros, jnp.full(shape, EMPTY, jnp.float32))
 
 
 def wkv4_step(state: WKV4State, k, v, decay, bonus):
-    """One token.
+    """Read one token.
 
     Args:
       state: of (B, C) arrays.
@@ -52,21 +52,12 @@ def wkv4_step(state: WKV4State, k, v, decay, bonus):
 
 
 def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size=64):
-    """The same over (B, T, C) in about T / chunk_size + chunk_size dependent steps.
+    """Read (B, T, C) in chunks, in XLA; see `ops.wkv4.wkv4`.
 
     What a chunk adds to the state is a sum over its tokens. A scan over chunks adds these up to the
     states that enter the chunks; from there all chunks are read at once, token by token. For the
-    gradient the states at each token are kept, and nothing else is.
-
-    Args:
-      state: of (B, C) arrays, before the first token.
-      k, v: (B, T, C).
-      decay, bonus: (C,), see `wkv4_step`.
-      reset: bool (B, T) or None.
-      chunk_size: most tokens a chunk; on a CPU, T is as good as any.
-
-    Returns:
-      (state after the last token, y (B, T, C)).
+    gradient the states at each token are kept, and nothing else is. On a CPU a chunk of T tokens is
+    as good as any.
     """
     time = k.shape[1]
     size = -(-time // -(-time // chunk_size))  # as many chunks, but the last about as full
@@ -78,19 +69,19 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
     entered = jax.tree.map(lambda x: x[None], state)
     if chunks > 1:
         before = (x if x is None else x[:-1] for x in (k, v, reset))
-        entered = _entering(state, *before, decay)
+        entered = _chunk_states(state, *before, decay)
 
     real = None
     if chunks * size != time:
         real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
     tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), (k, v, reset, real))
-    left, y = _read(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
+    left, y = _scan_chunks(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
     return jax.tree.map(lambda x: x[-1], left), from_chunks(jnp.moveaxis(y, 0, 2), time)
 
 
 @jax.custom_vjp
-def _read(entered, tokens, decay, bonus):
-    """All chunks at once, token by token.
+def _scan_chunks(entered, tokens, decay, bonus):
+    """Read all chunks at once, token by token.
 
     Args:
       entered: states of (n, B, C), before each chunk.
@@ -104,14 +95,14 @@ def _read(entered, tokens, decay, bonus):
 
 
 def _loop(entered, tokens, decay, bonus, *, keep: bool):
-    """`_read`, and with `keep` the states (c, n, B, C) before each token."""
-    # A barrier on either side of the loop: else a TPU stacks what it gives in the order of whoever
-    # reads it next, and changes that order token by token.
+    """`_scan_chunks`, and with `keep` the states (c, n, B, C) before each token."""
+    # Barriers around the scan: otherwise XLA:TPU picks the consumer's layout for the stacked
+    # outputs and transposes on every iteration.
     tokens = jax.lax.optimization_barrier(tokens)
 
     def token(state, inputs):
         k, v, reset, real = inputs
-        after, y = wkv4_token(_begun(state, reset), k, v, decay, bonus)
+        after, y = wkv4_token(_apply_reset(state, reset), k, v, decay, bonus)
         after = after if real is None else _select(real[..., None], after, state)
         return after, (y, state if keep else ())
 
@@ -119,12 +110,12 @@ def _loop(entered, tokens, decay, bonus, *, keep: bool):
     return left, jax.lax.optimization_barrier(y), states
 
 
-def _read_forward(entered, tokens, decay, bonus):
+def _scan_chunks_forward(entered, tokens, decay, bonus):
     left, y, states = _loop(entered, tokens, decay, bonus, keep=True)
     return (left, y), (states, tokens, decay, bonus)
 
 
-def _read_backward(saved, cotangents):
+def _scan_chunks_backward(saved, cotangents):
     """By hand: a derivative of the step, taken by itself, is six passes over the chunks."""
     states, tokens, decay, bonus = saved
     d_left, d_y = cotangents
@@ -133,7 +124,7 @@ def _read_backward(saved, cotangents):
     def token(carry, inputs):
         d_p, d_q, d_w, d_u = carry
         state, (k, v, reset, real), d_y = inputs
-        state = _begun(state, reset)
+        state = _apply_reset(state, reset)
         gradients = wkv4_token_back(state, k, v, decay, bonus, d_y, (d_p, d_q))
         before, d_k, d_v, d_decay, d_bonus = gradients
         if reset is not None:
@@ -154,15 +145,15 @@ def _read_backward(saved, cotangents):
     return entered, (d_k, d_v, None, None), *(x.sum((0, 1), keepdims=True) for x in (d_w, d_u))
 
 
-_read.defvjp(_read_forward, _read_backward)
+_scan_chunks.defvjp(_scan_chunks_forward, _scan_chunks_backward)
 
 
-def _begun(state, reset):
+def _apply_reset(state, reset):
     return state if reset is None else _select(reset[..., None], wkv4_initial(1, 1, 1), state)
 
 
 def wkv4_token(state, k, v, decay, bonus):
-    """One token of arrays that broadcast; see `wkv4_step`."""
+    """Read one token of arrays that broadcast; see `wkv4_step`."""
     p, q, o = state
     k_now, o = k + bonus, jax.lax.stop_gradient(o)
     top = jnp.maximum(o, jax.lax.stop_gradient(k_now))
@@ -174,7 +165,7 @@ def wkv4_token(state, k, v, decay, bonus):
 
 
 def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
-    """The derivative of `wkv4_token`.
+    """Differentiate `wkv4_token`.
 
     Args:
       state: before the token.
@@ -201,13 +192,13 @@ def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
     return before, d_k, d_v, d_decay, d_bonus
 
 
-def _entering(state, k, v, reset, decay):
-    """The states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
+def _chunk_states(state, k, v, reset, decay):
+    """Return the states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
     size = k.shape[2]
     carried = None
     if reset is not None:
         ids = segment_ids(reset)
-        last = (ids == ids[..., -1:])[..., None]  # tokens whose document goes on after the chunk
+        last = (ids == ids[..., -1:])[..., None]  # tokens whose document continues after the chunk
         k, v = jnp.where(last, k, EMPTY), jnp.where(last, v, 0.0)
         carried = ids[..., -1:] == 0  # (n, B, 1)
     age = jnp.arange(size - 1, -1, -1, dtype=jnp.float32)

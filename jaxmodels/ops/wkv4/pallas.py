@@ -1,9 +1,9 @@
-"""The weighted average of RWKV-4 as a kernel for a TPU: token by token, in fast memory.
+"""The weighted average of RWKV-4 as a Pallas TPU kernel: token by token, in VMEM.
 
-The equations and their derivative are those of `chunked.py`, whose step runs here unchanged. What
-bounds the recurrence on a TPU is what travels to memory between two operations: here it is k, v and
-y alone, read and written once. For the gradient the states before each block of tokens are kept,
-and a block is run again before it is run backwards.
+The equations and their derivative are those of `chunked.py`, whose step runs here unchanged. On a
+TPU the recurrence is bound by HBM traffic: here only k, v and y are read and written, once. For the
+gradient the states before each block of tokens are kept, and a block is replayed before its
+backward pass.
 
 Eight rows of the batch are the eight sublanes of a register, so that a batch of eight fills it.
 Shapes: B batch, T time, C width, n blocks of c tokens.
@@ -16,14 +16,20 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jaxmodels.ops.common.pallas_tpu import LANES, SUBLANES, kernel_call
+from jaxmodels.ops.common.pallas_tpu import (
+    LANES,
+    SUBLANES,
+    float32_array,
+    kernel_call,
+    specs_over_time,
+)
 from jaxmodels.ops.wkv4.chunked import EMPTY, WKV4State, wkv4_token, wkv4_token_back
 
 TOKENS, WIDTH = 32, 512  # of a block
 
 
-def wkv4_kernel(state: WKV4State, k, v, decay, bonus, reset=None):
-    """`wkv4_chunked` on a TPU; elsewhere the same kernel, interpreted."""
+def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
+    """Read (B, T, C) by a TPU kernel, interpreted on other platforms; see `ops.wkv4.wkv4`."""
     batch, time, width = k.shape
     lanes = min(WIDTH, -(-width // LANES) * LANES)
     tokens = min(TOKENS, time)
@@ -41,7 +47,7 @@ def wkv4_kernel(state: WKV4State, k, v, decay, bonus, reset=None):
 
 
 def _padded(x, to):
-    """x with zeros behind it, up to multiples of `to` along its axes."""
+    """Pad x with zeros at the end, up to multiples of `to` along its axes."""
     return jnp.pad(x, [(0, -size % block) for size, block in zip(x.shape, to, strict=True)])
 
 
@@ -57,39 +63,37 @@ def _run(time, block, state, k, v, decay, bonus, reset):
 
 def _forward(time, block, state, k, v, decay, bonus, reset, *, keep):
     specs, grid, call = _layout(block, k, reset)
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     outs = [(k.shape, specs.tokens)] + [(x.shape, specs.rows) for x in state]
     if keep:
-        outs += [((grid[2], *x.shape), specs.border) for x in state]
+        outs += [((grid[2], *x.shape), specs.boundary) for x in state]
     inputs = [specs.tokens] * 2 + [specs.vector] * 2 + [specs.rows] * 3
     return call(
         functools.partial(_forward_block, time, keep),
         "wkv4_forward",
         inputs=inputs,
         outputs=[spec for _, spec in outs],
-        shapes=[shape(dims) for dims, _ in outs],
+        shapes=[float32_array(*dims) for dims, _ in outs],
         arguments=(k, v, decay, bonus, *state),
     )
 
 
 def _run_forward(time, block, state, k, v, decay, bonus, reset):
-    y, p, q, o, *borders = _forward(time, block, state, k, v, decay, bonus, reset, keep=True)
-    return (y, p, q, o), (borders, k, v, decay, bonus, reset)
+    y, p, q, o, *boundaries = _forward(time, block, state, k, v, decay, bonus, reset, keep=True)
+    return (y, p, q, o), (boundaries, k, v, decay, bonus, reset)
 
 
 def _run_backward(time, block, saved, cotangents):
-    borders, k, v, decay, bonus, reset = saved
+    boundaries, k, v, decay, bonus, reset = saved
     d_y, d_p, d_q, _ = cotangents
     specs, _, call = _layout(block, k, reset, backwards=True)
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     tokens, lanes = block
     d_k, d_v, d_p, d_q, d_w, d_u = call(
         functools.partial(_backward_block, time),
         "wkv4_backward",
-        inputs=[specs.tokens] * 3 + [specs.vector] * 2 + [specs.border] * 3 + [specs.rows] * 2,
+        inputs=[specs.tokens] * 3 + [specs.vector] * 2 + [specs.boundary] * 3 + [specs.rows] * 2,
         outputs=[specs.tokens] * 2 + [specs.rows] * 4,
-        shapes=[shape(k.shape)] * 2 + [shape(d_p.shape)] * 4,
-        arguments=(k, v, d_y, decay, bonus, *borders, d_p, d_q),
+        shapes=[float32_array(*x.shape) for x in (k, k, d_p, d_p, d_p, d_p)],
+        arguments=(k, v, d_y, decay, bonus, *boundaries, d_p, d_q),
         scratch=[pltpu.VMEM((tokens, SUBLANES, lanes), jnp.float32)] * 3,
     )
     d_state = [d_p, d_q, jnp.zeros_like(d_p)]
@@ -100,18 +104,15 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 class _Specs:
-    """Blocks of the arrays: tokens (T, B, C), resets, rows (B, C), border (n, B, C), vector."""
+    """Blocks of the arrays: tokens (T, B, C), resets, rows (B, C), boundary (n, B, C), vector."""
 
     def __init__(self, block, blocks, backwards):
         tokens, lanes = block
-
-        def at(t):
-            return blocks - 1 - t if backwards else t
-
-        self.tokens = pl.BlockSpec((tokens, SUBLANES, lanes), lambda b, c, t: (at(t), b, c))
-        self.resets = pl.BlockSpec((tokens, SUBLANES, LANES), lambda b, c, t: (at(t), b, 0))
+        spec = specs_over_time(blocks, 2, backwards=backwards)
+        self.tokens = spec((tokens, SUBLANES, lanes), lambda b, c, t: (t, b, c))
+        self.resets = spec((tokens, SUBLANES, LANES), lambda b, c, t: (t, b, 0))
         self.rows = pl.BlockSpec((SUBLANES, lanes), lambda b, c, t: (b, c))
-        self.border = pl.BlockSpec((1, SUBLANES, lanes), lambda b, c, t: (at(t), b, c))
+        self.boundary = spec((1, SUBLANES, lanes), lambda b, c, t: (t, b, c))
         self.vector = pl.BlockSpec((1, lanes), lambda b, c, t: (0, c))
 
 
@@ -141,7 +142,9 @@ def _layout(block, k, reset, backwards=False):
     return specs, grid, call
 
 
-def _forward_block(time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *borders, exact):
+def _forward_block(
+    time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *boundaries, exact
+):
     """One block of tokens. Arguments are references; p, q, o hold the state from block to block."""
 
     place = pl.program_id(2)
@@ -153,12 +156,12 @@ def _forward_block(time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, 
 
     state = (p[...], q[...], o[...])
     if keep:
-        for ref, now in zip(borders, state, strict=True):
+        for ref, now in zip(boundaries, state, strict=True):
             ref[0] = now
     w, u = decay[...], bonus[...]
 
     def token(t, state):
-        after, now = wkv4_token(_begun(state, resets, t), k[t], v[t], w, u)
+        after, now = wkv4_token(_apply_reset(state, resets, t), k[t], v[t], w, u)
         after = tuple(after)
         y[t] = now
         return _if_real(time, k, t, after, state, place)
@@ -180,7 +183,7 @@ def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q
     w, u = decay[...], bonus[...]
 
     def again(t, state):
-        state = _begun(state, resets, t)
+        state = _apply_reset(state, resets, t)
         for ref, now in zip(before, state, strict=True):
             ref[t] = now
         return tuple(wkv4_token(state, k[t], v[t], w, u)[0])
@@ -208,7 +211,7 @@ def _first(resets, t, like):
     return jnp.tile(resets[t], (1, like.shape[1] // LANES)) != 0
 
 
-def _begun(state, resets, t):
+def _apply_reset(state, resets, t):
     if resets is None:
         return state
     first = _first(resets, t, state[0])
@@ -218,7 +221,7 @@ def _begun(state, resets, t):
 
 
 def _if_real(time, k, t, after, state, place):
-    """`after`, or for a token behind the last one what was before it."""
+    """Return `after`, or `state` for a token of the padding."""
     if time % k.shape[0] == 0:
         return after
     real = place * k.shape[0] + t < time

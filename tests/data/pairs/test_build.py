@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxmodels.data.build import Options, build, main, pairs_of_sources, verify
+from jaxmodels.data.build import Options, build, main
 from jaxmodels.data.pairs.hrm_format import LAYOUTS, Arrays, read_built
+from jaxmodels.data.pairs.hrm_read import verify
 from jaxmodels.data.pairs.rows import lay_out_pairs
 from jaxmodels.data.tasks import TASKS
+from jaxmodels.data.tasks.sources import pairs_of_sources
 from jaxmodels.data.tokenizers.answers import SEED_CHARSET, AnswerCharTokenizer
 from jaxmodels.errors import UserError
 
@@ -110,7 +112,7 @@ def test_reading_gives_back_what_was_laid_out(tmp_path, mode, layout):
         only_layout(tmp_path / "d", layout)
     splits, tokenizer = read_built(tmp_path / "d")
     assert tokenizer.name == "hybrid" and tokenizer.vocab_size <= 300
-    train, test, way = pairs_of_sources(["translation", "factual"], options)
+    train, test, way = pairs_of_sources(["translation", "factual"], count=60)
     assert way == "by unseen combination of slots" and len(train) + len(test) == 120
     for name, pairs in (("train", train), ("test", test)):
         expected = lay_out_pairs(pairs, tokenizer, mode, 96)
@@ -122,7 +124,7 @@ def test_reading_gives_back_what_was_laid_out(tmp_path, mode, layout):
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_question_on_both_sides(name, seed):
-    train, test, _ = pairs_of_sources([name], Options(count=300, seed=seed))
+    train, test, _ = pairs_of_sources([name], count=300, seed=seed)
     assert not {p.question for p in train} & {p.question for p in test}
     assert 40 <= len(test) <= 120
 
@@ -130,7 +132,7 @@ def test_no_question_on_both_sides(name, seed):
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "seed_translation"])
 def test_what_is_unseen_is_made_of_what_was_seen(name):
     """So few pairs that a split by question alone would hold out what stands in one of them."""
-    train, test, _ = pairs_of_sources([name], Options(count=60))
+    train, test, _ = pairs_of_sources([name], count=60)
     shown = {(i, value) for p in train for i, value in enumerate(p.combination)}
     assert len(test) > 2
     assert {(i, value) for p in test for i, value in enumerate(p.combination)} <= shown
@@ -162,9 +164,8 @@ def test_what_a_file_repeats_of_a_task_is_no_test_question(tmp_path):
     (tmp_path / "a.tsv").write_text("".join(sorted(lines)), encoding="utf-8")
     emptied = 0
     for seed in range(6):
-        options = Options(seed=seed)
         sources = ["seed_translation", str(tmp_path / "a.tsv")]
-        train, test, _ = pairs_of_sources(sources, options)
+        train, test, _ = pairs_of_sources(sources, seed=seed)
         assert not {p.question for p in train} & {p.question for p in test}
         emptied += len(test) < 200
     assert emptied  # the task's whole test question was in the file's training part
@@ -338,7 +339,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["translatoin"], "translatoin: neither a file nor a task; tasks are translation"),
+        (["translatoin"], "translatoin: neither a file nor a task; did you mean 'translation'"),
         (["no/such.tsv"], "no/such.tsv: no such file"),
         (["bad.jsonl"], "bad.jsonl:2: expected the fields input and output"),
         (["one.tsv"], "train_split: 1 pairs to train on and 0 to test"),

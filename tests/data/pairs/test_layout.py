@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxmodels.data.pairs.layout import lay_out, read_answer
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP
 
 Q, A, T = [10, 11, 12], [20, 21], 9
 
@@ -75,5 +75,5 @@ def test_what_does_not_fit_is_refused(mode):
         lay_out(Q, [20] * (fits + 1), mode, T)
     with pytest.raises(UserError, match="a question of 9 tokens does not fit"):
         lay_out([10] * T, None, mode, T)
-    with pytest.raises(UserError, match="is none of grid, nar"):
+    with pytest.raises(UserError, match="choose from: grid, nar"):
         lay_out(Q, A, "other", T)

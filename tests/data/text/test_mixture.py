@@ -17,8 +17,9 @@ from jaxmodels.data.text.mixture import phase_shares
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
-from train.config.schema import from_json, to_json
-from train.tasks.text import corpus_of, open_data
+from train.config import from_json, to_json
+from train.tasks import open_task
+from train.tasks.text import corpus_of
 
 WEIGHTS = {"low": (9.0, 1.0, 0.0, 1.0), "high": (1.0, 1.0, 2.0, 3.0)}
 
@@ -102,7 +103,7 @@ def test_questions_about_oneself():
         assert "{" not in record.text.decode()
     assert [record.name.split(":")[0] for record in made[:4]] == list(KINDS)
     assert all(r.name.startswith("identity") for r in make_metacognition(9, kind="identity"))
-    with pytest.raises(UserError, match="'self' is unknown, valid: mechanics"):
+    with pytest.raises(UserError, match="unknown 'self'; choose from: mechanics"):
         make_metacognition(1, kind="self")
 
 
@@ -115,7 +116,7 @@ def test_the_sample_reads(tmp_path):
     assert len(corpus.train) == 12
     wrong = tmp_path / "x.jsonl"
     wrong.write_text('{"question": "a?", "answer": "b", "kind": "self"}\n')
-    with pytest.raises(UserError, match=r"x.jsonl:1: kind 'self' is unknown"):
+    with pytest.raises(UserError, match=r"x.jsonl:1: unknown kind 'self'"):
         load_corpus(wrong, format="metacognition")
 
 
@@ -182,7 +183,7 @@ def test_a_mixture_from_a_config(texts):
     config.data.mixture = type(config)(sources)
     config = from_json(to_json(config))
     assert config.data.mixture.to_dict() == sources
-    data = open_data(config)
+    data = open_task(config)
     batches = [batch for batch, _ in zip(data.train, range(10), strict=False)]
     first, last = (bytes(batch["inputs"].astype(np.uint8).ravel()) for batch in batches[::9])
     assert b"uestion" not in first
@@ -196,7 +197,7 @@ def test_a_mixture_from_a_config(texts):
         for name, value in wrong.items():
             other.data[name] = value
         with pytest.raises(UserError, match=says):
-            open_data(other)
+            open_task(other)
     config.data.mixture.talk.weihgts = 3
     with pytest.raises(UserError, match=r"config.data.mixture.talk: unknown field 'weihgts'"):
-        open_data(config)
+        open_task(config)

@@ -18,8 +18,8 @@ from jaxmodels.data import (
     make_stream,
     num_target_bytes,
     num_targets,
-    pieces,
-    take,
+    split_documents,
+    subsample,
 )
 from jaxmodels.data.text.packing import pack
 from jaxmodels.errors import UserError
@@ -308,13 +308,13 @@ def test_too_short_or_impossible_sizes_are_user_errors(mode):
         make_stream(docs, batch_size=2, seq_len=2, seed=0, mode="trakcs")
 
 
-def test_take_keeps_every_document_and_its_labels():
+def test_subsample_keeps_every_document_and_its_labels():
     docs = documents([100, 10, 50])
-    some = take(docs, 32)
+    some = subsample(docs, 32)
     assert [len(d) for d in some] == [20, 2, 10]
     assert some[2].tokens.tolist() == list(range(110, 120))
     assert some[2].labels["place"].tolist() == list(range(10))
-    assert take(docs, None) == take(docs, 160) == tuple(docs)
+    assert subsample(docs, None) == subsample(docs, 160) == tuple(docs)
 
 
 def test_labels_of_another_length_are_refused():
@@ -322,11 +322,11 @@ def test_labels_of_another_length_are_refused():
         Document("d", np.zeros(2, np.uint8), labels={"x": np.zeros(3, np.int32)})
 
 
-def test_pieces_cut_documents_in_order_and_drop_only_a_last_single_token():
+def test_split_documents_cuts_in_order_and_drop_only_a_last_single_token():
     documents = (Document("a", np.arange(7)), Document("b", np.arange(3)))
-    cut = pieces(documents, 3)
+    cut = split_documents(documents, 3)
     assert [d.tokens.tolist() for d in cut] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
     # the seventh token of "a" would be a piece without a target, and is left out
-    cut = pieces(documents, 4)
+    cut = split_documents(documents, 4)
     assert [d.tokens.tolist() for d in cut] == [[0, 1, 2, 3], [4, 5, 6], [0, 1, 2]]
-    assert pieces(documents, None) == documents
+    assert split_documents(documents, None) == documents

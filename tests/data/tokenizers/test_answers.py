@@ -13,8 +13,8 @@ from jaxmodels.data.tokenizers.answers import (
     AnswerCharTokenizer,
     HybridTokenizer,
 )
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP, UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP, UNK
 
 SPANISH = "¿Dónde está el niño? ¡Adiós, señor Müller!"
 TEXTS = ["the cat and the dog", "the cat  sat\n\ton the mat", "La niña y el gato."]

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmodels.data import tokenizer_from_json
-from jaxmodels.data.tokenizers.answers import SPECIALS
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
+from jaxmodels.data.tokenizers.special import EOS, PAD, SEP, SPECIALS, UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import EOS, PAD, SEP, UNK
 
 TEXTS = ["La niña come una manzana.", "El niño come pan.", "¿Qué come la niña? <eos>"] * 3
 

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxmodels.data import ByteTokenizer, WordTokenizer
-from jaxmodels.data.pairs.rows import Pair
+from jaxmodels.data.pairs.rows import Pair, texts_of
 from jaxmodels.data.tokenizers.answers import AnswerCharTokenizer, HybridTokenizer
 from jaxmodels.data.tokenizers.compare import compare_tokenizers, main
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
@@ -42,11 +42,11 @@ def test_words_lose_what_they_do_not_know():
 
 
 def test_named_tokenizers():
-    fitted = [fit_tokenizer(name, PAIRS, 300) for name in TEXT_TOKENIZERS]
+    fitted = [fit_tokenizer(name, texts_of(PAIRS), 300) for name in TEXT_TOKENIZERS]
     assert [t.vocab_size for t in fitted[:3]] == [195, 83, 84]
     assert fitted[3].words == ("ab", "abc", "ca") and fitted[4].name == "bpe"
-    with pytest.raises(UserError, match="unknown 'x'; valid: answer_char"):
-        fit_tokenizer("x", PAIRS, 300)
+    with pytest.raises(UserError, match="unknown 'x'; choose from: answer_char"):
+        fit_tokenizer("x", texts_of(PAIRS), 300)
 
 
 def test_command_line(capsys):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmodels.data.tokenizers.byte_word import tokenizer_from_json
+from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 from jaxmodels.data.tokenizers.grid import MAZE, SUDOKU4, SUDOKU9, GridTokenizer
+from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import PAD
 
 KINDS = [SUDOKU4, SUDOKU9, MAZE]
 

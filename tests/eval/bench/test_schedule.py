@@ -87,13 +87,16 @@ def test_the_compiler_schedules_the_kernels(tmp_path):
 
 ODD_SIZES = """\
 import sys
-from train import compile as aot
+from train.devices import aot
 aot.prepare_environment(aot.find_libtpu())
 import jax, jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
 from eval.bench.layer import compile_function
-from jaxmodels.ops import norm_kernels, short_conv_kernel, ssd_kernel, dplr_kernel, wkv4_kernel
-from jaxmodels.ops.wkv4 import WKV4State
+from jaxmodels.ops.dplr.pallas import dplr_pallas
+from jaxmodels.ops.norms.pallas import layer_norm
+from jaxmodels.ops.short_conv.pallas import short_conv_silu
+from jaxmodels.ops.ssd.pallas import ssd_pallas
+from jaxmodels.ops.wkv4.pallas import WKV4State, wkv4_pallas
 
 device = aot.topology_devices("v5e:2x2")[0]
 f32 = lambda *dims: jax.ShapeDtypeStruct(dims, "float32")
@@ -107,15 +110,15 @@ def both(function, *arguments):
     compile_function(run, arguments, device)
 
 vectors = f32(50), f32(50)
-both(wkv4_kernel.wkv4_kernel, WKV4State(*[f32(B, 50)] * 3), f32(B, T, 50), f32(B, T, 50), *vectors)
-both(short_conv_kernel.conv_silu_kernel, f32(B, 6, 3000), f32(B, T, 3000), f32(3000, 7), f32(3000))
-both(norm_kernels.layer_norm_kernel, f32(B, T, 320), f32(320), f32(320))
-parts = f32(B, 128, 53 * 64), f32(B, 300, 53 * 64), f32(B, 300, 53), f32(53)
+both(wkv4_pallas, WKV4State(*[f32(B, 50)] * 3), f32(B, T, 50), f32(B, T, 50), *vectors)
+both(short_conv_silu, f32(B, 6, 3000), f32(B, T, 3000), f32(3000, 7), f32(3000))
+both(layer_norm, f32(B, T, 320), f32(320), f32(320))
+parts = f32(B, 1, 128, 53 * 64), f32(B, 300, 53 * 64), f32(B, 300, 53), f32(53)
 parts = *parts, f32(B, 300, 128), f32(B, 300, 128), f32(53)
-both(lambda *each: ssd_kernel.ssd_kernel(*each, chunk_size=50, dtype="bfloat16"), *parts)
+both(lambda *each: ssd_pallas(*each, chunk_size=50, dtype="bfloat16"), *parts)
 mix = lambda recur, tokens, shared, head_sum: recur(*tokens)
 tokens = [f32(B, T, 15 * 64)] * 6
-delta_rule = lambda s, *t: dplr_kernel.dplr_kernel(mix, s, t, {}, chunk_size=50)
+delta_rule = lambda s, *t: dplr_pallas(mix, s, t, {}, chunk_size=50)
 both(delta_rule, f32(B, 15, 64, 64), *tokens)
 print("all compiled")
 """

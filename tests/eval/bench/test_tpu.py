@@ -13,7 +13,7 @@ from eval.bench import tpu
 from eval.bench.hlo import profile
 from eval.bench.layer import layer_of
 from jaxmodels.errors import UserError
-from train import compile as aot
+from train.devices import aot
 
 ROOT = Path(__file__).parents[3]
 
@@ -186,7 +186,7 @@ ANCHORS = """\
 import json
 from eval.bench.hlo import profile
 from eval.bench.layer import compile_function
-from train import compile as aot
+from train.devices import aot
 aot.prepare_environment(aot.find_libtpu())
 import jax
 import jax.numpy as jnp

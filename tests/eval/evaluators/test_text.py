@@ -14,6 +14,7 @@ from eval.evaluators.text import evaluate
 from jaxmodels.data import Document, WordTokenizer
 from jaxmodels.data.text.corpus import Record, to_document
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import label_terms
 from tests.eval.tiny_bytes import Toy
 
 
@@ -63,7 +64,7 @@ def test_state_is_carried_between_batches(model):
     assert carried.means["next_token"] == pytest.approx(nats / count, rel=1e-5)
 
     class Forgetful(Toy):
-        def loss_sums(self, state, batch, key=None):
+        def loss_sums(self, state, batch, key=None, progress=None):
             return super().loss_sums(self.initial_state(len(batch["inputs"])), batch, key)
 
     forgetful = evaluate(Forgetful(), doc, batch_size=1, seq_len=10)
@@ -72,12 +73,9 @@ def test_state_is_carried_between_batches(model):
 
 def test_terms_without_targets_are_left_out(model):
     class Labelled(Toy):
-        def target_counts(self, batch):
-            return super().target_counts(batch) | {"symbolic": jnp.zeros(())}
-
-        def loss_sums(self, state, batch, key=None):
-            state, sums = super().loss_sums(state, batch, key)
-            return state, sums | {"symbolic": jnp.zeros(())}
+        @property
+        def terms(self):
+            return *super().terms, *label_terms("symbolic", lambda batch: None, weight=0.1)
 
     scores = evaluate(Labelled(), documents(30))
     assert "symbolic" not in scores.means

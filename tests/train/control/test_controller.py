@@ -14,8 +14,8 @@ from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.test_loop import changed, go, stop_at
 from tests.train.toy import toy_config
-from train.config.schema import complete_config, validate_config
-from train.control.controller import Steering
+from train.config import complete_config, validate_config
+from train.control.controller import Controller
 from train.control.decide import Decision
 from train.io.checkpoint import check_info, saved_steps
 from train.io.log import read_metrics
@@ -89,10 +89,10 @@ def test_the_controller_is_there_from_the_start_or_never(config, tmp_path):
     with pytest.raises(UserError, match=r"config.control.enabled: .* was made with False"):
         check_info(made, config, tmp_path)
     check_info(made, changed(plain, control__patience=5.0), tmp_path)
-    steering = Steering(plain, 100.0, tmp_path, 0)
+    controller = Controller(plain, 100.0)
     for step in (100, 200, 300):
-        steering.add(step, "valid", {"loss": 1.0 + step})
-    assert steering.decide(300) == (Decision("CONTINUE", ""), {})
+        controller.add(step, "valid", {"loss": 1.0 + step})
+    assert controller.decide(300) == (Decision("CONTINUE", ""), {})
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +189,10 @@ def test_settings_that_make_no_sense(fields, says):
 def test_what_the_controller_needs(config, tmp_path):
     with pytest.raises(UserError, match="the controller needs validation, set eval_every"):
         validate_config(changed(config, eval_every=0))
-    steering = Steering(changed(config, control__probe="passkey"), 100.0, tmp_path, 0)
-    steering.add(100, "valid", {"loss": 1.0, "accuracy": 0.5})
+    controller = Controller(changed(config, control__probe="passkey"), 100.0)
+    controller.add(100, "valid", {"loss": 1.0, "accuracy": 0.5})
     with pytest.raises(UserError, match="probe: validation measures no 'passkey'; leave it out"):
-        steering.decide(100)
+        controller.decide(100)
     local = changed(config, model="tests.train.test_step:create_local")
     with pytest.raises(UserError, match=r"config.control.max_drops: .* set it to 0"):
         go(local, tmp_path / "v")

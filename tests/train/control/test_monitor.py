@@ -13,7 +13,7 @@ from tests.eval.small_ground import TEXT, TOKENIZER, small_model
 from tests.train.corpus import small_text
 from tests.train.test_loop import changed, go, stop_at
 from tests.train.toy import Toy, ToyConfig, toy_config
-from train.control.monitor import PIECE, ROWS, Watch, judge
+from train.control.monitor import PIECE, ROWS, ComponentMonitor, judge
 from train.io.log import read_metrics
 
 NOISE = np.random.default_rng(0).standard_normal
@@ -26,8 +26,9 @@ class Watched(Toy):
         super().__init__(config, rngs)
         self.scale = scale
 
-    def observe(self, state, tokens):
-        after, (_, hs) = self(state, tokens)
+    def intermediates(self, state, tokens):
+        after, out = self(state, tokens)
+        hs = out.hs
         seen = {"rwkv_out": hs, "rwkv_state": after.h, "mamba_out": self.scale * hs}
         return after, [{}, seen | {"rwkv_retention": jax.nn.sigmoid(hs)}]
 
@@ -112,7 +113,7 @@ def test_split_over_devices_it_sees_the_same(muted, config, tmp_path):
 def test_a_model_that_shows_nothing_is_refused(config, tmp_path):
     plain = changed(config, model="tests.train.toy:create")
     del plain.model_config["mute"]
-    with pytest.raises(UserError, match=r"config.control.watch: .* has no `observe`"):
+    with pytest.raises(UserError, match=r"config.control.watch: .* has no `intermediates`"):
         go(plain, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
@@ -161,9 +162,9 @@ def test_a_hybrid_with_one_path_cut_off():
     documents = (Document("text", TOKENIZER.encode(TEXT), None, {}),)
     corpus = Corpus("text", documents, (), (), tokenizer=TOKENIZER, split="none")
     model = jax.device_get(small_model())
-    watch = Watch(None, model, corpus)
-    assert watch.tokens.shape == (ROWS, 2 * PIECE)
-    sound = watch.look(model)
+    monitor = ComponentMonitor(None, model, corpus)
+    assert monitor.tokens.shape == (ROWS, 2 * PIECE)
+    sound = monitor.inspect(model)
     assert "reason" not in sound
     names = [f"{name}/{path}" for path in ("rwkv", "mamba") for name in ("state_norm", "retention")]
     assert all(sound[name] > 0 for name in names)
@@ -172,5 +173,5 @@ def test_a_hybrid_with_one_path_cut_off():
     cut = [name for name in flat if "mamba" in name and "out_proj/kernel" in name]
     assert cut
     broken = unflatten(model, flat | {name: np.zeros_like(flat[name]) for name in cut})
-    assert watch.look(broken)["reason"] == "mamba's output is constant in layer 0"
+    assert monitor.inspect(broken)["reason"] == "mamba's output is constant in layer 0"
     assert observe._compiled._cache_size() == programs  # looking again compiles nothing

@@ -13,7 +13,7 @@ import train.devices.processes
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
-from train.devices.processes import common, together
+from train.devices.processes import common, raise_everywhere
 from train.loop import run
 
 
@@ -39,45 +39,45 @@ def others(monkeypatch):
 
 
 def test_a_result_when_all_is_well(others):
-    assert together(lambda: 7) == 7
+    assert raise_everywhere(lambda: 7) == 7
 
 
 def test_what_another_process_says_is_raised_here(others):
     others[1] = "no such\nfile"
     with pytest.raises(UserError, match=r"^process 2 of 3: no such file$"):
-        together(lambda: 7)
+        raise_everywhere(lambda: 7)
 
 
 def test_what_this_process_says(others):
     with pytest.raises(UserError, match=r"^process 1 of 3: bad$"):
-        together(fails("bad"))
+        raise_everywhere(fails("bad"))
     others[:] = ["bad", "worse"]
     with pytest.raises(UserError, match=r"^process 0, 1 of 3: bad$"):
-        together(fails("bad"))
+        raise_everywhere(fails("bad"))
     others[:] = ["bad", "bad"]
     with pytest.raises(UserError, match=r"^bad$"):
-        together(fails("bad"))
+        raise_everywhere(fails("bad"))
 
 
 def test_an_error_of_ours_keeps_its_traceback_where_it_is(others):
     with pytest.raises(ZeroDivisionError):
-        together(lambda: 1 / 0)
+        raise_everywhere(lambda: 1 / 0)
     others[0] = repr(ZeroDivisionError("division by zero"))
     with pytest.raises(UserError, match="process 0 of 3: ZeroDivisionError"):
-        together(lambda: 7)
+        raise_everywhere(lambda: 7)
 
 
 def test_messages_of_any_length_and_alphabet(others):
     for message in ("x" * 5000, "é" * 700, ""):
         with pytest.raises(UserError):
-            together(fails(message))
+            raise_everywhere(fails(message))
     assert common(["", "", ""]) == ""
 
 
 def test_one_process_is_left_alone(monkeypatch):
     monkeypatch.setattr(train.devices.processes.multihost_utils, "process_allgather", None)
     with pytest.raises(UserError, match=r"^bad$"):
-        together(fails("bad"))
+        raise_everywhere(fails("bad"))
 
 
 SAYS = (

@@ -16,7 +16,8 @@ from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.toy import toy_config
-from train import compile as aot
+from train.compile import main
+from train.devices import aot
 from train.devices.placement import build_train_step
 
 ROOT = Path(__file__).parents[3]
@@ -183,7 +184,7 @@ def test_refused_topologies_are_one_line(experiment, topology, arguments, messag
     ],
 )
 def test_unknown_topologies_name_the_known_ones(experiment, capsys, topology, message):
-    assert aot.main([f"--config={experiment}", f"--topology={topology}"]) == 2
+    assert main([f"--config={experiment}", f"--topology={topology}"]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -193,7 +194,7 @@ def test_missing_compiler_says_how_to_get_it(experiment, monkeypatch, tmp_path, 
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.delenv("LIBTPU_DIR", raising=False)
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
-    assert aot.main([f"--config={experiment}", "--topology=v5e:4x4"]) == 2
+    assert main([f"--config={experiment}", "--topology=v5e:4x4"]) == 2
     error = capsys.readouterr().err
     assert f"pip install --target {tmp_path / 'tpu'} 'libtpu==0.0." in error
     assert error.count("\n") == 1

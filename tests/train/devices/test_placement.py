@@ -16,7 +16,7 @@ from train.io.checkpoint import Checkpoints, restore
 from train.io.log import digest
 from train.model import build_model
 from train.step import init_train_state
-from train.tasks.text import open_data
+from train.tasks import open_task
 
 SPLIT = {"parallel": "shard_map", "mesh__fsdp": 2, "mesh__tensor": 2}
 
@@ -45,7 +45,7 @@ def saved(config, placement, fresh, tmp_path_factory):
     """A run's folder with one checkpoint, of the fresh state."""
     workdir = tmp_path_factory.mktemp("runs") / "split"
     checkpoints = Checkpoints(workdir, config, "text")
-    checkpoints.save(1, placement.global_form(fresh), iter(open_data(config).train), None)
+    checkpoints.save(1, placement.global_form(fresh), iter(open_task(config).train), None)
     checkpoints.close()
     return workdir
 

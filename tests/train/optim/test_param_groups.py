@@ -14,7 +14,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.test_step import batches
 from tests.train.toy import Toy, ToyConfig, create, toy_config
-from train.config.schema import apply_overrides, complete_config, from_json, to_json
+from train.config import apply_overrides, complete_config, from_json, to_json
 from train.devices.placement import build_train_step
 from train.optim.build import make_optimizer
 from train.optim.param_groups import (
@@ -206,12 +206,12 @@ def test_rules_that_make_no_sense(rules, says):
 
 
 def test_rules_come_from_files_and_the_command_line():
-    config = complete_config({"model": "x", "optimizer": {"groups": {"mamba/dynamics": 0.1}}})
+    config = complete_config({"model": "x:y", "optimizer": {"groups": {"mamba/dynamics": 0.1}}})
     apply_overrides(config, ["--config.optimizer.groups.mamba=2", "--config.optimizer.freeze.x=-1"])
     assert config.optimizer.groups.to_dict() == {"mamba/dynamics": 0.1, "mamba": 2}
     assert from_json(to_json(config)).to_dict() == config.to_dict()
     with pytest.raises(UserError, match=r"unknown field 'optimizer.group'; did you mean"):
-        complete_config({"model": "x", "optimizer": {"group": {}}})
+        complete_config({"model": "x:y", "optimizer": {"group": {}}})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A run that answers questions: trained, killed, measured and asked."""
 
-import argparse
 import io
 import json
 
@@ -11,22 +10,22 @@ import pytest
 
 import jaxmodels
 from eval.__main__ import main as evaluate
+from eval.after_training import after_training
 from eval.evaluators.answers import _bins, _split, hardness
 from eval.evaluators.infer import Answers, Asker, HRLMInference
 from eval.predict import main as predict
 from eval.run import load_run
 from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import make_task
+from jaxmodels.data.tokenizers.special import SEP
 from jaxmodels.errors import UserError
 from jaxmodels.models.hrlm import act
-from jaxmodels.models.hrlm.config import SEP
-from train.__main__ import _answered
-from train.config.schema import complete_config
+from train.config import complete_config
 from train.loop import run
 from train.optim.build import make_optimizer
 from train.optim.sign_sgd import sparse_sign_sgd
+from train.tasks import open_task
 from train.tasks.answers import pairs_of
-from train.tasks.text import open_data
 
 SIZES = {"width": 16, "head_size": 8, "high_layers": 1, "low_layers": 1, "mlp_multiple": 8}
 SIZES |= {"halt_max_steps": 3, "q_continue": False, "vocab_size": 0}
@@ -85,7 +84,7 @@ def test_the_log_has_answers_and_halting(finished):
 @pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (1, 2)])
 def test_who_explores_does_not_depend_on_the_placement(devices, accumulate, tmp_path, monkeypatch):
     # Every row would halt after one round, but for those that explore.
-    monkeypatch.setattr(act, "wishes_to_halt", lambda config, out: out.q_halt < jnp.inf)
+    monkeypatch.setattr(act, "should_halt", lambda config, out: out.q_halt < jnp.inf)
     curves = []
     for name, count, parts in (("one", 1, 1), ("other", devices, accumulate)):
         config = config_of(eval_every=0, checkpoint_every=6)
@@ -126,12 +125,13 @@ def test_pairs_that_do_not_fit_disturb_nothing_afterwards(tmp_path, capsys):
     config.update({"model": "hrlm/prefix_ar", "seq_len": 16, "steps": 2, "eval_every": 2})
     config.model_config = sizes
     with pytest.raises(UserError, match=r"raise config\.seq_len.*skip_long=true"):
-        open_data(config)
+        open_task(config)
     config.data.skip_long = True
     workdir = tmp_path / "run"
     result = one_device(config, workdir)
     assert result.status == "finished"
-    _answered(argparse.Namespace(workdir=str(workdir)), config, result)
+    after = after_training(workdir, result)
+    assert after.report.is_file() and "eval.predict" in after.commands[-1]
     assert "-> " in capsys.readouterr().out
     assert evaluate([f"--workdir={workdir}", "--max-pairs=8", "--batch-size=4"]) == 0
     scores = json.loads((workdir / "answers.json").read_text())["splits"]
@@ -194,7 +194,7 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
     # A head that lets half of them halt at once.
     shape = model.q_head.kernel.shape
     model.q_head.kernel[...] = 5.0 * jax.random.normal(jax.random.key(0), shape)
-    q = model(model.fresh_thoughts(*rows.shape), rows)[1].q_halt
+    q = model(model.initial_carry(*rows.shape), rows)[1].q_halt
     model.q_head.bias[...] = model.q_head.bias[...] - np.median(q)
     ids, rounds = Asker(model, corpus.tokenizer, batch_size=12).run(rows)
     logits, expected, _ = jax.jit(lambda m, x: m.solve(x, adaptive=True))(model, rows)
@@ -227,7 +227,7 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
 )
 def test_what_is_wrong_with_an_experiment(changes, words):
     with pytest.raises(UserError, match=words):
-        open_data(config_of(**changes))
+        open_task(config_of(**changes))
 
 
 def test_what_a_model_cannot_read():
@@ -244,8 +244,8 @@ def test_what_a_model_cannot_read():
 
 def test_tasks_and_their_tokenizers():
     config = text_config(tasks=("translation", "factual"), examples=400)
-    data = open_data(config)
-    assert config.model_config.vocab_size == data.corpus.tokenizer.vocab_size
+    data = open_task(config)
+    assert data.config.model_config.vocab_size == data.corpus.tokenizer.vocab_size
     assert {pair.task for pair in data.corpus.test} == {"translation", "factual"}
     batch = next(iter(data.train))
     assert batch["inputs"].shape == (8, 32) and batch["weights"].any(1).all()
@@ -259,7 +259,7 @@ def test_validation_reads_of_every_task():
     )
     config.data.eval_tokens = 12 * config.seq_len
     config.data.skip_long = True
-    data = open_data(config)
+    data = open_task(config)
     order = [pair.task for pair in data.corpus.valid]
     rows = np.concatenate([batch["inputs"] for batch in data.valid])[:12]
     texts = [data.corpus.tokenizer.decode(row[: np.argmax(row == SEP)]) for row in rows]

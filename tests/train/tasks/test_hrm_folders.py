@@ -12,12 +12,12 @@ from eval.evaluators.infer import Asker
 from eval.run import load_trained
 from jaxmodels.data.build import Options, build
 from jaxmodels.data.pairs.hrm_format import Arrays, read_built
+from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
-from jaxmodels.models.hrlm.config import UNK
 from tests.data.pairs.test_build import L33
-from tests.train.tasks.test_answers import config_of, one_device, text_config
+from tests.train.tasks.test_answers import SIZES, config_of, one_device, text_config
+from train.tasks import open_task
 from train.tasks.answers import pairs_of
-from train.tasks.text import open_data
 
 PUZZLES, CELLS = 3, 4
 
@@ -78,7 +78,7 @@ def test_what_a_puzzle_does_is_learned_by_its_vector(shifts, tmp_path):
 
 
 def test_places_that_are_no_cell_have_no_label(shifts):
-    data = open_data(shift_config(shifts))
+    data = open_task(shift_config(shifts))
     batch = next(iter(data.train))
     np.testing.assert_array_equal(batch["weights"], batch["inputs"] != 0)
     assert set(batch["identifiers"].tolist()) == set(range(PUZZLES))
@@ -99,12 +99,12 @@ def test_texts_are_trained_on_as_they_were_built(mode, tmp_path):
     config.update({"seq_len": 64, "batch_size": 4})
     if mode == "prefix_ar":
         config.model = "hrlm/prefix_ar"
-        for name in ("halt_max_steps", "q_continue"):
-            del config.model_config[name]
-    data = open_data(config)
+        own = {n: x for n, x in SIZES.items() if n not in ("halt_max_steps", "q_continue")}
+        config.model_config = type(config)(own)
+    data = open_task(config)
     splits, tokenizer = read_built(folder)
     assert data.corpus.tokenizer == tokenizer
-    assert config.model_config.vocab_size == tokenizer.vocab_size
+    assert data.config.model_config.vocab_size == tokenizer.vocab_size
     assert len(data.corpus.valid + data.corpus.test) == len(splits["test"].rows().inputs)
     stream, rows = iter(data.train), splits["train"].rows()
     batches = [next(stream) for _ in range(-(-data.rows // 4))]
@@ -122,7 +122,7 @@ def test_unknown_characters_stay_unknown(tokenizer, tmp_path):
     config = text_config(format="built", paths=(str(folder),), tasks=())
     config.update({"seq_len": 40, "batch_size": 4})
     stored = read_built(folder)[0]["train"].rows().inputs
-    batch = next(iter(open_data(config).train))["inputs"]
+    batch = next(iter(open_task(config).train))["inputs"]
     assert (batch == UNK).any()
     assert {row.tobytes() for row in batch} <= {row.tobytes() for row in stored}
 
@@ -140,7 +140,7 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
         metadata = L33 | {"seq_len": 16, "vocab_size": 6, "total_groups": 4, "sets": ["all"]}
         metadata |= {"num_puzzle_identifiers": 1, "mean_puzzle_examples": 1.0}
         (tmp_path / "d" / split / "dataset.json").write_text(json.dumps(metadata))
-    data = open_data(config_of(data={"format": "built", "paths": (str(tmp_path / "d"),)}))
+    data = open_task(config_of(data={"format": "built", "paths": (str(tmp_path / "d"),)}))
     assert set("".join(pair.answer for pair in data.corpus.train)) == set("1234")
     stream = iter(data.train)
     shown = {row.tobytes() for _ in range(4) for row in next(stream)["inputs"]}
@@ -151,7 +151,10 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
     ("changes", "words"),
     [
         ({"puzzle_ids": 2}, "puzzle_ids: 2 vectors, but the data have 3 puzzles; set it to 3"),
-        ({"data": {"paths": ()}}, "name one folder that there is \\(--data\\), got none"),
+        (
+            {"data": {"paths": ()}},
+            "name exactly one existing directory \\(--data\\), got none",
+        ),
         ({"data": {"augment": True}}, "only known puzzles are augmented"),
         ({"data": {"tasks": ("sudoku4",)}}, "vocab_size is 4, but that of the puzzle .* is 6"),
         (
@@ -162,17 +165,17 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
 )
 def test_what_does_not_fit_is_said(shifts, changes, words):
     with pytest.raises(UserError, match=words):
-        open_data(shift_config(shifts, **changes))
+        open_task(shift_config(shifts, **changes))
 
 
 def test_a_model_of_text_needs_to_know_what_ids_mean(shifts, tmp_path):
     config = text_config(format="built", paths=(str(shifts),), tasks=())
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
-        open_data(config)
+        open_task(config)
     build(["seed_translation"], tmp_path / "d", Options(mode="prefix_ar", seq_len=64))
     config.data.paths, config.seq_len = (str(tmp_path / "d"),), 64
     with pytest.raises(UserError, match="not what a model in mode 'nar' reads"):
-        open_data(config)
+        open_task(config)
     shutil.rmtree(tmp_path / "d" / "test")
     with pytest.raises(UserError, match="has only train; train and test are needed"):
-        open_data(config)
+        open_task(config)

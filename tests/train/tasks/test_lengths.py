@@ -8,7 +8,7 @@ from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
 from tests.train.test_loop import changed, go, stop_at
 from tests.train.toy import toy_config
-from train.config.schema import apply_overrides, from_json, to_json, validate_config
+from train.config import apply_overrides, from_json, to_json, validate_config
 from train.io.log import read_metrics
 from train.optim.build import make_schedule
 from train.step import make_train_step
@@ -118,8 +118,8 @@ def test_resumed_in_the_middle_it_is_the_same_run(tmp_path, monkeypatch):
     )
     traced = []
 
-    def counted(config):
-        step = make_train_step(config)
+    def counted(*args):
+        step = make_train_step(*args)
 
         def spy(state, batch):
             traced.append(batch["inputs"].shape[-1])

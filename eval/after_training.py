@@ -1,0 +1,92 @@
+"""The one call that `train` makes into `eval`: what a run is worth, right after its last step."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from eval.evaluators.infer import Asker
+from eval.report.document import printable
+from eval.report.run_page import write_report
+from eval.run import Run, load_run, load_trained
+from eval.sample import sample
+from jaxmodels.data.pairs.rows import that_fit
+from jaxmodels.errors import UserError
+from train import tasks
+from train.config import read_config
+
+PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What was made of a finished run.
+
+    Attributes:
+        report: path of report.html, or None.
+        commands: what to type next.
+    """
+
+    report: Path | None
+    commands: list[str]
+
+
+def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Aftermath:
+    """Print samples of a run's last checkpoint and write its report; the model is loaded once.
+
+    What fails is told in a line; nothing is raised for it. Of several processes the others are gone
+    by now, and reading a checkpoint waits for all: then only the commands are returned.
+
+    Args:
+        workdir: folder of the run.
+        result: `train.loop.RunResult`.
+        show: print a sample, or answers to a few questions; False writes the report alone.
+    """
+    workdir = Path(workdir)
+    folder = shlex.quote(str(workdir))
+    config = read_config(workdir / "config.json")
+    answers = tasks.of(config).kind == "answers"
+    if answers:
+        commands = [f"python -m eval --workdir={folder}"]
+    else:
+        commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
+    if jax.process_count() > 1:
+        return Aftermath(None, commands)
+    run = None
+    try:
+        if show and answers:
+            question = shlex.quote(_print_answers(workdir))
+            commands.append(f"python -m eval.predict --workdir={folder} --input {question}")
+        elif show:
+            run = load_run(workdir, checkpoint="last")
+            _print_sample(run, result.step)
+    except UserError as error:  # e.g. a model that cannot stream
+        print(f"no sample: {error}")
+    try:
+        return Aftermath(write_report(workdir, run), commands)
+    except UserError as error:
+        print(f"no report: {error}")
+    return Aftermath(None, commands)
+
+
+def _print_sample(run: Run, step: int) -> None:
+    """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
+    text = "".join(sample(run.model, run.corpus.tokenizer, PROMPT, tokens=SAMPLE_TOKENS))
+    folder = run.workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    (folder / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
+    print(f"\na sample:\n{PROMPT}{printable(text)}")
+
+
+def _print_answers(workdir: Path) -> str:
+    """Print answers to some questions of the validation split; returns the first question."""
+    trained, tokenizer = load_trained(workdir, "last")
+    config, model = trained.config, trained.model
+    corpus = tasks.of(config).load_corpus(config)
+    pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
+    answers = Asker(model, tokenizer, batch_size=len(pairs)).answer([p.question for p in pairs])
+    for pair, answer in zip(pairs, answers, strict=True):
+        print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")
+    return pairs[0].question

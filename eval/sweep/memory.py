@@ -1,0 +1,52 @@
+"""Memory of a preset's training step, as the compiler reports it; nothing is run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.log import json_object
+from jaxmodels.cli import write_atomically
+
+
+def measure(presets: Mapping[str, tuple[int, int, float]], path: Path, say=print) -> None:
+    """Compile the step of each preset and add its memory to a file, whose entries are kept.
+
+    Args:
+      presets: name -> (batch_size, seq_len, GB of the card it is meant for).
+      path: of the JSON file.
+      say: gets a line a compilation.
+    """
+    for preset, (rows, length, card) in presets.items():
+        for remat in (False, True):
+            known, key = json_object(path), f"{preset}{', remat' if remat else ''}"
+            if key in known:
+                continue
+            say(f"memory of {key}, {rows} x {length}: compiling")
+            found = step_bytes(preset, rows, length, remat)
+            known[key] = found | {"batch_size": rows, "seq_len": length, "card_gb": card}
+            write_atomically(path, json.dumps(known, indent=1) + "\n")
+
+
+def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) -> dict[str, int]:
+    """Return the bytes of arguments (parameters, moments, carry, batch) and of temporaries.
+
+    fields: of the model, other than the preset's.
+    """
+    import jax
+
+    import jaxmodels
+    from train.config import complete_config
+    from train.devices.placement import build_train_step
+
+    fields = {"vocab_size": jaxmodels.make_config(preset).vocab_size, "remat": remat} | fields
+    given = {"model": preset, "model_config": fields}
+    given |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}
+    config = complete_config(given | {"data": {"format": "pairs", "carry_state": True}})
+    placement = build_train_step(config, jax.devices()[:1])
+    shapes = placement.abstract_train_state(), placement.abstract_batch()
+    analysis = placement.step.lower(*shapes).compile().memory_analysis()
+    return {
+        "arguments": analysis.argument_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+    }

@@ -1,0 +1,32 @@
+"""Random numbers of the data path: every stream is a function of integers alone.
+
+Shuffles and draws use raw Philox words, a stream that NumPy promises never to change, so a run
+repeats on another version of NumPy too. Nothing in `jaxmodels.data` draws from anything else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def random_words(seed: int, stream: int, count: int, *, block: int = 0) -> np.ndarray:
+    """Return (count,) uniform uint64, a function of the arguments alone.
+
+    Args:
+      seed, stream: any integers, taken modulo 2^64; together they are the Philox key.
+      count: number of words.
+      block: top word of the Philox counter; different blocks of one key never overlap.
+    """
+    key = np.array([seed % 2**64, stream % 2**64], np.uint64)
+    counter = np.array([0, 0, 0, block], np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)
+
+
+def random_order(seed: int, stream: int, count: int) -> np.ndarray:
+    """Return a permutation of range(count), int64: the stable argsort of `random_words`."""
+    return np.argsort(random_words(seed, stream, count), kind="stable")
+
+
+def generator(seed: int, index: int) -> np.random.Generator:
+    """Return NumPy's default generator, seeded by two non-negative integers."""
+    return np.random.default_rng(np.random.SeedSequence([seed, index]))

@@ -1,0 +1,330 @@
+"""The conformance suite for models: what the trainer and evaluators rely on, one line a promise.
+
+    check_model("rwkv")                              # a name in MODELS, small sizes
+    check_model(create(vocab_size=17, width=32))     # a model of your own
+
+Left-to-right language models, those whose call gives logits for the same state and tokens as
+`Model.__call__` says, are held to the promises about sequences too. All systems are held to the
+rest. As in the suite for cells, parameters that start at zero are shaken.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxmodels
+from jaxmodels.models.contract import (
+    Traits,
+    loss_names,
+    loss_weights,
+    main_term,
+    target_counts,
+    traits_of,
+)
+from jaxmodels.testing import Result
+from jaxmodels.testing.lab import Broken, compare, names, need, quick_jit, same_bits, shaken
+from jaxmodels.tree import flatten
+
+BATCH, TIME, CUT = 3, 12, 5
+# Two orders of summation in float32 differ by some 1e-6 of the largest logit here; a missing or
+# misplaced operation shows from 1e-2 on.
+VALUES = 1e-4
+# Sizes that compile in seconds; a config takes those that it has.
+SMALL = {
+    "vocab_size": 17,
+    "width": 32,
+    "num_layers": 2,
+    "window": 20,
+    "head_size": 8,
+    "hidden_size": 48,
+    "symbol_slots": 4,
+    "role_slots": 2,
+    "relation_size": 8,
+    "abstraction_sizes": (48, 16),
+    "seq_len": TIME,
+    "high_layers": 1,
+    "low_layers": 1,
+    "mlp_multiple": 32,
+    "halt_max_steps": 3,
+}
+
+
+def small_config(name: str, **fields):
+    """Make the config of a model in MODELS, "system" or "system/preset", with small sizes."""
+    known = {field.name for field in dataclasses.fields(jaxmodels.make_config(name))}
+    return jaxmodels.make_config(name, **{k: v for k, v in SMALL.items() if k in known} | fields)
+
+
+def check_model(model, *, batch=None, frozen=(), raises=True) -> list[Result]:
+    """Check every promise that applies to a model, and print one line for each.
+
+    Args:
+      model: a name in `MODELS`, a config of one of them, or a model of your own with small sizes.
+      batch: {field: array (3, 12, ...)} with what `loss_sums` reads beyond inputs, targets, weights
+        and reset, for models with losses on labels.
+      frozen: ends of names of parameters that need no gradient.
+      raises: False returns the results instead of raising.
+
+    Raises:
+      AssertionError: listing the promises that do not hold.
+      UserError: no such model.
+    """
+    name = model if isinstance(model, str) else type(model).__name__
+    model = small_config(model) if isinstance(model, str) else model
+    config = model if dataclasses.is_dataclass(model) else None
+    print(f"{name} {config or ''}".rstrip(), flush=True)
+    results = []
+    with jax.default_matmul_precision("highest"):
+        lab = ModelLab(model if config is None else jaxmodels.create(config), batch, frozen)
+        for promise, check in PROMISES.items():
+            try:
+                result = Result(promise, True, check(lab))
+            except Broken as broken:
+                result = Result(promise, False, str(broken))
+            except Exception as error:  # the model's own: it breaks the promise, not the suite
+                line = (str(error).strip() or "no message").splitlines()[0]
+                result = Result(promise, False, f"{type(error).__name__}: {line[:200]}")
+            results.append(result)
+            print(result, flush=True)
+    failed = [result for result in results if not result.ok]
+    if failed and raises:
+        lines = "\n".join(f"  {result.promise}: {result.detail}" for result in failed)
+        raise AssertionError(f"{name} breaks {len(failed)} of {len(results)} promises\n{lines}")
+    return results
+
+
+class ModelLab:
+    """A model, a batch, and the compiled functions that the promises share."""
+
+    def __init__(self, model, batch, frozen):
+        self.model, self.frozen = shaken(model, 0), tuple(frozen)
+        self.traits = traits_of(model)
+        rng = np.random.default_rng(0)
+        vocab = self._vocab_of_call()
+        self.is_sequential = vocab is not None
+        vocab = vocab or model.config.vocab_size
+        tokens = rng.integers(1, vocab, (BATCH, TIME + 1), np.int32)
+        weights = (rng.random((BATCH, TIME)) < 0.7).astype(np.float32)
+        weights[:, -1] = 1.0  # every row has a target
+        self.batch = {
+            "inputs": tokens[:, :-1],
+            "targets": tokens[:, 1:],
+            "weights": weights,
+            "reset": rng.random((BATCH, TIME)) < 0.1,
+        } | (batch or {})
+        self.tokens, self.no_reset = self.batch["inputs"], np.zeros((BATCH, TIME), bool)
+        self.call = quick_jit(lambda model, *args: model(*args))
+        self.sums = quick_jit(lambda model, *args: model.loss_sums(*args))
+
+    def _vocab_of_call(self) -> int | None:
+        """Classes of the logits of `model(state, tokens, reset)`; None if the call is another."""
+        try:
+            state, tokens = self.model.initial_state(BATCH), jnp.zeros((BATCH, TIME), jnp.int32)
+            reset = jnp.zeros((BATCH, TIME), bool)
+            _, out = jax.eval_shape(lambda m, *args: m(*args), self.model, state, tokens, reset)
+            shape = out.logits.shape
+        except Exception:  # another kind of call: the promises about sequences do not apply
+            return None
+        return shape[2] if shape[:2] == (BATCH, TIME) else None
+
+    def logits(self, state, tokens, reset=None):
+        """-> (state, logits), on the host."""
+        reset = np.zeros(tokens.shape, bool) if reset is None else reset
+        state, out = self.call(self.model, state, tokens, reset)
+        return jax.device_get((state, out.logits))
+
+    @functools.cached_property
+    def warm(self):
+        """(state, logits) after the batch: a state that is not the initial one."""
+        return self.logits(self.model.initial_state(BATCH), self.tokens)
+
+    def key(self):
+        """A key, or one for each row, as the trainer gives."""
+        key = jax.random.key(0)
+        return jax.random.split(key, BATCH) if self.traits.draws_by_row else key
+
+
+def _float32(lab):
+    state = lab.model.initial_state(BATCH)
+    after, _ = jax.eval_shape(lambda m, *a: m.loss_sums(*a), lab.model, state, lab.batch, lab.key())
+    for what, tree in (("parameter", lab.model), ("state", state), ("state after", after)):
+        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            need(not floating or leaf.dtype == jnp.float32, f"{what} {name} is {leaf.dtype}")
+            first = what == "parameter" or leaf.shape[:1] == (BATCH,)
+            need(first, f"{what} {name} has shape {leaf.shape}, should start with batch={BATCH}")
+    describe = functools.partial(jax.tree.map, lambda x: (x.shape, str(x.dtype)))
+    need(describe(state) == describe(after), "loss_sums returns a state unlike initial_state")
+    return f"{sum(x.size for x in jax.tree.leaves(lab.model))} parameters"
+
+
+def _terms(lab):
+    counts = jax.device_get(target_counts(lab.model, lab.batch))
+    terms = [term.name for term in lab.model.terms]
+    need(len(set(terms)) == len(terms), f"two terms have one name: {terms}")
+    need(loss_names(lab.model), "no term has a weight: nothing to learn")
+    state = lab.model.initial_state(BATCH)
+    for how, key in (("training", lab.key()), ("evaluation", None)):
+        _, sums = jax.device_get(lab.sums(lab.model, state, lab.batch, key))
+        need(set(sums) == set(terms), f"{how}: sums {sorted(sums)}, terms {sorted(terms)}")
+        for name, value in sums.items():
+            need(value.shape == () and value.dtype == np.float32, f"{name} is no float32 scalar")
+            need(np.isfinite(value), f"{name} is {value} in {how}")
+    for name, value in counts.items():
+        need(value.shape == () and value >= 0, f"count of {name} is {value}")
+    for progress in (0.0, 0.5, 1.0):
+        for name, weight in loss_weights(lab.model, jnp.float32(progress)).items():
+            good = weight.shape == () and weight.dtype == jnp.float32 and weight >= 0
+            need(good, f"weight of {name} is {weight!r} at progress {progress}")
+    return ", ".join(f"{name} of {counts[name]:g}" for name in terms)
+
+
+def _padding(lab):
+    """Targets without weight must not count: their values may be anything."""
+    hidden = lab.batch["weights"] == 0
+    other = lab.batch | {"targets": np.where(hidden, 0, lab.batch["targets"])}
+    state = lab.model.initial_state(BATCH)
+    once, twice = (lab.sums(lab.model, state, x, lab.key())[1] for x in (lab.batch, other))
+    changed = [name for name in once if once[name] != twice[name]]
+    need(not changed, f"targets of weight 0 change {', '.join(changed)}")
+    empty = target_counts(lab.model, lab.batch | {"weights": np.zeros_like(lab.batch["weights"])})
+    main = main_term(lab.model)
+    need(empty[main] == 0, f"{main} counts {empty[main]:g} targets in a batch without any")
+    return f"{int(hidden.sum())} targets of weight 0 change nothing"
+
+
+def _gradients(lab):
+    if lab.traits.local_update:
+        return "learns without backpropagation"
+
+    def loss(model, state, batch, key):
+        sums = model.loss_sums(state, batch, key, jnp.float32(1.0))[1]
+        counts = target_counts(model, batch)
+        weights = loss_weights(model, jnp.float32(1.0))
+        return sum(w * sums[name] / jnp.maximum(counts[name], 1.0) for name, w in weights.items())
+
+    state = lab.model.initial_state(BATCH)
+    grads = quick_jit(jax.grad(loss))(lab.model, state, lab.batch, lab.key())
+    named = list(zip(names(grads), jax.device_get(jax.tree.leaves(grads)), strict=True))
+    bad = [name for name, g in named if not np.isfinite(g).all()]
+    need(not bad, f"not finite: {', '.join(bad)}")
+    dead = [name for name, g in named if not g.any() and not name.endswith(lab.frozen)]
+    need(not dead, f"no gradient reaches: {', '.join(dead)}")
+    return f"{len(named)} arrays"
+
+
+def _of_sequences(check):
+    """Apply a promise to left-to-right language models alone."""
+
+    @functools.wraps(check)
+    def promise(lab):
+        return check(lab) if lab.is_sequential else "not a left-to-right language model"
+
+    return promise
+
+
+@_of_sequences
+def _step(lab):
+    if not lab.traits.step:
+        return "no step"
+    step, state, logits = quick_jit(lambda m, *args: m.step(*args)), lab.warm[0], []
+    for t in range(TIME):
+        state, out = step(lab.model, state, lab.tokens[:, t])
+        logits.append(out.logits)
+    last, want = lab.logits(lab.warm[0], lab.tokens)
+    got = jax.device_get((state, jnp.stack(logits, 1)))
+    return compare([("state", got[0], last), ("logits", got[1], want)], VALUES)
+
+
+@_of_sequences
+def _handoff(lab):
+    last, whole = lab.logits(lab.warm[0], lab.tokens)
+    half, first = lab.logits(lab.warm[0], lab.tokens[:, :CUT])
+    end, second = lab.logits(half, lab.tokens[:, CUT:])
+    both = np.concatenate([first, second], 1)
+    return compare([("logits", both, whole), ("state", end, last)], VALUES)
+
+
+@_of_sequences
+def _reset(lab):
+    """What was before must not even be able to spread NaN."""
+    reset = lab.no_reset.copy()
+    reset[:, CUT] = True
+    fresh = lab.model.initial_state(BATCH)
+    _, want = lab.logits(fresh, lab.tokens[:, CUT:])
+    _, got = lab.logits(lab.warm[0], lab.tokens, reset)
+    _, after_none = lab.logits(lab.warm[0], lab.tokens)
+    ignored = np.array_equal(got[:, CUT:], after_none[:, CUT:])
+    need(not ignored or not jax.tree.leaves(fresh), "reset changes nothing")
+    reset[:, 0] = True
+    nan = jax.tree.map(lambda x: np.full_like(x, np.nan), lab.warm[0])
+    _, clean = lab.logits(nan, lab.tokens, reset)
+    pairs = [("after the reset", got[:, CUT:], want), ("after NaN", clean[:, CUT:], want)]
+    return compare([(label, a, b) for label, a, b in pairs], VALUES)
+
+
+@_of_sequences
+def _causality(lab):
+    """Bit for bit under one compiled function."""
+    _, want = lab.logits(lab.warm[0], lab.tokens)
+    for at in (1, CUT, TIME - 1):
+        tokens = lab.tokens.copy()
+        tokens[:, at:] = tokens[:, at:][:, ::-1] - 1
+        _, got = lab.logits(lab.warm[0], tokens)
+        early = np.flatnonzero((got != want)[:, :at].any((0, 2)))
+        need(not early.size, f"tokens from {at} on change the logits of token {early[:1]}")
+        need((got != want)[:, at:].any(), f"tokens from {at} on change nothing")
+    return "bit-identical before a change"
+
+
+@_of_sequences
+def _rows(lab):
+    _, want = lab.logits(lab.warm[0], lab.tokens)
+    tokens = lab.tokens.copy()
+    tokens[1:] = tokens[1:, ::-1] - 1
+    _, got = lab.logits(lab.warm[0], tokens)
+    need(same_bits(got[0], want[0]), "row 0 changes with the other rows of the batch")
+    return "bit-identical whatever the other rows hold"
+
+
+def _config(lab):
+    if (config := getattr(lab.model, "config", None)) is None:
+        return "no config"
+    if not any(type(config) is entry[0] for entry in jaxmodels.MODELS.values()):
+        return f"{type(config).__name__} is not in MODELS"
+    text = jaxmodels.config_to_json(config)
+    need(jaxmodels.config_from_json(text) == config, "JSON gives another config")
+    return f"{len(dataclasses.fields(config))} fields"
+
+
+def _abilities(lab):
+    if lab.traits.parameter_label:
+        labels = {name: lab.traits.parameter_label(name) for name in flatten(lab.model)}
+        for name, label in labels.items():
+            parts = label.split("/")
+            need(len(parts) == 2 and all(parts), f"label of {name} is {label!r}")
+    if lab.traits.trace:
+        arrays = quick_jit(lambda m, tokens: m.trace(tokens))(lab.model, lab.tokens[0])
+        for name, array in jax.device_get(arrays).items():
+            need(array.shape[0] in (TIME, TIME - 1), f"trace {name} has shape {array.shape}")
+            need(np.isfinite(array).all(), f"trace {name} is not finite")
+    found = [f.name for f in dataclasses.fields(Traits) if getattr(lab.traits, f.name)]
+    return ", ".join(name for name in found if name != "main_term") or "none"
+
+
+PROMISES = {
+    "parameters and state: float32": _float32,
+    "terms: one name, sum, count": _terms,
+    "targets of weight 0": _padding,
+    "every parameter has a gradient": _gradients,
+    "step == call": _step,
+    "handoff f(A+B) == f(A); f(B)": _handoff,
+    "reset == fresh start": _reset,
+    "causality": _causality,
+    "rows are independent": _rows,
+    "traits": _abilities,
+    "config as JSON": _config,
+}

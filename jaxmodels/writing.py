@@ -1,0 +1,47 @@
+"""New files and folders, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from jaxmodels.errors import UserError
+
+
+@contextlib.contextmanager
+def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]:
+    """Yield a temporary path next to `destination`, renamed to it when the block succeeds.
+
+    Args:
+      destination: new file or folder.
+      parents: create the folders above it.
+
+    Raises:
+      UserError: the destination exists or cannot be written, or its folder does not exist.
+    """
+    must_be_new(destination)
+    if not (parents or destination.parent.is_dir()):
+        raise UserError(f"{destination}: no folder {str(destination.parent)!r}; create it first")
+    temporary = destination.parent / f".{destination.name}.{os.getpid()}.tmp"
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        must_be_new(destination)  # another process may have written it meanwhile
+        os.rename(temporary, destination)
+    except OSError as error:
+        raise UserError(f"{destination}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def must_be_new(destination: Path) -> None:
+    """Raise UserError if the path exists."""
+    if os.path.lexists(destination):
+        raise UserError(f"{destination}: exists already; name a new one or remove it")

@@ -1,0 +1,255 @@
+"""Experiment configs read and written: Python files, command-line overrides, JSON.
+
+A config file defines `get_config()` and returns a `ConfigDict`. Fields that it leaves out take
+their defaults, so that a file states what matters and `config.json` states everything. Whatever is
+wrong with a config is reported in one line that names the field (`UserError`).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxmodels.cli import choose_from
+from jaxmodels.errors import UserError
+from jaxmodels.python_file import returned_by
+from train.config.schema import OPEN_GROUPS, default_config, model_defaults, validate_config
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Read `get_config()` from a Python file and apply `--config.a.b=value` overrides.
+
+    Raises:
+      UserError: missing file, no `get_config`, unknown key, wrong type, or an invalid value.
+    """
+    config = returned_by(path, "get_config", "--config", "configs/prernk.py")
+    if not isinstance(config, ConfigDict | dict):
+        raise UserError(f"--config={path}: get_config() must return a ConfigDict, got {config!r}")
+    config = complete_config(config, source=str(path))
+    apply_overrides(config, overrides)
+    validate_config(config)
+    return config
+
+
+def complete_config(
+    config: ConfigDict | dict[str, Any], source: str = "config", *, stored: bool = False
+) -> ConfigDict:
+    """Fill in all defaults, those of the model's own config included.
+
+    Args:
+      config: the fields that are given.
+      source: file named in error messages.
+      stored: the config is one that a run has written. A vocabulary size that it does not list was
+        the model's default; elsewhere it is 0, resolved to that of the tokenizer.
+
+    Raises:
+      UserError: an unknown field, model or preset, or a field of the wrong type.
+    """
+    full = default_config()
+    given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    _merge(full, given, prefix="", source=source)
+    if not full.model:
+        raise UserError(f"{source}: the field 'model' is missing, e.g. model='prernk'")
+    for name, value in model_defaults(full.model, stored=stored).items():
+        if name not in full.model_config:
+            full.model_config[name] = value
+    return full
+
+
+def _change_model(config: ConfigDict, model: str) -> None:
+    """Set another model; what the config stated beyond the old model's defaults stays."""
+    old = model_defaults(config.model)
+    stated = {
+        name: value
+        for name, value in config.model_config.to_dict().items()
+        if name not in old or value != old[name]
+    }
+    config.model = model
+    config.model_config = ConfigDict(model_defaults(model) | stated)
+
+
+def _merge(into: ConfigDict, given: dict[str, Any], prefix: str, source: str) -> None:
+    for key, value in given.items():
+        name = prefix + key
+        if name in OPEN_GROUPS and isinstance(value, dict):
+            into[key] = ConfigDict(dict(value))
+            continue
+        if key not in into:
+            raise UserError(f"{source}: unknown field {name!r}{_nearest(name, into, prefix)}")
+        current = into[key]
+        if isinstance(current, ConfigDict):
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: {name} must be a group of fields, got {value!r}")
+            _merge(current, value, name + ".", source)
+        else:
+            into[key] = _checked(name, value, current)
+
+
+def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Apply `--config.a.b=value` (or `--config.a.b value`) in place, each of the field's own type.
+
+    `--config.model` is applied first, and brings the defaults of that model.
+
+    Raises:
+      UserError: not an override, an unknown key (with the nearest valid name), or a wrong type.
+    """
+    for key, text in sorted(_pairs(overrides), key=lambda pair: pair[0] != "model"):
+        *groups, last = key.split(".")
+        node = config
+        for depth, group in enumerate(groups):
+            if group not in node or not isinstance(node[group], ConfigDict):
+                name = ".".join(groups[: depth + 1])
+                raise UserError(f"--config.{key}: unknown group {name!r}{_nearest(key, config)}")
+            node = node[group]
+        if key.rpartition(".")[0] in OPEN_GROUPS and groups != ["model_config"] and last:
+            node[last] = _literal(text)
+            continue
+        if last not in node:
+            raise UserError(f"--config.{key}: unknown field{_nearest(key, config)}")
+        if isinstance(node[last], ConfigDict):
+            raise UserError(
+                f"--config.{key} is a group; set one of its fields: {', '.join(node[last])}"
+            )
+        value = _parse(key, text, node[last])
+        if key == "model":
+            _change_model(config, value)
+        else:
+            node[last] = value
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """(dotted field, text) of each override."""
+    pairs, rest = [], list(overrides)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--config."):
+            raise UserError(
+                f"unknown argument {argument!r}; config fields are set by --config.field=value"
+            )
+        key, equals, text = argument.removeprefix("--config.").partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--config.{key}: a value is missing, write --config.{key}=value")
+            text = rest.pop(0)
+        pairs.append((key, text))
+    return pairs
+
+
+def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """List the dotted names of all fields."""
+    names = []
+    for key in config:
+        value = config[key]
+        is_group = isinstance(value, ConfigDict)
+        names += _field_names(value, f"{prefix}{key}.") if is_group else [prefix + key]
+    return names
+
+
+def _nearest(name: str, config: ConfigDict, prefix: str = "") -> str:
+    names = _field_names(config, prefix)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not near:  # right field, wrong group
+        last = name.rsplit(".", 1)[-1]
+        tails = difflib.get_close_matches(last, [n.rsplit(".", 1)[-1] for n in names], n=1)
+        near = [n for n in names if tails and n.rsplit(".", 1)[-1] == tails[0]]
+    return f"; did you mean {near[0]!r}?" if near else choose_from(config)
+
+
+def _parse(key: str, text: str, current: Any) -> Any:
+    """Parse `text` as a value of the type of `current`."""
+    value: Any = text
+    if isinstance(current, bool):
+        value = {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+    elif isinstance(current, int | float):
+        for kind in (int, float):
+            try:
+                value = kind(text)
+                break
+            except ValueError:
+                continue
+    elif isinstance(current, tuple | list):
+        value = _literal(text)
+        if isinstance(value, str):
+            value = tuple(_literal(part.strip()) for part in text.split(",") if part.strip())
+        elif not isinstance(value, tuple | list):
+            value = (value,)
+    elif current is None:
+        value = _literal(text)
+    return _checked(key, value, current)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _checked(name: str, value: Any, current: Any) -> Any:
+    """Return `value` if its type is that of `current` (an int may stand for a float).
+
+    Raises:
+      UserError: it is of another type.
+    """
+    if current is None or (
+        value is None and not isinstance(current, bool | int | float | str | tuple)
+    ):
+        return value
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(current, tuple | list) and isinstance(value, tuple | list):
+        value = tuple(value)
+        kinds = {type(item) for item in current}
+        if len(kinds) == 1 and (wrong := [v for v in value if not isinstance(v, *kinds)]):
+            raise _wrong_type(name, next(iter(kinds)), wrong[0])
+        return value
+    if type(value) is not type(current):
+        raise _wrong_type(name, type(current), value)
+    return value
+
+
+def _wrong_type(name: str, expected: type, got: Any) -> UserError:
+    words = {bool: "a bool (true or false)", int: "an integer", float: "a number", str: "a string"}
+    words |= {tuple: "a list such as 1,2,3"}
+    expected_words = words.get(expected, expected.__name__)
+    return UserError(
+        f"config.{name}: expected {expected_words}, got {got!r} ({type(got).__name__})"
+    )
+
+
+def to_json(config: ConfigDict) -> str:
+    """Write the config as JSON text, keys sorted."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def read_config(path: str | Path) -> ConfigDict:
+    """Read a run's config.json. Raises UserError for a file that holds no config."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a run's config ({error})") from error
+    return from_json(text, source=str(path))
+
+
+def from_json(text: str, source: str = "config.json") -> ConfigDict:
+    """Read the config that `to_json` wrote. Raises UserError for text that is no config."""
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{source}: not a run's config ({error})") from error
+    if not isinstance(given, dict):
+        raise UserError(f"{source}: not a run's config, expected a JSON object")
+    return complete_config(with_tuples(given), source=source, stored=True)
+
+
+def with_tuples(value: Any) -> Any:
+    """Turn JSON's lists back into the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value

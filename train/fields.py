@@ -1,0 +1,113 @@
+"""How a group of config fields is declared: once, by its owner, as a table.
+
+    FIELDS = (Field("steps", 1000, "Number of updates.", at_least(1), resume=True), ...)
+
+Defaults, type checks, value checks, the listing of `python -m train --help-config` and the set of
+fields that may change on resume are all derived from these tables (`train/config/schema.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxmodels.cli import did_you_mean
+from jaxmodels.errors import UserError
+
+Check = Callable[[Any], str]  # value -> what is wrong with it, or ""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of an experiment's config.
+
+    Attributes:
+      name: inside its group.
+      default: also gives the type; a dict marks an open group, whose keys are the user's own.
+      doc: one line.
+      check: of a single value, or None if any value of the type will do.
+      resume: whether a run may be resumed with another value.
+    """
+
+    name: str
+    default: Any
+    doc: str
+    check: Check | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """The fields of one owner, and what it checks about them together.
+
+    Attributes:
+      name: "optimizer" for `config.optimizer.*`; "" for fields at the top level.
+      fields: the table.
+      check: config -> None, raises UserError; called once each value is checked by itself.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    check: Callable[[ConfigDict], None] | None = None
+
+    @property
+    def prefix(self) -> str:
+        """What stands before a field's name: "optimizer." or ""."""
+        return f"{self.name}." if self.name else ""
+
+    def validate(self, config: ConfigDict) -> None:
+        """Check every value, then the group as a whole.
+
+        Raises:
+          UserError: names the field, what is wrong, and what would be right.
+        """
+        check_values(self, config[self.name] if self.name else config)
+        if self.check is not None:
+            self.check(config)
+
+
+def check_values(group: Group, values: Mapping[str, Any]) -> None:
+    """Check each value by itself; raises UserError."""
+    for field in group.fields:
+        if field.check and (wrong := field.check(values[field.name])):
+            raise UserError(f"config.{group.prefix}{field.name}: {wrong}")
+
+
+def at_least(least: int) -> Check:
+    """Accept numbers from `least` on."""
+    needed = "must not be negative" if least == 0 else f"must be at least {least}"
+    return lambda value: "" if value >= least else f"{needed}, got {value}"
+
+
+def positive(value: float) -> str:
+    """Accept numbers above 0."""
+    return "" if value > 0 else f"must be positive, got {value}"
+
+
+def non_negative_finite(value: float) -> str:
+    """Accept finite numbers from 0 on."""
+    return "" if math.isfinite(value) and value >= 0 else f"must be >= 0, got {value}"
+
+
+def within(interval: str) -> Check:
+    """Accept numbers between 0 and 1; `interval` is "[0, 1]", "[0, 1)" or "(0, 1)"."""
+    open_left, open_right = interval[0] == "(", interval[-1] == ")"
+
+    def check(value: float) -> str:
+        inside = 0 <= value <= 1  # False for NaN
+        if inside and not (value == 0 and open_left) and not (value == 1 and open_right):
+            return ""
+        return f"must lie in {interval}, got {value}"
+
+    return check
+
+
+def one_of(options: Sequence[str]) -> Check:
+    """Accept the names in `options`."""
+    return lambda value: (
+        "" if value in options else f"unknown value {value!r}{did_you_mean(value, options)}"
+    )

@@ -1,0 +1,127 @@
+"""Metrics of training steps on their way from the devices to the log, without stalling the loop."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from train.io.log import RunLog, float32_repr
+from train.io.progress import ProgressLine
+from train.tasks.lengths import length_at, lengths_of
+
+if TYPE_CHECKING:
+    from train.tasks import Task
+
+
+class MetricsQueue:
+    """Steps that the devices may still be computing, oldest first.
+
+    Args:
+      components: what the number in metrics["halted"] means, see `train.step.component_names`.
+      position: of the data iterator, before the first step.
+      record: called with (step, metrics) for each finite step, in order.
+
+    Attributes:
+      position: data position after the newest step known to be finite.
+      failure: the step and component that became NaN or Inf, "" as long as none has.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[str],
+        position: Any,
+        record: Callable[[int, dict[str, jax.Array]], None],
+    ):
+        self.components, self.position, self.record = components, position, record
+        self.failure = ""
+        self._steps: collections.deque = collections.deque()
+
+    def push(self, step: int, metrics: dict[str, jax.Array], position: Any) -> None:
+        """Append a step that was dispatched, and the data position after it."""
+        self._steps.append((step, metrics, position))
+
+    def drain(self, keep: int) -> None:
+        """Wait for all but the `keep` newest steps; stops at a failure."""
+        while len(self._steps) > keep:
+            step, metrics, position = self._steps.popleft()
+            halted = int(jax.device_get(metrics["halted"]))
+            if halted >= 0:
+                self._steps.clear()
+                self.failure = f"step {step}: {self.components[halted]} is not finite"
+                return
+            self.position = position
+            self.record(step, metrics)
+
+
+class Clock:
+    """Seconds and bytes per second between logged steps, without compilation and validation."""
+
+    def __init__(self, step: int):
+        self.step, self.time = step, time.perf_counter()
+        self.compile_seconds: float | None = None
+
+    def compiled(self) -> None:
+        """Take the time so far for that of the first step's compilation."""
+        self.compile_seconds = time.perf_counter() - self.time
+        self.restart(self.step + 1)
+
+    def restart(self, step: int) -> None:
+        """Count from here."""
+        self.step, self.time = step, time.perf_counter()
+
+    def lap(self, step: int, bytes_per_step: float) -> dict[str, Any]:
+        """Return the line of timing.jsonl for the steps since the last one."""
+        now = time.perf_counter()
+        seconds = max(now - self.time, 1e-9)
+        values = {"step": step, "seconds": seconds, "steps": max(step - self.step, 0)}
+        values["bytes_per_second"] = values["steps"] * bytes_per_step / seconds
+        if self.compile_seconds is not None:
+            values["compile_seconds"] = self.compile_seconds
+            self.compile_seconds = None
+        self.restart(max(step, self.step))
+        return values
+
+
+class StepRecorder:
+    """Writes every `log_every`-th step to the log, the controller's history and the progress line.
+
+    Args:
+      task: which also holds the config.
+      log, line: where to write.
+      observe: called with (step, "train", metrics), e.g. `Controller.add`.
+      step: at which the run starts or continues.
+    """
+
+    def __init__(self, task: Task, log: RunLog, line: ProgressLine, observe: Callable, step: int):
+        self.task, self.config = task, task.config
+        self.log, self.line, self.observe = log, line, observe
+        self.lengths, self.clock = lengths_of(self.config), Clock(step)
+
+    def record(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Record a step, if it is one to be logged; `metrics` are scalars on the devices."""
+        if step % self.config.log_every and step != self.config.steps:
+            return
+        host = jax.device_get(metrics)
+        values = {name: float32_repr(x) for name, x in host.items() if name != "halted"}
+        if "next_token" in values:
+            bits = self.task.bits_per_byte(values["next_token"])
+            values |= {name: float32_repr(value) for name, value in bits.items()}
+        self.log.write(step, "train", values)
+        self.observe(step, "train", values)
+        tokens = self.config.batch_size * length_at(self.lengths, step - 1).seq_len
+        timing = self.clock.lap(step, tokens * self.task.bytes_per_token)
+        self.log.timing(timing)
+        self.line.update(step, values, timing["bytes_per_second"])
+
+    def dispatched(self, step: int, metrics: Any, *, first: bool) -> None:
+        """Leave compilation out of the timing: of the first step, and of a new sequence length."""
+        if first:
+            jax.block_until_ready(metrics)
+            self.clock.compiled()
+            self.line.restart(step)
+        elif any(length.start == step - 1 for length in self.lengths):
+            self.clock.restart(step)
