@@ -31,7 +31,7 @@ FORBIDDEN = [
 ]
 MAX_MODULES, MAX_FUNCTION, MAX_FILE = 15, 100, 400
 # Over a limit today, each about to be split; nothing is ever added here.
-PENDING = {"jaxmodels/cells", "deferred_scan", "run", "train/config/schema.py"}
+PENDING = {"jaxmodels/cells", "deferred_scan"}
 
 
 @functools.cache
