@@ -101,7 +101,7 @@ def test_files_import_in_no_circle():
     assert not cycle({module: set(imports(module)) for module in modules()})
 
 
-@pytest.mark.parametrize("top", ["jaxmodels"])
+@pytest.mark.parametrize("top", ["jaxmodels", "train"])
 def test_folders_import_in_no_circle(top):
     edges: dict[str, set[str]] = {}
     for module in modules():
