@@ -35,7 +35,7 @@ EXIT_STATUS = {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}  # 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
       status: "finished", "stopped" (by the controller), "interrupted" (by a signal) or "halted"
