@@ -30,24 +30,3 @@ def get_config() -> ConfigDict:
             },
         }
     )
-
-
-def get_ablations() -> dict[str, dict]:
-    """What `python -m eval.ablate` compares: a name and the fields it changes."""
-    labelled = {
-        "data.labels": "relations",
-        "model_config.symbolic": "cross_entropy",
-        "model_config.fidelity": "loss",
-        "model_config.relation_vocab": 256,
-        "model_config.sparsity": "l1",
-    }
-    return {
-        "all losses, late": labelled,
-        "all losses, from the start": {**labelled, "model_config.ramp": "constant"},
-        "without symbolic": {**labelled, "model_config.symbolic": "none"},
-        "without fidelity": {**labelled, "model_config.fidelity": "none"},
-        "without sparsity": {**labelled, "model_config.sparsity": "none"},
-        "without top-down": {**labelled, "model_config.topdown": False},
-        "diagonal read-out": {**labelled, "model_config.gating": "diagonal"},
-        "next token only": {"model_config.sparsity": "none"},
-    }

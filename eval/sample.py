@@ -115,7 +115,7 @@ def sample(
 
     Args:
         model: anything with `initial_state`, a call and `step` (a left-to-right language model).
-        tokenizer: see `jaxmodels.data.tokenizers.byte_word`.
+        tokenizer: see `jaxmodels.data.tokenizers.base`.
         prompt: may be empty: then the text starts after a line break (or padding, for words).
         tokens: how many tokens to draw; None goes on for ever.
         choice: see `Choice`.

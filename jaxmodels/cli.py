@@ -170,3 +170,15 @@ def quiet_absl() -> None:
 
     absl.logging.set_verbosity(absl.logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def progress_counter(name: str, unit: str) -> Callable[[int, int], None] | None:
+    """Return a counter (done, total) that redraws one line of a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done == total else ""
+        print(f"\r{name}: {done:,} of {total:,} {unit}", end=end, file=sys.stderr, flush=True)
+
+    return show

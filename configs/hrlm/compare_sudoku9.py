@@ -1,7 +1,7 @@
 """HRM, TRM and transformers on 9x9 Sudokus, the same puzzles with the same augmentation.
 
-    python -m eval.compare --config=configs/hrlm/compare_sudoku9.py --workdir=runs/compare_sudoku9
-                           --seeds 0 --data train.csv
+    python -m eval.sweep --config=configs/hrlm/compare_sudoku9.py --workdir=runs/compare_sudoku9
+                         --seeds 0 --data train.csv
 
 Blocks of one size everywhere, 8 rounds for HRM and TRM. A training step of HRM costs as much as 7
 blocks read and learned once, (12 + 2 x 4) / 3: six calls of two blocks, the gradient through two
@@ -12,23 +12,24 @@ Results: see docs/hrlm.md.
 
 from typing import Any
 
-SUDOKU = "configs/hrlm/sudoku9.py"
-PLAIN = {"model_config.recurrent": False, "model_config.halt_max_steps": 1}
+from configs.hrlm.sudoku9 import get_config
+
+PLAIN = {"recurrent": False, "halt_max_steps": 1}
 # One net of two blocks, the gradient through its last whole recursion (SamsungSAILMontreal).
-TRM = {
-    "model_config.shared": True,
-    "model_config.high_cycles": 3,
-    "model_config.low_cycles": 6,
-    "model_config.grad_calls": 7,
-}
+TRM = {"shared": True, "high_cycles": 3, "low_cycles": 6, "grad_calls": 7}
 
 
-def get_comparison() -> dict[str, Any]:
-    """Runs: name -> (config file, fields that are other)."""
-    runs = {
-        "hrm": (SUDOKU, {}),
-        "trm": (SUDOKU, TRM),
-        "transformer, equal parameters": (SUDOKU, PLAIN),
-        "transformer, equal FLOPs": (SUDOKU, PLAIN | {"model_config.low_layers": 5}),
+def get_sweep() -> dict[str, Any]:
+    """Return the runs, the share of wrong puzzles as their measure."""
+    return {
+        "config": get_config(),
+        "seeds": (0, 1, 2),
+        "entries": {
+            "hrm": {},
+            "trm": {"changes": TRM},
+            "transformer, equal parameters": {"changes": PLAIN},
+            "transformer, equal FLOPs": {"changes": PLAIN | {"low_layers": 5}},
+        },
+        "measure": {"name": "exact", "unit": "% of puzzles wrong", "best": 1.0, "scale": 100.0},
+        "answers": True,
     }
-    return {"runs": runs}

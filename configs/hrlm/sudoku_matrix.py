@@ -1,6 +1,6 @@
-"""What carries HRM? Its parts taken away one at a time, on 4x4 Sudokus (SYSTEMS 9.3, L-57).
+"""Ablations of HRM: its parts removed one at a time, on 4x4 Sudokus (SYSTEMS 9.3, L-57).
 
-    python -m eval.matrix --config=configs/hrlm/sudoku_matrix.py --workdir=runs/hrm_matrix --jobs 2
+    python -m eval.sweep --config=configs/hrlm/sudoku_matrix.py --workdir=runs/hrm_matrix --jobs 2
 
 Every entry reads the same puzzles in the same order; compared is the share of validation puzzles
 that are wrong in any cell, after all rounds. Results: see docs/hrlm.md.
@@ -9,23 +9,18 @@ that are wrong in any cell, after all rounds. Results: see docs/hrlm.md.
 from typing import Any
 
 from configs.hrlm.sudoku4 import get_config
-from jaxmodels.errors import UserError
+from configs.sweep import choose_preset, entry
 
 STEPS = {"cpu": 1000, "smoke": 6}
 
 
-def get_matrix(preset: str) -> dict[str, Any]:
-    """The base, the entries, and what their differences are to answer."""
-    if preset not in STEPS:
-        raise UserError(f"--preset {preset}: there is {', '.join(STEPS)}")
+def get_sweep(preset: str = "cpu") -> dict[str, Any]:
+    """Return the base, the entries and the questions, at the steps of a preset."""
     config = get_config()
-    steps = STEPS[preset]
+    steps = choose_preset(STEPS, preset)
     config.optimizer.warmup_steps = steps // 10
     config.update({"eval_every": max(steps // 5, 1), "checkpoint_every": max(steps // 5, 1)})
     config.data.eval_tokens = 0
-
-    def entry(group, says, match="", **changes):
-        return {"group": group, "says": says, "match": match, "changes": changes}
 
     plain = {"recurrent": False, "halt_max_steps": 1}
     entries = {

@@ -1,35 +1,30 @@
-"""Is a question better read both ways (PrefixLM) or left to right? On translation templates.
+"""PrefixLM, which reads a question both ways, against a causal model, on translation templates.
 
-    python -m eval.matrix --config=configs/hrlm/text_matrix.py --workdir=runs/text_matrix --jobs 2
+    python -m eval.sweep --config=configs/hrlm/text_matrix.py --workdir=runs/text_matrix --jobs 2
 
 Every entry reads the same pairs in the same order; compared is the share of unseen questions whose
-answer is wrong in any token, each token told with the right ones before it, as in training.
+answer is wrong in any token, each token predicted from the right ones before it, as in training.
 Results: see docs/hrlm.md.
 """
 
 from typing import Any
 
 from configs.hrlm.translate import get_config
-from jaxmodels.errors import UserError
+from configs.sweep import choose_preset, entry
 
 STEPS = {"cpu": 100, "smoke": 6}  # after 160 nearly all is right
 
 
-def get_matrix(preset: str) -> dict[str, Any]:
-    """The base, the entries, and what their differences are to answer."""
-    if preset not in STEPS:
-        raise UserError(f"--preset {preset}: there is {', '.join(STEPS)}")
+def get_sweep(preset: str = "cpu") -> dict[str, Any]:
+    """Return the base, the entries and the questions, at the steps of a preset."""
     config = get_config()
-    steps = STEPS[preset]
+    steps = choose_preset(STEPS, preset)
     config.model = "hrlm/prefix_ar"
     sizes = ("vocab_size", "width", "head_size", "high_layers", "low_layers", "mlp_multiple")
     config.model_config = {name: config.model_config[name] for name in sizes}
     config.optimizer.warmup_steps = steps // 10
     config.update({"eval_every": max(steps // 5, 1), "checkpoint_every": max(steps // 5, 1)})
     config.data.eval_tokens = 0
-
-    def entry(group, says, match="", **changes):
-        return {"group": group, "says": says, "match": match, "changes": changes}
 
     entries = {
         "prefix": entry("tier1", "the question both ways, the answer left to right"),

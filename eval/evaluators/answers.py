@@ -1,7 +1,8 @@
-"""`answers.json` of a run that answers questions: scores on seen and unseen, thinking, speed."""
+"""Scores on questions: exact matches on seen and unseen ones, ACT steps, speed."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import statistics
@@ -16,9 +17,12 @@ import numpy as np
 from eval.evaluators.infer import Answers, Asker
 from eval.evaluators.scores import grid_scores, text_scores
 from eval.log import device_description, versions
+from eval.report.answers_page import headline, score_table
+from eval.report.document import Block, Heading, Text
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
+from jaxmodels.cli import progress_counter, write_atomically
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
@@ -248,7 +252,41 @@ def speed(asker: Asker, questions: Sequence[str], repeats: int = 7) -> dict[str,
 
 
 def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
-    """`answers.json` and `report.html` into the run's folder; returns their paths."""
+    """Write `answers.json` and `report.html` into a run's folder; return their paths."""
     path = Path(workdir) / "answers.json"
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return [str(path), str(write_report(workdir))]
+
+
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Evaluate a run on questions; write `answers.json` and the report.
+
+    Raises:
+      UserError: a bad option, no such run, or its pairs are gone.
+    """
+    if options.data or options.max_bytes or options.whole_documents:
+        raise UserError("--data, --max-bytes and --whole-documents are for runs on text")
+    if options.max_pairs < 0:
+        raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
+    result = measure(
+        options.workdir,
+        checkpoint=options.checkpoint,
+        most=options.max_pairs or None,
+        batch_size=options.batch_size,
+        max_steps=options.max_steps,
+        command=command,
+        progress=lambda split: progress_counter(split, "questions"),
+    )
+    return result | {"written": write(options.workdir, result)}
+
+
+def summary(result: dict[str, Any]) -> list[Block]:
+    """Return the result of `run` as a table of scores, a headline and the speed."""
+    title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
+    speed = result["speed"]
+    made = (
+        f"one question {speed['latency_ms']:.1f} ms, {speed['questions_per_second']:,.0f} "
+        f"questions per second ({speed['batch_size']} at a time); {result['seconds']:.1f} s on "
+        f"{result['device']}; wrote {', '.join(result['written'])}"
+    )
+    return [Heading(title), score_table(result), Text(headline(result)), Text(made, "missing")]

@@ -1,16 +1,27 @@
-"""Every term of a model's loss, averaged by count over a split, the state carried all the way."""
+"""Scores on text: each term of a model's loss averaged over a split, the state carried along."""
 
+import argparse
+import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets
+from eval.log import device_description, versions
+from eval.report.document import Block, Heading, Table, Text
+from eval.report.run_page import write_report
+from eval.run import Run, load_run, markov_baselines
+from jaxmodels import count_parameters
+from jaxmodels.cli import progress_counter, write_atomically
+from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets, subsample
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import target_counts
 from train.io.steps import total_terms
+from train.tasks.text import labeller_of
 
 
 @dataclass(frozen=True)
@@ -104,3 +115,79 @@ def _batches(model, batch_size: int, stream, total: int, progress):
 def _batch_sums(model, state, batch):
     state, sums = model.loss_sums(state, batch, key=None)
     return state, sums, target_counts(model, batch)
+
+
+def run(options: argparse.Namespace, command: str) -> dict:
+    """Evaluate a run on text; write `eval.json` (`eval_other.json` for other text) and the report.
+
+    Raises:
+      UserError: a bad option, no run, no whole checkpoint, or the text is gone.
+    """
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size={options.batch_size}: give 1 or more")
+    if options.max_bytes is not None and options.max_bytes < 2:
+        raise UserError(f"--max-bytes={options.max_bytes}: give 2 or more")
+    start = time.perf_counter()
+    paths = tuple(options.data) if options.data else None
+    trained = load_run(options.workdir, checkpoint=options.checkpoint, paths=paths)
+    levels, note = {}, None
+    try:
+        levels = markov_baselines(trained.corpus)
+    except UserError as error:
+        note = str(error)
+    result = {
+        "command": command,
+        "model": trained.config.model,
+        "step": trained.step,
+        "averaged": trained.averaged,
+        "parameters": count_parameters(trained.model),
+        "corpus": trained.corpus.name,
+        "corpus_split": trained.corpus.split,
+        "whole_documents": options.whole_documents,
+        "max_bytes": options.max_bytes,
+        "splits": {split: _scores(trained, split, options) for split in options.split},
+        "baselines": levels,
+        "baselines_note": note,
+        "device": device_description(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    path = Path(options.workdir) / ("eval.json" if paths is None else "eval_other.json")
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    report = [] if paths else [str(write_report(options.workdir, trained))]
+    return result | {"written": [str(path), *report]}
+
+
+def _scores(trained: Run, split: str, options: argparse.Namespace) -> dict[str, float]:
+    scores = evaluate(
+        trained.model,
+        subsample(getattr(trained.corpus, split), options.max_bytes),
+        batch_size=options.batch_size,
+        whole_documents=options.whole_documents,
+        labels=labeller_of(trained.config),
+        progress=progress_counter(split, "tokens"),
+    )
+    return scores.flat() | {"bytes": scores.num_bytes}
+
+
+def summary(result: dict) -> list[Block]:
+    """Return the result of `run` as a table: one row per mean, one column per split."""
+    splits = result["splits"]
+
+    def row(name, values):
+        return [name, *(f"{v:,.4f}" if isinstance(v, float) else str(v) for v in values)]
+
+    names = list(dict.fromkeys(name for scores in splits.values() for name in scores))
+    rows = [row(name, [splits[split].get(name, "-") for split in splits]) for name in names]
+    styles = {i: "strong" for i, name in enumerate(names) if name == "bits_per_byte"}
+    first = len(rows)
+    if result["baselines"]:
+        for name in ("unigram", "order-1", "order-2"):
+            levels = [result["baselines"].get(split, {}).get(name, "-") for split in splits]
+            rows.append(row(f"byte-Markov, {name}", levels))
+    styles |= {i: "dim" for i in range(first, len(rows))}
+    title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
+    table = Table(["mean over targets", *splits], rows, styles=styles, rules=(first,))
+    note = [Text(result["baselines_note"], "missing")] if result["baselines_note"] else []
+    made = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
+    return [Heading(title), table, *note, Text(made, "missing")]

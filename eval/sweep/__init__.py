@@ -1,1 +1,1 @@
-"""A matrix of runs, entries x seeds, and what its differences answer: `python -m eval.matrix`."""
+"""Sweeps, entries x seeds, and the answers in their differences: `python -m eval.sweep`."""

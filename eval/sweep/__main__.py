@@ -1,74 +1,68 @@
-"""Run every entry of a matrix with several seeds, and say what their differences answer.
+"""Train every entry of a sweep with several seeds, and answer questions by their differences.
 
-    python -m eval.matrix --config=configs/groundthink/matrix.py --workdir=runs/matrix
-                          [--preset cpu|full|smoke] [--jobs 2] [--only NAME ...] [--seeds 0 1 2]
-                          [--data PATH ...] [--plan] [--report] [--diagnostics [brief|whole]]
-                          [--config.FIELD=VALUE ...]
+    python -m eval.sweep --config=configs/groundthink/matrix.py --workdir=runs/matrix
+                         [--preset cpu|full|smoke] [--jobs 2] [--only NAME ...] [--seeds 0 1 2]
+                         [--steps N] [--set NAME FIELD=VALUE ...] [--data PATH ...] [--plan]
+                         [--report [JSON]] [--diagnostics [brief|whole]] [--config.FIELD=VALUE ...]
 
-First the plan: parameters and tokens of every entry, nothing trained (`--plan` ends there). Then
-each run as a process of its own in workdir/<entry>/seed<k>. Killed at any moment, the same command
-goes on: what is finished is kept, what is half done continues from its checkpoint, with the same
---jobs bit for bit. Writes matrix.json (every number), matrix.html and matrix.md (the answers).
-`--report --diagnostics` trains nothing and looks into what has finished; what a run's folder holds
-of that already is kept.
+The file defines get_sweep() (see eval/sweep/plan.py); of a training config, which defines only
+get_config(), --set makes variants. First comes the plan, parameters and tokens of every entry
+(`--plan` ends there), then each run as a process of its own in WORKDIR/<entry>/seed<k>. After a
+stop or a crash the same command resumes: what is finished is kept, what is half done continues from
+its checkpoint, with the same --jobs bit for bit. Writes sweep.json (every number), sweep.html and
+sweep.md (the answers). `--report --diagnostics` trains nothing and adds diagnostics of the runs
+that have finished; those that a run's folder already holds are kept. `--report=FILE.json` rebuilds
+the two pages from a sweep.json alone.
 """
 
 import argparse
 import contextlib
 import functools
+import json
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
 
-from eval.sweep.plan import make_plan, plan_table, read_matrix
+from eval.sweep.plan import EXAMPLE, make_plan, plan_table, read_sweep
+from jaxmodels import cli
 from jaxmodels.errors import UserError
 
-EXIT = """exit status: 0 all is run, 1 some runs failed, 2 a mistake in the input (one line says
-which), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
+EXIT = """exit status: 0 all runs are done, 1 some runs failed, 2 a mistake in the input (one line
+says which), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
+MEMORY = "memory"  # in --only: the compiled training steps of presets
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     flags, overrides = _parser().parse_known_args(arguments)
     command = shlex.join(["python", "-m", "eval.sweep", *arguments])
-    stop = _StopRequest()
-    try:
-        with stop:
-            return _run(flags, overrides, command, stop)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped, what was done is saved; go on with\n  {command}", file=sys.stderr)
-        return 130
+    interrupted = f"stopped, all progress is saved; continue with\n  {command}"
+    with _StopRequest() as stop:
+        return cli.run(lambda: _run(flags, overrides, command, stop), interrupted=interrupted)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.matrix",
-        description=__doc__,
-        epilog=EXIT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="file that defines get_matrix(preset)")
-    parser.add_argument("--workdir", required=True, help="folder for all the runs")
-    parser.add_argument("--preset", default="cpu", help="of the file, e.g. cpu, full or smoke")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, cores shared out")
-    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="run these entries")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="instead of the file's")
-    parser.add_argument("--data", nargs="+", metavar="PATH", default=[], help="text of all entries")
-    parser.add_argument("--plan", action="store_true", help="only print the plan")
-    parser.add_argument("--report", action="store_true", help="only write what is known so far")
-    parser.add_argument(
+    parser = cli.parser("eval.sweep", __doc__, workdir="folder for all the runs", epilog=EXIT)
+    add = parser.add_argument
+    add("--config", help="file that defines get_sweep(), or a training config")
+    add("--preset", default="", help="of the file, e.g. cpu, full or smoke")
+    add("--jobs", type=int, default=1, help="processes that train at a time, cores shared out")
+    add("--only", nargs="+", metavar="NAME", default=[], help="run these entries, or memory")
+    add("--seeds", type=int, nargs="+", default=[], help="instead of the file's")
+    add("--steps", type=int, help="of every run, with warm-up and validation to match")
+    add("--set", nargs="+", action="append", metavar="NAME FIELD=VALUE", help="another entry")
+    add("--data", nargs="+", metavar="PATH", default=[], help="data of all entries")
+    add("--plan", action="store_true", help="only print the plan")
+    add("--report", nargs="?", const="", metavar="JSON", help="only write what is known so far")
+    add(
         "--diagnostics",
         nargs="?",
         const="brief",
         choices=("brief", "whole"),
-        help="look into the finished runs (of --only), by default briefly",
+        help="diagnose the finished runs (of --only), by default briefly",
     )
     return parser
 
@@ -76,50 +70,48 @@ def _parser() -> argparse.ArgumentParser:
 def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) -> int:
     from rich.console import Console
 
-    from eval.sweep.progress_table import LiveTable
-    from eval.sweep.runner import FAILED, cores_of, run_all, runs_of, start_worker
+    from eval.report.document import to_terminal
+    from eval.sweep.runner import FAILED, FINISHED, runs_of
 
     if flags.jobs < 1:
         raise UserError(f"--jobs={flags.jobs}: give 1 or more")
+    workdir = Path(flags.workdir)
+    if flags.report:
+        return _rebuild(Path(flags.report), workdir)
+    if not flags.config:
+        raise UserError(f"--config is missing, e.g. --config={EXAMPLE}")
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     if flags.data:
         overrides = [*overrides, f"--config.data.paths={tuple(flags.data)!r}"]
-    given = read_matrix(flags.config, flags.preset)
+    given = read_sweep(flags.config, flags.preset, flags.set or ())
     with console.status("counting parameters"):
-        matrix = make_plan(given, overrides, flags.seeds)
-    workdir = Path(flags.workdir)
-    every = runs_of(matrix, workdir)
-    chosen = {run.name for run in runs_of(matrix, workdir, flags.only)}
-    console.print(plan_table(matrix))
+        sweep = make_plan(given, overrides, flags.seeds, flags.steps)
+    every = runs_of(sweep, workdir)
+    names = [*sweep.entries, *([MEMORY] if sweep.memory else [])]
+    if unknown := [name for name in flags.only if name not in names]:
+        raise UserError(f"--only {unknown[0]!r}: no such entry{cli.choose_from(names)}")
+    chosen = [run for run in every if not flags.only or run.entry in flags.only]
+    to_terminal([plan_table(sweep)], width=120)
     if flags.plan:
         return 0
     workdir.mkdir(parents=True, exist_ok=True)
     begun = time.time()
     # Reading disturbs no command that is at work there.
-    reading = flags.report and not flags.diagnostics
+    reading = flags.report is not None and not flags.diagnostics
     with contextlib.nullcontext() if reading else _Lock(workdir):
         for run in every:
             run.look()
-        runs = [run for run in every if run.name in chosen]
-        if not flags.report:
-            cores, cache = cores_of(flags.jobs), workdir / "cache"
-
-            def start(run, slot):
-                return start_worker(run, cores[slot], cache)
-
-            with LiveTable(console, runs, flags.jobs, matrix.measure) as table:
-                stop.counted = True
-                run_all(runs, flags.jobs, start, table.tick, lambda: stop.wishes)
-                stop.counted = False
-                table.tick()
+        if before := sum(run.state == FINISHED for run in chosen):
+            console.print(f"{before} of {len(chosen)} runs were finished before")
+        if flags.report is None:
+            _train(sweep, chosen, flags, console, stop)
         if flags.diagnostics:
             from eval.sweep.diagnose import diagnose
 
-            whole = flags.diagnostics == "whole"
-            said = functools.partial(console.print, markup=False)
-            diagnose(runs, workdir / "cache", said, whole=whole)
-        _write(workdir, matrix, every, flags, command, time.time() - begun, console)
-    failed = [run for run in runs if run.state == FAILED]
+            say = functools.partial(console.print, markup=False)
+            diagnose(chosen, workdir / "cache", say, whole=flags.diagnostics == "whole")
+        _write(sweep, every, flags, command, time.time() - begun)
+    failed = [run for run in chosen if run.state == FAILED]
     for run in failed:
         print(f"error: {run.name}: {run.reason}, see {run.folder}/worker.log", file=sys.stderr)
     if failed:
@@ -127,11 +119,34 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
     return 1 if failed else 0
 
 
-def _write(workdir, matrix, runs, flags, command, seconds, console) -> None:
-    """matrix.json, matrix.html and matrix.md, and the answers on the terminal."""
-    from eval.log import device_description, versions
-    from eval.sweep import page, results, statistics
+def _train(sweep, runs, flags: argparse.Namespace, console, stop) -> None:
+    """Run what is waiting, then compile the presets whose memory is asked for."""
+    from eval.sweep import memory
+    from eval.sweep.progress_table import LiveTable
+    from eval.sweep.runner import cores_of, run_all, start_worker
 
+    workdir = Path(flags.workdir)
+    cores = cores_of(flags.jobs)
+
+    def start(run, slot):
+        return start_worker(run, cores[slot], workdir / "cache")
+
+    with LiveTable(console, runs, flags.jobs, sweep.measure) as table:
+        stop.counting = True
+        run_all(runs, flags.jobs, start, table.tick, lambda: stop.requests)
+        stop.counting = False
+        table.tick()
+    if not flags.only or MEMORY in flags.only:
+        memory.measure(sweep.memory, workdir / "memory.json")
+
+
+def _write(sweep, runs, flags: argparse.Namespace, command: str, seconds: float) -> None:
+    """Write sweep.json and the pages, and print the answers."""
+    from eval.log import device_description, json_object, versions
+    from eval.report.document import to_terminal
+    from eval.sweep import claims, page, results, statistics
+
+    workdir = Path(flags.workdir)
     made = {
         "command": command,
         "config": str(flags.config),
@@ -141,41 +156,66 @@ def _write(workdir, matrix, runs, flags, command, seconds, console) -> None:
         "versions": versions() | {"scipy": statistics.scipy_version()},
         "wall_seconds": round(seconds, 1),
     }
-    result = results.collect(matrix, runs, made)
-    result |= {"answers": statistics.answer_all(result), "diagnosed": statistics.diagnose(result)}
-    results.replace(workdir / "matrix.json", results.as_json(result))
-    results.replace(workdir / "matrix.html", page.compose(result))
-    results.replace(workdir / "matrix.md", page.markdown(result))
-    console.print(statistics.table(result))
-    console.print(f"wrote {workdir}/matrix.json, matrix.html, matrix.md", style="dim")
+    result = statistics.answered(results.collect(sweep, runs, made))
+    if sweep.claims:
+        result["memory"] = json_object(workdir / "memory.json")
+        result["claims"] = claims.judge(sweep.claims, result)
+        result["claims_note"] = sweep.claims_note
+    cli.write_atomically(workdir / "sweep.json", results.as_json(result))
+    _write_pages(result, workdir)
+    to_terminal(page.brief(result), width=120)
+    print(f"wrote {workdir}/sweep.json, sweep.html, sweep.md")
+
+
+def _write_pages(result, workdir: Path) -> None:
+    from eval.report.document import to_markdown
+    from eval.sweep import page
+
+    cli.write_atomically(workdir / "sweep.html", page.compose(result))
+    cli.write_atomically(workdir / "sweep.md", to_markdown(page.summary(result)))
+
+
+def _rebuild(path: Path, workdir: Path) -> int:
+    """Write the pages of a sweep whose JSON is all there is of it."""
+    from eval.sweep.statistics import answered
+
+    try:
+        result = answered(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--report={path}: not the sweep.json of a sweep ({error!r})") from error
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_pages(result, workdir)
+    print(f"wrote {workdir}/sweep.html, sweep.md")
+    return 0
 
 
 class _StopRequest:
-    """SIGINT and SIGTERM, at first as KeyboardInterrupt; `counted`, they only add to `wishes`.
+    """The handler of SIGINT and SIGTERM.
 
-    Counted, because an exception may come up in a callback of JAX, which would swallow it.
+    It raises KeyboardInterrupt; while `counting` it only increments `requests`, because JAX
+    swallows exceptions raised inside its callbacks.
     """
 
     def __enter__(self):
-        self.wishes, self.counted = 0, False
+        self.requests, self.counting = 0, False
         numbers = (signal.SIGINT, signal.SIGTERM)
-        self.before = {number: signal.signal(number, self._wish) for number in numbers}
+        self.before = {number: signal.signal(number, self._stop) for number in numbers}
         return self
 
     def __exit__(self, *exc):
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def _wish(self, number, frame) -> None:
-        self.wishes += 1
-        if not self.counted:
+    def _stop(self, number, frame) -> None:
+        self.requests += 1
+        if not self.counting:
             raise KeyboardInterrupt
-        if self.wishes == 1:
-            print("\nsaving; once more ends the runs at once", file=sys.stderr)
+        if self.requests == 1:
+            print("\nsaving; a second request ends the runs at once", file=sys.stderr)
 
 
 class _Lock:
-    """Keeps a second command out of the folder; a killed one leaves nothing behind."""
+    """A lock that keeps a second command out of the folder; a killed one releases it."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / "lock"
@@ -189,7 +229,7 @@ class _Lock:
         except OSError:
             self.file.close()
             raise UserError(
-                f"{self.path.parent}: another eval.matrix works there; wait for it or stop it"
+                f"{self.path.parent}: another eval.sweep works there; wait for it or stop it"
             ) from None
         return self
 

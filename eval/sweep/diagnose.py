@@ -1,4 +1,4 @@
-"""A look into every finished run: its diagnostics and a sample of its text, once each (G-93)."""
+"""Diagnostics and a sample of text of every finished run, once each (G-93)."""
 
 import json
 import os
@@ -15,16 +15,16 @@ PROMPT, TOKENS = "The ", 300
 
 
 def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False) -> None:
-    """Writes `diagnostics.json` and `sample.txt` into the folders that lack them.
+    """Write `diagnostics.json` and `sample.txt` into the folders that lack them.
 
-    What cannot be written is said, and missing in the report.
+    What cannot be written is reported, and missing on the page.
 
     Args:
       runs: those that are not finished are passed over.
       cache: folder of compiled programs.
-      say: told what is done.
-      whole: everything that can be asked, not what `eval.diagnostics --brief` asks; a brief look
-        that is there already is replaced.
+      say: gets a line a file.
+      whole: all diagnostics instead of those of `eval.diagnostics --brief`; a file of brief ones is
+        replaced.
     """
     for run in runs:
         if run.state != FINISHED:
@@ -48,7 +48,7 @@ def _is_brief(path: Path) -> bool:
 
 
 def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
-    """File -> the command that makes it; the sample's prints it."""
+    """Return file -> the command that writes it, or prints it in the case of the sample."""
     workdir, new = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
     look = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
     return {
@@ -58,7 +58,7 @@ def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
 
 
 def _write(path: Path, command: Sequence[str], cache: Path) -> str:
-    """Runs a command; returns what went wrong, or nothing."""
+    """Run a command; returns what went wrong, or ""."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache.absolute() / "diagnostics"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",

@@ -1,4 +1,4 @@
-"""Equal parameters: the value of one field that brings a model nearest to a number of them."""
+"""Equal parameters: solving for the field that brings a model nearest to a parameter count."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,13 +10,13 @@ from jaxmodels.errors import UserError
 
 
 def dotted(config: ConfigDict, name: str) -> str:
-    """A field's full name: one that is none of the config's is the model's."""
+    """Return a field's full name: one that is none of the config's is the model's."""
     known = name.partition(".")[0] in config
     return name if known else f"model_config.{name}"
 
 
 def count(config: ConfigDict) -> int:
-    """Parameters of a config's model, from its shapes."""
+    """Count the parameters of a config's model, from its shapes."""
     import jax
 
     from jaxmodels import count_parameters
@@ -31,7 +31,7 @@ def matched_value(
     target: int,
     multiple: float | None = None,
 ) -> int | float:
-    """The value of a field that brings a model's parameters nearest to `target`.
+    """Return the value of a field that brings a model's parameters nearest to `target`.
 
     Args:
       config_with: ({field: value}) -> complete config. Its parameters grow with the value.
@@ -73,7 +73,7 @@ def matched_value(
 
 
 def _value(config: ConfigDict, name: str) -> int | float:
-    """A number of the config; one left to the model is asked of the model's own config."""
+    """Return a number of the config; one left to the model comes from the model's own config."""
     import jaxmodels
 
     *groups, last = dotted(config, name).split(".")

@@ -1,69 +1,119 @@
-"""`matrix.html` and `matrix.md`: the answers first, then what they rest on."""
+"""The pages of a sweep, from what `sweep.json` holds: HTML, Markdown, and a summary to print."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from eval.report import figures, html
-from eval.sweep import curves, diagnostics_section, lr_fairness, scale_up
+from eval.report import figures
+from eval.report.document import (
+    Block,
+    Facts,
+    Fold,
+    Heading,
+    Picture,
+    Sample,
+    Table,
+    Text,
+    provenance,
+    to_html,
+)
+from eval.sweep import claims
 from eval.sweep.results import of_entry
+from eval.sweep.sections import curves, diagnostics, lr_fairness, scale_up, scores
 from eval.sweep.statistics import HELPS, HURTS, RULE, SAME, number, summaries
 
 Result = Mapping[str, Any]
 ALSO = " ✓"  # survives the false discovery rate
 
 
+def summary(result: Result) -> list[Block]:
+    """Return the Markdown page: the answers, and the tables that they rest on."""
+    return [*_findings(result), *provenance_of(result)]
+
+
 def compose(result: Result) -> str:
-    """The page as text, from what `matrix.json` holds."""
-    title = f"Matrix · {result['config']}"
-    entries = result["entries"]
-    tokens = next(iter(entries.values()))["tokens"]
-    subtitle = f"{len(entries)} entries x seeds {result['seeds']}, {tokens:,} tokens each"
-    parts = [
-        html.heading(title, f"{subtitle} · {result['preset']}"),
-        html.paragraph(lead(result), "lead"),
+    """Return the HTML page: the summary with curves, diagnostics and every run."""
+    entries, seeds = result["entries"], ", ".join(map(str, result["seeds"]))
+    subtitle = f"{len(entries)} entries, seeds {seeds}"
+    tokens = {entry["tokens"] for entry in entries.values()}
+    subtitle += f", {tokens.pop():,} tokens each" if len(tokens) == 1 else ""
+    subtitle += f" · {result['preset']}" if result["preset"] else ""
+    blocks = [
+        *_findings(result),
+        *_answers_in_words(result),
+        *curves.section(result),
+        *diagnostics.section(result),
+        *_runs(result),
+        *provenance_of(result),
+    ]
+    return to_html(f"Sweep · {result['config']}", blocks, subtitle)
+
+
+def brief(result: Result) -> list[Block]:
+    """Return the summary for a terminal."""
+    blocks = [*_claims(result), *scores.section(result), entry_table(result)]
+    return [*blocks, *(Text(f"{a['text']}\n  {a['words']}") for a in result["answers"].values())]
+
+
+def _findings(result: Result) -> list[Block]:
+    return [
+        Text(lead(result), "lead"),
+        *_claims(result),
         *_answers(result),
         *_diagnosis(result),
-        *_fairness(result),
-        *_growth(result),
-        *curves.sections(result),
-        *_tables(result),
-        *diagnostics_section.sections(result),
-        *_runs(result),
-        *_made(result),
+        *lr_fairness.section(result),
+        *scale_up.section(result),
+        *scores.section(result),
+        *_entries(result),
     ]
-    return html.page(title, parts)
 
 
 def lead(result: Result) -> str:
-    """How many questions were answered, and how many runs that took."""
+    """Say how many questions were answered, and how many runs that took."""
     verdicts = [answer["verdict"] for answer in result["answers"].values()]
-    ended = sum(run["final"] is not None for run in result["runs"])
-    return (
+    ended = sum(run["state"] == "finished" for run in result["runs"])
+    unknown = len(verdicts) - sum(map(verdicts.count, (HELPS, HURTS, SAME)))
+    asked = (
         f"{len(verdicts)} questions: {verdicts.count(HELPS)} times yes, "
         f"{verdicts.count(HURTS)} times the contrary, {verdicts.count(SAME)} times the seeds do "
-        f"not tell the two apart, {len(verdicts) - sum(map(verdicts.count, (HELPS, HURTS, SAME)))}"
-        f" not known. {ended} of {len(result['runs'])} runs finished. "
+        f"not tell the two apart, {unknown} not known. "
+    )
+    return (asked if verdicts else "") + (
+        f"{ended} of {len(result['runs'])} runs finished. "
         f"All numbers are validation {result['unit']}; lower is better."
     )
 
 
-def _answers(result: Result) -> list[str]:
-    parts = [html.section("Answers"), html.paragraph(RULE)]
-    answers = result["answers"]
+def _claims(result: Result) -> list[Block]:
+    rows = result.get("claims")
+    if not rows:
+        return []
+    words = f"{claims.lead(rows, result['seeds'])} {result['claims_note']}".strip()
+    table = Table(claims.HEADER, claims.cells(rows), left=range(len(claims.HEADER)))
+    return [Heading("Claimed and measured"), Text(words), table]
+
+
+def _answers(result: Result) -> list[Block]:
+    answers = result["answers"].values()
+    if not answers:
+        return []
+    blocks = [Heading("Answers"), Text(RULE)]
     shown = {
         answer["text"]: (answer["difference"], answer["high"] - answer["difference"])
-        for answer in answers.values()
+        for answer in answers
         if answer["p"] is not None
     }
     if shown:
         figure = figures.bars(shown, xlabel=f"{result['unit']}, with minus without", origin=0.0)
-        caption = "Difference and its interval at 95 %. Left of 0: yes."
-        parts.append(html.picture(figures.svg(figure, "answers"), caption))
+        caption = "Difference and its 95 % interval. Left of 0: yes."
+        blocks.append(Picture(figures.svg(figure, "answers"), caption))
     header = ["", "answer", "difference", "interval at 95 %", "unpaired", "in spreads", "seeds"]
-    parts.append(html.table(header, [_answer_row(answer) for answer in answers.values()]))
-    parts += [html.facts({a["text"]: a["words"] for a in answers.values()})]
-    return parts
+    return [*blocks, Table(header, [_answer_row(answer) for answer in answers], left=(0, 1))]
+
+
+def _answers_in_words(result: Result) -> list[Block]:
+    words = {answer["text"]: answer["words"] for answer in result["answers"].values()}
+    return [Fold("the answers in words", [Facts(words)])] if words else []
 
 
 def _answer_row(answer: Mapping[str, Any]) -> list[str]:
@@ -86,97 +136,73 @@ def _answer_row(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _relative(answer: Mapping[str, Any]) -> str:
-    """The difference as a share of what it is held against, which must lie above zero."""
+    """Return the difference as a share of the mean without, which must exceed zero."""
     other = answer["without_mean"]
     if answer["difference"] is None or other is None or not other > 0:
         return ""
     return f" ({answer['difference'] / other:+.1%})"
 
 
-def _fairness(result: Result) -> list[str]:
-    header, rows = lr_fairness.rate_rows(result)
-    if not rows:
-        return []
-    parts = [html.section("Is one learning rate fair?"), html.paragraph(lr_fairness.NOTE)]
-    parts.append(html.table(header, rows))
-    header, rows = lr_fairness.question_rows(result)
-    parts += [html.table(header, rows)] if rows else []
-    return [*parts, *(html.paragraph(said) for said in lr_fairness.words(result))]
-
-
-def _growth(result: Result) -> list[str]:
-    found = scale_up.criteria(result)
-    return [html.section("Taken together"), html.facts(found)] if found else []
-
-
-def _diagnosis(result: Result) -> list[str]:
+def _diagnosis(result: Result) -> list[Block]:
     if not result["diagnosed"]:
         return []
-    words = result["diagnosed"]["words"]
-    return [html.section("The hybrid against its two baselines"), html.paragraph(words)]
+    return [Heading("The hybrid against its two baselines"), Text(result["diagnosed"]["words"])]
 
 
-def _tables(result: Result) -> list[str]:
-    header = ["", result["unit"], "from the baseline", "parameters", "runs", "seconds a run"]
+def _entries(result: Result) -> list[Block]:
     changes = {}
     for name, entry in result["entries"].items():
         listed = ", ".join(f"{field}={value}" for field, value in entry["changes"].items())
         matched = f" ({entry['match']} matched to the baseline's size)" if entry["match"] else ""
-        changes[name] = f"{entry['says']}. {listed}{matched}".strip(". ")
-    return [
-        html.section("Entries"),
-        html.table(header, _entry_rows(result), strong=[0]),
-        html.facts(changes),
-    ]
+        changes[name] = f"{entry['says']}. {listed}{matched}".strip(". ") or "the config as it is"
+    return [Heading("Entries"), entry_table(result), Facts(changes)]
 
 
-def _entry_rows(result: Result) -> list[list[str]]:
+def entry_table(result: Result) -> Table:
+    """Return a row an entry: means over seeds ± their sample standard deviation."""
+    header = ["", result["unit"], "from the baseline", "along the run", "largest gradient"]
+    header += ["parameters", "runs", "seconds a run"]
     rows, first = [], None
     for row in summaries(result):
         first = first or row["parameters"]
-        spread = "" if row["spread"] is None else f" ± {row['spread']:.4f}"
         halted = f", {row['halted']} halted" if row["halted"] else ""
-        rows.append(
-            [
-                row["entry"],
-                number(row["mean"]) + spread,
-                number(row["change"], sign=True),
-                f"{row['parameters']:,} ({row['parameters'] / first - 1:+.1%})",
-                f"{row['finished']} of {row['runs']}{halted}",
-                f"{row['seconds']:.0f}",
-            ]
-        )
-    return rows
+        means = [_spread(row, key) for key in ("mean", "along", "grad_norm")]
+        rows.append([row["entry"], means[0], number(row["change"], sign=True), *means[1:]])
+        rows[-1] += [
+            f"{row['parameters']:,} ({row['parameters'] / first - 1:+.1%})",
+            f"{row['finished']} of {row['runs']}{halted}",
+            f"{row['seconds']:.0f}",
+        ]
+    return Table(header, rows, styles={0: "strong"})
 
 
-def _runs(result: Result) -> list[str]:
+def _spread(row: Mapping[str, Any], key: str) -> str:
+    value, spread = row[key], row[f"{key}_spread"]
+    digits = ".3g" if key == "grad_norm" else ".4f"
+    if value is None:
+        return "-"
+    return f"{value:{digits}}" + ("" if spread is None else f" ± {spread:{digits}}")
+
+
+def _runs(result: Result) -> list[Block]:
     header = ["", "seed", "state", "final", "perplexity", "step", "largest gradient", "seconds"]
     rows = []
     for run in result["runs"]:
         final = run["final"]
         largest = max(run["train"].get("grad_norm", {}).get("values", ()), default=math.nan)
-        rows.append(
-            [
-                run["entry"],
-                str(run["seed"]),
-                run["state"],
-                number(final),
-                "-" if final is None else f"{2**final:.3f}",
-                str(run["step"]),
-                f"{largest:.3g}",
-                f"{run['seconds']:.0f}",
-            ]
-        )
-    parts = [html.section("All runs"), html.folded("the table", html.table(header, rows))]
-    for number_, name in enumerate(result["entries"]):
-        if inner := _of_entry(result, name, number_):
-            parts.append(html.folded(f"{name}: training curves and diagnostics", inner))
-    return parts
+        perplexity = "-" if final is None else f"{2**final:.3f}"
+        rows.append([run["entry"], str(run["seed"]), run["state"], number(final), perplexity])
+        rows[-1] += [str(run["step"]), f"{largest:.3g}", f"{run['seconds']:.0f}"]
+    blocks = [Heading("All runs"), Fold("the table", [Table(header, rows)])]
+    for index, name in enumerate(result["entries"]):
+        if inner := _of_entry(result, name, index):
+            blocks.append(Fold(f"{name}: training curves and diagnostics", inner))
+    return blocks
 
 
-def _of_entry(result: Result, name: str, index: int) -> str:
-    """What the runs of one entry wrote, behind a line that opens it."""
-    runs, parts = of_entry(result, name), []
+def _of_entry(result: Result, name: str, index: int) -> list[Block]:
+    """Return the training curves, gates and a sample of one entry's runs."""
+    runs, blocks = of_entry(result, name), []
     names = dict.fromkeys(curve for run in runs for curve in run["train"])
     for place, curve in enumerate(name for name in names if name != "bits_per_byte"):
         lines = {
@@ -187,62 +213,22 @@ def _of_entry(result: Result, name: str, index: int) -> str:
         if lines:
             figure = figures.curves(lines, ylabel=curve.replace("_", " "))
             svg = figures.svg(figure, f"entry{index}_{place}")
-            parts.append(html.picture(svg, f"{name}, training: {curve}"))
-    parts.append(diagnostics_section.of_runs(runs))
+            blocks.append(Picture(svg, f"{name}, training: {curve}"))
+    blocks += diagnostics.gates(runs)
     if text := next((run["sample"] for run in runs if run["sample"]), ""):
-        parts += [html.paragraph("A sample"), html.text_sample("", html.printable(text))]
-    return "".join(parts)
+        blocks += [Text("A sample"), Sample(text)]
+    return blocks
 
 
-def made_of(result: Result) -> dict[str, str]:
-    """How the result came about, as words."""
+def provenance_of(result: Result) -> list[Block]:
+    """Return the section on how the result was made."""
     devices = dict.fromkeys(run["device"] for run in result["runs"] if run["device"])
     trained = sum(run["seconds"] for run in result["runs"])
-    return {
-        "command": result["command"],
-        "device": ", ".join(devices) or result["device"],
-        "processes": f"{result['jobs']} side by side",
-        "versions": ", ".join(f"{k} {v}" for k, v in result["versions"].items()),
-        "seconds": f"{trained:,.0f} in training steps of all runs, compilation included; "
-        f"{result['wall_seconds']:,.0f} of the last command",
-    }
-
-
-def _made(result: Result) -> list[str]:
-    return [html.section("How it was made"), html.facts(made_of(result), ("command",))]
-
-
-def markdown(result: Result) -> str:
-    """A summary for the documentation."""
-    made = made_of(result)
-    lines = [lead(result), "", RULE, ""]
-    lines += _markdown_table(
-        ["question", "answer", "difference", "interval at 95 %", "unpaired", "in spreads", "seeds"],
-        [_answer_row(answer) for answer in result["answers"].values()],
+    seconds = f"{trained:,.0f} in training steps of all runs, compilation included; "
+    seconds += f"{result['wall_seconds']:,.0f} of the last command"
+    return provenance(
+        {"processes": str(result["jobs"]), "seconds": seconds},
+        command=result["command"],
+        device=", ".join(devices) or result["device"],
+        versions=result["versions"],
     )
-    if result["diagnosed"]:
-        lines += ["", result["diagnosed"]["words"]]
-    header, rows = lr_fairness.rate_rows(result)
-    if rows:
-        lines += [
-            "",
-            lr_fairness.NOTE,
-            "",
-            *_markdown_table(header, rows),
-            "",
-            *lr_fairness.words(result),
-        ]
-    lines += ["", *(f"* {name}: {said}" for name, said in scale_up.criteria(result).items())]
-    lines += [""]
-    lines += _markdown_table(
-        ["entry", result["unit"], "from the first", "parameters", "runs", "seconds a run"],
-        _entry_rows(result),
-    )
-    lines += ["", f"`{made['command']}`", "", f"{made['device']}; {made['processes']}; "]
-    lines[-1] += f"{made['versions']}; {made['seconds']}."
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    right = ["---"] + ["---:"] * (len(header) - 1)
-    return ["| " + " | ".join(row) + " |" for row in (header, right, *rows)]

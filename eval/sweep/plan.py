@@ -1,15 +1,21 @@
-"""What a matrix is: entries at equal tokens and, where that is asked for, equal parameters.
+"""A sweep: entries at equal tokens and, on request, equal parameters, each run with several seeds.
 
-A matrix file defines `get_matrix(preset)`, which returns a mapping:
+A sweep file defines `get_sweep()`, or `get_sweep(preset)`, which returns a mapping:
 
-    config     the base, a config as `get_config()` returns
-    steps      of every run
+    config     the base, as `get_config()` returns it
     seeds      of every entry
-    entries    name -> {"group": G, "says": one line, "changes": {field: value}, "match": field}
-    questions  name -> (entry with, entry without, the question as text)
-    diagnosis  (hybrid, first baseline, second baseline), optional
-    measure    {"name", "unit", "best", "scale"}, optional: what is compared, scale * (best - the
-               validation metric of that name); bits per character or byte if it is left out
+    entries    name -> {"says": one line, "changes": {field: value}, "group": G, "match": field,
+               "multiple": number, "config": a base of its own}, all of them optional
+    steps      of every run; default: the base's
+    questions  name -> (entry with, entry without, the question as text); default: every entry of
+               as many tokens against the first one
+    measure    {"name", "unit", "best", "scale"}: compared is scale * (best - the validation metric
+               of that name); default: bits per character or byte
+    answers    True: runs answer questions, which are asked of each once it is trained
+    claims     published numbers to compare the runs with, see `eval/sweep/claims.py`
+    claims_note  a sentence on what of them is not measured
+    memory     preset -> (rows, tokens a row, GB of a card): training steps to compile, not to run
+    diagnosis  (hybrid, first baseline, second baseline)
 
 The first entry is the baseline. A field is one of the config ("optimizer.learning_rate") or of the
 model ("num_layers" for "model_config.num_layers"). An entry that changes `model` starts from that
@@ -18,29 +24,43 @@ that is chosen so that the entry has the baseline's number of parameters.
 """
 
 import dataclasses
-import importlib.util
+import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from eval.report.document import Mark, Table
+from eval.sweep.claims import Claim
 from eval.sweep.match import count, dotted, matched_value
 from jaxmodels.errors import UserError
+from jaxmodels.python_file import import_file, returned_by
 from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
 from train.model import resolve_vocab
 
-GROUPS = ("tier1", "tier2", "tier3", "assumption", "rates")
+EXAMPLE = "configs/groundthink/matrix.py"
+GROUPS = {
+    "tier1": "Tier 1: depth and the anchor",
+    "tier2": "Tier 2: sizes, scales and layouts",
+    "tier3": "Tier 3: against the baselines",
+    "assumption": "Untested assumptions",
+    "rates": "Other learning rates",
+    "variant": "Variants",
+}
 TOLERANCE = 0.05  # of the baseline's parameters, for a matched entry
-PARTS = ("config", "steps", "seeds", "entries", "questions")
-KEYS = ("group", "says", "changes", "match", "multiple")
+EVALUATIONS = 10  # of a shortened run, evenly spaced
+REQUIRED = ("config", "seeds", "entries")
+OPTIONAL = ("steps", "questions", "measure", "answers", "claims", "claims_note", "memory")
+OPTIONAL += ("diagnosis",)
+KEYS = ("group", "says", "changes", "match", "multiple", "config")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One column of runs.
+    """One variant, to be run with every seed.
 
     Attributes:
       name, group, says: as in the file.
@@ -60,90 +80,118 @@ class Entry:
 
     @property
     def tokens(self) -> int:
-        """That a run of it reads."""
+        """Tokens that each run reads."""
         return self.config.steps * self.config.batch_size * self.config.seq_len
 
     def of_seed(self, seed: int) -> ConfigDict:
-        """The config of one run."""
+        """Return the config of one run."""
         config = ConfigDict(self.config.to_dict())
         config.seed = seed
         return config
 
 
 @dataclasses.dataclass(frozen=True)
-class Matrix:
-    """A planned matrix; `questions`, `diagnosis` and `measure` as in the file."""
+class Sweep:
+    """A planned sweep; the fields after `seeds` as in the file."""
 
     entries: dict[str, Entry]
     seeds: tuple[int, ...]
     questions: dict[str, tuple[str, str, str]]
-    diagnosis: tuple[str, ...]
+    diagnosis: tuple[str, ...] = ()
     measure: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    answers: bool = False
+    claims: tuple[Claim, ...] = ()
+    claims_note: str = ""
+    memory: Mapping[str, tuple[int, int, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def baseline(self) -> Entry:
-        """What the others are held against."""
+        """The entry that the others are compared with."""
         return next(iter(self.entries.values()))
 
     def difference(self, entry: Entry) -> float:
-        """Parameters beyond the baseline's, as a fraction of those."""
+        """Return the parameters beyond the baseline's, as a fraction of those."""
         return entry.parameters / self.baseline.parameters - 1
 
 
-def read_matrix(path: str | Path, preset: str) -> dict[str, Any]:
-    """What `get_matrix(preset)` of a file returns, its shape checked.
+def read_sweep(
+    path: str | Path, preset: str = "", variants: Sequence[Sequence[str]] = ()
+) -> dict[str, Any]:
+    """Read a sweep from its file, or make one of a training config and variants of it.
+
+    Args:
+      path: of a file that defines `get_sweep` or, with variants, only `get_config`.
+      preset: argument of `get_sweep`; "" = its default.
+      variants: entries to add: a name and "field=value" words each.
 
     Raises:
       UserError: no such file, function or preset, or a part that is missing or wrong.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--config={path}: no such file, e.g. configs/groundthink/matrix.py")
-    spec = importlib.util.spec_from_file_location(f"matrix_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: not a Python file that defines get_matrix(preset)")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"--config={path}: line {error.lineno}: {error.msg}") from error
-    if not callable(getattr(module, "get_matrix", None)):
-        raise UserError(f"--config={path}: it defines no get_matrix(preset)")
-    given = dict(module.get_matrix(preset))
-    if missing := [part for part in PARTS if part not in given]:
-        raise UserError(f"{path}: get_matrix() returns no {missing[0]!r}")
-    entries, questions = given["entries"], given["questions"]
+    module = import_file(path, "--config=", "that defines get_sweep()")
+    if hasattr(module, "get_sweep"):
+        arguments = [preset] if preset else []
+        if preset and not inspect.signature(module.get_sweep).parameters:
+            raise UserError(f"--preset {preset}: {path} has no presets")
+        given = dict(returned_by(path, "get_sweep", "--config", EXAMPLE, *arguments))
+    elif hasattr(module, "get_config") and variants:
+        config = complete_config(returned_by(path, "get_config", "--config", EXAMPLE), str(path))
+        shorten(config, config.steps)
+        given = {"config": config, "seeds": (0,), "entries": {"as it is": {}}}
+    else:
+        raise UserError(
+            f"--config={path}: it defines no get_sweep(), see {EXAMPLE}; "
+            "of a training config, --set NAME FIELD=VALUE makes a variant"
+        )
+    for name, *fields in variants:
+        pairs = [field.partition("=") for field in fields]
+        if not pairs or not all(equals for _, equals, _ in pairs):
+            raise UserError(
+                f"--set {name}: write --set NAME FIELD=VALUE, e.g. --set flat seq_len=32"
+            )
+        changes = {key: value for key, _, value in pairs}
+        given["entries"] = {**given["entries"], name: {"changes": changes}}
+    _check(path, given)
+    return given
+
+
+def _check(path: str | Path, given: Mapping[str, Any]) -> None:
+    if missing := [part for part in REQUIRED if part not in given]:
+        raise UserError(f"{path}: get_sweep() returns no {missing[0]!r}")
+    known = (*REQUIRED, *OPTIONAL)
+    if unknown := [part for part in given if part not in known]:
+        raise UserError(f"{path}: get_sweep() returns {unknown[0]!r}; known: {', '.join(known)}")
+    entries = given["entries"]
     if not entries:
         raise UserError(f"{path}: no entries; the first one is the baseline")
     for name, entry in entries.items():
         if unknown := [key for key in entry if key not in KEYS]:
             raise UserError(f"{path}: entry {name!r} has {unknown[0]!r}; known: {', '.join(KEYS)}")
-        if entry.get("group") not in GROUPS:
+        if entry.get("group", "variant") not in GROUPS:
             raise UserError(f"{path}: entry {name!r} needs a group of {', '.join(GROUPS)}")
     measure = given.get("measure")
     if measure is not None and set(measure) != {"name", "unit", "best", "scale"}:
         raise UserError(f"{path}: 'measure' needs name, unit, best and scale")
-    asked = [(question, entry) for question, (*pair, _) in questions.items() for entry in pair]
+    questions = given.get("questions", {})
+    asked = [(name, entry) for name, (*pair, _) in questions.items() for entry in pair]
     asked += [("diagnosis", entry) for entry in given.get("diagnosis", ())]
     for question, entry in asked:
         if entry not in entries:
             raise UserError(f"{path}: {question!r} is about {entry!r}, which is no entry")
-    return given
 
 
 def make_plan(
     given: Mapping[str, Any],
     overrides: Sequence[str] = (),
     seeds: Sequence[int] = (),
-    say: Callable[[str], None] = lambda text: None,
-) -> Matrix:
-    """Every entry's config and number of parameters; nothing is computed but shapes.
+    steps: int | None = None,
+) -> Sweep:
+    """Complete every entry's config and count its parameters; only shapes are computed.
 
     Args:
-      given: of `read_matrix`.
+      given: as `read_sweep` returns it.
       overrides: `--config.field=value`, applied to every entry.
       seeds: instead of the file's, unless empty.
-      say: told each entry as it is counted.
+      steps: of every run, instead of the file's; see `shorten`.
 
     Raises:
       UserError: a field or value that is refused, parameters that cannot be matched, questions
@@ -155,8 +203,9 @@ def make_plan(
         changes = dict(listed.get("changes", {}))
         match = listed.get("match", "")
 
-        def config_with(more, changes=changes):
-            return _resolved(_config(given, {**changes, **more}, overrides), vocabularies)
+        def config_with(more, changes=changes, listed=listed):
+            config = entry_config(given, listed, {**changes, **more}, overrides, steps)
+            return _resolved(config, vocabularies)
 
         try:
             config = config_with({})
@@ -168,31 +217,42 @@ def make_plan(
             parameters = count(config)
         except UserError as error:
             raise UserError(f"entry {name!r}: {error}") from error
-        says = listed.get("says", "")
-        entries[name] = Entry(name, listed["group"], says, changes, config, match, parameters)
-        say(f"{name}: {parameters:,} parameters")
-    seeds = tuple(dict.fromkeys(seeds or given["seeds"]))
-    matrix = Matrix(
+        group, says = listed.get("group", "variant"), listed.get("says", "")
+        entries[name] = Entry(name, group, says, changes, config, match, parameters)
+    sweep = Sweep(
         entries,
-        seeds,
-        dict(given["questions"]),
+        tuple(dict.fromkeys(seeds or given["seeds"])),
+        dict(given["questions"]) if "questions" in given else _against_first(entries),
         tuple(given.get("diagnosis", ())),
         dict(given.get("measure", {})),
+        bool(given.get("answers")),
+        tuple(Claim(**claim) for claim in given.get("claims", ())),
+        given.get("claims_note", ""),
+        dict(given.get("memory", {})),
     )
-    _refuse_unequal(matrix)
-    return matrix
+    _refuse_unequal(sweep)
+    return sweep
 
 
-def _refuse_unequal(matrix: Matrix) -> None:
-    for entry in matrix.entries.values():
-        if entry.match and abs(matrix.difference(entry)) > TOLERANCE:
+def _against_first(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str, str]]:
+    first, *others = entries.values()
+    return {
+        entry.name: (entry.name, first.name, f"Is “{entry.name}” better than “{first.name}”?")
+        for entry in others
+        if entry.tokens == first.tokens
+    }
+
+
+def _refuse_unequal(sweep: Sweep) -> None:
+    for entry in sweep.entries.values():
+        if entry.match and abs(sweep.difference(entry)) > TOLERANCE:
             raise UserError(
                 f"entry {entry.name!r}: no {entry.match} brings it within {TOLERANCE:.0%} of the "
-                f"baseline's {matrix.baseline.parameters:,} parameters (nearest: "
+                f"baseline's {sweep.baseline.parameters:,} parameters (nearest: "
                 f"{entry.changes[entry.match]} with {entry.parameters:,}); match another field"
             )
-    for name, (one, other, _) in matrix.questions.items():
-        tokens = [matrix.entries[entry].tokens for entry in (one, other)]
+    for name, (one, other, _) in sweep.questions.items():
+        tokens = [sweep.entries[entry].tokens for entry in (one, other)]
         if tokens[0] != tokens[1]:
             raise UserError(
                 f"question {name!r}: {one!r} reads {tokens[0]:,} tokens and {other!r} "
@@ -200,10 +260,23 @@ def _refuse_unequal(matrix: Matrix) -> None:
             )
 
 
-def _config(given: Mapping, changes: Mapping[str, Any], overrides: Sequence[str]) -> ConfigDict:
-    """The base with an entry's changes, and what the command line says about all."""
-    config = complete_config(given["config"])
-    config.steps = int(given["steps"])
+def entry_config(
+    given: Mapping[str, Any],
+    listed: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    steps: int | None = None,
+) -> ConfigDict:
+    """Return the base with an entry's changes, then the overrides of the command line.
+
+    Raises:
+      UserError: a field that does not exist or a value that it refuses.
+    """
+    config = complete_config(listed.get("config", given["config"]))
+    if steps is not None:
+        shorten(config, steps, keep_best=bool(given.get("answers")))
+    elif "steps" in given:
+        config.steps = int(given["steps"])
     changes = dict(changes)
     if "model" in changes:
         config.model = changes.pop("model")
@@ -216,6 +289,19 @@ def _config(given: Mapping, changes: Mapping[str, Any], overrides: Sequence[str]
     return config
 
 
+def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
+    """Set the steps of a run, and with them its warm-up and how often it is validated and saved."""
+    config.steps = steps
+    # A warm-up as long as the run would be all there is.
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 10)
+    config.eval_every = max(1, steps // EVALUATIONS)
+    config.log_every = min(config.log_every, config.eval_every)
+    config.checkpoint_every = max(1, steps // 2)
+    config.keep_last = 1
+    if not keep_best:
+        config.keep_best = 0
+
+
 def _resolved(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
     """Resolve the vocabulary size to that of the tokenizer; each corpus is read once."""
     key = json.dumps(config.data.to_dict(), sort_keys=True)
@@ -225,21 +311,14 @@ def _resolved(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
     return resolve_vocab(config, vocabularies[key])
 
 
-def plan_table(matrix: Matrix):
-    """The plan as a rich table."""
-    from rich.table import Table
-
-    title = f"{len(matrix.entries)} entries x {len(matrix.seeds)} seeds"
-    table = Table(title=title, title_justify="left")
-    for column in ("group", "entry", "parameters", "", "tokens", "changes"):
-        table.add_column(
-            column, justify="right" if column in ("parameters", "", "tokens") else "left"
-        )
-    for entry in matrix.entries.values():
-        difference = matrix.difference(entry)
-        style = "yellow" if abs(difference) > TOLERANCE else None
+def plan_table(sweep: Sweep) -> Table:
+    """Return the plan, a row an entry; sizes far from the baseline's are marked."""
+    rows = []
+    for entry in sweep.entries.values():
+        difference = sweep.difference(entry)
+        size = f"{difference:+.1%}"
         changes = ", ".join(f"{name}={value}" for name, value in entry.changes.items())
-        size = f"{entry.parameters:,}"
-        row = (entry.group, entry.name, size, f"{difference:+.1%}", f"{entry.tokens:,}", changes)
-        table.add_row(*row, style=style)
-    return table
+        row = [entry.group, entry.name, f"{entry.parameters:,}"]
+        row += [Mark(size, "warn") if abs(difference) > TOLERANCE else size]
+        rows.append([*row, f"{entry.tokens:,}", changes])
+    return Table(("group", "entry", "parameters", "", "tokens", "changes"), rows, left=(0, 1, 5))

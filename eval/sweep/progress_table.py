@@ -1,4 +1,4 @@
-"""The live table of a matrix: what runs, what it reached, and how long all will take."""
+"""The live table of a sweep: running and ended runs, their values, and the time left."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from eval.sweep.results import measured
 from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, WAITING, Run
 
 PLAIN_EVERY = 60.0  # seconds between two plain lines
-ENDED_SHOWN = 12  # runs that ended last
+ENDED_SHOWN = 12  # the runs that ended last
 STYLES = {RUNNING: "bold", FINISHED: "green", HALTED: "yellow", FAILED: "red"}
 
 
@@ -23,13 +23,13 @@ class LiveTable:
       console: to print on.
       runs: all of them; their states are read at each `tick`.
       jobs: processes side by side.
-      measure: of the matrix, see `measured`.
+      measure: of the sweep, see `measured`.
     """
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int, measure=None):
         self.console, self.runs, self.jobs = console, runs, jobs
         self.measure = measure or {}
-        self.told = {run.name for run in runs if run.state != WAITING}
+        self.reported = {run.name for run in runs if run.state != WAITING}
         self.ended: list[Run] = []
         self.logs: dict[str, Log] = {}
         self.first: dict[str, tuple[float, int]] = {}  # when a step was first seen, and which
@@ -39,7 +39,7 @@ class LiveTable:
 
     @property
     def unit(self) -> str:
-        """What a value counts, in short."""
+        """Unit of a value, in short."""
         return self.measure.get("unit", "bits")
 
     def __enter__(self):
@@ -52,30 +52,28 @@ class LiveTable:
             self.live.stop()
 
     def tick(self) -> None:
-        """Show where everything stands."""
+        """Show the state of every run."""
         for run in self.runs:
             if run.state == RUNNING:
                 self._read(run)
-            elif run.state != WAITING and run.name not in self.told:
-                self._tell(run)
+            elif run.state != WAITING and run.name not in self.reported:
+                self._report(run)
         if self.live:
             self.live.update(self._table(), refresh=True)
         elif time.monotonic() - self.last >= PLAIN_EVERY:
             self.last = time.monotonic()
-            going = [f"{run.name}: {self._progress(run)}" for run in self.runs if self._goes(run)]
-            self.console.print(f"{'; '.join(going)}; {self._summary()}", markup=False)
-
-    def _goes(self, run: Run) -> bool:
-        return run.state == RUNNING
+            running = [run for run in self.runs if run.state == RUNNING]
+            lines = [f"{run.name}: {self._progress(run)}" for run in running]
+            self.console.print(f"{'; '.join(lines)}; {self._summary()}", markup=False)
 
     def _read(self, run: Run) -> None:
         log = self.logs[run.name] = run.log()
         if log.last_step and run.name not in self.first:
             self.first[run.name] = (time.monotonic(), log.last_step)
 
-    def _tell(self, run: Run) -> None:
-        """A line on a run that ended."""
-        self.told.add(run.name)
+    def _report(self, run: Run) -> None:
+        """Print a line on a run that ended."""
+        self.reported.add(run.name)
         self.ended.append(run)
         log = self.logs[run.name] = run.log()
         seconds = time.monotonic() - (run.begun or time.monotonic())
@@ -87,7 +85,7 @@ class LiveTable:
         self.console.print(f"{run.name}: {outcome}{why} ({seconds:.0f} s)", markup=False)
 
     def _rate(self, run: Run) -> float | None:
-        """Seconds a step, since the first step that was seen."""
+        """Return the seconds a step, since the first step that was seen."""
         if run.name not in self.first:
             return None
         since, step = self.first[run.name]

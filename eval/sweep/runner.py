@@ -1,7 +1,7 @@
-"""Running a matrix: each run in a process of its own, so many at a time, whatever becomes of one.
+"""The runner of a sweep: each run in a process of its own, several at a time.
 
-What has been done is read off the runs' folders and nowhere else, so the runner may be killed at
-any moment and started again.
+A run that fails costs only itself. What has been done is read from the folders of the runs alone,
+so the runner may be killed at any moment and started again.
 """
 
 import collections
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from ml_collections import ConfigDict
 
-from eval.log import Log, read_log
-from eval.sweep.plan import Matrix
+from eval.log import Log, json_object, read_log
+from eval.sweep.plan import Sweep
 from jaxmodels.errors import UserError
 from train.config import differences, from_json, to_json
 
@@ -26,7 +26,7 @@ WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 HALTED, FAILED, STOPPED = "halted", "failed", "stopped"
 STATES = (RUNNING, WAITING, FINISHED, HALTED, FAILED, STOPPED)
 POLL_SECONDS = 0.5
-SAVE_SECONDS = 120  # that a stopped worker has to write its checkpoint
+SAVE_SECONDS = 120  # for a stopped worker to write its checkpoint
 
 
 class Process(Protocol):
@@ -75,7 +75,8 @@ class Run:
       seed: its seed.
       config: complete.
       folder: of the run.
-      state: one of `STATES`. Halted: the loss ceased to be finite, which is a result. Failed: the
+      answers: whether its answers are measured once it is trained.
+      state: one of `STATES`. Halted: the loss became NaN or Inf, which is a result. Failed: the
         process ended in another way than by finishing. Stopped: by a signal, and saved.
       reason: why it halted or failed.
       begun: clock when its process started, or None.
@@ -85,25 +86,26 @@ class Run:
     seed: int
     config: ConfigDict
     folder: Path
+    answers: bool = False
     state: str = WAITING
     reason: str = ""
     begun: float | None = None
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Entry and seed, for people."""
         return f"{self.entry}, seed {self.seed}"
 
     def log(self) -> Log:
-        """What it wrote so far."""
+        """Read what it has written so far."""
         known = (self.folder / "config.json").exists() or (self.folder / "metrics.jsonl").exists()
         return read_log(self.folder) if known else Log(self.folder)
 
     def look(self) -> None:
-        """Sets the state by what the folder holds.
+        """Set the state by what the folder holds.
 
         Raises:
-          UserError: the run of another config.
+          UserError: it holds a run of another config.
         """
         log = self.log()
         if log.config:
@@ -114,7 +116,7 @@ class Run:
                     f"{self.folder}: holds a run with another {', '.join(changed)}; "
                     "name another --workdir"
                 )
-        if log.final:
+        if log.final and (not self.answers or answers_measured(self.folder)):
             self.state = FINISHED
         elif log.stopped:
             self.state, self.reason = HALTED, log.stopped
@@ -122,38 +124,44 @@ class Run:
             self.state = WAITING
 
 
+def answers_measured(folder: Path) -> bool:
+    """Return whether a run's answers are measured as a sweep does it: by hand one may ask less."""
+    from eval.evaluators.answers import MOST
+
+    found = json_object(folder / "answers.json")
+    rounds = json_object(folder / "config.json").get("model_config", {}).get("halt_max_steps", 1)
+    asked = found.get("checkpoint"), found.get("max_pairs"), found.get("rounds")
+    return asked == ("best", MOST, rounds)
+
+
 def folder_name(entry: str) -> str:
-    """An entry's name as that of a folder."""
+    """Return an entry's name as that of a folder."""
     return re.sub(r"[^a-z0-9]+", "_", entry.lower()).strip("_") or "entry"
 
 
-def runs_of(matrix: Matrix, workdir: Path, only: Sequence[str] = ()) -> list[Run]:
-    """Every entry x seed, seed by seed, so that a matrix cut short has compared all entries.
-
-    Args:
-      matrix: a planned one.
-      workdir: of the matrix.
-      only: names of entries; empty means all.
+def runs_of(sweep: Sweep, workdir: Path) -> list[Run]:
+    """Return every entry x seed, seed by seed, so that a sweep cut short has compared all entries.
 
     Raises:
-      UserError: an unknown name, or two that give one folder.
+      UserError: two names that give one folder.
     """
-    if unknown := [name for name in only if name not in matrix.entries]:
-        raise UserError(
-            f"--only {unknown[0]!r}: no such entry; there is: {', '.join(matrix.entries)}"
-        )
-    if len({folder_name(name) for name in matrix.entries}) < len(matrix.entries):
-        raise UserError(f"entries {', '.join(matrix.entries)}: two names give the same folder")
+    if len({folder_name(name) for name in sweep.entries}) < len(sweep.entries):
+        raise UserError(f"entries {', '.join(sweep.entries)}: two names give the same folder")
     return [
-        Run(name, seed, entry.of_seed(seed), workdir / folder_name(name) / f"seed{seed}")
-        for seed in matrix.seeds
-        for name, entry in matrix.entries.items()
-        if not only or name in only
+        Run(
+            name,
+            seed,
+            entry.of_seed(seed),
+            workdir / folder_name(name) / f"seed{seed}",
+            answers=sweep.answers,
+        )
+        for seed in sweep.seeds
+        for name, entry in sweep.entries.items()
     ]
 
 
 def cores_of(jobs: int) -> list[list[int]]:
-    """The cores of each of so many processes; empty lists where they cannot be set."""
+    """Return the cores of each of `jobs` processes; empty lists where they cannot be set."""
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
         return [[] for _ in range(jobs)]
     cores = sorted(os.sched_getaffinity(0))
@@ -162,15 +170,16 @@ def cores_of(jobs: int) -> list[list[int]]:
 
 
 def start_worker(run: Run, cores: Sequence[int], cache: Path) -> Worker:
-    """A process that trains a run; what it prints goes to `worker.log` in the run's folder."""
+    """Start a process that trains a run; it prints to `worker.log` in the run's folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     plan = run.folder / "plan.json"
     plan.write_text(to_json(run.config), encoding="utf-8")
     listed = ",".join(map(str, cores))
     command = [sys.executable, "-m", "eval.sweep.worker", f"--plan={plan}"]
-    # A program is compiled for so many threads.
+    # A program is compiled for a number of threads.
     kept = cache / f"{len(cores) or 'all'}_cores"
     command += [f"--workdir={run.folder}", f"--cache={kept}", f"--cores={listed}"]
+    command += ["--answers"] if run.answers else []
     environment = dict(os.environ)
     if cores:
         environment |= {"OMP_NUM_THREADS": str(len(cores)), "OPENBLAS_NUM_THREADS": str(len(cores))}
@@ -191,27 +200,26 @@ def run_all(
     jobs: int,
     start: Callable[[Run, int], Process],
     tick: Callable[[], Any] = lambda: None,
-    wishes: Callable[[], int] = lambda: 0,
+    stops: Callable[[], int] = lambda: 0,
     poll_seconds: float = POLL_SECONDS,
 ) -> None:
-    """Runs what is waiting, `jobs` at a time; states and reasons are set in place.
+    """Run what is waiting, `jobs` at a time; states and reasons are set in place.
 
     Args:
       runs: in the order in which they are begun; those not waiting are left alone.
       jobs: processes side by side.
       start: (run, slot from 0 to jobs - 1) -> its process.
       tick: called after each look at the processes.
-      wishes: how often a stop was asked for. After the first the workers save, the second ends
-        them.
+      stops: requests to stop so far. After the first the workers save, the second ends them.
       poll_seconds: between two looks.
 
     Raises:
-      KeyboardInterrupt: a stop was asked for, and all workers have ended.
+      KeyboardInterrupt: a stop was requested, and all workers have ended.
     """
     queue = collections.deque(run for run in runs if run.state == WAITING)
     busy: dict[int, tuple[Run, Process]] = {}
     try:
-        while (queue or busy) and not wishes():
+        while (queue or busy) and not stops():
             for slot in range(jobs):
                 if queue and slot not in busy:
                     run = queue.popleft()
@@ -225,18 +233,18 @@ def run_all(
         for _, process in busy.values():
             process.terminate()
         until = time.monotonic() + SAVE_SECONDS
-        while busy and wishes() < 2 and time.monotonic() < until:
+        while busy and stops() < 2 and time.monotonic() < until:
             _settle(busy)
             time.sleep(poll_seconds)
         for run, process in busy.values():
             process.kill()
             run.state = STOPPED
-    if wishes():
+    if stops():
         raise KeyboardInterrupt
 
 
 def _settle(busy: dict[int, tuple[Run, Process]]) -> None:
-    """Takes out what has ended."""
+    """Remove what has ended, its state set."""
     for slot, (run, process) in list(busy.items()):
         if (status := process.poll()) is not None:
             del busy[slot]

@@ -1,11 +1,11 @@
-"""What the differences between entries answer, and when they answer nothing.
+"""Statistics of a sweep: which differences between entries are distinguishable from chance.
 
-The rule: two entries differ ("distinguishable") when the t interval at 95 % of the difference of
-their last validation values does not contain 0. The difference is taken seed by seed, for runs of
-one seed read the same batches in the same order, and what that alone does to the loss is larger
-than most effects; Welch's interval, which knows nothing of pairs, stands beside. Of twenty
-comparisons of equals, one is called different by chance; hence p-values adjusted for the number of
-questions (Benjamini and Hochberg's false discovery rate), and a mark on what survives them.
+Two entries are distinguishable when the 95 % t interval of the difference of their last validation
+values excludes 0. The difference is taken seed by seed: runs of one seed read the same batches in
+the same order, and the effect of the batches exceeds most effects of interest. Welch's unpaired
+interval is given for comparison. One of twenty comparisons of equals is called different by chance,
+so p-values are also adjusted for the number of questions (Benjamini-Hochberg false discovery rate),
+and what survives that is marked.
 """
 
 import statistics
@@ -15,7 +15,7 @@ from typing import Any
 import scipy
 from scipy import stats
 
-from eval.sweep.results import by_seed, finals, of_entry
+from eval.sweep.results import by_seed, of_entry
 
 CONFIDENCE = 0.95
 HELPS, HURTS, SAME, UNKNOWN = "helps", "hurts", "not distinguishable", "not known"
@@ -28,12 +28,12 @@ RULE = (
 
 
 def scipy_version() -> str:
-    """Of the library that computes the intervals."""
+    """Return the version of SciPy, recorded with the results."""
     return scipy.__version__
 
 
 def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[str, Any]:
-    """The effect of what one entry has and the other has not; lower values are better.
+    """Return the effect of what one entry has and the other does not; lower values are better.
 
     Args:
       with_it: seed -> value.
@@ -72,8 +72,13 @@ def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[
     return answer | {"in_spreads": difference / spread, "verdict": verdict}
 
 
+def answered(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result with the answers to its questions and the diagnosis of its hybrid."""
+    return {**result, "answers": answer_all(result), "diagnosed": diagnose(result)}
+
+
 def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Question -> `compare` with the entries' means, halted runs and the answer in words."""
+    """Return question -> `compare` with the entries' means, halted runs and the answer in words."""
     answers = {}
     for name, (one, other, text) in result["questions"].items():
         answer = compare(by_seed(result, one), by_seed(result, other))
@@ -96,9 +101,9 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def diagnose(result: Mapping[str, Any]) -> dict[str, str]:
-    """The hybrid's mean beside those of its two baselines (G-50); {} if the matrix names none.
+    """Compare the hybrid's mean with those of its two baselines (G-50); {} if none is named.
 
-    Differences up to the wider of the two intervals at 95 % count as none.
+    Differences up to the wider of the two 95 % intervals count as none.
     """
     from train.control.health import diagnose_hybrid
 
@@ -125,10 +130,10 @@ def _halted(result: Mapping[str, Any], entry: str) -> int:
 
 
 def in_words(answer: Mapping[str, Any], unit: str) -> str:
-    """One or two sentences."""
+    """Describe an answer in one or two sentences."""
     one, other = answer["with"], answer["without"]
     halted = [
-        f"{answer[f'{key}_halted']} run(s) of “{answer[key]}” ceased to be finite and are left out"
+        f"{answer[f'{key}_halted']} run(s) of “{answer[key]}” became NaN or Inf and are left out"
         for key in ("with", "without")
         if answer[f"{key}_halted"]
     ]
@@ -151,42 +156,35 @@ def in_words(answer: Mapping[str, Any], unit: str) -> str:
 
 
 def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row an entry: mean, spread and difference to the baseline of the last validation value."""
+    """Return a row an entry: its last validation value and more, over the seeds that finished.
+
+    `mean` is that of the last value, `along` of all values of a run, `grad_norm` of its largest
+    gradient norm; each has a `_spread`, the sample standard deviation over the seeds. A run that
+    became NaN or Inf counts as `halted` and in no mean. `change` is the mean less the baseline's.
+    """
     rows = []
     for name, entry in result["entries"].items():
-        runs, values = of_entry(result, name), finals(result, name)
-        mean = statistics.fmean(values) if values else None
-        row = {"entry": name, "group": entry["group"], "finished": len(values), "mean": mean}
-        row["spread"] = statistics.stdev(values) if len(values) > 1 else None
-        row |= {"runs": len(runs), "halted": _halted(result, name)}
+        runs = of_entry(result, name)
+        whole = [run for run in runs if run["final"] is not None]
+        largest = (run["train"].get("grad_norm", {}).get("values") for run in whole)
+        values = {
+            "mean": [run["final"] for run in whole],
+            "along": [statistics.fmean(run["valid"]["values"]) for run in whole],
+            "grad_norm": [max(norms) for norms in largest if norms],
+        }
+        row = {"entry": name, "group": entry["group"], "finished": len(whole), "runs": len(runs)}
+        for key, found in values.items():
+            row[key] = statistics.fmean(found) if found else None
+            row[f"{key}_spread"] = statistics.stdev(found) if len(found) > 1 else None
         row |= {"parameters": entry["parameters"], "tokens": entry["tokens"]}
+        row["halted"] = _halted(result, name)
         row["seconds"] = statistics.fmean(run["seconds"] for run in runs) if runs else 0.0
-        first = rows[0]["mean"] if rows else mean
-        row["change"] = mean - first if None not in (mean, first) else None
+        first = rows[0]["mean"] if rows else row["mean"]
+        row["change"] = row["mean"] - first if None not in (row["mean"], first) else None
         rows.append(row)
     return rows
 
 
-def table(result: Mapping[str, Any]):
-    """The entries' rows as a rich table, the answers under it."""
-    from rich.console import Group
-    from rich.table import Table
-
-    shown = Table(title=result["unit"], title_justify="left")
-    for column in ("entry", "mean", "spread", "from the baseline", "runs"):
-        shown.add_column(column, justify="left" if column == "entry" else "right")
-    for row in summaries(result):
-        shown.add_row(
-            row["entry"],
-            number(row["mean"]),
-            number(row["spread"]),
-            number(row["change"], sign=True),
-            f"{row['finished']} of {row['runs']}",
-        )
-    said = [f"{a['text']}\n  {a['words']}" for a in result["answers"].values()]
-    return Group(shown, *said)
-
-
 def number(value: float | None, sign: bool = False) -> str:
-    """Four decimals, or a dash."""
+    """Format with four decimals, or as a dash."""
     return "-" if value is None else f"{value:+.4f}" if sign else f"{value:.4f}"

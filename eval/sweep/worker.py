@@ -1,14 +1,16 @@
-"""One run of a matrix in a process of its own: `python -m eval.matrix.worker`, started by runner.
+"""One run of a sweep in a process of its own, `python -m eval.sweep.worker`, for the runner.
 
-Trains the config of a file into a folder, from its newest checkpoint if there is one. Programs
-compiled by another run with the same shapes are taken from the shared cache. Ends like
-`python -m train`: 0 finished, 2 bad input, 3 no longer finite, 130 stopped and saved.
+It trains the config of a file into a folder, from its newest checkpoint if there is one, and may
+then measure its answers. Programs compiled by another run with the same shapes come from the shared
+cache. Exit statuses are those of `python -m train`: 0 finished, 2 bad input, 3 NaN or Inf, 130
+stopped and saved.
 """
 
 import argparse
 import fcntl
 import json
 import os
+import shlex
 import sys
 import threading
 import time
@@ -16,51 +18,61 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m eval.matrix.worker", description=__doc__)
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m eval.sweep.worker", description=__doc__)
     parser.add_argument("--plan", required=True, help="the run's config as JSON")
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--cache", required=True, help="folder of compiled programs")
     parser.add_argument("--cores", default="", help="of the CPU, e.g. 0,1; default: all")
+    parser.add_argument("--answers", action="store_true", help="measure answers after training")
     flags = parser.parse_args(arguments)
     if flags.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [int(core) for core in flags.cores.split(",")])
     _follow_parent()
 
     # JAX counts the cores when it starts.
-    import absl.logging
     import jax
 
-    from jaxmodels.errors import UserError
-    from train.config import from_json
+    from jaxmodels.cli import quiet_absl, run
     from train.devices.malloc import keep_freed_memory
-    from train.loop import run
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    quiet_absl()
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(Path(flags.cache).absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return run(lambda: _train(flags), interrupted="stopped")
+
+
+def _train(flags: argparse.Namespace) -> int:
+    from train.config import read_config
+    from train.loop import run
+
     workdir = Path(flags.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    try:
-        # A worker that outlived its parent may still be writing its last checkpoint.
-        with open(workdir / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            plan = Path(flags.plan)
-            config = from_json(plan.read_text(encoding="utf-8"), source=str(plan))
-            start = time.perf_counter()
-            result = run(config, workdir, resume=True)
-            _note(workdir, flags.cores, result, time.perf_counter() - start)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return {"halted": 3, "interrupted": 130}.get(result.status, 0)
+    # A worker that outlived its parent may still be writing its last checkpoint.
+    with open(workdir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        config = read_config(flags.plan)
+        start = time.perf_counter()
+        result = run(config, workdir, resume=True)
+        _note(workdir, flags.cores, result, time.perf_counter() - start)
+        status = {"halted": 3, "interrupted": 130}.get(result.status, 0)
+        if flags.answers and not status:
+            _measure_answers(workdir)
+    return status
+
+
+def _measure_answers(workdir: Path) -> None:
+    from eval.evaluators import answers
+    from eval.sweep.runner import answers_measured
+
+    if not answers_measured(workdir):
+        command = ["python", "-m", "eval", f"--workdir={workdir}", "--batch-size=64"]
+        answers.write(workdir, answers.measure(workdir, command=shlex.join(command)))
 
 
 def _follow_parent() -> None:
-    """Asks this process to save and stop when its parent is gone and the pipe from it closes."""
+    """Make this process save and stop when its parent is gone and the pipe from it closes."""
 
     def wait():
         while os.read(0, 1024):
@@ -73,7 +85,7 @@ def _follow_parent() -> None:
 
 
 def _note(workdir: Path, cores: str, result, seconds: float) -> None:
-    """Adds a line on this session to `sessions.jsonl`: where and how long it ran."""
+    """Add a line on this session to `sessions.jsonl`: where and how long it ran."""
     from eval.log import device_description, versions
 
     line = {"status": result.status, "step": result.step, "seconds": round(seconds, 1)}

@@ -9,7 +9,7 @@ from train.config import complete_config
 EXPERIMENT = """\
 from tests.eval.conftest import tiny_config
 
-def get_matrix(preset):
+def get_sweep(preset="cpu"):
     config = tiny_config(eval_every=50, checkpoint_every=50, log_every=10)
     config.optimizer.learning_rate = 0.002
     return {

@@ -1,7 +1,7 @@
 """A GroundThink of two layers and a text for it, shared so that each program is compiled once."""
 
 import jaxmodels
-from jaxmodels.data.tokenizers.byte_word import CharTokenizer
+from jaxmodels.data.tokenizers.char import CharTokenizer
 
 TEXT = "The key is in the box of the knight. And then the ship abcdefghij went to sea!\n" * 30
 TOKENIZER = CharTokenizer.fit([TEXT])

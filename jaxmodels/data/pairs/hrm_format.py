@@ -23,7 +23,8 @@ import numpy as np
 
 from jaxmodels.data.pairs.rows import Rows
 from jaxmodels.data.readers.files import json_document, read_text
-from jaxmodels.data.tokenizers.byte_word import Tokenizer, tokenizer_from_json
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 from jaxmodels.data.tokenizers.special import SEP
 from jaxmodels.errors import UserError
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxmodels.data.pairs.hrm_format import TOKENIZER_FILE, Split, question_of, read_built
 from jaxmodels.data.pairs.layout import read_answer
 from jaxmodels.data.pairs.rows import Pair, Rows, lay_out_pairs
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError

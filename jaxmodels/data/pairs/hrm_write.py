@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxmodels.data.pairs.hrm_format import SPLITS, TOKENIZER_FILE, arrays_of, write_split
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.writing import written_whole
 
 

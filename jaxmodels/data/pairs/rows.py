@@ -20,7 +20,7 @@ import numpy as np
 from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.pairs.layout import lay_out
 from jaxmodels.data.random import random_order, random_words
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,12 +13,9 @@ from jaxmodels.data.readers.files import Record, find_files, read_text
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.documents import Corpus, Document
 from jaxmodels.data.text.split import split_records
-from jaxmodels.data.tokenizers.byte_word import (
-    ByteTokenizer,
-    CharTokenizer,
-    Tokenizer,
-    WordTokenizer,
-)
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.errors import UserError
 
 NAMED = ("byte", "char", "word")  # tokenizers

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxmodels.data.random import random_words
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.errors import UserError
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.base import as_text
 from jaxmodels.data.tokenizers.special import EOS, PAD, SPECIALS, UNK
 from jaxmodels.errors import UserError
 
@@ -49,12 +50,12 @@ class AnswerCharTokenizer:
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
         """(length,) int32."""
-        ids = [self._ids.get(character, UNK) for character in _text(text)]
+        ids = [self._ids.get(character, UNK) for character in as_text(text)]
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """(length,) int32: bytes of UTF-8 behind each token."""
-        return np.array([len(character.encode()) for character in _text(text)], np.int32)
+        return np.array([len(character.encode()) for character in as_text(text)], np.int32)
 
     def decode(self, tokens) -> str:
         """Return the text up to the first EOS; special and unknown ids decode to nothing."""
@@ -100,7 +101,7 @@ class HybridTokenizer:
         cls, texts: Iterable[str], *, max_words: int = 900, charset: str = LATIN_CHARSET
     ) -> HybridTokenizer:
         """Keep the most frequent words of the *training* texts, ties in alphabetical order."""
-        counts = Counter(p for text in texts for p in _PIECE.findall(_text(text)) if len(p) > 1)
+        counts = Counter(p for text in texts for p in _PIECE.findall(as_text(text)) if len(p) > 1)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[:max_words]), charset)
 
@@ -111,13 +112,13 @@ class HybridTokenizer:
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
         """(length,) int32."""
-        ids = [token for piece in _PIECE.findall(_text(text)) for token in self._encoded(piece)]
+        ids = [token for piece in _PIECE.findall(as_text(text)) for token in self._encoded(piece)]
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """(length,) int32: bytes of UTF-8 behind each token."""
         counts = []
-        for piece in _PIECE.findall(_text(text)):
+        for piece in _PIECE.findall(as_text(text)):
             whole = piece in self._ids
             counts += [len(part.encode()) for part in ([piece] if whole else piece)]
         return np.array(counts, np.int32)
@@ -144,7 +145,3 @@ class HybridTokenizer:
 def _until_eos(tokens) -> list[int]:
     ids = [int(token) for token in np.asarray(tokens).ravel()]
     return [token for token in ids[: ids.index(EOS) if EOS in ids else None] if token != PAD]
-
-
-def _text(text: str | bytes) -> str:
-    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

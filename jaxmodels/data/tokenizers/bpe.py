@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.base import as_text
 from jaxmodels.data.tokenizers.special import EOS, SPECIALS
 from jaxmodels.errors import UserError
 from jaxmodels.extras import import_extra
@@ -61,12 +62,12 @@ class BPETokenizer:
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
         """(length,) int32. "<eos>" and its like in a text are text."""
-        ids = _built(self.model).encode(_text(text), add_special_tokens=False).ids
+        ids = _built(self.model).encode(as_text(text), add_special_tokens=False).ids
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """(length,) int32: bytes of UTF-8 behind each token."""
-        tokens = _built(self.model).encode(_text(text), add_special_tokens=False).tokens
+        tokens = _built(self.model).encode(as_text(text), add_special_tokens=False).tokens
         return np.array([len(token) for token in tokens], np.int32)
 
     def decode(self, tokens) -> str:
@@ -91,7 +92,3 @@ def _built(model: str):
     # Special ids are for the rows' own marks; a text that spells one out must not become it.
     made.encode_special_tokens = True
     return made
-
-
-def _text(text: str | bytes) -> str:
-    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

@@ -8,38 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.answers import AnswerCharTokenizer, HybridTokenizer
-from jaxmodels.data.tokenizers.bpe import BPETokenizer
-from jaxmodels.data.tokenizers.char import CharTokenizer
-from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.base import as_text
 from jaxmodels.errors import UserError
-
-
-class Tokenizer(Protocol):
-    """The interface that the data path needs: `vocab_size` ids, 0 <= id < vocab_size."""
-
-    name: str
-    vocab_size: int
-
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Text to (length,) integer ids."""
-        ...
-
-    def byte_counts(self, text: str | bytes) -> np.ndarray | None:
-        """(length,) int32 bytes of text behind each id of `encode(text)`; None = one each."""
-        ...
-
-    def decode(self, tokens) -> str:
-        """Ids to text."""
-        ...
-
-    def to_json(self) -> str:
-        """Return a description from which `tokenizer_from_json` builds it again."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -143,7 +116,7 @@ class WordTokenizer:
             raise UserError(f"max_tokens must be at least 3 (pad, unk, one word), got {max_tokens}")
         counts = Counter()
         for text in texts:
-            counts.update(_WORD.findall(_text(text)))
+            counts.update(_WORD.findall(as_text(text)))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         kept = [word for word, count in ranked if count >= min_freq][: max_tokens - 2]
         return cls(("<pad>", "<unk>", *kept))
@@ -156,14 +129,14 @@ class WordTokenizer:
     def encode(self, text: str | bytes) -> np.ndarray:
         """(words,) int32."""
         ids, unk = self._ids, self.UNK
-        return np.array([ids.get(word, unk) for word in _WORD.findall(_text(text))], np.int32)
+        return np.array([ids.get(word, unk) for word in _WORD.findall(as_text(text))], np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """(words,) int32: bytes of the word and of the white space before it.
 
         The last word also takes what follows it, so the sum is the text's byte length (0 words: 0).
         """
-        text = _text(text)
+        text = as_text(text)
         ends = np.array([match.end() for match in _WORD.finditer(text)], np.int64)
         if ends.size == 0:
             return np.zeros(0, np.int32)
@@ -181,37 +154,3 @@ class WordTokenizer:
     def to_json(self) -> str:
         """`{"kind": "word", "words": [...]}`."""
         return json.dumps({"kind": "word", "words": list(self.words)}, ensure_ascii=False)
-
-
-def tokenizer_from_json(text: str) -> Tokenizer:
-    """Build the tokenizer that `to_json` described; raise UserError for anything else."""
-    try:
-        fields = json.loads(text)
-        kind = fields["kind"]
-        if kind == "byte":
-            return ByteTokenizer()
-        if kind == "word":
-            return WordTokenizer(tuple(fields["words"]))
-        if kind == "char":
-            return CharTokenizer(fields["characters"])
-        if kind == "answer_char":
-            return AnswerCharTokenizer(fields["charset"])
-        if kind == "hybrid":
-            return HybridTokenizer(tuple(fields["words"]), fields["charset"])
-        if kind == "bpe":
-            return BPETokenizer(fields["model"])
-        if kind == "grid":
-            return GridTokenizer(fields["symbols"])
-    except (ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"not a tokenizer description ({reason}): expected what to_json() wrote"
-        ) from error
-    raise UserError(
-        f"unknown tokenizer kind {kind!r}: expected 'byte', 'char', 'word', "
-        "'answer_char', 'hybrid', 'bpe' or 'grid'"
-    )
-
-
-def _text(text: str | bytes) -> str:
-    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.base import as_text
+
 CONTROL = ("pad", "unk", "bos", "eos", "system", "user", "assistant", "endofturn")
 RESERVED = 32  # ids below it are control tokens, named or not yet
 UNK = CONTROL.index("unk")
@@ -41,7 +43,7 @@ class CharTokenizer:
         """Keep every character of the *training* texts; control tokens are not characters."""
         seen = set()
         for text in texts:
-            seen.update(_CONTROL_TEXT.sub("", _text(text)))
+            seen.update(_CONTROL_TEXT.sub("", as_text(text)))
         return cls("".join(sorted(seen)))
 
     @property
@@ -51,11 +53,11 @@ class CharTokenizer:
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """(length,) int32."""
-        return np.array([self._ids.get(piece, UNK) for piece in _pieces(_text(text))], np.int32)
+        return np.array([self._ids.get(piece, UNK) for piece in _pieces(as_text(text))], np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """(length,) int32: bytes of UTF-8 behind each token."""
-        return np.array([len(piece.encode()) for piece in _pieces(_text(text))], np.int32)
+        return np.array([len(piece.encode()) for piece in _pieces(as_text(text))], np.int32)
 
     def decode(self, tokens) -> str:
         """Text; control tokens as they are written, unnamed reserved ids as `<|5|>`."""
@@ -78,7 +80,3 @@ def _pieces(text: str) -> list[str]:
         pieces += [*text[at : match.start()], match[0]]
         at = match.end()
     return [*pieces, *text[at:]]
-
-
-def _text(text: str | bytes) -> str:
-    return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

@@ -15,7 +15,8 @@ import numpy as np
 from jaxmodels import cli
 from jaxmodels.data.pairs.rows import Pair, texts_of
 from jaxmodels.data.tasks.sources import pairs_of_sources
-from jaxmodels.data.tokenizers.byte_word import Tokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import WordTokenizer
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS, fit_tokenizer
 from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError

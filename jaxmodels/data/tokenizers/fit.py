@@ -1,5 +1,6 @@
-"""Tokenizers of questions and answers by name, fitted on texts where they learn."""
+"""Tokenizers by name: fitted on texts, or built again from their JSON description."""
 
+import json
 from collections.abc import Sequence
 
 from jaxmodels.cli import did_you_mean
@@ -10,8 +11,11 @@ from jaxmodels.data.tokenizers.answers import (
     AnswerCharTokenizer,
     HybridTokenizer,
 )
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
-from jaxmodels.data.tokenizers.byte_word import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.char import CharTokenizer
+from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
 
@@ -38,3 +42,33 @@ def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer
     if name == "bpe":
         return BPETokenizer.fit(texts, vocab_size=max_tokens)
     raise UserError(f"tokenizer: unknown {name!r}{did_you_mean(name, TEXT_TOKENIZERS)}")
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """Build the tokenizer that `to_json` described; raise UserError for anything else."""
+    try:
+        fields = json.loads(text)
+        kind = fields["kind"]
+        if kind == "byte":
+            return ByteTokenizer()
+        if kind == "word":
+            return WordTokenizer(tuple(fields["words"]))
+        if kind == "char":
+            return CharTokenizer(fields["characters"])
+        if kind == "answer_char":
+            return AnswerCharTokenizer(fields["charset"])
+        if kind == "hybrid":
+            return HybridTokenizer(tuple(fields["words"]), fields["charset"])
+        if kind == "bpe":
+            return BPETokenizer(fields["model"])
+        if kind == "grid":
+            return GridTokenizer(fields["symbols"])
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"not a tokenizer description ({reason}): expected what to_json() wrote"
+        ) from error
+    raise UserError(
+        f"unknown tokenizer kind {kind!r}: expected 'byte', 'char', 'word', "
+        "'answer_char', 'hybrid', 'bpe' or 'grid'"
+    )

@@ -17,7 +17,7 @@ from jaxmodels.data.puzzles.sudoku import (
     read_sudoku,
     split_sudoku,
 )
-from jaxmodels.data.tokenizers.byte_word import tokenizer_from_json
+from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 from jaxmodels.data.tokenizers.grid import SUDOKU4, SUDOKU9, GridTokenizer
 from jaxmodels.errors import UserError
 from tests.convert.common import DATA

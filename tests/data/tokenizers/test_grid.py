@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxmodels.data.tokenizers.byte_word import tokenizer_from_json
+from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 from jaxmodels.data.tokenizers.grid import MAZE, SUDOKU4, SUDOKU9, GridTokenizer
 from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError

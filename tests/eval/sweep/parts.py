@@ -1,4 +1,4 @@
-"""What the tests of the matrix share: a tiny experiment, and runs that nobody ran."""
+"""Shared parts of the tests of sweeps: fake processes, plans and results."""
 
 import json
 
@@ -86,7 +86,4 @@ def result_of(finals, questions, diagnosis=()):
     made |= {"versions": {}, "wall_seconds": 1.0, "unit": "bits per character", "seeds": [0, 1, 2]}
     result = {**made, "entries": entries, "runs": runs, "questions": questions}
     result["diagnosis"] = list(diagnosis)
-    return result | {
-        "answers": statistics.answer_all(result),
-        "diagnosed": statistics.diagnose(result),
-    }
+    return statistics.answered(result)

@@ -1,9 +1,12 @@
-"""What the page of a matrix says beside its answers: rates, scale_up, curves, inside the runs."""
+"""Sections of a sweep's page: learning rates, scaling up, curves, diagnostics, scores."""
 
 import numpy as np
 import pytest
 
-from eval.sweep import curves, diagnostics_section, lr_fairness, page, scale_up
+from eval.report import figures
+from eval.report.document import Picture, to_html, to_markdown
+from eval.sweep import page
+from eval.sweep.sections import curves, diagnostics, lr_fairness, scale_up, scores
 from tests.eval.sweep.parts import result_of
 
 QUESTIONS = {"ab": ("a", "b", "Is a better than b?"), "ac": ("a", "c", "Is a better than c?")}
@@ -30,7 +33,8 @@ def test_an_entry_is_held_at_its_best_rate():
     tried = lr_fairness.tried(result)
     assert list(tried) == ["a", "b"]  # c was run at one rate alone
     assert [row["entry"] for row in tried["b"]] == ["b, half", "b", "b, double"]
-    header, rows = lr_fairness.rate_rows(result)
+    table = lr_fairness.rate_table(result)
+    header, rows = table.header, table.rows
     assert header == ["learning rate", "0.5", "1", "2"]
     assert rows[0] == ["a", "2.2000", "2.0333 (best)", "-"]
     assert rows[1] == ["b", "1.2667 (best)", "2.5333", "9.1667"]
@@ -42,7 +46,7 @@ def test_an_entry_is_held_at_its_best_rate():
     assert "“a” is best at 1, +0.0000 from the common rate; the highest one tried" in said
     assert "“b” is best at 0.5, -1.2667 from the common rate; the lowest one tried" in said
     assert "“Is a better than b?”: helps at one rate, hurts at the best." in said
-    html, text = page.compose(result), page.markdown(result)
+    html, text = page.compose(result), to_markdown(page.summary(result))
     assert "Is one learning rate fair?" in html and lr_fairness.NOTE in text
     assert "| b | 1.2667 (best) | 2.5333 | 9.1667 |" in text
 
@@ -58,7 +62,7 @@ def test_a_best_between_the_others_is_no_edge_and_may_change_nothing():
 
 def test_without_other_rates_nothing_is_said():
     result = result_of({"a": [1.0, 2.0], "b": [3.0, 4.0]}, {})
-    assert lr_fairness.words(result) == [] and lr_fairness.rate_rows(result)[1] == []
+    assert lr_fairness.words(result) == lr_fairness.section(result) == []
     assert "fair" not in page.compose(result)
 
 
@@ -104,9 +108,9 @@ def test_no_picture_holds_more_than_colours_tell_apart():
     assert [len(part) for part in parts] == [4, 3, 4]
     assert curves.parted(names[:5]) == [names[:5]] and curves.parted([]) == []
     finals = {name: [1.0 + i, 2.0 + i] for i, name in enumerate(names)}
-    parts = curves.sections(result_of(finals, {}))
+    blocks = curves.section(result_of(finals, {}))
     # The baseline's ten others in two parts, each once as it is and once less the baseline.
-    assert sum("<svg" in part for part in parts) == 4
+    assert sum(isinstance(block, Picture) for block in blocks) == 4
 
 
 def looked_into(gradient, rise):
@@ -127,9 +131,9 @@ def test_inside_the_runs():
     result = result_of({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, None]}, {})
     result["runs"][0]["diagnostics"] = looked_into(0.5, 0.25)
     result["runs"][1]["diagnostics"] = looked_into("inf", 0.75)
-    header, rows = diagnostics_section._overview(result)
-    (row,) = rows
-    assert dict(zip(header, row, strict=True)) == {
+    table = diagnostics._overview(result)
+    (row,) = table.rows
+    assert dict(zip(table.header, row, strict=True)) == {
         "": "a",
         "gates passed, warned, failed": "1, 0, 1",
         "gradients": "0.5",  # of the one that is a number
@@ -139,11 +143,55 @@ def test_inside_the_runs():
         "answers at 64": "10%",
         "seeds": "2",
     }
-    assert diagnostics_section._states(result)[1] == [
-        ["a: rwkv", "2", "0.5", "3", "0.25", "0", "0.8750"]
-    ]
+    states = [["a: rwkv", "2", "0.5", "3", "0.25", "0", "0.8750"]]
+    assert diagnostics._states(result).rows == states
     html = page.compose(result)
     assert "3 finished runs were not looked into" in html
     assert "FAIL 0.125" in html and "pass 0" in html and "Not looked at: no answer." in html
-    assert diagnostics_section.of_runs(result["runs"][3:]) == ""
-    assert diagnostics_section.sections(result_of({"a": [1.0]}, {})) == []
+    assert diagnostics.gates(result["runs"][3:]) == []
+    assert diagnostics.section(result_of({"a": [1.0]}, {})) == []
+
+
+def evaluation(seed, exact):
+    """Return scores of puzzles; the second seed has three times as many hard ones."""
+    score = {"exact": exact, "cells": 0.9, "open_cells": 0.8}
+    groups = {
+        "4 to 6": score | {"pairs": 10, "rounds": 1.5, "difficulty": 5.0},
+        "7 to 9": score | {"pairs": 20, "rounds": 3.0, "difficulty": 8.0, "exact": 0.0},
+    }
+    if seed:
+        groups = {"7 to 9": groups["7 to 9"] | {"pairs": 60, "exact": 0.5}}
+    found = {"parameters": 1234, "steps": 7, "training_pairs": 99, "split": "by puzzle"}
+    found |= {"left_out": {"seen": 3, "unseen": 0}, "by_difficulty": groups}
+    return found | {"scores": {"seen": score, "unseen": score | {"pairs": 30}}}
+
+
+def test_puzzles_are_told_by_their_blanks():
+    result = result_of({"hrm": [1.0, 2.0], "trm": [3.0], "none": []}, {})
+    for run, seed, exact in zip(result["runs"], (0, 1, 0), (0.5, 1.0, 0.25), strict=True):
+        run["evaluation"] = evaluation(seed, exact)
+    found = scores.evaluations(result)
+    table = scores.blanks_table(found)
+    assert table.header[1:3] == ("blanks", "puzzles")
+    assert table.rows[0] == ["hrm", "4 to 6", "10", "50.0 %", "80.0 %", "1.5"]
+    assert table.rows[1] == ["hrm", "7 to 9", "80", "37.5 %", "80.0 %", "3.0"]
+    assert [row[0] for row in table.rows] == ["hrm", "hrm", "trm", "trm"]
+    table = scores.score_table(found)
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert row["exact"] == "50.0 %, 100.0 %"
+    assert (row["pairs"], row["asked, unseen"]) == ("99 (3 too long)", "30")
+    text, html = to_markdown(page.summary(result)), page.compose(result)
+    assert "| trm | 7 to 9 | 20 | 0.0 %" in text and "% exact" in html
+    assert "Claimed" not in text
+    for run in result["runs"]:  # none is solved: the blanks filled right are drawn
+        for group in run["evaluation"]["by_difficulty"].values():
+            group["exact"] = 0.0
+    html = to_html("", scores.section(result))
+    assert "% of the blanks right" in html and "% exact" not in html
+
+
+@pytest.mark.parametrize("values", [[100.0, 100.0], [0.0, 0.0], [0.0, 100.0], [97.0, 99.0]])
+def test_shares_are_drawn_between_0_and_100(values):
+    figure = figures.curves({"a": ([6, 12], values)}, ylabel="% exact")
+    low, high = figure.axes[0].get_ylim()
+    assert -1.0 <= low < min(values) + 1e-9 and max(values) <= high <= 101.0

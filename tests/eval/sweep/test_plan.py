@@ -1,10 +1,10 @@
-"""The plan of a matrix: equal parameters, equal tokens, and what is wrong with a file."""
+"""The plan of a sweep: equal parameters, equal tokens, variants, and mistakes in a file."""
 
 import pytest
 
 from eval.sweep.__main__ import main
 from eval.sweep.match import matched_value
-from eval.sweep.plan import make_plan
+from eval.sweep.plan import entry_config, make_plan, read_sweep
 from jaxmodels.errors import UserError
 from tests.eval.sweep.parts import given_of
 
@@ -22,17 +22,17 @@ def test_parameters_are_matched(texts):
             "free": {"changes": {"num_layers": 4}},
         }
     )
-    matrix = make_plan(given, overrides, seeds=(3, 3, 4))
-    assert matrix.seeds == (3, 4)
-    base, mlp, width, other, free = matrix.entries.values()
+    sweep = make_plan(given, overrides, seeds=(3, 3, 4))
+    assert sweep.seeds == (3, 4)
+    base, mlp, width, other, free = sweep.entries.values()
     # One layer holds 3 x 32 of SwiGLU for each hidden channel: no value in between.
     assert abs(mlp.parameters - base.parameters) <= 48
     assert mlp.config.model_config.mlp_size == mlp.changes["mlp_size"]
     assert width.config.model_config.width % 8 == 0
-    assert abs(matrix.difference(width)) < 0.05
+    assert abs(sweep.difference(width)) < 0.05
     assert other.config.model == "mamba"
     assert "state_size" in other.config.model_config  # the fields of the other model
-    assert matrix.difference(free) > 0.05  # not asked to match, so not refused
+    assert sweep.difference(free) > 0.05  # not asked to match, so not refused
     assert base.tokens == 4 * 2 * 8
     assert (base.of_seed(4).seed, base.config.seed) == (4, 0)
 
@@ -79,7 +79,8 @@ def test_unequal_tokens_are_not_compared(texts):
     [
         ('raise UserError("--preset cpu: there is a, b")', "--preset cpu: there is a, b"),
         ('m["entries"] = {}', "no entries"),
-        ('del m["seeds"]', "get_matrix() returns no 'seeds'"),
+        ('del m["seeds"]', "get_sweep() returns no 'seeds'"),
+        ('m["sedes"] = (0,)', "get_sweep() returns 'sedes'; known: config, seeds"),
         ('m["entries"]["slow"]["grup"] = 1', "entry 'slow' has 'grup'; known: group"),
         ('m["entries"]["slow"]["group"] = "x"', "entry 'slow' needs a group of tier1"),
         ('m["questions"]["rate"] = ("base", "x", "?")', "'rate' is about 'x', which is no entry"),
@@ -102,10 +103,18 @@ def test_mistakes_in_the_file(experiment, texts, tmp_path, capsys, change, messa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "fast"], "--only 'fast': no such entry; there is: base, slow"),
+        (["--only", "fast"], "--only 'fast': no such entry; choose from: base, slow"),
         (["--jobs=0"], "--jobs=0: give 1 or more"),
+        (["--config=configs/hrlm/claims.py", "--preset=full"], "claims.py has no presets"),
         (["--config=nothing.py"], "no such file"),
-        (["--config=configs/mamba.py"], "it defines no get_matrix(preset)"),
+        (["--config=configs/mamba.py"], "it defines no get_sweep(), see configs/groundthink"),
+        (["--config=README.md"], "not a Python file"),
+        (["--report=README.md"], "--report=README.md: not the sweep.json of a sweep"),
+        (["--set", "name", "steps"], "write --set NAME FIELD=VALUE"),
+        (["--set", "name"], "write --set NAME FIELD=VALUE"),
+        (["--set", "Base-", "seq_len=8"], "two names give the same folder"),
+        (["--set", "x", "sequence=8"], "sequence"),
+        (["--steps=0"], "steps"),
     ],
 )
 def test_mistakes_on_the_command_line(experiment, texts, tmp_path, capsys, arguments, message):
@@ -114,6 +123,57 @@ def test_mistakes_on_the_command_line(experiment, texts, tmp_path, capsys, argum
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_config_of_a_variant(experiment):
+    given = read_sweep(experiment)
+    changes = {"width": 8, "optimizer.learning_rate": 1.0, "seq_len": 4}
+    config = entry_config(given, {}, changes, ["--config.batch_size=4", "--config.seq_len=8"], 200)
+    assert (config.steps, config.batch_size, config.model_config.width) == (200, 4, 8)
+    assert (config.optimizer.learning_rate, config.seq_len) == (1.0, 8)  # the command line wins
+    assert (config.eval_every, config.checkpoint_every, config.keep_best) == (20, 100, 0)
+    assert entry_config(given, {}, {}, steps=10).optimizer.warmup_steps == 1
+    asked = entry_config(given | {"answers": True}, {}, {}, steps=10)
+    assert asked.keep_best == given["config"].keep_best > 0  # answers come from the best checkpoint
+    with pytest.raises(UserError, match="learning_rte"):
+        entry_config(given, {}, {"optimizer.learning_rte": 1})
+
+
+def test_variants_of_a_training_config(experiment, texts, tmp_path):
+    path = tmp_path / "bare.py"
+    head, _, _ = experiment.read_text().partition("def get_sweep")
+    path.write_text(head + "def get_config():\n    return tiny_config()\n")
+    variants = [("flat", "seq_len=8"), ("narrow", "width=8", "seed=3")]
+    sweep = make_plan(read_sweep(path, variants=variants), [f"--config.data.paths={texts}"])
+    assert list(sweep.entries) == ["as it is", "flat", "narrow"]
+    assert sweep.entries["narrow"].config.model_config.width == 8
+    # Entries of other tokens are not compared.
+    assert sweep.questions == {
+        "narrow": ("narrow", "as it is", "Is “narrow” better than “as it is”?")
+    }
+    more = read_sweep(experiment, variants=[("flat", "seq_len=8")])
+    assert list(more["entries"]) == ["base", "slow", "flat"]
+
+
+@pytest.mark.parametrize(
+    ("path", "entries", "presets"),
+    [
+        ("configs/prernk_ablations.py", 8, [""]),
+        ("configs/groundthink/matrix.py", 31, ["", "full", "claim", "smoke"]),
+        ("configs/hrlm/sudoku_matrix.py", 11, ["", "smoke"]),
+        ("configs/hrlm/text_matrix.py", 5, ["", "smoke"]),
+        ("configs/hrlm/claims.py", 5, [""]),
+        ("configs/hrlm/compare_enes.py", 4, [""]),
+        ("configs/hrlm/compare_sudoku9.py", 4, [""]),
+    ],
+)
+def test_the_files_of_sweeps_can_be_planned(path, entries, presets):
+    for preset in presets:
+        given = read_sweep(path, preset)
+        assert len(given["entries"]) == entries
+        for listed in given["entries"].values():
+            entry_config(given, listed, listed.get("changes", {}))
+    assert bool(given.get("claims")) == bool(given.get("memory")) == ("claims" in path)
 
 
 def test_plan_only_trains_nothing(experiment, texts, tmp_path, capsys):

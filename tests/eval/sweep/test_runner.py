@@ -1,4 +1,4 @@
-"""The runner of a matrix: what it starts, and what it makes of what ends."""
+"""The runner of a sweep: which runs it starts, and the states of those that end."""
 
 import json
 
@@ -56,11 +56,11 @@ def test_ctrl_c_lets_the_workers_save(tmp_path):
     def start(run, slot):
         return FakeProcess(run, 99, events=events)
 
-    def wishes():
+    def stops():
         return int(len(ticks) >= 3)
 
     with pytest.raises(KeyboardInterrupt):
-        runner.run_all(runs, 2, start, lambda: ticks.append(0), wishes, 0)
+        runner.run_all(runs, 2, start, lambda: ticks.append(0), stops, 0)
     assert [run.state for run in runs] == [STOPPED, STOPPED, WAITING, WAITING]
     assert events[2:] == ["terminate entry, seed 0", "terminate entry, seed 1"]
 
@@ -72,7 +72,7 @@ def test_a_second_ctrl_c_ends_them(tmp_path):
         return FakeProcess(run, 99, events=events)
 
     with pytest.raises(KeyboardInterrupt):
-        runner.run_all(runs, 2, start, wishes=lambda: next(count), poll_seconds=0)
+        runner.run_all(runs, 2, start, stops=lambda: next(count), poll_seconds=0)
     assert events[-2:] == ["kill entry, seed 0", "kill entry, seed 1"]
     assert [run.state for run in runs] == [STOPPED, STOPPED]
 
@@ -97,7 +97,7 @@ def test_ctrl_c_on_the_command_says_how_to_go_on(experiment, texts, tmp_path, mo
     monkeypatch.setattr(runner, "start_worker", interrupt)
     arguments = [f"--config={experiment}", f"--workdir={tmp_path}/m", "--data", str(texts)]
     assert main(arguments) == 130
-    assert f"go on with\n  python -m eval.matrix --config={experiment}" in capsys.readouterr().err
+    assert f"continue with\n  python -m eval.sweep --config={experiment}" in capsys.readouterr().err
 
 
 def test_two_commands_in_one_folder(experiment, texts, tmp_path, capsys):
@@ -106,15 +106,15 @@ def test_two_commands_in_one_folder(experiment, texts, tmp_path, capsys):
     arguments = [f"--config={experiment}", f"--workdir={tmp_path}", "--data", str(texts)]
     with _Lock(tmp_path):
         assert main(arguments) == 2
-        assert "another eval.matrix works there" in capsys.readouterr().err
+        assert "another eval.sweep works there" in capsys.readouterr().err
         assert main([*arguments, "--report"]) == 0  # how far it is
-    assert "0 of 4 runs finished" in (tmp_path / "matrix.md").read_text()
+    assert "0 of 4 runs finished" in (tmp_path / "sweep.md").read_text()
 
 
 def test_a_field_that_the_model_got_since_is_no_other_config(texts, tmp_path):
     given = given_of({"base": {}}, model="mamba")
-    matrix = make_plan(given, [f"--config.data.paths={(str(texts),)!r}"])
-    (run,) = runner.runs_of(matrix, tmp_path)
+    sweep = make_plan(given, [f"--config.data.paths={(str(texts),)!r}"])
+    (run,) = runner.runs_of(sweep, tmp_path)
     write_run(run)
     stored = json.loads((run.folder / "config.json").read_text())
     assert stored["model_config"].pop("expand") == 2

@@ -1,11 +1,14 @@
-"""The arithmetic of a matrix's answers, and its pages."""
+"""The arithmetic of a sweep's answers, and its pages."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from eval.report.document import to_markdown
 from eval.sweep import page, results, statistics
+from eval.sweep.__main__ import main
 from eval.sweep.statistics import compare
 from tests.eval.sweep.parts import fake_runs, result_of, write_run
 
@@ -74,11 +77,27 @@ def test_a_halted_run_is_in_no_mean():
     answer = result["answers"]["q"]
     assert answer["with_mean"] == 1.5
     assert (answer["with_seeds"], answer["with_halted"]) == (2, 1)
-    assert "1 run(s) of “a” ceased to be finite" in answer["words"]
+    assert "1 run(s) of “a” became NaN or Inf" in answer["words"]
     rows = {row["entry"]: row for row in statistics.summaries(result)}
     assert (rows["a"]["finished"], rows["a"]["halted"], rows["a"]["runs"]) == (2, 1, 3)
     assert rows["b"]["change"] == 3.5
-    assert rows["b"]["spread"] == 1
+    assert rows["b"]["mean_spread"] == 1
+
+
+def test_rows_of_entries_by_hand():
+    result = result_of({"base": [2.0, 3.0], "worse": [4.0, None], "broken": [None]}, {})
+    for run, first, norms in zip(
+        result["runs"], (4, 5, 4, 9, 9), ([1, 4, 2], [4], [], [9], [9]), strict=True
+    ):
+        run["valid"]["values"][0] = first
+        run["train"] = {"grad_norm": {"steps": [0], "values": norms}}
+    base, worse, broken = statistics.summaries(result)
+    assert (base["mean"], base["along"], base["change"], base["halted"]) == (2.5, 3.5, 0, 0)
+    assert base["mean_spread"] == pytest.approx(math.sqrt(0.5))
+    assert (base["grad_norm"], worse["grad_norm"]) == (4.0, None)
+    assert (worse["mean"], worse["change"], worse["halted"]) == (4, 1.5, 1)
+    assert worse["mean_spread"] is None
+    assert (broken["mean"], broken["change"], broken["halted"]) == (None, None, 1)
 
 
 def test_the_hybrid_against_its_baselines():
@@ -91,26 +110,46 @@ def test_the_hybrid_against_its_baselines():
     ] == ("training")
     between = result_of({**finals, "m": [9, 10, 11.5]}, {}, ("r", "h", "m"))
     assert between["diagnosed"]["verdict"] == "capacity"
-    assert between["diagnosed"]["words"] in page.markdown(between)
+    assert between["diagnosed"]["words"] in to_markdown(page.summary(between))
     unknown = result_of({**finals, "m": [1]}, {}, ("h", "r", "m"))["diagnosed"]
     assert unknown["verdict"] == "not known"
 
 
-def test_the_page_of_a_matrix_cut_short():
+def test_the_page_of_a_sweep_cut_short():
     finals = {"a": [1.0, 2.0, 3.0], "b": []}
     result = result_of(finals, {"q": ("a", "b", "Is <it> so?")})
     html = page.compose(result)
     assert "Is &lt;it&gt; so?" in html
     assert "no finished run of one of" in html
-    assert "| Is <it> so? | not known | - | - | - | - | 3, 0 |" in page.markdown(result)
+    assert "| Is <it> so? | not known | - | - | - | - | 3, 0 |" in to_markdown(page.summary(result))
     assert "1 not known. 3 of 3 runs finished" in page.lead(result)
 
 
 def test_json_is_read_back(tmp_path):
     result = result_of({"a": [1.0, 2.0], "b": [3.0, 4.0]}, {"q": ("a", "b", "?")})
-    results.replace(tmp_path / "matrix.json", results.as_json(result))
-    assert json.loads((tmp_path / "matrix.json").read_text()) == json.loads(json.dumps(result))
-    assert [path.name for path in Path(tmp_path).iterdir()] == ["matrix.json"]
+    assert json.loads(results.as_json(result)) == json.loads(json.dumps(result))
+
+
+COMMITTED = ["results/groundthink/matrix", "results/groundthink/claim"]
+COMMITTED += ["results/hrlm/matrix", "results/hrlm/text"]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_a_page_is_rebuilt_from_its_json_alone(name, tmp_path):
+    path = Path(f"docs/{name}.json")
+    stored = json.loads(path.read_text())
+    assert main([f"--report={path}", f"--workdir={tmp_path}"]) == 0
+    again = statistics.answered(stored)
+    for question, answer in stored["answers"].items():
+        assert again["answers"][question]["verdict"] == answer["verdict"]
+        for key in ("difference", "low", "high", "p", "p_jointly"):
+            assert again["answers"][question][key] == pytest.approx(answer[key], rel=1e-6)
+    html = (tmp_path / "sweep.html").read_text()
+    assert html.count("<svg") >= 4
+    assert "http" not in html.replace("http://www.w3.org", "")  # self-contained
+    text = path.with_suffix(".md")
+    if text.exists():
+        assert (tmp_path / "sweep.md").read_text() == text.read_text()
 
 
 def test_bits_are_those_of_characters(tmp_path):

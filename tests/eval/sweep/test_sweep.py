@@ -1,4 +1,4 @@
-"""The matrix, run for real: answers, resumption after a kill, a look into a finished run."""
+"""Sweeps, run for real: answers, variants, resumption after a kill, diagnostics."""
 
 import json
 import shutil
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.sweep import diagnose, page, results, runner
+from eval.log import read_log
+from eval.sweep import diagnose, page, results, runner, statistics
 from eval.sweep.__main__ import main
-from eval.sweep.plan import make_plan, read_matrix
+from eval.sweep.plan import make_plan, read_sweep
 from eval.sweep.runner import FINISHED, WAITING, Run
 from tests.eval.conftest import tiny_config
 from tests.eval.sweep.parts import result_of
@@ -20,9 +21,9 @@ STEPS = 200
 
 
 @pytest.fixture(scope="module")
-def matrix_run(experiment, texts, tmp_path_factory):
-    """A matrix of real runs, and the arguments that made it."""
-    workdir = tmp_path_factory.mktemp("matrix") / "runs"
+def swept(experiment, texts, tmp_path_factory):
+    """A sweep of real runs, and the arguments that made it."""
+    workdir = tmp_path_factory.mktemp("sweep") / "runs"
     arguments = [f"--config={experiment}", f"--workdir={workdir}", "--data", str(texts), "--jobs=2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("XLA_FLAGS", raising=False)  # one device, as a user has
@@ -30,9 +31,9 @@ def matrix_run(experiment, texts, tmp_path_factory):
     return workdir, arguments
 
 
-def test_real_runs_answer_the_question(matrix_run):
-    workdir, _ = matrix_run
-    result = json.loads((workdir / "matrix.json").read_text())
+def test_real_runs_answer_the_question(swept):
+    workdir, _ = swept
+    result = json.loads((workdir / "sweep.json").read_text())
     assert [(run["entry"], run["seed"]) for run in result["runs"]] == [
         ("base", 0),
         ("slow", 0),
@@ -51,15 +52,15 @@ def test_real_runs_answer_the_question(matrix_run):
     assert answer["verdict"] == "helps"
     assert answer["difference"] < -0.2
     assert result["entries"]["base"]["parameters"] == 2 * 256 * 16 + 16 * 16
-    html = (workdir / "matrix.html").read_text()
+    html = (workdir / "sweep.html").read_text()
     assert "Does learning help?" in html
     assert html.count("<svg") >= 3  # the answer, the curves of tier 2, training curves
     assert "http" not in html.replace("http://www.w3.org", "")  # self-contained
-    assert "| Does learning help? | yes" in (workdir / "matrix.md").read_text()
+    assert "| Does learning help? | yes" in (workdir / "sweep.md").read_text()
 
 
-def test_the_second_seed_compiles_nothing_anew(matrix_run):
-    workdir, _ = matrix_run
+def test_the_second_seed_compiles_nothing_anew(swept):
+    workdir, _ = swept
 
     def compile_seconds(seed):
         lines = (workdir / "base" / f"seed{seed}" / "timing.jsonl").read_text().splitlines()
@@ -69,30 +70,64 @@ def test_the_second_seed_compiles_nothing_anew(matrix_run):
     assert compile_seconds(1) < compile_seconds(0)
 
 
-def test_what_is_finished_is_not_run_again(matrix_run, monkeypatch, capsys):
-    workdir, arguments = matrix_run
-    before = json.loads((workdir / "matrix.json").read_text())
+def test_what_is_finished_is_not_run_again(swept, monkeypatch, capsys):
+    workdir, arguments = swept
+    before = json.loads((workdir / "sweep.json").read_text())
 
     def refuse(*_):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(runner, "start_worker", refuse)
     assert main(arguments) == 0
-    again = json.loads((workdir / "matrix.json").read_text())
+    again = json.loads((workdir / "sweep.json").read_text())
     assert again["runs"] == before["runs"]
-    capsys.readouterr()
+    assert "4 of 4 runs were finished before" in capsys.readouterr().out
     assert main([*arguments, "--config.batch_size=4"]) == 2
     assert "another batch_size; name another --workdir" in capsys.readouterr().err
 
 
+def test_variants_are_compared_and_not_run_twice(experiment, texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    path, workdir = tmp_path / "tiny.py", tmp_path / "ablations"
+    head, _, _ = experiment.read_text().partition("def get_sweep")
+    path.write_text(head + "def get_config():\n    return tiny_config()\n")
+    arguments = [f"--config={path}", f"--workdir={workdir}", "--data", str(texts), "--steps=20"]
+    arguments += ["--set", "small steps", "optimizer.learning_rate=1e-5", "--seeds", "0", "1"]
+    assert main(arguments) == 0
+    result = json.loads((workdir / "sweep.json").read_text())
+    base, small = statistics.summaries(result)
+    assert (base["entry"], base["change"]) == ("as it is", 0)
+    assert small["change"] > 0.5  # it hardly learns
+    for folder, name in (("as_it_is", "as it is"), ("small_steps", "small steps")):
+        finals = {}
+        for seed in (0, 1):
+            log = read_log(workdir / folder / f"seed{seed}")
+            assert (log.final["step"], log.config["seed"]) == (20, seed)
+            finals[seed] = log.bits_per_byte("valid")[1][-1]
+        assert results.by_seed(result, name) == finals
+        assert finals[0] != finals[1]
+    assert "small steps" in capsys.readouterr().out
+    html = (workdir / "sweep.html").read_text()
+    assert html.count("<svg") >= 3  # the answer, curves, differences
+    assert "optimizer.learning_rate=1e-5" in html
+    # As if killed before the closing line of one run: its last checkpoint stands.
+    log = workdir / "as_it_is" / "seed1" / "metrics.jsonl"
+    before = log.read_text()
+    log.write_text("".join(before.splitlines(keepends=True)[:-1]))
+    assert main(arguments) == 0
+    assert log.read_text() == before
+    again = json.loads((workdir / "sweep.json").read_text())
+    assert [run["sessions"] for run in again["runs"]] == [1, 1, 2, 1]
+    assert again["answers"] == result["answers"]
+
+
 def test_killed_and_orphaned_a_run_ends_as_if_undisturbed(
-    matrix_run, experiment, texts, tmp_path, monkeypatch
+    swept, experiment, texts, tmp_path, monkeypatch
 ):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    workdir, _ = matrix_run
-    given = read_matrix(experiment, "cpu")
-    matrix = make_plan(given, [f"--config.data.paths={(str(texts),)!r}"])
-    run = runner.runs_of(matrix, tmp_path, ["base"])[1]
+    workdir, _ = swept
+    sweep = make_plan(read_sweep(experiment), [f"--config.data.paths={(str(texts),)!r}"])
+    run = next(run for run in runner.runs_of(sweep, tmp_path) if run.name == "base, seed 1")
     cores, cache = runner.cores_of(2)[0], workdir / "cache"
 
     def start_and_wait_for(step):
@@ -118,8 +153,8 @@ def test_killed_and_orphaned_a_run_ends_as_if_undisturbed(
     assert (run.folder / "metrics.jsonl").read_bytes() == whole.read_bytes()
 
 
-def test_a_look_into_a_finished_run(matrix_run, tmp_path, monkeypatch):
-    workdir, _ = matrix_run
+def test_a_look_into_a_finished_run(swept, tmp_path, monkeypatch):
+    workdir, _ = swept
     shutil.copytree(workdir / "base" / "seed0", tmp_path / "seed0")
     run = Run("base", 0, tiny_config(), tmp_path / "seed0", state=FINISHED)
     unfinished = Run("base", 1, tiny_config(), tmp_path / "seed1")
@@ -155,9 +190,9 @@ def test_a_look_into_a_finished_run(matrix_run, tmp_path, monkeypatch):
     assert "The \ufffdpeople" in page.compose(result)
 
 
-def test_looking_trains_nothing_and_needs_only_a_finished_run(matrix_run, tmp_path, monkeypatch):
+def test_looking_trains_nothing_and_needs_only_a_finished_run(swept, tmp_path, monkeypatch):
     """The very command, on a model that shows little; all but one run has been looked into."""
-    workdir, arguments = matrix_run
+    workdir, arguments = swept
     copy = tmp_path / "runs"
     shutil.copytree(workdir, copy)
     for folder in copy.glob("*/seed*"):
@@ -176,8 +211,8 @@ def test_looking_trains_nothing_and_needs_only_a_finished_run(matrix_run, tmp_pa
     assert (found["step"], found["amounts"]["brief"]) == (STEPS, True)
     assert {"identity", "collapse"}.isdisjoint(found) and len(found["missing"]) == 2
     assert found["probes"].keys() == {"symbols", "chance", "recall", "tau", "tau_probe"}
-    kept = json.loads((copy / "matrix.json").read_text())["runs"]
+    kept = json.loads((copy / "sweep.json").read_text())["runs"]
     assert [len(run["diagnostics"]) > 0 for run in kept] == [False, False, True, False]
-    html = (copy / "matrix.html").read_text()
+    html = (copy / "sweep.html").read_text()
     assert "3 finished runs were not looked into" in html
     assert "useful memory at 64 tokens, linear probe" in html

@@ -1,13 +1,14 @@
-"""Is the comparison fair? Entries that were also run at other learning rates, each at its best.
+"""Fairness of the learning rate: entries that were also run at other rates, each at its best.
 
 One rate for all favours the entry that it was chosen for. Entries of the group "rates" differ from
-another entry in nothing but the rate; here they are put beside it, and the questions between such
-entries are asked once more of each one's best.
+another entry in the rate alone. Here they are compared with it, and the questions between such
+entries are asked again, each entry at its best rate.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from eval.report.document import Block, Heading, Table, Text
 from eval.sweep.results import by_seed
 from eval.sweep.statistics import HELPS, HURTS, SAME, compare, number
 
@@ -21,8 +22,18 @@ NOTE = (
 )
 
 
+def section(result: Mapping[str, Any]) -> list[Block]:
+    """Return the part of the page; empty if every entry was run at one rate."""
+    rates = rate_table(result)
+    if not rates.rows:
+        return []
+    blocks = [Heading("Is one learning rate fair?"), Text(NOTE), rates]
+    asked = question_table(result)
+    return [*blocks, *([asked] if asked.rows else []), *map(Text, words(result))]
+
+
 def tried(result: Mapping[str, Any]) -> dict[str, Tried]:
-    """Entry -> its runs at each rate, the lowest first; entries of one rate are left out.
+    """Return entry -> its runs at each rate, the lowest first; entries of one rate are left out.
 
     A dict a rate: `rate`, `entry`, `values` (seed -> final value), `mean`, None without values.
     """
@@ -53,13 +64,13 @@ def _at(result: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def best(rows: Tried) -> dict[str, Any] | None:
-    """The rate of the lowest mean; None if nothing finished."""
+    """Return the rate of the lowest mean; None if nothing finished."""
     known = [row for row in rows if row["mean"] is not None]
     return min(known, key=lambda row: row["mean"]) if known else None
 
 
 def at_their_best(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Questions of which both sides were run at several rates, asked of each side's best.
+    """Ask the questions of which both sides were run at several rates of each side's best.
 
     A dict a question: `text`, `before` (the verdict at the common rate), `with`, `without` (the
     entries that were compared) and what `compare` says.
@@ -76,7 +87,7 @@ def at_their_best(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def words(result: Mapping[str, Any]) -> list[str]:
-    """What the rates say, a sentence each."""
+    """Describe the best rates, and the answers that change with them, a sentence each."""
     said = []
     for name, rows in tried(result).items():
         chosen = best(rows)
@@ -99,8 +110,8 @@ def words(result: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def rate_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table: an entry a row, a rate a column, the best one marked."""
+def rate_table(result: Mapping[str, Any]) -> Table:
+    """Return a table with an entry a row and a rate a column, the best one marked."""
     rates = tried(result)
     columns = sorted({row["rate"] for rows in rates.values() for row in rows})
     table = []
@@ -112,11 +123,11 @@ def rate_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             mark = " (best)" if row is not None and row is chosen and chosen["mean"] else ""
             cells.append((number(row["mean"]) if row else "-") + mark)
         table.append(cells)
-    return ["learning rate", *(f"{rate:g}" for rate in columns)], table
+    return Table(["learning rate", *(f"{rate:g}" for rate in columns)], table)
 
 
-def question_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table: what was answered, and what is at each side's best rate."""
+def question_table(result: Mapping[str, Any]) -> Table:
+    """Return a table of the answers at the common rate and at each side's best."""
     shown = {HELPS: "yes", HURTS: "no, worse", SAME: SAME}
     rows = []
     for row in at_their_best(result):
@@ -124,4 +135,4 @@ def question_rows(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
         before, now = (shown.get(row[key], row[key]) for key in ("before", "verdict"))
         rows.append([row["text"], before, now, number(row["difference"], sign=True), interval])
     header = ["", "at the common rate", "at each one's best", "difference", "interval at 95 %"]
-    return header, rows
+    return Table(header, rows)

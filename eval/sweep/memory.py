@@ -1,6 +1,4 @@
-"""What a preset's training step holds in memory, by the compiler's account; nothing is run."""
-
-from __future__ import annotations
+"""Memory of a preset's training step, as the compiler reports it; nothing is run."""
 
 import json
 from collections.abc import Mapping
@@ -8,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.log import json_object
+from jaxmodels.cli import write_atomically
 
 
 def measure(presets: Mapping[str, tuple[int, int, float]], path: Path, say=print) -> None:
-    """Compiles the step of each preset and adds what it takes to a file, whose entries are kept.
+    """Compile the step of each preset and add its memory to a file, whose entries are kept.
 
     Args:
       presets: name -> (batch_size, seq_len, GB of the card it is meant for).
       path: of the JSON file.
+      say: gets a line a compilation.
     """
     for preset, (rows, length, card) in presets.items():
         for remat in (False, True):
@@ -25,16 +25,11 @@ def measure(presets: Mapping[str, tuple[int, int, float]], path: Path, say=print
             say(f"memory of {key}, {rows} x {length}: compiling")
             found = step_bytes(preset, rows, length, remat)
             known[key] = found | {"batch_size": rows, "seq_len": length, "card_gb": card}
-            path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `measure` wrote; {} if nothing."""
-    return json_object(path)
+            write_atomically(path, json.dumps(known, indent=1) + "\n")
 
 
 def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) -> dict[str, int]:
-    """Arguments (parameters, moments, carried thoughts, batch) and temporaries, in bytes.
+    """Return the bytes of arguments (parameters, moments, carry, batch) and of temporaries.
 
     fields: of the model, other than the preset's.
     """

@@ -1,10 +1,10 @@
-"""What `--diagnostics` found in the finished runs, entry by entry (SYSTEMS G-93)."""
+"""Findings of `--diagnostics` in the finished runs, entry by entry (SYSTEMS G-93)."""
 
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eval.report import html
+from eval.report.document import Block, Heading, Table, Text
 from eval.sweep.results import of_entry
 
 MARKS = {"pass": "pass", "warn": "warn", "fail": "FAIL", "skip": "-"}
@@ -25,27 +25,24 @@ STATES_SAID = (
 )
 
 
-def sections(result: Mapping[str, Any]) -> list[str]:
-    """Parts of the page; empty if no run was looked into."""
+def section(result: Mapping[str, Any]) -> list[Block]:
+    """Return the part of the page; empty if no run was looked into."""
     looked = [run for run in result["runs"] if run["diagnostics"].get("gates")]
     if not looked:
         return []
     missing = sum(run["final"] is not None for run in result["runs"]) - len(looked)
-    parts = [html.section("Inside the runs"), html.paragraph(SAID)]
+    blocks = [Heading("Inside the runs"), Text(SAID)]
     if missing:
-        parts.append(html.paragraph(f"{missing} finished runs were not looked into.", "missing"))
-    parts.append(html.table(*_overview(result)))
-    header, rows = _states(result)
-    if rows:
-        parts += [html.paragraph(STATES_SAID), html.table(header, rows)]
-    return parts
+        blocks.append(Text(f"{missing} finished runs were not looked into.", "missing"))
+    states = _states(result)
+    return [*blocks, _overview(result), *([Text(STATES_SAID), states] if states.rows else [])]
 
 
-def of_runs(runs: Iterable[Mapping[str, Any]]) -> str:
-    """Every gate of an entry's runs, a column a seed; "" if none was looked into."""
+def gates(runs: Iterable[Mapping[str, Any]]) -> list[Block]:
+    """Return every gate of an entry's runs, a column a seed; empty if none was looked into."""
     runs = [run for run in runs if run["diagnostics"].get("gates")]
     if not runs:
-        return ""
+        return []
     rows: dict[str, dict[int, str]] = {}
     for run in runs:
         for gate in run["diagnostics"]["gates"]:
@@ -56,10 +53,10 @@ def of_runs(runs: Iterable[Mapping[str, Any]]) -> str:
     said = "Gates; the whole look is in diagnostics.html of each run's folder."
     if parts := dict.fromkeys(text for run in runs for text in run["diagnostics"]["missing"]):
         said += f" Not looked at: {'; '.join(parts)}."
-    return html.paragraph(said) + html.table(["", *(f"seed {seed}" for seed in seeds)], table)
+    return [Text(said), Table(["", *(f"seed {seed}" for seed in seeds)], table)]
 
 
-def _overview(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _overview(result: Mapping[str, Any]) -> Table:
     distances = sorted(
         {
             recall["distance"]
@@ -74,18 +71,18 @@ def _overview(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     header += ["probe at 0", f"at {far}", f"answers at {far}", "seeds"]
     rows = []
     for name, found in _looked(result):
-        gates = [gate["outcome"] for one in found for gate in one["gates"]]
-        shares = (f"{gates.count(kind) / len(found):.0f}" for kind in ("pass", "warn", "fail"))
+        outcomes = [gate["outcome"] for one in found for gate in one["gates"]]
+        shares = (f"{outcomes.count(kind) / len(found):.0f}" for kind in ("pass", "warn", "fail"))
         cells = [name, ", ".join(shares)]
         cells.append(_mean(_get(one, "components", "rwkv_over_mamba", "raw") for one in found))
         cells += [_mean((_rise(one, part) for one in found), "{:+.3f}") for part in parts]
         cells += [_mean((_probe(one, at) for one in found), "{:.0%}") for at in (0, far)]
         cells.append(_mean((_answers(one, far) for one in found), "{:.0%}"))
         rows.append([*cells, str(len(found))])
-    return header, rows
+    return Table(header, rows)
 
 
-def _states(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _states(result: Mapping[str, Any]) -> Table:
     rows = []
     for name, found in _looked(result):
         layers = [row for one in found for row in one.get("states", {}).get("layers", ())]
@@ -95,11 +92,11 @@ def _states(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 numbers = [_mean(row[field] for row in own) for field in STATES]
                 retention = _mean((row["retention"]["mean"] for row in own), "{:.4f}")
                 rows.append([f"{name}: {path}", *numbers, retention])
-    return ["", *STATES.values(), "retention"], rows
+    return Table(["", *STATES.values(), "retention"], rows)
 
 
 def _looked(result: Mapping[str, Any]):
-    """(entry, what was found in each of its runs), for entries that were looked into."""
+    """Yield (entry, the diagnostics of each of its runs) for entries that were looked into."""
     for name in result["entries"]:
         found = [run["diagnostics"] for run in of_entry(result, name)]
         if found := [one for one in found if one.get("gates")]:
@@ -131,7 +128,7 @@ def _get(value: Any, *names: str) -> Any:
 
 
 def _mean(values: Iterable[Any], form: str = "{:.4g}") -> str:
-    """Of those that are numbers; what JSON cannot say is there as a word, and left out."""
+    """Return the mean of the numbers; non-finite values are words in JSON, and left out."""
     numbers = [value for value in values if isinstance(value, int | float)]
     return form.format(statistics.fmean(numbers)) if numbers else "-"
 

@@ -1,24 +1,31 @@
-"""Is the first of the diagnosed entries fit to be made larger? The criteria of SYSTEMS G-94, G-95.
+"""Criteria for scaling up the first of the diagnosed entries (SYSTEMS G-94, G-95).
 
-What the source asks before it goes on to 30M parameters: better than its predecessor (a question
-of the matrix itself), validation that does not diverge, gradients of the components within a factor
-of three, and knowing which features help.
+The source asks for these before it continues to 30M parameters: better than its predecessor (a
+question of the sweep itself), validation that does not diverge, gradients of the components within
+a factor of three, and knowing which features help.
 """
 
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from eval.report.document import Block, Facts, Heading
 from eval.sweep.results import UNITS, of_entry
 from eval.sweep.statistics import HELPS, HURTS
 
 RISE = 0.05  # above a run's best value: overfitting (G-42)
 
 
-def last_above_best(run: Mapping[str, Any]) -> float | None:
-    """By what share of it the last validation value lies above the best; None for unfinished runs.
+def section(result: Mapping[str, Any]) -> list[Block]:
+    """Return the part of the page; empty before any run has finished."""
+    found = criteria(result)
+    return [Heading("Taken together"), Facts(found)] if found else []
 
-    Values at or below zero have no shares: then None, too.
+
+def last_above_best(run: Mapping[str, Any]) -> float | None:
+    """Return by what share the last validation value exceeds the best; None for unfinished runs.
+
+    Values at or below zero have no shares: None, too.
     """
     values = run["valid"]["values"]
     if run["final"] is None or not values or not min(values) > 0:
@@ -27,7 +34,7 @@ def last_above_best(run: Mapping[str, Any]) -> float | None:
 
 
 def diverging(result: Mapping[str, Any]) -> tuple[list[str], tuple[str, float] | None]:
-    """-> (runs that end more than `RISE` above their best, the run that ends farthest, by what)."""
+    """Return the runs that end more than `RISE` above their best, and the worst with its share."""
     rises = {f"{run['entry']}, seed {run['seed']}": last_above_best(run) for run in result["runs"]}
     known = {name: rise for name, rise in rises.items() if rise is not None}
     worst = max(known.items(), key=lambda pair: pair[1], default=None)
@@ -35,9 +42,9 @@ def diverging(result: Mapping[str, Any]) -> tuple[list[str], tuple[str, float] |
 
 
 def balance(result: Mapping[str, Any], entry: str) -> list[float]:
-    """Per run of an entry: RWKV's gradient norm over Mamba's, median of the second half.
+    """Return RWKV's gradient norm over Mamba's for each run of an entry, median of the second half.
 
-    Of a run that did not log them, what a look into it found at its end, if there was one.
+    For a run that did not log them it is the ratio of its diagnostics, if there are any.
     """
     found = []
     for run in of_entry(result, entry):
@@ -52,7 +59,7 @@ def balance(result: Mapping[str, Any], entry: str) -> list[float]:
 
 
 def criteria(result: Mapping[str, Any]) -> dict[str, str]:
-    """Criterion -> what was found, in words; {} before any run has finished."""
+    """Return criterion -> finding, in words; {} before any run has finished."""
     if not any(run["final"] is not None for run in result["runs"]):
         return {}
     found = _divergence(result) if result["unit"] in UNITS.values() else {}
@@ -68,7 +75,7 @@ def criteria(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
-    """Of a loss; a share of errors near zero would be far above its best at each stroke of luck."""
+    """Judge a loss; a share of errors near zero exceeds its best by chance alone."""
     worse, worst = diverging(result)
     if worst is None:
         return {}
@@ -81,15 +88,15 @@ def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _features(result: Mapping[str, Any]) -> dict[str, str]:
-    """What survives the joint test: everything else is not known to help or to hurt."""
-    told = {HELPS: [], HURTS: []}
+    """List what survives the joint test: nothing else is known to help or to hurt."""
+    found = {HELPS: [], HURTS: []}
     for answer in result["answers"].values():
         joint = answer["p_jointly"] is not None and answer["p_jointly"] < 0.05
-        if joint and answer["verdict"] in told:
-            told[answer["verdict"]].append(f"“{answer['with']}” against “{answer['without']}”")
+        if joint and answer["verdict"] in found:
+            found[answer["verdict"]].append(f"“{answer['with']}” against “{answer['without']}”")
     if not result["answers"]:
         return {}
-    rest = len(result["answers"]) - sum(map(len, told.values()))
-    parts = [f"better: {', '.join(told[HELPS]) or 'nothing'}"]
-    parts += [f"worse: {', '.join(told[HURTS]) or 'nothing'}", f"not known: the other {rest}"]
+    rest = len(result["answers"]) - sum(map(len, found.values()))
+    parts = [f"better: {', '.join(found[HELPS]) or 'nothing'}"]
+    parts += [f"worse: {', '.join(found[HURTS]) or 'nothing'}", f"not known: the other {rest}"]
     return {"What is known jointly (5 % false discoveries)?": "; ".join(parts)}

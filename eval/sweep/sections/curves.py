@@ -1,5 +1,4 @@
-"""Validation along the runs: means over seeds with bands, and what the answers rest on, the
-differences from the baseline seed by seed."""
+"""Curves of validation: means over seeds with bands, and differences from the baseline by seed."""
 
 import itertools
 import math
@@ -8,23 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from eval.report import figures, html
+from eval.report import figures
+from eval.report.document import Block, Heading, Picture
+from eval.sweep.plan import GROUPS
 from eval.sweep.results import of_entry
 
-TOGETHER = 5  # entries beside the baseline in one picture: as many as there are other colours
-GROUPS = {
-    "tier1": "Tier 1: depth and the anchor",
-    "tier2": "Tier 2: sizes, scales and layouts",
-    "tier3": "Tier 3: against the baselines",
-    "assumption": "Untested assumptions",
-    "rates": "Other learning rates",
-}
+TOGETHER = 5  # entries in a picture besides the baseline, each with a colour of its own
 Curves = dict[int, np.ndarray]
 
 
-def sections(result: Mapping[str, Any]) -> list[str]:
-    """Two pictures for each few entries of a group, the baseline in each."""
-    parts, baseline = [html.section("Along the runs")], next(iter(result["entries"]))
+def section(result: Mapping[str, Any]) -> list[Block]:
+    """Return two pictures for each few entries of a group, the baseline in each."""
+    parts, baseline = [Heading("Along the runs")], next(iter(result["entries"]))
     first = of_seeds(result, baseline)
     for group, title in GROUPS.items():
         names = [name for name, entry in result["entries"].items() if entry["group"] == group]
@@ -37,7 +31,7 @@ def sections(result: Mapping[str, Any]) -> list[str]:
 
 
 def parted(names: Sequence[str]) -> list[list[str]]:
-    """In as few parts as there must be, of nearly equal size.
+    """Split names into as few parts as there must be, of nearly equal size.
 
     >>> parted(["a", "b", "c", "d", "e", "f"])
     [['a', 'b', 'c'], ['d', 'e', 'f']]
@@ -48,7 +42,7 @@ def parted(names: Sequence[str]) -> list[list[str]]:
 
 
 def of_seeds(result: Mapping[str, Any], name: str) -> tuple[list[int], Curves]:
-    """-> (steps, seed -> values) of an entry's finished runs that were validated at those steps."""
+    """Return steps, and seed -> values of an entry's finished runs validated at those steps."""
     runs = {r["seed"]: r["valid"] for r in of_entry(result, name) if r["final"] is not None}
     if not runs:
         return [], {}
@@ -57,12 +51,12 @@ def of_seeds(result: Mapping[str, Any], name: str) -> tuple[list[int], Curves]:
     return steps, curves
 
 
-def _pictures(unit, title, key, baseline, first, some) -> list[str]:
+def _pictures(unit, title, key, baseline, first, some) -> list[Block]:
     shown = {baseline: first} | some if first[1] else some
     lines = {name: (steps, np.array(list(x.values()))) for name, (steps, x) in shown.items()}
     figure = figures.bands(lines, ylabel=unit)
     caption = f"{title}. Means over seeds; the bands reach from the best to the worst seed."
-    parts = [html.picture(figures.svg(figure, f"curves_{key}"), caption)]
+    parts = [Picture(figures.svg(figure, f"curves_{key}"), caption)]
     apart = {}
     for name, curves in some.items():
         if len(values := differences(first, curves)):
@@ -73,12 +67,12 @@ def _pictures(unit, title, key, baseline, first, some) -> list[str]:
             {baseline: (steps, np.zeros((1, len(steps))))} | apart, ylabel=f"from “{baseline}”"
         )
         caption = f"The same less “{baseline}”, seed by seed; below 0 is better than it."
-        parts.append(html.picture(figures.svg(figure, f"differences_{key}"), caption))
+        parts.append(Picture(figures.svg(figure, f"differences_{key}"), caption))
     return parts
 
 
 def differences(first: tuple[list[int], Curves], curves: tuple[list[int], Curves]) -> np.ndarray:
-    """Curves minus those of the baseline with the same seed: (seeds, steps); empty without any."""
+    """Return curves minus the baseline's of the same seed: (seeds, steps); empty without any."""
     if first[0] != curves[0]:
         return np.zeros((0, 0))
     seeds = sorted(first[1].keys() & curves[1].keys())
