@@ -31,7 +31,7 @@ FORBIDDEN = [
 ]
 MAX_MODULES, MAX_FUNCTION, MAX_FILE = 15, 100, 400
 # Over a limit today, each about to be split; nothing is ever added here.
-PENDING = {"jaxmodels/cells", "deferred_scan", "run", "train/config/schema.py"}
+PENDING = {"jaxmodels/cells", "deferred_scan"}
 
 
 @functools.cache
@@ -101,7 +101,7 @@ def test_files_import_in_no_circle():
     assert not cycle({module: set(imports(module)) for module in modules()})
 
 
-@pytest.mark.parametrize("top", ["jaxmodels"])
+@pytest.mark.parametrize("top", ["jaxmodels", "train"])
 def test_folders_import_in_no_circle(top):
     edges: dict[str, set[str]] = {}
     for module in modules():

@@ -1,4 +1,4 @@
-"""How a group of config fields is declared: once, by its owner, as a table.
+"""Declarations of config fields: each group once, by its owner, as a table.
 
     FIELDS = (Field("steps", 1000, "Number of updates.", at_least(1), resume=True), ...)
 
@@ -56,7 +56,7 @@ class Group:
 
     @property
     def prefix(self) -> str:
-        """What stands before a field's name: "optimizer." or ""."""
+        """Return the prefix of a field's dotted name: "optimizer." or ""."""
         return f"{self.name}." if self.name else ""
 
     def validate(self, config: ConfigDict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
@@ -26,18 +25,17 @@ from train.devices.signals import Signals
 from train.io.checkpoint import Checkpoints, load_init_weights, restore, saved_steps
 from train.io.log import RunLog, digest, float32_repr, read_metrics
 from train.io.progress import ProgressLine, describe
-from train.io.steps import MetricsQueue, StepRecorder
+from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
 from train.tasks.lengths import lengths_of
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}  # by RunResult.status
-IN_FLIGHT = 2  # steps that the host may be ahead of the devices
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
       status: "finished", "stopped" (by the controller), "interrupted" (by a signal) or "halted"
@@ -216,26 +214,6 @@ def _batch_sums(placement: Placement, model: Any, batches: Iterable, carry: Any)
     for batch in batches:
         carry, *parts = placement.eval_step(model, carry, placement.put_rows(batch))
         yield parts
-
-
-def total_terms(parts: Iterable) -> tuple[dict[str, float], dict[str, float]]:
-    """Add up (sums, counts), dicts of device scalars, in float64, a few batches in flight."""
-    sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
-    waiting: collections.deque = collections.deque()
-
-    def add() -> None:
-        for total, part in zip((sums, counts), jax.device_get(waiting.popleft()), strict=True):
-            for name, value in part.items():
-                total[name] = total.get(name, 0.0) + float(value)
-
-    for part in parts:
-        waiting.append(part)
-        if len(waiting) > IN_FLIGHT:
-            add()
-    while waiting:
-        add()
-    return sums, counts
 
 
 def _due(step: int, every: int, steps: int) -> bool:

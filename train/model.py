@@ -1,4 +1,4 @@
-"""From an experiment config to a model: by name from the zoo, or by import path for a fork."""
+"""Models of experiments: by name from the zoo, or by import path for a fork."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def _gradients(model, accumulate):
 
 
 def component_names(state: TrainState) -> list[str]:
-    """What the number in `TrainState.halted` means, first cause first.
+    """List the meanings of the number in `TrainState.halted`, first cause first.
 
     A loss is looked at before the recurrent state, and that before the gradients: the first of them
     that is not finite is the nearest to the cause.

@@ -20,6 +20,7 @@ from jaxmodels.cli import progress_counter, write_atomically
 from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets, subsample
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import target_counts
+from train.io.steps import total_terms
 from train.tasks.text import labeller_of
 
 
@@ -89,19 +90,7 @@ def evaluate(
         whole_documents=whole_documents,
         labels=labels,
     )
-    state = model.initial_state(batch_size)
-    sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
-    done = 0
-    for batch in stream:
-        state, new_sums, new_counts = _batch_sums(model, state, batch)
-        # Python floats are 64 bit: a million terms are added without loss.
-        for into, new in ((sums, new_sums), (counts, new_counts)):
-            for term, value in jax.device_get(new).items():
-                into[term] = into.get(term, 0.0) + float(value)
-        done += int(batch["weights"].sum())
-        if progress is not None:
-            progress(done, total)
+    sums, counts = total_terms(_batches(model, batch_size, stream, total, progress))
     means = {term: sums[term] / counts[term] for term in sums if counts[term] > 0}
     num_bytes = num_target_bytes(documents)
     bits = perplexity = None
@@ -109,6 +98,17 @@ def evaluate(
         bits = sums["next_token"] / math.log(2) / num_bytes
         perplexity = float(np.exp(means["next_token"]))
     return Scores(means, counts, bits, perplexity, num_bytes)
+
+
+def _batches(model, batch_size: int, stream, total: int, progress):
+    """Yield (sums, counts) of each batch, the state handed from batch to batch."""
+    state, done = model.initial_state(batch_size), 0
+    for batch in stream:
+        state, *parts = _batch_sums(model, state, batch)
+        yield parts
+        done += int(batch["weights"].sum())
+        if progress is not None:
+            progress(done, total)
 
 
 @jax.jit

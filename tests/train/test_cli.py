@@ -13,6 +13,7 @@ import pytest
 import train.loop
 from tests.train.corpus import small_text
 from train.__main__ import main
+from train.config import field_rows
 
 CONFIG = """
 from tests.train.toy import toy_config
@@ -182,3 +183,12 @@ def test_help_helps(capsys):
     examples = re.findall(r"^  python -m train .*$", out, re.M)
     assert len(examples) == 4 and all("--workdir=" in line for line in examples)
     assert out.count("python -m train --") == 1 + len(examples)
+
+
+def test_help_config_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help-config"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--config.optimizer.learning_rate (default 0.003; may change on --resume)" in out
+    assert out.count("--config.") == len(list(field_rows()))

@@ -11,12 +11,15 @@ from train.config import (
     complete_config,
     default_config,
     differences,
+    field_rows,
     from_json,
     load_config,
+    may_change,
     read_config,
     to_json,
     validate_config,
 )
+from train.config.schema import FIELDS
 
 FILE = """
 from ml_collections import ConfigDict
@@ -203,3 +206,33 @@ def test_a_stored_config_that_is_none(tmp_path, stored):
     with pytest.raises(UserError, match=r"config\.json: not a run's config") as error:
         read_config(path)
     assert "\n" not in str(error.value)
+
+
+def test_every_field_is_documented_once():
+    rows = list(field_rows())
+    names = [(row.group, row.field) for row in rows]
+    assert len(set(names)) == len(names) == len(FIELDS)
+    for row in rows:
+        assert row.doc[0].isalnum() and row.doc.endswith("."), row
+        assert "\n" not in row.doc
+        config = default_config()
+        assert row.field in (config[row.group] if row.group else config)
+
+
+@pytest.mark.parametrize(
+    ("name", "free"),
+    [
+        ("steps", True),
+        ("mesh.fsdp", True),
+        ("optimizer.learning_rate", True),
+        ("optimizer.groups.mamba", True),
+        ("optimizer.freeze.mamba", False),
+        ("control.patience", True),
+        ("control.enabled", False),
+        ("data.mode", False),
+        ("model_config.width", False),
+        ("seed", False),
+    ],
+)
+def test_what_may_change_on_resume(name, free):
+    assert may_change(name) is free

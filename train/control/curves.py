@@ -1,4 +1,4 @@
-"""What a loss curve says: small pure functions on histories, for the controller and for reports.
+"""Rules on loss curves: small pure functions on histories, for the controller and for reports.
 
 A curve is two sequences of equal length, steps (ascending ints) and values (losses, lower is
 better). Validation curves of recurrent hybrids are jagged, so that what counts is the envelope of
@@ -141,7 +141,7 @@ def trend(steps: Steps, values: Values) -> float:
 
 
 def flowchart(steps: Steps, values: Values, share: float = 0.15, band: float = 0.005) -> str:
-    """Which branch of the source's flowchart the last `share` (10 to 20 %) of the steps is (G-44).
+    """Return the branch of the source's flowchart for the last `share` (10 to 20 %) (G-44).
 
     "falling":     the fitted line falls by more than `band`: go on, perhaps with a lower rate.
     "fluctuating": neither up nor down by more: 10 % more steps, then look again.

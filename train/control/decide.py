@@ -35,7 +35,7 @@ CONTINUE, LOWER_LR, INVESTIGATE, STOP = "CONTINUE", "LOWER_LR", "INVESTIGATE", "
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, why in words, and by what to multiply the learning rate (1 = leave it)."""
+    """An action, its reason in words, and the factor on the learning rate (1 = leave it)."""
 
     action: str
     reason: str
@@ -44,7 +44,7 @@ class Decision:
 
 @dataclass
 class History:
-    """What a run has logged so far.
+    """The lines that a run has logged so far.
 
     Attributes:
       total_steps: planned.
@@ -114,7 +114,7 @@ class History:
 
 
 def decide(history: History, settings: Settings) -> Decision:
-    """What to do after the last validation in `history`; deterministic, no side effects."""
+    """Decide after the last validation in `history`; deterministic, no side effects."""
     h, s = history, settings
     if not h.valid:
         return Decision(CONTINUE, "no validation yet")
@@ -229,7 +229,7 @@ def _late_norms(h: History) -> dict[str, Values]:
 
 
 def _asked(h: History, s: Settings) -> bool:
-    """Whether an INVESTIGATE was said since the last new minimum: once is enough."""
+    """Return whether INVESTIGATE was decided since the last new minimum: once is enough."""
     found = curves.minima(h.steps, h.valid, s.min_delta)
     since = found[-1] if found else 0
     return any(step > since and action == INVESTIGATE for step, action in h.decisions)

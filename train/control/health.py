@@ -114,7 +114,7 @@ def steadily_falling(values: Values, parts: int = 4) -> bool:
 def component_trends(
     norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3
 ) -> dict[str, str]:
-    """What each component's gradient norm does over these steps: falling, steady or rising (G-49).
+    """Classify each component's gradient norm as falling, steady or rising (G-49).
 
     A change of the fitted line by less than the share `quiet` is steady.
     """
@@ -160,7 +160,7 @@ def plateau_report(
 def diagnose_hybrid(
     hybrid: float, baselines: Mapping[str, float], tolerance: float = 0.0
 ) -> tuple[str, str]:
-    """What a hybrid's loss says beside those of its parts, equal parameters and tokens (G-50).
+    """Compare a hybrid's loss with those of its parts at equal parameters and tokens (G-50).
 
     Args:
       hybrid: its validation loss, lower is better.

@@ -1,4 +1,4 @@
-"""A look into the components at each validation, for the controller's red flags (SYSTEMS G-47).
+"""Inspection of the components at each validation, for the red flags (SYSTEMS G-47).
 
 `config.control.watch` turns it on, for a model that has `intermediates` (see `models/observe.py`).
 It reads the same few tokens of held-out text every time, from a fresh state, in two pieces, and
@@ -29,7 +29,7 @@ Layer = Mapping[str, np.ndarray]
 
 
 class ComponentMonitor:
-    """Looks at a model through one fixed text.
+    """Inspects a model on one fixed text.
 
     Args:
       model: any of the kind, shapes suffice; only asked whether it has `intermediates`.

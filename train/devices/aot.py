@@ -304,7 +304,7 @@ def wanted_libtpu() -> str:
 
 
 def libtpu_version() -> str:
-    """Of the library that `prepare_environment` was given."""
+    """Return the version of the library that `prepare_environment` was given."""
     library = Path(os.environ["TPU_LIBRARY_PATH"])
     for info in library.parent.parent.glob("libtpu-*.dist-info"):
         return info.name.removeprefix("libtpu-").removesuffix(".dist-info")

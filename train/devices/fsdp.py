@@ -22,7 +22,7 @@ PyTree = Any
 
 
 def parameter_spec(name: str, shape: Sequence[int], mesh: Any) -> P:
-    """How a leaf of the state lies on the mesh.
+    """Return the partition of a leaf of the state over the mesh.
 
     A kernel (and its moments): last axis over "tensor", the one before over "fsdp", each where it
     divides evenly. Everything else is replicated; an embedding too, because of the look-up.

@@ -6,9 +6,9 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc not to give large blocks back to the kernel; returns whether it took it.
+    """Tell glibc not to return large blocks to the kernel; returns whether it accepted that.
 
-    XLA allocates a program's scratch memory anew at every call. Blocks of that size go to and from
+    XLA allocates a program's scratch memory again at every call. Blocks of that size go to and from
     the kernel each time, and each page is faulted in and zeroed again: about a fifth of the CPU
     time of a training step at batch 64 (`python -m eval.bench`, with and without --return-memory).
     """

@@ -46,7 +46,7 @@ PyTree = Any
 
 
 class Placement:
-    """Where an experiment runs: compiled steps and the movement of states and batches.
+    """The devices of an experiment: compiled steps, and the movement of states and batches.
 
     Attributes:
       step: train_step over all devices; its first argument is donated.
@@ -97,7 +97,7 @@ class Placement:
             self._compile_shard_map()
 
     def _compile_pmap(self, devices: list[jax.Device]) -> None:
-        # With several processes pmap takes all devices, and wants to be told none.
+        # Multi-process pmap always uses every device and requires `devices=None`.
         chosen = devices if jax.process_count() == 1 else None
         axes = state_axes(self.config, 0, None)
         self.step = jax.pmap(
@@ -130,8 +130,7 @@ class Placement:
 
     def _compile_shard_map(self) -> None:
         specs = state_axes(self.config, P(AXIS), P())
-        # An axis of one device is nothing to divide over; XLA refuses hand-written kernels beside
-        # any axis that is left to it.
+        # Make size-1 axes manual: XLA cannot partition a Pallas call over automatic axes.
         axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
         mapped = jax.shard_map(
             make_train_step(self.config, self._wrap),

@@ -1,4 +1,4 @@
-"""What a run writes: metrics.jsonl (exactly repeatable), timing.jsonl, TensorBoard events."""
+"""Logs of a run: metrics.jsonl (exactly repeatable), timing.jsonl, TensorBoard events."""
 
 from __future__ import annotations
 

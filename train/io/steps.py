@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +15,9 @@ from train.tasks.lengths import length_at, lengths_of
 
 if TYPE_CHECKING:
     from train.tasks import Task
+
+
+IN_FLIGHT = 2  # steps or batches that the host may be ahead of the devices
 
 
 class MetricsQueue:
@@ -125,3 +128,23 @@ class StepRecorder:
             self.line.restart(step)
         elif any(length.start == step - 1 for length in self.lengths):
             self.clock.restart(step)
+
+
+def total_terms(parts: Iterable) -> tuple[dict[str, float], dict[str, float]]:
+    """Add up (sums, counts), dicts of device scalars, in float64, a few batches in flight."""
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
+    waiting: collections.deque = collections.deque()
+
+    def add() -> None:
+        for total, part in zip((sums, counts), jax.device_get(waiting.popleft()), strict=True):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + float(value)
+
+    for part in parts:
+        waiting.append(part)
+        if len(waiting) > IN_FLIGHT:
+            add()
+    while waiting:
+        add()
+    return sums, counts

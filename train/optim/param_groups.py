@@ -56,7 +56,7 @@ def components(labels: Labels) -> dict[str, list[str]]:
 
 
 def has_rules(config: ConfigDict) -> bool:
-    """Whether any group is treated in its own way."""
+    """Return whether any group has a rule of its own."""
     return any(len(config.optimizer[rule]) for rule in RULES)
 
 
@@ -91,7 +91,7 @@ def _listed(valid: list[str]) -> str:
 
 
 def named_by(group: str, label: str) -> bool:
-    """Whether a rule for `group` concerns parameters with this label."""
+    """Return whether a rule for `group` applies to parameters with this label."""
     return group == label or group in label.split("/")
 
 

@@ -12,7 +12,7 @@ import optax
 
 
 def sparse_sign_sgd(learning_rate, weight_decay: float) -> optax.GradientTransformation:
-    """For parameters (rows, width).
+    """Return sign descent for parameters (rows, width).
 
     Args:
       learning_rate: number, or step -> number.

@@ -66,7 +66,7 @@ def frozen_until_loss(group: str, loss: float = 7.0) -> tuple[Stage, ...]:
 
 
 def folders(stages: Sequence[Stage], workdir: str | Path) -> list[Path]:
-    """Where each stage is run."""
+    """Return the folder of each stage."""
     return [Path(workdir) / f"{i}_{stage.name}" for i, stage in enumerate(stages, 1)]
 
 
@@ -87,7 +87,7 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def read_stages(path: str | Path) -> tuple[Stage, ...]:
-    """What `get_stages()` of a Python file returns: `Stage`s or (name, {field: value}) pairs.
+    """Read `get_stages()` of a Python file: `Stage`s or (name, {field: value}) pairs.
 
     Raises:
       UserError: no such file or function, or it returns something else.

@@ -15,7 +15,7 @@ from train.tasks.text import TextTask
 
 
 class Task(Protocol):
-    """What a run reads.
+    """The data of a run, opened.
 
     Attributes:
       kind: "text" or "answers", by which evaluation chooses its evaluator.

@@ -1,4 +1,4 @@
-"""From an experiment config to questions with answers, for models that read such (HRLM).
+"""Answer tasks: questions with answers, for models that solve such (HRLM).
 
     data.format "pairs"    files of `data.paths` (jaxmodels.data.pairs.files), split by unique
                            question

@@ -25,7 +25,7 @@ from jaxmodels.errors import UserError
 
 @dataclass(frozen=True)
 class Length:
-    """From which step on rows have how many tokens, and what multiplies the learning rate."""
+    """A sequence length, the step from which it holds, and its factor on the learning rate."""
 
     start: int
     seq_len: int
@@ -66,7 +66,7 @@ def _number(value) -> bool:
 
 
 def length_at(lengths: tuple[Length, ...], step: int) -> Length:
-    """What holds in the step that follows `step` updates."""
+    """Return the length of the step that follows `step` updates."""
     return [length for length in lengths if length.start <= step][-1]
 
 

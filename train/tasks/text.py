@@ -1,4 +1,4 @@
-"""From an experiment config to its corpus, its training stream and its validation batches."""
+"""Text tasks: corpus, training stream and validation batches of an experiment on text."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def _mixture(config: ConfigDict, hosts: dict[str, int], labels) -> Any:
 
 
 def labeller_of(config: ConfigDict) -> RelationLabeller | None:
-    """What derives an experiment's labels while batches are made; None without labels."""
+    """Return the labeller that derives labels while batches are made; None without labels."""
     d = config.data
     if d.labels != "relations":
         return None
