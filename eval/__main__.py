@@ -18,12 +18,14 @@ import time
 from pathlib import Path
 
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 
 SPLITS = ("valid", "test")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m eval", description="Measure a trained run.")
     add = parser.add_argument

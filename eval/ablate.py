@@ -25,6 +25,7 @@ from typing import Any
 
 from eval.log import Log, device_description, read_log, versions
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 from train.config import apply_overrides, differences, load_config, read_config, validate_config
 
 Ablations = Mapping[str, Mapping[str, Any]]
@@ -215,6 +216,7 @@ def _chosen(flags: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog="python -m eval.ablate",

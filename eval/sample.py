@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 
 CHUNK = 32  # tokens a device call
 PREFILL = 256  # prompt tokens a device call
@@ -234,6 +235,7 @@ def _seed(text: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     parser = argparse.ArgumentParser(
         prog="python -m eval.sample", description="Continue a prompt with a trained model."
     )

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 import jaxmodels
 from jaxmodels.data import tokenizer_from_json
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 from train.agree import together
 from train.checkpoint import load_model
 from train.config import apply_overrides, load_config, read_config, reads_pairs, validate_config
@@ -42,6 +43,7 @@ Ctrl-C or SIGTERM (saved, resumable)."""
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells every file it writes
     logging.getLogger("absl").setLevel(logging.ERROR)
     argv = sys.argv[1:] if argv is None else argv

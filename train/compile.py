@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 from train.config import load_config
 
 # name in a topology -> (number of axes, an example, HBM of a chip in GiB)
@@ -361,6 +362,7 @@ def _human(size: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     parser = argparse.ArgumentParser(
         prog="python -m train.compile",
         description="Compile the training step for a TPU topology on a machine without one.",

@@ -40,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     if name not in BENCHMARKS:
         print(f"error: unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
+    from jaxmodels.xla_flags import set_safe_flags
+
+    set_safe_flags()
     return importlib.import_module(BENCHMARKS[name]).main(rest)
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from eval.matrix.plan import make_plan, plan_table, read_matrix
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 
 EXIT = """exit status: 0 all is run, 1 some runs failed, 2 a mistake in the input (one line says
 which), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
@@ -31,6 +32,7 @@ which), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     arguments = sys.argv[1:] if arguments is None else arguments
     flags, overrides = _parser().parse_known_args(arguments)
     command = shlex.join(["python", "-m", "eval.matrix", *arguments])

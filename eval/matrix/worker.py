@@ -32,11 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     import jax
 
     from jaxmodels.errors import UserError
+    from jaxmodels.xla_flags import set_safe_flags
     from train.config import from_json
     from train.loop import run
     from train.memory import keep_freed_memory
 
     absl.logging.set_verbosity(absl.logging.ERROR)
+    set_safe_flags()
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", str(Path(flags.cache).absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -38,6 +38,7 @@ from eval.probes.training import Recipe
 from jaxmodels.cells import CELLS
 from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 from train.memory import keep_freed_memory
 
 
@@ -66,6 +67,7 @@ def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog="python -m eval.probes",

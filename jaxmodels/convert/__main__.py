@@ -8,6 +8,7 @@ import jaxmodels
 from jaxmodels.convert import FORMATS, format_of, load, save
 from jaxmodels.convert.tensors import must_be_new
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 
 EXAMPLES = """
 examples:
@@ -22,6 +23,7 @@ then, in Python:
 
 def main(arguments: list[str]) -> int:
     """-> the exit status: 0, or 2 for a mistake in the input."""
+    set_safe_flags()
     formats = "\n".join(f"  {name:12} {what}" for name, what in FORMATS.items())
     parser = argparse.ArgumentParser(
         prog="python -m jaxmodels.convert",

@@ -12,10 +12,12 @@ import sys
 from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
 from jaxmodels.testing import cells_in_file, check_cell
+from jaxmodels.xla_flags import set_safe_flags
 
 
 def main(arguments: list[str]) -> int:
     """-> the exit status: 0 all kept, 1 a promise broken, 2 a mistake in the input."""
+    set_safe_flags()
     if {"-h", "--help"} & set(arguments):
         print(__doc__.strip())
         return 0

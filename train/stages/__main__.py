@@ -16,6 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 from train.agree import together
 from train.config import apply_overrides, from_json, load_config, with_tuples
 from train.memory import keep_freed_memory
@@ -60,6 +61,7 @@ NOT_BOTH = "give one of --protocol and --stages"
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
+    set_safe_flags()
     absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax tells every file it writes
     logging.getLogger("absl").setLevel(logging.ERROR)
     argv = sys.argv[1:] if argv is None else argv
