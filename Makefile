@@ -1,5 +1,9 @@
 # make train | test | bench | report | install | install-tpu | lock | lint
-PYTHON ?= python3
+# The newest interpreter that runs and can make an environment: a shim may be found and only fail.
+ifeq ($(PYTHON),)
+PYTHON := $(shell for python in python3.13 python3.12 python3.11; do \
+  $$python -c 'import ensurepip, venv' >/dev/null 2>&1 && { echo $$python; exit; }; done; echo python3)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/prernk
@@ -12,7 +16,7 @@ help:
 	@echo "make bench      model-FLOPs utilisation of the training step"
 	@echo "make install    create $(VENV) and install the locked requirements"
 	@echo "make lint       ruff"
-	@echo "options: PYTHON=python3.12 (3.11 to 3.13), RUN=runs/name"
+	@echo "options: PYTHON=python3.12 (else the newest of 3.13, 3.12, 3.11 that works), RUN=runs/name"
 
 # The interpreter is part of the stamp's name: another PYTHON makes the environment anew.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')

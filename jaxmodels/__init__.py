@@ -14,6 +14,7 @@ from jaxmodels.cells import CELLS
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.models import MODELS
+from jaxmodels.xla_flags import warn_if_unsafe
 
 __version__ = "0.1.0"
 __all__ = [
@@ -56,6 +57,7 @@ def create(model, seed: int = 0, **overrides) -> nnx.Module:
       seed: of the initialisation.
       **overrides: fields of the config.
     """
+    warn_if_unsafe()
     if isinstance(model, str):
         config = make_config(model, **overrides)
     else:

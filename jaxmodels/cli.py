@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jaxmodels.errors import UserError
+from jaxmodels.xla_flags import set_safe_flags
 
 NOTHING_WRITTEN = "stopped; nothing was written"
 RUN = "folder of a run, e.g. runs/prernk"  # help text of --workdir
@@ -73,8 +74,9 @@ def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -
 
     A UserError becomes one line on standard error; Ctrl-C the line `interrupted`, if it is not "".
     Where the reader of standard output has gone (`| head`), the work continues unheard; see
-    `output_lost`.
+    `output_lost`. Sets XLA's safe flags first, before JAX starts its backends.
     """
+    set_safe_flags()
     with contextlib.redirect_stdout(_Output(sys.stdout)) as output:
         try:
             return work() or 0

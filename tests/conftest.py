@@ -1,4 +1,7 @@
-"""Eight emulated devices, set before JAX starts; strict about ranks (and warnings: pyproject)."""
+"""Eight emulated devices and XLA's safe flags, set before JAX starts; strict about ranks.
+
+Warnings are errors, see pyproject.
+"""
 
 import os
 
@@ -9,5 +12,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402 - after the flags
 
+from jaxmodels.xla_flags import set_safe_flags, warn_if_unsafe  # noqa: E402
+
+set_safe_flags()
+warn_if_unsafe()  # while the flags are those that JAX starts with: some tests drop them
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert len(jax.devices()) == 8  # now, before a test changes the flags for its subprocesses

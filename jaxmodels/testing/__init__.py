@@ -24,6 +24,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file
 from jaxmodels.testing.lab import Broken, Lab
 from jaxmodels.testing.promises import PROMISES
+from jaxmodels.xla_flags import warn_if_unsafe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,7 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
       AssertionError: listing the promises that do not hold.
       UserError: no such cell, or no config can be made for it.
     """
+    warn_if_unsafe()
     name, cell_class, config = _resolve(cell, config)
     print(f"{name} {config}", flush=True)
     results = []
