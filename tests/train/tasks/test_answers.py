@@ -212,7 +212,7 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
     ("changes", "words"),
     [
         ({"data": {"tasks": ("sudoku5",)}}, "unknown 'sudoku5'; did you mean 'sudoku"),
-        ({"data": {"tasks": ()}}, "config.data.tasks: name one at least of sudoku4"),
+        ({"data": {"tasks": ()}}, "config.data.tasks: name at least one of sudoku4"),
         ({"data": {"tokenizer": "byte"}}, "format 'puzzle' needs one of answer_char"),
         ({"data": {"tokenizer": "hybrid"}}, "'grid' is the one of puzzles"),
         ({"data": {"valid_fraction": 0.0}}, "valid_fraction must be above 0"),
