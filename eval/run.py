@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.evaluators.markov import baselines
 from eval.log import read_log
+from eval.markov import baselines
 from jaxmodels.cli import quiet_absl
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
