@@ -1,6 +1,6 @@
 """Declarations of config fields: each group once, by its owner, as a table.
 
-    FIELDS = (Field("steps", 1000, "Number of updates.", at_least(1), resume=True), ...)
+    FIELDS = (free("steps", 1000, "Number of updates.", at_least(1)), ...)
 
 Defaults, type checks, value checks, the listing of `python -m train --help-config` and the set of
 fields that may change on resume are all derived from these tables (`train/config/schema.py`).
@@ -8,6 +8,7 @@ fields that may change on resume are all derived from these tables (`train/confi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ class Field:
     doc: str
     check: Check | None = None
     resume: bool = False
+
+
+free = functools.partial(Field, resume=True)  # a field that may change on resume
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jaxmodels
 from train.control.fields import GROUP as CONTROL
 from train.devices.fields import GROUP as PARALLEL
 from train.devices.fields import MESH, check_rows
-from train.fields import Field, Group, at_least, one_of
+from train.fields import Field, Group, at_least, free, one_of
 from train.optim.fields import GROUP as OPTIMIZER
 from train.tasks.fields import GROUP as DATA
 from train.tasks.lengths import lengths_of
@@ -34,18 +34,18 @@ LOOP = Group(
     (
         Field("model", "", 'Name of a model ("system" or "system/preset"), or "module:factory".'),
         Field("model_config", {}, "Fields of the model's own config."),
-        Field("steps", 1000, "Number of updates.", at_least(1), resume=True),
+        free("steps", 1000, "Number of updates.", at_least(1)),
         Field("batch_size", 32, "Rows of a batch, over all devices.", at_least(1)),
         Field("seq_len", 64, "Tokens of a row.", at_least(1)),
         Field("curriculum", (), "Lengths by share of the run, see train/tasks/lengths.py."),
         Field("init_from", "", "Folder of a run whose last weights this one starts from."),
         Field("seed", 0, "Of initialisation, data order, splits and dropout.", _seed),
         Field("dtype", "float32", "Of matmul inputs: float32 or bfloat16.", one_of(DTYPES)),
-        Field("eval_every", 100, "Steps between validations; 0 = never.", at_least(0), resume=True),
-        Field("checkpoint_every", 100, "Steps between checkpoints.", at_least(1), resume=True),
-        Field("log_every", 10, "Steps between logged steps.", at_least(1), resume=True),
-        Field("keep_last", 2, "Newest checkpoints that are kept.", at_least(1), resume=True),
-        Field("keep_best", 1, "Best checkpoints that are kept as well.", at_least(0), resume=True),
+        free("eval_every", 100, "Steps between validations; 0 = never.", at_least(0)),
+        free("checkpoint_every", 100, "Steps between checkpoints.", at_least(1)),
+        free("log_every", 10, "Steps between logged steps.", at_least(1)),
+        free("keep_last", 2, "Newest checkpoints that are kept.", at_least(1)),
+        free("keep_best", 1, "Best checkpoints that are kept as well.", at_least(0)),
     ),
     lambda config: lengths_of(config) and None,
 )

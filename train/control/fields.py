@@ -7,12 +7,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from train.fields import Field, Group, at_least, check_values, positive, within
-
-
-def _field(name, default, doc, check=None) -> Field:
-    """All but the switch itself may change on resume."""
-    return Field(name, default, doc, check, resume=True)
+from train.fields import Field, Group, at_least, check_values, free, positive, within
 
 
 def _check(config: ConfigDict) -> None:
@@ -20,87 +15,28 @@ def _check(config: ConfigDict) -> None:
         raise UserError("config.control.enabled: the controller needs validation, set eval_every")
 
 
-# Shares are of the planned steps unless said otherwise.
+# Shares are of the planned steps unless said otherwise. "No new minimum" is of validation loss.
+_SHARE, _COUNT = within("[0, 1)"), at_least(0)
 GROUP = Group(
     "control",
     (
         Field("enabled", False, "Ask the controller after each validation."),
-        _field(
-            "start",
-            0.1,
-            "Share of the steps before which only the target loss is looked at.",
-            within("[0, 1)"),
-        ),
-        _field(
-            "min_delta",
-            0.0,
-            "Share by which a loss must fall below all before it to be a new minimum.",
-            within("[0, 1)"),
-        ),
-        _field(
-            "patience",
-            4.0,
-            "Typical improvement intervals without a new minimum, 3 to 5.",
-            positive,
-        ),
-        _field(
-            "overfit_rise",
-            0.05,
-            "Overfitting: rise above the best validation loss, as a share of it, 0.05 to 0.10.",
-            positive,
-        ),
-        _field(
-            "plateau",
-            0.1,
-            "Share of the steps without a new minimum that makes a plateau.",
-            within("[0, 1)"),
-        ),
-        _field(
-            "converged",
-            0.2,
-            "Share of the steps without a new minimum that makes a plateau final.",
-            within("[0, 1)"),
-        ),
-        _field(
-            "lr_cut",
-            0.4,
-            "Share by which the learning rate is lowered, 0.3 to 0.5.",
-            within("(0, 1)"),
-        ),
-        _field(
-            "hold",
-            0.15,
-            "Share of the steps to train after that before looking again, 0.1 to 0.2.",
-            within("[0, 1)"),
-        ),
-        _field(
-            "max_drops",
-            2,
-            "Lowered rates without a new minimum that end a run; 0 = never lower the rate.",
-            at_least(0),
-        ),
-        _field("plateau_budget", 3, "Plateaus that a run may have, 2 to 3.", at_least(0)),
-        _field("investigate", True, "Log a report on each plateau; for small models."),
-        _field(
-            "oscillation",
-            0.5,
-            "Nats; larger swings of validation loss about its trend are a red flag.",
-            positive,
-        ),
-        _field(
-            "early_epochs",
-            5.0,
-            "Epochs; validation loss that rises by overfit_rise before them is a red flag.",
-            positive,
-        ),
-        _field("probe", "", "Validation metric, higher is better, that must not degrade."),
-        _field("target_loss", 0.0, "Validation loss that ends the run; 0 = none.", at_least(0)),
-        _field(
-            "watch",
-            False,
-            "Inspect the components at each validation for red flags (monitor.py); without "
-            "`enabled` they are only logged.",
-        ),
+        free("start", 0.1, "Share before which only the target loss counts.", _SHARE),
+        free("min_delta", 0.0, "Relative improvement that makes a new minimum.", _SHARE),
+        free("patience", 4.0, "Improvement intervals without a new minimum, 3 to 5.", positive),
+        free("overfit_rise", 0.05, "Relative rise above the best loss, 0.05 to 0.10.", positive),
+        free("plateau", 0.1, "Share without a new minimum that makes a plateau.", _SHARE),
+        free("converged", 0.2, "Share without a new minimum that makes it final.", _SHARE),
+        free("lr_cut", 0.4, "Relative cut of the learning rate, 0.3 to 0.5.", within("(0, 1)")),
+        free("hold", 0.15, "Share to train after a cut before looking again, 0.1 to 0.2.", _SHARE),
+        free("max_drops", 2, "Fruitless cuts that end a run; 0 = never cut.", _COUNT),
+        free("plateau_budget", 3, "Plateaus that a run may have, 2 to 3.", _COUNT),
+        free("investigate", True, "Log a report on each plateau; for small models."),
+        free("oscillation", 0.5, "Nats; larger swings of the loss are a red flag.", positive),
+        free("early_epochs", 5.0, "Epochs; overfitting before them is a red flag.", positive),
+        free("probe", "", "Validation metric, higher is better, that must not degrade."),
+        free("target_loss", 0.0, "Validation loss that ends the run; 0 = none.", _COUNT),
+        free("watch", False, "Inspect the components for red flags (monitor.py)."),
     ),
     _check,
 )

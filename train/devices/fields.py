@@ -5,39 +5,17 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from train.fields import Field, Group, at_least, one_of
+from train.fields import Group, at_least, free, one_of
 
 PARALLEL = ("pmap", "shard_map")
 
-GROUP = Group(
-    "",
-    (
-        Field(
-            "parallel",
-            "pmap",
-            "pmap: data parallel. shard_map: over a mesh, which may also split parameters.",
-            one_of(PARALLEL),
-            resume=True,
-        ),
-    ),
-)
+_PARALLEL = "pmap (data parallel), or shard_map (a mesh, which may also split parameters)."
+GROUP = Group("", (free("parallel", "pmap", _PARALLEL, one_of(PARALLEL)),))
 MESH = Group(
     "mesh",
     (
-        Field(
-            "fsdp",
-            1,
-            "Devices over which parameters and rows are split, for shard_map.",
-            at_least(1),
-            resume=True,
-        ),
-        Field(
-            "tensor",
-            1,
-            "Devices over which the last axis of kernels is split, for shard_map.",
-            at_least(1),
-            resume=True,
-        ),
+        free("fsdp", 1, "Devices that split parameters and rows (shard_map).", at_least(1)),
+        free("tensor", 1, "Devices that split the last axis of kernels.", at_least(1)),
     ),
 )
 
