@@ -132,7 +132,7 @@ def provenance(
     if seconds is not None:
         rows["time"] = f"{seconds:,.1f} s"
     rows = {name: str(value) for name, value in rows.items() if value not in (None, "")}
-    return [Heading("How it was made"), Facts(rows, ("command",))] if rows else []
+    return [Heading("How it was made"), Facts(rows, ("command", "digest"))] if rows else []
 
 
 def printable(text: str) -> str:
