@@ -1,7 +1,7 @@
-"""The HTML around the pictures: one self-contained page, no network, light and dark."""
+"""The HTML skeleton and style sheet of a self-contained page in light and dark mode."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from eval.report.figures import COLOURS
 
@@ -54,7 +54,7 @@ details summary { cursor: pointer; color: var(--muted); margin-top: .75rem; }
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """A whole HTML document out of parts that are HTML already; the title is escaped here."""
+    """Return an HTML document with `parts`, which are HTML, as its body."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -62,75 +62,3 @@ def page(title: str, parts: Sequence[str]) -> str:
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
-
-
-def printable(text: str) -> str:
-    """Without control characters: a hardly trained model utters them, and a terminal obeys."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
-def heading(title: str, subtitle: str = "") -> str:
-    """The page's title, and a quieter line under it."""
-    below = f'<p class="sub">{html.escape(subtitle)}</p>' if subtitle else ""
-    return f"<h1>{html.escape(title)}</h1>\n{below}"
-
-
-def section(title: str) -> str:
-    """A section's heading."""
-    return f"<h2>{html.escape(title)}</h2>"
-
-
-def paragraph(text: str, style: str = "") -> str:
-    """A paragraph; `style` is "lead", "missing" or empty."""
-    kind = f' class="{style}"' if style else ""
-    return f"<p{kind}>{html.escape(text)}</p>"
-
-
-def picture(svg: str, caption: str) -> str:
-    """An inline SVG with its caption (plain text)."""
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
-
-
-def tiles(numbers: Sequence[tuple[str, str]]) -> str:
-    """A row of large numbers: (value, what it is)."""
-    cells = (
-        f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
-        for value, name in numbers
-    )
-    return f'<div class="tiles">{"".join(cells)}</div>'
-
-
-def facts(rows: Mapping[str, str], code: Sequence[str] = ()) -> str:
-    """A two-column table; the values of the rows named in `code` are set in type."""
-    body = ""
-    for name, value in rows.items():
-        value = html.escape(value)
-        value = f"<code>{value}</code>" if name in code else value
-        body += f'<tr><th scope="row">{html.escape(name)}</th><td>{value}</td></tr>\n'
-    return f"<table>{body}</table>"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], strong: Sequence[int] = ()) -> str:
-    """A table: the first column is text, the others numbers; rows in `strong` are bold."""
-
-    def cells(tag, row):
-        return "".join(
-            f"<{tag}{' class=number' if i else ''}>{html.escape(cell)}</{tag}>"
-            for i, cell in enumerate(row)
-        )
-
-    body = "".join(
-        f"<tr{' class=strong' if i in strong else ''}>{cells('td', row)}</tr>\n"
-        for i, row in enumerate(rows)
-    )
-    return f"<table><thead><tr>{cells('th', header)}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def text_sample(prompt: str, text: str) -> str:
-    """Generated text after its prompt, which is coloured."""
-    return f'<pre><span class="prompt">{html.escape(prompt)}</span>{html.escape(text)}</pre>'
-
-
-def folded(summary: str, inner: str) -> str:
-    """`inner` (HTML) behind a line that opens it."""
-    return f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"

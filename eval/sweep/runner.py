@@ -126,12 +126,12 @@ class Run:
 
 def answers_measured(folder: Path) -> bool:
     """Return whether a run's answers are measured as a sweep does it: by hand one may ask less."""
-    from eval.evaluators.answers import MOST
+    from eval.evaluators.answers import MAX_PAIRS
 
     found = json_object(folder / "answers.json")
     rounds = json_object(folder / "config.json").get("model_config", {}).get("halt_max_steps", 1)
     asked = found.get("checkpoint"), found.get("max_pairs"), found.get("rounds")
-    return asked == ("best", MOST, rounds)
+    return asked == ("best", MAX_PAIRS, rounds)
 
 
 def folder_name(entry: str) -> str:
