@@ -90,9 +90,7 @@ def test_error_terminates_the_workers(tmp_path):
     assert events[-1] == "terminate entry, seed 0"
 
 
-def test_interrupted_command_prints_how_to_continue(
-    experiment, texts, tmp_path, monkeypatch, capsys
-):
+def test_interrupted_command_can_be_continued(experiment, texts, tmp_path, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
