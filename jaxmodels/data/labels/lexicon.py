@@ -14,6 +14,7 @@ from jaxmodels.errors import UserError
 
 CATEGORIES = ("verb", "noun", "pronoun", "determiner", "preposition", "closed")
 
+
 @dataclass(frozen=True)
 class Lexicon:
     """Category and lemma of words; words not listed count as nouns.
