@@ -7,7 +7,6 @@ how they are measured stands in `eval/bench/measure.py`.
 from __future__ import annotations
 
 import json
-import sys
 import time
 
 import jax
@@ -134,7 +133,3 @@ def main(arguments: list[str]) -> None:
         cli.write_atomically(
             args.json, json.dumps({"jax": jax.__version__, "rows": rows}, indent=2) + "\n"
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -324,7 +324,3 @@ def main(arguments: list[str]) -> int | None:
         text = json.dumps({"topology": wanted.topology, "rows": rows}, indent=2)
         cli.write_atomically(wanted.json, text + "\n")
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -78,7 +78,7 @@ def test_provenance_leaves_out_what_is_unknown():
     assert provenance() == []
     heading, facts = provenance(device="1 x cpu", command=None)
     assert heading == Heading("How it was made")
-    assert facts == Facts({"device": "1 x cpu"}, ("command",))
+    assert facts == Facts({"device": "1 x cpu"}, ("command", "digest"))
 
 
 def test_printable():

@@ -180,8 +180,8 @@ def test_validation_is_what_the_definition_gives(whole, config):
     stream = np.concatenate([d.tokens for d in documents])
     for start in range(0, len(stream), rows):  # batch_size rows, each begun with a fresh state
         tokens = stream[start : start + rows + 1].astype(np.int32)[None]
-        _, (logits, _) = model(model.initial_state(1), tokens[:, :-1])
-        logp = jax.nn.log_softmax(logits[0])
+        _, out = model(model.initial_state(1), tokens[:, :-1])
+        logp = jax.nn.log_softmax(out.logits[0])
         total -= float(logp[np.arange(tokens.shape[1] - 1), tokens[0, 1:]].sum())
         count += tokens.shape[1] - 1
     assert len(documents) == 1

@@ -126,9 +126,8 @@ def test_a_mean_of_means_would_be_something_else(one_device):
 
     def row_means(model):
         _, out = model(model.initial_state(ROWS), batch["inputs"], batch["reset"])
-        nats = -jnp.take_along_axis(jax.nn.log_softmax(out[0]), batch["targets"][..., None], -1)[
-            ..., 0
-        ]
+        log_p = jax.nn.log_softmax(out.logits)
+        nats = -jnp.take_along_axis(log_p, batch["targets"][..., None], -1)[..., 0]
         weights = batch["weights"]
         return ((nats * weights).sum(1) / jnp.maximum(weights.sum(1), 1)).mean()
 

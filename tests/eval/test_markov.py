@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from eval.evaluators.markov import STRENGTH, baselines, fit_markov
+from eval.markov import STRENGTH, baselines, fit_markov
 from jaxmodels.errors import UserError
 
 
