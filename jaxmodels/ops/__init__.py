@@ -1,1 +1,1 @@
-"""Array-in, array-out maths without parameters."""
+"""Array functions without parameters of their own: recurrences, attention, norms, losses."""

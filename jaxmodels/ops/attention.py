@@ -1,12 +1,11 @@
-"""Causal softmax attention over a window of tokens: token by token and in blocks.
+"""Causal sliding-window softmax attention: token by token and in blocks.
 
-The window is a ring buffer of keys and values: the token that is number p of its document (from 0)
-stands in slot p mod W. Which slots hold something, and how old it is, follows from the number of
-tokens read alone. Rotary positions: arXiv 2104.09864; parts of a softmax joined by their maxima:
-arXiv 2205.14135 (FlashAttention).
+Keys and values are stored in ring buffers: token p of a document (from 0) is in slot p mod W, so
+the number of tokens read determines the age of every slot. Rotary positions: arXiv 2104.09864;
+blockwise softmax: arXiv 2205.14135 (FlashAttention).
 
 Shapes: B batch, T time, W window, K key and value heads, G query heads for each, N head size,
-c block size, n blocks. Scores, softmax and sums in float32; the two products take their inputs
+c block size, n blocks. Scores, softmax and sums are float32; the two matmuls take their inputs
 in `dtype`.
 """
 
@@ -21,7 +20,7 @@ from jaxmodels.ops.common.chunks import from_chunks, to_chunks
 def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
     """Rotate the pairs (i, i + N / 2) of x (..., heads, N) by position (...) base^(-2 i / N).
 
-    Angles are float32: at position p they are off by some p 2^-24.
+    Angles are float32, with an error of about p 2^-24 at position p.
     """
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -34,19 +33,22 @@ def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
 
 
 def token_positions(read: jax.Array, reset: jax.Array) -> jax.Array:
-    """read int (B,), tokens of the document so far; reset bool (B, T) -> int (B, T), from 0 on."""
+    """Return each token's position in its document, int (B, T).
+
+    read: int (B,), tokens of the document before the first; reset: bool (B, T).
+    """
     now = jnp.arange(reset.shape[1])[None]
     start = jax.lax.cummax(jnp.where(reset, now, -read[:, None]), axis=1)
     return now - start
 
 
 def ring_ages(read: jax.Array, window: int) -> jax.Array:
-    """int (B,) -> int (B, W): tokens read since each slot's; it is empty if >= read."""
+    """Return the age of each slot in tokens, int (B, W); slots of age >= read (B,) are empty."""
     return (read[:, None] - 1 - jnp.arange(window)[None]) % window
 
 
 def ring_read(ring: jax.Array, read: jax.Array) -> jax.Array:
-    """Return the ring (B, W, K, N), zeros in its empty slots, even where they hold NaN."""
+    """Return the ring (B, W, K, N) with zeros in its empty slots, even where they contain NaN."""
     full = ring_ages(read, ring.shape[1]) < read[:, None]
     return jnp.where(full[..., None, None], ring, 0.0)
 
@@ -57,8 +59,8 @@ def ring_write(ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.
     Args:
       ring: (B, W, K, N).
       new: (B, T, K, N).
-      read: int (B,), tokens of the document by then.
-      restarted: bool (B,); the ring before is of another document, and all zeros instead.
+      read: int (B,), tokens of the document including the new ones.
+      restarted: bool (B,); the ring is of another document and is cleared first.
     """
     window, time = ring.shape[1], new.shape[1]
     age = ring_ages(read, window)
@@ -71,24 +73,23 @@ def ring_write(ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.
 
 
 def ring_put(ring: jax.Array, new: jax.Array, read: jax.Array) -> jax.Array:
-    """Write one token `new` (B, K, N), the only slot that changes; read: see `ring_write`."""
+    """Write one token `new` (B, K, N); for `read`, see `ring_write`."""
     return ring.at[jnp.arange(ring.shape[0]), (read - 1) % ring.shape[1]].set(new)
 
 
 def attention_step(q, k, v, read, dtype):
-    """Read one token. q (B, K, G, N); k, v (B, W, K, N), rings with the token; read (B,) with it.
+    """Attend with one query per head, q (B, K, G, N) -> (B, K, G, N).
 
-    Returns:
-      (B, K, G, N).
+    k, v (B, W, K, N) are the rings and read (B,) the count, both including the current token.
     """
-    seen = ring_ages(read, k.shape[1]) < read[:, None]
+    visible = ring_ages(read, k.shape[1]) < read[:, None]
     k, v = (_heads_first(ring_read(ring, read)) for ring in (k, v))
-    _, total, out = _part(q[:, :, :, None], k, v, seen[:, None], dtype)
+    _, total, out = _part(q[:, :, :, None], k, v, visible[:, None], dtype)
     return (out / total[..., None])[:, :, :, 0]
 
 
 def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_size, dtype):
-    """Read T tokens, by blocks of queries that see the blocks of keys within the window.
+    """Attend with T tokens, by blocks of queries and the key blocks within their window.
 
     Args:
       q: (B, T, K, G, N), rotated.
@@ -96,10 +97,10 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
       old_k, old_v: (B, W, K, N), the rings before the first token.
       read: int (B,), tokens of the document before the first.
       reset: bool (B, T).
-      prefix: bool (B, T) or None; tokens of one document where it is True see each other, later
-        ones too, within the window. Such tokens do not see later ones beyond these T.
-      block_size: tokens a block; cost and memory of a token grow with window + block_size.
-      dtype: of the inputs of both products.
+      prefix: bool (B, T) or None; where True, attention within a document and the window is
+        bidirectional. It does not extend beyond these T tokens.
+      block_size: tokens per block; cost and memory per token grow with window + block_size.
+      dtype: input dtype of both matmuls.
 
     Returns:
       (B, T, K, G, N).
@@ -114,7 +115,7 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
     query = jnp.arange(size)[:, None]
     distance = query + (before * size - jnp.arange((before + 1 + after) * size))[None]
     distance = distance[None]  # (1, c, keys of the blocks around)
-    # Documents are counted from 1, so that what pads the blocks belongs to none.
+    # Document ids start at 1, so that the padding, 0, belongs to none.
     ids = to_chunks(1 + jnp.cumsum(reset.astype(jnp.int32), 1), size)
     xs = {
         "q": jnp.moveaxis(to_chunks(q, size), 2, 4),  # (n, B, K, G, c, N)
@@ -134,18 +135,18 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
         if prefix is not None:
             causal = causal | (x["prefix"][:, :, None] & x["k_prefix"][:, None])
         near = _part(x["q"], x["k"], x["v"], same & causal & (abs(distance) < window), dtype)
-        first = x["ids"] == 1  # the document that the rings are of
+        first = x["ids"] == 1  # the document in the rings
         since = x["start"] + 1 + query[None] + age  # (B, c, W)
-        seen = first[..., None] & (age < read[:, None, None]) & (since < window)
+        visible = first[..., None] & (age < read[:, None, None]) & (since < window)
         none = (jnp.full_like(near[0], -jnp.inf), *map(jnp.zeros_like, near[1:]))
         far = jax.lax.cond(
-            seen.any(), lambda: _part(x["q"], old_k, old_v, seen, dtype), lambda: none
+            visible.any(), lambda: _part(x["q"], old_k, old_v, visible, dtype), lambda: none
         )
-        # By selection: what another document left in the rings may be NaN.
+        # Selected, because another document's entries in the rings may be NaN.
         far = (far[0], far[1], jnp.where(first[:, None, None, :, None], far[2], 0.0))
         return _join(near, far)
 
-    # With one block the scores are kept for the backward pass, with more they are computed again.
+    # One block keeps its scores for the backward pass; several blocks recompute them.
     if blocks > 1:
         out = jax.lax.map(jax.checkpoint(block), xs)  # (n, B, K, G, c, N)
     else:
@@ -154,7 +155,7 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
 
 
 def _with_neighbour_blocks(blocks, before, after):
-    """(n, B, c, ...) -> (n, B, (before + 1 + after) c, ...): each block between its neighbours."""
+    """Concatenate each block of (n, B, c, ...) with its neighbours along axis 2."""
     count = blocks.shape[0]
     ends = [(before, after)] + [(0, 0)] * (blocks.ndim - 1)
     blocks = jnp.pad(blocks, ends)
@@ -162,15 +163,15 @@ def _with_neighbour_blocks(blocks, before, after):
 
 
 def _heads_first(x):
-    """(..., s, K, N) -> (..., K, s, N): products over many heads are fast only like this."""
+    """Move heads first, (..., s, K, N) -> (..., K, s, N), the fast layout of batched matmuls."""
     return jnp.moveaxis(x, -3, -2)
 
 
-def _part(q, k, v, seen, dtype):
-    """Softmax over some of the keys, before its division.
+def _part(q, k, v, visible, dtype):
+    """Compute an unnormalised softmax over some of the keys.
 
-    q (B, K, G, t, N); k, v (B, K, s, N); seen bool (B, t, s) -> largest score (B, K, G, t), -inf if
-    none is seen; sum of exp(score - largest) (B, K, G, t); their sum of values (B, K, G, t, N).
+    q (B, K, G, t, N); k, v (B, K, s, N); visible bool (B, t, s) -> maximum score (B, K, G, t), -inf
+    if no key is visible; sum of exp(score - maximum) (B, K, G, t); weighted values (B, K, G, t, N).
     """
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     q = (q * q.shape[-1] ** -0.5).astype(dtype)
@@ -178,7 +179,7 @@ def _part(q, k, v, seen, dtype):
     q = q.reshape(*q.shape[:2], -1, q.shape[-1])
     scores = product("bkqn,bksn->bkqs", q, k.astype(dtype))
     scores = scores.reshape(*q.shape[:2], *groups, -1)
-    scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
+    scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
     largest = jax.lax.stop_gradient(scores.max(-1))
     weights = jnp.exp(scores - jnp.where(largest == -jnp.inf, 0.0, largest)[..., None])
     flat = weights.reshape(*q.shape[:3], -1)
@@ -187,7 +188,7 @@ def _part(q, k, v, seen, dtype):
 
 
 def _join(*parts):
-    """Join parts of a softmax -> (B, K, G, t, N)."""
+    """Combine parts of a softmax and normalise -> (B, K, G, t, N)."""
     largest = functools.reduce(jnp.maximum, [part[0] for part in parts])
     scales = [jnp.exp(part[0] - largest) for part in parts]
     total = sum(scale * part[1] for scale, part in zip(scales, parts, strict=True))

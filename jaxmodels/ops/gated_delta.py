@@ -1,10 +1,10 @@
-"""The gated delta rule, token by token and in chunks.
+"""Gated delta rule, token by token and chunked, in float32.
 
     S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - e^{g_t} S_{t-1}^T k_t)^T ;   y_t = S_t^T q_t
 
-SYSTEMS 7.6, from arXiv 2412.06464 (Gated DeltaNet); the chunk form is its WY representation, as in
-flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P
-heads lie side by side in M = H / P packs, see `ops/common/head_packing.py`. All of it in float32.
+Source: arXiv 2412.06464 (Gated DeltaNet); the chunked implementation uses its WY representation, as
+in flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size,
+P heads per pack, M = H / P packs (`ops/common/head_packing.py`).
 """
 
 import functools
@@ -18,27 +18,27 @@ from jaxmodels.ops.common.chunks import same_segment, segment_ids
 
 
 def gated_delta_step(state, q, k, v, g, beta):
-    """One token. state (B, H, K, V); q, k (B, H, K); v (B, H, V); g, beta (B, H) -> (state, y)."""
+    """Read a token: state (B, H, K, V); q, k (B, H, K); v (B, H, V); g, beta (B, H)."""
     state = jnp.exp(g)[..., None, None] * state
-    wrong = v - jnp.einsum("bhk,bhkv->bhv", k, state)
-    state = state + (beta[..., None] * k)[..., None] * wrong[..., None, :]
+    error = v - jnp.einsum("bhk,bhkv->bhv", k, state)
+    state = state + (beta[..., None] * k)[..., None] * error[..., None, :]
     return state, jnp.einsum("bhk,bhkv->bhv", q, state)
 
 
 def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, pack=None):
     """Read (B, T, H, ...), `chunk_size` tokens at a time.
 
-    The decay has no bound, so it is never factored: exp is taken of what lies between two tokens.
+    The decay is unbounded, so exp is taken of the log decay between two tokens, never factored.
 
     Args:
       state: (B, H, K, V), before the first token.
-      q, k: (B, T, H, K); k of length at most 1, or beta k k^T may not be a contraction.
+      q, k: (B, T, H, K); k of norm at most 1, so that beta k k^T is a contraction.
       v: (B, T, H, V).
       g: (B, T, H), log decay, finite and <= 0.
-      beta: (B, T, H), how much of k's old value is replaced.
+      beta: (B, T, H), fraction of the value stored for k that is replaced.
       reset: bool (B, T) or None.
-      chunk_size: a power of two from 16 on wastes nothing.
-      pack: P; None means 1 on a CPU, elsewhere as many keys as fill 128 lanes.
+      chunk_size: most efficient if a power of two, at least 16.
+      pack: P; None means 1 on a CPU, elsewhere as many heads as fill 128 lanes.
 
     Returns:
       (state after the last token, y (B, T, H, V)).
@@ -77,11 +77,11 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     delta = -wide(beta, size) * delta
     if kept is None:
         kept = head_packing.inverse(pack, jax.lax.stop_gradient(delta))
-    # All rows of u meet in products. NaN of a document that ends here must not reach the next one.
+    # The solve mixes all rows of u, so a NaN of a document that ends here must be removed first.
     sound = jnp.where(carried | jnp.isfinite(state), state, 0.0)
     start = wide(from_start, values)
-    wrong = v - jnp.where(first, start * head_packing.product(k, sound), 0.0)
-    u = head_packing.solved(pack, kept, delta, wide(beta, values) * wrong)
+    error = v - jnp.where(first, start * head_packing.product(k, sound), 0.0)
+    u = head_packing.solved(pack, kept, delta, wide(beta, values) * error)
     y = head_packing.product(read, head_packing.spread(pack, u))
     y = y + jnp.where(first, start * head_packing.product(q, state), 0.0)
     written = head_packing.block_diagonal(pack, head_packing.product(k_end.swapaxes(2, 3), u))
@@ -90,17 +90,17 @@ def _chunk(pack, state, tokens, reset, shared, kept):
 
 
 def _sums(ones, x):
-    """Sums over tokens, of float32 whatever the hardware's default.
+    """Sum over tokens in float32, each sum separately.
 
-    Each is summed by itself. A difference of two sums from the chunk's start would carry the
-    rounding of a large decay to pairs far from it, and could come out positive.
+    A difference of two sums from the chunk's start would carry the rounding of a large decay to
+    later pairs, and could be positive.
     """
     ones = jnp.broadcast_to(ones, (*x.shape[:2], *ones.shape[2:]))
     return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _wide(pack, x, size):
-    """A number a head, (B, 1, c, H), in each of its lanes: (B, M, c, P size)."""
+    """Broadcast per-head numbers (B, 1, c, H) to lanes, (B, M, c, P size)."""
     if pack == 1:
         return x.swapaxes(1, 3)
     heads = x.shape[3]

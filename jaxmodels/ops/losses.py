@@ -1,36 +1,36 @@
-"""Losses as sums over targets, in float32; who divides by the count decides what an average is."""
+"""Losses as float32 sums over targets; the caller divides by a count."""
 
 import jax
 import jax.numpy as jnp
 
 
 def cross_entropy_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Sum of -log p(label) in nats.
+    """Return the weighted sum of -log p(label) in nats.
 
     Args:
       logits: (..., classes), any float dtype.
-      labels: int (...); where `weights` is 0 any value, -1 included, is allowed.
+      labels: int (...); any value, including -1, where `weights` is 0.
       weights: (...), 0 where there is no target.
     """
     logits = logits.astype(jnp.float32)
-    # Compared, not gathered: the gradient of a gather is a scatter, which runs one row at a time.
+    # One-hot comparison, not a gather, whose gradient is a scatter that runs one row at a time.
     hit = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
     picked = jnp.sum(jnp.where(hit, logits, 0.0), -1)
-    paid = jax.nn.logsumexp(logits, -1) - picked
-    return jnp.sum(jnp.where(weights > 0, paid * weights, 0.0))
+    nll = jax.nn.logsumexp(logits, -1) - picked
+    return jnp.sum(jnp.where(weights > 0, nll * weights, 0.0))
 
 
 def token_nll(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log p(label) in nats: logits (..., classes) of any float dtype, labels int (...) -> (...).
+    """Return -log p(label) in nats, (...), of logits (..., classes) and labels int (...).
 
-    For reports, not for training: the gradient of its gather is a scatter.
+    For evaluation, not for training: the gradient of its gather is a scatter.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), -1)
     return -jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
 
 
 def log_stablemax(logits: jax.Array) -> jax.Array:
-    """Logits whose softmax is stablemax(logits) = s(x) / sum s, of any shape; float32.
+    """Return float32 logits whose softmax is stablemax(logits) = s(x) / sum s.
 
     s(x) = x + 1 for x >= 0, else 1 / (1 - x) (arXiv 2501.04697). The original works in float64.
     """
@@ -39,34 +39,34 @@ def log_stablemax(logits: jax.Array) -> jax.Array:
 
 
 def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Weighted number of targets whose label has the largest logit. Shapes as above."""
+    """Return the weighted number of correct argmax predictions; shapes as `cross_entropy_sum`."""
     return jnp.sum(weights * (jnp.argmax(logits, -1) == labels))
 
 
 def similarities(vectors: jax.Array, label_vectors: jax.Array, temperature: float) -> jax.Array:
-    """Cosine similarities over temperature: (..., width), (classes, width) -> (..., classes).
+    """Return cosine similarities (..., width) x (classes, width) -> (..., classes) / temperature.
 
-    As logits of `cross_entropy_sum` they make InfoNCE, with all other classes as negatives.
+    As logits of `cross_entropy_sum`, they give InfoNCE with all other classes as negatives.
     """
     return jnp.einsum("...d,cd->...c", unit(vectors), unit(label_vectors)) / temperature
 
 
 def unit(x: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """Scales the last axis to length one; `eps` under the root keeps the gradient finite at 0."""
+    """Scale the last axis to unit length; `eps` in the root keeps the gradient finite at 0."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + eps**2)
 
 
 def entropy(x: jax.Array) -> jax.Array:
-    """H(softmax(|x|)) over the last axis, in nats: (..., n) -> (...)."""
+    """Return the entropy of softmax(|x|) over the last axis, in nats: (..., n) -> (...)."""
     log_p = jax.nn.log_softmax(jnp.abs(x.astype(jnp.float32)), -1)
     return -jnp.sum(jnp.exp(log_p) * log_p, -1)
 
 
 def participation(x: jax.Array, eps: float = 1e-12) -> jax.Array:
-    """Participation ratio (sum x^2)^2 / (n sum x^4) in (0, 1]: the share of units that carry x.
+    """Return the participation ratio (sum x^2)^2 / (n sum x^4), the fraction of active units.
 
-    Reported beside the L1 penalty: a LayerNorm fixes the 2-norm, so L1 alone tells little.
+    Reported with the L1 penalty, which alone says little because a LayerNorm fixes the 2-norm.
     """
     square = jnp.square(x.astype(jnp.float32))
     return jnp.square(square.sum(-1)) / (x.shape[-1] * jnp.square(square).sum(-1) + eps)

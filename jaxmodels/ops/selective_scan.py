@@ -1,14 +1,14 @@
-"""The selective state-space recurrence of Mamba-1, token by token and fast.
+"""Selective state-space recurrence of Mamba-1, token by token and chunked.
 
     h_t = exp(delta_t a) h_{t-1} + (delta_t x_t) b_t^T ;   y_t = h_t c_t
 
-SYSTEMS 7.5, from state-spaces/mamba (selective_scan). Every pair of state index and channel decays
-by itself, so no chunk form of matmuls exists; what can be saved is memory traffic. The fast form
-keeps the states at chunk boundaries only, recomputes those inside for the backward pass, and has
-the reverse recurrence written out. It never holds (B, T, N, D) for more than a chunk.
+Source: arXiv 2312.00752, state-spaces/mamba (selective_scan). Every pair of state index and channel
+has its own decay, so there is no matmul formulation. The chunked implementation saves memory
+traffic: it stores only the states at chunk boundaries, recomputes those inside for a custom
+backward pass, and holds (B, T, N, D) for at most one chunk.
 
-The state is (B, N, D): the channels come last, where vectors are long. Shapes: B batch, T time,
-N state size, D channels, c chunk size, n chunks.
+The state is (B, N, D), channels last for vectorisation. Shapes: B batch, T time, N state size,
+D channels, c chunk size, n chunks.
 """
 
 import jax
@@ -34,7 +34,7 @@ def selective_scan_step(state, x, delta, a, b, c):
 
 
 def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
-    """Read (B, T, ...), the fast form.
+    """Run `selective_scan_step` over time, in chunks.
 
     Args:
       state: (B, N, D), before the first token.
@@ -42,7 +42,7 @@ def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
       a: (N, D).
       b, c: (B, T, N).
       reset: bool (B, T) or None.
-      chunk_size: tokens between states that are kept.
+      chunk_size: tokens between stored states.
 
     Returns:
       (state after the last token, y (B, T, D)).
@@ -56,12 +56,12 @@ def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
 
 
 def _by_time(z, size):
-    """(B, T, ...) -> (n, c, B, ...). Padding has delta = 0: it neither decays nor writes."""
+    """Reshape (B, T, ...) to (n, c, B, ...); padding has delta = 0, so it changes no state."""
     return to_chunks(z, size).swapaxes(1, 2)
 
 
 def _kept(h, delta, a, reset):
-    """Return what a token keeps of the state before it: nothing of another document."""
+    """Return the decayed previous state, 0 at a reset."""
     h = h if reset is None else jnp.where(reset[:, None, None], 0.0, h)
     return jnp.exp(delta[:, None] * a[None]) * h
 
@@ -72,7 +72,7 @@ def _written(x, delta, b):
 
 @jax.custom_vjp
 def _scan(state, a, tokens, reset):
-    """tokens: x, delta (n, c, B, D) and b, c (n, c, B, N) -> (state, y (n, c, B, D))."""
+    """Scan tokens, x, delta (n, c, B, D) and b, c (n, c, B, N) -> (state, y (n, c, B, D))."""
     return _forward(state, a, tokens, reset)[0]
 
 
@@ -102,10 +102,10 @@ def _backward(saved, cotangents):
 
 _scan.defvjp(_forward, _backward)
 
-# One chunk, forward and backward, in two ways. In turn: a loop over the tokens; every step passes
-# the state through memory, which a CPU's cache makes cheap. At once: unrolled, all sums over one
-# axis in a single reduction, so that a TPU's compiler makes a single loop over the state of it,
-# with all tokens inside; the three loops of the backward pass each recompute the states.
+# Two implementations of a chunk. "In turn" loops over the tokens; every step passes the state
+# through memory, which is cheap in a CPU's cache. "At once" is unrolled, with all sums over an axis
+# in a single reduction, so that XLA:TPU fuses the chunk into one loop over the state; the backward
+# pass takes three such loops, each of which recomputes the states.
 
 
 def _read_in_turn(a, h, tokens, reset):
@@ -118,7 +118,7 @@ def _read_in_turn(a, h, tokens, reset):
 
 
 def _back_in_turn(a, carry, tokens, reset, h, d_y):
-    """carry: the gradient g of the state after the chunk; of a so far, of each row of the batch."""
+    """Differentiate a chunk; carry: gradients of the state after it, and of a per batch row."""
 
     def again(h, inputs):
         (x, delta, b, _), reset = inputs
@@ -178,7 +178,7 @@ def _back_at_once(a, carry, tokens, reset, h, d_y):
 
 
 def _states(a, h, tokens, reset):
-    """Return what each token keeps of the state before it, and the state after it."""
+    """Return the decayed previous state and the state after each token."""
     kept, states = [], []
     for t, (x, delta, b, _) in enumerate(zip(*tokens, strict=True)):
         kept.append(_kept(h, delta, a, None if reset is None else reset[t]))
@@ -188,7 +188,7 @@ def _states(a, h, tokens, reset):
 
 
 def _sums(terms, axis):
-    """Each term summed over an axis, in one reduction."""
+    """Sum each term over an axis, in one variadic reduction."""
     zeros = (jnp.zeros((), terms[0].dtype),) * len(terms)
 
     def add(left, right):
@@ -198,7 +198,7 @@ def _sums(terms, axis):
 
 
 def _stack(terms):
-    """`jnp.stack` by selection: one operation, where concatenation would be one a term."""
+    """Stack by selection, which fuses into one operation; a concatenation takes one per term."""
     index = jnp.arange(len(terms)).reshape(-1, *(1,) * terms[0].ndim)
     stacked = terms[0][None]
     for place, term in enumerate(terms[1:], 1):

@@ -1,11 +1,11 @@
-"""The recurrence of RWKV-6, token by token and in chunks.
+"""Recurrence of RWKV-6, token by token and chunked, in float32.
 
     y_t = (S_{t-1} + diag(u) k_t v_t^T)^T r_t ;   S_t = diag(w_t) S_{t-1} + k_t v_t^T
 
-SYSTEMS 7.3, from BlinkDL's RWKV-LM (RWKV-v5, x060). The decay w_t = exp(log_w_t) depends on the
-data and has no lower bound, so that exp(g_t) exp(-g_i), with g the sum of log_w, would overflow.
-Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P heads lie side by side
-in M = H / P packs, see `ops/common/head_packing.py`. All of it in float32.
+Source: arXiv 2404.05892, BlinkDL's RWKV-LM (RWKV-v5, x060). The decay w_t = exp(log_w_t) depends on
+the data and has no lower bound, so factors exp(g_t) exp(-g_i), with g the sum of log_w, would
+overflow. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size, P heads per
+pack, M = H / P packs (`ops/common/head_packing.py`).
 """
 
 import functools
@@ -25,7 +25,7 @@ def wkv6_step(state, r, log_w, k, v, bonus):
       state: (B, H, K, V).
       r, log_w, k: (B, H, K); log_w <= 0.
       v: (B, H, V).
-      bonus: (H, K), u, what the token's own key counts.
+      bonus: (H, K), u, weight of the current token's key.
 
     Returns:
       (state, y (B, H, V)).
@@ -38,8 +38,7 @@ def wkv6_step(state, r, log_w, k, v, bonus):
 def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pack=None):
     """Read (B, T, H, ...), `chunk_size` tokens at a time.
 
-    The gradient recomputes a chunk from its inputs and the state that enters it, so that memory
-    holds those alone.
+    The backward pass stores only the inputs and the states at chunk boundaries.
 
     Args:
       state: (B, H, K, V), before the first token.
@@ -47,7 +46,7 @@ def wkv6_chunked(state, r, log_w, k, v, bonus, reset=None, *, chunk_size=32, pac
       v: (B, T, H, V).
       bonus: (H, K).
       reset: bool (B, T) or None.
-      chunk_size: best a power of two.
+      chunk_size: preferably a power of two.
       pack: P; None means 1 on a CPU, elsewhere as many heads as fill 128 lanes.
 
     Returns:
@@ -83,26 +82,26 @@ def _chunk(pack, state, tokens, reset, bonus, kept):
 
 
 def _sums(log_w):
-    """Sums of log_w (..., c, K) over the tokens before each of a chunk, after it, and `_halves`.
+    """Sum log_w (..., c, K) over the tokens before and after each token, and for each of `_halves`.
 
-    One product with ones and zeros, which no hardware does slowly; in float32, as these are
-    exponents.
+    Computed by one float32 matmul with ones and zeros.
     """
     size = log_w.shape[-2]
     earlier = np.tri(size, k=-1, dtype=bool)
-    chosen = [earlier, earlier.T]
+    masks = [earlier, earlier.T]
     for same, reads, _ in _halves(size)[1:]:
-        chosen.append(same & np.where(reads, earlier, earlier.T))
-    ones = _lead(np.float32(np.concatenate(chosen)), log_w)
+        masks.append(same & np.where(reads, earlier, earlier.T))
+    ones = _lead(np.float32(np.concatenate(masks)), log_w)
     ones = jnp.broadcast_to(ones, (*log_w.shape[:-2], *ones.shape[-2:]))
     sums = jnp.matmul(ones, log_w, precision=jax.lax.Precision.HIGHEST)
     return [sums[..., i : i + size, :] for i in range(0, sums.shape[-2], size)]
 
 
 def _halves(size):
-    """For m = 1, 2, 4 ... < size: (same block of m, reads, pairs).
+    """Return [(same block of m tokens, reads, pairs)] for m = 1, 2, 4 ... < size.
 
-    Of each 2 m tokens the second m, `reads` (size, 1), read the first: `pairs` (size, size).
+    In each block of 2 m tokens, the second half, `reads` (size, 1), reads the first: `pairs`
+    (size, size).
     """
     halves, m = [], 1
     while m < size:
@@ -114,19 +113,17 @@ def _halves(size):
 
 
 def _scores(pack, r, k, between):
-    """sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), for i < t.
+    """Return sum_d r_t k_i exp(sum of log_w strictly between i and t), (..., c, P c), 0 for i >= t.
 
-    In halves of halves: the tokens that read and those that are read both decay towards the
-    boundary between them. All exponents are sums of decays, none is a difference, so nothing
-    overflows and nothing cancels, however strong the decay. A pair of tokens meets at one m, so
-    there are log2 c matmuls and exponentials a token for what would be c exponentials in pairs.
-
-    Entries for i >= t are 0. What stands before i or after t enters no sum of the pair.
+    Recursive halving: at level m, reading tokens and read tokens both decay towards the boundary
+    between their halves. All exponents are sums of log decays, not differences, so nothing
+    overflows or cancels. Each pair of tokens is handled at one level, so this takes log2 c matmuls
+    and log2 c exponentials per token, instead of c. Tokens before i or after t have no effect.
 
     Args:
       pack: P.
       r, k: (..., c, P K).
-      between: for m = 2, 4 ..., sums (..., c, P K) up to the boundary; at m = 1 nothing is between.
+      between: for m = 2, 4 ..., sums (..., c, P K) up to the boundary; at m = 1 they are empty.
     """
     size = r.shape[-2]
     scores = jnp.zeros((*r.shape[:-1], pack * size), jnp.float32)

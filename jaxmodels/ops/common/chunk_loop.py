@@ -1,9 +1,8 @@
-"""A recurrence over chunks of time, with a backward pass that reads time backwards.
+"""Recurrence over chunks of time that recomputes each chunk in the backward pass.
 
-A scan over chunks cuts its inputs into an array with the chunks in front, stacks its outputs in
-another, and its derivative keeps whatever the chunk's derivative may want. Here the loop reads each
-chunk out of the tokens where they are, writes its outputs where they belong, and keeps the states
-between chunks alone: the backward pass computes a chunk again.
+`lax.scan` over chunks copies its inputs to a chunk-major array, stacks its outputs, and stores the
+residuals of every chunk. This loop slices each chunk from the tokens in place, writes its output in
+place, and stores only the states at chunk boundaries.
 """
 
 import functools
@@ -26,22 +25,21 @@ def chunk_loop(
     time_axis: int = 1,
     rows: int | None = None,
 ):
-    """`body` over chunks of `chunk_size` tokens, the last one shorter if need be.
+    """Run `body` over chunks of `chunk_size` tokens; the last may be shorter.
 
     Args:
-      body: called as body(state, tokens, reset, params, kept) with the tokens and resets of a
-        chunk, of any length; returns ((state, y), kept). The forward pass calls it with kept None;
-        what it then returns as kept, an array, it is given when it runs again for the backward
-        pass, so that what is dear to compute is computed once. No gradient goes through kept. All
-        arrays that body uses are its arguments, none comes from around it.
+      body: body(state, tokens, reset, params, kept) -> ((state, y), kept), for chunks of any
+        length. The forward pass calls it with kept None and stores the array that it returns as
+        kept; the backward pass passes that array, to avoid recomputing it. No gradient flows
+        through kept. `body` must not close over arrays.
       state: pytree of (batch, ...), before the first token.
       tokens: tuple of floating arrays (batch, ...) with time on `time_axis`.
       reset: bool (batch, time).
       params: pytree of floating arrays that all chunks share.
-      chunk_size: tokens a chunk.
-      time_axis: of tokens and of y.
-      rows: how many rows of the batch are read at a time, a divisor of their number; None: all. So
-        many that what is computed from a chunk stays in fast memory (VMEM, cache).
+      chunk_size: tokens per chunk.
+      time_axis: time axis of tokens and y.
+      rows: batch rows processed at a time, a divisor of the batch size, chosen so that a chunk's
+        intermediates stay in VMEM or cache; None means all.
 
     Returns:
       (state after the last token, y (batch, ...) with time on `time_axis`).
@@ -65,13 +63,13 @@ def chunk_loop(
 
 
 def rows_within(batch: int, entries: int, most: int) -> int:
-    """Return the largest divisor of `batch` that keeps rows of `entries` within `most`, or 1."""
+    """Return the largest divisor n of `batch` with n * entries <= most, or 1."""
     fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= most]
     return max(fitting, default=1)
 
 
 def _loop(body, size, axis, rows):
-    """Return the loop over whole chunks: (state, tokens, reset, params) -> (state, y)."""
+    """Build the loop over whole chunks: (state, tokens, reset, params) -> (state, y)."""
     grid = _Grid(size, axis, rows)
 
     @jax.custom_vjp
@@ -83,25 +81,25 @@ def _loop(body, size, axis, rows):
 
 
 class _Grid(NamedTuple):
-    """Blocks of `rows` rows by `size` tokens on axis `axis`; a place is (group of rows, chunk)."""
+    """Grid of blocks of `rows` rows by `size` tokens on `axis`; place = (row group, chunk)."""
 
     size: int
     axis: int
     rows: int
 
     def counts(self, reset):
-        """Return (groups of rows, chunks) of reset (batch, time)."""
+        """Return the numbers of row groups and chunks for reset (batch, time)."""
         return reset.shape[0] // self.rows, reset.shape[1] // self.size
 
     def cut(self, x, place, axis=None):
-        """Read one block of x, with time on `axis`."""
+        """Slice one block of x, with time on `axis`."""
         axis = self.axis if axis is None else axis
         sizes = list(x.shape)
         sizes[0], sizes[axis] = self.rows, self.size
         return jax.lax.dynamic_slice(x, self._start(x, place, axis), sizes)
 
     def put(self, x, block, place):
-        """Return x with one block written."""
+        """Return x with one block replaced."""
         return jax.lax.dynamic_update_slice(
             x, block.astype(x.dtype), self._start(x, place, self.axis)
         )
@@ -113,7 +111,7 @@ class _Grid(NamedTuple):
         return starts
 
     def loop(self, reset, chunk, state, carry, backwards=False):
-        """Call chunk(place, state of some rows, carry) at all places -> (state, carry)."""
+        """Call chunk(place, state of the row group, carry) on all blocks -> (state, carry)."""
         groups, count = self.counts(reset)
 
         def loop_over_chunks(group, carry):
@@ -192,7 +190,7 @@ def _backward(body, grid, saved, cotangents):
 
 
 def _barrier(parts):
-    """Keep a slice whole: otherwise every fusion that reads it re-reads it from the full array."""
+    """Materialise a slice; otherwise every fusion that consumes it re-reads the full array."""
     return jax.lax.optimization_barrier(parts)
 
 

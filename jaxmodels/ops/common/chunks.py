@@ -1,9 +1,8 @@
-"""Time cut into chunks, and which tokens of a chunk belong together.
+"""Chunking of the time axis, and segment masks within a chunk.
 
-Every chunked recurrence here treats a reset in the same way: tokens of a chunk carry a segment id,
-the number of documents that started since the chunk did. Two tokens may see each other if their ids
-agree, and a token sees the state that entered the chunk if its id is 0. Always by selection, never
-by multiplication: what another document left behind may be NaN.
+Chunked recurrences handle resets by segment ids, the number of documents started since the chunk
+began. Tokens interact if their ids are equal, and read the state that enters the chunk if their id
+is 0. Masks select and never multiply, because values of another document may be NaN.
 """
 
 import jax
@@ -14,7 +13,7 @@ BOUNDARY_STATES = "states at chunk boundaries"
 
 
 def to_chunks(x: jax.Array, chunk_size: int) -> jax.Array:
-    """(batch, time, ...) -> (chunks, batch, chunk_size, ...), the end padded with zeros (False)."""
+    """Reshape (batch, time, ...) to (chunks, batch, chunk_size, ...), zero-padded at the end."""
     batch, time = x.shape[:2]
     count = -(-time // chunk_size)
     padding = [(0, 0), (0, count * chunk_size - time)] + [(0, 0)] * (x.ndim - 2)
@@ -30,12 +29,12 @@ def from_chunks(x: jax.Array, time: int) -> jax.Array:
 
 
 def segment_ids(reset: jax.Array) -> jax.Array:
-    """bool (..., chunk_size) -> int32 of that shape: documents started in the chunk so far."""
+    """Count the documents started in the chunk so far: bool (..., c) -> int32 (..., c)."""
     return jnp.cumsum(reset.astype(jnp.int32), -1)
 
 
 def same_segment(ids: jax.Array, *, strict: bool = False) -> jax.Array:
-    """int (..., c) -> bool (..., c, c): row t may read column i. `strict`: i < t, else i <= t."""
+    """Return bool (..., c, c): row t may read column i <= t (`strict`: i < t); ids int (..., c)."""
     size = ids.shape[-1]
     causal = jnp.tril(jnp.ones((size, size), bool), -1 if strict else 0)
     return (ids[..., :, None] == ids[..., None, :]) & causal.reshape(
@@ -44,50 +43,50 @@ def same_segment(ids: jax.Array, *, strict: bool = False) -> jax.Array:
 
 
 def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
-    """Sum cumulatively within each segment, by one matmul with ones and zeros.
+    """Compute cumulative sums within each segment by one matmul with ones and zeros.
 
-    Taken over the whole chunk, the sum would round differently with what stood before a reset.
+    The rounding of a sum over the whole chunk would depend on values before a reset.
 
     Args:
       x: float32 (..., c, d).
       visible: bool (..., c, c), `same_segment` of the tokens.
 
     Returns:
-      (..., c, d): the sum over the tokens of the segment up to and with each token.
+      (..., c, d), sums over the tokens of the segment up to and including each token.
     """
     ones = jnp.broadcast_to(visible, (*x.shape[:-1], visible.shape[-1])).astype(x.dtype)
     return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def masked_exp(exponent: jax.Array, mask: jax.Array) -> jax.Array:
-    """exp of a decay's logarithm where `mask`, else 0; rounding must not make it positive."""
+    """Return exp(min(exponent, 0)) where `mask`, else 0; the clamp corrects rounding."""
     return jnp.exp(jnp.where(mask, jnp.minimum(exponent, 0.0), -jnp.inf))
 
 
 def name_boundary_states(states):
-    """Mark the states that `recompute_inside` keeps."""
+    """Name the states that `recompute_inside` saves."""
     return checkpoint_name(states, BOUNDARY_STATES)
 
 
 def recompute_inside(function):
-    """`jax.checkpoint`, but the states at chunk boundaries are kept: the recurrence runs once."""
+    """Apply `jax.checkpoint` but save the states at chunk boundaries: the recurrence runs once."""
     return jax.checkpoint(
         function, policy=jax.checkpoint_policies.save_only_these_names(BOUNDARY_STATES)
     )
 
 
 def remat_over_time(body, state, inputs, chunk: int, *, time_axis: int):
-    """`body` over pieces of `chunk` tokens, each computed again for the backward pass.
+    """Run `body` over pieces of `chunk` tokens, each rematerialised in the backward pass.
 
-    The backward pass then keeps the state once a piece, and what one piece needs. The program holds
-    the body once, and a second time if the last piece is shorter.
+    Only the states between pieces are stored. The program contains the body once, or twice if the
+    last piece is shorter.
 
     Args:
       body: (state, inputs of a piece) -> (state, outputs of a piece).
       state: pytree.
-      inputs: pytree of arrays (or None) with time on `time_axis`, the same length in all.
-      chunk: tokens a piece.
-      time_axis: of the arrays in inputs and outputs, 0 or 1.
+      inputs: pytree of arrays (or None) with time on `time_axis`, all of the same length.
+      chunk: tokens per piece.
+      time_axis: time axis of inputs and outputs, 0 or 1.
 
     Returns:
       (state, outputs), as `body(state, inputs)` would.

@@ -1,12 +1,10 @@
-"""A `lax.scan` whose weight gradients are formed many steps at a time.
+"""`lax.scan` with weight gradients accumulated over several steps at a time.
 
-Differentiating a scan over time makes the backward loop add an outer product of a few rows to every
-weight matrix at every step: each matrix is read and written once per step, for a matmul with as
-many rows as the batch. Here the backward loop first collects the cotangents of `chunk` steps and
-then does one matmul with batch x chunk rows. It also transposes each matrix once, instead of at
-every step, and it keeps only the carries and the results of the matmuls: everything between two
-matmuls is element-wise, and recomputing it costs less than storing it for every token. Values and
-gradients are those of the plain scan.
+The backward pass of a plain scan reads and writes every weight gradient at every step, for a matmul
+with only batch-many rows. Here it collects the cotangents of `chunk` steps and then does one matmul
+with batch x chunk rows. It also transposes each matrix once, and stores only the carries and the
+results of the matmuls, because recomputing the element-wise rest is cheaper. Values and gradients
+equal those of the plain scan.
 """
 
 import functools
@@ -35,12 +33,12 @@ def deferred_scan(
 
     Args:
       step: `step(dot, params, carry, x) -> (carry, y)`, where `dot(name, v)` is `v @ weights[name]`
-        in float32 for `v` of shape (batch, inputs). Each name is used exactly once a step.
+        in float32 for `v` of shape (batch, inputs). Each name is used exactly once per step.
       weights: name -> (inputs, outputs), in the dtype of the matmuls.
       params: any other differentiable parameters, a pytree.
       carry: pytree, the state before the first step.
       xs: pytree with a leading time axis.
-      keep: names of matmuls whose results are returned; the backward pass has them anyway.
+      keep: names of matmuls whose results are returned.
       chunk: number of steps whose weight gradients are formed together.
 
     Returns:
@@ -65,7 +63,7 @@ def deferred_scan(
 
 
 def _forward(step, keep, arguments, residuals):
-    """Run the scan -> (carry, ys, kept), and with `residuals` what `_backward` reads."""
+    """Run the scan -> (carry, ys, kept), and with `residuals` those of `_backward`."""
     weights, params, carry, xs = arguments
 
     def body(carry, x):
@@ -84,7 +82,7 @@ def _forward(step, keep, arguments, residuals):
 
 
 def _backward(step, keep, chunk, residuals, cotangents):
-    """Scan backwards over chunks of steps, the weight gradients of each chunk in one matmul."""
+    """Scan backwards over chunks of steps, with one weight-gradient matmul per chunk."""
     weights, params, xs, carries, products = residuals
     d_carry, d_ys, d_kept = cotangents
     d_carry = jax.tree.map(_instantiate, d_carry, is_leaf=_is_zero)
@@ -114,9 +112,9 @@ def _backward(step, keep, chunk, residuals, cotangents):
 
 
 def _step_backward(step, keep, weights, params, fill_zeros):
-    """Return the body of the backward scan, which replays one step and differentiates it.
+    """Build the body of the backward scan, which replays one step and differentiates it.
 
-    The body gives ((gradients of the carry and, so far, of params), (gradient of x, inputs of the
+    It returns ((gradients of the carry and, accumulated, of params), (gradient of x, inputs of the
     matmuls, cotangents of the matmuls)).
     """
     transposed = {name: weight.T for name, weight in weights.items()}
@@ -146,7 +144,7 @@ def _step_backward(step, keep, weights, params, fill_zeros):
 
 
 def _scan_chunks_backwards(back_over_chunk, running, inputs, chunk):
-    """Scan `inputs` backwards, `chunk` steps at a time, the shorter rest first."""
+    """Scan `inputs` backwards, `chunk` steps at a time, starting with the shorter remainder."""
     time = jax.tree.leaves(inputs)[0].shape[0]
     size = min(chunk, time)
     whole = time - time % size
@@ -178,7 +176,7 @@ def _product(x, weight):
 
 @jax.custom_vjp
 def _replayed_matmul(v, product, weight_t, tap):
-    """Return the known value of v @ weight; the cotangent goes to `v` and to `tap`."""
+    """Return the stored `product` v @ weight; the cotangent flows to `v` and to `tap`."""
     del v, weight_t, tap
     return product
 
@@ -204,9 +202,9 @@ def _instantiate(x):
 
 
 def _drop_zeros(tree):
-    """(cotangents of outputs that somebody used, how to put zeros for the others back at one step).
+    """Return the nonzero cotangents, and a function that restores the zeros at one step.
 
-    An array of zeros would be written, read and added at every step.
+    Otherwise arrays of zeros would be written, read and added at every step.
     """
     leaves, structure = jax.tree.flatten(tree, is_leaf=_is_zero)
 
@@ -220,11 +218,11 @@ def _drop_zeros(tree):
 
 
 def _split(xs):
-    """(leaves without a gradient, leaves with one), each in the structure of `xs`, else None."""
+    """Split `xs` into integer and floating leaves, each tree with None for the other leaves."""
 
-    def pick(want):
+    def pick(floating):
         return jax.tree.map(
-            lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) == want else None, xs
+            lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) == floating else None, xs
         )
 
     return pick(False), pick(True)

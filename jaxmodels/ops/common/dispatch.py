@@ -1,4 +1,4 @@
-"""The one place where an op's `implementation` argument is read."""
+"""Selection of an op's implementation by name."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from jaxmodels.errors import UserError
 def select_implementation(name: str, **implementations: Callable) -> Callable:
     """Return the implementation called `name`.
 
-    Ops name theirs alike: "auto" (the fastest XLA form on the platform that the program is compiled
-    for), "xla", "xla_loop" (one loop for a TPU) and "pallas" (TPU kernels, interpreted elsewhere).
+    Common names: "auto" (the fastest XLA implementation on the target platform), "xla", "xla_loop"
+    (one loop for a TPU) and "pallas" (TPU kernels, interpreted elsewhere).
 
     Raises:
       UserError: the op has no such implementation.

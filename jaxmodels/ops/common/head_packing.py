@@ -1,9 +1,9 @@
-"""Heads side by side: how the delta rules fill the 128 lanes of a TPU with heads of 64.
+"""Packing of P heads into the 128 lanes of a TPU register, for heads smaller than 128.
 
-P heads lie side by side, M = H / P such packs: arrays of a chunk are (B, M, c, P size), matrices
-over pairs of tokens (B, M, c, P c), and a pack's state is block-diagonal, (B, M, P K, P V). What
-multiplies from the right is spread first: each head's lanes in rows of their own, zeros elsewhere.
-On a CPU, where zeros take as long as other numbers, a pack is one head.
+With M = H / P packs, arrays of a chunk are (B, M, c, P size), matrices over pairs of tokens
+(B, M, c, P c), and a pack's state is block-diagonal, (B, M, P K, P V). Right-hand factors are
+spread first: each head's lanes in separate rows, zeros elsewhere. On a CPU, which gains nothing
+from multiplying by zeros, P = 1.
 """
 
 import functools
@@ -16,18 +16,18 @@ from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
 from jaxmodels.ops.common.triangular import unit_lower_inverse
 
 LANES = 128
-VMEM_ENTRIES = 2**19  # of a chunk's array, of which some dozens fit into a TPU's VMEM
+VMEM_ENTRIES = 2**19  # size limit of a chunk's array: some dozens fit into a TPU's VMEM
 PRECISION = jax.lax.Precision.HIGH  # three passes of bfloat16 on a TPU, 16 bits; exact elsewhere
 
 
 def platform_dispatch(run, heads: int, widest: int, pack: int | None, *arguments):
-    """run(pack, *arguments); pack None: 1 on a CPU, elsewhere as many heads as fill the lanes.
+    """Return run(pack, *arguments), with P chosen by platform if `pack` is None.
 
     Args:
-      run: traced for both, compiled for one.
+      run: traced for both packings, compiled for one.
       heads: H.
       widest: the largest size of a head.
-      pack: P, a divisor of H, or None.
+      pack: P, a divisor of H; None means 1 on a CPU, elsewhere as many heads as fill the lanes.
     """
     if pack is None:
         fitting = max(1, LANES // widest)
@@ -39,15 +39,15 @@ def platform_dispatch(run, heads: int, widest: int, pack: int | None, *arguments
 
 
 def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
-    """`chunk_loop` in the layout of packs.
+    """Run `chunk_loop` in the packed layout.
 
     Args:
-      chunk: a body of `chunk_loop` with P for its first argument. It sees the state as (B, M, P K,
-        P V), tokens as (B, M, c, P n) and shared as (1, M, 1, P n), and makes y (B, M, c, P V).
-      size: tokens a chunk.
+      chunk: a body of `chunk_loop` with P as its first argument. It gets the state as (B, M, P K,
+        P V), tokens as (B, M, c, P n) and shared as (1, M, 1, P n), and returns y (B, M, c, P V).
+      size: tokens per chunk.
       pack: P.
       state: (B, H, K, V).
-      tokens: tuple of (B, T, H, n), or (B, T, H), seen as (B, 1, c, H).
+      tokens: tuple of (B, T, H, n), or of (B, T, H), passed as (B, 1, c, H).
       shared: pytree of (H, n).
       reset: bool (B, T).
 
@@ -79,7 +79,7 @@ def in_chunks(chunk, size: int, pack: int, state, tokens, shared, reset):
 
 
 def _pack(pack, x):
-    """(B, T, H, size) -> (B, M, T, P size); (B, T, H) -> (B, 1, T, H)."""
+    """Pack (B, T, H, size) as (B, M, T, P size), or (B, T, H) as (B, 1, T, H)."""
     if x.ndim == 3:
         return x[:, None]
     batch, time, heads, size = x.shape
@@ -87,13 +87,13 @@ def _pack(pack, x):
 
 
 def _unpack(pack, x):
-    """(B, M, T, P size) -> (B, T, H, size)."""
+    """Invert `_pack`: (B, M, T, P size) -> (B, T, H, size)."""
     batch, packs, time, lanes = x.shape
     return x.swapaxes(1, 2).reshape(batch, time, packs * pack, lanes // pack)
 
 
 def _pack_state(pack, state):
-    """(B, H, K, V) -> (B, M, P K, P V), heads on the diagonal."""
+    """Arrange (B, H, K, V) as block-diagonal (B, M, P K, P V)."""
     batch, heads, keys, values = state.shape
     state = state.reshape(batch, heads // pack, pack, keys, values)
     if pack == 1:
@@ -112,19 +112,19 @@ def _unpack_state(pack, state):
 
 
 def block_diagonal(pack: int, state):
-    """A pack's state without what stands between two heads."""
+    """Zero the off-diagonal blocks of a packed state."""
     if pack == 1:
         return state
     return jnp.where(_blocks(pack, state.shape[2] // pack, state.shape[3] // pack), state, 0.0)
 
 
 def product(x, y):
-    """x @ y in float32, the hardware's default notwithstanding."""
+    """Return x @ y at `PRECISION`, independent of the default matmul precision."""
     return jnp.matmul(x, y, precision=PRECISION)
 
 
 def spread(pack: int, x):
-    """(B, M, c, P size) -> (B, M, P c, P size), each head in its rows."""
+    """Spread (B, M, c, P size) to (B, M, P c, P size), each head in separate rows."""
     if pack == 1:
         return x
     own = _blocks(pack, x.shape[2], x.shape[3] // pack)
@@ -132,7 +132,7 @@ def spread(pack: int, x):
 
 
 def head_sum(pack: int, x, size: int | None = None):
-    """(B, M, c, P n) -> sums over each head, ready to be multiplied with heads of `size` (or n)."""
+    """Sum (B, M, c, P n) over each head, broadcastable to heads of `size` (default n)."""
     if pack == 1:
         return jnp.sum(x, -1, keepdims=True)
     ones = _blocks(pack, x.shape[3] // pack, size or x.shape[3] // pack)[0, 0]
@@ -140,13 +140,13 @@ def head_sum(pack: int, x, size: int | None = None):
 
 
 def inverse(pack: int, strict):
-    """(I - strict)^-1 of each head's own (c, c) in (B, M, c, P c); see `unit_lower_inverse`."""
+    """Return (I - strict)^-1 of each head's (c, c) in (B, M, c, P c); see `unit_lower_inverse`."""
     if pack == 1:
         return unit_lower_inverse(strict)
     size = strict.shape[2]
     i, j = np.arange(size)[:, None], np.arange(pack * size)[None] % size
 
-    def below(block):  # what stands below the first of each two blocks of this size
+    def below(block):  # off-diagonal blocks of this size, one per pair of diagonal blocks
         mask = (i // (2 * block) == j // (2 * block)) & (i // block > j // block)
         return jnp.where(mask[None, None], strict, 0.0)
 
@@ -161,7 +161,7 @@ def inverse(pack: int, strict):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def solved(pack: int, known_inverse, strict, right):
-    """u = strict u + right, by the known inverse (I - strict)^-1, which is constant in gradients.
+    """Solve u = strict u + right with known_inverse = (I - strict)^-1, a constant in gradients.
 
     Args:
       pack: P.
@@ -189,6 +189,6 @@ solved.defvjp(_solved_forward, _solved_backward)
 
 
 def _blocks(pack, rows, columns):
-    """bool (1, 1, P rows, P columns): the blocks on the diagonal."""
+    """Return the mask of diagonal blocks, bool (1, 1, P rows, P columns)."""
     i, j = np.arange(pack * rows) // rows, np.arange(pack * columns) // columns
     return (i[:, None] == j[None])[None, None]

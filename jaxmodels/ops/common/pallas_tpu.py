@@ -1,9 +1,7 @@
-"""The building blocks of the Pallas TPU kernels: calls, block specs and matmuls.
+"""Building blocks of the Pallas TPU kernels: calls, block specs and matmuls.
 
-A kernel keeps in VMEM what XLA writes to HBM between two operations. On other platforms it is
-interpreted, which is for tests: there the XLA implementations are the fast ones. A kernel runs on
-one device; on several, call it under `jax.pmap` or `jax.shard_map`, as XLA partitions no kernel by
-itself.
+On other platforms, kernels run in interpret mode, for tests only. XLA does not partition kernels:
+on several devices, call them under `jax.pmap` or `jax.shard_map`.
 """
 
 import functools
@@ -16,18 +14,18 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
 SUBLANES, LANES = 8, 128  # of a register
-VMEM_BYTES = 32 * 2**20  # a kernel may use: a quarter of a v5e; what they reserve XLA lacks
+VMEM_BYTES = 32 * 2**20  # limit per kernel, a quarter of a v5e's VMEM, to leave the rest to XLA
 
 
 def kernel_call(body, name, *, semantics, **options):
     """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
 
     Args:
-      body: called as body(*references, exact=bool); `exact` is passed on to `dot` and
-        `select_matmul`, True where float32 matmuls are exact (interpret mode).
-      name: in profiles, and in what the compiler writes.
-      semantics: of each axis of the grid, "parallel" or "arbitrary" (in order).
-      options: of `pallas_call`.
+      body: called as body(*references, exact=bool); `exact`, True in interpret mode, where float32
+        matmuls are exact, is an argument of `dot` and `select_matmul`.
+      name: kernel name in profiles and HLO.
+      semantics: "parallel" or "arbitrary" (sequential) for each grid axis.
+      options: further arguments of `pallas_call`.
     """
 
     def run(interpret):
@@ -48,17 +46,17 @@ def kernel_call(body, name, *, semantics, **options):
 
 
 def float32_array(*dims: int) -> jax.ShapeDtypeStruct:
-    """Describe a float32 output of a kernel."""
+    """Return the shape struct of a float32 kernel output."""
     return jax.ShapeDtypeStruct(dims, jnp.float32)
 
 
 def specs_over_time(blocks: int, axis: int, *, backwards: bool):
-    """Return spec(block, at), a `BlockSpec` of a grid whose axis `axis` goes through time.
+    """Return spec(block, at) -> `BlockSpec`, for a grid with time on one axis.
 
     Args:
-      blocks: of time.
-      axis: of the grid.
-      backwards: the grid starts with the last block; `at` is given the block's place in time.
+      blocks: number of blocks over time.
+      axis: time axis of the grid.
+      backwards: the grid starts with the last block; `at` still gets the block's index in time.
     """
 
     def spec(block, at):
@@ -72,11 +70,10 @@ def specs_over_time(blocks: int, axis: int, *, backwards: bool):
 
 
 def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:
-    """Cut `count` things of `size` lanes each into blocks of `most` lanes or fewer.
+    """Divide `count` items of `size` lanes each into blocks of at most `most` lanes.
 
     Returns:
-      (things a block: all of them, or a number that fills registers; how many things fill the
-      blocks, some of them padding if no such number divides them).
+      (items per block: all, or a number that fills registers; total items including padding).
     """
     if count * size <= most:
         return count, count
@@ -88,22 +85,21 @@ def lane_blocks(count: int, size: int, most: int) -> tuple[int, int]:
 
 
 def aligned_chunk_size(chunk_size: int, time: int) -> int:
-    """Return tokens per chunk: all of them, or `chunk_size` rounded up to whole registers."""
+    """Return tokens per chunk: `chunk_size` rounded up to whole registers, at most `time`."""
     return min(time, -(-chunk_size // SUBLANES) * SUBLANES)
 
 
 def sum_row_groups(x: jax.Array) -> jax.Array:
-    """Sum (c, lanes) over every eighth row: (8, lanes), without a sum inside a register."""
+    """Sum (c, lanes) over groups of 8 rows to (8, lanes), without a reduction inside a register."""
     return x.reshape(-1, SUBLANES, x.shape[1]).sum(0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def dot(exact: bool, over: tuple[int, int], x: jax.Array, y: jax.Array) -> jax.Array:
-    """The product of two float32 matrices, summed over one axis of each, in float32.
+    """Contract one axis of each of two float32 matrices, in float32.
 
-    A TPU multiplies bfloat16. Here each factor is the sum of two of those, and what their smaller
-    parts make of each other is left out: three products, 16 bits, `Precision.HIGH`, which kernels
-    do not know.
+    Emulates `Precision.HIGH`, which Pallas lacks: each factor is split into two bfloat16 parts, and
+    three bfloat16 matmuls (all but low x low) give 16 bits.
     """
     if exact:
         return _contract(over, x, y)
@@ -129,9 +125,9 @@ dot.defvjp(_dot_forward, _dot_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def select_matmul(exact: bool, parts: int, side: str, choice: jax.Array, x: jax.Array) -> jax.Array:
-    """choice @ x (`side` "left") or x @ choice ("right") for a matrix of zeros and ones.
+    """Return choice @ x (`side` "left") or x @ choice ("right") for a matrix of zeros and ones.
 
-    x in float32, to 8 bits a part, 24 of 3; the choice has no gradient.
+    x is float32, split into `parts` bfloat16 parts of 8 bits each; the choice has no gradient.
     """
     return _select_matmul(exact, parts, side, 0, choice, x)
 
@@ -156,12 +152,12 @@ def _select_matmul(exact, parts, side, transposed, choice, x):
 
 
 def _split(x, parts):
-    """Arrays of bfloat16 that add up to x (float32), to 8 bits each."""
-    found = []
+    """Split x (float32) into bfloat16 arrays, of 8 bits each, that sum to x."""
+    pieces = []
     for _ in range(parts):
-        found.append(x.astype(jnp.bfloat16))
-        x = x - found[-1].astype(jnp.float32)
-    return found
+        pieces.append(x.astype(jnp.bfloat16))
+        x = x - pieces[-1].astype(jnp.float32)
+    return pieces
 
 
 def _contract(over, x, y):
@@ -172,11 +168,11 @@ def _contract(over, x, y):
 def interleave(function, arguments):
     """Return [function(*each) for each of the arguments], traced in lockstep.
 
-    Each operation is issued for all arguments before the next one: Mosaic by and large keeps the
-    order of a kernel's operations, so that one chain computes while another waits for a matmul.
+    Each operation is issued for all arguments before the next one. Mosaic mostly keeps the order of
+    operations, so one chain computes while another waits for a matmul.
 
     Args:
-      function: of pytrees of arrays, to a pytree of arrays.
+      function: maps pytrees of arrays to a pytree of arrays.
       arguments: tuples of arguments, all of the same shapes.
     """
     traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments[0])
@@ -195,7 +191,7 @@ def interleave(function, arguments):
         alone = Jaxpr([], names, step.outvars, [step], debug_info=debug)
         differs = any(name in each[0] for name in names)
         for own in each if differs else [shared]:
-            found = jax.core.eval_jaxpr(alone, [], *(read(own, name) for name in names))
-            own.update(zip(step.outvars, found, strict=True))
+            values = jax.core.eval_jaxpr(alone, [], *(read(own, name) for name in names))
+            own.update(zip(step.outvars, values, strict=True))
     tree = jax.tree.structure(shape)
     return [jax.tree.unflatten(tree, [read(own, x) for x in program.outvars]) for own in each]

@@ -1,7 +1,7 @@
-"""silu(z) = z sigmoid(z), alone and as a gate, in a form that XLA:CPU computes once.
+"""silu(z) = z sigmoid(z), alone and as a gate, written so that XLA:CPU computes it once.
 
-XLA:CPU fuses cheap operations, and all cheap operations before them, into each of their consumers,
-be it a convolution. It does not fuse divisions so; here a division comes last.
+XLA:CPU duplicates chains of cheap operations into each consumer, even a convolution, but not
+divisions, so a division comes last here.
 """
 
 import jax
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def silu(z: jax.Array) -> jax.Array:
-    """Return z / (1 + exp(-z)), of any shape."""
+    """Return z / (1 + exp(-z))."""
     return z / (1.0 + jnp.exp(-z))
 
 
 def _slope(z):
-    """Return numerator and denominator of silu's derivative; exp(-z) may be infinite."""
+    """Return numerator and denominator of silu's derivative, finite even if exp(-z) is Inf."""
     below = 1.0 + jnp.exp(-z)
     return 1.0 + z * (1.0 - 1.0 / below), below
 
@@ -34,7 +34,7 @@ silu.defvjp(_silu_forward, _silu_backward)
 
 @jax.custom_vjp
 def gated(y: jax.Array, z: jax.Array) -> jax.Array:
-    """Return y silu(z), both of one shape."""
+    """Return y silu(z), for equal shapes."""
     return y * z / (1.0 + jnp.exp(-z))
 
 

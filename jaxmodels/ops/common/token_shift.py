@@ -1,4 +1,4 @@
-"""RWKV's token shift (SYSTEMS 7.1): the previous token, and mixtures of it with the token."""
+"""RWKV's token shift: the previous token, and interpolations between it and the token."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> ja
     Args:
       xs: (batch, time, width).
       before: (batch, width), the token before the first.
-      reset: bool (batch, time) or None; where True there is no token before, which reads as 0.
+      reset: bool (batch, time) or None; where True, the previous token is 0.
     """
     previous = jnp.concatenate([before[:, None], xs[:, :-1]], 1)
     return previous if reset is None else jnp.where(reset[..., None], 0.0, previous)
@@ -20,17 +20,10 @@ def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> ja
 
 @jax.custom_vjp
 def token_mix(x: jax.Array, before: jax.Array, mix: jax.Array) -> tuple[jax.Array, ...]:
-    """Return x + (before - x) * mu for each mu, in float32.
+    """Return n arrays x + (before - x) * mu, float32 (..., C), for mu in mix (n, C).
 
-    The gradients of all mixtures are added up in one pass. Left to itself, the derivative weighs
-    each of them by its mu first, in an array of its own, and reads all of those three times.
-
-    Args:
-      x, before: (..., C) tokens and the tokens before them.
-      mix: (n, C).
-
-    Returns:
-      n arrays (..., C).
+    The custom gradient adds up the cotangents in one pass; the default one would materialise each
+    of them times its mu, and read those arrays three times.
     """
     return _forward(x, before, mix)[0]
 

@@ -1,4 +1,4 @@
-"""The inverse of a unit lower-triangular matrix, by matmuls alone."""
+"""Inverse of a unit lower-triangular matrix by matmuls."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,13 @@ BLOCK = 16
 
 @jax.custom_jvp
 def unit_lower_inverse(strict: jax.Array) -> jax.Array:
-    """(I - strict)^-1 for strictly lower-triangular `strict` (..., c, c), in float32.
+    """Return (I - strict)^-1 of strictly lower-triangular `strict` (..., c, c), in float32.
 
-    Neighbouring blocks on the diagonal are joined until one is left: if X and Z are the inverses of
-    two of them and B is what stands below the first, Z B X is what is missing. Up to blocks of 16
-    all joins of a size are one matmul of 16 x 16 matrices, then of the blocks themselves. That is
-    2 log2 c matmuls, where substitution takes c dependent steps, and as accurate. (The product
-    (I + A)(I + A^2)(I + A^4)... is not: its powers grow to thousands and cancel when keys repeat.)
-
-    The derivative is X dA X, for X the result.
+    Inverses X, Z of neighbouring diagonal blocks are joined: with B the block below X, the inverse
+    of the pair has Z B X below. Up to blocks of 16, all joins of a size are one matmul of 16 x 16
+    matrices. This takes 2 log2 c matmuls instead of c dependent substitution steps, and is as
+    accurate. (The product (I + A)(I + A^2)(I + A^4)... is not: its powers grow to thousands and
+    cancel when keys repeat.) The derivative is X dA X, for X the result.
     """
     size = strict.shape[-1]
     width = BLOCK
@@ -47,7 +45,7 @@ def _inverse_of_blocks(a):
     """Return (I - a)^-1 of strictly lower-triangular blocks a (..., 16, 16), by masks."""
     i = np.arange(BLOCK)
 
-    def below(size):  # what stands below the first of each two blocks of this size
+    def below(size):  # off-diagonal blocks of this size, one per pair of diagonal blocks
         pair = i[:, None] // (2 * size) == i[None] // (2 * size)
         mask = pair & (i[:, None] // size > i[None] // size)
         return jnp.where(mask.reshape((1,) * (a.ndim - 2) + mask.shape), a, 0.0)
@@ -59,7 +57,7 @@ def _inverse_of_blocks(a):
 
 
 def _cut(a, down, size, apart):
-    """(..., w, w) -> (..., m, size, size): blocks along the diagonal, or `down` rows below it."""
+    """Extract blocks (..., m, size, size) along the diagonal of a, or `down` rows below it."""
     starts = range(0, a.shape[-1], apart)
     return jnp.stack([a[..., i + down : i + down + size, i : i + size] for i in starts], -3)
 

@@ -1,6 +1,6 @@
 """Workarounds for XLA:CPU, which fuses aggressively without a cost model.
 
-None of them changes a value. What they are worth was measured on the training step of `eval.bench`.
+None of them changes a value. Their benefit was measured on the training step of `eval.bench`.
 """
 
 import jax
@@ -8,16 +8,16 @@ import jax.numpy as jnp
 
 
 def depend_on(values, with_each):
-    """Return the values as if they changed whenever the small array `with_each` does.
+    """Return the values with a fake dependency on the small array `with_each`.
 
-    Otherwise XLA hoists what does not change out of a loop: a constant or a mask becomes an array
-    as large as those it meets inside, and the loop reads it from memory on every iteration.
+    Otherwise XLA hoists broadcasts of loop-invariant constants and masks out of a loop, and the
+    loop reads the large array from memory on every iteration.
     """
     return jax.lax.optimization_barrier((values, with_each))[0]
 
 
 def materialize_rows(*vectors: jax.Array) -> list[jax.Array]:
-    """Return the vectors, (n,) each, in memory of their own.
+    """Return the vectors, (n,) each, materialised in contiguous memory.
 
     Inside a scan over layers, XLA:CPU indexes into the stacked parameter array once per element.
     Multiplying by the identity materialises the vectors once.

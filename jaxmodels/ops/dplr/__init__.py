@@ -1,4 +1,4 @@
-"""The diagonal-plus-low-rank recurrence of RWKV-7: chunked XLA and Pallas TPU."""
+"""Diagonal-plus-low-rank recurrence of RWKV-7: chunked XLA and Pallas TPU."""
 
 from jaxmodels.ops.common.dispatch import select_implementation
 from jaxmodels.ops.dplr.chunked import dplr_chunked, dplr_step
@@ -8,13 +8,13 @@ __all__ = ["dplr", "dplr_step"]
 
 
 def dplr(mix, state, tokens, shared, reset=None, *, chunk_size=64, implementation="auto"):
-    """`dplr_step` over time, with the element-wise work around it computed inside the chunk.
+    """Run `dplr_step` over time, with the element-wise work around it fused into the chunk.
 
     Args:
-      mix: called as mix(recur, tokens, shared, head_sum) with parts of the arguments in one common
-        layout, whatever it is, heads along the last axis; returns (state, y). It calls
-        recur(r, log_w, k, v, a, b) -> (state, y) once, with log_w in [-0.6066, 0]; head_sum(x) is
-        the sum over each head, ready to be multiplied with x.
+      mix: mix(recur, tokens, shared, head_sum) -> (state, y). It gets parts of the arguments in a
+        common layout with heads along the last axis, and must call recur(r, log_w, k, v, a, b) ->
+        (state, y) once, with log_w in [-0.6066, 0]; head_sum(x) sums over each head and is
+        broadcastable to x.
       state: (B, H, K, V), before the first token.
       tokens: tuple of (B, T, H size), size K or V.
       shared: pytree of vectors (H, size), the same for all tokens.

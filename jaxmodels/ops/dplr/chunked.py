@@ -1,11 +1,10 @@
-"""The diagonal-plus-low-rank recurrence of RWKV-7, token by token and in chunks.
+"""Diagonal-plus-low-rank recurrence of RWKV-7, token by token and chunked, in float32.
 
     S_t = diag(w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T ;   y_t = S_t^T r_t
 
-SYSTEMS 7.4, from BlinkDL's RWKV-LM (RWKV-v7); the chunk form is the WY representation used by
-flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value size, c chunk size; P
-heads lie side by side in M = H / P packs, see `ops/common/head_packing.py`. All in float32, matmuls
-too, whatever the hardware's default.
+Source: arXiv 2503.14456, BlinkDL's RWKV-LM (RWKV-v7); the chunked implementation uses the WY
+representation of flash-linear-attention. Shapes: B batch, T time, H heads, K key size, V value
+size, c chunk size, P heads per pack, M = H / P packs (`ops/common/head_packing.py`).
 """
 
 import functools
@@ -20,7 +19,7 @@ MOST = 0.6066  # -log_w of RWKV-7 is at most e^{-1/2}
 
 
 def dplr_step(state, r, log_w, k, v, a, b):
-    """One token. state (B, H, K, V); r, log_w, k, a, b (B, H, K); v (B, H, V) -> (state, y)."""
+    """Read a token: state (B, H, K, V); r, log_w, k, a, b (B, H, K); v (B, H, V) -> (state, y)."""
     read = jnp.einsum("bhk,bhkv->bhv", a, state)
     state = jnp.exp(log_w)[..., None] * state
     state = state + b[..., None] * read[..., None, :] + k[..., None] * v[..., None, :]
@@ -28,18 +27,13 @@ def dplr_step(state, r, log_w, k, v, a, b):
 
 
 def dplr_chunked(mix, state, tokens, shared, reset=None, *, chunk_size=64, pack=None):
-    """The recurrence over (B, T, ...), `chunk_size` tokens at a time, in XLA; see `ops.dplr.dplr`.
+    """Run the recurrence in chunks of matmuls, in XLA; see `ops.dplr.dplr`.
 
     Decays are factored, exp(g_t - g_i) = exp(g_t - s) exp(s - g_i), which is safe because RWKV-7
-    bounds them: log_w >= -e^{-1/2}. With s half of what a chunk can lose, both factors stay within
-    exp(+-20) at 64 tokens. (A shift read off the data would let the future round the past.)
+    bounds them: log_w >= -e^{-1/2}. With s half of the minimum g, both factors stay within
+    exp(+-20) at 64 tokens. (With a data-dependent s, later tokens would affect earlier rounding.)
 
-    Args:
-      mix, state, tokens, shared, reset, chunk_size: see `ops.dplr.dplr`.
-      pack: P; None means 1 on a CPU, elsewhere as many as fill 128 lanes.
-
-    Returns:
-      (state after the last token, y (B, T, H V)).
+    pack: P; None means 1 on a CPU, elsewhere as many heads as fill 128 lanes.
     """
     batch, time = tokens[0].shape[:2]
     heads = state.shape[1]
@@ -92,7 +86,7 @@ def _recur(pack, state, inputs, reset, inverse):
     if inverse is None:
         inverse = head_packing.inverse(pack, jax.lax.stop_gradient(a_b))
     entering = jnp.exp(middle) * state
-    # All rows of u meet in products. NaN of a document that ends here must not reach the next one.
+    # The solve mixes all rows of u, so a NaN of a document that ends here must be removed first.
     sound = jnp.where(carried | jnp.isfinite(entering), entering, 0.0)
     read = head_packing.product(pairs(a_in, k_rows, earlier), v_rows)
     u = head_packing.solved(

@@ -1,14 +1,10 @@
-"""The recurrence of RWKV-7 as a Pallas TPU kernel, with the element-wise work around it.
+"""Recurrence of RWKV-7 as a Pallas TPU kernel, fused with the element-wise work around it.
 
-    S_t = diag(w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T ;   y_t = S_t^T r_t
+The algorithm is that of `chunked.py`, on one row and packs of heads (`head_packing.py`). Only y,
+the states at chunk boundaries and the inverse leave VMEM; the backward pass loads the inverse,
+replays the chunk and differentiates it. States are transposed, so that decays are along the lanes.
 
-The chunk form of `chunked.py`, of one row and of heads that fill 128 lanes. Only y, the states
-between chunks and the inverse leave VMEM; the backward pass reads the inverse, replays the chunk
-and differentiates it there. Heads lie side by side in packs; what multiplies from the right has
-each head's lanes in rows of its own (`head_packing.py`). States are transposed, so that decays lie
-along the lanes.
-
-Shapes: B batch, T time, H heads, N head size, C = H N, c chunk size, n chunks, P heads of a pack,
+Shapes: B batch, T time, H heads, N head size, C = H N, c chunk size, n chunks, P heads per pack,
 M = H / P packs.
 """
 
@@ -29,13 +25,13 @@ from jaxmodels.ops.common.pallas_tpu import (
 )
 from jaxmodels.ops.dplr.pallas_chunk import Chunk, Sizes, masks_of
 
-PACKS = 4  # of a block: while one waits for a matmul, the others compute
+PACKS = 4  # per block: while one waits for a matmul, the others compute
 
 
 def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
     """Run the recurrence as a TPU kernel, interpreted on other platforms; see `ops.dplr.dplr`.
 
-    Keys and values have one size, N. The arrays that `mix` sees are (c, P N), its vectors (1, P N).
+    Keys and values have size N. `mix` gets arrays (c, P N) and vectors (1, P N).
     """
     batch, time, width = tokens[0].shape
     heads, head = state.shape[1:3]
@@ -47,7 +43,7 @@ def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
         reset = jnp.zeros((batch, time), bool)
     fill = filled * pack - heads  # heads of zeros
 
-    def padded(x):  # tokens of zeros: nothing decays, is removed or written
+    def padded(x):  # zero tokens neither decay nor write
         return jnp.pad(x.astype(jnp.float32), [(0, 0), (0, -time % size), (0, fill * head)])
 
     tokens = tuple(map(padded, tokens))
@@ -63,7 +59,10 @@ def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
 
 
 def _runner(mix, sizes):
-    """(state (B, M, N, P N), tokens (B, T, C), shared (1, C), ids (B, n, c)) -> (y, state)."""
+    """Build run(state (B, M, N, P N), tokens (B, T, C), shared (1, C), ids (B, n, c)).
+
+    It returns (y, state).
+    """
 
     @jax.custom_vjp
     def run(state, tokens, shared, ids):
@@ -119,7 +118,7 @@ def _runner(mix, sizes):
 
 
 class _Specs:
-    """Grid (row of the batch, block of packs, chunk) and the blocks of each kind of array."""
+    """Grid (batch row, block of packs, chunk) and block specs of each kind of array."""
 
     def __init__(self, sizes, states, ids, backwards):
         chunks = ids.shape[1]
@@ -211,5 +210,5 @@ def _backward_kernel(mix, sizes, tree, count):
 
 
 def _places(sizes):
-    """Return the packs of a block and their lanes."""
+    """Return (index, lane slice) of each pack of a block."""
     return [(p, slice(p * sizes.lanes, (p + 1) * sizes.lanes)) for p in range(sizes.packs)]

@@ -1,8 +1,7 @@
-"""A chunk of RWKV-7 inside the kernels of `ops/dplr/pallas.py`: one row, one pack of heads.
+"""Chunk of RWKV-7 in the kernels of `ops/dplr/pallas.py`: one row, one pack of heads.
 
-The chunk form of `chunked.py` and the packs of `common/head_packing.py` in two dimensions, states
-transposed.
-Shapes: N head size, c chunk size, P heads of a pack.
+The algorithms are those of `chunked.py` and `common/head_packing.py`, on 2-D arrays with transposed
+states. Shapes: N head size, c chunk size, P heads per pack.
 """
 
 import functools
@@ -16,7 +15,7 @@ from jaxmodels.ops.dplr.chunked import MOST
 
 
 class Sizes(NamedTuple):
-    """Static: tokens c of a chunk, size N of a head, heads P of a pack, packs of a block."""
+    """Static sizes: tokens per chunk c, head size N, heads per pack P, packs per block."""
 
     chunk: int
     head: int
@@ -30,8 +29,10 @@ class Sizes(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """visible, earlier (c, P c): who reads whom; first, last (c, 1); carried (1, 1); reads (c, c):
-    visible once, as ones and zeros.
+    """Masks of a chunk, see `chunks.py`.
+
+    visible, earlier bool (c, P c); first, last bool (c, 1); carried bool (1, 1); reads float32
+    (c, c), `visible` of one head.
     """
 
     visible: jax.Array
@@ -43,7 +44,7 @@ class Masks(NamedTuple):
 
 
 def masks_of(sizes, column, row):
-    """column (c, 1), row (1, c): the document of each token of the chunk."""
+    """Return the masks, given the segment ids of the tokens as column (c, 1) and row (1, c)."""
     size = sizes.chunk
     t, i = (jax.lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
     same = column == row
@@ -60,7 +61,7 @@ def masks_of(sizes, column, row):
 
 
 def _blocks(pack, rows, columns):
-    """bool (P rows, P columns): the blocks on the diagonal."""
+    """Return the mask of diagonal blocks, bool (P rows, P columns)."""
     i = jax.lax.broadcasted_iota(jnp.int32, (pack * rows, pack * columns), 0)
     j = jax.lax.broadcasted_iota(jnp.int32, (pack * rows, pack * columns), 1)
     own = (i < rows) & (j < columns)
@@ -71,34 +72,34 @@ def _blocks(pack, rows, columns):
 
 
 class Chunk:
-    """A chunk of one row and one pack; arrays are (c, P N), pairs of tokens (c, P c)."""
+    """Chunk of one row and one pack; arrays are (c, P N), matrices over token pairs (c, P c)."""
 
     def __init__(self, sizes, exact, masks):
         self.sizes, self.masks, self.exact = sizes, masks, exact
 
     def dot(self, x, y, over=(1, 0)):
-        """The product, summed over one axis of each."""
+        """Contract one axis of x with one of y."""
         return dot(self.exact, over, x, y)
 
     def mixed(self, mix, state, tokens, shared, inverse):
-        """state (N, P N) -> ((state, y), inverse)."""
-        found = []
+        """Call `mix` with the recurrence from state (N, P N) -> ((state, y), inverse)."""
+        inverses = []
 
         def recur(*inputs):
             state_after, y, used = self.recur(state, inputs, inverse)
-            found.append(used)
+            inverses.append(used)
             return state_after, y
 
-        return mix(recur, tokens, shared, self.head_sum), found[0]
+        return mix(recur, tokens, shared, self.head_sum), inverses[0]
 
     def head_sum(self, x):
-        """(c, P N) -> sums over each head, ready to be multiplied with x."""
+        """Sum x (c, P N) over each head, broadcast to (c, P N)."""
         sizes = self.sizes
         ones = _blocks(sizes.pack, sizes.head, sizes.head).astype(jnp.float32)
         return select_matmul(self.exact, 2, "right", ones, x)
 
     def spread(self, x):
-        """(c, lanes) -> (P c, lanes), each head in its rows."""
+        """Spread (c, lanes) to (P c, lanes), each head in separate rows."""
         pack = self.sizes.pack
         if pack == 1:
             return x
@@ -106,7 +107,7 @@ class Chunk:
         return jnp.where(own, jnp.concatenate([x] * pack, 0), 0.0)
 
     def recur(self, state, inputs, inverse):
-        """See `ops/dplr/chunked.py`."""
+        """Run the recurrence over the chunk, see `chunked.py`."""
         r, log_w, k, v, a, b = inputs
         masks, size = self.masks, self.sizes.chunk
         g = select_matmul(self.exact, 3, "left", masks.reads, log_w)
@@ -124,7 +125,7 @@ class Chunk:
             inverse = self.inverse(jax.lax.stop_gradient(a_b))
         whole = self.spread(state)  # (P N, P N), transposed: values by keys
         entering = jnp.exp(middle) * whole
-        # NaN of a document that ends here must not reach the next one.
+        # The solve mixes all rows of u, so a NaN of a document that ends here is removed first.
         finite = jnp.abs(entering) <= jnp.finfo(jnp.float32).max
         sound = jnp.where(masks.carried | finite, entering, 0.0)
         read = self.dot(pairs(a_in, k_rows, masks.earlier), v_rows)
@@ -141,7 +142,7 @@ class Chunk:
         return state, y, inverse
 
     def compact(self, x):
-        """(P N, P N) -> (N, P N), what stands between two heads left out; undoes `spread`."""
+        """Keep the diagonal blocks of (P N, P N) as (N, P N); inverts `spread`."""
         pack, head = self.sizes.pack, x.shape[0] // self.sizes.pack
         if pack == 1:
             return x
@@ -149,7 +150,7 @@ class Chunk:
         return sum(x[p * head : (p + 1) * head] for p in range(pack))
 
     def inverse(self, strict):
-        """(I - strict)^-1 of each head, see `head_packing.inverse`."""
+        """Return (I - strict)^-1 of each head, see `head_packing.inverse`."""
         size, pairs = strict.shape
         i = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 0)
         lane = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 1)
@@ -174,7 +175,7 @@ class Chunk:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _solved(chunk, inverse, strict, right):
-    """u = strict u + right, by the known inverse, which is constant in gradients."""
+    """Solve u = strict u + right by the known inverse, a constant in gradients."""
     return chunk.dot(inverse, chunk.spread(right))
 
 

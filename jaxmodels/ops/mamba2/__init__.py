@@ -1,11 +1,11 @@
-"""The Mamba-2 mixer between its projections, one implementation a file.
+"""Mamba-2 mixer between its projections: XLA, one-loop XLA for TPU, and Pallas TPU.
 
     x, b, c = silu(conv(xbc)) ;  delta = softplus(dl + dt_bias)
     h_t = exp(delta_t A) h_{t-1} + b_t (delta_t x_t)^T ;  y = c^T h + D x
     read_out(RMSNorm(y silu(z)) norm_scale)
 
-SYSTEMS 7.6. Shapes: B batch, T time, D inner width, H heads, G groups, N state size, K taps,
-E = D + 2 G N.
+Source: arXiv 2405.21060. Shapes: B batch, T time, D inner width, H heads, G groups, N state size,
+K taps, E = D + 2 G N.
 """
 
 import jax
@@ -21,26 +21,26 @@ __all__ = ["MixerVectors", "mamba2_mixer", "step_sizes"]
 def mamba2_mixer(
     state, inputs, vectors, read_out, reset=None, write=None, *, implementation="auto", **options
 ):
-    """Read (B, T, ...) between the projections of Mamba-2.
+    """Run the mixer over (B, T, ...).
 
     Args:
       state: (the last inputs of the convolution (B, K - 1, E), SSM state (B, G, N, D / G)).
-      inputs: what in_proj makes: z (B, T, D), xbc (B, T, E), raw step sizes (B, T, H). For "pallas"
-        xbc is two arrays, x (B, T, D) and bc (B, T, 2 N), so that no array is cut apart.
+      inputs: outputs of in_proj: z (B, T, D), xbc (B, T, E), raw step sizes (B, T, H). For "pallas"
+        xbc is two arrays, x (B, T, D) and bc (B, T, 2 N), to avoid copies by a split.
       vectors: `MixerVectors`, the parameters between the projections.
       read_out: out_proj, a function of (B, T, D). "xla" recomputes its input for the backward pass.
       reset: bool (B, T) or None.
       write: float (B, T) in [0, 1] or None, a factor on the step sizes.
-      implementation: "auto" ("xla" on a CPU, "xla_loop" elsewhere, if it can), "xla", "xla_loop"
+      implementation: "auto" ("xla" on a CPU, "xla_loop" elsewhere if supported), "xla", "xla_loop"
         (G = norm_groups = 1, no `write`) or "pallas" (G = norm_groups = 1, at most 7 taps).
       options: chunk_size (at most 256); norm_groups and norm_eps of the norm; dtype, to which the
         inputs of the matmuls of b, c, x and states are rounded.
 
     Returns:
-      (state after the last token, what read_out returns).
+      (state after the last token, output of read_out).
 
     Raises:
-      UserError: the implementation cannot do that.
+      UserError: the implementation does not support the arguments.
     """
     grouped = max(state[1].shape[1], options["norm_groups"]) > 1
     if grouped and implementation in ("xla_loop", "pallas"):
@@ -56,7 +56,7 @@ def mamba2_mixer(
 
 
 def _by_platform(state, inputs, vectors, read_out, reset, write, **options):
-    def form(mix):
+    def bind(mix):
         return lambda state, inputs: mix(state, inputs, vectors, read_out, reset, write, **options)
 
-    return jax.lax.platform_dependent(state, inputs, cpu=form(xla.mix), default=form(tpu_loop.mix))
+    return jax.lax.platform_dependent(state, inputs, cpu=bind(xla.mix), default=bind(tpu_loop.mix))

@@ -1,4 +1,4 @@
-"""The Mamba-2 mixer as three Pallas TPU kernels: convolution, SSD and gated norm."""
+"""Mamba-2 mixer by three Pallas TPU kernels: convolution, SSD and gated norm."""
 
 import jax.numpy as jnp
 
@@ -11,7 +11,7 @@ from jaxmodels.ops.ssd import ssd
 def mix(
     state, inputs, vectors, read_out, reset, write, *, norm_groups, norm_eps, chunk_size, dtype
 ):
-    """See `mamba2_mixer`; in_proj makes x and (b, c) as arrays of their own."""
+    """See `mamba2_mixer`; takes x and (b, c) as separate inputs."""
     del norm_groups
     (conv, memory), (z, x, bc, raw) = state, inputs
     width = x.shape[-1]

@@ -1,14 +1,10 @@
-"""The Mamba-2 mixer in one loop over chunks: the form for a TPU.
+"""Mamba-2 mixer as one XLA loop over chunks, for TPU.
 
-    x, b, c = silu(conv(xbc)) ;  h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;
-    y = RMSNorm((c^T h + D x) silu(z)) scale
-
-SYSTEMS 7.6, the equations of `ops/short_conv/xla.py` and `ops/ssd/chunked.py`, to rounding. A TPU
-is bound by HBM traffic between matmuls, so one loop body computes a chunk from the output of
-in_proj to the input of out_proj, and recomputes it for the backward pass. Matmuls are cheap there:
-matmuls with ones and zeros shift tokens and broadcast per-head numbers over channels. Shapes: B
-batch, T time, H heads, P head size, D = H P, N state size, E = D + 2 N, K taps, c chunk size; p
-adjacent heads fill 128 lanes, M = H / p.
+Equal, up to rounding, to `ops/short_conv/xla.py` and `ops/ssd/chunked.py`. A TPU is bound by HBM
+traffic between matmuls, so one loop body computes a chunk from the output of in_proj to the input
+of out_proj, and recomputes it for the backward pass. Matmuls with ones and zeros, cheap on a TPU,
+shift tokens and broadcast per-head numbers over channels. Shapes: B batch, T time, H heads, P head
+size, D = H P, N state size, E = D + 2 N, K taps, c chunk size, p heads fill 128 lanes, M = H / p.
 """
 
 import functools
@@ -22,7 +18,7 @@ from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 
 LANES = 128
-VMEM_ENTRIES = 2**20  # of a chunk's array, of which some dozens fit into VMEM
+VMEM_ENTRIES = 2**20  # size limit of a chunk's array: some dozens fit into VMEM
 EXACT = jax.lax.Precision.HIGHEST
 HIGH = jax.lax.Precision.HIGH  # three passes of bfloat16: 16 bits
 
@@ -30,7 +26,7 @@ HIGH = jax.lax.Precision.HIGH  # three passes of bfloat16: 16 bits
 def mix(
     state, inputs, vectors, read_out, reset, write, *, norm_groups, norm_eps, chunk_size, dtype
 ):
-    """See `mamba2_mixer`; for heads that share b and c, a norm of one group, and no `write`."""
+    """See `mamba2_mixer`; requires one group, one norm group and no `write`."""
     del write, norm_groups
     conv, memory = state
     params = vectors._replace(A_log=None), -jnp.exp(vectors.A_log)
@@ -70,7 +66,7 @@ def _chunk(eps, dtype, state, tokens, reset, params, kept):
     x, b, c = jnp.split(mixed, [channels, channels + states], -1)
     delta = jax.nn.softplus(delta + p.dt_bias.reshape(1, 1, -1))
     log = jnp.maximum(delta * a.reshape(1, 1, -1), LEAST)
-    # Small and large parts of the decays are summed by themselves, see `ops/ssd/chunked.py`.
+    # Coarse and fine parts of the decays are summed separately, see `ops/ssd/chunked.py`.
     coarse = jnp.round(log / GRAIN) * GRAIN
     sums = [segment_cumsum(part, visible) for part in (coarse, log - coarse)]  # (B, c, H)
     whole = sums[0] + sums[1]
@@ -89,7 +85,7 @@ def _chunk(eps, dtype, state, tokens, reset, params, kept):
 
 
 def _convolve(conv, xbc, ids, p):
-    """(the last K - 1 inputs of the last document, the convolution (B, c, E))."""
+    """Return the last K - 1 inputs of the last document, and the convolution (B, c, E)."""
     size, taps = xbc.shape[1], p.conv_taps.T[::-1]  # the first for the token itself
     before = len(taps) - 1
     t, i = np.arange(size)[:, None], np.arange(size)[None]
@@ -98,7 +94,7 @@ def _convolve(conv, xbc, ids, p):
     for back in range(1, before + 1):
         shift = (same & (t - i == back)[None]).astype(jnp.float32)
         y = y + jnp.matmul(shift, xbc, precision=HIGH) * taps[back].reshape(1, 1, -1)
-    # What the first K - 1 tokens see of the inputs before the chunk.
+    # Contributions of the inputs before the chunk to its first K - 1 tokens.
     seen = []
     for token in range(min(before, size)):
         backs = range(token + 1, before + 1)
@@ -112,7 +108,7 @@ def _convolve(conv, xbc, ids, p):
 
 
 def _within_chunk(dot, scores, written, sums, visible):
-    """sum_i scores_ti exp(sum of decays between) written_i, (B, c, D)."""
+    """Return sum_i scores_ti exp(log decay from i to t) written_i, (B, c, D)."""
     batch, size, channels = written.shape
     heads = sums[0].shape[2]
     head = channels // heads
@@ -130,12 +126,12 @@ def _within_chunk(dot, scores, written, sums, visible):
     pairs = pairs * jnp.tile(scores, side)[:, None]
     written = written.reshape(batch, size, packs, side * head).swapaxes(1, 2)
     own = (of_pair[:, None] == (np.arange(side * head) // head)[None])[None, None]
-    rows = jnp.where(own, jnp.concatenate([written] * side, 2), 0.0)  # each head's in its own
+    rows = jnp.where(own, jnp.concatenate([written] * side, 2), 0.0)  # separate rows per head
     return dot(pairs, rows).swapaxes(1, 2).reshape(batch, size, channels)
 
 
 def _product(dtype, x, y):
-    """x @ y of inputs rounded to `dtype`, in float32."""
+    """Return x @ y in float32, inputs rounded to `dtype`."""
     if dtype == jnp.float32:
         return jnp.matmul(x, y, precision=EXACT)
     return jnp.matmul(x.astype(dtype), y.astype(dtype), preferred_element_type=jnp.float32)

@@ -1,4 +1,4 @@
-"""The parameters of the Mamba-2 mixer, and its step sizes."""
+"""Parameters and step sizes of the Mamba-2 mixer."""
 
 from typing import NamedTuple
 
@@ -19,6 +19,6 @@ class MixerVectors(NamedTuple):
 
 
 def step_sizes(raw: jax.Array, dt_bias: jax.Array, write: jax.Array | None = None) -> jax.Array:
-    """Return delta (..., H) from what in_proj makes (..., H); write (...): a factor on it."""
+    """Return delta (..., H) from raw step sizes (..., H), times `write` (...) if given."""
     delta = jax.nn.softplus(raw + broadcast_to_last_axis(dt_bias, raw))
     return delta if write is None else delta * write[..., None]

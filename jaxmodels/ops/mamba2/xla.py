@@ -1,4 +1,4 @@
-"""The Mamba-2 mixer as convolution, SSD and gated norm, each of its own: the form for a CPU."""
+"""Mamba-2 mixer as separate convolution, SSD and gated norm in XLA, the default on CPU."""
 
 import jax.numpy as jnp
 

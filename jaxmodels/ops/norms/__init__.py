@@ -9,7 +9,7 @@ __all__ = ["gated_rms_norm", "group_norm", "layer_norm", "rms_norm"]
 
 
 def layer_norm(x, scale, bias, eps=1e-5, *, implementation="auto"):
-    """LayerNorm of x (..., n) in float32; scale, bias (n,).
+    """Apply LayerNorm to x (..., n) in float32; scale, bias (n,).
 
     implementation: "auto" and "xla", or "pallas".
     """
@@ -20,13 +20,13 @@ def layer_norm(x, scale, bias, eps=1e-5, *, implementation="auto"):
 
 
 def gated_rms_norm(y, z, scale, eps=1e-5, *, groups=1, implementation="auto"):
-    """RMSNorm of y silu(z) in float32.
+    """Apply RMSNorm to y silu(z) in float32.
 
     Args:
       y, z: (..., D) float32.
       scale: (D,).
-      eps: under the root.
-      groups: parts of D that are normalised by themselves; 1 for "pallas".
+      eps: added to the mean square.
+      groups: parts of D that are normalised separately; 1 for "pallas".
       implementation: "auto" and "xla", or "pallas".
     """
     run = select_implementation(
@@ -37,5 +37,5 @@ def gated_rms_norm(y, z, scale, eps=1e-5, *, groups=1, implementation="auto"):
 
 def _gated_rms_norm(y, z, scale, eps, groups):
     if groups > 1:
-        raise UserError(f'implementation="pallas" needs groups=1, got {groups}')
+        raise UserError(f'implementation="pallas" requires groups=1, got {groups}')
     return pallas.gated_rms_norm(y, z, scale, eps)

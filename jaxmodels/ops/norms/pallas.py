@@ -1,4 +1,4 @@
-"""Norms over the last axis as Pallas TPU kernels: each array is read once and written once.
+"""Norms over the last axis as Pallas TPU kernels that read and write each array once.
 
     layer_norm:      (x - mean) / sqrt(variance + eps) scale + bias
     gated_rms_norm:  u / sqrt(mean(u^2) + eps) scale ,  u = y silu(z)
@@ -14,12 +14,12 @@ from jax.experimental import pallas as pl
 
 from jaxmodels.ops.common.pallas_tpu import SUBLANES, float32_array, kernel_call, sum_row_groups
 
-ENTRIES = 2**17  # of a block, of which some ten are in VMEM
-ROWS = 16  # of bfloat16 share a register
+ENTRIES = 2**17  # size limit of a block: about ten are in VMEM
+ROWS = 16  # bfloat16 rows per register
 
 
 def layer_norm(x, scale, bias, eps=1e-5):
-    """LayerNorm of x (..., D) float32; scale, bias (D,)."""
+    """Apply LayerNorm to x (..., D) float32; scale, bias (D,)."""
     y = _run(
         ("layer_norm", eps, jnp.dtype("float32")), (x.reshape(-1, x.shape[-1]),), (scale, bias)
     )
@@ -27,14 +27,14 @@ def layer_norm(x, scale, bias, eps=1e-5):
 
 
 def gated_rms_norm(y, z, scale, eps=1e-5, dtype="float32"):
-    """RMSNorm of y silu(z), y and z (..., D) float32, scale (D,); the result rounded to `dtype`."""
+    """Apply RMSNorm to y silu(z), float32 (..., D), scale (D,), and round the result to `dtype`."""
     flat = tuple(x.reshape(-1, x.shape[-1]) for x in (y, z))
     return _run(("gated_norm", eps, jnp.dtype(dtype)), flat, (scale,)).reshape(y.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(kind, tokens, vectors):
-    """kind: (name of the kernel, eps, dtype of the result); tokens (M, D) and vectors (D,)."""
+    """Run kernel kind = (name, eps, result dtype) on tokens (M, D) and vectors (D,)."""
     return _forward(kind, tokens, vectors)[0]
 
 
@@ -77,7 +77,7 @@ _run.defvjp(_forward, _backward)
 
 
 def _prepare(*arrays):
-    """The arrays (M, D) padded to whole blocks, their block, and that of a vector (1, D)."""
+    """Return the arrays (M, D) padded to whole blocks, and the specs of these and of vectors."""
     tokens, width = arrays[0].shape
     rows = max(ENTRIES // width // ROWS * ROWS, ROWS)
     rows = min(rows, -(-tokens // ROWS) * ROWS)
@@ -91,7 +91,7 @@ def _mean(x):
 
 
 def _layer_norm(x, eps):
-    """(normalised x, 1 / deviation)."""
+    """Return normalised x and 1 / standard deviation."""
     x = x - _mean(x)
     inverse = jax.lax.rsqrt(_mean(x * x) + eps)
     return x * inverse, inverse
@@ -112,7 +112,7 @@ def _layer_norm_backward(eps, x, g, scale, bias, d_x, d_scale, d_bias, *, exact)
 
 
 def _gated(y, z, eps):
-    """(y silu(z), silu(z), 1 + exp(-z), 1 / root mean square)."""
+    """Return u = y silu(z), silu(z), 1 + exp(-z), and 1 / root mean square of u."""
     below = 1.0 + jnp.exp(-z)
     gate = z / below
     u = y * gate

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis in float32, whatever the input dtype."""
+"""Normalisation over the last axis, in float32 for any input dtype."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxmodels.ops.common.silu import gated
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5) -> jax.Array:
-    """LayerNorm of x (..., n), by the population variance; scale, bias (n,)."""
+    """Apply LayerNorm to x (..., n), with the population variance; scale, bias (n,)."""
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
@@ -16,7 +16,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-
 
 
 def group_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """LayerNorm of each head by itself: x (..., heads, size) -> (..., heads * size) float32.
+    """Apply LayerNorm per head: x (..., heads, size) -> (..., heads * size) float32.
 
     scale, bias: (heads * size,).
     """
@@ -38,7 +38,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float = 1e-5) -> jax.Array:
 
 
 def gated_rms_norm(y, z, scale, eps, groups=1):
-    """RMSNorm of y silu(z), y and z (..., D), in each of `groups` parts of D by itself."""
+    """Apply RMSNorm to y silu(z), both (..., D), separately to each of `groups` parts of D."""
     y = gated(y, z).reshape(*z.shape[:-1], groups, -1)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + eps)
     return y.reshape(z.shape) * broadcast_to_last_axis(scale, z)

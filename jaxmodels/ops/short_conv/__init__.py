@@ -9,7 +9,7 @@ __all__ = ["short_conv", "short_conv_silu", "short_conv_step"]
 
 
 def short_conv_silu(state, xs, taps, bias, reset=None, *, implementation="auto"):
-    """`short_conv` followed by silu, with the same arguments and results.
+    """Apply `short_conv`, then silu; arguments and results as `short_conv`.
 
     implementation: "auto" and "xla", or "pallas" (at most 7 taps).
     """

@@ -1,8 +1,8 @@
-"""silu of the short convolution as a Pallas TPU kernel: each array is read and written once.
+"""silu(short convolution) as a Pallas TPU kernel that reads and writes each array once.
 
-The equations are those of `xla.py`. A token is seen `back` tokens later where that many
-tokens lie between it and the end of its document, so the backward pass is the same sum the other
-way round. Shapes: B batch, T time, D channels, K taps, c tokens of a block.
+The equations are those of `xla.py`. The backward pass is the time-reversed convolution, masked by
+the distance of each token to the end of its document. Shapes: B batch, T time, D channels, K taps,
+c tokens per block.
 """
 
 import functools
@@ -21,11 +21,11 @@ from jaxmodels.ops.common.pallas_tpu import (
     sum_row_groups,
 )
 
-TOKENS, WIDTH = 256, 512  # of a block
+TOKENS, WIDTH = 256, 512  # block size
 
 
 def short_conv_silu(state, xs, taps, bias, reset=None):
-    """`short_conv` followed by silu, with the same arguments and results; at most 7 taps."""
+    """Apply `short_conv`, then silu; arguments and results as `short_conv`, at most 7 taps."""
     batch, time, width = xs.shape
     number = taps.shape[1]
     before = number - 1
@@ -43,10 +43,10 @@ def short_conv_silu(state, xs, taps, bias, reset=None):
 
 
 def _distances(reset, batch, time, before):
-    """Count the tokens of its document before and after each token, and after the state's.
+    """Count the tokens of the same document before and after each token, and after the state's.
 
     Returns:
-      int32 (B, T), (B, T) and (B, `before`); the first document began before anything seen.
+      int32 (B, T), (B, T) and (B, `before`); the first document started before the state.
     """
     far = time + 8
     place = jnp.arange(time, dtype=jnp.int32)[None]
@@ -119,7 +119,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 def _prepare(state, by_time, taps, bias):
-    """Arrays padded to whole blocks, the state to 8 tokens, taps and bias as rows; the blocks."""
+    """Return arrays padded to blocks, the state padded to 8 tokens, taps and bias rows, specs."""
     time = by_time[0].shape[1]
     specs = _Specs(by_time[0], taps.shape[1])
     by_time = [jnp.pad(z, [(0, 0), (0, -time % specs.size), (0, 0)]) for z in by_time]
@@ -129,7 +129,7 @@ def _prepare(state, by_time, taps, bias):
 
 
 class _Specs:
-    """Grid (row of the batch, lanes, block of tokens) and the blocks of each kind of array."""
+    """Grid (batch row, lanes, block of tokens) and block specs of each kind of array."""
 
     def __init__(self, xs, number):
         batch, self.time, width = xs.shape
@@ -153,7 +153,7 @@ class _Specs:
 
 
 def _seen(number, x, previous, state, since, window):
-    """x of this block 0, 1, ... K - 1 tokens before each token, 0 in another document."""
+    """Return x shifted by 0, 1, ... K - 1 tokens, 0 where that is another document."""
     first = pl.program_id(2) == pl.num_programs(2) - 1
     window[:SUBLANES] = jnp.where(first, state[0], previous[0])
     window[SUBLANES:] = x[0]
@@ -192,7 +192,7 @@ def _backward_block(
         d_vectors[0, back] += sum_row_groups(d_z * part)
     d_vectors[0, number] += sum_row_groups(d_z)
 
-    # later: 8 rows of zeros, this block's gradients, the first 8 of the block after it.
+    # later: 8 rows of zeros, this block's gradients, the first 8 of the next block.
     later[:SUBLANES] = jnp.zeros_like(later[:SUBLANES])
     later[SUBLANES : SUBLANES + size] = d_z
     parts = []

@@ -1,9 +1,9 @@
-"""The short causal convolution in front of a state-space model, one filter a channel.
+"""Short causal depthwise convolution, as before the state-space models of Mamba.
 
     y_t = bias + sum_j taps[:, j] x_{t - K + 1 + j} ,  j = 0..K-1
 
-SYSTEMS 7.5, 7.6 (K = 4), from state-spaces/mamba. Its state is the last K - 1 inputs. Inputs of
-another document read as 0, by selection. Shapes: B batch, T time, D channels, K taps.
+The state is the last K - 1 inputs. Inputs of another document are replaced by 0. Shapes: B batch,
+T time, D channels, K taps.
 """
 
 import jax
@@ -22,14 +22,14 @@ def short_conv(state, xs, taps, bias, reset=None):
     """Convolve (B, T, D).
 
     Args:
-      state: (B, K - 1, D), the inputs before the first token, the oldest first.
+      state: (B, K - 1, D), the inputs before the first token, oldest first.
       xs: (B, T, D).
       taps: (D, K), the last for the token itself.
       bias: (D,).
       reset: bool (B, T) or None; a document starts at each True.
 
     Returns:
-      (the last K - 1 inputs of the last token's document, zeros before it; y (B, T, D)).
+      (the last K - 1 inputs, zeros where of an earlier document; y (B, T, D)).
     """
     padded = jnp.concatenate([state, xs], 1)
     last = []
@@ -42,7 +42,7 @@ def short_conv(state, xs, taps, bias, reset=None):
 
 
 def _seen(reset, back):
-    """bool (B, T): each token sees the one `back` before it, as no document started since."""
+    """Return bool (B, T): no document started within the last `back` tokens."""
     starts = jnp.pad(reset, [(0, 0), (max(back - 1, 0), 0)])
     windows = [starts[:, i : i + reset.shape[1]] for i in range(back)]
     return ~jnp.stack([jnp.zeros_like(reset), *windows]).any(0)
@@ -50,7 +50,7 @@ def _seen(reset, back):
 
 @jax.custom_vjp
 def _convolve(padded, taps, bias, reset):
-    """padded (B, K - 1 + T, D), taps (D, K), bias (D,), reset (B, T) or None -> (B, T, D)."""
+    """Convolve padded (B, K - 1 + T, D) with taps (D, K), bias (D,), reset (B, T) -> (B, T, D)."""
     y, *taps = (z[None, None] for z in materialize_rows(bias, *taps.T[::-1]))
     for tap, x in zip(taps, _shifted(padded, taps, reset), strict=True):
         y = y + x * tap
@@ -58,7 +58,7 @@ def _convolve(padded, taps, bias, reset):
 
 
 def _shifted(padded, taps, reset):
-    """Yield what each token sees 0, 1, ... K - 1 tokens before it."""
+    """Yield the input shifted by 0, 1, ... K - 1 tokens, masked at document starts."""
     time = padded.shape[1] - len(taps) + 1
     reset, zero = depend_on((reset, jnp.zeros((), padded.dtype)), taps)
     for back in range(len(taps)):
@@ -73,7 +73,7 @@ def _forward(padded, taps, bias, reset):
 
 
 def _backward(saved, g):
-    """The convolution of g in reverse, as slices of one array: sums of paddings are slow."""
+    """Convolve g in reverse, by slices of one padded array: sums of padded arrays are slow."""
     padded, taps, reset = saved
     taps = [z[None, None] for z in materialize_rows(*taps.T[::-1])]
     d_taps = [jnp.sum(g * x, (0, 1)) for x in _shifted(padded, taps, reset)]

@@ -1,4 +1,4 @@
-"""The state-space duality of Mamba-2: chunked XLA and Pallas TPU."""
+"""State-space duality of Mamba-2: chunked XLA and Pallas TPU."""
 
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.dispatch import select_implementation
@@ -22,7 +22,7 @@ def ssd(
     dtype="float32",
     implementation="auto",
 ):
-    """`ssd_step` over time, in chunks of matmuls.
+    """Run `ssd_step` over time, in chunks of matmuls.
 
     Args:
       state: (B, G, N, D) for D = H P / G, before the first token.
@@ -33,14 +33,14 @@ def ssd(
       d: (H,), the skip.
       reset: bool (B, T) or None.
       chunk_size: at most 256.
-      dtype: what the inputs of the matmuls are rounded to; decays and states are float32.
+      dtype: input dtype of the matmuls; decays and states are float32.
       implementation: "auto" and "xla", or "pallas" (for G = 1).
 
     Returns:
       (state after the last token, y (B, T, H P) float32).
     """
     if implementation == "pallas" and state.shape[1] > 1:
-        raise UserError(f'implementation="pallas" needs one group, got {state.shape[1]}')
+        raise UserError(f'implementation="pallas" requires one group, got {state.shape[1]}')
     run = select_implementation(
         implementation, auto=ssd_chunked, xla=ssd_chunked, pallas=ssd_pallas
     )

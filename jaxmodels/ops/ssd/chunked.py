@@ -1,11 +1,11 @@
-"""The state-space duality of Mamba-2: a scalar decay per head, token by token and in chunks.
+"""State-space duality of Mamba-2, with a per-head scalar decay, token by token and chunked.
 
     h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
 
-SYSTEMS 7.6, from state-spaces/mamba (ssd_minimal) and arXiv 2405.21060. b and c are shared by the
-heads of a group; the state is (B, G, N, D), what a group's heads hold side by side, so that reading
-and writing it are one matmul per group. Shapes: B batch, T time, H heads, P head size,
-G groups, D = H P / G, N state size, c chunk size, n chunks.
+Source: arXiv 2405.21060, state-spaces/mamba (ssd_minimal). b and c are shared by the heads of a
+group; the state (B, G, N, D) concatenates a group's heads, so that reading and writing it take one
+matmul per group. Shapes: B batch, T time, H heads, P head size, G groups, D = H P / G, N state
+size, c chunk size, n chunks.
 """
 
 import functools
@@ -24,7 +24,7 @@ from jaxmodels.ops.common.chunks import (
     to_chunks,
 )
 
-LEAST = -128.0  # log decays below do not differ: exp of either is 0 in float32
+LEAST = -128.0  # clamp of log decays; exp is 0 in float32 below
 GRAIN = 2.0**-8  # multiples of it up to 256 * 128 are exact in float32
 
 
@@ -37,7 +37,7 @@ def ssd_step(state, x, delta, a, b, c, d):
       delta: (B, H), >= 0.
       a: (H,), negative.
       b, c: (B, G N).
-      d: (H,), the skip: how much of x goes into y as it is.
+      d: (H,), weight of the skip connection from x to y.
 
     Returns:
       (state, y (B, H P)).
@@ -50,9 +50,9 @@ def ssd_step(state, x, delta, a, b, c, d):
 
 
 def ssd_chunked(state, x, delta, a, b, c, d, reset=None, *, chunk_size=64, dtype=jnp.float32):
-    """Read (B, T, ...), `chunk_size` tokens at a time, by matmuls in XLA; see `ops.ssd.ssd`.
+    """Run in chunks of matmuls, in XLA; see `ops.ssd.ssd`.
 
-    Only the states at chunk boundaries are kept for the backward pass, which is written out.
+    The custom backward pass stores only the states at chunk boundaries.
     """
     batch, time = x.shape[:2]
     size = min(chunk_size, time)
@@ -66,21 +66,21 @@ def ssd_chunked(state, x, delta, a, b, c, d, reset=None, *, chunk_size=64, dtype
 
 
 def _split_heads(state, x, delta, b, c):
-    """x (..., H P) -> (..., H, P); b, c (..., G N) -> (..., G, N)."""
+    """Reshape x (..., H P) to (..., H, P), and b, c (..., G N) to (..., G, N)."""
     lead, groups = x.shape[:-1], state.shape[1]
     b, c = (z.reshape(*lead, groups, -1) for z in (b, c))
     return x.reshape(*lead, delta.shape[-1], -1), b, c
 
 
 def _add_skip(y, x, d):
-    """y, x (..., H, P) -> y + d x, (..., H P)."""
+    """Return y + d x of y, x (..., H, P) as (..., H P)."""
     y = y + x * broadcast_to_last_axis(d, x[..., 0])[..., None]
     return y.reshape(*y.shape[:-2], -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(dtype, state, a, tokens, reset):
-    """tokens: x (n, B, H, c, P), delta (n, B, H, c), b and c (n, B, G, c, N); reset (n, B, c)."""
+    """Scan tokens x (n, B, H, c, P), delta (n, B, H, c), b, c (n, B, G, c, N); reset (n, B, c)."""
     return _forward(dtype, state, a, tokens, reset)[0]
 
 
@@ -128,7 +128,7 @@ def _backward(dtype, saved, cotangents):
         d_c = dot("bgti,bgin->bgtn", d_scores, b)
         d_b = dot("bgti,bgtn->bgin", d_scores, c)
 
-        # What was read of the state before.
+        # Read of the entering state.
         d_read = _to_groups(d.entered[..., None] * d_y, state)
         d_c = d_c + dot("bgtd,bgnd->bgtn", d_read, state)
         before = dot("bgtn,bgtd->bgnd", c, d_read)
@@ -137,7 +137,7 @@ def _backward(dtype, saved, cotangents):
             d.first[..., 0], _sum_over_head_channels(d_read * read, d_sums), 0.0
         )
 
-        # What was left in the state after.
+        # Write to the leaving state.
         leaving = _to_groups(d.leaving[..., None] * written, state)
         d_b = d_b + dot("bgid,bgnd->bgin", leaving, d_state)
         d_leaving = dot("bgin,bgnd->bgid", b, d_state)
@@ -185,12 +185,12 @@ class _Decays(NamedTuple):
 
 
 def _decays(a, delta, reset):
-    """a (H,), delta (B, H, c), reset (B, c). A reset at the first token is not counted."""
+    """Compute decays of a (H,), delta (B, H, c), reset (B, c), whose first token is ignored."""
     ids = segment_ids(reset.at[:, 0].set(False))
     visible = same_segment(ids)
     log = jnp.maximum(delta * a[None, :, None], LEAST)
-    # A difference of cumulative sums keeps few digits of a small decay that follows a large one.
-    # Multiples of GRAIN are summed by themselves: their sums and differences are exact.
+    # A difference of cumulative sums loses the digits of a small decay after a large one. So
+    # multiples of GRAIN are summed separately: their sums and differences are exact.
     coarse = jnp.round(log / GRAIN) * GRAIN
     sums = [_segment_cumsum(visible, part) for part in (coarse, log - coarse)]
     first, last = ids == 0, ids == ids[:, -1:]
@@ -207,18 +207,18 @@ def _decays(a, delta, reset):
 
 
 def _segment_cumsum(visible, z, back=False):
-    """Cumulative sums of z (B, H, c) within segments; `back`: from the end."""
+    """Compute cumulative sums of z (B, H, c) within segments; `back`: from the end."""
     pattern = "bti,bht->bhi" if back else "bti,bhi->bht"
     return jnp.einsum(pattern, visible.astype(z.dtype), z, precision=jax.lax.Precision.HIGHEST)
 
 
 def _product(dtype, pattern, x, y):
-    """`einsum` of x and y rounded to `dtype`, in float32."""
+    """Return `einsum` of x and y, rounded to `dtype`, in float32."""
 
     def narrow(x, y):
         return jnp.einsum(pattern, x, y, preferred_element_type=jnp.float32)
 
-    def wide(x, y):  # XLA's CPU compiler lacks some products of bfloat16
+    def wide(x, y):  # XLA:CPU lacks some bfloat16 matmuls
         return jnp.einsum(pattern, x.astype(jnp.float32), y.astype(jnp.float32))
 
     x, y = x.astype(dtype), y.astype(dtype)
@@ -228,53 +228,53 @@ def _product(dtype, pattern, x, y):
 
 
 def _reset_state(reset, state):
-    """No state, NaN included, where a document starts at the chunk's first token."""
+    """Clear the state, including NaN, where a document starts at the chunk's first token."""
     return jnp.where(reset[:, None, None, None], 0.0, state)
 
 
 def _groups(z, b):
-    """(B, H, ...) -> (B, G, H / G, ...)."""
+    """Reshape (B, H, ...) to (B, G, H / G, ...)."""
     return z.reshape(*b.shape[:2], -1, *z.shape[2:])
 
 
 def _weight_by_head(scores, pairs):
-    """scores (B, G, c, c) times pairs (B, H, c, c)."""
+    """Multiply scores (B, G, c, c) by pairs (B, H, c, c)."""
     return (scores[:, :, None] * _groups(pairs, scores)).reshape(pairs.shape)
 
 
 def _to_groups(z, state):
-    """(B, H, c, P) -> (B, G, c, D)."""
+    """Transpose (B, H, c, P) to (B, G, c, D)."""
     z = _groups(z, state).swapaxes(2, 3)
     return z.reshape(*z.shape[:3], -1)
 
 
 def _to_heads(z, like):
-    """(B, G, c, D) -> (B, H, c, P), as `like`."""
+    """Transpose (B, G, c, D) to (B, H, c, P), the shape of `like`."""
     z = z.reshape(*z.shape[:3], -1, like.shape[-1])
     return z.swapaxes(2, 3).reshape(like.shape)
 
 
 def _sum_over_head_channels(z, like):
-    """(B, G, c, D), summed over each head's channels: (B, H, c), as `like`."""
+    """Sum (B, G, c, D) over each head's channels to (B, H, c), the shape of `like`."""
     batch, groups, size, _ = z.shape
     z = z.reshape(batch, groups, size, like.shape[1] // groups, -1).sum(-1)
     return z.swapaxes(2, 3).reshape(like.shape)
 
 
 def _broadcast_to_channels(z, state):
-    """A number a head, (B, H), for every channel of a state: (B, G, 1, D)."""
+    """Repeat per-head numbers (B, H) over the channels of a state: (B, G, 1, D)."""
     batch, groups, _, channels = state.shape
     z = z.reshape(batch, groups, -1, 1)
     return jnp.repeat(z, channels // z.shape[2], 3).reshape(batch, groups, 1, channels)
 
 
 def _sum_over_channels(z, like):
-    """(B, G, D), summed over each head's channels: (B, H), as `like`."""
+    """Sum (B, G, D) over each head's channels to (B, H), the shape of `like`."""
     return z.reshape(*like.shape, -1).sum(-1)
 
 
 def _sum(z, axis):
-    """Over an axis; in pairs on a CPU, which is many times faster there."""
+    """Sum over an axis; pairwise on a CPU, where that is many times faster."""
 
     def pairwise(z):
         while (length := z.shape[axis]) > 1:

@@ -1,18 +1,16 @@
-"""The state-space duality of Mamba-2 as a Pallas TPU kernel, for heads that share b and c.
+"""State-space duality of Mamba-2 as a Pallas TPU kernel, for one group of heads.
 
-    h_t = exp(delta_t a) h_{t-1} + b_t (delta_t x_t)^T ;   y_t = c_t^T h_t
-
-The equations are those of `ops/ssd/chunked.py`, by chunks:
+The equations are those of `ops/ssd/chunked.py`, in chunks:
 
     y = (E * c b^T) w + entered (c S) ;   S <- keep S + b^T (leaving w) ;   w = delta x
 
-with E the decays between two tokens of a chunk. Per-head numbers of a token (decays and their sums)
-are computed outside, by operations that JAX differentiates; the kernel computes what is as large as
-chunk x chunk or as the state, of which only the states between chunks leave VMEM. The backward pass
-recomputes a chunk's pairs transposed, so that nothing has to be transposed.
+with E the decays between two tokens of a chunk. Per-token, per-head decays and their sums are
+computed outside by operations that JAX differentiates; the kernel computes arrays as large as
+chunk x chunk or the state, of which only the states at chunk boundaries leave VMEM. The backward
+pass recomputes a chunk's pairs in transposed layout, to avoid transposes.
 
-Shapes: B batch, T time, H heads, P head size, D = H P, N state size, c chunk size, n chunks; heads
-go by in blocks of h, and side by side in a block in packs that fill 128 lanes.
+Shapes: B batch, T time, H heads, P head size, D = H P, N state size, c chunk size, n chunks, h
+heads per block; within a block, heads form packs that fill 128 lanes.
 """
 
 import functools
@@ -35,14 +33,11 @@ from jaxmodels.ops.common.pallas_tpu import (
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 from jaxmodels.ops.ssd.pallas_chunk import Inputs, Sizes, backward_chunk, forward_chunk
 
-WIDTH = 1024  # channels of a block of heads, with chunks and states of 128
+WIDTH = 1024  # channels per block of heads, for chunk and state size 128
 
 
 def ssd_pallas(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype=jnp.float32):
-    """Read (B, T, ...) by a TPU kernel, interpreted on other platforms; see `ops.ssd.ssd`.
-
-    For one group: state (B, 1, N, D).
-    """
+    """Run as a TPU kernel, for one group, state (B, 1, N, D); see `ops.ssd.ssd`."""
     state = state[:, 0]
     batch, time, width = x.shape
     heads = a.shape[0]
@@ -53,7 +48,7 @@ def ssd_pallas(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     def padded(z):
         return jnp.pad(z, [(0, 0), (0, -time % size)] + [(0, 0)] * (z.ndim - 2))
 
-    # Behind the last token nothing decays and nothing is written.
+    # Padding with delta = 0 neither decays nor writes.
     x, delta, b, c, reset = (padded(z.astype(jnp.float32)) for z in (x, delta, b, c, reset))
     head, states = width // heads, state.shape[1]
     block, filled = lane_blocks(heads, head, WIDTH * 2 * LANES // (size + states))
@@ -70,11 +65,11 @@ def ssd_pallas(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
 
 
 class _Decays(NamedTuple):
-    """Numbers of tokens and heads, float32.
+    """Decays by token and head, float32.
 
     sums: two (B, T, H), cumulative log decays within a chunk, coarse and fine (`chunked.py`);
-    entered, leaving (B, T, H): from the chunk's start to a token, and from it to the end, 0 across
-    documents; keep (B, n, D): of the whole chunk, for every channel.
+    entered, leaving (B, T, H): decay from the chunk's start to a token, and from it to the end, 0
+    across documents; keep (B, n, D): decay over the whole chunk, per channel.
     """
 
     sums: tuple[jax.Array, jax.Array]
@@ -84,7 +79,7 @@ class _Decays(NamedTuple):
 
 
 def _decays(a, delta, reset, size, head):
-    """delta (B, T, H), reset (B, T) -> (document of a token within its chunk (B, T), `_Decays`)."""
+    """Return segment ids (B, T) and `_Decays`, given delta (B, T, H) and reset (B, T)."""
     batch, time, heads = delta.shape
     ids = segment_ids(reset.reshape(batch, -1, size))  # (B, n, c)
     log = jnp.maximum(delta * a[None, None], LEAST).reshape(*ids.shape, heads)
@@ -104,7 +99,7 @@ def _decays(a, delta, reset, size, head):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _run(sizes, state, x, b, c, d, ids, delta, decays):
-    """state (B, N, D), x (B, T, D), b, c (B, T, N), d (1, D), ids (B, T), delta (B, T, H)."""
+    """Run on state (B, N, D), x (B, T, D), b, c (B, T, N), d (1, D), ids, delta (B, T, H)."""
     return _forward(sizes, state, x, b, c, d, ids, delta, decays, keep=False)[:2]
 
 
@@ -153,8 +148,8 @@ def _run_backward(sizes, saved, cotangents):
     d_sums, d_entered, d_leaving, d_delta = _from_blocks(
         _columns(d_out) - d_in, d_entered, d_leaving, d_delta
     )
-    nothing = jnp.zeros_like(d_sums)  # of the coarse part: no derivative goes through rounding
-    d_decays = _Decays((nothing, d_sums), d_entered, d_leaving, d_keep[:, :, 0])
+    zeros = jnp.zeros_like(d_sums)  # the coarse part is rounded and has no derivative
+    d_decays = _Decays((zeros, d_sums), d_entered, d_leaving, d_keep[:, :, 0])
     return d_state, d_x, d_b, d_c, d_d.sum((0, 1)), None, d_delta, d_decays
 
 
@@ -162,7 +157,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 def _inputs(sizes, x, b, c, d, ids, delta, decays):
-    """Arrange the arrays as the kernels read them."""
+    """Arrange the arrays in the layouts that the kernels read."""
     ids = ids[..., None]
     sums = decays.sums
     numbers = _by_block(sizes, *sums, decays.entered, decays.leaving, delta)
@@ -176,12 +171,12 @@ def _shape(like, chunks=None):
 
 
 def _by_block(sizes, *arrays):
-    """(B, T, H) -> (B, H / h, T, h)."""
+    """Transpose (B, T, H) to (B, H / h, T, h)."""
     return [z.reshape(*z.shape[:2], -1, sizes.block).swapaxes(1, 2) for z in arrays]
 
 
 def _rows(sizes, z):
-    """(..., T, h) -> (..., n, h, c)."""
+    """Transpose (..., T, h) to (..., n, h, c)."""
     return z.reshape(*z.shape[:-2], -1, sizes.chunk, z.shape[-1]).swapaxes(-1, -2)
 
 
@@ -196,7 +191,7 @@ def _from_blocks(*arrays):
 
 
 class _Specs:
-    """Grid (row of the batch, chunk, block of heads) and the blocks of each kind of array."""
+    """Grid (batch row, chunk, block of heads) and block specs of each kind of array."""
 
     def __init__(self, sizes, state, x, backwards):
         size, lanes = sizes.chunk, sizes.block * sizes.head
@@ -216,7 +211,7 @@ class _Specs:
         self.chunk = spec((1, 1, 1, lanes), lambda b, t, h: (b, t, 0, h))
         vector = spec((1, lanes), lambda b, t, h: (0, h))
         self.boundary = spec((1, 1, states, lanes), lambda b, t, h: (b, t, 0, h))
-        # Each block of heads comes and goes once, not once a chunk.
+        # Each block of heads is loaded and stored once, not once per chunk.
         last = self.grid[2] - 1
         self.start = pl.BlockSpec(
             (1, states, lanes), lambda b, t, h: (b, 0, jnp.where(t == 0, h, last))

@@ -1,7 +1,7 @@
-"""A chunk of Mamba-2 inside the kernels of `ops/ssd/pallas.py`, forwards and backwards.
+"""Chunk of Mamba-2 in the kernels of `ops/ssd/pallas.py`, forward and backward.
 
-References come as the blocks of `pallas._Specs`. Shapes: N state size, c chunk size, P head
-size; heads go by in blocks of h, side by side in packs that fill 128 lanes.
+References have the blocks of `pallas._Specs`. Shapes: N state size, c chunk size, P head size, h
+heads per block, in packs that fill 128 lanes.
 """
 
 import functools
@@ -17,7 +17,7 @@ EXACT = jax.lax.Precision.HIGHEST
 
 
 class Sizes(NamedTuple):
-    """Static: tokens c of a chunk, channels P of a head, heads h of a block, type of products."""
+    """Static sizes: tokens per chunk c, head size P, heads per block h; dtype of matmuls."""
 
     chunk: int
     head: int
@@ -26,7 +26,7 @@ class Sizes(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """References of what both passes read of a chunk and a block of heads."""
+    """References that both passes read, for one chunk and one block of heads."""
 
     x: object
     b: object
@@ -45,7 +45,7 @@ class Inputs(NamedTuple):
 
 
 def _dot(sizes, x, y, over=(1, 0)):
-    """Product of x and y, rounded to the products' type, summed over these axes; float32."""
+    """Contract these axes of x and y, rounded to `sizes.dtype`, in float32."""
     dims = (((over[0],), (over[1],)), ((), ()))
     narrow = sizes.dtype != jnp.float32
     return jax.lax.dot_general(
@@ -58,7 +58,7 @@ def _dot(sizes, x, y, over=(1, 0)):
 
 
 def _packs(sizes):
-    """[(first lane of a pack, its lanes, its heads)] of a block."""
+    """Return [(first lane, number of lanes, heads)] for each pack of a block."""
     side = max(
         n
         for n in range(1, sizes.block + 1)
@@ -71,7 +71,7 @@ def _packs(sizes):
 
 
 def _wide(sizes, numbers, lanes, heads):
-    """Numbers (c, h) of tokens and heads, for the lanes (c, lanes) of these heads."""
+    """Broadcast per-head numbers (c, h) to the lanes (c, lanes) of these heads."""
     wide = jnp.broadcast_to(numbers[:, heads[0]][:, None], (numbers.shape[0], lanes))
     for place, head in enumerate(heads[1:], 1):
         wide = jnp.where(_own(sizes, lanes, place), numbers[:, head][:, None], wide)
@@ -79,28 +79,30 @@ def _wide(sizes, numbers, lanes, heads):
 
 
 def _only(sizes, x, place):
-    """x (c, lanes) with zeros but in the lanes of one head of a pack."""
+    """Zero x (c, lanes) except in the lanes of one head of a pack."""
     if x.shape[1] == sizes.head:
         return x
     return jnp.where(_own(sizes, x.shape[1], place), x, 0.0)
 
 
 def _own(sizes, lanes, place):
-    """Which of a pack's lanes, bool (1, lanes), are those of its head at a place."""
+    """Return the mask of the lanes of a pack's head number `place`, bool (1, lanes)."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (1, lanes), 1)
     return (lane >= place * sizes.head) & (lane < (place + 1) * sizes.head)
 
 
 def _times(factor, x):
-    """factor * x, 0 where the factor is, whatever x is there."""
+    """Return factor * x, and 0 where factor is 0, even if x is NaN or Inf."""
     return jnp.where(factor > 0.0, factor * x, 0.0)
 
 
 def forward_chunk(sizes, keep, *refs, exact):
-    """References: `Inputs`, the state before all; y, the state after all, with `keep` the state
-    before the chunk; memory for the pairs of a chunk and for the states of all blocks.
+    """Compute one chunk and block of heads.
+
+    refs: `Inputs`, initial state; outputs y, final state and, with `keep`, the state before the
+    chunk; scratch for the chunk's scores and for the states of all blocks.
     """
-    del exact  # products are of `sizes.dtype` everywhere
+    del exact  # matmuls are in `sizes.dtype` on all platforms
     given, refs = Inputs(*refs[: len(Inputs._fields)]), refs[len(Inputs._fields) :]
     start, y, final, *boundaries, scores, states = refs
     b, c = given.b[0], given.c[0]
@@ -138,12 +140,12 @@ def forward_chunk(sizes, keep, *refs, exact):
 
 
 def _apply_reset(given, state):
-    """No state, NaN included, where a document starts at the chunk's first token."""
+    """Clear the state, including NaN, where a document starts at the chunk's first token."""
     return jnp.where(given.id_column[0, :1] == 0, state, 0.0)
 
 
 def _visible(given, back=False):
-    """Who reads whom: (c, c), readers by rows, or with `back` by columns."""
+    """Return the mask (c, c) of visible tokens; readers are rows, or with `back` columns."""
     size = given.id_row.shape[3]
     row, column = (jax.lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
     same = given.id_column[0] == given.id_row[0, 0]
@@ -151,7 +153,7 @@ def _visible(given, back=False):
 
 
 def _between(given, head):
-    """Log decays (c, c), sums at the token of the row minus those at the token of the column."""
+    """Return log decays (c, c), the sums at the row's token minus those at the column's."""
     parts = []
     for column, row in ((given.coarse, given.coarse_row), (given.fine, given.fine_row)):
         parts.append(column[0, 0, :, head][:, None] - row[0, 0, 0, head][None])
@@ -159,9 +161,11 @@ def _between(given, head):
 
 
 def backward_chunk(sizes, *refs, exact):
-    """References: `Inputs`, gradient of y, state before the chunk, gradient of the state after all;
-    gradients of x, b, c, of the sums at a token that was written, of entered, leaving, delta, of
-    the sums at a token that reads, of keep, d and the state before all; memory, see above.
+    """Differentiate one chunk and block of heads.
+
+    refs: `Inputs`, d_y, state before the chunk, gradient of the final state; outputs: gradients of
+    x, b, c, of the sums at written tokens, of entered, leaving, delta, of the sums at reading
+    tokens, of keep, d and the initial state; scratch as in `forward_chunk`.
     """
     del exact
     given, refs = Inputs(*refs[: len(Inputs._fields)]), refs[len(Inputs._fields) :]

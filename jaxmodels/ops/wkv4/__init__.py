@@ -1,4 +1,4 @@
-"""The weighted average of RWKV-4: chunked XLA and Pallas TPU."""
+"""Weighted average of RWKV-4: chunked XLA and Pallas TPU."""
 
 from jaxmodels.ops.common.dispatch import select_implementation
 from jaxmodels.ops.wkv4.chunked import WKV4State, wkv4_chunked, wkv4_initial, wkv4_step
@@ -8,14 +8,14 @@ __all__ = ["WKV4State", "wkv4", "wkv4_initial", "wkv4_step"]
 
 
 def wkv4(state, k, v, decay, bonus, reset=None, *, chunk_size=64, implementation="auto"):
-    """`wkv4_step` over (batch, time, width), in about T / chunk_size + chunk_size dependent steps.
+    """Run `wkv4_step` over time, in about T / chunk_size + chunk_size dependent steps.
 
     Args:
-      state: of (B, C) arrays, before the first token.
+      state: (B, C) arrays, before the first token.
       k, v: (B, T, C).
       decay, bonus: (C,), see `wkv4_step`.
       reset: bool (B, T) or None.
-      chunk_size: most tokens a chunk of "xla"; "pallas" has blocks of its own.
+      chunk_size: limit of tokens per chunk of "xla"; ignored by "pallas".
       implementation: "auto" and "xla", or "pallas".
 
     Returns:

@@ -1,15 +1,15 @@
-"""The weighted average of RWKV-4, token by token and in chunks.
+"""Weighted average of RWKV-4, token by token and chunked, in float32.
 
     y_t = (sum_{i<t} e^{k_i - (t-1-i) w} v_i + e^{u + k_t} v_t) / (the same without the v)
 
-SYSTEMS 7.2, from BlinkDL's RWKV-LM (RWKV-v4neo), with numerator and denominator kept as p e^o and
-q e^o so that no exponential exceeds 1. Shapes: B batch, T time, C width, c chunk size, n chunks.
-All of it in float32.
+Source: arXiv 2305.13048, BlinkDL's RWKV-LM (RWKV-v4neo). Numerator and denominator are stored as
+p e^o and q e^o, so that no exponential exceeds 1. Shapes: B batch, T time, C width, c chunk size,
+n chunks.
 
-The exponent o is a point of reference: another o with other p, q is the same state. So it carries
-no gradient, and p and q carry that of the sums, which is exact for whatever reads the sums. And its
-rounding does not count, as exponents are formed as (o - new o) - w: what rounding took from o - w,
-which at o = 60 is more than 1 % of a decay of 1e-4, comes back in the factor of p and q.
+The exponent o is only a reference: the same state has other p, q with another o. So o has no
+gradient, and p and q carry that of the sums. Nor does rounding of o matter, because exponents are
+computed as (o - new o) - w: the rounding error of o - w, which at o = 60 exceeds 1 % of a decay of
+1e-4, is compensated in the factor of p and q.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import from_chunks, segment_ids, to_chunks
 
-EMPTY = -1e38  # o of nothing read: finite, as inf - inf is NaN
+EMPTY = -1e38  # initial o; finite, because inf - inf is NaN
 
 
 class WKV4State(NamedTuple):
@@ -31,7 +31,7 @@ class WKV4State(NamedTuple):
 
 
 def wkv4_initial(*shape: int) -> WKV4State:
-    """Return the state before the first token, of arrays of this shape."""
+    """Return the state before the first token, arrays of this shape."""
     zeros = jnp.zeros(shape, jnp.float32)
     return WKV4State(zeros, zeros, jnp.full(shape, EMPTY, jnp.float32))
 
@@ -40,10 +40,10 @@ def wkv4_step(state: WKV4State, k, v, decay, bonus):
     """Read one token.
 
     Args:
-      state: of (B, C) arrays.
+      state: (B, C) arrays.
       k, v: (B, C).
-      decay: (C,), w >= 0; a token's weight falls by e^-w a token.
-      bonus: (C,), u, added to the key of the token itself.
+      decay: (C,), w >= 0; weights decay by e^-w per token.
+      bonus: (C,), u, added to the key of the current token.
 
     Returns:
       (state, y (B, C)).
@@ -52,15 +52,14 @@ def wkv4_step(state: WKV4State, k, v, decay, bonus):
 
 
 def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size=64):
-    """Read (B, T, C) in chunks, in XLA; see `ops.wkv4.wkv4`.
+    """Run in chunks, in XLA; see `ops.wkv4.wkv4`.
 
-    What a chunk adds to the state is a sum over its tokens. A scan over chunks adds these up to the
-    states that enter the chunks; from there all chunks are read at once, token by token. For the
-    gradient the states at each token are kept, and nothing else is. On a CPU a chunk of T tokens is
-    as good as any.
+    Each chunk's contribution to the state is a sum over its tokens. A scan over chunks accumulates
+    them to the states that enter the chunks; then all chunks run in parallel, token by token. The
+    backward pass stores only the state at each token. A CPU gains nothing from chunks.
     """
     time = k.shape[1]
-    size = -(-time // -(-time // chunk_size))  # as many chunks, but the last about as full
+    size = -(-time // -(-time // chunk_size))  # same number of chunks, but about equally full
     k, v = (to_chunks(x.astype(jnp.float32), size) for x in (k, v))  # (n, B, c, C)
     chunks = k.shape[0]
     if reset is not None:
@@ -81,10 +80,10 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
 
 @jax.custom_vjp
 def _scan_chunks(entered, tokens, decay, bonus):
-    """Read all chunks at once, token by token.
+    """Run all chunks in parallel, token by token.
 
     Args:
-      entered: states of (n, B, C), before each chunk.
+      entered: states (n, B, C), before each chunk.
       tokens: k, v (c, n, B, C), and bool or None, reset (c, n, B), real (c, n, 1): not padding.
       decay, bonus: (1, 1, C).
 
@@ -95,7 +94,7 @@ def _scan_chunks(entered, tokens, decay, bonus):
 
 
 def _loop(entered, tokens, decay, bonus, *, keep: bool):
-    """`_scan_chunks`, and with `keep` the states (c, n, B, C) before each token."""
+    """Run `_scan_chunks`; with `keep`, also return the states (c, n, B, C) before each token."""
     # Barriers around the scan: otherwise XLA:TPU picks the consumer's layout for the stacked
     # outputs and transposes on every iteration.
     tokens = jax.lax.optimization_barrier(tokens)
@@ -116,7 +115,7 @@ def _scan_chunks_forward(entered, tokens, decay, bonus):
 
 
 def _scan_chunks_backward(saved, cotangents):
-    """By hand: a derivative of the step, taken by itself, is six passes over the chunks."""
+    """Differentiate `_scan_chunks`; automatic differentiation takes six passes over the chunks."""
     states, tokens, decay, bonus = saved
     d_left, d_y = cotangents
     d_y = jax.lax.optimization_barrier(d_y)
@@ -135,13 +134,13 @@ def _scan_chunks_backward(saved, cotangents):
             d_k, d_v, d_decay, d_bonus = _select(real, (d_k, d_v, d_decay, d_bonus), (0.0,) * 4)
         return (*before, d_w + d_decay, d_u + d_bonus), (d_k, d_v)
 
-    # Gradients of decay and bonus as wide as the state: no sum at each step.
-    nothing = jnp.zeros_like(d_left.p)
-    start = d_left.p, d_left.q, nothing, nothing
+    # Accumulate gradients of decay and bonus in the shape of the state, to avoid a sum per step.
+    zeros = jnp.zeros_like(d_left.p)
+    start = d_left.p, d_left.q, zeros, zeros
     inputs = states, tokens, d_y
     (d_p, d_q, d_w, d_u), d_tokens = jax.lax.scan(token, start, inputs, reverse=True)
     d_k, d_v = jax.lax.optimization_barrier(d_tokens)
-    entered = WKV4State(d_p, d_q, nothing)
+    entered = WKV4State(d_p, d_q, zeros)
     return entered, (d_k, d_v, None, None), *(x.sum((0, 1), keepdims=True) for x in (d_w, d_u))
 
 
@@ -165,15 +164,10 @@ def wkv4_token(state, k, v, decay, bonus):
 
 
 def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
-    """Differentiate `wkv4_token`.
-
-    Args:
-      state: before the token.
-      d_y: the gradient of what it read.
-      d_after: that of p and q after it.
+    """Differentiate `wkv4_token`, given the state before it and gradients of y and of p, q after.
 
     Returns:
-      ((gradients of p and q before it), of k, of v, of decay, of bonus), none of them summed.
+      Gradients of ((p, q) before, k, v, decay, bonus), not summed over broadcast axes.
     """
     (p, q, o), (d_p, d_q) = state, d_after
     k_now = k + bonus

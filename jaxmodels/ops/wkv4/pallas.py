@@ -1,11 +1,8 @@
-"""The weighted average of RWKV-4 as a Pallas TPU kernel: token by token, in VMEM.
+"""Weighted average of RWKV-4 as a Pallas TPU kernel: token by token, in VMEM.
 
-The equations and their derivative are those of `chunked.py`, whose step runs here unchanged. On a
-TPU the recurrence is bound by HBM traffic: here only k, v and y are read and written, once. For the
-gradient the states before each block of tokens are kept, and a block is replayed before its
-backward pass.
-
-Eight rows of the batch are the eight sublanes of a register, so that a batch of eight fills it.
+It runs the step and derivative of `chunked.py`. The recurrence is bound by HBM traffic; the kernel
+reads k and v and writes y once. The backward pass stores the state before each block of tokens and
+replays the block. Batch rows are the sublanes of a register, so multiples of 8 are efficient.
 Shapes: B batch, T time, C width, n blocks of c tokens.
 """
 
@@ -25,11 +22,11 @@ from jaxmodels.ops.common.pallas_tpu import (
 )
 from jaxmodels.ops.wkv4.chunked import EMPTY, WKV4State, wkv4_token, wkv4_token_back
 
-TOKENS, WIDTH = 32, 512  # of a block
+TOKENS, WIDTH = 32, 512  # block size
 
 
 def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
-    """Read (B, T, C) by a TPU kernel, interpreted on other platforms; see `ops.wkv4.wkv4`."""
+    """Run as a TPU kernel, interpreted on other platforms; see `ops.wkv4.wkv4`."""
     batch, time, width = k.shape
     lanes = min(WIDTH, -(-width // LANES) * LANES)
     tokens = min(TOKENS, time)
@@ -47,16 +44,15 @@ def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
 
 
 def _padded(x, to):
-    """Pad x with zeros at the end, up to multiples of `to` along its axes."""
+    """Zero-pad x at the end to multiples of `to` along its axes."""
     return jnp.pad(x, [(0, -size % block) for size, block in zip(x.shape, to, strict=True)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _run(time, block, state, k, v, decay, bonus, reset):
-    """All padded: state three (B, C), k, v (T, B, C), decay, bonus (1, C), reset (T, B, LANES).
+    """Run on padded arrays -> y (T, B, C), p, q, o (B, C).
 
-    Returns:
-      y (T, B, C), p, q, o (B, C).
+    state: p, q, o (B, C); k, v: (T, B, C); decay, bonus: (1, C); reset: (T, B, LANES) or None.
     """
     return _forward(time, block, state, k, v, decay, bonus, reset, keep=False)
 
@@ -104,7 +100,7 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 class _Specs:
-    """Blocks of the arrays: tokens (T, B, C), resets, rows (B, C), boundary (n, B, C), vector."""
+    """Block specs of tokens (T, B, C), resets, rows (B, C), boundary (n, B, C), vector (1, C)."""
 
     def __init__(self, block, blocks, backwards):
         tokens, lanes = block
@@ -117,7 +113,7 @@ class _Specs:
 
 
 def _layout(block, k, reset, backwards=False):
-    """(specs, grid, function that calls a kernel on them)."""
+    """Return (specs, grid, function that calls a kernel on them)."""
     tokens, lanes = block
     time, batch, width = k.shape
     grid = (batch // SUBLANES, width // lanes, time // tokens)
@@ -145,8 +141,7 @@ def _layout(block, k, reset, backwards=False):
 def _forward_block(
     time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *boundaries, exact
 ):
-    """One block of tokens. Arguments are references; p, q, o hold the state from block to block."""
-
+    """Run one block of tokens; arguments are references, and p, q, o carry the state."""
     place = pl.program_id(2)
 
     @pl.when(place == 0)
