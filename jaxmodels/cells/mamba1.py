@@ -136,8 +136,8 @@ class Mamba1Cell(Cell):
             conv, x = short_conv_silu(state.conv, swap_time(x), taps, bias, reset)
             x = time_major(x)
             delta, a, b, c = self._selected(x, write)
-            x_first, delta = swap_time(x), swap_time(delta)
-            inputs = (x_first, delta, a, swap_time(b), swap_time(c), reset)
+            batch_first, delta = swap_time(x), swap_time(delta)
+            inputs = (batch_first, delta, a, swap_time(b), swap_time(c), reset)
             ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
             return Mamba1State(conv, ssm), self._skip(time_major(y), x)
 

@@ -75,12 +75,11 @@ class HRLM(nnx.Module):
         c = self.config = config
         small = truncated_normal(c.width**-0.5)
         self.embed = Embedding(c.vocab_size, c.width, init=small, rngs=rngs)
-        self.register = self.puzzle = None
-        if c.registers:
-            drawn = truncated_normal(1.0)(rngs.params(), (c.registers, c.width), jnp.float32)
-            self.register = nnx.Param(drawn)
-        if c.puzzle_ids:
-            self.puzzle = nnx.Param(jnp.zeros((c.puzzle_ids, c.width)))
+        register, unit = (c.registers, c.width), truncated_normal(1.0)
+        drawn = unit(rngs.params(), register, jnp.float32) if c.registers else None
+        self.register = None if drawn is None else nnx.Param(drawn)
+        table = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
+        self.puzzle = None if table is None else nnx.Param(table)
         if c.recurrent:
             self.core = HRM(c, rngs=rngs)
         else:
