@@ -1,38 +1,17 @@
-"""Mamba-2 on the State of the Union speeches, byte by byte.
-
-The data and the budget of configs/prernk.py.
+"""Mamba-2 on the State of the Union speeches, byte by byte; data and budget of configs/prernk.py.
 
     python -m train --config=configs/mamba.py --workdir=runs/mamba
     python -m train --config=configs/mamba.py --workdir=runs/mamba1 --config.model_config.version=1
 
 Time and score: 2.057 validation bits per byte after 800 steps (819,200 bytes, seed 0), in 3.1
-minutes, 159 s of them training, on two CPU cores beside another job (Python 3.11, jax 0.10.2).
+minutes, 159 s of them training, on two CPU cores shared with another job (Python 3.11, jax 0.10.2).
 """
 
 from ml_collections import ConfigDict
 
+from configs.common import sotu_bytes
+
 
 def get_config() -> ConfigDict:
-    """Contiguous tracks of text with the recurrent state carried from batch to batch."""
-    return ConfigDict(
-        {
-            "model": "mamba",
-            "model_config": {
-                "width": 192,
-                "num_layers": 4,
-            },
-            "steps": 800,
-            "batch_size": 16,
-            "seq_len": 64,
-            "eval_every": 200,
-            "checkpoint_every": 200,
-            "optimizer": {
-                "learning_rate": 2e-3,
-                "warmup_steps": 20,
-                "weight_decay": 0.01,
-            },
-            "data": {
-                "piece_tokens": 2048,
-            },
-        }
-    )
+    """Return the config of the experiment."""
+    return sotu_bytes("mamba", width=192, num_layers=4)

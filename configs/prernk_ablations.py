@@ -1,8 +1,8 @@
-"""The effect of each auxiliary loss of PRERNK, one changed at a time (SYSTEMS P-25).
+"""The effect of each auxiliary loss of PRERNK, changed one at a time (docs/systems.md, P-25).
 
     python -m eval.sweep --config=configs/prernk_ablations.py --workdir=runs/ablate
 
-400 steps, three seeds; results: see docs/prernk.md. Shorter: --steps 300 --seeds 0.
+400 steps, three seeds; shorter: --steps 300 --seeds 0. Results: docs/results/prernk.md.
 """
 
 from typing import Any

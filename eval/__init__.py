@@ -1,1 +1,1 @@
-"""What a run learned: metrics, baselines, samples, ablations and the HTML report."""
+"""Evaluation of runs: metrics, baselines, samples, diagnostics, sweeps, benchmarks, reports."""

@@ -1,13 +1,13 @@
-"""Measure a trained run.
+"""Evaluate a trained run.
 
     python -m eval --workdir=runs/name [--split valid test] [--data PATH ...]
                    [--checkpoint best|last|STEP] [--max-bytes N] [--whole-documents]
                    [--max-pairs N] [--max-steps N]
 
-For a run on text, writes `eval.json` into the run's folder, refreshes `report.html`, and prints
-bits per byte and perplexity, every loss and accuracy of the model, and byte-Markov baselines on
+For a run on text, writes `eval.json` into the run's folder, updates `report.html`, and prints
+bits per byte, perplexity, every loss and accuracy of the model, and byte-Markov baselines on
 the same text. For a run on questions, writes `answers.json`: exact matches on seen and unseen
-questions, BLEU, chrF, ROUGE-L or right cells, ACT steps, speed.
+questions, BLEU, chrF, ROUGE-L or cell accuracy, ACT steps, speed.
 """
 
 import shlex
@@ -20,16 +20,16 @@ SPLITS = ("valid", "test")
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Measure a run, and print the result as a table."""
+    """Evaluate a run and print the result as a table."""
     parser = cli.parser("eval", __doc__, workdir=cli.RUN, checkpoint=True)
     add = parser.add_argument
     add("--split", nargs="+", choices=SPLITS, default=list(SPLITS))
     add("--data", nargs="+", help="other text files, folders or globs")
     add("--batch-size", type=int, default=32, help="rows per batch; default: %(default)s")
-    add("--max-bytes", type=int, help="read at most about this much of each split")
-    add("--whole-documents", action="store_true", help="cut no document (slower)")
+    add("--max-bytes", type=int, help="approximate limit for each split; default: no limit")
+    add("--whole-documents", action="store_true", help="do not cut documents (slower)")
     add("--max-pairs", type=int, default=1000, help="questions per split; 0 = all")
-    add("--max-steps", type=int, help="ACT steps; default: as trained")
+    add("--max-steps", type=int, help="limit of ACT steps; default: as trained")
     options = parser.parse_args(arguments)
 
     from eval import evaluators

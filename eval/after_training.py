@@ -1,4 +1,4 @@
-"""The one call that `train` makes into `eval`: what a run is worth, right after its last step."""
+"""Samples and report of a run right after its last step; the only code that `train` calls here."""
 
 import shlex
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from eval.evaluators.infer import Asker
+from eval.evaluators.infer import Answerer
 from eval.report.document import printable
 from eval.report.run_page import write_report
 from eval.run import Run, load_run, load_trained
@@ -22,11 +22,11 @@ PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What was made of a finished run.
+    """Output of `after_training`.
 
     Attributes:
         report: path of report.html, or None.
-        commands: what to type next.
+        commands: suggested next commands.
     """
 
     report: Path | None
@@ -34,15 +34,15 @@ class Aftermath:
 
 
 def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Aftermath:
-    """Print samples of a run's last checkpoint and write its report; the model is loaded once.
+    """Print samples of a run's last checkpoint and write its report, loading the model once.
 
-    What fails is told in a line; nothing is raised for it. Of several processes the others are gone
-    by now, and reading a checkpoint waits for all: then only the commands are returned.
+    User errors are printed, not raised. In a multi-process run only the commands are returned:
+    restoring a checkpoint is a collective operation and the other processes have exited.
 
     Args:
         workdir: folder of the run.
         result: `train.loop.RunResult`.
-        show: print a sample, or answers to a few questions; False writes the report alone.
+        show: print a sample, or answers to a few questions; False writes the report only.
     """
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
@@ -72,21 +72,21 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
 
 
 def _print_sample(run: Run, step: int) -> None:
-    """Print a text sample and keep it as samples/step_N.txt (prompt, form feed, text)."""
+    """Print a text sample and write it to samples/step_N.txt (prompt, form feed, text)."""
     text = "".join(sample(run.model, run.corpus.tokenizer, PROMPT, tokens=SAMPLE_TOKENS))
     folder = run.workdir / "samples"
     folder.mkdir(exist_ok=True)
     (folder / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
-    print(f"\na sample:\n{PROMPT}{printable(text)}")
+    print(f"\nsample:\n{PROMPT}{printable(text)}")
 
 
 def _print_answers(workdir: Path) -> str:
-    """Print answers to some questions of the validation split; returns the first question."""
+    """Print answers to a few validation questions; return the first question."""
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
     corpus = tasks.of(config).load_corpus(config)
     pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
-    answers = Asker(model, tokenizer, batch_size=len(pairs)).answer([p.question for p in pairs])
-    for pair, answer in zip(pairs, answers, strict=True):
+    answerer = Answerer(model, tokenizer, batch_size=len(pairs))
+    for pair, answer in zip(pairs, answerer.answer([p.question for p in pairs]), strict=True):
         print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")
     return pairs[0].question

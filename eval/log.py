@@ -1,4 +1,4 @@
-"""What a run wrote while it trained, read without touching the model: config, metrics, clocks."""
+"""The log of a run, read without loading the model: config, metrics, timing."""
 
 import json
 import math
@@ -13,15 +13,15 @@ from jaxmodels.errors import UserError
 
 @dataclass(frozen=True)
 class Log:
-    """The readable part of a run's folder.
+    """The text files of a run's folder.
 
     Attributes:
         workdir: the folder.
         config: the experiment's config as plain dicts; {} if `config.json` is missing or broken.
-        rows: lines of metrics.jsonl with a split, in order.
-        final: the closing line of a finished run, or None.
-        stopped: why the run could not go on (something ceased to be finite), or None.
-        control: what the controller said: lines with step, action and reason.
+        rows: training and validation lines of metrics.jsonl, in order.
+        final: the last line of a finished run, or None.
+        stopped: why the run stopped (a value became NaN or Inf), or None.
+        control: decisions of the controller: lines with step, action and reason.
         timing: lines of timing.jsonl.
     """
 
@@ -35,21 +35,21 @@ class Log:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that was logged."""
+        """The last logged step, or None."""
         return max((row["step"] for row in self.rows), default=None)
 
     def names(self, split: str) -> list[str]:
-        """Names of the numbers logged for a split, sorted."""
+        """Return the sorted names of a split's metrics."""
         rows = (row for row in self.rows if row["split"] == split)
         return sorted({name for row in rows for name in row} - {"step", "split"})
 
     def series(self, split: str, name: str) -> tuple[list[int], list[float]]:
-        """Steps and values of one logged number."""
+        """Return steps and values of one metric."""
         rows = [row for row in self.rows if row["split"] == split and name in row]
         return [row["step"] for row in rows], [float(row[name]) for row in rows]
 
     def bits_per_byte(self, split: str) -> tuple[list[int], list[float]]:
-        """Steps and bits per byte; for a byte tokenizer that is the main loss over ln 2."""
+        """Return steps and bits per byte, which with a byte tokenizer is the main loss / ln 2."""
         steps, values = self.series(split, "bits_per_byte")
         if not values and self.config.get("data", {}).get("tokenizer", "byte") == "byte":
             steps, values = self.series(split, "next_token")
@@ -57,26 +57,26 @@ class Log:
         return steps, values
 
     def clock(self, name: str) -> list[float]:
-        """All values of one number in timing.jsonl."""
+        """Return all values of one field of timing.jsonl."""
         return [row[name] for row in self.timing if isinstance(row.get(name), int | float)]
 
     @property
     def seconds(self) -> float:
-        """Seconds spent in training steps, compilation included, validation and checkpoints not."""
+        """Seconds of training steps and compilation, without validation and checkpoints."""
         return sum(self.clock("seconds")) + sum(self.clock("compile_seconds"))
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Median training speed between two logged steps."""
+        """Median training speed over logging intervals, or None."""
         speeds = [speed for speed in self.clock("bytes_per_second") if speed > 0]
         return statistics.median(speeds) if speeds else None
 
 
 def read_log(workdir: str | Path) -> Log:
-    """Reads whatever there is of a run.
+    """Read the files that exist of a run.
 
     Raises:
-        UserError: no such folder, or one in which no run has written anything.
+        UserError: no such folder, or it contains no run.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
@@ -87,7 +87,7 @@ def read_log(workdir: str | Path) -> Log:
         )
     lines = json_lines(workdir / "metrics.jsonl")
     rows = [line for line in lines if "step" in line and line.get("split") in ("train", "valid")]
-    # A stop that a later resumption went beyond is history.
+    # A stop record counts only as the last line: after it, the run was resumed.
     stop = lines[-1] if lines and lines[-1].get("split") == "stop" else {}
     final = next((line for line in reversed(lines) if line.get("final")), None)
     return Log(
@@ -102,7 +102,7 @@ def read_log(workdir: str | Path) -> Log:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} if there is none."""
+    """Return the JSON object in a file, or {} if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line, up to the first line that is not whole."""
+    """Return the objects of a JSON Lines file up to the first incomplete line."""
     values = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -128,25 +128,23 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result may depend on."""
+    """Return the versions of Python, JAX, jaxlib, Flax and NumPy."""
     import flax
     import jax
     import jaxlib
     import numpy
 
-    found = {"python": platform.python_version(), "jax": jax.__version__}
-    return found | {m.__name__: m.__version__ for m in (jaxlib, flax, numpy)}
+    modules = (jax, jaxlib, flax, numpy)
+    return {"python": platform.python_version()} | {m.__name__: m.__version__ for m in modules}
 
 
 def device_description() -> str:
-    """What JAX computes on here, e.g. "2 x cpu (x86_64, 2 cores)"."""
+    """Describe JAX's devices, e.g. "2 x cpu (x86_64, 2 cores)"."""
     import os
 
     import jax
 
     devices = jax.devices()
-    kind = devices[0].device_kind
-    extra = (
-        f" ({platform.machine()}, {os.cpu_count()} cores)" if devices[0].platform == "cpu" else ""
-    )
-    return f"{len(devices)} x {kind}{extra}"
+    cpu = f" ({platform.machine()}, {os.cpu_count()} cores)"
+    extra = cpu if devices[0].platform == "cpu" else ""
+    return f"{len(devices)} x {devices[0].device_kind}{extra}"

@@ -1,19 +1,16 @@
-"""Byte-Markov baselines: what a table of counts reaches on the same bytes.
+"""Byte-Markov baselines: bits per byte of n-gram counts of order 0 to 2.
 
-A model that reads a gigabyte of context is only interesting where it beats a table of the last two
-bytes, so every report draws these lines. One smoothing, stated once, for every order:
+All orders are smoothed by a Dirichlet prior centred on the order below:
 
     p_k(b | c) = (count(c b) + STRENGTH * p_{k-1}(b | c')) / (count(c) + STRENGTH),   p_{-1} = 1/256
 
-where `c` are the last k bytes and `c'` the last k-1: each order is interpolated with the one below
-(a Dirichlet prior centred on it), so that nothing has probability zero and every context's row sums
-to one. A document's first bytes are predicted by the order their context allows. STRENGTH = 10 was
-the best of 1, 5, 10, 20 at order 2 to 0.001 bits; nothing here is sensitive to it.
+where `c` is the last k bytes and `c'` the last k-1, so every context's row sums to one without a
+zero. A document's first bytes are predicted by the order that their context allows. STRENGTH = 10
+was the best of 1, 5, 10, 20 at order 2, by 0.001 bits.
 
-Measured on the packaged State of the Union corpus, valid = 2000-2009 (264,156 bytes): fitted on all
-years before 2000 (11.3 MB) the orders 0, 1, 2 give 4.43, 3.55, 2.91 bits per byte; fitted on the
-last megabyte of the same text alone they give 4.42, 3.51, 2.82, because most of the older English
-is unlike the newer. The baselines of a report are fitted on all training documents of its run.
+On the packaged State of the Union corpus, valid = 2000-2009 (264,156 bytes), orders 0, 1, 2 give
+4.43, 3.55, 2.91 bits per byte if fitted on all years before 2000 (11.3 MB), and 4.42, 3.51, 2.82 if
+fitted on the last megabyte of it, whose English is closer.
 """
 
 from collections.abc import Sequence
@@ -24,19 +21,19 @@ import numpy as np
 from jaxmodels.errors import UserError
 
 STRENGTH = 10.0
-MAX_ORDER = 2  # the table of order 3 would have 2^32 cells
+MAX_ORDER = 2  # a table of order 3 has 2^32 entries
 NAMES = ("unigram", "order-1", "order-2")
 
 
 @dataclass(frozen=True)
 class ByteMarkov:
-    """Counts of one order and the model of the order below (None under the unigram).
+    """Counts of one order, linked to the model of the order below.
 
     Attributes:
         order: number of bytes of context.
         counts: int32 (256**order, 256), context (most recent byte last) x next byte.
-        totals: int64 (256**order,), how often each context was seen.
-        lower: the model this one is interpolated with.
+        totals: int64 (256**order,), count of each context.
+        lower: the model of the order below; None for the unigram.
     """
 
     order: int
@@ -45,13 +42,9 @@ class ByteMarkov:
     lower: "ByteMarkov | None"
 
     def rows(self, contexts: np.ndarray) -> np.ndarray:
-        """Distributions over the next byte.
+        """Return p(next byte | context) as float64 (n, 256).
 
-        Args:
-            contexts: int (n, order), the bytes before, oldest first.
-
-        Returns:
-            float64 (n, 256), each row sums to one.
+        contexts: int (n, order), the preceding bytes, oldest first.
         """
         code = _code(contexts[:, contexts.shape[1] - self.order :])
         if self.lower is None:
@@ -61,20 +54,20 @@ class ByteMarkov:
         return (self.counts[code] + STRENGTH * prior) / (self.totals[code] + STRENGTH)[:, None]
 
     def probability(self, contexts: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """p(target | context) as float64 (n,): the numbers of `rows` without 256 columns."""
+        """Return p(target | context) as float64 (n,), without the full rows of `rows`."""
         code = _code(contexts[:, contexts.shape[1] - self.order :])
         prior = 1 / 256 if self.lower is None else self.lower.probability(contexts, target)
         return (self.counts[code, target] + STRENGTH * prior) / (self.totals[code] + STRENGTH)
 
     def bits_per_byte(self, documents: Sequence[np.ndarray]) -> float:
-        """Mean of -log2 p over every byte of the documents, their first bytes included."""
+        """Return the mean of -log2 p over every byte of the documents."""
         bits, count = 0.0, 0
         for document in documents:
             document = _as_bytes(document)
             model = self
             while model is not None:
-                # A full-order model covers all bytes but the first `order`; the k-th of those has
-                # only k bytes of context and belongs to the model of order k.
+                # The full order predicts all bytes but the first `order`; byte k of those has only
+                # k bytes of context and is predicted by order k.
                 last = None if model is self else model.order + 1
                 target = document[model.order : last]
                 starts = np.arange(len(target))[:, None] + np.arange(model.order)[None, :]
@@ -87,14 +80,14 @@ class ByteMarkov:
 
 
 def fit_markov(documents: Sequence[np.ndarray], order: int) -> ByteMarkov:
-    """Count contexts of 0..order bytes, never across the border of two documents.
+    """Count contexts of 0..order bytes, never across document boundaries.
 
     Args:
         documents: integer arrays (length,) with values 0..255.
         order: 0, 1 or 2.
 
     Raises:
-        UserError: an order that is not offered, values that are not bytes, or no bytes at all.
+        UserError: unsupported order, values that are not bytes, or no bytes.
     """
     if not 0 <= order <= MAX_ORDER:
         raise UserError(f"order={order}: the byte-Markov baselines have orders 0 to {MAX_ORDER}")
@@ -103,7 +96,8 @@ def fit_markov(documents: Sequence[np.ndarray], order: int) -> ByteMarkov:
         raise UserError("no bytes to fit a baseline on: the training documents are empty")
     model = None
     for k in range(order + 1):
-        codes = [_code(_windows(document, k + 1)) for document in documents if len(document) > k]
+        windows = np.lib.stride_tricks.sliding_window_view
+        codes = [_code(windows(document, k + 1)) for document in documents if len(document) > k]
         flat = np.concatenate(codes) if codes else np.zeros(0, np.int64)
         counts = np.bincount(flat, minlength=256 ** (k + 1)).reshape(256**k, 256).astype(np.int32)
         model = ByteMarkov(k, counts, counts.sum(axis=1, dtype=np.int64), model)
@@ -111,7 +105,7 @@ def fit_markov(documents: Sequence[np.ndarray], order: int) -> ByteMarkov:
 
 
 def baselines(train: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> dict[str, float]:
-    """Bits per byte of the unigram, order-1 and order-2 models fitted on `train`, on `held_out`."""
+    """Return bits per byte on `held_out` of the models of order 0 to 2 fitted on `train`."""
     model, result = fit_markov(train, MAX_ORDER), {}
     while model is not None:
         result[NAMES[model.order]] = model.bits_per_byte(held_out)
@@ -129,12 +123,8 @@ def _as_bytes(document: np.ndarray) -> np.ndarray:
     return document.astype(np.int64)
 
 
-def _windows(document: np.ndarray, width: int) -> np.ndarray:
-    return np.lib.stride_tricks.sliding_window_view(document, width)
-
-
 def _code(windows: np.ndarray) -> np.ndarray:
-    """One integer for each row of bytes (n, width), the oldest byte most significant."""
+    """Encode rows of bytes (n, width) as integers (n,), the oldest byte most significant."""
     code = np.zeros(len(windows), np.int64)
     for column in range(windows.shape[1]):
         code = code * 256 + windows[:, column]

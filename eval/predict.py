@@ -1,10 +1,10 @@
-"""Ask a trained model questions.
+"""Answer questions with a trained model.
 
     python -m eval.predict --workdir=runs/translate --input "Translate to Spanish: The cat is big."
     python -m eval.predict --workdir=runs/translate < questions.txt
 
-Without --input every line of the standard input is a question. Answers go to the standard output,
-one a line, line breaks within one as \\n; with --show also after each round of thinking.
+Without --input, reads one question per line from standard input. Prints one answer per line, with
+line breaks as \\n; with --show, also the answer after each ACT step.
 """
 
 import sys
@@ -16,7 +16,7 @@ from jaxmodels.errors import UserError
 
 @cli.command(interrupted="")
 def main(arguments: list[str]) -> None:
-    """Print an answer for each question."""
+    """Print an answer to each question."""
     parser = cli.parser(
         "eval.predict", __doc__, workdir="folder of a run that answers questions", checkpoint=True
     )
@@ -24,20 +24,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--halt",
         choices=("max", "adaptive"),
-        help="think all rounds, or until the model wishes to halt; by default as it was trained",
+        help="run all ACT steps, or stop where the model halts; default: as trained",
     )
-    parser.add_argument("--max-steps", type=int, metavar="N", help="rounds of thinking at most")
-    parser.add_argument("--batch-size", type=int, default=16, help="questions side by side")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="limit of ACT steps")
+    parser.add_argument("--batch-size", type=int, default=16, help="questions per batch")
     parser.add_argument(
-        "--puzzle", type=int, default=0, metavar="N", help="of a model that has vectors of puzzles"
+        "--puzzle", type=int, default=0, metavar="N", help="puzzle id, for models that embed it"
     )
-    parser.add_argument("--show", action="store_true", help="the answer after every round")
+    parser.add_argument("--show", action="store_true", help="show the answer after every ACT step")
     flags = parser.parse_args(arguments)
     from eval.evaluators.infer import HRLMInference
 
-    questions = [line for line in _asked(flags.input) if line.strip()]
+    questions = [line for line in _read_questions(flags.input) if line.strip()]
     if not questions:
-        raise UserError("no question: give --input, or lines on the standard input")
+        raise UserError("no question: give --input, or lines on standard input")
     model = HRLMInference(
         flags.workdir,
         checkpoint=flags.checkpoint,
@@ -45,31 +45,31 @@ def main(arguments: list[str]) -> None:
         batch_size=min(flags.batch_size, len(questions)),
         max_steps=flags.max_steps,
     )
-    if flags.puzzle and not model.asker.model.config.puzzle_ids:
-        raise UserError(f"--puzzle={flags.puzzle}: this model has no vectors of puzzles")
+    if flags.puzzle and not model.answerer.model.config.puzzle_ids:
+        raise UserError(f"--puzzle={flags.puzzle}: this model has no puzzle embeddings")
     puzzles = [flags.puzzle] * len(questions)
     if flags.show:
         answers = model.ask(questions, puzzles)
-        texts = model.asker.chosen(answers)
+        texts = model.answerer.select(answers)
     else:
         texts = model.predict_all(questions, puzzles)
     for i, answer in enumerate(texts):
         print(_line(answer))
         if flags.show:
             for count, after in enumerate(answers.by_round, 1):
-                here = "  <- halts" if count == answers.rounds[i] else ""
-                print(f"  round {count}: {_line(after[i])}{here}")
+                halt_mark = "  <- halts" if count == answers.rounds[i] else ""
+                print(f"  round {count}: {_line(after[i])}{halt_mark}")
 
 
-def _asked(given: list[str] | None) -> list[str]:
-    """Questions as the command line or the standard input has them."""
+def _read_questions(arguments: list[str] | None) -> list[str]:
+    """Return the questions of the command line, or else the lines of standard input."""
     try:
-        asked = given if given is not None else sys.stdin.read().splitlines()
-        "\n".join(asked).encode()  # bytes that are no text come as halves of surrogate pairs
+        questions = arguments if arguments is not None else sys.stdin.read().splitlines()
+        "\n".join(questions).encode()  # undecodable bytes arrive as lone surrogates
     except UnicodeError as error:
-        where = "--input" if given is not None else "standard input"
-        raise UserError(f"{where}: questions must be UTF-8") from error
-    return asked
+        source = "--input" if arguments is not None else "standard input"
+        raise UserError(f"{source}: questions must be UTF-8") from error
+    return questions
 
 
 def _line(text: str) -> str:

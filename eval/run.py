@@ -1,4 +1,4 @@
-"""A trained model back from its run's folder, with the text it was trained on."""
+"""Loading of a trained model from its run's folder, with the text that it was trained on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +19,15 @@ from train.tasks.text import corpus_of
 
 @dataclass(frozen=True)
 class Run:
-    """What evaluation needs of a run.
+    """A trained run on text.
 
     Attributes:
-        workdir: its folder.
-        model: with its trained (or averaged) parameters.
+        workdir: folder of the run.
+        model: the model with its trained (or averaged) parameters.
         config: the experiment's ConfigDict.
         corpus: the text, split as in training.
-        step: number of updates of these parameters.
-        averaged: True if they are the running average.
+        step: training step of the parameters.
+        averaged: True if the parameters are the running average.
     """
 
     workdir: Path
@@ -41,7 +41,7 @@ class Run:
 def load_run(
     workdir: str | Path, *, checkpoint: str = "best", paths: tuple[str, ...] | None = None
 ) -> Run:
-    """Reads a run back.
+    """Load the model and the text of a run.
 
     Args:
         workdir: the run's folder.
@@ -55,18 +55,18 @@ def load_run(
     config = trained.config
     if tasks.of(config).kind == "answers":
         raise UserError(
-            f"--workdir={workdir}: a run that answers questions, not one on text; what there is "
-            "for it: python -m eval, python -m eval.predict"
+            f"--workdir={workdir}: expected a run on text, got one that answers questions; "
+            "use python -m eval or python -m eval.predict"
         )
     if paths is None:
         corpus = corpus_of(config)
         if corpus.fingerprint() != trained.data:
             raise UserError(
-                f"config.data.paths: not the text that {workdir} was trained on; name with --data "
-                "what to evaluate on"
+                f"config.data.paths: not the text that {workdir} was trained on; name the text to "
+                "evaluate on with --data"
             )
     else:
-        # A fitted vocabulary belongs to the run: other text is read with it.
+        # Other text is read with the run's tokenizer: its vocabulary may have been fitted.
         corpus = load_corpus(paths, tokenizer, format=config.data.format)
         if check_data := traits_of(trained.model).check_data:
             classes = label_classes(corpus.train + corpus.valid + corpus.test)
@@ -75,7 +75,7 @@ def load_run(
 
 
 def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[TrainedModel, Any]:
-    """The model and the tokenizer of a run; the text it was trained on may be gone.
+    """Load the model and the tokenizer of a run, without its training text.
 
     Args:
         workdir, checkpoint: see `load_run`.
@@ -85,25 +85,25 @@ def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[Trained
     """
     if checkpoint not in ("best", "last") and not checkpoint.isdigit():
         raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
-    read_log(workdir)  # says what is wrong with the folder before Orbax does
-    quiet_absl()  # Orbax warns of each part that is left unread
+    read_log(workdir)  # raises clearer errors about the folder than Orbax
+    quiet_absl()  # Orbax warns about each item that is not restored
     trained = load_model(workdir, checkpoint)
     file = Path(workdir) / "tokenizer.json"
     try:
         return trained, tokenizer_from_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no tokenizer of a run ({error})") from error
+        raise UserError(f"{file}: no tokenizer of a run; cannot read it ({error})") from error
 
 
 def markov_baselines(corpus: Corpus) -> dict[str, dict[str, float]]:
-    """Bits per byte of the byte-Markov models fitted on the training split: split -> name -> value.
+    """Return split -> name -> bits per byte of byte-Markov models fitted on the training split.
 
     Raises:
-        UserError: the corpus is not in bytes, or has no training text.
+        UserError: the tokenizer is not the byte tokenizer, or there is no training text.
     """
     if corpus.tokenizer.name != "byte":
         raise UserError(
-            "byte-Markov baselines need the byte tokenizer; words do not keep the text's bytes"
+            "byte-Markov baselines need the byte tokenizer; other tokens do not keep the bytes"
         )
     train = [document.tokens for document in corpus.train]
     held_out = {"valid": corpus.valid, "test": corpus.test}

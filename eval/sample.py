@@ -1,14 +1,13 @@
-"""Text from a trained model, as a stream, in constant memory.
+"""Stream text sampled from a trained model, in constant memory.
 
     python -m eval.sample --workdir=runs/name --prompt "My fellow " [--tokens 500]
                           [--temperature 0.8] [--top-k K] [--top-p P] [--seed N] [--follow]
                           [--state-in FILE] [--state-out FILE]
 
-The prompt is read by the model's fast form; after that nothing is kept but the recurrent state and
-one row of logits, so a million tokens cost no more memory than ten. Tokens are drawn on the device,
-32 a call, and printed as soon as they are text (a UTF-8 character is held back until it is whole).
-With --state-out the session is kept in a file; --state-in goes on from there, with a new prompt or
-without, as if it had not ended.
+The prompt is read in parallel; after that only the recurrent state and one row of logits are kept.
+Tokens are drawn on the device, 32 per call, and printed as soon as they decode to text (UTF-8
+characters are held back until complete). --state-out writes the session to a file; --state-in
+resumes from it, with or without a new prompt, exactly as if it had not been interrupted.
 """
 
 import argparse
@@ -28,19 +27,19 @@ from jaxmodels import cli
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 
-CHUNK = 32  # tokens a device call
-PREFILL = 256  # prompt tokens a device call
+CHUNK = 32  # tokens per device call
+PREFILL = 256  # prompt tokens per device call
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How the next token is drawn from logits.
+    """Sampling options.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the most likely token.
-        top_k: keep only this many most likely tokens; None = all.
-        top_p: keep the fewest most likely tokens whose probabilities (after the temperature) reach
-            this sum; None = all.
+        temperature: divisor of the logits; 0 selects the most likely token.
+        top_k: number of most likely tokens to sample from; None = all.
+        top_p: nucleus sampling: draw from the smallest set of most likely tokens whose
+            probabilities (after the temperature) reach this sum; None = all.
     """
 
     temperature: float = 0.8
@@ -60,7 +59,7 @@ DEFAULT = Choice()
 
 
 def draw(logits: jax.Array, key: jax.Array, choice: Choice) -> jax.Array:
-    """Tokens int32 (batch,) from logits float32 (batch, vocab)."""
+    """Draw tokens int32 (batch,) from logits float32 (batch, vocab)."""
     if choice.temperature == 0:
         return jnp.argmax(logits, -1).astype(jnp.int32)
     logits = logits.astype(jnp.float32) / choice.temperature
@@ -70,7 +69,7 @@ def draw(logits: jax.Array, key: jax.Array, choice: Choice) -> jax.Array:
     if choice.top_p is not None and choice.top_p < 1:
         ranked = jnp.sort(logits, -1, descending=True)
         before = jnp.cumsum(jax.nn.softmax(ranked, -1), -1) - jax.nn.softmax(ranked, -1)
-        # The first token has nothing before it, so at least one always stays.
+        # `before` is 0 for the most likely token, so at least one is always kept.
         lowest = jnp.min(jnp.where(before < choice.top_p, ranked, jnp.inf), -1, keepdims=True)
         logits = jnp.where(logits < lowest, -jnp.inf, logits)
     return jax.random.categorical(key, logits).astype(jnp.int32)
@@ -78,16 +77,16 @@ def draw(logits: jax.Array, key: jax.Array, choice: Choice) -> jax.Array:
 
 @jax.jit
 def prefill(model, state, tokens):
-    """Reads tokens int32 (1, time); returns the state after them and the last logits (1, vocab)."""
+    """Read tokens int32 (1, time); return the state after them and the last logits (1, vocab)."""
     state, out = model(state, tokens)
     return state, out.logits[:, -1]
 
 
 @functools.partial(jax.jit, static_argnames=("choice", "part"), donate_argnames=("state", "logits"))
 def generate_chunk(model, state, logits, key, choice: Choice, part: tuple = (0, CHUNK)):
-    """Draws and reads tokens: (state, logits of the next one, tokens int32 (count,)).
+    """Draw tokens and feed them back; return (state, next logits, tokens int32 (count,)).
 
-    part: from which to before which of a chunk's CHUNK tokens; all of them as a rule.
+    part: (start, stop) within a chunk's CHUNK random keys.
     """
 
     def body(carry, key):
@@ -111,27 +110,26 @@ def sample(
     seed: int = 0,
     session=None,
 ) -> Iterator[str]:
-    """Continues a prompt; yields pieces of text as they are drawn, without the prompt.
+    """Continue a prompt; yield pieces of text as they are drawn, without the prompt.
 
     Args:
-        model: anything with `initial_state`, a call and `step` (a left-to-right language model).
+        model: a left-to-right language model (`initial_state`, `__call__`, `step`).
         tokenizer: see `jaxmodels.data.tokenizers.base`.
-        prompt: may be empty: then the text starts after a line break (or padding, for words).
-        tokens: how many tokens to draw; None goes on for ever.
+        prompt: if empty, the text starts after a line break (or padding, for words).
+        tokens: number of tokens to draw; None = unlimited.
         choice: see `Choice`.
         seed: the same seed, prompt and model give the same text.
-        session: a `jaxmodels.session.Session` of one row to go on from, or with a state of
-            None to begin. When all is drawn, it is brought up to date and stands after the last
-            token. An empty prompt adds nothing to a session.
+        session: a `jaxmodels.session.Session` with batch size 1 to resume, or with state None to
+            start. It is updated in place after the last token. An empty prompt adds nothing to it.
 
     Raises:
-        UserError: a model that cannot stream, or a number of tokens below one.
+        UserError: the model cannot stream, or `tokens` is below 1.
     """
     if tokens is not None and tokens < 1:
         raise UserError(f"tokens={tokens}: give 1 or more")
     if not traits_of(model).step:
         raise UserError(
-            f"{type(model).__name__} has no step(): it is no left-to-right language model"
+            f"{type(model).__name__} has no step(): it is not a left-to-right language model"
         )
     return _stream(model, tokenizer, prompt, tokens, choice, seed, session)
 
@@ -139,7 +137,7 @@ def sample(
 def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
     begun = session is not None and session.state is not None
     state, logits = model.initial_state(1), None
-    if begun:  # copies, for what is given to a device call that donates is gone
+    if begun:  # copy: generate_chunk donates its inputs
         state, logits = jax.tree.map(jnp.array, (session.state, session.logits))
     ids = np.asarray(tokenizer.encode(prompt), np.int32)
     if not ids.size and logits is None:
@@ -154,13 +152,13 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
     drawn = 0
     while tokens is None or drawn < tokens:
         chunk, first = divmod(before + drawn, CHUNK)
-        # Only a session needs the state after the very last token.
+        # Without a session, surplus tokens of the last chunk are drawn and dropped.
         last = CHUNK if session is None or tokens is None else min(CHUNK, first + tokens - drawn)
         chunk_key = jax.random.fold_in(key, chunk)
         state, logits, new = generate_chunk(model, state, logits, chunk_key, choice, (first, last))
         new = np.asarray(new)[: None if tokens is None else tokens - drawn]
         drawn += len(new)
-        # Bytes are text at once; one token at a time so that a terminal flows instead of jumping.
+        # One token at a time, so that a terminal scrolls smoothly.
         for token in new:
             if piece := text.push(token):
                 yield piece
@@ -172,7 +170,7 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
 
 
 class _Text:
-    """Tokens to text as they come, whatever the tokenizer."""
+    """Incremental decoder for any tokenizer."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -189,16 +187,10 @@ class _Text:
 
 
 def sample_text(workdir, prompt: str = "", length: int = 300, choice: Choice = DEFAULT) -> str:
-    """Prompt and continuation of a run's best checkpoint, `length` tokens long.
-
-    Args:
-        workdir: folder of a run.
-        prompt: text to continue.
-        length: tokens to draw.
-        choice: see `Choice`.
+    """Return a prompt and its continuation by `length` tokens from a run's best checkpoint.
 
     Raises:
-        UserError: no run or no checkpoint there.
+        UserError: the folder holds no run or no checkpoint.
     """
     from eval.run import load_trained
 
@@ -208,29 +200,29 @@ def sample_text(workdir, prompt: str = "", length: int = 300, choice: Choice = D
 
 
 def _session(flags: argparse.Namespace, model):
-    """The session that the flags ask for, or None."""
+    """Open the session that the flags request, or return None."""
     if not (flags.state_in or flags.state_out):
         return None
     if flags.state_out and flags.follow:
-        raise UserError("--state-out: with --follow there is no last token; give --tokens N")
+        raise UserError("--state-out cannot be combined with --follow; give --tokens N")
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
     from jaxmodels.session import Session, load_session
     from jaxmodels.writing import must_be_new
 
     if flags.state_out:
-        must_be_new(Path(flags.state_out))  # now, not when all is drawn
+        must_be_new(Path(flags.state_out))  # fail before sampling
     if not flags.state_in:
         return Session(None)
     session = load_session(flags.state_in, model)
     rows = len(jax.tree.leaves(session.state)[0])
     if rows != 1:
-        raise UserError(f"--state-in {flags.state_in}: holds {rows} sessions side by side, not one")
+        raise UserError(f"--state-in {flags.state_in}: expected a batch of 1 session, got {rows}")
     return session
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:  # of more bits JAX would use the last 32
+    if not text.isdecimal() or int(text) >= 2**32:  # JAX would use the low 32 bits
         raise UserError(f"--seed={text}: give a whole number below 2^32 = {2**32}")
     return int(text)
 
@@ -240,14 +232,14 @@ def main(arguments: list[str]) -> int | None:
     """Print a prompt and its continuation."""
     parser = cli.parser("eval.sample", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("--prompt", default="", help="text to continue")
-    parser.add_argument("--tokens", type=int, default=500, help="how many tokens to draw")
+    parser.add_argument("--tokens", type=int, default=500, help="number of tokens to draw")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 = most likely token")
-    parser.add_argument("--top-k", type=int, help="draw from the K most likely tokens only")
-    parser.add_argument("--top-p", type=float, help="draw from the most likely P of the mass only")
+    parser.add_argument("--top-k", type=int, help="sample from the K most likely tokens")
+    parser.add_argument("--top-p", type=float, help="nucleus sampling: probability mass to keep")
     parser.add_argument("--seed", default="0", help="a whole number below 2^32")
     parser.add_argument("--follow", action="store_true", help="continue until Ctrl-C")
-    parser.add_argument("--state-in", metavar="FILE", help="resume the session kept there")
-    parser.add_argument("--state-out", metavar="FILE", help="keep the session in this new file")
+    parser.add_argument("--state-in", metavar="FILE", help="resume the session in this file")
+    parser.add_argument("--state-out", metavar="FILE", help="write the session to this new file")
     flags = parser.parse_args(arguments)
     choice, seed = Choice(flags.temperature, flags.top_k, flags.top_p), _seed(flags.seed)
     from eval.run import load_trained

@@ -2,19 +2,20 @@
 
     python -m train --config=configs/groundthink/full.py --workdir=runs/ground --data input.txt
 
-15,987,440 parameters at Shakespeare's 97 ids; their 11,040,011 without Mamba. Batch, length, rate
-and weight decay are theirs (configs/model_8M_v3.py); gradients are summed over four micro-batches,
-which is faster on a CPU and the same on paper. Scores: see docs/groundthink.md.
+15,987,440 parameters with Shakespeare's vocabulary of 97; the authors' 11,040,011 are without
+Mamba. Batch size, length, learning rate and weight decay are theirs (configs/model_8M_v3.py).
+Gradients are accumulated over four micro-batches: equivalent, and faster on a CPU. Scores:
+docs/results/groundthink.md.
 """
 
 from ml_collections import ConfigDict
 
-from configs.groundthink.cpu import get_config as small
+from configs.groundthink import cpu
 
 
 def get_config() -> ConfigDict:
-    """10,000 steps of 8 x 256 characters."""
-    config = small()
+    """Return 10,000 steps of 8 x 256 characters."""
+    config = cpu.get_config()
     config.model_config.update({"width": 256, "head_size": 32})
     config.model_config.update({"attn_window": 256, "norm_every": 256})
     config.update({"steps": 10_000, "batch_size": 8, "seq_len": 256})

@@ -1,25 +1,25 @@
-"""The ablations of GroundThink that its authors planned and never ran (SYSTEMS G-90 to G-96b).
+"""Ablations of GroundThink that its authors planned (docs/systems.md, G-90 to G-96b).
 
     python -m eval.sweep --config=configs/groundthink/matrix.py --workdir=runs/matrix --jobs 2
                          --data input.txt [--preset cpu|claim|full|smoke]
 
-"cpu" is 12 layers x 64 in 300 steps, for two cores; "full" 12 x 256 in 10,000 steps of the source's
-batch and length, "claim" the 1,000 steps of its one recorded result; "smoke" shows in minutes that
-all of it runs. Every entry reads the same tokens; what changes the number of parameters by much is
-matched to the baseline. Results: see docs/groundthink.md.
+"cpu" is 12 layers x 64, 300 steps, for two cores; "full" is 12 x 256, 10,000 steps with the
+authors' batch size and length; "claim" is the 1,000 steps of their one recorded result; "smoke"
+runs everything in minutes. Every entry reads the same tokens; entries whose parameter count would
+differ much are matched to the baseline. Results: docs/results/groundthink.md.
 
     python -m eval.sweep --config=configs/groundthink/matrix.py --workdir=runs/claim --preset claim
                          --only hybrid transformer "pure RWKV" "pure Mamba" --data input.txt
 
-Tier 1's run on "the data of v0.2.0" is left out: that text is not to be had.
+Tier 1's run on "the data of v0.2.0" is left out: that text is not available.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.common import choose_preset, entry
 from configs.groundthink.cpu import get_config
-from configs.sweep import choose_preset, entry
 
 SOURCE = {"width": 256, "head_size": 32, "attn_window": 256, "norm_every": 256}
 SOURCE_BATCH = {"batch_size": 8, "seq_len": 256}
@@ -37,7 +37,7 @@ SIZES = {
     ),
     "claim": (1000, (0,), SOURCE_BATCH | {"eval_every": 200, "checkpoint_every": 100}, SOURCE),
 }
-ISO = "channel_expansion"  # the field that brings an entry to the baseline's parameters
+ISO = "channel_expansion"  # solved for, to match the parameters of the baseline
 
 ENTRIES = {
     "hybrid": entry("tier1", "RWKV-6 and Mamba-2 in parallel, 12 layers, attention at layer 6"),
@@ -64,10 +64,10 @@ ENTRIES = {
     "two rates": entry("assumption", "a tenth of the channels at 0.999, 0.9", init="groups"),
     "no path norm": entry("assumption", "raw outputs are mixed", path_norm=False),
 }
-# Entry -> its width as a multiple of the baseline's; entries that take the baseline's sizes.
+# Width as a multiple of the baseline's; entries that take all sizes of the baseline.
 WIDER = {"6 layers": 3 / 2, "8 layers": 5 / 4}
 OF_ONE_SIZE = ("v0.2.0", "V3 as written")
-# The rate was chosen for the hybrid; these tell whether that favours it over its baselines.
+# The learning rate was tuned for the hybrid; these runs check whether that favours it.
 AT_OTHER_RATES = ("hybrid", "pure RWKV", "pure Mamba", "transformer")
 RATES = {"half": 0.5, "double": 2.0}
 
@@ -98,7 +98,7 @@ QUESTIONS = {
 
 
 def get_sweep(preset: str = "cpu") -> dict[str, Any]:
-    """Return the base, the entries and the questions, at the sizes of a preset."""
+    """Return the base config, entries and questions at the sizes of a preset."""
     steps, seeds, fields, model = choose_preset(SIZES, preset)
     config = get_config()
     config.update(fields)

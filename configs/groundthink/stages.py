@@ -1,15 +1,15 @@
-"""Stages of one's own for `python -m train.stages`: Mamba waits, then everything, then gently.
+"""Custom stages for `python -m train.stages`: RWKV alone, then all, then a lower learning rate.
 
     python -m train.stages --config=configs/groundthink/cpu.py --workdir=runs/own --data input.txt
                            --stages=configs/groundthink/stages.py
 
-A stage is a name and the fields of the config that differ in it; what ends it is its `steps`, or
-its controller.
+A stage is a name and the config fields that differ in it; it ends after `steps`, or when its
+controller stops it.
 """
 
 
 def get_stages() -> list[tuple[str, dict]]:
-    """First RWKV alone learns, to a loss of 2.5 nats or for 200 steps."""
+    """Return three stages; in the first, RWKV learns alone to a loss of 2.5 nats or 200 steps."""
     waiting = {"optimizer.freeze": {"mamba": -1}, "steps": 200}
     return [
         ("rwkv", waiting | {"control.enabled": True, "control.target_loss": 2.5}),

@@ -1,8 +1,8 @@
-"""The runs behind HRLM's success numbers (SYSTEMS L-70 to L-79), three seeds each.
+"""The runs behind HRLM's claimed results (docs/systems.md, L-70 to L-79), three seeds each.
 
     python -m eval.sweep --config=configs/hrlm/claims.py --workdir=runs/claims
 
-Results: see docs/hrlm.md.
+Results: docs/results/hrlm.md.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ from typing import Any
 
 from configs.hrlm import level1, sudoku4, translate
 
-# The presets whose training step is compiled, with batch and length of the source (L-09 to L-11),
-# and the memory in GB of the card that it names for them (L-76).
+# Preset -> batch size and length of the source (L-09 to L-11), memory in GB of the GPU that it
+# names for it (L-76). Their training steps are compiled to measure memory.
 PRESETS = {
     "hrlm/base": (16, 256, 8),
     "hrlm/intermediate": (32, 512, 16),
     "hrlm/advanced": (64, 1024, 40),
 }
 NOTE = (
-    "Not measured: the hours of L-76 (no such cards here); fluency and coherence of L-78, of "
-    "which templates tell nothing; transfer to new tasks of L-79, and several users at once beyond "
-    "the questions a second in batches."
+    "Not measured: the hours of L-76 (no such GPUs here); fluency and coherence of L-78, which "
+    "templates cannot show; transfer to new tasks of L-79, and several users at once beyond the "
+    "questions per second in batches."
 )
 EXACT = {"value": "scores.unseen.exact", "scale": 100.0}
 BLEU = {"value": "scores.unseen.bleu", "aim": 0.7, "form": "{:.3f}"}
@@ -38,7 +38,7 @@ TEXT, FIRST, MORE, SUDOKU = "translation", "level 1", "levels 2, 3", "4x4 Sudoku
 
 
 def claim(row: str, says: str, entry: str, given: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Return a claim: its row in SYSTEMS, the quantity, and the entry whose runs have it."""
+    """Return a claim: its row in docs/systems.md, the quantity, and the entry that measures it."""
     return {"row": row, "says": says, "entry": entry, **given, **more}
 
 
@@ -86,7 +86,7 @@ CLAIMS = [
 
 
 def get_sweep() -> dict[str, Any]:
-    """Return the runs, the claims on them, and the presets to compile."""
+    """Return the runs, the claims they test, and the presets to compile."""
     level = level1.get_config()
     tasks = {"data.tasks": ("grammar", "extraction", "summary")}
     return {

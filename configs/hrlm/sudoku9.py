@@ -1,9 +1,9 @@
-"""HRM on 9x9 Sudokus out of a CSV in HRM's column order, with augmentation.
+"""HRM on 9x9 Sudokus, from a CSV file with HRM's columns, with augmentation.
 
     python -m train --config=configs/hrlm/sudoku9.py --workdir=runs/sudoku9 --data train.csv
     python -m eval --workdir=runs/sudoku9
 
-TRM instead: --config.model=hrm/trm_sudoku and the widths below. Scores: see docs/hrlm.md.
+TRM instead: --config.model=hrm/trm_sudoku. Scores: docs/results/hrlm.md.
 """
 
 from ml_collections import ConfigDict
@@ -12,9 +12,8 @@ from configs.hrlm import sudoku4
 
 
 def get_config() -> ConfigDict:
-    """As 4x4, wider and longer; without --data, generated puzzles."""
+    """Return the 4x4 experiment with longer rows; without --data, puzzles are generated."""
     config = sudoku4.get_config()
-    config.model_config.update({"width": 128, "low_layers": 2, "high_layers": 2})
-    config.update({"steps": 3000, "batch_size": 32, "seq_len": 81})
-    config.data.update({"tasks": ("sudoku9",), "examples": 2000, "eval_tokens": 16384})
+    config.update({"batch_size": 32, "seq_len": 81})
+    config.data.update({"tasks": ("sudoku9",), "eval_tokens": 16384})
     return config

@@ -1,27 +1,21 @@
-"""Ablations of HRM: its parts removed one at a time, on 4x4 Sudokus (SYSTEMS 9.3, L-57).
+"""Ablations of HRM, one part removed at a time, on 4x4 Sudokus (docs/systems.md, L-57).
 
     python -m eval.sweep --config=configs/hrlm/sudoku_matrix.py --workdir=runs/hrm_matrix --jobs 2
 
-Every entry reads the same puzzles in the same order; compared is the share of validation puzzles
-that are wrong in any cell, after all rounds. Results: see docs/hrlm.md.
+Every entry reads the same puzzles in the same order. The measure is the percentage of validation
+puzzles with any wrong cell, after all ACT steps. Results: docs/results/hrlm.md.
 """
 
 from typing import Any
 
+from configs.common import answers_sweep, choose_preset, entry, wrong
 from configs.hrlm.sudoku4 import get_config
-from configs.sweep import choose_preset, entry
 
 STEPS = {"cpu": 1000, "smoke": 6}
 
 
 def get_sweep(preset: str = "cpu") -> dict[str, Any]:
-    """Return the base, the entries and the questions, at the steps of a preset."""
-    config = get_config()
-    steps = choose_preset(STEPS, preset)
-    config.optimizer.warmup_steps = steps // 10
-    config.update({"eval_every": max(steps // 5, 1), "checkpoint_every": max(steps // 5, 1)})
-    config.data.eval_tokens = 0
-
+    """Return the base config, entries and questions, at the steps of a preset."""
     plain = {"recurrent": False, "halt_max_steps": 1}
     entries = {
         "hrm": entry("tier1", "H and L of two blocks, 2 x 2 cycles, one-step gradient, ACT of 8"),
@@ -56,11 +50,5 @@ def get_sweep(preset: str = "cpu") -> dict[str, Any]:
             "Is HRM better than a transformer of equal FLOPs a step?",
         ),
     }
-    return {
-        "config": config,
-        "steps": steps,
-        "seeds": (0, 1, 2),
-        "entries": entries,
-        "questions": questions,
-        "measure": {"name": "exact", "unit": "% of puzzles wrong", "best": 1.0, "scale": 100.0},
-    }
+    sweep = answers_sweep(get_config(), choose_preset(STEPS, preset), entries, questions)
+    return sweep | {"measure": wrong("puzzles")}

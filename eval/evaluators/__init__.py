@@ -1,7 +1,7 @@
-"""Evaluators: what a trained model scores on text, and on questions.
+"""Evaluators of trained models, on text and on questions.
 
-An evaluator is a module with two functions. `run(options, command)` measures the run in
-`options.workdir`, writes its JSON and report, and returns the result; `summary(result)` returns it
+An evaluator is a module with two functions. `run(options, command)` evaluates the run in
+`options.workdir`, writes JSON and a report, and returns the result; `summary(result)` formats it
 as blocks of `eval.report.document`. `options` holds the arguments of `python -m eval`.
 """
 
@@ -12,7 +12,7 @@ from train.tasks import AnswerTask
 
 
 def of(workdir: str) -> ModuleType:
-    """Return the evaluator of the run in a folder.
+    """Return the evaluator for the run in a folder.
 
     Raises:
       UserError: the folder holds no run.

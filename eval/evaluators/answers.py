@@ -1,4 +1,4 @@
-"""Scores on questions: exact matches on seen and unseen ones, ACT steps, speed."""
+"""Evaluator of runs on questions: scores on seen and unseen ones, ACT steps, speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.evaluators.infer import Answers, Asker
+from eval.evaluators.infer import Answerer, Answers
 from eval.evaluators.scores import grid_scores, text_scores
 from eval.log import device_description, versions
 from eval.report.answers_page import headline, score_table
@@ -28,65 +28,64 @@ from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
 from train import tasks
 
-SHOWN = 12  # examples kept for the page
-MOST = 1000  # pairs of a split
+NUM_EXAMPLES = 12
+MAX_PAIRS = 1000  # per split
 
 
 def measure(
     workdir: str | Path,
     *,
     checkpoint: str = "best",
-    most: int | None = MOST,
+    max_pairs: int | None = MAX_PAIRS,
     batch_size: int = 64,
     max_steps: int | None = None,
     command: str = "",
     progress: Callable[[str], Callable[[int, int], None] | None] = lambda split: None,
 ) -> dict[str, Any]:
-    """All that is known of a run's answers, as `answers.json` holds it.
+    """Return the content of `answers.json` for a run.
 
-    Seen are training pairs, unseen those of the test split (of the validation split where there is
-    no test split).
+    "seen" is the training split, "unseen" the test split, or the validation split without one.
 
     Args:
       workdir, checkpoint: see `load_trained`.
-      most: pairs of each split at most; None = all.
-      batch_size, max_steps: see `Asker`.
-      command: that made this, for the record.
-      progress: split -> what is told (done, total).
+      max_pairs: limit per split; None = all.
+      batch_size, max_steps: see `Answerer`.
+      command: command line to record.
+      progress: split -> callback for (done, total).
 
     Raises:
-      UserError: not such a run, or its pairs are gone.
+      UserError: not a run on questions, or its pairs are missing.
     """
     start = time.perf_counter()
     trained, _ = load_trained(workdir, checkpoint)
     config, model = trained.config, trained.model
     if tasks.of(config).kind != "answers":
-        raise UserError(f"--workdir={workdir}: a run on text; its numbers: python -m eval")
+        raise UserError(f"--workdir={workdir}: a run on text; use python -m eval")
     corpus = tasks.of(config).load_corpus(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
-    asker = Asker(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
+    answerer = Answerer(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
     held = "test" if corpus.test else "valid"
     splits, left_out, examples, fields = {}, {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
         fits = that_fit(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
         left_out[name] = len(pairs) - len(fits)
-        chosen = evenly_spaced(fits, most)
-        which = [pair.identifier for pair in chosen]
-        answers = asker.ask([pair.question for pair in chosen], progress(name), which)
-        if model.config.mode == "grid":
-            answers = _labelled(answers, chosen)
-        given = asker.chosen(answers)
-        splits[name] = _split(chosen, answers, given, grid=model.config.mode == "grid")
+        sample = evenly_spaced(fits, max_pairs)
+        ids = [pair.identifier for pair in sample]
+        answers = answerer.ask([pair.question for pair in sample], progress(name), ids)
+        grid = model.config.mode == "grid"
+        if grid:
+            answers = _mask_missing_cells(answers, sample)
+        texts = answerer.select(answers)
+        splits[name] = _split(sample, answers, texts, grid=grid)
         if name == "seen":
-            asked = [pair.question for pair in chosen[:batch_size]]
+            timed = [pair.question for pair in sample[:batch_size]]
         else:
-            fields = _by_kind(chosen, answers, given, grid=model.config.mode == "grid")
+            fields = _groups(sample, answers, texts, grid=grid)
+            triples = list(zip(sample, texts, answers.rounds, strict=True))
             examples = [
                 {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
-                for p, a, r in evenly_spaced(
-                    list(zip(chosen, given, answers.rounds, strict=True)), SHOWN
-                )
+                for p, a, r in evenly_spaced(triples, NUM_EXAMPLES)
             ]
     return {
         "command": command,
@@ -102,49 +101,49 @@ def measure(
         "unseen_is": held,
         "training_pairs": len(corpus.train) - left_out["seen"],
         "left_out": left_out,  # pairs too long for a row
-        "rounds": asker.rounds,
-        "halt": asker.halt,
+        "rounds": answerer.rounds,
+        "halt": answerer.halt,
         "checkpoint": checkpoint,
-        "max_pairs": most,
+        "max_pairs": max_pairs,
         "splits": splits,
         **fields,
         "examples": examples,
-        "speed": speed(asker, asked),
+        "speed": speed(answerer, timed),
         "device": device_description(),
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
     }
 
 
-def _labelled(answers: Answers, pairs: Sequence[Pair]) -> Answers:
-    """What a model says of places that are no cell counts neither for nor against it."""
+def _mask_missing_cells(answers: Answers, pairs: Sequence[Pair]) -> Answers:
+    """Replace predictions at positions outside the expected grid, so that they do not count."""
 
-    def one(text, expected):
+    def mask(text, expected):
         cells = zip(text, expected, strict=True)
-        return "".join(NO_CELL if right == NO_CELL else said for said, right in cells)
+        return "".join(NO_CELL if truth == NO_CELL else symbol for symbol, truth in cells)
 
     if not any(NO_CELL in pair.answer for pair in pairs):
         return answers
     by_round = [
-        [one(text, pair.answer) for text, pair in zip(texts, pairs, strict=True)]
+        [mask(text, pair.answer) for text, pair in zip(texts, pairs, strict=True)]
         for texts in answers.by_round
     ]
     return dataclasses.replace(answers, by_round=by_round)
 
 
 def _split(
-    pairs: Sequence[Pair], answers: Answers, given: Sequence[str], *, grid: bool
+    pairs: Sequence[Pair], answers: Answers, selected: Sequence[str], *, grid: bool
 ) -> dict[str, Any]:
-    """Scores of the answers that are given, and what other rounds would have given."""
+    """Return scores of the selected answers, and exact matches after every ACT step."""
     expected = [pair.answer for pair in pairs]
 
     def exact(texts):
         return float(np.mean([a == e for a, e in zip(texts, expected, strict=True)]))
 
     if grid:
-        scores = grid_scores(given, expected, [pair.question for pair in pairs])
+        scores = grid_scores(selected, expected, [pair.question for pair in pairs])
     else:
-        scores = text_scores(given, expected)
+        scores = text_scores(selected, expected)
     return scores | {
         "pairs": len(pairs),
         "exact_by_round": [exact(texts) for texts in answers.by_round],
@@ -154,45 +153,45 @@ def _split(
     }
 
 
-def _by_kind(
-    pairs: Sequence[Pair], answers: Answers, given: Sequence[str], *, grid: bool
+def _groups(
+    pairs: Sequence[Pair], answers: Answers, selected: Sequence[str], *, grid: bool
 ) -> dict[str, Any]:
-    """Exact share and mean rounds by task, and by how hard a question is; of grids, right cells."""
-    right = np.array([a == p.answer for a, p in zip(given, pairs, strict=True)])
+    """Return exact matches, mean ACT steps and grid scores by task and by difficulty."""
+    right = np.array([a == p.answer for a, p in zip(selected, pairs, strict=True)])
     groups: dict[str, dict[str, list[int]]] = {
         "by_task": defaultdict(list),
         "by_difficulty": defaultdict(list),
     }
-    numbers = [hardness(pair) for pair in pairs]
-    label = _bins(len(pairs[0].question)) if grid else _quantiles(numbers)
-    for i, (pair, number) in enumerate(zip(pairs, numbers, strict=True)):
+    difficulties = [difficulty(pair) for pair in pairs]
+    label = _bins(len(pairs[0].question)) if grid else _quantiles(difficulties)
+    for i, (pair, number) in enumerate(zip(pairs, difficulties, strict=True)):
         groups["by_task"][pair.task or "-"].append(i)
         groups["by_difficulty"][label(number)].append(i)
 
-    def one(members):
-        found = {
+    def summarize(members):
+        scores = {
             "pairs": len(members),
             "exact": float(right[members].mean()),
             "rounds": float(answers.rounds[members].mean()),
-            "difficulty": float(np.mean([numbers[i] for i in members])),
+            "difficulty": float(np.mean([difficulties[i] for i in members])),
         }
         if grid:
-            chosen = [pairs[i] for i in members]
-            texts = [p.answer for p in chosen], [p.question for p in chosen]
-            found |= grid_scores([given[i] for i in members], *texts)
-        return found
+            group = [pairs[i] for i in members]
+            texts = [p.answer for p in group], [p.question for p in group]
+            scores |= grid_scores([selected[i] for i in members], *texts)
+        return scores
 
     return {
         name: {
-            key: one(members)
-            for key, members in sorted(parts.items(), key=lambda item: numbers[item[1][0]])
+            key: summarize(members)
+            for key, members in sorted(parts.items(), key=lambda item: difficulties[item[1][0]])
         }
         for name, parts in groups.items()
-    } | {"rounds_against_difficulty": _correlation(numbers, answers.rounds)}
+    } | {"rounds_against_difficulty": _correlation(difficulties, answers.rounds)}
 
 
 def _bins(cells: int) -> Callable[[float], str]:
-    """Difficulty of a grid -> its group, the same for every sample of puzzles."""
+    """Return a function from the difficulty of a grid to its bin, independent of the sample."""
     width = max(cells // 20, 1)
 
     def label(number):
@@ -203,50 +202,50 @@ def _bins(cells: int) -> Callable[[float], str]:
 
 
 def _quantiles(numbers: Sequence[float]) -> Callable[[float], str]:
-    """Difficulty -> its group, six of about the same size."""
+    """Return a function from a difficulty to its quantile bin, one of six."""
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, 7)))
 
     def label(number):
-        place = max(int(np.searchsorted(edges, number, side="left")), 1)
-        return f"{edges[place - 1]:g} to {edges[min(place, len(edges) - 1)]:g}"
+        index = max(int(np.searchsorted(edges, number, side="left")), 1)
+        return f"{edges[index - 1]:g} to {edges[min(index, len(edges) - 1)]:g}"
 
     return label
 
 
-def hardness(pair: Pair) -> float:
-    """Of a puzzle, which has one number beside it, that: its blanks; else the answer's length."""
-    alone = pair.combination[0] if len(pair.combination) == 1 else ""
-    return float(alone) if alone.isdigit() else float(len(pair.answer))
+def difficulty(pair: Pair) -> float:
+    """Return the number of blanks of a puzzle, or else the length of the answer."""
+    blanks = pair.combination[0] if len(pair.combination) == 1 else ""
+    return float(blanks) if blanks.isdigit() else float(len(pair.answer))
 
 
-def _correlation(difficulty, rounds) -> float | None:
-    """Spearman's rank correlation: above 0 if it thinks longer on what is harder."""
+def _correlation(difficulties, rounds) -> float | None:
+    """Return Spearman's rank correlation of difficulty and ACT steps; None if one is constant."""
     from scipy.stats import spearmanr
 
-    if len(set(difficulty)) < 2 or len(set(rounds.tolist())) < 2:
+    if len(set(difficulties)) < 2 or len(set(rounds.tolist())) < 2:
         return None
-    return float(spearmanr(difficulty, rounds).statistic)
+    return float(spearmanr(difficulties, rounds).statistic)
 
 
-def speed(asker: Asker, questions: Sequence[str], repeats: int = 7) -> dict[str, float]:
-    """Latency of one question, and questions a second in batches; compilation left out (L-75)."""
-    sizes = {"batch_size": 1, "max_steps": asker.rounds}
-    one = Asker(asker.model, asker.tokenizer, halt=asker.halt, **sizes)
+def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dict[str, float]:
+    """Measure latency and batched throughput, without compilation (docs/systems.md, L-75)."""
+    sizes = {"batch_size": 1, "max_steps": answerer.rounds}
+    single = Answerer(answerer.model, answerer.tokenizer, halt=answerer.halt, **sizes)
 
-    def seconds(which, texts):
-        which.answer(texts)
+    def seconds(answerer, texts):
+        answerer.answer(texts)
         times = []
         for _ in range(repeats):
             begin = time.perf_counter()
-            which.answer(texts)
+            answerer.answer(texts)
             times.append(time.perf_counter() - begin)
         return statistics.median(times)
 
-    many = list(questions)
+    batch = list(questions)
     return {
-        "latency_ms": 1000.0 * seconds(one, many[:1]),
-        "questions_per_second": len(many) / seconds(asker, many),
-        "batch_size": asker.batch_size,
+        "latency_ms": 1000.0 * seconds(single, batch[:1]),
+        "questions_per_second": len(batch) / seconds(answerer, batch),
+        "batch_size": answerer.batch_size,
         "repeats": repeats,
     }
 
@@ -262,16 +261,16 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Evaluate a run on questions; write `answers.json` and the report.
 
     Raises:
-      UserError: a bad option, no such run, or its pairs are gone.
+      UserError: a bad option, no such run, or missing pairs.
     """
     if options.data or options.max_bytes or options.whole_documents:
-        raise UserError("--data, --max-bytes and --whole-documents are for runs on text")
+        raise UserError("--data, --max-bytes and --whole-documents are options for runs on text")
     if options.max_pairs < 0:
         raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
     result = measure(
         options.workdir,
         checkpoint=options.checkpoint,
-        most=options.max_pairs or None,
+        max_pairs=options.max_pairs or None,
         batch_size=options.batch_size,
         max_steps=options.max_steps,
         command=command,
@@ -281,12 +280,12 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
 
 
 def summary(result: dict[str, Any]) -> list[Block]:
-    """Return the result of `run` as a table of scores, a headline and the speed."""
+    """Format the result of `run` as a table of scores, a headline and the speed."""
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
     speed = result["speed"]
-    made = (
+    end = (
         f"one question {speed['latency_ms']:.1f} ms, {speed['questions_per_second']:,.0f} "
-        f"questions per second ({speed['batch_size']} at a time); {result['seconds']:.1f} s on "
+        f"questions per second (batch size {speed['batch_size']}); {result['seconds']:.1f} s on "
         f"{result['device']}; wrote {', '.join(result['written'])}"
     )
-    return [Heading(title), score_table(result), Text(headline(result)), Text(made, "missing")]
+    return [Heading(title), score_table(result), Text(headline(result)), Text(end, "missing")]

@@ -1,4 +1,4 @@
-"""Asking a model: rows in, answers out, as text, with how long it thought."""
+"""Inference of question-answering models: text in, text out, with the number of ACT steps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jaxmodels.models.hrlm import act
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """Of n questions.
+    """Answers to n questions after each of R ACT steps.
 
     Attributes:
-      by_round: R lists of n texts, what the model would have said after each round.
-      rounds: int (n,), after which round its Q-head would halt, from 1; R if it never does.
+      by_round: R lists of n texts, the answers after each ACT step.
+      rounds: int (n,), the step (from 1) at which the Q-head halts; R if it never does.
     """
 
     by_round: list[list[str]]
@@ -33,25 +33,25 @@ class Answers:
 
     @property
     def last(self) -> list[str]:
-        """After the last round."""
+        """Answers after the last ACT step."""
         return self.by_round[-1]
 
     @property
     def adaptive(self) -> list[str]:
-        """After the round in which the model halts."""
+        """Answers after the ACT step at which the model halts."""
         return [self.by_round[r - 1][i] for i, r in enumerate(self.rounds)]
 
 
-class Asker:
-    """A model with its tokenizer, compiled once for a batch size.
+class Answerer:
+    """Text interface to a model, compiled once for a batch size.
 
     Args:
       model: an `HRLM` of any mode.
-      tokenizer: what it was trained with.
-      batch_size: rows read side by side; fewer questions are filled up.
-      max_steps: rounds of thinking; None means the model's own.
-      halt: "adaptive", the answer is that of the round in which the model wishes to halt; "max",
-        that of the last; None, as the model's `eval_halt` says.
+      tokenizer: the tokenizer of its training.
+      batch_size: rows per batch; smaller batches are padded.
+      max_steps: limit of ACT steps; None = `halt_max_steps` of the model.
+      halt: "adaptive" selects the answer of the step at which the model halts, "max" that of the
+        last step; None = `eval_halt` of the model.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Asker:
             raise UserError(f"max_steps: give 1 or more, got {max_steps}")
         c = model.config
         if not c.halts and (max_steps or 1) > 1:
-            raise UserError(f"max_steps: this model answers after one round, got {max_steps}")
+            raise UserError(f"max_steps: this model has a single ACT step, got {max_steps}")
         self.halt = halt or c.eval_halt
         if self.halt not in ("max", "adaptive"):
             raise UserError(f"halt: give max or adaptive, got {self.halt!r}")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.rounds = (max_steps or c.halt_max_steps) if c.halts else 1
         if c.mode == "prefix_ar":
-            self._run = self._solve = jax.jit(_generated)
+            self._run = self._solve = jax.jit(_generate)
         else:
-            self._run = jax.jit(functools.partial(_every_round, self.rounds))
-            self._solve = jax.jit(functools.partial(_solved, self.rounds, self.halt == "adaptive"))
+            self._run = jax.jit(functools.partial(_run_all_steps, self.rounds))
+            self._solve = jax.jit(functools.partial(_solve, self.rounds, self.halt == "adaptive"))
 
     def ask(
         self,
@@ -87,25 +87,25 @@ class Asker:
         progress: Callable[[int, int], None] | None = None,
         identifiers: Sequence[int] | None = None,
     ) -> Answers:
-        """Answers to any number of questions, after every round.
+        """Answer any number of questions; return the answers after every ACT step.
 
         Args:
-          questions: as text.
-          progress: is told (done, total).
-          identifiers: of the puzzles, for a model that has learned vectors of them; None: all 0.
+          questions: texts.
+          progress: called with (done, total).
+          identifiers: puzzle ids, for a model with puzzle embeddings; None = all 0.
 
         Raises:
-          UserError: a question does not fit in a row, or has a symbol that a grid has not; a puzzle
-            that the model has no vector of.
+          UserError: a question that does not fit in a row or has an invalid grid symbol, or an
+            unknown puzzle id.
         """
         texts: list[list[str]] = [[] for _ in range(self.rounds)]
         halted = []
-        rows, which = self._rows(questions, identifiers)
+        rows, ids = self._rows(questions, identifiers)
         for begin in range(0, len(rows), self.batch_size):
             part = rows[begin : begin + self.batch_size]
-            tokens, rounds = self.run(part, which[begin : begin + self.batch_size])
-            for text, ids in zip(texts, tokens, strict=True):
-                text += [self._text(*pair) for pair in zip(ids, part, strict=True)]
+            tokens, rounds = self.run(part, ids[begin : begin + self.batch_size])
+            for text, answers in zip(texts, tokens, strict=True):
+                text += [self._text(*pair) for pair in zip(answers, part, strict=True)]
             halted.append(rounds)
             if progress:
                 progress(min(begin + self.batch_size, len(rows)), len(rows))
@@ -114,43 +114,43 @@ class Asker:
     def answer(
         self, questions: Sequence[str], identifiers: Sequence[int] | None = None
     ) -> list[str]:
-        """What `chosen` gives of `ask`, thinking no longer than that takes."""
+        """Return `select(ask(...))`, without running ACT steps past the halt."""
         texts = []
-        rows, which = self._rows(questions, identifiers)
+        rows, ids = self._rows(questions, identifiers)
         for begin in range(0, len(rows), self.batch_size):
             part = rows[begin : begin + self.batch_size]
-            ids = self.run(part, which[begin : begin + self.batch_size], self._solve)[0][0]
-            texts += [self._text(*pair) for pair in zip(ids, part, strict=True)]
+            answers = self.run(part, ids[begin : begin + self.batch_size], self._solve)[0][0]
+            texts += [self._text(*pair) for pair in zip(answers, part, strict=True)]
         return texts
 
-    def chosen(self, answers: Answers) -> list[str]:
-        """Of all rounds' answers, those to give."""
+    def select(self, answers: Answers) -> list[str]:
+        """Return the answers of the step that `halt` selects."""
         return answers.adaptive if self.halt == "adaptive" else answers.last
 
     def run(
         self, rows: np.ndarray, identifiers: np.ndarray | None = None, program=None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """rows int (n <= batch_size, T), identifiers int (n,) -> (ids (R, n, T), rounds (n,))."""
+        """Run rows int (n <= batch_size, T); return (token ids (R, n, T), ACT steps (n,))."""
         missing = self.batch_size - len(rows)
-        which = np.zeros(len(rows), np.int32) if identifiers is None else identifiers
-        # Filled up with the first row: an empty one would think on and on.
-        full, which = (np.concatenate([x, x[:1].repeat(missing, 0)]) for x in (rows, which))
-        tokens, rounds = jax.device_get((program or self._run)(self.model, full, which))
+        ids = np.zeros(len(rows), np.int32) if identifiers is None else identifiers
+        # Pad with copies of the first row: an empty row might never halt.
+        full, ids = (np.concatenate([x, x[:1].repeat(missing, 0)]) for x in (rows, ids))
+        tokens, rounds = jax.device_get((program or self._run)(self.model, full, ids))
         return tokens[:, : len(rows)], rounds[: len(rows)]
 
     def _rows(self, questions, identifiers):
-        """-> (int (n, T), int (n,)), as training showed such questions."""
+        """Lay out questions as in training; return (tokens int (n, T), puzzle ids int (n,))."""
         c = self.model.config
-        which = identifiers or [0] * len(questions)
-        if c.puzzle_ids and not all(0 <= i < c.puzzle_ids for i in which):
-            raise UserError(f"puzzle: the model has vectors of 0 to {c.puzzle_ids - 1}")
+        ids = identifiers or [0] * len(questions)
+        if c.puzzle_ids and not all(0 <= i < c.puzzle_ids for i in ids):
+            raise UserError(f"puzzle: must be 0 to {c.puzzle_ids - 1} for this model")
         if c.mode != "grid":
             questions = [normalised(question) for question in questions]
         elif "0" not in self.tokenizer.symbols:
             questions = [question.replace("0", ".") for question in questions]
-        pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, which, strict=True)]
-        laid = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False)
-        return laid.inputs, laid.identifiers
+        pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, ids, strict=True)]
+        rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False)
+        return rows.inputs, rows.identifiers
 
     def _text(self, ids, row) -> str:
         mode = self.model.config.mode
@@ -159,39 +159,39 @@ class Asker:
         return self.tokenizer.decode(ids)
 
 
-def _every_round(rounds, model, tokens, identifiers):
-    """-> (likeliest ids (R, B, T), round of halting int (B,))."""
+def _run_all_steps(rounds, model, tokens, identifiers):
+    """Return (argmax token ids (R, B, T), ACT step of halting int (B,))."""
     c = model.config
 
-    def one(thoughts, _):
-        thoughts, out = model(thoughts, tokens, None, identifiers)
-        return thoughts, (jnp.argmax(out.logits, -1), act.should_halt(c, out))
+    def act_step(carry, _):
+        carry, out = model(carry, tokens, None, identifiers)
+        return carry, (jnp.argmax(out.logits, -1), act.should_halt(c, out))
 
     if not c.halts:
         _, out = model(None, tokens, None, identifiers)
         return jnp.argmax(out.logits, -1)[None], jnp.ones(tokens.shape[0], jnp.int32)
     start = model.initial_carry(*tokens.shape)
-    _, (ids, wishes) = jax.lax.scan(one, start, None, rounds)
-    first = jnp.argmax(wishes, 0) + 1
-    return ids, jnp.where(wishes.any(0), first, rounds)
+    _, (ids, halts) = jax.lax.scan(act_step, start, None, rounds)
+    first = jnp.argmax(halts, 0) + 1
+    return ids, jnp.where(halts.any(0), first, rounds)
 
 
-def _solved(rounds, adaptive, model, tokens, identifiers):
-    """-> (likeliest ids (1, B, T) of the round in which each row halts, that round (B,))."""
+def _solve(rounds, adaptive, model, tokens, identifiers):
+    """Return (argmax token ids (1, B, T) at each row's halt, ACT step of the halt (B,))."""
     logits, halted, _ = model.solve(
         tokens, adaptive=adaptive, max_steps=rounds, identifiers=identifiers
     )
     return jnp.argmax(logits, -1)[None], halted.astype(jnp.int32)
 
 
-def _generated(model, tokens, identifiers):
-    del identifiers  # mode prefix_ar has no place for them
+def _generate(model, tokens, identifiers):
+    del identifiers  # mode prefix_ar has no puzzle embeddings
     ids = decoding.generate(model, tokens)
     return ids[None], jnp.ones(tokens.shape[0], jnp.int32)
 
 
 class HRLMInference:
-    """A trained run that is asked in text (L-61).
+    """Text interface to a trained run (docs/systems.md, L-61).
 
         model = HRLMInference("runs/translate")
         model.predict("Translate to Spanish: The house is red.")
@@ -199,7 +199,7 @@ class HRLMInference:
     Args:
       workdir: folder of a run that answers questions.
       checkpoint: "best", "last", or a step.
-      batch_size, max_steps, halt: see `Asker`.
+      batch_size, max_steps, halt: see `Answerer`.
 
     Raises:
       UserError: no such run, or its model does not answer questions.
@@ -219,27 +219,27 @@ class HRLMInference:
         trained, tokenizer = load_trained(workdir, checkpoint)
         if not traits_of(trained.model).solve:
             raise UserError(
-                f"--workdir={workdir}: a {trained.config.model!r} continues text and answers no "
-                "questions; use python -m eval.sample"
+                f"--workdir={workdir}: a {trained.config.model!r} continues text and does not "
+                "answer questions; use python -m eval.sample"
             )
         self.config = trained.config
         sizes = {"batch_size": batch_size, "max_steps": max_steps}
-        self.asker = Asker(trained.model, tokenizer, halt=halt, **sizes)
+        self.answerer = Answerer(trained.model, tokenizer, halt=halt, **sizes)
 
     def predict(self, text: str, puzzle: int = 0) -> str:
-        """The answer to one question; puzzle: its number, for a model with vectors of them."""
+        """Answer one question; `puzzle` is its id, for a model with puzzle embeddings."""
         return self.predict_all([text], [puzzle])[0]
 
     def predict_all(self, texts: Sequence[str], puzzles: Sequence[int] | None = None) -> list[str]:
-        """The answer to each question."""
-        return self.asker.answer(self._full(texts), puzzles)
+        """Answer each question."""
+        return self.answerer.answer(self._with_prefix(texts), puzzles)
 
     def ask(self, texts: Sequence[str], puzzles: Sequence[int] | None = None) -> Answers:
-        """The answers after every round; see `Asker.ask`."""
-        return self.asker.ask(self._full(texts), identifiers=puzzles)
+        """Return the answers after every ACT step; see `Answerer.ask`."""
+        return self.answerer.ask(self._with_prefix(texts), identifiers=puzzles)
 
-    def _full(self, texts):
-        """With what every question of the run's files was made to begin with."""
+    def _with_prefix(self, texts):
+        """Prepend the question prefix of the run's data where it is missing."""
         data = self.config.data
         prefix = data.question_prefix if data.format == "pairs" else ""
         return [text if text.startswith(prefix) else prefix + text for text in texts]

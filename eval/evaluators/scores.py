@@ -1,8 +1,8 @@
-"""Scores of answers against what was expected: exact, BLEU, chrF, ROUGE-L, cells of grids.
+"""Scores of answers: exact match, BLEU, chrF, ROUGE-L, cell accuracy of grids.
 
-BLEU and chrF are sacrebleu's, ROUGE-L rouge-score's. All lie in [0, 1]. Sentence BLEU is smoothed
-by sacrebleu's method "exp" and counts no longer n-grams than the sentence has ("effective order"):
-without either, an answer of three words always scores 0 (SYSTEMS 5.3).
+BLEU and chrF come from sacrebleu, ROUGE-L from rouge-score; all are in [0, 1]. Sentence BLEU uses
+sacrebleu's "exp" smoothing and effective order; otherwise every answer of fewer than four words
+would score 0.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from jaxmodels.errors import UserError
 
 
 def text_scores(answers: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
-    """Means over all answers.
+    """Return scores over all answers.
 
     Returns:
-      exact: share that is right to the letter.
-      bleu: mean of sentence BLEU (L-53); corpus_bleu: of the whole.
-      chrf: of the whole, character 6-grams.
+      exact: fraction of exact matches.
+      bleu: mean sentence BLEU (docs/systems.md, L-53); corpus_bleu: corpus BLEU.
+      chrf: corpus chrF, character 6-grams.
       rouge_l: mean F1 of the longest common subsequence of words.
-      length, expected_length: characters.
+      length, expected_length: mean number of characters.
     """
     if len(answers) != len(expected) or not answers:
         raise ValueError(f"{len(answers)} answers for {len(expected)} questions")
@@ -49,7 +49,7 @@ def text_scores(answers: Sequence[str], expected: Sequence[str]) -> dict[str, fl
 
 
 class _Words:
-    """Words of any alphabet: rouge-score's own knows a to z only."""
+    """Tokenizer for any alphabet; rouge-score's default drops all but a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return "".join(c if c.isalnum() else " " for c in text.lower()).split()
@@ -58,21 +58,21 @@ class _Words:
 def grid_scores(
     answers: Sequence[str], expected: Sequence[str], questions: Sequence[str]
 ) -> dict[str, float]:
-    """Of grids, one symbol a cell.
+    """Return scores of grids with one symbol per cell.
 
     Returns:
-      exact: share of grids that are right in every cell.
-      cells: share of right cells; open_cells: of those that the question left open, i.e. in which
-        the answer differs from it. Places where `expected` has no cell do not count.
+      exact: fraction of grids with every cell correct.
+      cells: fraction of correct cells; open_cells: the same over cells where the expected answer
+        differs from the question. Positions without a cell in `expected` are ignored.
     """
-    given = np.array([list(text) for text in questions])
-    right_text = np.array([list(text) for text in expected])
-    got = np.array(
+    question = np.array([list(text) for text in questions])
+    truth = np.array([list(text) for text in expected])
+    answer = np.array(
         [list(a.ljust(len(e))[: len(e)]) for a, e in zip(answers, expected, strict=True)]
     )
-    cells = right_text != NO_CELL
-    right = (got == right_text) & cells
-    is_open = (given != right_text) & cells
+    cells = truth != NO_CELL
+    right = (answer == truth) & cells
+    is_open = (question != truth) & cells
     return {
         "exact": float((right | ~cells).all(1).mean()),
         "cells": float(right.sum() / cells.sum()),

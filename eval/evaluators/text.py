@@ -1,4 +1,4 @@
-"""Scores on text: each term of a model's loss averaged over a split, the state carried along."""
+"""Evaluator of runs on text: every term of the loss, averaged over a split with carried state."""
 
 import argparse
 import json
@@ -26,15 +26,14 @@ from train.tasks.text import labeller_of
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation measured.
+    """Result of `evaluate`.
 
     Attributes:
-        means: term -> sum over its targets / number of them; a term without a target is left out.
-            Losses are in nats.
+        means: term -> mean over its targets (losses in nats); terms without targets are omitted.
         counts: term -> number of targets.
-        bits_per_byte: of the next-token loss over the text's bytes, or None if the model has none.
-        perplexity: exp of the mean next-token loss, a token, or None.
-        num_bytes: bytes of text behind the targets.
+        bits_per_byte: next-token loss in bits over the bytes of text, or None without that loss.
+        perplexity: exp of the mean next-token loss per token, or None.
+        num_bytes: bytes of text of the targets.
     """
 
     means: dict[str, float]
@@ -44,7 +43,7 @@ class Scores:
     num_bytes: int
 
     def flat(self) -> dict[str, float]:
-        """One dict for JSON and tables: bits per byte and perplexity first, then every mean."""
+        """Return one dict for JSON and tables: bits per byte, perplexity, then every mean."""
         first = {"bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
         return {name: value for name, value in first.items() if value is not None} | self.means
 
@@ -59,21 +58,21 @@ def evaluate(
     labels=None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Reads documents once, from fresh states, and averages `model.loss_sums`.
+    """Read documents once, from initial states, and average `model.loss_sums`.
 
     Args:
-        model: keeps the training side of the contract of a model.
-        documents: every token but the first of each is a target exactly once.
-        batch_size: rows read side by side. With `whole_documents=False` the text is cut in as many
-            equal rows, so that batch_size - 1 places start from a fresh state in mid-document: the
-            cost is a few bytes' worth of context. With True no document is cut, which takes longer.
-        seq_len: tokens a device call; changes speed and memory, not results, unless the model's own
-            losses are taken at every n-th position of a segment.
+        model: a model with the training methods of `jaxmodels.models.contract`.
+        documents: every token but the first of each document is a target exactly once.
+        batch_size: rows of the batch.
+        seq_len: tokens per device call; affects speed and memory, not results, unless the model
+            takes its auxiliary losses at every n-th position of a segment.
+        whole_documents: False cuts the text into `batch_size` equal rows, so that up to
+            batch_size - 1 documents lose some context; True cuts no document and takes longer.
         labels: a labeller for the stream, see `jaxmodels.data`.
-        progress: called with (tokens read, tokens in all) after every batch.
+        progress: called with (tokens read, total tokens) after every batch.
 
     Raises:
-        UserError: a split without a single target.
+        UserError: the documents have no target.
     """
     total = num_targets(documents)
     if not total:
@@ -118,10 +117,10 @@ def _batch_sums(model, state, batch):
 
 
 def run(options: argparse.Namespace, command: str) -> dict:
-    """Evaluate a run on text; write `eval.json` (`eval_other.json` for other text) and the report.
+    """Evaluate a run on text; write `eval.json` (`eval_other.json` with --data) and the report.
 
     Raises:
-      UserError: a bad option, no run, no whole checkpoint, or the text is gone.
+      UserError: a bad option, no run, no complete checkpoint, or missing text.
     """
     if options.batch_size < 1:
         raise UserError(f"--batch-size={options.batch_size}: give 1 or more")
@@ -130,9 +129,9 @@ def run(options: argparse.Namespace, command: str) -> dict:
     start = time.perf_counter()
     paths = tuple(options.data) if options.data else None
     trained = load_run(options.workdir, checkpoint=options.checkpoint, paths=paths)
-    levels, note = {}, None
+    markov, note = {}, None
     try:
-        levels = markov_baselines(trained.corpus)
+        markov = markov_baselines(trained.corpus)
     except UserError as error:
         note = str(error)
     result = {
@@ -146,7 +145,7 @@ def run(options: argparse.Namespace, command: str) -> dict:
         "whole_documents": options.whole_documents,
         "max_bytes": options.max_bytes,
         "splits": {split: _scores(trained, split, options) for split in options.split},
-        "baselines": levels,
+        "baselines": markov,
         "baselines_note": note,
         "device": device_description(),
         "versions": versions(),
@@ -171,7 +170,7 @@ def _scores(trained: Run, split: str, options: argparse.Namespace) -> dict[str, 
 
 
 def summary(result: dict) -> list[Block]:
-    """Return the result of `run` as a table: one row per mean, one column per split."""
+    """Format the result of `run` as a table: one row per mean, one column per split."""
     splits = result["splits"]
 
     def row(name, values):
@@ -183,11 +182,11 @@ def summary(result: dict) -> list[Block]:
     first = len(rows)
     if result["baselines"]:
         for name in ("unigram", "order-1", "order-2"):
-            levels = [result["baselines"].get(split, {}).get(name, "-") for split in splits]
-            rows.append(row(f"byte-Markov, {name}", levels))
+            values = [result["baselines"].get(split, {}).get(name, "-") for split in splits]
+            rows.append(row(f"byte-Markov, {name}", values))
     styles |= {i: "dim" for i in range(first, len(rows))}
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
     table = Table(["mean over targets", *splits], rows, styles=styles, rules=(first,))
     note = [Text(result["baselines_note"], "missing")] if result["baselines_note"] else []
-    made = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
-    return [Heading(title), table, *note, Text(made, "missing")]
+    end = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
+    return [Heading(title), table, *note, Text(end, "missing")]

@@ -1,1 +1,1 @@
-"""What a cell can and cannot learn: small models on synthetic tasks, at equal parameters."""
+"""Cells compared on synthetic tasks, as small models with equal parameter counts."""

@@ -1,1 +1,1 @@
-"""The HTML report of a run: page, figures, and a look inside the model."""
+"""The HTML report of a run: page, figures, and inspection of the model."""

@@ -1,4 +1,4 @@
-"""`python -m eval.report`: write report.html of a run."""
+"""`python -m eval.report`: write `report.html` of a run."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`report.html` of a run that answers questions."""
+"""The report page of a run on questions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,36 +9,30 @@ from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, pr
 
 NAMES = {
     "exact": "exact match",
-    "exact_last": "exact match, after all rounds",
-    "exact_adaptive": "exact match, halting by itself",
-    "rounds_adaptive": "rounds when halting by itself",
+    "exact_last": "exact match after all ACT steps",
+    "exact_adaptive": "exact match with adaptive halting",
+    "rounds_adaptive": "ACT steps with adaptive halting",
     "bleu": "BLEU, mean of sentences, smoothed",
-    "corpus_bleu": "BLEU of the whole",
+    "corpus_bleu": "corpus BLEU",
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
     "length": "length of answers, characters",
-    "expected_length": "length expected",
-    "cells": "right cells",
-    "open_cells": "right cells of those left open",
+    "expected_length": "expected length, characters",
+    "cells": "cell accuracy",
+    "open_cells": "cell accuracy on open cells",
     "pairs": "questions",
 }
 
 
 def compose(log: Log, result: Mapping[str, Any] | None) -> str:
-    """Return the page; without a result, the curves alone."""
+    """Return the page as HTML; without a result, with the training curves only."""
     if result is None:
         command = f"python -m eval --workdir={log.workdir}"
-        blocks = [Text(f"How well it answers is not measured yet: {command}", "missing")]
-        blocks += _curves(log)
+        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_curves(log)]
     else:
         blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
-        blocks += [
-            score_table(result),
-            *_rounds(result),
-            *_kinds(result),
-            *_examples(result),
-            *_curves(log),
-        ]
+        blocks += [score_table(result), *_act_steps(result), *_groups(result)]
+        blocks += [*_examples(result), *_curves(log)]
         facts = {
             "checkpoint": f"step {result['step']}",
             "parameters": f"{result['parameters']:,}",
@@ -51,9 +45,9 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
 
 def _subtitle(config) -> str:
     data = config.get("data", {})
-    what = ", ".join(map(str, data.get("tasks") or data.get("paths") or ())) or "pairs"
+    source = ", ".join(map(str, data.get("tasks") or data.get("paths") or ())) or "pairs"
     return (
-        f"{what}, {data.get('tokenizer')} tokens · batch {config.get('batch_size')} x "
+        f"{source}, {data.get('tokenizer')} tokens · batch {config.get('batch_size')} x "
         f"{config.get('seq_len')} · seed {config.get('seed')} · {config.get('dtype')}"
     )
 
@@ -64,33 +58,33 @@ def headline(result: Mapping[str, Any]) -> str:
     text = (
         f"After {result['step']} steps the model answers {100 * unseen['exact']:.1f} % of "
         f"{unseen['pairs']} unseen questions exactly, and {100 * seen['exact']:.1f} % of "
-        f"{seen['pairs']} from its training."
+        f"{seen['pairs']} training questions."
     )
     if result["rounds"] > 1:
         text += (
-            f" Of the unseen that is {100 * unseen['exact_last']:.1f} % after all "
-            f"{result['rounds']} rounds of thinking, and {100 * unseen['exact_adaptive']:.1f} % "
-            f"when it halts by itself, after {unseen['rounds_adaptive']:.1f}."
+            f" On unseen questions: {100 * unseen['exact_last']:.1f} % after all "
+            f"{result['rounds']} ACT steps, {100 * unseen['exact_adaptive']:.1f} % with adaptive "
+            f"halting, after {unseen['rounds_adaptive']:.1f} steps on average."
         )
     if any(result["left_out"].values()):
         seen, unseen = (f"{result['left_out'][split]:,}" for split in ("seen", "unseen"))
-        text += f" Left out as too long for a row: {seen} training pairs, {unseen} unseen ones."
+        text += f" Skipped as too long for a row: {seen} training pairs, {unseen} unseen pairs."
     return text
 
 
 def _tiles(result):
     unseen, speed = result["splits"]["unseen"], result["speed"]
-    second = ("chrf", "chrF, unseen") if "chrf" in unseen else ("cells", "right cells, unseen")
+    second = ("chrf", "chrF, unseen") if "chrf" in unseen else ("cells", "cell accuracy, unseen")
     return [
         (f"{100 * unseen['exact']:.1f} %", "exact, unseen"),
         (f"{100 * unseen[second[0]]:.1f} %", second[1]),
         (f"{speed['latency_ms']:.0f} ms", "one question"),
-        (f"{speed['questions_per_second']:.0f}/s", f"questions, {speed['batch_size']} at a time"),
+        (f"{speed['questions_per_second']:.0f}/s", f"questions, batch size {speed['batch_size']}"),
     ]
 
 
 def score_table(result: Mapping[str, Any]) -> Table:
-    """Return every score, with one column per split."""
+    """Return every score, one column per split."""
     splits = result["splits"]
     rows = [
         [label, *(format_score(name, splits[split][name]) for split in splits)]
@@ -101,13 +95,13 @@ def score_table(result: Mapping[str, Any]) -> Table:
 
 
 def format_score(name: str, value: float) -> str:
-    """Return a score as text with its unit."""
-    if name in ("pairs",):
+    """Format a score with its unit."""
+    if name == "pairs":
         return f"{value:,}"
     return f"{value:.1f}" if "length" in name or "rounds" in name else f"{100 * value:.1f} %"
 
 
-def _rounds(result) -> list[Block]:
+def _act_steps(result) -> list[Block]:
     if result["rounds"] < 2:
         return []
     count = list(range(1, result["rounds"] + 1))
@@ -115,21 +109,17 @@ def _rounds(result) -> list[Block]:
         split: (count, [100 * x for x in scores["exact_by_round"]])
         for split, scores in result["splits"].items()
     }
-    figure = figures.curves(lines, ylabel="% exact", xlabel="rounds of thinking")
-    caption = "Exact answers against how many rounds the model was allowed to think."
-    blocks = [Heading("Thinking"), Picture(figures.svg(figure, "rounds"), caption)]
+    figure = figures.curves(lines, ylabel="% exact", xlabel="ACT steps")
+    caption = "Exact matches against the number of ACT steps."
+    blocks = [Heading("ACT steps"), Picture(figures.svg(figure, "rounds"), caption)]
     rank = result["rounds_against_difficulty"]
     if rank is not None:
-        blocks.append(
-            Text(
-                "Does it think longer on what is harder? Rank correlation of its rounds with the "
-                f"difficulty of the question: {rank:+.2f}."
-            )
-        )
+        text = f"Rank correlation of ACT steps with the difficulty of the question: {rank:+.2f}."
+        blocks.append(Text(text))
     return blocks
 
 
-def _kinds(result) -> list[Block]:
+def _groups(result) -> list[Block]:
     blocks = []
     for field, title in (("by_task", "By task"), ("by_difficulty", "By difficulty")):
         groups = result[field]
@@ -139,9 +129,9 @@ def _kinds(result) -> list[Block]:
             [key, f"{g['pairs']:,}", f"{100 * g['exact']:.1f} %", f"{g['rounds']:.1f}"]
             for key, g in groups.items()
         ]
-        blocks += [Heading(title), Table(["", "questions", "exact", "rounds"], rows)]
+        blocks += [Heading(title), Table(["", "questions", "exact", "ACT steps"], rows)]
     if blocks:
-        note = "Difficulty is a puzzle's number of blanks, else the length of the answer."
+        note = "Difficulty: number of blanks of a puzzle, or else the length of the answer."
         blocks.append(Text(note))
     return blocks
 
@@ -150,13 +140,13 @@ def _examples(result) -> list[Block]:
     rows = [
         [e["question"], e["expected"], e["answer"], str(e["rounds"])] for e in result["examples"]
     ]
-    header = ["question", "expected", "answer", "rounds"]
+    header = ["question", "expected", "answer", "ACT steps"]
     return [Heading("Unseen questions"), Table(header, rows, left=(0, 1, 2))]
 
 
 def _curves(log: Log) -> list[Block]:
     blocks = []
-    for name, label in (("answer", "loss of the answer"), ("exact", "share exact")):
+    for name, label in (("answer", "loss of the answer"), ("exact", "fraction exact")):
         lines = {
             split: log.series(split, name)
             for split in ("train", "valid")
@@ -164,5 +154,6 @@ def _curves(log: Log) -> list[Block]:
         }
         if lines:
             figure = figures.curves(lines, ylabel=label)
-            blocks.append(Picture(figures.svg(figure, name), f"{label} along the run"))
-    return [Heading("The run"), *blocks] if blocks else []
+            caption = f"{label.capitalize()} during training."
+            blocks.append(Picture(figures.svg(figure, name), caption))
+    return [Heading("Training"), *blocks] if blocks else []

@@ -1,10 +1,10 @@
-"""A result as blocks, written once and shown as an HTML page, as Markdown or on the terminal.
+"""Documents as lists of blocks, rendered as an HTML page, as Markdown or on the terminal.
 
     blocks = [Text("It learns.", "lead"), Table(("cell", "loss"), [["rwkv7", "1.478"]])]
     blocks += provenance(command="python -m ...", device="1 x cpu")
     to_html("Title", blocks), to_markdown(blocks), to_terminal(blocks)
 
-All text is plain: each form escapes it, and replaces control characters.
+All text is plain: each renderer escapes it and replaces control characters.
 """
 
 import html
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from eval.report.html import page
 
-# Style of a text, a row or a mark -> on the terminal. In HTML it is the class of the element.
+# Style of a text, a row or a mark -> Rich style. In HTML it is the class of the element.
 STYLES = {"lead": "", "missing": "dim", "strong": "bold"}
 STYLES |= {"good": "green", "warn": "yellow", "bad": "red", "dim": "dim"}
 
@@ -28,7 +28,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph; `style`: "lead" for the main finding, "missing" for what is not there, or ""."""
+    """A paragraph; `style`: "lead" for the main result, "missing" for a note on absent data, ""."""
 
     text: str
     style: str = ""
@@ -36,16 +36,16 @@ class Text:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A row of large numbers: (value, its name)."""
+    """A row of large numbers: (value, name)."""
 
     numbers: Sequence[tuple[str, str]]
 
 
 class Mark(str):
-    """The text of a table's cell with a style of its own: "good", "warn", "bad" or "dim"."""
+    """The text of a table cell with a style: "good", "warn", "bad" or "dim"."""
 
     def __new__(cls, text: str, style: str):
-        """Make the text and keep its style."""
+        """Create the string and attach the style."""
         mark = super().__new__(cls, text)
         mark.style = style
         return mark
@@ -57,10 +57,10 @@ class Table:
 
     Attributes:
         header: names of the columns.
-        rows: cells as text, or as `Mark`.
-        left: columns of text, aligned left; the others hold numbers.
+        rows: cells, as text or `Mark`.
+        left: columns of text, aligned left; the others are numbers.
         styles: row -> "strong" or "dim".
-        rules: rows that a line precedes, on the terminal.
+        rules: rows preceded by a rule, on the terminal.
     """
 
     header: Sequence[str]
@@ -72,7 +72,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """An inline `<svg>` (see `figures.svg`) and its caption; only HTML shows it."""
+    """An inline `<svg>` (see `figures.svg`) and its caption; HTML only."""
 
     svg: str
     caption: str
@@ -80,7 +80,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; those of the names in `code` are set in type."""
+    """Names and values; values of the names in `code` are set in monospace."""
 
     rows: Mapping[str, str]
     code: Sequence[str] = ()
@@ -88,7 +88,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Sample:
-    """Text as it is, spaces and line breaks kept, after its prompt."""
+    """Preformatted text after its prompt."""
 
     text: str
     prompt: str = ""
@@ -96,7 +96,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind a line that opens them; the terminal leaves them out."""
+    """Collapsible blocks; omitted on the terminal."""
 
     summary: str
     blocks: Sequence["Block"]
@@ -115,16 +115,16 @@ def provenance(
     seconds: float | None = None,
     **others,
 ) -> list[Block]:
-    """Return the section that says how a result was made, out of what of it is known.
+    """Return a section on how a result was produced, from the arguments that are not None.
 
     Args:
-        facts: more of them, which stand after the command.
-        command: the command line to repeat it.
+        facts: further facts, listed after the command.
+        command: the command line to reproduce the result.
         seed: of initialisation and data.
         device: see `eval.log.device_description`.
         versions: see `eval.log.versions`.
         seconds: wall time.
-        **others: ignored, so that a whole result can be given.
+        **others: ignored, so that a whole result can be passed.
     """
     rows = {"command": command, **(facts or {}), "seed": seed, "device": device}
     if versions:
@@ -136,14 +136,14 @@ def provenance(
 
 
 def printable(text: str) -> str:
-    """Replace control characters: a hardly trained model utters them, and a terminal obeys."""
+    """Replace control characters, which an undertrained model emits and a terminal interprets."""
     return "".join(
         c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\ufffd" for c in text
     )
 
 
 def to_html(title: str, blocks: Iterable[Block], subtitle: str = "") -> str:
-    """Return a self-contained page, light and dark, with `title` as its heading."""
+    """Render a self-contained HTML page in light and dark mode, with `title` as its heading."""
     below = f'<p class="sub">{_escape(subtitle)}</p>' if subtitle else ""
     head = f"<h1>{_escape(title)}</h1>\n{below}"
     return page(title, [head, *map(_html, blocks)])
@@ -204,7 +204,7 @@ def _escape(text: str) -> str:
 
 
 def to_markdown(blocks: Iterable[Block], title: str = "") -> str:
-    """Return Markdown without the pictures, under `title` if there is one."""
+    """Render Markdown without pictures, under `title` if there is one."""
     parts = [f"# {title}"] if title else []
     parts += filter(None, map(_markdown, blocks))
     return "\n\n".join(parts) + "\n"
@@ -240,7 +240,7 @@ def _markdown_cell(text: str) -> str:
 
 
 def to_terminal(blocks: Iterable[Block], width: int = 0) -> None:
-    """Print without pictures and folds, at least `width` columns wide."""
+    """Print without pictures and folds, on at least `width` columns."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)

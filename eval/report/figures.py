@@ -1,8 +1,8 @@
-"""Pictures of a run as SVG that wears the page's colours.
+"""Figures as inline SVG in the page's colours.
 
-Matplotlib draws with stand-in colours, and `svg` replaces them by CSS variables, so that one
-picture reads on a light and on a dark page. Heat maps are transparent where the value is zero, for
-the same reason. Only the object-oriented API is used: nothing here touches pyplot's global state.
+Matplotlib draws with stand-in colours, which `svg` replaces by CSS variables, so that a figure
+works in light and dark mode; for the same reason heat maps are transparent at zero. Uses only
+Matplotlib's object-oriented API, without pyplot's global state.
 """
 
 import io
@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Stand-in colour -> CSS variable, its value on a light page, its value on a dark page.
+# Stand-in colour -> (CSS variable, value in light mode, value in dark mode).
 INK, MUTED, GRID = "#010203", "#010204", "#010205"
 SERIES = ("#010301", "#010302", "#010303", "#010304", "#010305", "#010306")
 COLOURS = {
@@ -57,10 +57,7 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (steps
 
 
 def svg(figure: Figure, name: str) -> str:
-    """The figure as an inline `<svg>` element.
-
-    `name`, a word that no other picture of the page has, keeps its ids apart from theirs.
-    """
+    """Return the figure as an inline `<svg>` element; `name`, unique on the page, salts its ids."""
     buffer = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -69,21 +66,19 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(
         r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1
     )
-    # The style sheet inside would hold for the whole page, which has the same rule for pictures
-    # only.
+    # A style sheet inside an inline SVG applies to the whole page; the page has the same rule.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.S)
     text = text.replace("xlink:href", "href")
-    # Only `url(#...)` and `href="#..."` point at ids, and those are salted hashes; the others, such
-    # as "axes_1", would be on the page many times.
+    # Ids such as "axes_1" are not salted and would be duplicated; nothing refers to them.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
-    text = _without_bulk(text)
+    text = _minify(text)
     for stand_in, (variable, _, _) in COLOURS.items():
         text = text.replace(stand_in, f"var({variable})")
     return text
 
 
-def _without_bulk(text: str) -> str:
-    """The same picture in less: short coordinates, one font by name, no indentation."""
+def _minify(text: str) -> str:
+    """Shorten coordinates and font lists, and remove indentation."""
     text = re.sub(
         r' (d|x|y|width|height|transform)="[^"]*"',
         lambda attribute: re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]).replace("\n", " "),
@@ -102,9 +97,9 @@ def curves(
     markers: bool = False,
     height: float = 2.6,
 ) -> Figure:
-    """Lines over training steps, each named at its end, with dashed horizontal `levels`.
+    """Draw lines over steps, labelled at their ends, with dashed horizontal `levels`.
 
-    An `ylabel` that starts with % is of shares, 0 to 100.
+    A `ylabel` that starts with % clamps the y axis to 0 to 100.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(7.4, height)
@@ -131,7 +126,7 @@ def curves(
         axes.margins(x=0.01, y=0.08)
         if levels:
             _crop_start(axes, lines, levels)
-        if ylabel.startswith("%"):  # there are none beyond 0 and 100
+        if ylabel.startswith("%"):
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.5), min(high, 100.5))
         if list(lines) != [ylabel] or levels:
@@ -140,7 +135,7 @@ def curves(
 
 
 def _crop_start(axes, lines, levels):
-    """Lets a falling curve's first few values leave the top, so that the rest is seen large."""
+    """Let the first few values of a falling curve leave the axes at the top."""
     settled = [values[max(1, len(values) // 20) :] for _, values in lines.values()]
     settled = [value for values in settled for value in values if np.isfinite(value)]
     low, high = axes.get_ylim()
@@ -151,22 +146,21 @@ def _crop_start(axes, lines, levels):
 
 
 def _name_ends(figure, axes, ends):
-    """Writes each name right of the axes at its line's last value, apart from its neighbours."""
+    """Write each name to the right of the axes at its line's last value, without overlaps."""
     low, high = axes.get_ylim()
     line = 11 / 72 / (figure.get_figheight() * 0.75)  # one line of text in axes units
     ends = sorted(ends)
-    places = [(value - low) / ((high - low) or 1) for value, _, _ in ends]
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + line)
-    overflow = places[-1] - 1.02 if places else 0
-    for i in range(len(places) - 1, -1, -1):
-        if overflow > 0:
-            limit = 1.02 - line * (len(places) - 1 - i)
-            places[i] = min(places[i], limit)
-    for place, (_, name, colour) in zip(places, ends, strict=True):
+    heights = [(value - low) / ((high - low) or 1) for value, _, _ in ends]
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + line)
+    overflow = heights[-1] - 1.02 if heights else 0
+    if overflow > 0:
+        for i, above in enumerate(reversed(range(len(heights)))):
+            heights[i] = min(heights[i], 1.02 - line * above)
+    for height, (_, name, colour) in zip(heights, ends, strict=True):
         axes.annotate(
             name,
-            (1, place),
+            (1, height),
             xycoords="axes fraction",
             xytext=(7, 0),
             textcoords="offset points",
@@ -179,7 +173,7 @@ def _name_ends(figure, axes, ends):
 def over_text(
     values: np.ndarray, labels: Sequence[str], *, ylabel: str, signed: bool = False
 ) -> Figure:
-    """A heat map over a text. values: (time, rows); labels: one a time step, under the columns."""
+    """Draw a heat map of values (time, rows) over a text, with one label per time step."""
     values = np.asarray(values, float)
     time, rows = values.shape
     with matplotlib.rc_context(STYLE):
@@ -194,7 +188,7 @@ def over_text(
 
 
 def along_text(lines: Mapping[str, np.ndarray], labels: Sequence[str], *, ylabel: str) -> Figure:
-    """Values over a text, one a time step: a single series as bars, several as named lines."""
+    """Draw one value per time step over a text: a single series as bars, several as lines."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(7.4, 1.9)
         ends = []
@@ -220,7 +214,7 @@ def along_text(lines: Mapping[str, np.ndarray], labels: Sequence[str], *, ylabel
 def moments(
     values: np.ndarray, titles: Sequence[str], *, xlabel: str, ylabel: str, signed: bool = False
 ) -> Figure:
-    """Small heat maps side by side, one scale. values: (n, rows, columns); titles: one a map."""
+    """Draw a grid of small heat maps of values (n, rows, columns) on one colour scale."""
     values = np.asarray(values, float)
     count = len(values)
     columns = min(count, 5)
@@ -247,7 +241,7 @@ def moments(
 
 
 def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: float) -> Figure:
-    """Horizontal bars from `origin`: name -> (mean, spread), the spread drawn as a whisker."""
+    """Draw horizontal bars from `origin`, name -> (mean, spread), the spread as a whisker."""
     names = list(values)
     mean = np.array([values[name][0] for name in names])
     spread = np.array([values[name][1] for name in names])
@@ -265,10 +259,9 @@ def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: floa
 
 
 def bands(lines: Mapping[str, tuple[Sequence[float], np.ndarray]], *, ylabel: str) -> Figure:
-    """Means over seeds along training, the range of the seeds as a band, each named at its end.
+    """Draw means over seeds with the range of the seeds as a band, labelled at their ends.
 
-    lines: name -> (steps, values (seeds, steps)). What the curves fall through in the first third
-    of the run may leave the top, so that the rest is seen large.
+    lines: name -> (steps, values (seeds, steps)). The y axis is fitted to the last two thirds.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(7.4, 3.6)

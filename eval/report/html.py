@@ -1,4 +1,4 @@
-"""The shell of a page: one self-contained HTML file, no network, light and dark."""
+"""The HTML skeleton and style sheet of a self-contained page in light and dark mode."""
 
 import html
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ details summary { cursor: pointer; color: var(--muted); margin-top: .75rem; }
 
 
 def page(title: str, parts: Sequence[str]) -> str:
-    """Return an HTML document of parts that are HTML already; the title is escaped here."""
+    """Return an HTML document with `parts`, which are HTML, as its body."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

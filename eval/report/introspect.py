@@ -1,4 +1,4 @@
-"""A trained model on one sentence: its trace as pictures, and a sample of its text."""
+"""Inspection of a trained model: its trace over a sentence as pictures, and a text sample."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,16 @@ from eval.sample import sample
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 
-# What each array of `model.trace` is, where the name alone would not say it.
+# Captions for the arrays of `model.trace`.
 CAPTIONS = {
-    "relations": "Relation tensor R_t over a sentence of the validation text, byte by byte. A row "
-    "is a slot and role: its vector's projection on the direction in which it varies most, around "
-    "its mean.",
-    "causal_mask": "Row-stochastic mask C_t after some of those bytes: how much each slot (row) "
-    "reads from each other one (column). Before the text it is the identity.",
-    "read": "The same mask over the whole sentence: how much each slot is read, averaged over the "
-    "readers.",
-    "log2_loss": "Bits paid for each byte of the sentence, given the bytes before it.",
-    "abstraction_norms": "Norm of each abstraction layer over the same sentence.",
+    "relations": "Relation tensor R_t over a sentence of the validation text, byte by byte. Each "
+    "row is a slot and role: the projection of its centred vector on the first principal axis.",
+    "causal_mask": "Row-stochastic mask C_t after some of those bytes: weight with which each slot "
+    "(row) reads each other slot (column). Before the text it is the identity.",
+    "read": "The mask over the whole sentence: weight with which each slot is read, averaged over "
+    "the readers.",
+    "log2_loss": "Loss of each byte of the sentence in bits, given the bytes before it.",
+    "abstraction_norms": "Norm of each abstraction layer over the sentence.",
 }
 UNITS = {"log2_loss": "bits", "abstraction_norms": "norm of layer"}
 
@@ -36,11 +35,11 @@ class Inspection:
 
     Attributes:
         baselines: split -> name -> bits per byte.
-        step: number of updates of the parameters that were inspected; None = no model was.
-        labels: of the time steps of a sentence.
+        step: training step of the inspected model, or None.
+        labels: labels of the time steps of a sentence.
         trace: arrays of `model.trace` over it, leading axis time.
         sample: (prompt, generated text), or None.
-        missing: what could not be inspected and why, one sentence each.
+        missing: one sentence for each part that failed, with the reason.
     """
 
     baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -54,7 +53,7 @@ class Inspection:
 def inspect_model(
     run: Run, baselines: Mapping[str, Mapping[str, float]] | None = None
 ) -> Inspection:
-    """Trace a loaded run over a sentence, sample from it, and fit baselines unless given."""
+    """Trace a run over a sentence, sample from it, and fit baselines if there are none."""
     missing: list[str] = []
     if not baselines:
         try:
@@ -76,15 +75,15 @@ def _trace(model, tokens):
 
 
 def sentence(corpus, longest: int = 76) -> tuple[np.ndarray, list[str]]:
-    """Pick a sentence of the validation text: tokens int32 (time,), and a visible label of each."""
+    """Return tokens int32 (time,) of a validation sentence, and a visible label for each."""
     document = (corpus.valid or corpus.train)[0].tokens[:20000]
     if corpus.tokenizer.name != "byte":
         tokens = np.asarray(document[:24], np.int32)
         return tokens, [corpus.tokenizer.decode([token]) for token in tokens]
     data = document.astype(np.uint8).tobytes()
     match = re.search(rb"(?<=[.!?] )[A-Z][^.!?\n]{38,%d}[.!?]" % (longest - 2), data)
-    chosen = match[0] if match else data[:longest]
-    return np.frombuffer(chosen, np.uint8).astype(np.int32), [_visible(byte) for byte in chosen]
+    text = match[0] if match else data[:longest]
+    return np.frombuffer(text, np.uint8).astype(np.int32), [_visible(byte) for byte in text]
 
 
 def _visible(byte: int) -> str:
@@ -93,26 +92,26 @@ def _visible(byte: int) -> str:
     return chr(byte) if 32 < byte < 127 else f"{byte:02x}"
 
 
-def sections(found: Inspection) -> list[Block]:
-    """Draw each array of the trace."""
+def sections(inspection: Inspection) -> list[Block]:
+    """Return a picture of each array of the trace."""
     blocks: list[Block] = []
-    known = {name: rank for rank, name in enumerate(CAPTIONS)}
-    for name in sorted(found.trace, key=lambda name: (known.get(name, len(known)), name)):
-        array = np.asarray(found.trace[name], float)
+    ranks = {name: rank for rank, name in enumerate(CAPTIONS)}
+    for name in sorted(inspection.trace, key=lambda name: (ranks.get(name, len(ranks)), name)):
+        array = np.asarray(inspection.trace[name], float)
         caption = CAPTIONS.get(name, f"`{name}` over a sentence of the validation text.")
-        for suffix, figure, own in pictures(name, array, list(found.labels)):
-            text = CAPTIONS.get(own, caption)
+        for suffix, figure, key in pictures(name, array, list(inspection.labels)):
+            text = CAPTIONS.get(key, caption)
             blocks.append(Picture(figures.svg(figure, f"{name}{suffix}"), text))
-    title = f"Inside the model at step {found.step}, over a sentence"
+    title = f"Inside the model at step {inspection.step}, over a sentence"
     return [Heading(title), *blocks] if blocks else []
 
 
 def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[str, Figure, str]]:
-    """Draw an array with leading axis time: yields (suffix, figure, name of its caption)."""
+    """Draw an array with leading axis time; yield (suffix, figure, name of its caption)."""
     time = len(labels)
     if array.ndim == 0 or not time - 1 <= array.shape[0] <= time or not np.isfinite(array).all():
         return
-    labels = labels[time - array.shape[0] :]  # what is said of the next byte lacks the first
+    labels = labels[time - array.shape[0] :]  # predictions start at the second token
     title = name.replace("_", " ")
     signed = bool((array < 0).any())
     if array.ndim == 1 or (array.ndim == 2 and array.shape[1] <= len(figures.SERIES)):
@@ -125,11 +124,8 @@ def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[
         picks = np.unique(np.linspace(0, len(array) - 1, min(10, len(array))).round().astype(int))
         titles = [f"{pick + 1}: “{labels[pick]}”" for pick in picks]
         axes = ("read by", "read from") if name == "causal_mask" else ("", "")
-        yield (
-            "",
-            figures.moments(array[picks], titles, ylabel=axes[0], xlabel=axes[1], signed=signed),
-            name,
-        )
+        labelled = {"ylabel": axes[0], "xlabel": axes[1], "signed": signed}
+        yield "", figures.moments(array[picks], titles, **labelled), name
         if name == "causal_mask":
             read = array.mean(1)
             yield "-read", figures.over_text(read, labels, ylabel="slot read from"), "read"
@@ -139,10 +135,10 @@ def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[
 
 
 def leading_component(vectors: np.ndarray) -> np.ndarray:
-    """Project each row's vector on the axis of its largest variance over time, around its mean.
+    """Project each row's centred vectors on their first principal axis over time.
 
-    vectors: (time, rows, width) -> (time, rows). The sign, which is free, is chosen so that the
-    largest deviation is positive.
+    vectors: (time, rows, width) -> (time, rows). The sign is chosen so that the largest deviation
+    is positive.
     """
     centred = vectors - vectors.mean(0, keepdims=True)
     left, sizes, _ = np.linalg.svd(centred.transpose(1, 0, 2), full_matrices=False)

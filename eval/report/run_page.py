@@ -1,9 +1,9 @@
-"""`report.html` of a run: one file with its numbers, pictures, a sample, and how it was made.
+"""Write `report.html` of a run: one file with metrics, figures, a sample, and provenance.
 
     python -m eval.report --workdir=runs/name
 
-Works on a run that is still going, was stopped, or lacks a part: what is missing is said on
-the page.
+Also works on a run that is in progress, was stopped, or is incomplete; the page names what is
+missing.
 """
 
 import contextlib
@@ -42,9 +42,9 @@ def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool =
 
     Args:
         workdir: a folder with at least `config.json` or `metrics.jsonl`.
-        run: the model for the heat maps and the sample, and the corpus for the baselines; None
-            loads the checkpoint that `eval.json` is about, or else the best.
-        analyse: False reads nothing but the log and `eval.json`.
+        run: model and corpus to inspect; None loads the checkpoint that `eval.json` evaluated, or
+            else the best.
+        analyse: False uses only the log and `eval.json`.
 
     Raises:
         UserError: the folder holds no run.
@@ -56,44 +56,44 @@ def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool =
         cli.write_atomically(path, page)
         return path
     evaluation = json_object(workdir / "eval.json")
-    found = Inspection(baselines=evaluation.get("baselines", {}))
+    inspection = Inspection(baselines=evaluation.get("baselines", {}))
     if analyse:
         try:
             run = run or _load(workdir, evaluation.get("step"))
-            found = introspect.inspect_model(run, found.baselines)
+            inspection = introspect.inspect_model(run, inspection.baselines)
         except UserError as error:
             missing = f"No heat maps, no sample, no fresh baselines: {error}"
-            found = Inspection(found.baselines, missing=[missing])
-    cli.write_atomically(path, compose(log, evaluation, found))
+            inspection = Inspection(inspection.baselines, missing=[missing])
+    cli.write_atomically(path, compose(log, evaluation, inspection))
     return path
 
 
 def _load(workdir: Path, step: int | None) -> Run:
-    """Load a run at the step that was evaluated, or its best checkpoint if that one is gone."""
+    """Load a run at the evaluated step, or its best checkpoint if that one no longer exists."""
     if step is not None:
         with contextlib.suppress(UserError):
             return load_run(workdir, checkpoint=str(step))
     return load_run(workdir)
 
 
-def compose(log: Log, evaluation: Mapping[str, Any], found: Inspection) -> str:
-    """Return the page, made of the run's log, `eval.json` (or {}) and an inspection."""
-    baselines = found.baselines
+def compose(log: Log, evaluation: Mapping[str, Any], inspection: Inspection) -> str:
+    """Return the page as HTML, from the run's log, `eval.json` (or {}) and an inspection."""
+    baselines = inspection.baselines
     blocks = [
         Text(_summary(log, evaluation, baselines), "lead"),
         Tiles(_tiles(log, evaluation, baselines)),
-        *(Text(sentence, "missing") for sentence in found.missing),
+        *(Text(sentence, "missing") for sentence in inspection.missing),
         *_curves(log, baselines.get("valid", {})),
         *_comparison(log, evaluation, baselines),
         *_abstractions(log),
-        *introspect.sections(found),
+        *introspect.sections(inspection),
         *_auxiliary(log),
         *_optimiser(log),
         *_control(log),
     ]
-    if found.sample is not None:
-        prompt, text = found.sample
-        blocks += [Heading(f"A sample at step {found.step}"), Sample(text, prompt)]
+    if inspection.sample is not None:
+        prompt, text = inspection.sample
+        blocks += [Heading(f"A sample at step {inspection.step}"), Sample(text, prompt)]
     blocks += _provenance(log, evaluation)
     title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
     return to_html(title, blocks, _subtitle(log))
@@ -112,7 +112,7 @@ def _subtitle(log: Log) -> str:
 
 
 def _final(log: Log, evaluation: Mapping, split: str) -> float | None:
-    """Return the last bits per byte of a split: from `eval.json` if it is there, else the log."""
+    """Return the final bits per byte of a split, from `eval.json` or else the log."""
     value = evaluation.get("splits", {}).get(split, {}).get("bits_per_byte")
     if value is None and split == "valid":
         _, values = log.bits_per_byte("valid")
@@ -136,8 +136,8 @@ def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
     valid, levels = _final(log, evaluation, "valid"), baselines.get("valid", {})
     if valid is None:
         return text + "No validation has run yet."
-    which = f" (step {evaluation['step']})" if "step" in evaluation else ""
-    text += f"On the validation text the model{which} pays {valid:.3f} bits per byte"
+    step = f" (step {evaluation['step']})" if "step" in evaluation else ""
+    text += f"On the validation text the model{step} reaches {valid:.3f} bits per byte"
     if "order-2" in levels:
         gain = levels["order-2"] - valid
         side = "below" if gain > 0 else "above"
@@ -147,23 +147,22 @@ def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
             "which was fitted on the same training bytes"
         )
     test = _final(log, evaluation, "test")
-    text += "." if test is None else f". On the test text it pays {test:.3f}."
+    text += "." if test is None else f". On the test text it reaches {test:.3f}."
     if evaluation.get("max_bytes"):
-        text += f" Only about {evaluation['max_bytes']:,} bytes of each text were read for this."
+        text += f" Each split was limited to about {evaluation['max_bytes']:,} bytes."
     return text
 
 
 def _tiles(log: Log, evaluation: Mapping, baselines: Baselines) -> list[tuple[str, str]]:
     tiles = []
-    for split, words in SPLITS.items():
+    for split, label in SPLITS.items():
         value, levels = _final(log, evaluation, split), baselines.get(split, {})
         if value is not None:
-            tiles.append((f"{value:.3f}", f"bits per byte, {words}"))
+            tiles.append((f"{value:.3f}", f"bits per byte, {label}"))
         if value is not None and "order-2" in levels and split == "valid":
             tiles.append((f"{value - levels['order-2']:+.2f}", "bits, against order-2 Markov"))
-    parameters = evaluation.get("parameters")
-    if parameters:
-        tiles.append((f"{parameters:,}", "parameters"))
+    if evaluation.get("parameters"):
+        tiles.append((f"{evaluation['parameters']:,}", "parameters"))
     if log.seconds:
         tiles.append((_duration(log.seconds), "training time"))
     if log.bytes_per_second:
@@ -173,10 +172,10 @@ def _tiles(log: Log, evaluation: Mapping, baselines: Baselines) -> list[tuple[st
 
 def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
     lines = {}
-    for split, words in (("train", "training"), ("valid", "validation")):
+    for split, label in (("train", "training"), ("valid", "validation")):
         steps, values = log.bits_per_byte(split)
         if values:
-            lines[words] = (steps, values)
+            lines[label] = (steps, values)
     if not lines:
         return []
     against = ", against byte-Markov models fitted on the same training bytes (dashed)"
@@ -208,27 +207,18 @@ def _comparison(log: Log, evaluation: Mapping, baselines: Baselines) -> list[Blo
     if results:
         terms = sorted({term for split in splits for term in results.get(split, {})})
         rows = [[t, *(_number(results.get(s, {}).get(t)) for s in splits)] for t in terms]
-        blocks.append(Fold("Every measured number", [Table(["mean", *titles], rows)]))
+        blocks.append(Fold("All metrics", [Table(["mean", *titles], rows)]))
     return blocks
 
 
-ABSTRACTIONS = (
-    (
-        "abstraction_norm_",
-        "norm",
-        "Mean Euclidean norm of each abstraction layer (training batches).",
-    ),
-    (
-        "participation_",
-        "participation ratio",
-        "Participation ratio of each layer: the share of its units that carries its energy.",
-    ),
-)
-
-
 def _abstractions(log: Log) -> list[Block]:
+    norm = "Mean Euclidean norm of each abstraction layer (training batches)."
+    ratio = "Participation ratio of each layer: the fraction of its units that carry its energy."
     blocks = []
-    for prefix, label, caption in ABSTRACTIONS:
+    for prefix, label, caption in (
+        ("abstraction_norm_", "norm", norm),
+        ("participation_", "participation ratio", ratio),
+    ):
         lines = {
             f"layer {name.removeprefix(prefix)}": log.series("train", name)
             for name in log.names("train")
@@ -252,31 +242,19 @@ def _auxiliary(log: Log) -> list[Block]:
         for name in log.names("valid")
         if name.endswith(("_accuracy", "_exact"))
     }
+    weighting = "Weight of each auxiliary loss; the weight of the next-token loss is 1."
+    unweighted = "Auxiliary losses before weighting (training batches)."
+    accuracy = "Accuracy of the heads and decoders on validation."
     return [
         Heading("Auxiliary losses"),
-        *_picture(
-            "weights",
-            weights,
-            "weight",
-            "Weight of each auxiliary loss; the next-token loss has weight 1 throughout.",
-        ),
-        *_picture(
-            "auxiliary",
-            losses,
-            "mean loss",
-            "The auxiliary losses themselves, before their weights (training batches).",
-        ),
-        *_picture(
-            "rates",
-            rates,
-            "share right",
-            "Share of targets that the heads and decoders get right, on validation.",
-        ),
+        *_picture("weights", weights, "weight", weighting),
+        *_picture("auxiliary", losses, "mean loss", unweighted),
+        *_picture("rates", rates, "accuracy", accuracy),
     ]
 
 
 def _picture(name: str, lines: figures.Series, label: str, caption: str) -> list[Block]:
-    """Draw the lines, if there are any."""
+    """Return a picture of the lines, if there are any."""
     if not lines:
         return []
     return [Picture(figures.svg(figures.curves(lines, ylabel=label), name), caption)]
@@ -297,8 +275,8 @@ def _control(log: Log) -> list[Block]:
     if not log.control:
         return []
     rows = [[str(line["step"]), line["action"], line["reason"]] for line in log.control]
-    table = Table(["step", "decision", "why"], rows, left=(0, 1, 2))
-    return [Heading("What the controller said"), table]
+    table = Table(["step", "decision", "reason"], rows, left=(0, 1, 2))
+    return [Heading("Controller decisions"), table]
 
 
 def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
@@ -315,9 +293,9 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
                 f"{optimizer.get('schedule')}"
             )
     if log.seconds:
-        facts["training time"] = f"{_duration(log.seconds)}, validation and checkpoints not counted"
+        facts["training time"] = f"{_duration(log.seconds)} without validation and checkpoints"
     if log.clock("compile_seconds"):
-        facts["first step"] = f"{log.clock('compile_seconds')[-1]:.1f} s, compilation included"
+        facts["first step"] = f"{log.clock('compile_seconds')[-1]:.1f} s, including compilation"
     if log.bytes_per_second:
         facts["speed"] = f"{log.bytes_per_second:,.0f} bytes per second (median)"
     if log.final:
@@ -336,7 +314,7 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
     )
     if config:
         text = json.dumps(config, indent=2, sort_keys=True)
-        blocks.append(Fold("The whole config", [Sample(text)]))
+        blocks.append(Fold("Full config", [Sample(text)]))
     return blocks
 
 
@@ -356,6 +334,6 @@ def _duration(seconds: float) -> str:
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Write the report of a run, and print its path."""
+    """Write the report of a run and print its path."""
     parser = cli.parser("eval.report", __doc__, workdir=cli.RUN)
     print(write_report(parser.parse_args(arguments).workdir))

@@ -1,1 +1,1 @@
-"""Sweeps, entries x seeds, and the answers in their differences: `python -m eval.sweep`."""
+"""Sweeps of entries x seeds and their statistics: `python -m eval.sweep`."""

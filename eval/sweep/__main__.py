@@ -1,18 +1,17 @@
-"""Train every entry of a sweep with several seeds, and answer questions by their differences.
+"""Train every entry of a sweep with several seeds, and compare the entries.
 
     python -m eval.sweep --config=configs/groundthink/matrix.py --workdir=runs/matrix
                          [--preset cpu|full|smoke] [--jobs 2] [--only NAME ...] [--seeds 0 1 2]
                          [--steps N] [--set NAME FIELD=VALUE ...] [--data PATH ...] [--plan]
                          [--report [JSON]] [--diagnostics [brief|whole]] [--config.FIELD=VALUE ...]
 
-The file defines get_sweep() (see eval/sweep/plan.py); of a training config, which defines only
-get_config(), --set makes variants. First comes the plan, parameters and tokens of every entry
-(`--plan` ends there), then each run as a process of its own in WORKDIR/<entry>/seed<k>. After a
-stop or a crash the same command resumes: what is finished is kept, what is half done continues from
-its checkpoint, with the same --jobs bit for bit. Writes sweep.json (every number), sweep.html and
-sweep.md (the answers). `--report --diagnostics` trains nothing and adds diagnostics of the runs
-that have finished; those that a run's folder already holds are kept. `--report=FILE.json` rebuilds
-the two pages from a sweep.json alone.
+The file defines get_sweep() (see eval/sweep/plan.py); --set makes variants of a training config,
+which defines only get_config(). Prints the plan, i.e. parameters and tokens of every entry (--plan
+stops there), then trains each run in its own process in WORKDIR/<entry>/seed<k>. Repeat the command
+to resume after a stop or a crash: finished runs are kept, others continue from their checkpoints,
+bit for bit with the same --jobs. Writes sweep.json (all results), sweep.html and sweep.md.
+`--report --diagnostics` trains nothing and adds missing diagnostics of finished runs;
+`--report=FILE.json` rebuilds both pages from a sweep.json.
 """
 
 import argparse
@@ -29,13 +28,13 @@ from eval.sweep.plan import EXAMPLE, make_plan, plan_table, read_sweep
 from jaxmodels import cli
 from jaxmodels.errors import UserError
 
-EXIT = """exit status: 0 all runs are done, 1 some runs failed, 2 a mistake in the input (one line
-says which), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
-MEMORY = "memory"  # in --only: the compiled training steps of presets
+EXIT = """exit status: 0 all runs finished, 1 some runs failed, 2 invalid input (with a one-line
+error), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
+MEMORY = "memory"  # in --only: memory of the compiled training steps
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     flags, overrides = _parser().parse_known_args(arguments)
     command = shlex.join(["python", "-m", "eval.sweep", *arguments])
@@ -45,24 +44,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("eval.sweep", __doc__, workdir="folder for all the runs", epilog=EXIT)
+    parser = cli.parser("eval.sweep", __doc__, workdir="folder of all runs", epilog=EXIT)
     add = parser.add_argument
     add("--config", help="file that defines get_sweep(), or a training config")
-    add("--preset", default="", help="of the file, e.g. cpu, full or smoke")
-    add("--jobs", type=int, default=1, help="processes that train at a time, cores shared out")
-    add("--only", nargs="+", metavar="NAME", default=[], help="run these entries, or memory")
-    add("--seeds", type=int, nargs="+", default=[], help="instead of the file's")
-    add("--steps", type=int, help="of every run, with warm-up and validation to match")
-    add("--set", nargs="+", action="append", metavar="NAME FIELD=VALUE", help="another entry")
+    add("--preset", default="", help="preset of the file, e.g. cpu, full or smoke")
+    add("--jobs", type=int, default=1, help="number of parallel runs, which share the cores")
+    add("--only", nargs="+", metavar="NAME", default=[], help="entries to run, or memory")
+    add("--seeds", type=int, nargs="+", default=[], help="seeds; default: those of the file")
+    add("--steps", type=int, help="steps of every run; warm-up and validation are adapted")
+    add("--set", nargs="+", action="append", metavar="NAME FIELD=VALUE", help="add an entry")
     add("--data", nargs="+", metavar="PATH", default=[], help="data of all entries")
     add("--plan", action="store_true", help="only print the plan")
-    add("--report", nargs="?", const="", metavar="JSON", help="only write what is known so far")
+    add("--report", nargs="?", const="", metavar="JSON", help="only write the current results")
     add(
         "--diagnostics",
         nargs="?",
         const="brief",
         choices=("brief", "whole"),
-        help="diagnose the finished runs (of --only), by default briefly",
+        help="run diagnostics on finished runs; default: brief",
     )
     return parser
 
@@ -83,44 +82,44 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     if flags.data:
         overrides = [*overrides, f"--config.data.paths={tuple(flags.data)!r}"]
-    given = read_sweep(flags.config, flags.preset, flags.set or ())
+    spec = read_sweep(flags.config, flags.preset, flags.set or ())
     with console.status("counting parameters"):
-        sweep = make_plan(given, overrides, flags.seeds, flags.steps)
-    every = runs_of(sweep, workdir)
+        sweep = make_plan(spec, overrides, flags.seeds, flags.steps)
+    runs = runs_of(sweep, workdir)
     names = [*sweep.entries, *([MEMORY] if sweep.memory else [])]
     if unknown := [name for name in flags.only if name not in names]:
         raise UserError(f"--only {unknown[0]!r}: no such entry{cli.choose_from(names)}")
-    chosen = [run for run in every if not flags.only or run.entry in flags.only]
+    selected = [run for run in runs if not flags.only or run.entry in flags.only]
     to_terminal([plan_table(sweep)], width=120)
     if flags.plan:
         return 0
     workdir.mkdir(parents=True, exist_ok=True)
     begun = time.time()
-    # Reading disturbs no command that is at work there.
-    reading = flags.report is not None and not flags.diagnostics
-    with contextlib.nullcontext() if reading else _Lock(workdir):
-        for run in every:
+    # A report only reads, so it may run next to a command that trains.
+    read_only = flags.report is not None and not flags.diagnostics
+    with contextlib.nullcontext() if read_only else _Lock(workdir):
+        for run in runs:
             run.look()
-        if before := sum(run.state == FINISHED for run in chosen):
-            console.print(f"{before} of {len(chosen)} runs were finished before")
+        if before := sum(run.state == FINISHED for run in selected):
+            console.print(f"{before} of {len(selected)} runs were finished before")
         if flags.report is None:
-            _train(sweep, chosen, flags, console, stop)
+            _train(sweep, selected, flags, console, stop)
         if flags.diagnostics:
             from eval.sweep.diagnose import diagnose
 
             say = functools.partial(console.print, markup=False)
-            diagnose(chosen, workdir / "cache", say, whole=flags.diagnostics == "whole")
-        _write(sweep, every, flags, command, time.time() - begun)
-    failed = [run for run in chosen if run.state == FAILED]
+            diagnose(selected, workdir / "cache", say, whole=flags.diagnostics == "whole")
+        _write(sweep, runs, flags, command, time.time() - begun)
+    failed = [run for run in selected if run.state == FAILED]
     for run in failed:
         print(f"error: {run.name}: {run.reason}, see {run.folder}/worker.log", file=sys.stderr)
     if failed:
-        print("the same command tries them again", file=sys.stderr)
+        print("repeat the command to retry the failed runs", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _train(sweep, runs, flags: argparse.Namespace, console, stop) -> None:
-    """Run what is waiting, then compile the presets whose memory is asked for."""
+    """Train the waiting runs, then measure the memory of the presets."""
     from eval.sweep import memory
     from eval.sweep.progress_table import LiveTable
     from eval.sweep.runner import cores_of, run_all, start_worker
@@ -141,13 +140,13 @@ def _train(sweep, runs, flags: argparse.Namespace, console, stop) -> None:
 
 
 def _write(sweep, runs, flags: argparse.Namespace, command: str, seconds: float) -> None:
-    """Write sweep.json and the pages, and print the answers."""
+    """Write sweep.json and the pages, and print a summary."""
     from eval.log import device_description, json_object, versions
     from eval.report.document import to_terminal
     from eval.sweep import claims, page, results, statistics
 
     workdir = Path(flags.workdir)
-    made = {
+    facts = {
         "command": command,
         "config": str(flags.config),
         "preset": flags.preset,
@@ -156,7 +155,7 @@ def _write(sweep, runs, flags: argparse.Namespace, command: str, seconds: float)
         "versions": versions() | {"scipy": statistics.scipy_version()},
         "wall_seconds": round(seconds, 1),
     }
-    result = statistics.answered(results.collect(sweep, runs, made))
+    result = statistics.answered(results.collect(sweep, runs, facts))
     if sweep.claims:
         result["memory"] = json_object(workdir / "memory.json")
         result["claims"] = claims.judge(sweep.claims, result)
@@ -176,13 +175,13 @@ def _write_pages(result, workdir: Path) -> None:
 
 
 def _rebuild(path: Path, workdir: Path) -> int:
-    """Write the pages of a sweep whose JSON is all there is of it."""
+    """Write the pages of a sweep from its sweep.json."""
     from eval.sweep.statistics import answered
 
     try:
         result = answered(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--report={path}: not the sweep.json of a sweep ({error!r})") from error
+        raise UserError(f"--report={path}: not a valid sweep.json ({error!r})") from error
     workdir.mkdir(parents=True, exist_ok=True)
     _write_pages(result, workdir)
     print(f"wrote {workdir}/sweep.html, sweep.md")
@@ -190,10 +189,10 @@ def _rebuild(path: Path, workdir: Path) -> int:
 
 
 class _StopRequest:
-    """The handler of SIGINT and SIGTERM.
+    """Handler of SIGINT and SIGTERM, as a context manager.
 
-    It raises KeyboardInterrupt; while `counting` it only increments `requests`, because JAX
-    swallows exceptions raised inside its callbacks.
+    Raises KeyboardInterrupt; while `counting` it only increments `requests`, because JAX swallows
+    exceptions raised inside its callbacks.
     """
 
     def __enter__(self):
@@ -211,11 +210,11 @@ class _StopRequest:
         if not self.counting:
             raise KeyboardInterrupt
         if self.requests == 1:
-            print("\nsaving; a second request ends the runs at once", file=sys.stderr)
+            print("\nsaving; interrupt again to kill the runs", file=sys.stderr)
 
 
 class _Lock:
-    """A lock that keeps a second command out of the folder; a killed one releases it."""
+    """Exclusive lock on the folder, released by the system if the process is killed."""
 
     def __init__(self, workdir: Path):
         self.path = workdir / "lock"
@@ -229,7 +228,7 @@ class _Lock:
         except OSError:
             self.file.close()
             raise UserError(
-                f"{self.path.parent}: another eval.sweep works there; wait for it or stop it"
+                f"{self.path.parent}: in use by another eval.sweep; wait for it or stop it"
             ) from None
         return self
 

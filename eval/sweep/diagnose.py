@@ -1,4 +1,4 @@
-"""Diagnostics and a sample of text of every finished run, once each (G-93)."""
+"""Diagnostics and a text sample of every finished run (docs/systems.md, G-93)."""
 
 import json
 import os
@@ -15,16 +15,13 @@ PROMPT, TOKENS = "The ", 300
 
 
 def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False) -> None:
-    """Write `diagnostics.json` and `sample.txt` into the folders that lack them.
-
-    What cannot be written is reported, and missing on the page.
+    """Write missing `diagnostics.json` and `sample.txt` files of finished runs; report failures.
 
     Args:
-      runs: those that are not finished are passed over.
+      runs: all runs; unfinished ones are skipped.
       cache: folder of compiled programs.
-      say: gets a line a file.
-      whole: all diagnostics instead of those of `eval.diagnostics --brief`; a file of brief ones is
-        replaced.
+      say: called with one line per file.
+      whole: run all diagnostics instead of `eval.diagnostics --brief`, and replace brief ones.
     """
     for run in runs:
         if run.state != FINISHED:
@@ -48,17 +45,17 @@ def _is_brief(path: Path) -> bool:
 
 
 def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
-    """Return file -> the command that writes it, or prints it in the case of the sample."""
+    """Return file -> command; the command of the sample prints it instead of writing a file."""
     workdir, new = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
-    look = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
+    diagnostics = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
     return {
-        DIAGNOSTICS: look if whole else [*look, "--brief"],
+        DIAGNOSTICS: diagnostics if whole else [*diagnostics, "--brief"],
         SAMPLE: ["eval.sample", workdir, f"--prompt={PROMPT}", f"--tokens={TOKENS}"],
     }
 
 
 def _write(path: Path, command: Sequence[str], cache: Path) -> str:
-    """Run a command; returns what went wrong, or ""."""
+    """Run a command and move its output to `path`; return the error message, or ""."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache.absolute() / "diagnostics"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
@@ -73,11 +70,11 @@ def _write(path: Path, command: Sequence[str], cache: Path) -> str:
         errors="replace",
         check=False,
     )
-    whole = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + ".new")
     if done.returncode == 0 and path.name == SAMPLE:
-        whole.write_text(done.stdout, encoding="utf-8")
-    if done.returncode or not whole.exists():
+        new.write_text(done.stdout, encoding="utf-8")
+    if done.returncode or not new.exists():
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         return lines[-1].removeprefix("error: ")
-    whole.replace(path)
+    new.replace(path)
     return ""

@@ -1,4 +1,4 @@
-"""Equal parameters: solving for the field that brings a model nearest to a parameter count."""
+"""Parameter matching: solve for the field value that brings a model nearest to a count."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,13 +10,12 @@ from jaxmodels.errors import UserError
 
 
 def dotted(config: ConfigDict, name: str) -> str:
-    """Return a field's full name: one that is none of the config's is the model's."""
-    known = name.partition(".")[0] in config
-    return name if known else f"model_config.{name}"
+    """Return a field's full name; a name that the config lacks is a field of the model."""
+    return name if name.partition(".")[0] in config else f"model_config.{name}"
 
 
 def count(config: ConfigDict) -> int:
-    """Count the parameters of a config's model, from its shapes."""
+    """Count the parameters of a config's model from its shapes."""
     import jax
 
     from jaxmodels import count_parameters
@@ -31,16 +30,16 @@ def matched_value(
     target: int,
     multiple: float | None = None,
 ) -> int | float:
-    """Return the value of a field that brings a model's parameters nearest to `target`.
+    """Return the field value that brings the number of parameters nearest to `target`.
 
     Args:
-      config_with: ({field: value}) -> complete config. Its parameters grow with the value.
-      field: an integer or a float of the config.
-      target: parameters.
-      multiple: the value is a multiple of this; by default 1 for an integer, 1/32 for a float.
+      config_with: {field: value} -> complete config; its parameters must grow with the value.
+      field: an integer or float field of the config.
+      target: number of parameters.
+      multiple: step of the value; default: 1 for an integer, 1/32 for a float.
 
     Raises:
-      UserError: the field is no number.
+      UserError: the field is not a number, or the parameters do not grow with it.
     """
     start = _value(config_with({}), field)
     unit = multiple or (1 if isinstance(start, int) else 1 / 32)
@@ -54,7 +53,7 @@ def matched_value(
             try:
                 counts[k] = count(config_with({field: value_of(k)}))
             except UserError as error:
-                raise UserError(f"match {field!r}: {error}; give it a 'multiple'") from error
+                raise UserError(f"match {field!r}: {error}; set 'multiple'") from error
         return counts[k]
 
     low, high = 1, max(2, round(start / unit))
@@ -63,17 +62,17 @@ def matched_value(
         if high > 2**20:
             raise UserError(f"match {field!r}: the parameters do not grow with it")
     while high - low > 1 and at(low) < target:
-        # The count is a polynomial of low degree: the chord lands next to the answer.
-        share = (target - at(low)) / max(at(high) - at(low), 1)
-        guess = min(max(low + round(share * (high - low)), low + 1), high - 1)
-        for k in (guess, guess + 1):  # the second closes the bracket, mostly
+        # Regula falsi: the count is a polynomial of low degree.
+        fraction = (target - at(low)) / max(at(high) - at(low), 1)
+        guess = min(max(low + round(fraction * (high - low)), low + 1), high - 1)
+        for k in (guess, guess + 1):  # the second usually closes the bracket
             if low < k < high:
                 low, high = (k, high) if at(k) < target else (low, k)
     return value_of(min((low, high), key=lambda k: abs(at(k) - target)))
 
 
 def _value(config: ConfigDict, name: str) -> int | float:
-    """Return a number of the config; one left to the model comes from the model's own config."""
+    """Return a numeric field of the config, or else the model's default for it."""
     import jaxmodels
 
     *groups, last = dotted(config, name).split(".")
@@ -86,5 +85,5 @@ def _value(config: ConfigDict, name: str) -> int | float:
         value = getattr(own, last, None)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not (math.isfinite(value) and value > 0):
-        raise UserError(f"match {name!r}: must be a field with a positive number, it is {value!r}")
+        raise UserError(f"match {name!r}: must be a field with a positive number, got {value!r}")
     return value

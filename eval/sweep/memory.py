@@ -1,4 +1,4 @@
-"""Memory of a preset's training step, as the compiler reports it; nothing is run."""
+"""Memory of a preset's training step as reported by the compiler, without running it."""
 
 import json
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ from jaxmodels.cli import write_atomically
 
 
 def measure(presets: Mapping[str, tuple[int, int, float]], path: Path, say=print) -> None:
-    """Compile the step of each preset and add its memory to a file, whose entries are kept.
+    """Compile the step of each preset and add its memory to a JSON file; skip existing entries.
 
     Args:
-      presets: name -> (batch_size, seq_len, GB of the card it is meant for).
-      path: of the JSON file.
-      say: gets a line a compilation.
+      presets: name -> (batch_size, seq_len, GB of the target card).
+      path: JSON file.
+      say: called with one line per compilation.
     """
     for preset, (rows, length, card) in presets.items():
         for remat in (False, True):
-            known, key = json_object(path), f"{preset}{', remat' if remat else ''}"
-            if key in known:
+            entries, key = json_object(path), f"{preset}{', remat' if remat else ''}"
+            if key in entries:
                 continue
             say(f"memory of {key}, {rows} x {length}: compiling")
-            found = step_bytes(preset, rows, length, remat)
-            known[key] = found | {"batch_size": rows, "seq_len": length, "card_gb": card}
-            write_atomically(path, json.dumps(known, indent=1) + "\n")
+            size = step_bytes(preset, rows, length, remat)
+            entries[key] = size | {"batch_size": rows, "seq_len": length, "card_gb": card}
+            write_atomically(path, json.dumps(entries, indent=1) + "\n")
 
 
 def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) -> dict[str, int]:
-    """Return the bytes of arguments (parameters, moments, carry, batch) and of temporaries.
+    """Return bytes of the arguments (parameters, moments, carry, batch) and the temporaries.
 
-    fields: of the model, other than the preset's.
+    fields: model fields that override the preset.
     """
     import jax
 
@@ -40,9 +40,9 @@ def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) 
     from train.devices.placement import build_train_step
 
     fields = {"vocab_size": jaxmodels.make_config(preset).vocab_size, "remat": remat} | fields
-    given = {"model": preset, "model_config": fields}
-    given |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}
-    config = complete_config(given | {"data": {"format": "pairs", "carry_state": True}})
+    partial = {"model": preset, "model_config": fields}
+    partial |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}
+    config = complete_config(partial | {"data": {"format": "pairs", "carry_state": True}})
     placement = build_train_step(config, jax.devices()[:1])
     shapes = placement.abstract_train_state(), placement.abstract_batch()
     analysis = placement.step.lower(*shapes).compile().memory_analysis()

@@ -1,4 +1,4 @@
-"""The pages of a sweep, from what `sweep.json` holds: HTML, Markdown, and a summary to print."""
+"""Pages of a sweep built from `sweep.json`: HTML, Markdown, and a summary for the terminal."""
 
 import math
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ from eval.sweep.sections import curves, diagnostics, lr_fairness, scale_up, scor
 from eval.sweep.statistics import HELPS, HURTS, RULE, SAME, number, summaries
 
 Result = Mapping[str, Any]
-ALSO = " ✓"  # survives the false discovery rate
+SIGNIFICANT = " ✓"  # significant at the false discovery rate
 
 
 def summary(result: Result) -> list[Block]:
-    """Return the Markdown page: the answers, and the tables that they rest on."""
+    """Return the blocks of the Markdown page: the answers and their tables."""
     return [*_findings(result), *provenance_of(result)]
 
 
 def compose(result: Result) -> str:
-    """Return the HTML page: the summary with curves, diagnostics and every run."""
+    """Return the HTML page: the summary, curves, diagnostics and every run."""
     entries, seeds = result["entries"], ", ".join(map(str, result["seeds"]))
     subtitle = f"{len(entries)} entries, seeds {seeds}"
     tokens = {entry["tokens"] for entry in entries.values()}
@@ -50,7 +50,7 @@ def compose(result: Result) -> str:
 
 
 def brief(result: Result) -> list[Block]:
-    """Return the summary for a terminal."""
+    """Return the blocks of the summary for the terminal."""
     blocks = [*_claims(result), *scores.section(result), entry_table(result)]
     return [*blocks, *(Text(f"{a['text']}\n  {a['words']}") for a in result["answers"].values())]
 
@@ -69,17 +69,16 @@ def _findings(result: Result) -> list[Block]:
 
 
 def lead(result: Result) -> str:
-    """Say how many questions were answered, and how many runs that took."""
+    """Return the counts of verdicts and of finished runs as text."""
     verdicts = [answer["verdict"] for answer in result["answers"].values()]
-    ended = sum(run["state"] == "finished" for run in result["runs"])
+    finished = sum(run["state"] == "finished" for run in result["runs"])
     unknown = len(verdicts) - sum(map(verdicts.count, (HELPS, HURTS, SAME)))
-    asked = (
-        f"{len(verdicts)} questions: {verdicts.count(HELPS)} times yes, "
-        f"{verdicts.count(HURTS)} times the contrary, {verdicts.count(SAME)} times the seeds do "
-        f"not tell the two apart, {unknown} not known. "
+    counts = (
+        f"{len(verdicts)} questions: {verdicts.count(HELPS)} yes, {verdicts.count(HURTS)} no "
+        f"(worse), {verdicts.count(SAME)} not distinguishable, {unknown} not known. "
     )
-    return (asked if verdicts else "") + (
-        f"{ended} of {len(result['runs'])} runs finished. "
+    return (counts if verdicts else "") + (
+        f"{finished} of {len(result['runs'])} runs finished. "
         f"All numbers are validation {result['unit']}; lower is better."
     )
 
@@ -98,16 +97,16 @@ def _answers(result: Result) -> list[Block]:
     if not answers:
         return []
     blocks = [Heading("Answers"), Text(RULE)]
-    shown = {
+    bars = {
         answer["text"]: (answer["difference"], answer["high"] - answer["difference"])
         for answer in answers
         if answer["p"] is not None
     }
-    if shown:
-        figure = figures.bars(shown, xlabel=f"{result['unit']}, with minus without", origin=0.0)
-        caption = "Difference and its 95 % interval. Left of 0: yes."
+    if bars:
+        figure = figures.bars(bars, xlabel=f"{result['unit']}, with minus without", origin=0.0)
+        caption = "Difference with its 95 % interval. Left of 0: yes."
         blocks.append(Picture(figures.svg(figure, "answers"), caption))
-    header = ["", "answer", "difference", "interval at 95 %", "unpaired", "in spreads", "seeds"]
+    header = ["", "answer", "difference", "95 % interval", "unpaired", "in spreads", "seeds"]
     return [*blocks, Table(header, [_answer_row(answer) for answer in answers], left=(0, 1))]
 
 
@@ -126,7 +125,7 @@ def _answer_row(answer: Mapping[str, Any]) -> list[str]:
         unpaired = "{:+.4f} to {:+.4f}".format(*answer["unpaired"])
     return [
         answer["text"],
-        words + (ALSO if joint and answer["verdict"] in (HELPS, HURTS) else ""),
+        words + (SIGNIFICANT if joint and answer["verdict"] in (HELPS, HURTS) else ""),
         number(answer["difference"], sign=True) + _relative(answer),
         interval,
         unpaired,
@@ -136,7 +135,7 @@ def _answer_row(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _relative(answer: Mapping[str, Any]) -> str:
-    """Return the difference as a share of the mean without, which must exceed zero."""
+    """Format the difference relative to the mean without, if that is positive."""
     other = answer["without_mean"]
     if answer["difference"] is None or other is None or not other > 0:
         return ""
@@ -146,7 +145,7 @@ def _relative(answer: Mapping[str, Any]) -> str:
 def _diagnosis(result: Result) -> list[Block]:
     if not result["diagnosed"]:
         return []
-    return [Heading("The hybrid against its two baselines"), Text(result["diagnosed"]["words"])]
+    return [Heading("The hybrid and its two baselines"), Text(result["diagnosed"]["words"])]
 
 
 def _entries(result: Result) -> list[Block]:
@@ -154,14 +153,14 @@ def _entries(result: Result) -> list[Block]:
     for name, entry in result["entries"].items():
         listed = ", ".join(f"{field}={value}" for field, value in entry["changes"].items())
         matched = f" ({entry['match']} matched to the baseline's size)" if entry["match"] else ""
-        changes[name] = f"{entry['says']}. {listed}{matched}".strip(". ") or "the config as it is"
+        changes[name] = f"{entry['says']}. {listed}{matched}".strip(". ") or "unchanged config"
     return [Heading("Entries"), entry_table(result), Facts(changes)]
 
 
 def entry_table(result: Result) -> Table:
-    """Return a row an entry: means over seeds ± their sample standard deviation."""
-    header = ["", result["unit"], "from the baseline", "along the run", "largest gradient"]
-    header += ["parameters", "runs", "seconds a run"]
+    """Return one row per entry: means over seeds ± sample standard deviation."""
+    header = ["", result["unit"], "from baseline", "mean over training", "max gradient norm"]
+    header += ["parameters", "runs", "seconds per run"]
     rows, first = [], None
     for row in summaries(result):
         first = first or row["parameters"]
@@ -185,7 +184,7 @@ def _spread(row: Mapping[str, Any], key: str) -> str:
 
 
 def _runs(result: Result) -> list[Block]:
-    header = ["", "seed", "state", "final", "perplexity", "step", "largest gradient", "seconds"]
+    header = ["", "seed", "state", "final", "perplexity", "step", "max gradient norm", "seconds"]
     rows = []
     for run in result["runs"]:
         final = run["final"]
@@ -193,7 +192,7 @@ def _runs(result: Result) -> list[Block]:
         perplexity = "-" if final is None else f"{2**final:.3f}"
         rows.append([run["entry"], str(run["seed"]), run["state"], number(final), perplexity])
         rows[-1] += [str(run["step"]), f"{largest:.3g}", f"{run['seconds']:.0f}"]
-    blocks = [Heading("All runs"), Fold("the table", [Table(header, rows)])]
+    blocks = [Heading("All runs"), Fold("table", [Table(header, rows)])]
     for index, name in enumerate(result["entries"]):
         if inner := _of_entry(result, name, index):
             blocks.append(Fold(f"{name}: training curves and diagnostics", inner))
@@ -204,7 +203,7 @@ def _of_entry(result: Result, name: str, index: int) -> list[Block]:
     """Return the training curves, gates and a sample of one entry's runs."""
     runs, blocks = of_entry(result, name), []
     names = dict.fromkeys(curve for run in runs for curve in run["train"])
-    for place, curve in enumerate(name for name in names if name != "bits_per_byte"):
+    for position, curve in enumerate(name for name in names if name != "bits_per_byte"):
         lines = {
             f"seed {run['seed']}": tuple(run["train"][curve].values())
             for run in runs
@@ -212,20 +211,20 @@ def _of_entry(result: Result, name: str, index: int) -> list[Block]:
         }
         if lines:
             figure = figures.curves(lines, ylabel=curve.replace("_", " "))
-            svg = figures.svg(figure, f"entry{index}_{place}")
+            svg = figures.svg(figure, f"entry{index}_{position}")
             blocks.append(Picture(svg, f"{name}, training: {curve}"))
     blocks += diagnostics.gates(runs)
     if text := next((run["sample"] for run in runs if run["sample"]), ""):
-        blocks += [Text("A sample"), Sample(text)]
+        blocks += [Text("Sample"), Sample(text)]
     return blocks
 
 
 def provenance_of(result: Result) -> list[Block]:
-    """Return the section on how the result was made."""
+    """Return the section on how the result was produced."""
     devices = dict.fromkeys(run["device"] for run in result["runs"] if run["device"])
     trained = sum(run["seconds"] for run in result["runs"])
-    seconds = f"{trained:,.0f} in training steps of all runs, compilation included; "
-    seconds += f"{result['wall_seconds']:,.0f} of the last command"
+    seconds = f"{trained:,.0f} in training steps and compilation of all runs; "
+    seconds += f"{result['wall_seconds']:,.0f} in the last command"
     return provenance(
         {"processes": str(result["jobs"]), "seconds": seconds},
         command=result["command"],

@@ -1,26 +1,26 @@
-"""A sweep: entries at equal tokens and, on request, equal parameters, each run with several seeds.
+"""Plan of a sweep: entries with equal tokens and optionally equal parameters, for several seeds.
 
 A sweep file defines `get_sweep()`, or `get_sweep(preset)`, which returns a mapping:
 
-    config     the base, as `get_config()` returns it
-    seeds      of every entry
-    entries    name -> {"says": one line, "changes": {field: value}, "group": G, "match": field,
-               "multiple": number, "config": a base of its own}, all of them optional
-    steps      of every run; default: the base's
-    questions  name -> (entry with, entry without, the question as text); default: every entry of
-               as many tokens against the first one
-    measure    {"name", "unit", "best", "scale"}: compared is scale * (best - the validation metric
-               of that name); default: bits per character or byte
-    answers    True: runs answer questions, which are asked of each once it is trained
-    claims     published numbers to compare the runs with, see `eval/sweep/claims.py`
-    claims_note  a sentence on what of them is not measured
-    memory     preset -> (rows, tokens a row, GB of a card): training steps to compile, not to run
+    config     base config, as `get_config()` returns it
+    seeds      seeds of every entry
+    entries    name -> {"says": description, "changes": {field: value}, "group": group,
+               "match": field, "multiple": number, "config": another base}, all optional
+    steps      steps of every run; default: those of the base
+    questions  name -> (entry with, entry without, question as text); default: compare every entry
+               with the first one if they read equal numbers of tokens
+    measure    {"name", "unit", "best", "scale"}: compare scale * (best - validation metric `name`);
+               default: bits per character or byte
+    answers    True: evaluate question answering after training
+    claims     published numbers to compare with, see `eval/sweep/claims.py`
+    claims_note  a sentence on the claims that are not measured
+    memory     preset -> (rows, tokens per row, GB of the card): training steps to compile only
     diagnosis  (hybrid, first baseline, second baseline)
 
-The first entry is the baseline. A field is one of the config ("optimizer.learning_rate") or of the
-model ("num_layers" for "model_config.num_layers"). An entry that changes `model` starts from that
-model's own fields. `match` names the number (a width or an expansion, in multiples of `multiple`)
-that is chosen so that the entry has the baseline's number of parameters.
+The first entry is the baseline. A field belongs to the config ("optimizer.learning_rate") or to the
+model ("num_layers" for "model_config.num_layers"). An entry that changes `model` starts from the
+defaults of that model. `match` names a numeric field (e.g. a width), which is set, in multiples of
+`multiple`, so that the entry has the baseline's number of parameters.
 """
 
 import dataclasses
@@ -50,8 +50,8 @@ GROUPS = {
     "rates": "Other learning rates",
     "variant": "Variants",
 }
-TOLERANCE = 0.05  # of the baseline's parameters, for a matched entry
-EVALUATIONS = 10  # of a shortened run, evenly spaced
+TOLERANCE = 0.05  # of a matched entry, relative to the baseline's parameters
+EVALUATIONS = 10  # evenly spaced over a shortened run
 REQUIRED = ("config", "seeds", "entries")
 OPTIONAL = ("steps", "questions", "measure", "answers", "claims", "claims_note", "memory")
 OPTIONAL += ("diagnosis",)
@@ -64,10 +64,10 @@ class Entry:
 
     Attributes:
       name, group, says: as in the file.
-      changes: fields and values, the matched one included.
-      config: complete, for any seed.
-      match: the field that was solved for, or "".
-      parameters: of the model.
+      changes: fields and values, including the matched one.
+      config: complete config, independent of the seed.
+      match: the matched field, or "".
+      parameters: number of parameters of the model.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Entry:
 
     @property
     def tokens(self) -> int:
-        """Tokens that each run reads."""
+        """Number of tokens that each run reads."""
         return self.config.steps * self.config.batch_size * self.config.seq_len
 
     def of_seed(self, seed: int) -> ConfigDict:
@@ -92,7 +92,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A planned sweep; the fields after `seeds` as in the file."""
+    """A planned sweep; for the fields see the module's docstring."""
 
     entries: dict[str, Entry]
     seeds: tuple[int, ...]
@@ -106,106 +106,114 @@ class Sweep:
 
     @property
     def baseline(self) -> Entry:
-        """The entry that the others are compared with."""
+        """The first entry."""
         return next(iter(self.entries.values()))
 
     def difference(self, entry: Entry) -> float:
-        """Return the parameters beyond the baseline's, as a fraction of those."""
+        """Return the relative difference of the number of parameters from the baseline's."""
         return entry.parameters / self.baseline.parameters - 1
 
 
 def read_sweep(
     path: str | Path, preset: str = "", variants: Sequence[Sequence[str]] = ()
 ) -> dict[str, Any]:
-    """Read a sweep from its file, or make one of a training config and variants of it.
+    """Read a sweep from its file, or build one from a training config and variants.
 
     Args:
-      path: of a file that defines `get_sweep` or, with variants, only `get_config`.
+      path: file that defines `get_sweep` or, with variants, only `get_config`.
       preset: argument of `get_sweep`; "" = its default.
-      variants: entries to add: a name and "field=value" words each.
+      variants: entries to add, each a name and "field=value" strings.
 
     Raises:
-      UserError: no such file, function or preset, or a part that is missing or wrong.
+      UserError: no such file, function or preset, or an invalid mapping.
     """
     module = import_file(path, "--config=", "that defines get_sweep()")
     if hasattr(module, "get_sweep"):
         arguments = [preset] if preset else []
         if preset and not inspect.signature(module.get_sweep).parameters:
             raise UserError(f"--preset {preset}: {path} has no presets")
-        given = dict(returned_by(path, "get_sweep", "--config", EXAMPLE, *arguments))
+        spec = dict(returned_by(path, "get_sweep", "--config", EXAMPLE, *arguments))
     elif hasattr(module, "get_config") and variants:
         config = complete_config(returned_by(path, "get_config", "--config", EXAMPLE), str(path))
         shorten(config, config.steps)
-        given = {"config": config, "seeds": (0,), "entries": {"as it is": {}}}
+        spec = {"config": config, "seeds": (0,), "entries": {"as it is": {}}}
     else:
         raise UserError(
-            f"--config={path}: it defines no get_sweep(), see {EXAMPLE}; "
-            "of a training config, --set NAME FIELD=VALUE makes a variant"
+            f"--config={path}: does not define get_sweep(), see {EXAMPLE}; "
+            "to vary a training config add --set NAME FIELD=VALUE"
         )
     for name, *fields in variants:
         pairs = [field.partition("=") for field in fields]
         if not pairs or not all(equals for _, equals, _ in pairs):
             raise UserError(
-                f"--set {name}: write --set NAME FIELD=VALUE, e.g. --set flat seq_len=32"
+                f"--set {name}: expected --set NAME FIELD=VALUE, e.g. --set flat seq_len=32"
             )
         changes = {key: value for key, _, value in pairs}
-        given["entries"] = {**given["entries"], name: {"changes": changes}}
-    _check(path, given)
-    return given
+        spec["entries"] = {**spec["entries"], name: {"changes": changes}}
+    _check(path, spec)
+    return spec
 
 
-def _check(path: str | Path, given: Mapping[str, Any]) -> None:
-    if missing := [part for part in REQUIRED if part not in given]:
+def _check(path: str | Path, spec: Mapping[str, Any]) -> None:
+    if missing := [key for key in REQUIRED if key not in spec]:
         raise UserError(f"{path}: get_sweep() returns no {missing[0]!r}")
-    known = (*REQUIRED, *OPTIONAL)
-    if unknown := [part for part in given if part not in known]:
-        raise UserError(f"{path}: get_sweep() returns {unknown[0]!r}; known: {', '.join(known)}")
-    entries = given["entries"]
+    if unknown := [key for key in spec if key not in (*REQUIRED, *OPTIONAL)]:
+        raise UserError(
+            f"{path}: get_sweep() returns unknown key {unknown[0]!r}; "
+            f"choose from: {', '.join((*REQUIRED, *OPTIONAL))}"
+        )
+    entries = spec["entries"]
     if not entries:
         raise UserError(f"{path}: no entries; the first one is the baseline")
     for name, entry in entries.items():
         if unknown := [key for key in entry if key not in KEYS]:
-            raise UserError(f"{path}: entry {name!r} has {unknown[0]!r}; known: {', '.join(KEYS)}")
-        if entry.get("group", "variant") not in GROUPS:
-            raise UserError(f"{path}: entry {name!r} needs a group of {', '.join(GROUPS)}")
-    measure = given.get("measure")
+            raise UserError(
+                f"{path}: entry {name!r} has unknown key {unknown[0]!r}; "
+                f"choose from: {', '.join(KEYS)}"
+            )
+        if (group := entry.get("group", "variant")) not in GROUPS:
+            raise UserError(
+                f"{path}: entry {name!r} has unknown group {group!r}; "
+                f"choose from: {', '.join(GROUPS)}"
+            )
+    measure = spec.get("measure")
     if measure is not None and set(measure) != {"name", "unit", "best", "scale"}:
         raise UserError(f"{path}: 'measure' needs name, unit, best and scale")
-    questions = given.get("questions", {})
-    asked = [(name, entry) for name, (*pair, _) in questions.items() for entry in pair]
-    asked += [("diagnosis", entry) for entry in given.get("diagnosis", ())]
-    for question, entry in asked:
+    questions = spec.get("questions", {})
+    used = [(name, entry) for name, (*pair, _) in questions.items() for entry in pair]
+    used += [("diagnosis", entry) for entry in spec.get("diagnosis", ())]
+    for question, entry in used:
         if entry not in entries:
-            raise UserError(f"{path}: {question!r} is about {entry!r}, which is no entry")
+            raise UserError(f"{path}: {question!r} refers to unknown entry {entry!r}")
 
 
 def make_plan(
-    given: Mapping[str, Any],
+    spec: Mapping[str, Any],
     overrides: Sequence[str] = (),
     seeds: Sequence[int] = (),
     steps: int | None = None,
 ) -> Sweep:
-    """Complete every entry's config and count its parameters; only shapes are computed.
+    """Complete every entry's config and count its parameters, from shapes only.
 
     Args:
-      given: as `read_sweep` returns it.
+      spec: result of `read_sweep`.
       overrides: `--config.field=value`, applied to every entry.
-      seeds: instead of the file's, unless empty.
-      steps: of every run, instead of the file's; see `shorten`.
+      seeds: override of the file's seeds, unless empty.
+      steps: override of the steps of every run; see `shorten`.
 
     Raises:
-      UserError: a field or value that is refused, parameters that cannot be matched, questions
+      UserError: an invalid field or value, parameters that cannot be matched, or a question
         between entries that read different numbers of tokens.
     """
     vocabularies: dict[str, int] = {}
     entries: dict[str, Entry] = {}
-    for name, listed in given["entries"].items():
+    for name, listed in spec["entries"].items():
         changes = dict(listed.get("changes", {}))
         match = listed.get("match", "")
 
         def config_with(more, changes=changes, listed=listed):
-            config = entry_config(given, listed, {**changes, **more}, overrides, steps)
-            return _resolved(config, vocabularies)
+            config = entry_config(spec, listed, {**changes, **more}, overrides, steps)
+            return _with_vocab(config, vocabularies)
 
         try:
             config = config_with({})
@@ -221,20 +229,20 @@ def make_plan(
         entries[name] = Entry(name, group, says, changes, config, match, parameters)
     sweep = Sweep(
         entries,
-        tuple(dict.fromkeys(seeds or given["seeds"])),
-        dict(given["questions"]) if "questions" in given else _against_first(entries),
-        tuple(given.get("diagnosis", ())),
-        dict(given.get("measure", {})),
-        bool(given.get("answers")),
-        tuple(Claim(**claim) for claim in given.get("claims", ())),
-        given.get("claims_note", ""),
-        dict(given.get("memory", {})),
+        tuple(dict.fromkeys(seeds or spec["seeds"])),
+        dict(spec["questions"]) if "questions" in spec else _default_questions(entries),
+        tuple(spec.get("diagnosis", ())),
+        dict(spec.get("measure", {})),
+        bool(spec.get("answers")),
+        tuple(Claim(**claim) for claim in spec.get("claims", ())),
+        spec.get("claims_note", ""),
+        dict(spec.get("memory", {})),
     )
-    _refuse_unequal(sweep)
+    _check_equal(sweep)
     return sweep
 
 
-def _against_first(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str, str]]:
+def _default_questions(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str, str]]:
     first, *others = entries.values()
     return {
         entry.name: (entry.name, first.name, f"Is “{entry.name}” better than “{first.name}”?")
@@ -243,12 +251,12 @@ def _against_first(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str, st
     }
 
 
-def _refuse_unequal(sweep: Sweep) -> None:
+def _check_equal(sweep: Sweep) -> None:
     for entry in sweep.entries.values():
         if entry.match and abs(sweep.difference(entry)) > TOLERANCE:
             raise UserError(
                 f"entry {entry.name!r}: no {entry.match} brings it within {TOLERANCE:.0%} of the "
-                f"baseline's {sweep.baseline.parameters:,} parameters (nearest: "
+                f"{sweep.baseline.parameters:,} parameters of the baseline (nearest: "
                 f"{entry.changes[entry.match]} with {entry.parameters:,}); match another field"
             )
     for name, (one, other, _) in sweep.questions.items():
@@ -261,22 +269,22 @@ def _refuse_unequal(sweep: Sweep) -> None:
 
 
 def entry_config(
-    given: Mapping[str, Any],
+    spec: Mapping[str, Any],
     listed: Mapping[str, Any],
     changes: Mapping[str, Any],
     overrides: Sequence[str] = (),
     steps: int | None = None,
 ) -> ConfigDict:
-    """Return the base with an entry's changes, then the overrides of the command line.
+    """Return the base config with an entry's changes and then the command line's overrides.
 
     Raises:
-      UserError: a field that does not exist or a value that it refuses.
+      UserError: an unknown field or an invalid value.
     """
-    config = complete_config(listed.get("config", given["config"]))
+    config = complete_config(listed.get("config", spec["config"]))
     if steps is not None:
-        shorten(config, steps, keep_best=bool(given.get("answers")))
-    elif "steps" in given:
-        config.steps = int(given["steps"])
+        shorten(config, steps, keep_best=bool(spec.get("answers")))
+    elif "steps" in spec:
+        config.steps = int(spec["steps"])
     changes = dict(changes)
     if "model" in changes:
         config.model = changes.pop("model")
@@ -290,9 +298,8 @@ def entry_config(
 
 
 def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
-    """Set the steps of a run, and with them its warm-up and how often it is validated and saved."""
+    """Set the steps of a run, and adapt its warm-up and its validation and checkpoint intervals."""
     config.steps = steps
-    # A warm-up as long as the run would be all there is.
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 10)
     config.eval_every = max(1, steps // EVALUATIONS)
     config.log_every = min(config.log_every, config.eval_every)
@@ -302,8 +309,8 @@ def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
         config.keep_best = 0
 
 
-def _resolved(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
-    """Resolve the vocabulary size to that of the tokenizer; each corpus is read once."""
+def _with_vocab(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
+    """Resolve the vocabulary size from the tokenizer; `vocabularies` caches it per corpus."""
     key = json.dumps(config.data.to_dict(), sort_keys=True)
     if key not in vocabularies:
         corpus = tasks.of(config).load_corpus(config)
@@ -312,7 +319,7 @@ def _resolved(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
 
 
 def plan_table(sweep: Sweep) -> Table:
-    """Return the plan, a row an entry; sizes far from the baseline's are marked."""
+    """Return the plan with one row per entry; sizes far from the baseline's are marked."""
     rows = []
     for entry in sweep.entries.values():
         difference = sweep.difference(entry)

@@ -1,4 +1,4 @@
-"""The live table of a sweep: running and ended runs, their values, and the time left."""
+"""Live progress table of a sweep: running and recently ended runs, and the time left."""
 
 import time
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from eval.log import Log
 from eval.sweep.results import measured
 from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, WAITING, Run
 
-PLAIN_EVERY = 60.0  # seconds between two plain lines
-ENDED_SHOWN = 12  # the runs that ended last
+PLAIN_EVERY = 60.0  # seconds between lines without a terminal
+RECENT = 12  # ended runs in the table
 STYLES = {RUNNING: "bold", FINISHED: "green", HALTED: "yellow", FAILED: "red"}
 
 
 class LiveTable:
-    """A table on a terminal; elsewhere a line when a run ends, and one a minute.
+    """A live table on a terminal; elsewhere one line per ended run and per minute.
 
     Args:
-      console: to print on.
-      runs: all of them; their states are read at each `tick`.
-      jobs: processes side by side.
-      measure: of the sweep, see `measured`.
+      console: output.
+      runs: all runs; their states are read at each `tick`.
+      jobs: number of parallel processes.
+      measure: `measure` of the sweep, see `measured`.
     """
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int, measure=None):
@@ -32,14 +32,14 @@ class LiveTable:
         self.reported = {run.name for run in runs if run.state != WAITING}
         self.ended: list[Run] = []
         self.logs: dict[str, Log] = {}
-        self.first: dict[str, tuple[float, int]] = {}  # when a step was first seen, and which
-        self.took: list[float] = []  # seconds a step of the runs that finished here
+        self.first: dict[str, tuple[float, int]] = {}  # run -> time and number of first seen step
+        self.rates: list[float] = []  # seconds per step of the runs that finished
         self.last = time.monotonic()
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     @property
     def unit(self) -> str:
-        """Unit of a value, in short."""
+        """Short unit of the values."""
         return self.measure.get("unit", "bits")
 
     def __enter__(self):
@@ -52,7 +52,7 @@ class LiveTable:
             self.live.stop()
 
     def tick(self) -> None:
-        """Show the state of every run."""
+        """Update the display from the state of every run."""
         for run in self.runs:
             if run.state == RUNNING:
                 self._read(run)
@@ -72,20 +72,20 @@ class LiveTable:
             self.first[run.name] = (time.monotonic(), log.last_step)
 
     def _report(self, run: Run) -> None:
-        """Print a line on a run that ended."""
+        """Print a line about a run that ended."""
         self.reported.add(run.name)
         self.ended.append(run)
         log = self.logs[run.name] = run.log()
         seconds = time.monotonic() - (run.begun or time.monotonic())
-        if run.state == FINISHED and (step := self._rate(run)):
-            self.took.append(step)
+        if run.state == FINISHED and (rate := self._rate(run)):
+            self.rates.append(rate)
         value = measured(log, self.measure)[1]
         outcome = f"{value[-1]:.4f} {self.unit}" if run.state == FINISHED and value else run.state
         why = f": {run.reason}" if run.reason else ""
         self.console.print(f"{run.name}: {outcome}{why} ({seconds:.0f} s)", markup=False)
 
     def _rate(self, run: Run) -> float | None:
-        """Return the seconds a step, since the first step that was seen."""
+        """Return seconds per step since the first step seen, or None."""
         if run.name not in self.first:
             return None
         since, step = self.first[run.name]
@@ -97,9 +97,9 @@ class LiveTable:
             return 0.0
         log = self.logs.get(run.name)
         rate = self._rate(run) if log else None
-        known = [r for r in map(self._rate, self.runs) if r] if rate is None else []
-        usual = self.took or known
-        rate = rate or (sum(usual) / len(usual) if usual else None)
+        if rate is None:
+            rates = self.rates or [r for r in map(self._rate, self.runs) if r]
+            rate = sum(rates) / len(rates) if rates else None
         done = (log.last_step or 0) if log else 0
         return None if rate is None else rate * (run.config.steps - done)
 
@@ -120,8 +120,7 @@ class LiveTable:
         table = Table(title=self._summary(), title_justify="left")
         for column in ("run", "seed", "step", f"valid {self.unit}", "state", "time left"):
             table.add_column(column, justify="left" if column in ("run", "state") else "right")
-        shown = self.ended[-ENDED_SHOWN:] + [run for run in self.runs if run.state == RUNNING]
-        for run in shown:
+        for run in self.ended[-RECENT:] + [run for run in self.runs if run.state == RUNNING]:
             log = self.logs.get(run.name, Log(run.folder))
             value, left = measured(log, self.measure)[1], self._seconds_left(run)
             table.add_row(

@@ -1,4 +1,4 @@
-"""The outcome of a sweep, from the folders of its runs: what `sweep.json` holds."""
+"""Results of a sweep, collected from the folders of its runs: the content of `sweep.json`."""
 
 import json
 import math
@@ -13,15 +13,15 @@ from eval.sweep.runner import FINISHED, Run
 
 UNITS = {"char": "bits per character", "byte": "bits per byte"}
 CURVES = ("next_token", "bits_per_byte", "grad_norm", "answer", "exact")
-CONVERGED = 0.9  # exact share of validation that counts as converged (L-70, L-72)
+CONVERGED = 0.9  # fraction of exact validation answers (docs/systems.md, L-70, L-72)
 EVALUATION = ("parameters", "training_pairs", "split", "halt", "rounds", "by_task")
 EVALUATION += ("by_difficulty", "rounds_against_difficulty", "left_out", "speed")
 
 
 def measured(log: Log, measure: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-    """Return steps and validation values, lower being better: `measure` of the sweep, or bits.
+    """Return steps and validation values, lower is better: the sweep's `measure`, or else bits.
 
-    Bits are per character where a token is one, else per byte.
+    Bits are per character with the character tokenizer, else per byte.
     """
     if measure:
         steps, values = log.series("valid", measure["name"])
@@ -39,13 +39,13 @@ def unit_of(sweep: Sweep) -> str:
     return UNITS.get(sweep.baseline.config.data.tokenizer, "bits per byte")
 
 
-def collect(sweep: Sweep, runs: Sequence[Run], made: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that was measured, as JSON.
+def collect(sweep: Sweep, runs: Sequence[Run], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of `sweep.json` without its statistics.
 
     Args:
-      sweep: a planned one.
-      runs: its runs, as `runs_of` lists them, after `look`.
-      made: command, versions, device and so on; kept as it is.
+      sweep: a planned sweep.
+      runs: runs of `runs_of`, after `look`.
+      facts: command, versions, device etc., which are copied.
     """
     entries = {
         name: {
@@ -60,17 +60,18 @@ def collect(sweep: Sweep, runs: Sequence[Run], made: Mapping[str, Any]) -> dict[
         for name, entry in sweep.entries.items()
     }
     return {
-        **made,
+        **facts,
         "unit": unit_of(sweep),
         "seeds": list(sweep.seeds),
         "questions": {name: list(question) for name, question in sweep.questions.items()},
         "diagnosis": list(sweep.diagnosis),
         "entries": entries,
-        "runs": [_one(run, sweep.measure) for run in runs],
+        "runs": [run_result(run, sweep.measure) for run in runs],
     }
 
 
-def _one(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
+def run_result(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a run in `sweep.json`."""
     log = run.log()
     steps, values = measured(log, measure)
     sessions = json_lines(run.folder / "sessions.jsonl")
@@ -79,7 +80,7 @@ def _one(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
     for name in log.names("train"):
         if name in CURVES or name.startswith("grad_norm"):
             curves[name] = dict(zip(("steps", "values"), log.series("train", name), strict=True))
-    found = {
+    result = {
         "entry": run.entry,
         "seed": run.seed,
         "state": run.state,
@@ -97,18 +98,18 @@ def _one(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
         "diagnostics": json_object(run.folder / DIAGNOSTICS),
         "sample": _text(run.folder / SAMPLE),
     }
-    return found | ({"evaluation": evaluation(run.folder, log)} if run.answers else {})
+    return result | ({"evaluation": evaluation(run.folder, log)} if run.answers else {})
 
 
 def evaluation(folder: Path, log: Log) -> dict[str, Any]:
-    """Return how well a run answers questions; {} if that has not been measured."""
+    """Return the scores of a run on questions; {} if it was not evaluated."""
     answers = json_object(folder / "answers.json")
     if not answers:
         return {}
     exact = zip(*log.series("valid", "exact"), strict=True)
-    found = {key: answers[key] for key in EVALUATION} | {"scores": answers["splits"]}
-    found["converged"] = next((step for step, share in exact if share > CONVERGED), None)
-    return found | {"steps": log.config["steps"]}
+    scores = {key: answers[key] for key in EVALUATION} | {"scores": answers["splits"]}
+    scores["converged"] = next((step for step, value in exact if value > CONVERGED), None)
+    return scores | {"steps": log.config["steps"]}
 
 
 def _text(path: Path) -> str:
@@ -116,19 +117,19 @@ def _text(path: Path) -> str:
 
 
 def of_entry(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """Return the runs of an entry, by seed."""
+    """Return the runs of an entry, sorted by seed."""
     runs = [run for run in result["runs"] if run["entry"] == name]
     return sorted(runs, key=lambda run: run["seed"])
 
 
 def by_seed(result: Mapping[str, Any], name: str) -> dict[int, float]:
-    """Return seed -> the last validation value of an entry's finished run."""
+    """Return seed -> final validation value of an entry's finished runs."""
     runs = of_entry(result, name)
     return {run["seed"]: run["final"] for run in runs if run["final"] is not None}
 
 
 def as_json(result: Mapping[str, Any]) -> str:
-    """Return the result as text, a line a run, so that differences can be read."""
+    """Serialize the result with one line per run, so that diffs are readable."""
     head = {key: value for key, value in result.items() if key != "runs"}
     text = json.dumps(head, indent=1).removesuffix("\n}")
     runs = ",\n  ".join(json.dumps(run) for run in result["runs"])

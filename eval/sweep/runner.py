@@ -1,7 +1,7 @@
-"""The runner of a sweep: each run in a process of its own, several at a time.
+"""Runner of a sweep: each run in its own process, several in parallel.
 
-A run that fails costs only itself. What has been done is read from the folders of the runs alone,
-so the runner may be killed at any moment and started again.
+A failed run does not affect the others. All state is in the folders of the runs, so the runner can
+be killed at any time and started again.
 """
 
 import collections
@@ -26,24 +26,24 @@ WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 HALTED, FAILED, STOPPED = "halted", "failed", "stopped"
 STATES = (RUNNING, WAITING, FINISHED, HALTED, FAILED, STOPPED)
 POLL_SECONDS = 0.5
-SAVE_SECONDS = 120  # for a stopped worker to write its checkpoint
+SAVE_SECONDS = 120  # limit for a stopped worker to write its checkpoint
 
 
 class Process(Protocol):
-    """The part of `subprocess.Popen` that is used."""
+    """The part of the interface of `subprocess.Popen` that the runner uses."""
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Return the exit status, or None while the process runs."""
 
     def terminate(self) -> None:
-        """Ask it to save and stop."""
+        """Ask the process to save and stop."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
 
 
 class Worker:
-    """A process of `eval.sweep.worker`, which stops when the pipe to it closes."""
+    """A process of `eval.sweep.worker`, which stops when its standard input closes."""
 
     def __init__(self, process: subprocess.Popen):
         self.process = process
@@ -60,7 +60,7 @@ class Worker:
         self.process.terminate()
 
     def kill(self) -> None:
-        """See `Process`; returns when it is gone."""
+        """See `Process`; wait for its end."""
         self.process.kill()
         self.process.wait()
         self.process.stdin.close()
@@ -71,15 +71,15 @@ class Run:
     """One entry with one seed.
 
     Attributes:
-      entry: its name.
-      seed: its seed.
-      config: complete.
-      folder: of the run.
-      answers: whether its answers are measured once it is trained.
+      entry: name of the entry.
+      seed: the seed.
+      config: complete config.
+      folder: folder of the run.
+      answers: True to evaluate question answering after training.
       state: one of `STATES`. Halted: the loss became NaN or Inf, which is a result. Failed: the
-        process ended in another way than by finishing. Stopped: by a signal, and saved.
+        process ended without finishing. Stopped: by a signal, after saving.
       reason: why it halted or failed.
-      begun: clock when its process started, or None.
+      begun: monotonic time when its process started, or None.
     """
 
     entry: str
@@ -93,19 +93,19 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Entry and seed, for people."""
+        """Entry and seed as text."""
         return f"{self.entry}, seed {self.seed}"
 
     def log(self) -> Log:
-        """Read what it has written so far."""
-        known = (self.folder / "config.json").exists() or (self.folder / "metrics.jsonl").exists()
-        return read_log(self.folder) if known else Log(self.folder)
+        """Read the log; an empty one before the run has started."""
+        files = (self.folder / "config.json", self.folder / "metrics.jsonl")
+        return read_log(self.folder) if any(map(Path.exists, files)) else Log(self.folder)
 
     def look(self) -> None:
-        """Set the state by what the folder holds.
+        """Set the state from the content of the folder.
 
         Raises:
-          UserError: it holds a run of another config.
+          UserError: the folder holds a run with another config.
         """
         log = self.log()
         if log.config:
@@ -125,25 +125,25 @@ class Run:
 
 
 def answers_measured(folder: Path) -> bool:
-    """Return whether a run's answers are measured as a sweep does it: by hand one may ask less."""
-    from eval.evaluators.answers import MOST
+    """Return True if a run was evaluated with the settings of a sweep, e.g. not on fewer pairs."""
+    from eval.evaluators.answers import MAX_PAIRS
 
-    found = json_object(folder / "answers.json")
+    answers = json_object(folder / "answers.json")
     rounds = json_object(folder / "config.json").get("model_config", {}).get("halt_max_steps", 1)
-    asked = found.get("checkpoint"), found.get("max_pairs"), found.get("rounds")
-    return asked == ("best", MOST, rounds)
+    settings = answers.get("checkpoint"), answers.get("max_pairs"), answers.get("rounds")
+    return settings == ("best", MAX_PAIRS, rounds)
 
 
 def folder_name(entry: str) -> str:
-    """Return an entry's name as that of a folder."""
+    """Return the folder name of an entry."""
     return re.sub(r"[^a-z0-9]+", "_", entry.lower()).strip("_") or "entry"
 
 
 def runs_of(sweep: Sweep, workdir: Path) -> list[Run]:
-    """Return every entry x seed, seed by seed, so that a sweep cut short has compared all entries.
+    """Return all runs, seed by seed, so that an interrupted sweep can compare all entries.
 
     Raises:
-      UserError: two names that give one folder.
+      UserError: two entries have the same folder name.
     """
     if len({folder_name(name) for name in sweep.entries}) < len(sweep.entries):
         raise UserError(f"entries {', '.join(sweep.entries)}: two names give the same folder")
@@ -161,24 +161,24 @@ def runs_of(sweep: Sweep, workdir: Path) -> list[Run]:
 
 
 def cores_of(jobs: int) -> list[list[int]]:
-    """Return the cores of each of `jobs` processes; empty lists where they cannot be set."""
+    """Return the CPU cores of each of `jobs` processes; empty lists mean no affinity."""
     if jobs == 1 or not hasattr(os, "sched_getaffinity"):
         return [[] for _ in range(jobs)]
     cores = sorted(os.sched_getaffinity(0))
-    share = max(1, len(cores) // jobs)
-    return [[cores[(i * share + j) % len(cores)] for j in range(share)] for i in range(jobs)]
+    count = max(1, len(cores) // jobs)
+    return [[cores[(i * count + j) % len(cores)] for j in range(count)] for i in range(jobs)]
 
 
 def start_worker(run: Run, cores: Sequence[int], cache: Path) -> Worker:
-    """Start a process that trains a run; it prints to `worker.log` in the run's folder."""
+    """Start a process that trains a run; its output goes to `worker.log` in the run's folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     plan = run.folder / "plan.json"
     plan.write_text(to_json(run.config), encoding="utf-8")
-    listed = ",".join(map(str, cores))
     command = [sys.executable, "-m", "eval.sweep.worker", f"--plan={plan}"]
-    # A program is compiled for a number of threads.
-    kept = cache / f"{len(cores) or 'all'}_cores"
-    command += [f"--workdir={run.folder}", f"--cache={kept}", f"--cores={listed}"]
+    # Compiled CPU programs depend on the number of threads.
+    programs = cache / f"{len(cores) or 'all'}_cores"
+    command += [f"--workdir={run.folder}", f"--cache={programs}"]
+    command += [f"--cores={','.join(map(str, cores))}"]
     command += ["--answers"] if run.answers else []
     environment = dict(os.environ)
     if cores:
@@ -187,10 +187,10 @@ def start_worker(run: Run, cores: Sequence[int], cache: Path) -> Worker:
         process = subprocess.Popen(
             command,
             env=environment,
-            stdin=subprocess.PIPE,  # closes with this process, and the worker stops with it
+            stdin=subprocess.PIPE,  # closes when this process ends, which stops the worker
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for this process, which asks the workers to save
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the workers
         )
     return Worker(process)
 
@@ -203,15 +203,16 @@ def run_all(
     stops: Callable[[], int] = lambda: 0,
     poll_seconds: float = POLL_SECONDS,
 ) -> None:
-    """Run what is waiting, `jobs` at a time; states and reasons are set in place.
+    """Run the waiting runs, `jobs` in parallel; set states and reasons in place.
 
     Args:
-      runs: in the order in which they are begun; those not waiting are left alone.
-      jobs: processes side by side.
-      start: (run, slot from 0 to jobs - 1) -> its process.
-      tick: called after each look at the processes.
-      stops: requests to stop so far. After the first the workers save, the second ends them.
-      poll_seconds: between two looks.
+      runs: in starting order; runs that are not waiting are skipped.
+      jobs: number of parallel processes.
+      start: (run, slot from 0 to jobs - 1) -> process.
+      tick: called after each poll of the processes.
+      stops: number of stop requests so far; the first makes the workers save, the second kills
+        them.
+      poll_seconds: polling interval.
 
     Raises:
       KeyboardInterrupt: a stop was requested, and all workers have ended.
@@ -244,7 +245,7 @@ def run_all(
 
 
 def _settle(busy: dict[int, tuple[Run, Process]]) -> None:
-    """Remove what has ended, its state set."""
+    """Remove processes that have ended, and set the states of their runs."""
     for slot, (run, process) in list(busy.items()):
         if (status := process.poll()) is not None:
             del busy[slot]
@@ -254,7 +255,7 @@ def _settle(busy: dict[int, tuple[Run, Process]]) -> None:
 def _ended(run: Run, status: int) -> None:
     try:
         run.look()
-    except UserError as error:  # e.g. written by another version of the code
+    except UserError as error:  # e.g. files of another version of the code
         run.state, run.reason = FAILED, str(error)
     if run.state != WAITING:
         return
@@ -264,8 +265,8 @@ def _ended(run: Run, status: int) -> None:
     run.state = FAILED
     killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
     lines = _last_lines(run.folder / "worker.log")
-    said = next((line for line in reversed(lines) if line.startswith("error: ")), "")
-    run.reason = said.removeprefix("error: ") if status == 2 and said else killed
+    message = next((line for line in reversed(lines) if line.startswith("error: ")), "")
+    run.reason = message.removeprefix("error: ") if status == 2 and message else killed
 
 
 def _last_lines(path: Path) -> list[str]:

@@ -1,11 +1,10 @@
-"""Statistics of a sweep: which differences between entries are distinguishable from chance.
+"""Statistics of a sweep: significance of the differences between entries.
 
-Two entries are distinguishable when the 95 % t interval of the difference of their last validation
-values excludes 0. The difference is taken seed by seed: runs of one seed read the same batches in
-the same order, and the effect of the batches exceeds most effects of interest. Welch's unpaired
-interval is given for comparison. One of twenty comparisons of equals is called different by chance,
-so p-values are also adjusted for the number of questions (Benjamini-Hochberg false discovery rate),
-and what survives that is marked.
+Two entries are distinguishable if the 95 % t interval of the difference of their final validation
+values excludes 0. Differences are paired by seed: runs with one seed read the same batches in the
+same order, and the effect of the batches exceeds most effects of interest. Welch's unpaired
+interval is given for comparison. p-values are also adjusted for the number of questions
+(Benjamini-Hochberg false discovery rate).
 """
 
 import statistics
@@ -20,10 +19,10 @@ from eval.sweep.results import by_seed, of_entry
 CONFIDENCE = 0.95
 HELPS, HURTS, SAME, UNKNOWN = "helps", "hurts", "not distinguishable", "not known"
 RULE = (
-    "Distinguishable means: the t interval at 95 % of the difference, taken seed by seed (runs of "
-    "one seed read the same batches), does not contain 0. Where two entries do not differ, one "
-    "comparison in twenty is called so by chance; ✓ marks what survives a false discovery rate of "
-    "5 % over all questions. “Unpaired” is Welch's interval of the two means, for comparison."
+    "Two entries are distinguishable if the 95 % t interval of their difference, paired by seed "
+    "(runs with one seed read the same batches), excludes 0. One in twenty comparisons of equal "
+    "entries is distinguishable by chance; ✓ marks answers that are significant at a false "
+    "discovery rate of 5 % over all questions. “Unpaired” is Welch's interval, for comparison."
 )
 
 
@@ -33,16 +32,16 @@ def scipy_version() -> str:
 
 
 def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[str, Any]:
-    """Return the effect of what one entry has and the other does not; lower values are better.
+    """Compare two entries by their values for each seed; lower is better.
 
     Args:
-      with_it: seed -> value.
-      without: likewise; seeds that only one of them has are left out.
+      with_it: seed -> value of the entry with a feature.
+      without: seed -> value of the entry without it; only shared seeds are compared.
 
     Returns:
-      difference: mean over the seeds of with minus without, None if they share no seed.
-      low, high: its interval at 95 %, None with fewer than two seeds or no spread at all.
-      p: of the paired t test, or None.
+      difference: mean over the seeds of with minus without; None without a shared seed.
+      low, high: its 95 % interval; None with fewer than two seeds or zero spread.
+      p: p-value of the paired t test, or None.
       spread: standard deviation of the differences, or None.
       in_spreads: difference / spread, or None.
       unpaired: (low, high) of Welch's interval, or None.
@@ -59,7 +58,7 @@ def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[
     if len(seeds) < 2:
         return answer
     spread = statistics.stdev(differences)
-    if spread == 0:  # seeds that change nothing measure no chance
+    if spread == 0:  # the seeds have no effect, so there is no noise to compare with
         return answer
     test = stats.ttest_rel(one, other)
     interval = test.confidence_interval(CONFIDENCE)
@@ -73,12 +72,12 @@ def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[
 
 
 def answered(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the result with the answers to its questions and the diagnosis of its hybrid."""
+    """Return the result with the answers to its questions and the diagnosis of the hybrid."""
     return {**result, "answers": answer_all(result), "diagnosed": diagnose(result)}
 
 
 def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return question -> `compare` with the entries' means, halted runs and the answer in words."""
+    """Return question -> `compare`, with the entries' means, halted runs and the answer as text."""
     answers = {}
     for name, (one, other, text) in result["questions"].items():
         answer = compare(by_seed(result, one), by_seed(result, other))
@@ -89,11 +88,11 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             answer[f"{key}_seeds"] = len(values)
             answer[f"{key}_halted"] = _halted(result, entry)
         answers[name] = answer
-    known = [answer for answer in answers.values() if answer["p"] is not None]
-    adjusted = stats.false_discovery_control([answer["p"] for answer in known]) if known else ()
+    tested = [answer for answer in answers.values() if answer["p"] is not None]
+    adjusted = stats.false_discovery_control([answer["p"] for answer in tested]) if tested else ()
     for answer in answers.values():
         answer["p_jointly"] = None
-    for answer, p in zip(known, adjusted, strict=True):
+    for answer, p in zip(tested, adjusted, strict=True):
         answer["p_jointly"] = float(p)
     for answer in answers.values():
         answer["words"] = in_words(answer, result["unit"])
@@ -101,9 +100,9 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def diagnose(result: Mapping[str, Any]) -> dict[str, str]:
-    """Compare the hybrid's mean with those of its two baselines (G-50); {} if none is named.
+    """Compare the hybrid's mean with its two baselines; {} without a diagnosis in the sweep.
 
-    Differences up to the wider of the two 95 % intervals count as none.
+    See docs/systems.md, G-50. The tolerance is the wider of the two 95 % intervals.
     """
     from train.control.health import diagnose_hybrid
 
@@ -121,7 +120,7 @@ def diagnose(result: Mapping[str, Any]) -> dict[str, str]:
     means = {name: statistics.fmean(values[name].values()) for name in names}
     baselines = {name: means[name] for name in others}
     verdict, words = diagnose_hybrid(means[hybrid], baselines, max(halves))
-    tail = f"differences up to {max(halves):.4f} {result['unit']} count as none"
+    tail = f"tolerance {max(halves):.4f} {result['unit']}"
     return {"verdict": verdict, "words": f"{words[:1].upper()}{words[1:]} ({tail})."}
 
 
@@ -133,21 +132,21 @@ def in_words(answer: Mapping[str, Any], unit: str) -> str:
     """Describe an answer in one or two sentences."""
     one, other = answer["with"], answer["without"]
     halted = [
-        f"{answer[f'{key}_halted']} run(s) of “{answer[key]}” became NaN or Inf and are left out"
+        f"{answer[f'{key}_halted']} run(s) of “{answer[key]}” became NaN or Inf and are excluded"
         for key in ("with", "without")
         if answer[f"{key}_halted"]
     ]
     tail = f" {'; '.join(halted)}." if halted else ""
     change = answer["difference"]
     if change is None:
-        return f"Not known: no finished run of one of “{one}”, “{other}”.{tail}"
+        return f"Not known: “{one}” or “{other}” has no finished run.{tail}"
     seeds = f"{answer['with_seeds']} and {answer['without_seeds']} seeds"
     size = f"“{one}” minus “{other}” is {change:+.4f} {unit}"
     if answer["p"] is None:
-        return f"Not known: {size}, over {seeds}, too few or without spread.{tail}"
+        return f"Not known: {size}, over {seeds}, which are too few or have no spread.{tail}"
     size += (
         f" [{answer['low']:+.4f}, {answer['high']:+.4f}], {abs(answer['in_spreads']):.1f} x the "
-        f"spread of the difference ({answer['spread']:.4f}), {seeds}"
+        f"standard deviation of the difference ({answer['spread']:.4f}), {seeds}"
     )
     jointly = answer["p_jointly"] is not None and answer["p_jointly"] < 1 - CONFIDENCE
     joint = " ✓" if jointly and answer["verdict"] != SAME else ""
@@ -156,26 +155,28 @@ def in_words(answer: Mapping[str, Any], unit: str) -> str:
 
 
 def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row an entry: its last validation value and more, over the seeds that finished.
+    """Return one row per entry with means over the seeds that finished.
 
-    `mean` is that of the last value, `along` of all values of a run, `grad_norm` of its largest
-    gradient norm; each has a `_spread`, the sample standard deviation over the seeds. A run that
-    became NaN or Inf counts as `halted` and in no mean. `change` is the mean less the baseline's.
+    `mean` averages the final value, `along` the mean over a run's validations, `grad_norm` the
+    largest gradient norm; each has a `_spread`, the sample standard deviation over the seeds. Runs
+    that became NaN or Inf are counted as `halted` and excluded. `change` is the mean minus the
+    baseline's.
     """
     rows = []
     for name, entry in result["entries"].items():
         runs = of_entry(result, name)
-        whole = [run for run in runs if run["final"] is not None]
-        largest = (run["train"].get("grad_norm", {}).get("values") for run in whole)
+        finished = [run for run in runs if run["final"] is not None]
+        norms = (run["train"].get("grad_norm", {}).get("values") for run in finished)
         values = {
-            "mean": [run["final"] for run in whole],
-            "along": [statistics.fmean(run["valid"]["values"]) for run in whole],
-            "grad_norm": [max(norms) for norms in largest if norms],
+            "mean": [run["final"] for run in finished],
+            "along": [statistics.fmean(run["valid"]["values"]) for run in finished],
+            "grad_norm": [max(curve) for curve in norms if curve],
         }
-        row = {"entry": name, "group": entry["group"], "finished": len(whole), "runs": len(runs)}
-        for key, found in values.items():
-            row[key] = statistics.fmean(found) if found else None
-            row[f"{key}_spread"] = statistics.stdev(found) if len(found) > 1 else None
+        row = {"entry": name, "group": entry["group"], "finished": len(finished)}
+        row["runs"] = len(runs)
+        for key, numbers in values.items():
+            row[key] = statistics.fmean(numbers) if numbers else None
+            row[f"{key}_spread"] = statistics.stdev(numbers) if len(numbers) > 1 else None
         row |= {"parameters": entry["parameters"], "tokens": entry["tokens"]}
         row["halted"] = _halted(result, name)
         row["seconds"] = statistics.fmean(run["seconds"] for run in runs) if runs else 0.0
@@ -186,5 +187,5 @@ def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """Format with four decimals, or as a dash."""
+    """Format a number with four decimals, or None as a dash."""
     return "-" if value is None else f"{value:+.4f}" if sign else f"{value:.4f}"

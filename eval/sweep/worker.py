@@ -1,9 +1,8 @@
-"""One run of a sweep in a process of its own, `python -m eval.sweep.worker`, for the runner.
+"""Worker process of the sweep runner: one run, `python -m eval.sweep.worker`.
 
-It trains the config of a file into a folder, from its newest checkpoint if there is one, and may
-then measure its answers. Programs compiled by another run with the same shapes come from the shared
-cache. Exit statuses are those of `python -m train`: 0 finished, 2 bad input, 3 NaN or Inf, 130
-stopped and saved.
+Trains a config into a folder, resuming from its newest checkpoint, and optionally evaluates its
+answers. All workers share a compilation cache. Exit statuses are those of `python -m train`:
+0 finished, 2 invalid input, 3 NaN or Inf, 130 stopped and saved.
 """
 
 import argparse
@@ -18,19 +17,19 @@ from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.sweep.worker", description=__doc__)
     parser.add_argument("--plan", required=True, help="the run's config as JSON")
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--cache", required=True, help="folder of compiled programs")
-    parser.add_argument("--cores", default="", help="of the CPU, e.g. 0,1; default: all")
-    parser.add_argument("--answers", action="store_true", help="measure answers after training")
+    parser.add_argument("--cores", default="", help="CPU cores, e.g. 0,1; default: all")
+    parser.add_argument("--answers", action="store_true", help="evaluate answers after training")
     flags = parser.parse_args(arguments)
     if flags.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [int(core) for core in flags.cores.split(",")])
     _follow_parent()
 
-    # JAX counts the cores when it starts.
+    # Import after setting the affinity: JAX counts the cores at start-up.
     import jax
 
     from jaxmodels.cli import quiet_absl, run
@@ -49,13 +48,13 @@ def _train(flags: argparse.Namespace) -> int:
 
     workdir = Path(flags.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    # A worker that outlived its parent may still be writing its last checkpoint.
+    # An orphaned worker may still be writing its last checkpoint.
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         config = read_config(flags.plan)
         start = time.perf_counter()
         result = run(config, workdir, resume=True)
-        _note(workdir, flags.cores, result, time.perf_counter() - start)
+        _log_session(workdir, flags.cores, result, time.perf_counter() - start)
         status = {"halted": 3, "interrupted": 130}.get(result.status, 0)
         if flags.answers and not status:
             _measure_answers(workdir)
@@ -72,7 +71,7 @@ def _measure_answers(workdir: Path) -> None:
 
 
 def _follow_parent() -> None:
-    """Make this process save and stop when its parent is gone and the pipe from it closes."""
+    """Make this process save and stop when standard input closes, i.e. when its parent ends."""
 
     def wait():
         while os.read(0, 1024):
@@ -84,8 +83,8 @@ def _follow_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _note(workdir: Path, cores: str, result, seconds: float) -> None:
-    """Add a line on this session to `sessions.jsonl`: where and how long it ran."""
+def _log_session(workdir: Path, cores: str, result, seconds: float) -> None:
+    """Append the device and the time of this session to `sessions.jsonl`."""
     from eval.log import device_description, versions
 
     line = {"status": result.status, "step": result.step, "seconds": round(seconds, 1)}

@@ -1,42 +1,30 @@
 """Text and question-answer pairs to batches: tokenizers, readers, corpora, streams, labels."""
 
-from jaxmodels.data.labels import Lexicon, RelationLabeller, builtin_lexicon, read_lexicon
-from jaxmodels.data.readers import (
-    FORMATS,
-    NUM_STEP_CLASSES,
-    GSM8KItem,
-    Record,
-    make_metacognition,
-    parse_gsm8k,
-)
+from jaxmodels.data.labels.lexicon import Lexicon, builtin_lexicon, read_lexicon
+from jaxmodels.data.labels.relations import RelationLabeller
+from jaxmodels.data.readers.files import Record
+from jaxmodels.data.readers.formats import FORMATS
+from jaxmodels.data.readers.metacognition import make_metacognition
+from jaxmodels.data.readers.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
 from jaxmodels.data.synthetic.relations import RelationGrammar, relation_batch, relation_stream
-from jaxmodels.data.text import (
-    IDENTITY_PHASES,
-    MODES,
+from jaxmodels.data.text.corpus import load_corpus, to_document
+from jaxmodels.data.text.documents import (
     Corpus,
     Document,
-    Mixture,
-    eval_stream,
     label_classes,
-    load_corpus,
-    make_stream,
-    mixture_stream,
     num_target_bytes,
     num_targets,
     sample_spans,
     split_documents,
-    split_tails,
     subsample,
-    to_document,
 )
-from jaxmodels.data.tokenizers import (
-    ByteTokenizer,
-    CharTokenizer,
-    StreamingDecoder,
-    Tokenizer,
-    WordTokenizer,
-    tokenizer_from_json,
-)
+from jaxmodels.data.text.mixture import IDENTITY_PHASES, Mixture, mixture_stream
+from jaxmodels.data.text.split import split_tails
+from jaxmodels.data.text.streams import MODES, eval_stream, make_stream
+from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, StreamingDecoder, WordTokenizer
+from jaxmodels.data.tokenizers.char import CharTokenizer
+from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 
 __all__ = [
     "FORMATS",

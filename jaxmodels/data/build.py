@@ -26,11 +26,11 @@ class Options:
 
     Attributes:
       mode, seq_len: see `lay_out`.
-      tokenizer, max_tokens: see `fit_tokenizer`; it learns from training pairs alone.
-      count: pairs of each task.
-      train_split: share of the questions to train on (L-34).
-      question_prefix: what a file's questions begin with.
-      skip_long: leave out pairs that do not fit; else they are a UserError.
+      tokenizer, max_tokens: see `fit_tokenizer`; fitted on training pairs only.
+      count: pairs per task.
+      train_split: fraction of the questions to train on.
+      question_prefix: text put before each question of a file.
+      skip_long: leave out pairs that do not fit; otherwise they raise a UserError.
     """
 
     mode: str = "nar"
@@ -54,8 +54,8 @@ def build(sources: Sequence[str], out: Path, options: Options) -> str:
         raise UserError(
             f"mode: unknown {options.mode!r}{cli.did_you_mean(options.mode, TEXT_MODES)}"
         )
-    must_be_new(out)  # before the work, not after
-    train, test, way = pairs_of_sources(
+    must_be_new(out)  # fail before the work, not after it
+    train, test, split = pairs_of_sources(
         sources,
         count=options.count,
         train_split=options.train_split,
@@ -70,10 +70,10 @@ def build(sources: Sequence[str], out: Path, options: Options) -> str:
         mode=options.mode,
         seq_len=options.seq_len,
         skip_long=options.skip_long,
-        origin={"sources": list(sources), "split": way, **dataclasses.asdict(options)},
+        origin={"sources": list(sources), "split": split, **dataclasses.asdict(options)},
     )
     rows = " + ".join(f"{count:,} {name}" for name, count in counts.items())
-    return f"{out}: {rows} rows, split {way}" + (f", {left_out} too long" if left_out else "")
+    return f"{out}: {rows} rows, split {split}" + (f", {left_out} too long" if left_out else "")
 
 
 EXAMPLES = """
@@ -89,38 +89,38 @@ response); of a .tsv file the first two columns are read.
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Build rows, verify them, or both."""
+    """Build rows, verify them, or do both."""
     defaults = Options()
     parser = cli.parser(
         "jaxmodels.data.build",
-        "Builds rows in .npy files from questions with answers, for HRM's loader.\n"
+        "Build rows in .npy files from question-answer pairs, for HRM's loader.\n"
         f"SOURCE is a file, a folder, or a task: {', '.join(TASKS)}.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("sources", metavar="SOURCE", nargs="*", help="none: only --verify")
+    parser.add_argument("sources", metavar="SOURCE", nargs="*", help="may be omitted with --verify")
     parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
-    parser.add_argument("--verify", action="store_true", help="read it back and print what it is")
+    parser.add_argument("--verify", action="store_true", help="read it back and print a summary")
     parser.add_argument("--mode", choices=TEXT_MODES, default=defaults.mode)
     parser.add_argument("--tokenizer", choices=TEXT_TOKENIZERS, default=defaults.tokenizer)
-    for name, what in (
-        ("seq-len", "tokens of a row"),
-        ("max-tokens", "vocabulary of hybrid and bpe"),
-        ("count", "pairs of each task"),
-        ("train-split", "share of the questions to train on"),
-        ("seed", "of drawing and splitting"),
+    for name, text in (
+        ("seq-len", "tokens per row"),
+        ("max-tokens", "vocabulary size of hybrid and bpe"),
+        ("count", "pairs per task"),
+        ("train-split", "fraction of the questions to train on"),
+        ("seed", "seed of sampling and splitting"),
     ):
         default = getattr(defaults, name.replace("-", "_"))
-        what += " (default %(default)s)"
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=what)
-    parser.add_argument("--question-prefix", default="", help="what a file's questions begin with")
-    parser.add_argument("--skip-long", action="store_true", help="leave out what does not fit")
-    given = vars(parser.parse_args(arguments))
-    sources, out, wants = given.pop("sources"), given.pop("out"), given.pop("verify")
+        text += " (default %(default)s)"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
+    parser.add_argument("--question-prefix", default="", help="text before each question of a file")
+    parser.add_argument("--skip-long", action="store_true", help="leave out pairs that do not fit")
+    options = vars(parser.parse_args(arguments))
+    sources, out, verifies = options.pop("sources"), options.pop("out"), options.pop("verify")
     if sources:
-        print(build(sources, out, Options(**given)))
-    elif not wants:
-        raise UserError("SOURCE: name a task or files, or --verify to look at what is there")
-    if wants:
+        print(build(sources, out, Options(**options)))
+    elif not verifies:
+        raise UserError("SOURCE: name a task or files, or pass --verify to check a built folder")
+    if verifies:
         print(verify(out))
 
 

@@ -1,4 +1,4 @@
-"""Batches as a Grain dataset, and the rows of a batch that one host makes."""
+"""Grain datasets of batches, and the rows of a batch that one host makes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def grain_dataset(source, prefetch: int) -> grain.IterDataset:
     """Return a Grain dataset over a source whose elements are batches.
 
     Args:
-      source: has `len` and `[step]`; an element is a function of its step alone.
-      prefetch: batches made ahead by a thread; 0 = none. Changes speed only.
+      source: has `len` and `[step]`; each element is a function of its step alone.
+      prefetch: batches made ahead by a thread; 0 = none. Affects speed only.
 
     Returns:
       A dataset whose `iter()` has get_state()/set_state() with next_index == step.
@@ -32,10 +32,10 @@ def grain_dataset(source, prefetch: int) -> grain.IterDataset:
 
 
 def rows_of_host(batch_size: int, host_index: int, host_count: int) -> np.ndarray:
-    """Return int64 (batch_size / host_count,): the rows of a batch that a host makes.
+    """Return the rows of a batch that a host makes, int64 (batch_size / host_count,).
 
     Raises:
-      UserError: no rows, or they do not divide over the hosts.
+      UserError: batch_size is not a positive multiple of host_count.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be positive, got {batch_size}")

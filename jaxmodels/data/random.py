@@ -1,7 +1,7 @@
 """Random numbers of the data path: every stream is a function of integers alone.
 
-Shuffles and draws use raw Philox words, a stream that NumPy promises never to change, so a run
-repeats on another version of NumPy too. Nothing in `jaxmodels.data` draws from anything else.
+Shuffles and draws use raw Philox words, a stream that NumPy guarantees not to change, so runs are
+reproducible across NumPy versions. `jaxmodels.data` uses no other source of randomness.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def random_words(seed: int, stream: int, count: int, *, block: int = 0) -> np.nd
     Args:
       seed, stream: any integers, taken modulo 2^64; together they are the Philox key.
       count: number of words.
-      block: top word of the Philox counter; different blocks of one key never overlap.
+      block: top word of the Philox counter; blocks of one key never overlap.
     """
     key = np.array([seed % 2**64, stream % 2**64], np.uint64)
     counter = np.array([0, 0, 0, block], np.uint64)
@@ -28,5 +28,5 @@ def random_order(seed: int, stream: int, count: int) -> np.ndarray:
 
 
 def generator(seed: int, index: int) -> np.random.Generator:
-    """Return NumPy's default generator, seeded by two non-negative integers."""
+    """Return NumPy's default generator seeded with two non-negative integers."""
     return np.random.default_rng(np.random.SeedSequence([seed, index]))

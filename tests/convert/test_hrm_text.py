@@ -103,7 +103,7 @@ def test_round_trip_of_a_model_of_ours(tmp_path):
     lows = (x.initial_carry(1, 2).low for x in (again, model))
     np.testing.assert_array_equal(*lows)
     a, b = again.config, model.config
-    assert a.cell.mlp_size == b.cell.mlp_size and a.embed_scale is b.embed_scale is None
+    assert a.mlp_size == b.mlp_size and a.embed_scale is b.embed_scale is None
     same = {"low_init": None, "init_seed": 3, "expansion": 4.0, "mlp_multiple": 8, "bp_warmup": 0.2}
     assert dataclasses.replace(a, **same) == b
 
@@ -115,7 +115,7 @@ def test_calls_with_a_gradient(rule, calls):
     config = jaxmodels.make_config(
         "hrlm/prefix_ar", **TINY, grad_rule=rule, grad_calls=calls, high_cycles=3
     )
-    flags = np.reshape(calls_with_gradient(config.cell, calls), (3, 4))
+    flags = np.reshape(calls_with_gradient(config, calls), (3, 4))
     assert fields_of(config)["L_bp_cycles"] == flags[:, :3].sum(1).tolist()
 
 

@@ -92,7 +92,7 @@ def test_numbers_and_pictures_are_of_one_checkpoint(finished, tmp_path):
     for text in (evaluated, check(write_report(workdir).read_text()).text):
         assert "Inside the model at step 6, over a sentence" in text
         assert "A sample at step 6" in text
-        assert "the model (step 6) pays" in text and "this model, step 6" in text
+        assert "the model (step 6) reaches" in text and "this model, step 6" in text
 
 
 def test_report_is_repeatable(finished, tmp_path):
@@ -107,8 +107,8 @@ def test_summary_says_which_side_of_the_baseline(finished):
         evaluation = {"splits": {"valid": {"bits_per_byte": bits}, "test": {"bits_per_byte": 2.4}}}
         page = compose(log, evaluation, Inspection(baselines={"valid": levels}))
         text = Reader(page).text
-        assert f"pays {bits:.3f} bits per byte, {side} the order-2" in text
-        assert "On the test text it pays 2.400." in text
+        assert f"reaches {bits:.3f} bits per byte, {side} the order-2" in text
+        assert "On the test text it reaches 2.400." in text
 
 
 def test_partial_runs(finished, tmp_path):
@@ -154,7 +154,7 @@ def test_halted_run_and_weights_and_labels(tmp_path):
     reader = check(write_report(tmp_path, analyse=False).read_text())
     assert "loss term symbolic is not finite" in reader.text
     assert "Weight of each auxiliary loss" in reader.text
-    assert "Share of targets" in reader.text
+    assert "Accuracy of the heads" in reader.text
     assert "Participation ratio" in reader.text
 
 

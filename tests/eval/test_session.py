@@ -82,7 +82,7 @@ def test_several_rows_are_no_session_to_continue(finished, tmp_path, capsys):
     toy = Toy()
     save_session(Session(toy.initial_state(2)), toy, tmp_path / "two")
     assert eval.sample.main([f"--workdir={finished}", f"--state-in={tmp_path / 'two'}"]) == 2
-    assert "2 sessions side by side" in capsys.readouterr().err
+    assert "expected a batch of 1 session, got 2" in capsys.readouterr().err
 
 
 def test_a_state_without_logits_needs_a_token(model):

@@ -1,1 +1,1 @@
-"""Sections of a sweep's page, each made from what `sweep.json` holds."""
+"""Sections of a sweep's page, each built from `sweep.json`."""

@@ -1,8 +1,8 @@
-"""Fairness of the learning rate: entries that were also run at other rates, each at its best.
+"""Fairness of the learning rate: comparison of entries at their own best rates.
 
-One rate for all favours the entry that it was chosen for. Entries of the group "rates" differ from
-another entry in the rate alone. Here they are compared with it, and the questions between such
-entries are asked again, each entry at its best rate.
+One rate for all favours the entry that it was tuned for. Entries of the group "rates" differ from
+another entry only in the learning rate. The questions between entries with several rates are
+answered again with each entry at its best rate.
 """
 
 from collections.abc import Mapping
@@ -13,49 +13,48 @@ from eval.sweep.results import by_seed
 from eval.sweep.statistics import HELPS, HURTS, SAME, compare, number
 
 RATE = "optimizer.learning_rate"
-Tried = list[dict[str, Any]]
+Rates = list[dict[str, Any]]
 NOTE = (
-    "The best is the one of the lowest mean over the same runs that are then compared, so that "
-    "each value is a little too good, for both sides of a question alike; the intervals know "
-    "nothing of the choice. All other entries were run at one rate alone, which was chosen for the "
-    "first: whether theirs would be another is not known."
+    "The best rate is the one with the lowest mean over the runs that are then compared, which "
+    "biases both sides of a question slightly downwards; the intervals do not account for this "
+    "selection. All other entries were run only at the rate tuned for the first entry."
 )
 
 
 def section(result: Mapping[str, Any]) -> list[Block]:
-    """Return the part of the page; empty if every entry was run at one rate."""
+    """Return the section; empty if every entry was run at one rate."""
     rates = rate_table(result)
     if not rates.rows:
         return []
     blocks = [Heading("Is one learning rate fair?"), Text(NOTE), rates]
-    asked = question_table(result)
-    return [*blocks, *([asked] if asked.rows else []), *map(Text, words(result))]
+    questions = question_table(result)
+    return [*blocks, *([questions] if questions.rows else []), *map(Text, words(result))]
 
 
-def tried(result: Mapping[str, Any]) -> dict[str, Tried]:
-    """Return entry -> its runs at each rate, the lowest first; entries of one rate are left out.
+def entries_by_rate(result: Mapping[str, Any]) -> dict[str, Rates]:
+    """Return entry -> its results at each rate in ascending order, for entries with several rates.
 
-    A dict a rate: `rate`, `entry`, `values` (seed -> final value), `mean`, None without values.
+    Each is a dict with `rate`, `entry`, `values` (seed -> final value) and `mean` (or None).
     """
-    entries, found = result["entries"], {}
+    entries, by_rate = result["entries"], {}
     for name, entry in entries.items():
         if entry["group"] == "rates":
             continue
         same = [name]
         for other, listed in entries.items():
-            if listed["group"] == "rates" and _but_rate(listed) == _but_rate(entry):
+            if listed["group"] == "rates" and _other_changes(listed) == _other_changes(entry):
                 same.append(other)
         if len(same) > 1:
-            rows = [_at(result, one) for one in same]
-            found[name] = sorted(rows, key=lambda row: row["rate"])
-    return found
+            rows = [_rate_result(result, member) for member in same]
+            by_rate[name] = sorted(rows, key=lambda row: row["rate"])
+    return by_rate
 
 
-def _but_rate(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _other_changes(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {field: value for field, value in entry["changes"].items() if field != RATE}
 
 
-def _at(result: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _rate_result(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     entry, values = result["entries"][name], by_seed(result, name)
     rate = entry["changes"].get(RATE)
     rate = entry["config"]["optimizer"]["learning_rate"] if rate is None else rate
@@ -63,76 +62,78 @@ def _at(result: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"rate": float(rate), "entry": name, "values": values, "mean": mean}
 
 
-def best(rows: Tried) -> dict[str, Any] | None:
-    """Return the rate of the lowest mean; None if nothing finished."""
-    known = [row for row in rows if row["mean"] is not None]
-    return min(known, key=lambda row: row["mean"]) if known else None
+def best(rows: Rates) -> dict[str, Any] | None:
+    """Return the result with the lowest mean, or None if no run finished."""
+    finished = [row for row in rows if row["mean"] is not None]
+    return min(finished, key=lambda row: row["mean"]) if finished else None
 
 
-def at_their_best(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Ask the questions of which both sides were run at several rates of each side's best.
+def answers_at_best(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Answer the questions between entries with several rates, each side at its best rate.
 
-    A dict a question: `text`, `before` (the verdict at the common rate), `with`, `without` (the
-    entries that were compared) and what `compare` says.
+    Returns one dict per question: `text`, `before` (the verdict at the common rate), `with`,
+    `without` (the entries compared) and the result of `compare`.
     """
-    rates, found = tried(result), []
+    rates, rows = entries_by_rate(result), []
     for answer in result["answers"].values():
         sides = {side: best(rates.get(answer[side], [])) for side in ("with", "without")}
         if None in sides.values():
             continue
         again = compare(sides["with"]["values"], sides["without"]["values"])
         names = {side: row["entry"] for side, row in sides.items()}
-        found.append({"text": answer["text"], "before": answer["verdict"], **names, **again})
-    return found
+        rows.append({"text": answer["text"], "before": answer["verdict"], **names, **again})
+    return rows
 
 
 def words(result: Mapping[str, Any]) -> list[str]:
-    """Describe the best rates, and the answers that change with them, a sentence each."""
-    said = []
-    for name, rows in tried(result).items():
-        chosen = best(rows)
-        if chosen is None:
+    """Return one sentence per best rate and per answer that changes."""
+    sentences = []
+    for name, rows in entries_by_rate(result).items():
+        optimum = best(rows)
+        if optimum is None:
             continue
-        gain = next(row["mean"] for row in rows if row["entry"] == name)
-        change = "" if gain is None else f", {chosen['mean'] - gain:+.4f} from the common rate"
-        edge = [row["rate"] for row in rows if row["mean"] is not None]
+        common = next(row["mean"] for row in rows if row["entry"] == name)
+        change = "" if common is None else f", {optimum['mean'] - common:+.4f} from the common rate"
+        rates = [row["rate"] for row in rows if row["mean"] is not None]
         end = ""
-        if len(edge) > 1 and chosen["rate"] in (edge[0], edge[-1]):
-            end = f"; the {'lowest' if chosen['rate'] == edge[0] else 'highest'} one tried, "
-            end += "so that its own best may lie beyond"
-        said.append(f"“{name}” is best at {chosen['rate']:g}{change}{end}.")
-    again = at_their_best(result)
-    moved = [row for row in again if row["verdict"] != row["before"]]
-    if again and not moved:
-        said.append(f"None of the {len(again)} answers that this touches changes.")
-    for row in moved:
-        said.append(f"“{row['text']}”: {row['before']} at one rate, {row['verdict']} at the best.")
-    return said
+        if len(rates) > 1 and optimum["rate"] in (rates[0], rates[-1]):
+            end = f"; this is the {'lowest' if optimum['rate'] == rates[0] else 'highest'} rate "
+            end += "tried, so the optimum may be beyond it"
+        sentences.append(f"“{name}” is best at {optimum['rate']:g}{change}{end}.")
+    again = answers_at_best(result)
+    changed = [row for row in again if row["verdict"] != row["before"]]
+    if again and not changed:
+        sentences.append(f"None of the {len(again)} affected answers changes.")
+    for row in changed:
+        sentences.append(
+            f"“{row['text']}”: {row['before']} at the common rate, {row['verdict']} at the best."
+        )
+    return sentences
 
 
 def rate_table(result: Mapping[str, Any]) -> Table:
-    """Return a table with an entry a row and a rate a column, the best one marked."""
-    rates = tried(result)
+    """Return a table with one row per entry and one column per rate, the best one marked."""
+    rates = entries_by_rate(result)
     columns = sorted({row["rate"] for rows in rates.values() for row in rows})
     table = []
     for name, rows in rates.items():
-        chosen, by_rate = best(rows), {row["rate"]: row for row in rows}
+        optimum, by_rate = best(rows), {row["rate"]: row for row in rows}
         cells = [name]
         for rate in columns:
             row = by_rate.get(rate)
-            mark = " (best)" if row is not None and row is chosen and chosen["mean"] else ""
+            mark = " (best)" if row is not None and row is optimum and optimum["mean"] else ""
             cells.append((number(row["mean"]) if row else "-") + mark)
         table.append(cells)
     return Table(["learning rate", *(f"{rate:g}" for rate in columns)], table)
 
 
 def question_table(result: Mapping[str, Any]) -> Table:
-    """Return a table of the answers at the common rate and at each side's best."""
-    shown = {HELPS: "yes", HURTS: "no, worse", SAME: SAME}
+    """Return a table of the answers at the common rate and at the best rates."""
+    labels = {HELPS: "yes", HURTS: "no, worse", SAME: SAME}
     rows = []
-    for row in at_their_best(result):
+    for row in answers_at_best(result):
         interval = "-" if row["p"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
-        before, now = (shown.get(row[key], row[key]) for key in ("before", "verdict"))
+        before, now = (labels.get(row[key], row[key]) for key in ("before", "verdict"))
         rows.append([row["text"], before, now, number(row["difference"], sign=True), interval])
-    header = ["", "at the common rate", "at each one's best", "difference", "interval at 95 %"]
+    header = ["", "at the common rate", "at the best rates", "difference", "95 % interval"]
     return Table(header, rows)

@@ -1,4 +1,4 @@
-"""Scores of runs that answer questions, and of puzzles by the number of their blanks."""
+"""Scores of runs on questions, and of puzzles by their number of blanks."""
 
 import statistics
 from collections.abc import Mapping
@@ -11,49 +11,49 @@ from eval.sweep.results import of_entry
 
 SCORES = {
     "exact": "exact",
-    "exact_last": "exact, all rounds",
-    "exact_adaptive": "exact, halting",
-    "rounds_adaptive": "rounds, halting",
-    "bleu": "BLEU of sentences",
-    "corpus_bleu": "BLEU of all",
+    "exact_last": "exact, all ACT steps",
+    "exact_adaptive": "exact, adaptive",
+    "rounds_adaptive": "ACT steps, adaptive",
+    "bleu": "sentence BLEU",
+    "corpus_bleu": "corpus BLEU",
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
-    "cells": "right cells",
-    "open_cells": "of the blanks",
+    "cells": "cell accuracy",
+    "open_cells": "on blanks",
 }
 Result = Mapping[str, Any]
 
 
 def section(result: Result) -> list[Block]:
-    """Return the part of the page; empty if no run has been asked questions."""
-    found = evaluations(result)
-    if not found:
+    """Return the section; empty if no run was evaluated on questions."""
+    by_entry = evaluations(result)
+    if not by_entry:
         return []
-    split = next(iter(found.values()))[0]["split"]
-    words = f"On unseen questions but for the column “seen”; by seed. Pairs are split {split}."
-    blocks = [Heading("Scores"), Text(words), score_table(found)]
-    if (blanks := blanks_table(found)).rows:
-        blocks += [Text("Unseen puzzles by blanks, those of all seeds together."), blanks]
-    return blocks + _picture(found)
+    split = next(iter(by_entry.values()))[0]["split"]
+    text = f"On unseen questions except in the column “seen”; by seed. Pairs are split {split}."
+    blocks = [Heading("Scores"), Text(text), score_table(by_entry)]
+    if (blanks := blanks_table(by_entry)).rows:
+        blocks += [Text("Unseen puzzles by number of blanks, over all seeds."), blanks]
+    return blocks + _picture(by_entry)
 
 
 def evaluations(result: Result) -> dict[str, list[Result]]:
-    """Return entry -> `results.evaluation` of its runs, by seed; entries without any left out."""
-    found = {
+    """Return entry -> `results.evaluation` of its runs by seed, for entries that have any."""
+    by_entry = {
         name: [run["evaluation"] for run in of_entry(result, name) if run.get("evaluation")]
         for name in result["entries"]
     }
-    return {name: outcomes for name, outcomes in found.items() if outcomes}
+    return {name: outcomes for name, outcomes in by_entry.items() if outcomes}
 
 
-def score_table(found: Mapping[str, list[Result]]) -> Table:
-    """Return a row an entry: parameters, steps, and each score on unseen questions by seed."""
-    unseen = [outcome["scores"]["unseen"] for outcomes in found.values() for outcome in outcomes]
+def score_table(by_entry: Mapping[str, list[Result]]) -> Table:
+    """Return one row per entry: parameters, steps, and each score on unseen questions by seed."""
+    unseen = [outcome["scores"]["unseen"] for outcomes in by_entry.values() for outcome in outcomes]
     used = [name for name in SCORES if any(name in scores for scores in unseen)]
-    header = ("", "parameters", "steps", "pairs", "asked, unseen", "exact, seen")
+    header = ("", "parameters", "steps", "pairs", "unseen questions", "exact, seen")
     header += tuple(SCORES[name] for name in used)
     rows = []
-    for name, outcomes in found.items():
+    for name, outcomes in by_entry.items():
 
         def seeds(score, split="unseen", outcomes=outcomes):
             values = [o["scores"][split].get(score) for o in outcomes]
@@ -69,10 +69,10 @@ def score_table(found: Mapping[str, list[Result]]) -> Table:
     return Table(header, rows)
 
 
-def blanks_table(found: Mapping[str, list[Result]]) -> Table:
-    """Return a row an entry and number of blanks: exact, right cells and rounds, over all seeds."""
+def blanks_table(by_entry: Mapping[str, list[Result]]) -> Table:
+    """Return one row per entry and number of blanks, with means over all seeds."""
     rows = []
-    for name, outcomes in found.items():
+    for name, outcomes in by_entry.items():
         by_key: dict[str, list[Result]] = {}
         for key, group in (item for o in outcomes for item in o["by_difficulty"].items()):
             if "open_cells" in group:
@@ -85,26 +85,26 @@ def blanks_table(found: Mapping[str, list[Result]]) -> Table:
 
             row = [name, key, f"{sum(puzzles):,}", f"{100 * mean('exact'):.1f} %"]
             rows.append([*row, f"{100 * mean('open_cells'):.1f} %", f"{mean('rounds'):.1f}"])
-    header = ("", "blanks", "puzzles", "exact", "right of the blanks", "rounds")
+    header = ("", "blanks", "puzzles", "exact", "accuracy on blanks", "ACT steps")
     return Table(header, rows, left=(0, 1))
 
 
-def _picture(found: Mapping[str, list[Result]]) -> list[Block]:
-    """Draw the puzzles solved against their blanks, or if none is, the blanks filled right."""
+def _picture(by_entry: Mapping[str, list[Result]]) -> list[Block]:
+    """Draw solved puzzles against the number of blanks; if none is solved, accuracy on blanks."""
     groups = {
         name: [g for g in outcomes[0]["by_difficulty"].values() if "open_cells" in g]
-        for name, outcomes in found.items()
+        for name, outcomes in by_entry.items()
     }
-    solved = any(group["exact"] for found in groups.values() for group in found)
-    field, label = ("exact", "% exact") if solved else ("open_cells", "% of the blanks right")
+    solved = any(group["exact"] for bins in groups.values() for group in bins)
+    field, label = ("exact", "% exact") if solved else ("open_cells", "% accuracy on blanks")
     lines = {
-        name: ([g["difficulty"] for g in found], [100 * g[field] for g in found])
-        for name, found in groups.items()
-        if len(found) > 1
+        name: ([g["difficulty"] for g in bins], [100 * g[field] for g in bins])
+        for name, bins in groups.items()
+        if len(bins) > 1
     }
     if not lines:
         return []
     figure = figures.curves(lines, ylabel=label, xlabel="blanks")
-    subject = "Unseen puzzles solved" if solved else "Blanks of unseen puzzles filled right"
-    caption = f"{subject}, by the number of blanks; first seed."
+    subject = "Unseen puzzles solved" if solved else "Accuracy on the blanks of unseen puzzles"
+    caption = f"{subject}, by number of blanks; first seed."
     return [Picture(figures.svg(figure, "blanks"), caption)]

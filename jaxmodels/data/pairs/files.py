@@ -1,12 +1,12 @@
-"""Files of questions with answers, in the formats that public corpora come in (SYSTEMS L-39).
+"""Readers of question-answer files in the formats of public corpora (docs/systems.md, L-39).
 
-    .jsonl          one object a line, with two fields of `FIELDS`
-    .csv            with a line of names, two of them of `FIELDS` (CNN/DailyMail as it is published)
-    .tsv            question, tab, answer; no line of names
-    .json           SQuAD, 1.1 or 2.0: the text and the question; what has no answer is left out
-    text.en+text.es two files, line by line (WMT, OPUS, JFLEG): the first asks, the second answers
+    .jsonl          one object per line, with two fields of `FIELDS`
+    .csv            with a header line, two of its fields in `FIELDS` (CNN/DailyMail as published)
+    .tsv            question, tab, answer; no header line
+    .json           SQuAD 1.1 or 2.0: context and question; questions without answer are left out
+    text.en+text.es two parallel files (WMT, OPUS, JFLEG): questions, then answers
 
-Whatever is wrong with a file is a UserError that names file and place.
+A malformed file raises a UserError that names file and line.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ FIELDS = (
     ("article", "highlights"),
     ("document", "summary"),
 )
-SUFFIXES = (".jsonl", ".tsv")  # of a folder; .csv and .json may be anything, name them
-BESIDE = "+"  # between two files that are read line by line
+SUFFIXES = (".jsonl", ".tsv")  # read from folders; .csv and .json files must be named
+PARALLEL = "+"  # separates the names of two parallel files
 
 
 def read_all(paths: Sequence[str], prefix: str = "") -> list[Pair]:
     """Read the pairs of files, folders, globs and `one+other`; prefix each question."""
-    beside = [path for path in paths if _is_beside(path)]
-    pairs = [pair for path in beside for pair in read_beside(*_two(path))]
-    rest = [path for path in paths if path not in beside]
+    parallel = [path for path in paths if _is_parallel(path)]
+    pairs = [pair for path in parallel for pair in read_parallel(*_two_files(path))]
+    rest = [path for path in paths if path not in parallel]
     for file in find_files(rest, SUFFIXES) if rest else []:
         pairs += read_pairs(file)
     if not pairs:
-        raise UserError(f"{', '.join(map(str, paths))}: no question with an answer in there")
+        raise UserError(f"{', '.join(map(str, paths))}: contains no question with an answer")
     return [dataclasses.replace(pair, question=prefix + pair.question) for pair in pairs]
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:
-    """Read one file by its suffix; an unknown suffix is read as JSON lines."""
-    kinds = {".tsv": _tsv, ".csv": _csv, ".json": _squad}
-    for place, question, answer in kinds.get(path.suffix.lower(), _jsonl)(path):
+    """Read one file by its suffix; unknown suffixes are read as JSON lines."""
+    readers = {".tsv": _tsv, ".csv": _csv, ".json": _squad}
+    for place, question, answer in readers.get(path.suffix.lower(), _jsonl)(path):
         yield _pair(question, answer, path.stem, place)
 
 
-def read_beside(questions: Path, answers: Path) -> Iterator[Pair]:
-    """Read two files line by line; skip lines that are blank in both."""
+def read_parallel(questions: Path, answers: Path) -> Iterator[Pair]:
+    """Read two parallel files; skip lines that are blank in both."""
     sides = [
         read_text(path).decode("utf-8").rstrip("\n").split("\n") for path in (questions, answers)
     ]
@@ -69,26 +69,25 @@ def read_beside(questions: Path, answers: Path) -> Iterator[Pair]:
     if counts[0] != counts[1]:
         raise UserError(
             f"{questions}: {counts[0]} lines, but {answers} has {counts[1]}; "
-            "line by line, one must answer the other"
+            "parallel files must have equally many"
         )
     for number, (question, answer) in enumerate(zip(*sides, strict=True), 1):
         if question.strip() or answer.strip():
             yield _pair(question, answer, questions.stem, f"{questions}:{number}")
 
 
-def _is_beside(path: str | Path) -> bool:
-    """Return whether a path names two files: it is no file itself, but the part before + is."""
-    whole, first = Path(path).expanduser(), Path(str(path).split(BESIDE)[0]).expanduser()
-    return BESIDE in str(path) and not whole.exists() and first.is_file()
+def _is_parallel(path: str | Path) -> bool:
+    """Return whether a path names two files: it is not a file, but the part before + is."""
+    whole, first = Path(path).expanduser(), Path(str(path).split(PARALLEL)[0]).expanduser()
+    return PARALLEL in str(path) and not whole.exists() and first.is_file()
 
 
-def _two(given: str) -> tuple[Path, Path]:
-    names = given.split(BESIDE)
-    paths = [Path(name).expanduser() for name in names]
-    missing = [str(path) for path in paths if not path.is_file()]
+def _two_files(path: str) -> tuple[Path, Path]:
+    paths = [Path(name).expanduser() for name in path.split(PARALLEL)]
+    missing = [str(part) for part in paths if not part.is_file()]
     if len(paths) != 2 or missing:
-        what = f"{missing[0]} is no file" if missing else f"{len(paths)} names"
-        raise UserError(f"{given}: expected two files, QUESTIONS{BESIDE}ANSWERS; {what}")
+        problem = f"{missing[0]} is not a file" if missing else f"got {len(paths)} names"
+        raise UserError(f"{path}: expected two files, QUESTIONS{PARALLEL}ANSWERS; {problem}")
     return paths[0], paths[1]
 
 
@@ -99,7 +98,7 @@ def _pair(question: Any, answer: Any, task: str, place: str) -> Pair:
         if not text.strip():
             raise UserError(f"{place}: the {name} is empty")
         if any("\ud800" <= symbol <= "\udfff" for symbol in text):
-            raise UserError(f"{place}: half of a surrogate pair, which is no character")
+            raise UserError(f"{place}: an unpaired surrogate, which is not a character")
     return Pair(normalised(question), normalised(answer), task)
 
 
@@ -107,8 +106,8 @@ def _fields(names: Sequence[str], place: str) -> tuple[str, str]:
     for pair in FIELDS:
         if pair[0] in names and pair[1] in names:
             return pair
-    wanted = " or ".join(" and ".join(pair) for pair in FIELDS)
-    raise UserError(f"{place}: expected the fields {wanted}; found {', '.join(names) or 'none'}")
+    expected = " or ".join(" and ".join(pair) for pair in FIELDS)
+    raise UserError(f"{place}: expected the fields {expected}; got {', '.join(names) or 'none'}")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Any, Any]]:
@@ -128,7 +127,7 @@ def _tsv(path: Path) -> Iterator[tuple[str, Any, Any]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
     text = io.StringIO(read_text(path).decode("utf-8"), newline="")
-    usual = csv.field_size_limit(2**31 - 1)  # of all readers: 131,072, less than an article has
+    old_limit = csv.field_size_limit(2**31 - 1)  # the default, 131,072, is less than an article
     rows = csv.DictReader(text, strict=True)
     try:
         question, answer = _fields(rows.fieldnames or [], f"{path}:1")
@@ -137,7 +136,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Any, Any]]:
     except csv.Error as error:
         raise UserError(f"{path}:{rows.line_num + 1}: not valid CSV, {error}") from error
     finally:
-        csv.field_size_limit(usual)
+        csv.field_size_limit(old_limit)
 
 
 def _squad(path: Path) -> Iterator[tuple[str, Any, Any]]:
@@ -145,10 +144,10 @@ def _squad(path: Path) -> Iterator[tuple[str, Any, Any]]:
     for article in require(document, "data", list, path, "the document"):
         for paragraph in require(article, "paragraphs", list, path, "an article"):
             context = require(paragraph, "context", str, path, "a paragraph")
-            for asked in require(paragraph, "qas", list, path, "a paragraph"):
-                question = require(asked, "question", str, path, "a question")
-                place = f"question {asked.get('id', '?')}"
-                answers = require(asked, "answers", list, path, place)
-                if answers:  # the first is that of the file's author
+            for entry in require(paragraph, "qas", list, path, "a paragraph"):
+                question = require(entry, "question", str, path, "a question")
+                place = f"question {entry.get('id', '?')}"
+                answers = require(entry, "answers", list, path, place)
+                if answers:  # the first one is the question author's
                     text = require(answers[0], "text", str, path, place)
                     yield f"{path}: {place}", f"{context}\n{question}", text

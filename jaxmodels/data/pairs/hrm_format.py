@@ -1,12 +1,12 @@
-"""Rows in files, as HRM's loader reads them and as its text variant names them.
+"""HRM's dataset format, under the file names of its loader and of its text variant.
 
-    FOLDER/tokenizer.json      what the ids mean, where it is known
-    FOLDER/train, FOLDER/test  one folder a split, each with
+    FOLDER/tokenizer.json      the tokenizer, where it is known
+    FOLDER/train, FOLDER/test  one folder per split, each with
       dataset.json, all__inputs.npy ...   names of `sapientinc/HRM:puzzle_dataset.py`
-      metadata.json, inputs.npy ...       the same under the names of SYSTEMS L-34
+      metadata.json, inputs.npy ...       names of the text variant (docs/systems.md, L-34)
 
-A row is an example; a puzzle is one or more examples that follow each other, a group one or more
-puzzles. HRM draws one puzzle of each group an epoch.
+A row is an example; a puzzle is one or more consecutive examples, a group one or more puzzles. HRM
+draws one puzzle of each group per epoch.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 from jaxmodels.data.tokenizers.special import SEP
 from jaxmodels.errors import UserError
 
-IGNORED = -100  # the label where there is none
+IGNORED = -100  # label id of positions without a label
 SPLITS = ("train", "test")
 TOKENIZER_FILE = "tokenizer.json"
-# For each layout: the metadata file, and the file of an array by set and field.
+# For each layout: the metadata file, and the file name of an array by set and field.
 LAYOUTS = (("dataset.json", "{set}__{field}.npy"), ("metadata.json", "{field}.npy"))
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Metadata of one split: the fields of HRM's `PuzzleDatasetMetadata` (SYSTEMS L-33), no more.
+    """Metadata of one split: the fields of HRM's `PuzzleDatasetMetadata`.
 
     Attributes:
-      ignore_label_id: label of a place that has none, besides -100; None: every place has one.
-      total_groups: over all sets.
+      ignore_label_id: id, besides -100, that means "no label"; None: every position has a label.
+      total_groups: number of groups over all sets.
     """
 
     seq_len: int
@@ -74,12 +74,7 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The contents of one folder.
-
-    Attributes:
-      metadata: see there.
-      sets: name -> arrays.
-    """
+    """The contents of one split: its metadata, and the arrays of each set by name."""
 
     metadata: Metadata
     sets: dict[str, Arrays]
@@ -99,7 +94,7 @@ class Split:
 
 
 def arrays_of(rows: Rows, group_sizes: np.ndarray) -> Arrays:
-    """Return rows as arrays, each row a puzzle; group_sizes (groups,): puzzles of each group."""
+    """Return rows as arrays, each row a puzzle; group_sizes (groups,) counts puzzles per group."""
     puzzles = np.arange(len(rows.inputs) + 1, dtype=np.int32)
     ends = np.cumsum(group_sizes)
     return Arrays(
@@ -112,7 +107,7 @@ def arrays_of(rows: Rows, group_sizes: np.ndarray) -> Arrays:
 
 
 def write_split(folder: Path, arrays: Arrays, vocab_size: int) -> None:
-    """Write one set "all" in both layouts. Metadata come last: a folder without is unfinished."""
+    """Write one set "all" in both layouts; metadata last, so that without it a folder is unfinished."""
     metadata = Metadata(
         seq_len=arrays.inputs.shape[1],
         vocab_size=vocab_size,
@@ -133,19 +128,18 @@ def write_split(folder: Path, arrays: Arrays, vocab_size: int) -> None:
 
 
 def read_built(folder: Path) -> tuple[dict[str, Split], Tokenizer | None]:
-    """Read a folder: return ({split name: contents}, its tokenizer or None).
+    """Read a folder; return ({split name: contents}, its tokenizer or None).
 
-    Either layout will do; where both are there they must agree. Arrays of any integer type become
-    int32.
+    Reads either layout; if both exist they must agree. Arrays of any integer type become int32.
 
     Raises:
-      UserError: no split at all, a missing, damaged or contradictory file; names the file.
+      UserError: no split, or a missing, damaged or contradictory file; names the file.
     """
     folder = Path(folder)
-    found = [name for name in SPLITS if (folder / name).is_dir()]
-    if not found:
-        raise UserError(f"{folder}: no folder {' or '.join(SPLITS)} in it; name what was built")
-    splits = {name: _read_split(folder / name) for name in found}
+    names = [name for name in SPLITS if (folder / name).is_dir()]
+    if not names:
+        raise UserError(f"{folder}: has no folder {' or '.join(SPLITS)}; name a built dataset")
+    splits = {name: _read_split(folder / name) for name in names}
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         return splits, None
@@ -163,7 +157,7 @@ def read_built(folder: Path) -> tuple[dict[str, Split], Tokenizer | None]:
 
 
 def question_of(row: np.ndarray) -> np.ndarray:
-    """Return the ids before SEP in a row of text, ids (seq_len,)."""
+    """Return the ids before SEP in a row of text ids (seq_len,)."""
     ends = np.flatnonzero(row == SEP)
     return row[: ends[0]] if len(ends) else row
 
@@ -172,12 +166,12 @@ def _read_split(folder: Path) -> Split:
     layouts = [(name, pattern) for name, pattern in LAYOUTS if (folder / name).is_file()]
     if not layouts:
         names = " or ".join(name for name, _ in LAYOUTS)
-        raise UserError(f"{folder}: no {names} in it; it is no dataset, or was not finished")
+        raise UserError(f"{folder}: has no {names}; not a dataset, or one that was not finished")
     read = []
     for name, pattern in layouts:
         metadata = _read_metadata(folder / name)
         if pattern == LAYOUTS[1][1] and len(metadata.sets) != 1:
-            raise UserError(f"{folder / name}: sets: one is expected where files name none")
+            raise UserError(f"{folder / name}: sets: expected exactly one in this layout")
         sets = {
             of: Arrays(*(_load(folder / pattern.format(set=of, field=f)) for f in Arrays._fields))
             for of in metadata.sets
@@ -187,13 +181,13 @@ def _read_split(folder: Path) -> Split:
         groups = sum(len(arrays.group_indices) - 1 for arrays in sets.values())
         if groups != metadata.total_groups:
             raise UserError(
-                f"{folder / name}: total_groups is {metadata.total_groups}, files have {groups}"
+                f"{folder / name}: total_groups is {metadata.total_groups}, but the files have {groups}"
             )
         read.append(Split(metadata, sets))
     if len(read) == 2:
-        for wrong in _differences(*read):
+        for field in _differences(*read):
             raise UserError(
-                f"{folder}: {wrong} differs between {LAYOUTS[0][0]} and {LAYOUTS[1][0]} with "
+                f"{folder}: {field} differs between {LAYOUTS[0][0]} and {LAYOUTS[1][0]} with "
                 "their files; remove one of the two layouts"
             )
     return read[0]
@@ -209,46 +203,46 @@ def _differences(one: Split, other: Split) -> Iterator[str]:
 
 
 def _read_metadata(path: Path) -> Metadata:
-    values, _ = json_document(path, dict, "an object with the metadata of a dataset")
+    values, _ = json_document(path, dict, "an object with dataset metadata")
     for field in dataclasses.fields(Metadata):
         if field.name not in values:
             raise UserError(f"{path}: field {field.name!r} is missing")
         value = values[field.name]
         if field.name == "sets":
-            right = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
-            right = right and all(v and Path(v).name == v for v in value)
+            valid = isinstance(value, list) and value and all(isinstance(v, str) for v in value)
+            valid = valid and all(v and Path(v).name == v for v in value)
         elif field.name == "mean_puzzle_examples":
-            right = isinstance(value, int | float) and value > 0
+            valid = isinstance(value, int | float) and value > 0
         elif field.name == "ignore_label_id":
-            right = isinstance(value, int | types.NoneType)
+            valid = isinstance(value, int | types.NoneType)
         else:
-            right = isinstance(value, int) and value >= 0
-        if not right or isinstance(value, bool):
+            valid = isinstance(value, int) and value >= 0
+        if not valid or isinstance(value, bool):
             raise UserError(f"{path}: field {field.name!r} must not be {value!r:.40}")
     return Metadata(**{field.name: values[field.name] for field in dataclasses.fields(Metadata)})
 
 
 def _load(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise UserError(f"{path}: is missing; build the dataset again")
+        raise UserError(f"{path}: missing; build the dataset again")
     try:
         with path.open("rb") as file:
             values = np.lib.format.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, OSError, MemoryError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: no array that can be read ({reason:.80})") from error
+        raise UserError(f"{path}: not a readable array ({reason:.80})") from error
     if not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"{path}: expected whole numbers, got {values.dtype}")
+        raise UserError(f"{path}: expected integers, got {values.dtype}")
     if values.size and not (-(2**31) <= values.min() and values.max() < 2**31):
-        raise UserError(f"{path}: has numbers that do not fit in 32 bits")
+        raise UserError(f"{path}: contains integers that do not fit in 32 bits")
     return values.astype(np.int32)
 
 
 def _check(folder: Path, pattern: str, arrays: Arrays, metadata: Metadata) -> None:
-    """Check everything that reading by these indices relies on."""
+    """Check shapes, index arrays and id ranges."""
 
-    def refuse(field, what):
-        raise UserError(f"{folder / pattern.replace('{field}', field)}: {what}")
+    def refuse(field, problem):
+        raise UserError(f"{folder / pattern.replace('{field}', field)}: {problem}")
 
     inputs, labels, identifiers, *indices = arrays
     if inputs.ndim != 2 or not inputs.size or inputs.shape[1] != metadata.seq_len:
@@ -257,28 +251,28 @@ def _check(folder: Path, pattern: str, arrays: Arrays, metadata: Metadata) -> No
         refuse("labels", f"has shape {labels.shape}, inputs {inputs.shape}")
     if identifiers.ndim != 1:
         refuse("puzzle_identifiers", f"expected (puzzles,), got {identifiers.shape}")
-    for field, ends, of, count in zip(
+    for field, ends, unit, count in zip(
         ("puzzle_indices", "group_indices"),
         indices,
         ("examples", "puzzles"),
         (len(inputs), len(identifiers)),
         strict=True,
     ):
-        right = ends.ndim == 1 and len(ends) > 1 and ends[0] == 0 and ends[-1] == count
-        if not right or (np.diff(ends) <= 0).any():
-            refuse(field, f"must rise from 0 to the {count} {of}")
+        valid = ends.ndim == 1 and len(ends) > 1 and ends[0] == 0 and ends[-1] == count
+        if not valid or (np.diff(ends) <= 0).any():
+            refuse(field, f"must increase from 0 to {count} {unit}")
     if len(indices[0]) != len(identifiers) + 1:
-        refuse("puzzle_indices", f"expected {len(identifiers) + 1}, one more than puzzles")
-    for field, values, below, also in (
+        refuse("puzzle_indices", f"expected {len(identifiers) + 1} entries, one more than puzzles")
+    for field, values, limit, extra in (
         ("inputs", inputs, metadata.vocab_size, ()),
         ("labels", labels, metadata.vocab_size, (IGNORED, _ignored(metadata))),
         ("puzzle_identifiers", identifiers, metadata.num_puzzle_identifiers, ()),
     ):
-        wrong = (values < 0) | (values >= below)
-        for value in also:
+        wrong = (values < 0) | (values >= limit)
+        for value in extra:
             wrong &= values != value
         if wrong.any():
-            refuse(field, f"has {int(values[wrong][0])}, which is not in 0..{below - 1}")
+            refuse(field, f"has {int(values[wrong][0])}, which is not in 0..{limit - 1}")
 
 
 def _ignored(metadata: Metadata) -> int:

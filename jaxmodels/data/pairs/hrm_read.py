@@ -1,8 +1,7 @@
-"""Built folders as pairs, so that a run trains on them and is asked as on any other pairs.
+"""HRM datasets as pairs, so that a run trains on them and is evaluated like on any other pairs.
 
-Whatever HRM's loader reads can be learned from: rows of one input and its labels, each with the
-identifier of its puzzle. All sets of a split are taken together, and an epoch shows every row once
-(HRM's shows one puzzle of each group).
+Everything that HRM's loader reads is supported. All sets of a split are concatenated, and an epoch
+shows every row once (HRM's shows one puzzle of each group).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
 
-# Of a grid whose symbols nobody has named: an open cell of HRM's Sudokus, then numbers.
+# Symbols of a grid without a tokenizer: an open cell of HRM's Sudokus, then numbers.
 SYMBOLS = ".123456789" + string.ascii_lowercase + string.ascii_uppercase
 UNKNOWN = "\ufffd"
 
@@ -28,75 +27,76 @@ UNKNOWN = "\ufffd"
 def built_pairs(
     folder: str | Path, mode: str, seq_len: int, symbols: str = ""
 ) -> tuple[dict[str, list[Pair]], Tokenizer]:
-    """Read a folder: return (pairs of "train" and of "test", the tokenizer of their ids).
+    """Read a folder; return ({"train": pairs, "test": pairs}, the tokenizer of their ids).
 
     Args:
       folder: see `read_built`.
-      mode, seq_len: of the model that is to read them.
-      symbols: of a grid, from id 1; "" takes `SYMBOLS`.
+      mode, seq_len: mode and row length of the model.
+      symbols: symbols of a grid, from id 1; "" = `SYMBOLS`.
 
     Raises:
-      UserError: a split is missing, or rows are not what such a model would be given; names it.
+      UserError: a split is missing, or its rows are not laid out as the model expects.
     """
     splits, tokenizer = read_built(Path(folder))
     if len(splits) < 2:
-        raise UserError(f"{folder}: has only {', '.join(splits)}; train and test are needed")
+        raise UserError(f"{folder}: has only {', '.join(splits)}; expected train and test")
     if tokenizer is None:
         if mode != "grid":
             raise UserError(
-                f"{folder}: has no {TOKENIZER_FILE}, so that its ids have no meaning as text; "
-                "a model in mode 'grid' can learn from it"
+                f"{folder}: has no {TOKENIZER_FILE}, so its ids cannot be decoded to text; "
+                "use a model in mode 'grid'"
             )
         tokenizer = _grid_tokenizer(folder, splits["train"], symbols)
-    found = {}
+    pairs = {}
     for name, split in splits.items():
         where = f"{folder}/{name}"
         m = split.metadata
         if m.seq_len != seq_len:
             raise UserError(
-                f"{where}: rows have {m.seq_len} places, but the model reads {seq_len}; set "
+                f"{where}: rows have {m.seq_len} tokens, but the model reads {seq_len}; set "
                 f"--config.seq_len={m.seq_len}"
             )
         if m.vocab_size != tokenizer.vocab_size:
             raise UserError(
-                f"{where}: vocab_size is {m.vocab_size}, but that of the puzzle named in "
-                f"config.data.tasks is {tokenizer.vocab_size}; name another, or none"
+                f"{where}: vocab_size is {m.vocab_size}, but the puzzle named in config.data.tasks "
+                f"has {tokenizer.vocab_size}; name another, or none"
             )
-        parts = [split.rows(of) for of in split.sets]
+        parts = [split.rows(set_name) for set_name in split.sets]
         rows = Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        found[name] = _pairs(rows, tokenizer, mode, Path(folder).name)
-        _must_agree(where, rows, found[name], tokenizer, mode)
-    return found, tokenizer
+        pairs[name] = _pairs(rows, tokenizer, mode, Path(folder).name)
+        _check_round_trip(where, rows, pairs[name], tokenizer, mode)
+    return pairs, tokenizer
 
 
 def verify(folder: Path) -> str:
-    """Describe a folder from its files: shapes, vocabulary, length, leaks (L-38)."""
+    """Describe a folder: shapes, vocabulary, length, questions on both sides of the split."""
     splits, tokenizer = read_built(folder)
-    text = tokenizer is not None and not isinstance(tokenizer, GridTokenizer)
-    lines, asked = [], {}
+    is_text = tokenizer is not None and not isinstance(tokenizer, GridTokenizer)
+    lines, questions = [], {}
     for name, split in splits.items():
         m = split.metadata
         lines.append(f"{name}: seq_len {m.seq_len}, vocab_size {m.vocab_size}")
-        asked[name] = set()
-        for of, arrays in split.sets.items():
+        questions[name] = set()
+        for set_name, arrays in split.sets.items():
             shapes = (f"{field} {values.shape}" for field, values in arrays._asdict().items())
-            lines.append(f"  {of}: " + ", ".join(shapes))
-            rows = split.rows(of)
+            lines.append(f"  {set_name}: " + ", ".join(shapes))
+            rows = split.rows(set_name)
             labels = rows.targets[rows.weights > 0]
-            unknown = f", {np.mean(labels == UNK):.1%} of them unknown" if text else ""
+            unknown = f", {np.mean(labels == UNK):.1%} of them unknown" if is_text else ""
             lines.append(f"  {len(labels):,} labels{unknown}")
-            asked[name] |= {(question_of(row) if text else row).tobytes() for row in arrays.inputs}
-            if text:
-                lines.append(f"  {_shown(split, of, tokenizer)}")
-    if len(asked) == 2:
-        lines.append(f"questions on both sides: {len(asked['train'] & asked['test'])}")
+            for row in arrays.inputs:
+                questions[name].add((question_of(row) if is_text else row).tobytes())
+            if is_text:
+                lines.append(f"  {_first_row(rows, tokenizer)}")
+    if len(questions) == 2:
+        lines.append(f"questions on both sides: {len(questions['train'] & questions['test'])}")
     return "\n".join(lines)
 
 
 def _grid_tokenizer(folder, split: Split, symbols: str) -> GridTokenizer:
     count = split.metadata.vocab_size - 1
     if count > len(SYMBOLS):
-        raise UserError(f"{folder}: {count} symbols of a grid, more than {len(SYMBOLS)}")
+        raise UserError(f"{folder}: a grid with {count} symbols; at most {len(SYMBOLS)} are supported")
     return GridTokenizer(symbols or SYMBOLS[:count])
 
 
@@ -116,31 +116,29 @@ def _pairs(rows: Rows, tokenizer: Tokenizer, mode: str, task: str) -> list[Pair]
 
 
 def _decoded(ids: np.ndarray, tokenizer: Tokenizer) -> str:
-    """Return the text; each unknown token becomes a character that encodes to UNK again."""
+    """Return the text; unknown tokens become a character that encodes to UNK again."""
     parts = np.split(ids, np.flatnonzero(ids == UNK))
     return UNKNOWN.join(tokenizer.decode(part[part != UNK]) for part in parts)
 
 
-def _must_agree(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> None:
+def _check_round_trip(where, rows: Rows, pairs, tokenizer: Tokenizer, mode: str) -> None:
     """Raise UserError unless the pairs lay out to exactly the rows that were read."""
     again = lay_out_pairs(pairs, tokenizer, mode, rows.inputs.shape[1])
     for one, other in zip(rows[:3], again[:3], strict=True):
         differs = np.flatnonzero((one != other).any(1))
         if len(differs):
             row = int(differs[0])
-            why = "was it built with another --mode?"
+            hint = "was it built with another --mode?"
             if mode != "grid" and UNK in rows.inputs[row]:
-                why = "its tokenizer lacks some of the characters, build it with another"
+                hint = "its tokenizer lacks some of the characters; build it with another"
             raise UserError(
                 f"{where}: row {row} ({pairs[row].question[:40]!r}) is not what a model in mode "
-                f"{mode!r} reads; {why}"
+                f"{mode!r} reads; {hint}"
             )
 
 
-def _shown(split: Split, of: str, tokenizer: Tokenizer) -> str:
-    """Return the first row as text."""
-    rows = split.rows(of)
-    row, places = rows.inputs[0], np.flatnonzero(rows.weights[0])
+def _first_row(rows: Rows, tokenizer: Tokenizer) -> str:
+    row, labelled = rows.inputs[0], rows.weights[0] > 0
     question = tokenizer.decode(question_of(row))
-    answer = tokenizer.decode(read_answer(rows.targets[0][places], row[:0]))
+    answer = tokenizer.decode(read_answer(rows.targets[0][labelled], row[:0]))
     return f"first: {question!r} -> {answer!r}"

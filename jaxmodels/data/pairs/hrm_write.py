@@ -1,7 +1,7 @@
-"""Pairs to folders of HRM's format.
+"""Writer of pairs in HRM's dataset format.
 
-Each question is a group of its own that holds all its answers: they are never on both sides of the
-split, and HRM's loader draws one of them an epoch, however often the source repeats it.
+Each question forms one group with all its answers. They never end up on both sides of the split,
+and HRM's loader draws one of them per epoch, however often the source repeats the question.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def write_hrm(
     skip_long: bool = False,
     origin: Mapping[str, object],
 ) -> tuple[dict[str, int], int]:
-    """Write a new folder, all or nothing; return (rows of each split, pairs left out).
+    """Write a new folder, all or nothing; return (rows of each split, number of pairs left out).
 
     Args:
       mode, seq_len, skip_long: see `lay_out_pairs`.
-      origin: how the pairs were made, for `build.json`; plain JSON values.
+      origin: JSON values that state how the pairs were made, for `build.json`.
 
     Raises:
       UserError: `out` exists or cannot be written, or a pair does not fit.
@@ -53,7 +53,7 @@ def write_hrm(
             write_split(temporary / name, arrays, tokenizer.vocab_size)
         for name, text in (
             (TOKENIZER_FILE, tokenizer.to_json()),
-            ("identifiers.json", json.dumps(["<blank>"])),  # as HRM: names of identifiers
+            ("identifiers.json", json.dumps(["<blank>"])),  # names of identifiers, as HRM has them
             ("build.json", json.dumps({**origin, "left_out": left_out}, indent=1)),
         ):
             (temporary / name).write_text(text + "\n", encoding="utf-8")
@@ -61,8 +61,8 @@ def write_hrm(
 
 
 def _grouped(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs with those of one question adjacent, questions in order of appearance."""
-    whole: dict[str, list[Pair]] = {}
+    """Return the pairs grouped by question, questions in order of appearance."""
+    groups: dict[str, list[Pair]] = {}
     for pair in pairs:
-        whole.setdefault(pair.question.strip(), []).append(pair)
-    return [pair for members in whole.values() for pair in members]
+        groups.setdefault(pair.question.strip(), []).append(pair)
+    return [pair for members in groups.values() for pair in members]

@@ -1,8 +1,8 @@
-"""Questions with their answers: rows for HRLM, and batches of rows.
+"""Question-answer pairs, their rows for HRLM, and batches of rows.
 
 A batch is a dict of arrays with leading axis `batch_size // host_count`: inputs and targets int32
-(rows, seq_len), weights float32 (rows, seq_len), identifiers int32 (rows,). What a row holds:
-`data/pairs/layout.py`.
+(rows, seq_len), weights float32 (rows, seq_len), identifiers int32 (rows,). The layout of a row is
+defined in `data/pairs/layout.py`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Pair:
     """A question and its answer.
 
     Attributes:
-      question, answer: text; of a grid one symbol a cell.
-      task: what kind of question it is, for reports.
-      combination: what fills the slots of a template, by which seen is told from unseen; of a
-        puzzle its number of blanks, or what else says how hard it is.
-      identifier: of a puzzle that a model learns a vector for; 0 = none.
+      question, answer: text; in a grid, one symbol per cell.
+      task: kind of question, for reports.
+      combination: slot values of a template, by which splits are made; for a puzzle, its number of
+        blanks or another measure of difficulty.
+      identifier: index of a puzzle's learned embedding; 0 = none.
     """
 
     question: str
@@ -51,10 +51,10 @@ class PairCorpus:
     """Pairs in three splits, and their tokenizer.
 
     Attributes:
-      name: what it is called in a report.
+      name: name for reports.
       train, valid, test: the pairs.
-      tokenizer: of questions and answers.
-      split: how they were split, in words.
+      tokenizer: tokenizer of questions and answers.
+      split: description of the split.
     """
 
     name: str
@@ -65,23 +65,23 @@ class PairCorpus:
     split: str
 
     def fingerprint(self) -> str:
-        """SHA-256 over all pairs and the tokenizer."""
+        """Return the SHA-256 over all pairs and the tokenizer."""
         digest = hashlib.sha256(self.tokenizer.to_json().encode())
         for part in (self.train, self.valid, self.test):
             digest.update(f"split:{len(part)};".encode())
             for pair in part:
-                which = f"{pair.identifier}\0" if pair.identifier else ""
-                digest.update(f"{pair.question}\0{pair.answer}\0{which}".encode())
+                suffix = f"{pair.identifier}\0" if pair.identifier else ""
+                digest.update(f"{pair.question}\0{pair.answer}\0{suffix}".encode())
         return digest.hexdigest()
 
 
 class Rows(NamedTuple):
-    """Pairs laid out.
+    """Rows of many pairs, see `layout.Row`.
 
     Attributes:
-      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len). See `layout.Row`.
+      inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len).
       identifiers: int32 (n,).
-      kept: int64 (n,), which of the pairs each row is of; those too long are left out.
+      kept: int64 (n,), index of the pair of each row; pairs that are too long are left out.
     """
 
     inputs: np.ndarray
@@ -97,7 +97,7 @@ def normalised(text: str) -> str:
 
 
 def texts_of(pairs: Sequence[Pair]) -> list[str]:
-    """Return every question and its answer in turn, e.g. to fit a tokenizer on."""
+    """Return questions and answers alternating, e.g. to fit a tokenizer on."""
     return [text for pair in pairs for text in (pair.question, pair.answer)]
 
 
@@ -114,8 +114,8 @@ def lay_out_pairs(
 
     Args:
       mode, seq_len: see `lay_out`.
-      skip_long: leave out what does not fit; else it is a UserError naming the pair.
-      answered: False gives the rows that a model is asked with; answers are not looked at.
+      skip_long: leave out pairs that do not fit; otherwise they raise a UserError.
+      answered: False returns prompts for inference; answers are not read.
     """
     rows, kept = [], []
     for number, pair in enumerate(pairs):
@@ -132,7 +132,7 @@ def lay_out_pairs(
         raise UserError(
             f"seq_len: none of {len(pairs)} pairs fits in a row of {seq_len}"
             if pairs
-            else "no pairs: this split is empty, give more examples or larger fractions"
+            else "no pairs: this split is empty; give more examples or larger fractions"
         )
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
     identifiers = np.array([pairs[number].identifier for number in kept], np.int32)
@@ -145,25 +145,25 @@ def that_fit(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: in
     return [pairs[number] for number in kept]
 
 
-def evenly_spaced(items: Sequence, most: int | None) -> list:
-    """Return at most `most` items, evenly spaced, so that every file or task keeps some."""
-    if most is None or len(items) <= most:
+def evenly_spaced(items: Sequence, limit: int | None) -> list:
+    """Return at most `limit` items, evenly spaced, so that every file or task keeps some."""
+    if limit is None or len(items) <= limit:
         return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+    return [items[i] for i in np.linspace(0, len(items) - 1, limit).round().astype(int)]
 
 
 def split_by_key(
     pairs: Sequence[Pair], keys: Sequence[str], held_out: float, seed: int, use: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """Return (train, unseen); pairs of one key stay together.
+    """Return (train, unseen); pairs with the same key stay together.
 
     Args:
-      keys: of each pair.
-      held_out: share of the keys to hold out.
-      seed, use: which keys; another `use` is another draw of the same seed.
+      keys: one key per pair.
+      held_out: fraction of the distinct keys to hold out.
+      seed, use: determine the keys; another `use` is another draw of the same seed.
     """
     if not 0.0 <= held_out < 1.0:
-        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
+        raise UserError(f"held_out: must be in [0, 1), got {held_out}")
     distinct = sorted(set(keys))
     order = random_order(seed, use, len(distinct))
     unseen = {distinct[i] for i in order[: round(len(distinct) * held_out)]}
@@ -175,11 +175,11 @@ def split_by_key(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random change of a grid that keeps its answer right.
+    """A random symmetry of a grid and its answer.
 
     Attributes:
       apply: (random uint64 (words,), question ids, answer ids) -> (question ids, answer ids).
-      words: how many random words it wants.
+      words: number of random words that `apply` reads.
     """
 
     apply: Callable
@@ -196,9 +196,9 @@ def pair_stream(
     augmentation: Augmentation | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
-    """Return endless training batches: each epoch all rows in a new order, newly augmented.
+    """Return endless training batches; every epoch reshuffles and re-augments all rows.
 
-    Position and determinism as in `data/text/streams.py`: the state of an iterator is its step.
+    As in `data/text/streams.py`, the state of an iterator is its step.
     """
     source = _Shuffled(rows, rows_of_host(batch_size, host_index, host_count), batch_size, seed)
     source.augmentation = augmentation
@@ -208,14 +208,14 @@ def pair_stream(
 def pair_eval_stream(
     rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
 ) -> grain.IterDataset:
-    """Return finite batches: every row once, in order; padding in the last has weight 0."""
+    """Return finite batches: every row once, in order; padding in the last batch has weight 0."""
     return grain_dataset(
         _InOrder(rows, rows_of_host(batch_size, host_index, host_count), batch_size), prefetch
     )
 
 
 class _Shuffled:
-    """Element = step; computed from its step alone."""
+    """Source of training batches: element = step, a function of the step alone."""
 
     augmentation: Augmentation | None = None
 
@@ -238,7 +238,7 @@ class _Shuffled:
         inputs, targets = self.rows.inputs[chosen], self.rows.targets[chosen]
         if self.augmentation is not None:
             for row, number in enumerate(numbers):
-                # Block 1: an epoch's order and a row's change never share random words.
+                # Block 1, so that the order of an epoch and an augmentation share no words.
                 words = random_words(self.seed, int(number), self.augmentation.words, block=1)
                 inputs[row], targets[row] = self.augmentation.apply(
                     words, inputs[row], targets[row]
@@ -252,7 +252,7 @@ class _Shuffled:
 
 
 class _InOrder:
-    """Element = step, `len` of them."""
+    """Source of evaluation batches: element = step."""
 
     def __init__(self, rows: Rows, mine: np.ndarray, batch_size: int):
         self.rows, self.mine, self.batch_size = rows, mine, batch_size

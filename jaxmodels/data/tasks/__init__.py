@@ -1,7 +1,7 @@
-"""Generated questions of three levels of difficulty (SYSTEMS L-35 to L-38), and their splits.
+"""Generated tasks of three levels of difficulty (docs/systems.md, L-35 to L-38), and splits.
 
-Each pair says what fills the slots of its template. What is *unseen* is a combination of slots that
-training never shows, made of values that it shows: only then can an answer be known at all.
+Each pair lists the slot values of its template. Splits hold out *combinations* of values, each of
+which occurs in training: otherwise no model could know the answer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Task:
 
     Attributes:
       level: 1 to 3.
-      every: all its pairs, in a fixed order.
+      all_pairs: yields all its pairs in a fixed order.
     """
 
     level: int
-    every: Callable[[], Iterable[Pair]]
+    all_pairs: Callable[[], Iterable[Pair]]
 
 
 TASKS = {
@@ -46,55 +46,58 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
     """Draw `count` pairs of a task without replacement (a task may itself hold duplicates).
 
     Raises:
-      UserError: unknown, or it has fewer.
+      UserError: unknown task, or it has fewer pairs.
     """
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
-    pairs = list(TASKS[name].every())
+    pairs = list(TASKS[name].all_pairs())
     if not 1 <= count <= len(pairs):
-        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, asked for {count:,}")
+        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, got {count:,}")
     return [pairs[i] for i in random_order(seed, 1, len(pairs))[:count]]
 
 
 def split_by_combination(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """Return (train, unseen): no combination on both sides, each value of a slot in training.
+    """Return (train, unseen): no combination on both sides, every slot value in training.
 
     Args:
-      held_out: share of the combinations to hold out; fewer where their values would be missing.
+      held_out: fraction of the combinations to hold out; fewer where values would be missing.
     """
     if not 0.0 <= held_out < 1.0:
-        raise UserError(f"held_out: a share in [0, 1), got {held_out}")
-    whole: dict[tuple[str, ...], list[Pair]] = {}
+        raise UserError(f"held_out: must be in [0, 1), got {held_out}")
+    groups: dict[tuple[str, ...], list[Pair]] = {}
     for pair in pairs:
         if not pair.combination:
-            raise UserError(f"{pair.question[:40]!r} does not say what fills its slots")
-        whole.setdefault(pair.combination, []).append(pair)
-    combinations = list(whole)
+            raise UserError(f"{pair.question[:40]!r} has no slot values (combination)")
+        groups.setdefault(pair.combination, []).append(pair)
+    combinations = list(groups)
     left = Counter((i, value) for c in combinations for i, value in enumerate(c))
-    wanted = round(held_out * len(combinations))
+    target = round(held_out * len(combinations))
     unseen: set[tuple[str, ...]] = set()
-    for place in random_order(seed, 2, len(combinations)):
-        if len(unseen) == wanted:
+    for index in random_order(seed, 2, len(combinations)):
+        if len(unseen) == target:
             break
-        slots = list(enumerate(combinations[place]))
+        slots = list(enumerate(combinations[index]))
         if all(left[slot] > 1 for slot in slots):
-            unseen.add(combinations[place])
+            unseen.add(combinations[index])
             left.subtract(slots)
-    # One question may be told by two combinations; it must not stand on both sides.
-    shown = {p.question for c, members in whole.items() if c not in unseen for p in members}
+    # Two combinations may give the same question; it must not be on both sides.
+    shown = {p.question for c, members in groups.items() if c not in unseen for p in members}
     held = [p for p in pairs if p.combination in unseen and p.question not in shown]
     return [p for p in pairs if p.combination not in unseen], held
 
 
-def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Split held-out pairs in two: no combination and no question is in both.
+def split_unseen(
+    pairs: Sequence[Pair], fraction: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Split held-out pairs so that no combination and no question is in both parts.
 
-    share: of the combinations, for the second part.
+    Args:
+      fraction: fraction of the combinations in the second part.
     """
     keys = ["\0".join(pair.combination) for pair in pairs]
-    first, second = split_by_key(pairs, keys, share, seed, use=4)
+    first, second = split_by_key(pairs, keys, fraction, seed, use=4)
     shown = {pair.question for pair in second}
     return [pair for pair in first if pair.question not in shown], second
 
@@ -102,6 +105,6 @@ def split_unseen(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[P
 def split_by_question(
     pairs: Sequence[Pair], held_out: float, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
-    """Return (train, unseen), split by unique question; all answers to one stay together."""
+    """Return (train, unseen), split by unique question with all its answers."""
     keys = [pair.question.strip() for pair in pairs]
     return split_by_key(pairs, keys, held_out, seed, use=3)

@@ -1,4 +1,4 @@
-"""Levels 2 and 3 (SYSTEMS L-36, L-37): grammar repair, extraction, extractive summary."""
+"""Level 2 and 3 tasks: grammar correction, extraction, extractive summary."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SENTENCES = (
 
 
 def grammar() -> Iterator[Pair]:
-    """A verb in the wrong person or tense is put right; some sentences are right already."""
+    """Yield sentences whose verb may have the wrong person or tense, and their correction."""
     for (subject, third), forms, (place, _), time in itertools.product(
         words.SUBJECTS, words.ACTIONS, words.PLACES, TIMES
     ):
@@ -30,16 +30,14 @@ def grammar() -> Iterator[Pair]:
 
 
 def extraction() -> Iterator[Pair]:
-    """Name and date out of a sentence."""
+    """Yield sentences, and the name and date in each."""
     days, years = range(1, 29, 3), range(1950, 2030, 4)
     dates = [
         (str(day), month, str(year)) for day in days for month in words.MONTHS for year in years
     ]
-    whole = itertools.product(words.NAMES, words.SURNAMES)
-    for number, (first, last) in enumerate(whole):
+    for number, (first, last) in enumerate(itertools.product(words.NAMES, words.SURNAMES)):
         for step, date in enumerate(dates):
-            # Every so many of them: all would be five million.
-            if (step + 7 * number) % 101:
+            if (step + 7 * number) % 101:  # a fraction of 1.4 million
                 continue
             form = (number + step) % len(SENTENCES)
             city = words.CITIES[(3 * number + step) % len(words.CITIES)]
@@ -54,7 +52,7 @@ def extraction() -> Iterator[Pair]:
 
 
 def summary() -> Iterator[Pair]:
-    """Of three sentences the one on the topic that is asked for."""
+    """Yield three sentences and, as answer, the one about a given topic."""
     topics = words.TOPICS
     for i, j in itertools.product(range(len(topics)), range(len(words.SAYINGS))):
         for shift in range(1, 13):
@@ -62,14 +60,14 @@ def summary() -> Iterator[Pair]:
             if len({i, *others}) < 3:
                 continue
             sayings = [(j + k * shift) % len(words.SAYINGS) for k in range(3)]
-            told = [
+            sentences = [
                 words.SAYINGS[saying].format(topics[topic])
                 for topic, saying in zip([i, *others], sayings, strict=True)
             ]
-            told = [f"{text[0].upper()}{text[1:]}." for text in told]
+            sentences = [f"{text[0].upper()}{text[1:]}." for text in sentences]
             for place in range(3):
-                order = [told[1], told[2]]
-                order.insert(place, told[0])
+                order = [sentences[1], sentences[2]]
+                order.insert(place, sentences[0])
                 combination = (topics[i], str(j), str(shift), str(place))
                 question = f"About {topics[i]}: {' '.join(order)}"
-                yield Pair(question, told[0], "summary", combination)
+                yield Pair(question, sentences[0], "summary", combination)

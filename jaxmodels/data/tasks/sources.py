@@ -20,24 +20,24 @@ def pairs_of_sources(
     seed: int = 0,
     question_prefix: str = "",
 ) -> tuple[list[Pair], list[Pair], str]:
-    """Return (training pairs, test pairs, how they were split in words).
+    """Return (training pairs, test pairs, description of the split).
 
-    Tasks are split by unseen combination of what fills their slots. A task with one slot has no
-    combinations: its pairs, and those of files, are split by unique question (SYSTEMS 5.3).
+    Tasks are split by unseen combination of slot values. Tasks with one slot have no combinations:
+    they and files are split by unique question, since a split by row would leak.
 
     Args:
       sources: names in `TASKS`, files and folders.
-      count: pairs of each task.
-      train_split: share of the questions to train on (L-34).
-      seed: of drawing and splitting.
-      question_prefix: put in front of each question of a file.
+      count: pairs per task.
+      train_split: fraction of the questions to train on.
+      seed: seed of sampling and splitting.
+      question_prefix: text put before each question of a file.
 
     Raises:
       UserError: neither a task nor a file, a malformed line, or an empty side.
     """
     if not 0.0 < train_split < 1.0:
-        raise UserError(f"train_split: a share between 0 and 1, got {train_split}")
-    held = 1.0 - train_split
+        raise UserError(f"train_split: must be between 0 and 1, got {train_split}")
+    held_out = 1.0 - train_split
     train: list[Pair] = []
     test: list[Pair] = []
     ways: list[str] = []
@@ -47,25 +47,25 @@ def pairs_of_sources(
         combines = all(len(pair.combination) > 1 for pair in pairs)
         split = split_by_combination if combines else split_by_question
         ways.append("by unseen combination of slots" if combines else "by unique question")
-        for side, part in zip((train, test), split(pairs, held, seed), strict=True):
+        for side, part in zip((train, test), split(pairs, held_out, seed), strict=True):
             side += part
     paths = [name for name in sources if name not in tasks]
     for path in paths:
-        # What is no file and looks like a name was perhaps meant as one.
+        # A plain word that is not a file may be a misspelt task.
         if not Path(path).exists() and Path(path).name == path and path.isidentifier():
             raise UserError(f"{path}: neither a file nor a task{did_you_mean(path, TASKS)}")
     if paths:
         pairs = read_all(paths, question_prefix)
         ways.append("by unique question")
-        parts = split_by_question(pairs, held, seed)
+        parts = split_by_question(pairs, held_out, seed)
         for side, part in zip((train, test), parts, strict=True):
             side += part
-    # A file may repeat what a task asks, or one task what another does.
+    # Different sources may contain the same question.
     shown = {pair.question.strip() for pair in train}
     test = [pair for pair in test if pair.question.strip() not in shown]
     if not (train and test):
         raise UserError(
-            f"train_split: {len(train)} pairs to train on and {len(test)} to test; give more "
-            "pairs or another share"
+            f"train_split: {len(train)} training and {len(test)} test pairs; give more pairs or "
+            "another fraction"
         )
     return train, test, " and ".join(dict.fromkeys(ways))

@@ -1,4 +1,4 @@
-"""Positions of each batch's tokens: one class a mode, each element a function of its step."""
+"""Sources of batches, one class per mode: element = step, a function of the step alone."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from jaxmodels.errors import UserError
 
 
 class Labeller(Protocol):
-    """Derives labels from tokens while batches are made (see `labels.RelationLabeller`)."""
+    """A source of labels derived from tokens as batches are made, see `labels.RelationLabeller`."""
 
     def index(self, tokens: np.ndarray, starts: np.ndarray) -> object:
-        """Prepare lookup in concatenated documents: tokens (n,), first position of each (d,)."""
+        """Prepare lookup in concatenated documents: tokens (n,), their first positions (d,)."""
         ...
 
     def lookup(
         self, index: object, positions: np.ndarray, since: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Labels int32 (n, ...) at positions (n,), from tokens since[i]..positions[i] only."""
+        """Return labels int32 (n, ...) at positions (n,), from tokens since[i]..positions[i]."""
         ...
 
 
 class Ring:
-    """All documents end to end, and the cutting of batches out of them."""
+    """All documents end to end, from which batches are cut."""
 
     def __init__(self, documents: Sequence[Document], labeller: Labeller | None = None):
         documents = [document for document in documents if len(document)]
         if not documents:
-            raise UserError("no text: this split of the corpus is empty, give more or longer files")
+            raise UserError("no text: this split of the corpus is empty; give more or longer files")
         self.tokens = np.concatenate([document.tokens for document in documents])
         self.lengths = np.array([len(document) for document in documents], np.int64)
         self.ends = np.cumsum(self.lengths)
@@ -45,19 +45,20 @@ class Ring:
         self.index = None
         if labeller is not None:
             if self.tokens.dtype != np.uint8:
-                raise UserError(
-                    "data.labels: labels are derived from bytes, set data.tokenizer='byte'"
-                )
+                raise UserError("data.labels: derived from bytes; set data.tokenizer='byte'")
             self.index = labeller.index(self.tokens, self.starts)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def batch(self, positions, reset, has_target, since) -> dict[str, np.ndarray]:
-        """Return a batch whose inputs are the tokens at `positions`; all arguments (rows, seq_len).
+        """Return the batch of the tokens at `positions`; all arguments are (rows, seq_len).
 
-        A position of -1 is padding. `since` is the earliest position that the state at this input
-        has read without interruption.
+        Args:
+          positions: positions of the inputs; -1 = padding.
+          reset: where the recurrent state starts from the initial one.
+          has_target: where the next token is a target.
+          since: first position that the state at this input has read without a reset.
         """
         real = positions >= 0
         at = np.where(real, positions, 0)
@@ -79,7 +80,7 @@ class Ring:
 
 
 class Tracks:
-    """`make_stream(mode="tracks")`: element = step."""
+    """The source of `make_stream(mode="tracks")`."""
 
     def __init__(
         self,
@@ -103,7 +104,7 @@ class Tracks:
         return sys.maxsize
 
     def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Order of the documents, start of each in that order, and where the ring is entered."""
+        """Return the order of documents, their starts in that order, and the ring's entry point."""
         words = random_words(self.seed, epoch, len(self.ring.lengths) + 1)
         order = np.argsort(words[1:], kind="stable")
         starts = np.cumsum(self.ring.lengths[order]) - self.ring.lengths[order]
@@ -116,9 +117,11 @@ class Tracks:
         return self.ring.batch(*self.cut(epoch, read, remembered))
 
     def cut(self, epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The arguments of `Ring.batch` (rows, n) for the tokens number `read` (n,) of each track.
+        """Return the arguments of `Ring.batch` (rows, n) for some tokens of each track.
 
-        remembered: how many tokens before each of them the state has read without interruption.
+        Args:
+          read: (n,) indices of the tokens within the track.
+          remembered: (n,) tokens before each that the state has read without a reset.
         """
         order, starts, entry = self.shuffled(epoch)
         track = self.rows * (self.steps_per_epoch * self.seq_len)
@@ -136,11 +139,10 @@ class Tracks:
 
 
 class GrowingTracks(Tracks):
-    """`make_stream(mode="tracks", lengths=...)`: element = step, of the length that holds then.
+    """The source of `make_stream(mode="tracks", lengths=...)`: segments whose length grows.
 
-    Tracks are whole multiples of the longest segment. A segment may begin in one epoch and end in
-    the next: the first token of a track has its reset wherever in a segment it stands. With one
-    length the batches are those of `Tracks`.
+    Tracks are multiples of the longest segment. A segment may span two epochs: the first token of
+    a track has its reset anywhere in a segment. With one length, batches equal those of `Tracks`.
     """
 
     def __init__(
@@ -152,7 +154,7 @@ class GrowingTracks(Tracks):
         seed: int,
         carry_state: bool = True,
     ):
-        """lengths: (first step, seq_len) ascending, the first from step 0."""
+        """Take lengths as (first step, seq_len), ascending from step 0."""
         longest = max(length for _, length in lengths)
         super().__init__(ring, rows, batch_size, longest, seed, carry_state)
         self.track_length = self.steps_per_epoch * longest
@@ -161,14 +163,14 @@ class GrowingTracks(Tracks):
         spans = np.diff(self.starts) * self.lengths[:-1]
         self.read_before = [0, *np.cumsum(spans, dtype=np.int64).tolist()]
 
-    def _where(self, step: int) -> tuple[int, int]:
-        """(tokens that a track has read before this step, tokens that it reads now)."""
+    def _progress(self, step: int) -> tuple[int, int]:
+        """Return the tokens that a track has read before a step, and those that it reads in it."""
         phase = int(np.searchsorted(self.starts, step, side="right")) - 1
         length = self.lengths[phase]
         return self.read_before[phase] + (step - self.starts[phase]) * length, length
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        before, length = self._where(int(step))
+        before, length = self._progress(int(step))
         column = np.arange(length)
         epochs, read = np.divmod(before + column, self.track_length)
         remembered = read if self.carry_state else np.minimum(read, column)
@@ -180,7 +182,7 @@ class GrowingTracks(Tracks):
 
 
 class Windows:
-    """`make_stream(mode="windows")`: element = step; window = step * batch_size + row."""
+    """The source of `make_stream(mode="windows")`; window = step * batch_size + row."""
 
     def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
         self.ring, self.rows, self.batch_size = ring, rows, batch_size
@@ -194,7 +196,7 @@ class Windows:
         return sys.maxsize // self.batch_size
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        """Where the windows of an epoch begin, in the order they are given."""
+        """Return the first position of each window of an epoch, shuffled."""
         words = random_words(self.seed, epoch, self.windows_per_epoch + 1)
         order = np.argsort(words[1:], kind="stable")
         return (words[0] % np.uint64(len(self.ring))).astype(np.int64) + order * self.seq_len
@@ -216,10 +218,10 @@ class Windows:
 
 
 class Packed:
-    """`make_stream(mode="packed")`: element = step; packed row = step * batch_size + row.
+    """The source of `make_stream(mode="packed")`; packed row = step * batch_size + row.
 
-    Grain's own packing works on iterators, so the n-th row is known only after all before it. Here
-    the packing is made once and the rows are shuffled: any step can be made at once.
+    Grain's packing works on iterators, so that row n requires all rows before it. Here documents
+    are packed once and rows are shuffled, so that any step can be made directly.
     """
 
     def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
@@ -242,7 +244,7 @@ class Packed:
         )
         positions = self.positions[chosen].astype(np.int64)
         since = self.piece_starts[chosen].astype(np.int64)
-        # Padding begins with a reset: it is no continuation of the last piece.
+        # Padding does not continue the last piece.
         ends = (positions[:, 1:] < 0) & (positions[:, :-1] >= 0)
         reset = (positions == since) & (positions >= 0)
         reset[:, 1:] |= ends
@@ -250,7 +252,7 @@ class Packed:
 
 
 class Evaluation:
-    """`eval_stream`: element = step, `len` of them."""
+    """The source of `eval_stream`."""
 
     def __init__(
         self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, whole_documents: bool
@@ -278,7 +280,7 @@ class Evaluation:
             real = (read < self.row_length)[None] & (positions < len(self.ring))
             positions = np.where(real, positions, -1)
         else:
-            positions = np.stack([self._whole(self.row_documents[row], read) for row in self.rows])
+            positions = np.stack([self._read(self.row_documents[row], read) for row in self.rows])
         document = np.searchsorted(self.ring.ends, np.maximum(positions, 0), side="right")
         offset = positions - self.ring.starts[document]
         real = positions >= 0
@@ -289,20 +291,18 @@ class Evaluation:
             since=positions - np.minimum(offset, read[None]),
         )
 
-    def _whole(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
-        """Return the positions of a row that reads these documents one after the other."""
+    def _read(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
+        """Return the positions of a row that reads these documents in sequence."""
         if len(documents) == 0:
             return np.full(read.shape, -1)
         ends = np.cumsum(self.ring.lengths[documents])
         rank = np.minimum(np.searchsorted(ends, read, side="right"), len(documents) - 1)
-        inside = (
-            self.ring.starts[documents[rank]] + read - (ends - self.ring.lengths[documents])[rank]
-        )
-        return np.where(read < ends[-1], inside, -1)
+        shift = self.ring.starts[documents] - (ends - self.ring.lengths[documents])
+        return np.where(read < ends[-1], read + shift[rank], -1)
 
 
 def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
-    """Return the n-th items of an endless sequence of shuffled epochs; a batch may span two."""
+    """Return items of an endless sequence of shuffled epochs; a batch may span two."""
     epochs, within = np.divmod(numbers, per_epoch)
     items = np.empty(numbers.shape, np.int64)
     for epoch in np.unique(epochs):
@@ -311,7 +311,7 @@ def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
 
 
 def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
-    """Assign documents to rows: the longest first, always to the row with the least to read."""
+    """Assign documents to rows greedily: the longest first, to the row with the fewest tokens."""
     loads = np.zeros(rows, np.int64)
     chosen: list[list[int]] = [[] for _ in range(rows)]
     for document in np.argsort(-lengths, kind="stable"):
@@ -338,8 +338,8 @@ def _masked(values: np.ndarray, real: np.ndarray) -> np.ndarray:
     )
 
 
-def _too_short(have: int, need: int, what: str) -> UserError:
+def _too_short(tokens: int, needed: int, reason: str) -> UserError:
     return UserError(
-        f"corpus too short: {have} tokens in this split, {what} needs at least {need}; "
+        f"corpus too short: {tokens} tokens in this split, {reason} needs at least {needed}; "
         "give more text, or lower batch_size or seq_len"
     )

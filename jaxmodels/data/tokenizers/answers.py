@@ -1,6 +1,6 @@
-"""Tokenizers of HRLM: characters, and frequent words with characters to fall back on.
+"""Tokenizers of HRLM: characters, and frequent words with characters as fallback.
 
-Ids 0-3 are PAD, EOS, UNK and SEP in each (SYSTEMS L-20 to L-22).
+Ids 0-3 are PAD, EOS, UNK and SEP in each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxmodels.errors import UserError
 
 SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83
 TAB_CHARSET = SEED_CHARSET + "\t"  # vocabulary of 84
-# The printable half of Latin-1: Spanish and its neighbours without loss.
+# The printable half of Latin-1: Western European languages without loss.
 LATIN_CHARSET = TAB_CHARSET + "".join(
     c for c in map(chr, [*range(33, 127), *range(161, 256)]) if c not in TAB_CHARSET and c != "\xad"
 )
@@ -28,10 +28,10 @@ LATIN_CHARSET = TAB_CHARSET + "".join(
 
 @dataclass(frozen=True)
 class AnswerCharTokenizer:
-    """One token a character of a fixed set; what is not in it becomes UNK.
+    """A tokenizer with one token per character of a fixed set; other characters become UNK.
 
     Attributes:
-      charset: id - 4 -> character.
+      charset: character of each id from 4.
     """
 
     charset: str = LATIN_CHARSET
@@ -39,26 +39,26 @@ class AnswerCharTokenizer:
 
     def __post_init__(self):
         if not self.charset or len(set(self.charset)) != len(self.charset):
-            raise UserError("charset: characters must be distinct, and one at least")
+            raise UserError("charset: must be non-empty, and its characters distinct")
         ids = {character: len(SPECIALS) + i for i, character in enumerate(self.charset)}
         object.__setattr__(self, "_ids", ids)
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return len(SPECIALS) + len(self.charset)
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
-        """(length,) int32."""
+        """Return ids (length,) int32."""
         ids = [self._ids.get(character, UNK) for character in as_text(text)]
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """(length,) int32: bytes of UTF-8 behind each token."""
+        """Return the UTF-8 bytes of each token, (length,) int32."""
         return np.array([len(character.encode()) for character in as_text(text)], np.int32)
 
     def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
+        """Return the text up to the first EOS; special and unknown ids are skipped."""
         return "".join(
             self.charset[token - len(SPECIALS)]
             for token in _until_eos(tokens)
@@ -66,7 +66,7 @@ class AnswerCharTokenizer:
         )
 
     def to_json(self) -> str:
-        """`{"kind": "answer_char", "charset": "..."}`."""
+        """Return `{"kind": "answer_char", "charset": "..."}`."""
         return json.dumps({"kind": self.name, "charset": self.charset}, ensure_ascii=False)
 
 
@@ -75,14 +75,13 @@ _PIECE = re.compile(r" ?\w+|[\s\S]")
 
 @dataclass(frozen=True)
 class HybridTokenizer:
-    """Frequent words as one token each, all else character by character: lossless in its charset.
+    """A tokenizer of frequent words, and characters for the rest; lossless within its charset.
 
-    A word takes the space before it along, " word" and "word" being two tokens, so that pieces
-    joined are the text.
+    A word includes the space before it: " word" and "word" are two tokens.
 
     Attributes:
-      words: most frequent first, each of two characters or more.
-      charset: as `AnswerCharTokenizer`; its ids come first.
+      words: most frequent first, each of two characters or more; their ids come last.
+      charset: see `AnswerCharTokenizer`.
     """
 
     words: tuple[str, ...]
@@ -91,7 +90,7 @@ class HybridTokenizer:
 
     def __post_init__(self):
         if len(set(self.words)) != len(self.words) or any(len(word) < 2 for word in self.words):
-            raise UserError("words: must be distinct and of two characters or more")
+            raise UserError("words: must be distinct, with two characters or more")
         object.__setattr__(self, "_chars", AnswerCharTokenizer(self.charset))
         first = self._chars.vocab_size
         object.__setattr__(self, "_ids", {word: first + i for i, word in enumerate(self.words)})
@@ -100,34 +99,32 @@ class HybridTokenizer:
     def fit(
         cls, texts: Iterable[str], *, max_words: int = 900, charset: str = LATIN_CHARSET
     ) -> HybridTokenizer:
-        """Keep the most frequent words of the *training* texts, ties in alphabetical order."""
+        """Keep the most frequent words of the training texts, ties in alphabetical order."""
         counts = Counter(p for text in texts for p in _PIECE.findall(as_text(text)) if len(p) > 1)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[:max_words]), charset)
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return self._chars.vocab_size + len(self.words)
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
-        """(length,) int32."""
+        """Return ids (length,) int32."""
         ids = [token for piece in _PIECE.findall(as_text(text)) for token in self._encoded(piece)]
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """(length,) int32: bytes of UTF-8 behind each token."""
-        counts = []
-        for piece in _PIECE.findall(as_text(text)):
-            whole = piece in self._ids
-            counts += [len(part.encode()) for part in ([piece] if whole else piece)]
-        return np.array(counts, np.int32)
+        """Return the UTF-8 bytes of each token, (length,) int32."""
+        pieces = _PIECE.findall(as_text(text))
+        parts = (part for p in pieces for part in ([p] if p in self._ids else p))
+        return np.array([len(part.encode()) for part in parts], np.int32)
 
     def _encoded(self, piece):
         return [self._ids[piece]] if piece in self._ids else self._chars.encode(piece).tolist()
 
     def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
+        """Return the text up to the first EOS; special and unknown ids are skipped."""
         first, parts = self._chars.vocab_size, []
         for token in _until_eos(tokens):
             if first <= token < self.vocab_size:
@@ -137,7 +134,7 @@ class HybridTokenizer:
         return "".join(parts)
 
     def to_json(self) -> str:
-        """`{"kind": "hybrid", "words": [...], "charset": "..."}`."""
+        """Return `{"kind": "hybrid", "words": [...], "charset": "..."}`."""
         fields = {"kind": self.name, "words": list(self.words), "charset": self.charset}
         return json.dumps(fields, ensure_ascii=False)
 

@@ -8,28 +8,28 @@ import numpy as np
 
 
 class Tokenizer(Protocol):
-    """The interface that the data path needs: `vocab_size` ids, 0 <= id < vocab_size."""
+    """The interface that the data path needs; ids are in 0..vocab_size - 1."""
 
     name: str
     vocab_size: int
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """Text to (length,) integer ids."""
+        """Return the ids of a text, (length,) integers."""
         ...
 
     def byte_counts(self, text: str | bytes) -> np.ndarray | None:
-        """(length,) int32 bytes of text behind each id of `encode(text)`; None = one each."""
+        """Return the bytes of text of each id of `encode(text)`, (length,) int32; None = one each."""
         ...
 
     def decode(self, tokens) -> str:
-        """Ids to text."""
+        """Return the text of ids."""
         ...
 
     def to_json(self) -> str:
-        """Return a description from which `tokenizer_from_json` builds it again."""
+        """Return a JSON description that `tokenizer_from_json` reads back."""
         ...
 
 
 def as_text(text: str | bytes) -> str:
-    """Return text, UTF-8 bytes decoded; invalid ones become U+FFFD."""
+    """Decode UTF-8 bytes; invalid ones become U+FFFD."""
     return text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text

@@ -1,7 +1,6 @@
-"""Byte-pair encoding by the PyPI package `tokenizers`, trained on the texts at hand (L-23).
+"""Byte-level byte-pair encoding, trained with the PyPI package `tokenizers`.
 
-Byte level: any text is encoded without loss. Ids 0-3 are PAD, EOS, UNK and SEP, as in
-`answers.py`.
+Lossless for any text. Ids 0-3 are PAD, EOS, UNK and SEP, as in `answers.py`.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from jaxmodels.extras import import_extra
 
 @dataclass(frozen=True)
 class BPETokenizer:
-    """Byte-level BPE: frequent byte sequences as tokens.
+    """A byte-level BPE tokenizer.
 
     Attributes:
-      model: the library's own description, JSON.
+      model: JSON description written by `tokenizers`.
     """
 
     model: str
@@ -32,10 +31,10 @@ class BPETokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str], *, vocab_size: int) -> BPETokenizer:
-        """Learn the pieces from *training* texts; the same texts give the same pieces.
+        """Learn merges from training texts, deterministically.
 
         Raises:
-          UserError: a vocabulary too small for the 256 bytes and the four special ids.
+          UserError: vocab_size is too small for the 256 bytes and the four special ids.
         """
         if vocab_size < 256 + len(SPECIALS):
             raise UserError(
@@ -43,42 +42,42 @@ class BPETokenizer:
                 f"{len(SPECIALS)} special ids), got {vocab_size}"
             )
         library = import_extra("tokenizers")
-        made = library.Tokenizer(library.models.BPE())
-        made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = library.decoders.ByteLevel()
+        tokenizer = library.Tokenizer(library.models.BPE())
+        tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = library.decoders.ByteLevel()
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=list(SPECIALS),
             initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        made.train_from_iterator(texts, trainer)
-        return cls(made.to_str())
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer.to_str())
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return _built(self.model).get_vocab_size()
 
     def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
-        """(length,) int32. "<eos>" and its like in a text are text."""
+        """Return ids (length,) int32; a text that spells "<eos>" gives no special id."""
         ids = _built(self.model).encode(as_text(text), add_special_tokens=False).ids
         return np.array(ids + [EOS] * add_eos, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """(length,) int32: bytes of UTF-8 behind each token."""
+        """Return the UTF-8 bytes of each token, (length,) int32."""
         tokens = _built(self.model).encode(as_text(text), add_special_tokens=False).tokens
         return np.array([len(token) for token in tokens], np.int32)
 
     def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids decode to nothing."""
+        """Return the text up to the first EOS; special and unknown ids are skipped."""
         ids = [int(token) for token in np.asarray(tokens).ravel()]
         ids = ids[: ids.index(EOS)] if EOS in ids else ids
-        known = [i for i in ids if len(SPECIALS) <= i < self.vocab_size]
-        return _built(self.model).decode(known, skip_special_tokens=False)
+        ids = [i for i in ids if len(SPECIALS) <= i < self.vocab_size]
+        return _built(self.model).decode(ids, skip_special_tokens=False)
 
     def to_json(self) -> str:
-        """`{"kind": "bpe", "model": "..."}`."""
+        """Return `{"kind": "bpe", "model": "..."}`."""
         return json.dumps({"kind": self.name, "model": self.model}, ensure_ascii=False)
 
 
@@ -86,9 +85,9 @@ class BPETokenizer:
 def _built(model: str):
     library = import_extra("tokenizers")
     try:
-        made = library.Tokenizer.from_str(model)
-    except Exception as error:  # the library raises nothing more special
-        raise UserError(f"no BPE tokenizer: its description is broken ({error})") from error
-    # Special ids are for the rows' own marks; a text that spells one out must not become it.
-    made.encode_special_tokens = True
-    return made
+        tokenizer = library.Tokenizer.from_str(model)
+    except Exception as error:  # the library raises nothing more specific
+        raise UserError(f"not a BPE tokenizer description ({error})") from error
+    # Special ids are reserved for row layouts; a text that spells one must not produce it.
+    tokenizer.encode_special_tokens = True
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Text to integers and back: bytes (exact) and words (as in the original PRERNK)."""
+"""Byte tokenizer (lossless) and word tokenizer (as in the original PRERNK)."""
 
 from __future__ import annotations
 
@@ -17,48 +17,47 @@ from jaxmodels.errors import UserError
 
 @dataclass(frozen=True)
 class ByteTokenizer:
-    """The 256 bytes as 256 tokens: no vocabulary file, nothing unknown, one byte a token.
+    """A tokenizer with the 256 bytes of UTF-8 as tokens.
 
-    Text is encoded as UTF-8. `decode_bytes(encode(x)) == x` for any bytes whatever.
+    `decode_bytes(encode(x)) == x` for any bytes.
     """
 
     name: str = "byte"
     vocab_size: int = 256
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """(length,) uint8, a fresh writable array."""
+        """Return ids (length,) uint8, a new writable array."""
         data = text.encode("utf-8") if isinstance(text, str) else text
         return np.frombuffer(data, np.uint8).copy()
 
     def byte_counts(self, text: str | bytes) -> None:
-        """None: one byte behind each token."""
+        """Return None: every token is one byte."""
         return None
 
     def decode_bytes(self, tokens) -> bytes:
-        """The exact bytes. Raises ValueError for an id outside 0..255."""
+        """Return the exact bytes; raise ValueError for an id outside 0..255."""
         ids = np.asarray(tokens)
         if ids.size and (ids.min() < 0 or ids.max() > 255):
-            raise ValueError(f"byte ids must lie in 0..255, got {ids.min()}..{ids.max()}")
+            raise ValueError(f"byte ids must be in 0..255, got {ids.min()}..{ids.max()}")
         return ids.astype(np.uint8).tobytes()
 
     def decode(self, tokens) -> str:
-        """Text; bytes that are no valid UTF-8 become U+FFFD."""
+        """Return the text; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
     def streaming_decoder(self) -> StreamingDecoder:
-        """A decoder for output that arrives a few tokens at a time."""
+        """Return a decoder for output that arrives a few tokens at a time."""
         return StreamingDecoder()
 
     def to_json(self) -> str:
-        """`{"kind": "byte"}`."""
+        """Return `{"kind": "byte"}`."""
         return json.dumps({"kind": "byte"})
 
 
 class StreamingDecoder:
-    """Decodes bytes as they come and holds back an unfinished UTF-8 character.
+    """An incremental UTF-8 decoder that holds back unfinished characters.
 
-    Concatenating everything returned, `finish()` included, equals `ByteTokenizer.decode` of all
-    tokens.
+    Everything returned, `finish()` included, concatenates to `ByteTokenizer.decode` of all tokens.
     """
 
     def __init__(self):
@@ -69,24 +68,23 @@ class StreamingDecoder:
         return self._decoder.decode(bytes(np.atleast_1d(np.asarray(tokens, np.uint8))))
 
     def finish(self) -> str:
-        """Return the rest: U+FFFD for an unfinished character, else ''."""
+        """Return U+FFFD if a character is unfinished, else ''."""
         return self._decoder.decode(b"", final=True)
 
 
-# A word is a run of letters, digits and underscores; every other visible character stands alone.
+# A word is a run of letters, digits and underscores, or any other visible character.
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class WordTokenizer:
-    """Whitespace-and-punctuation words, at most `max_tokens` of them, the rest `<unk>`.
+    """A tokenizer of words split at white space and punctuation; unknown words become `<unk>`.
 
-    Lossy: case is kept, spacing is not, and `<unk>` stands for many words. Hence a bits-per-byte
-    figure from it is *not* comparable with one of the byte tokenizer; per-token perplexity is what
-    the original of PRERNK reported (SYSTEMS 1.2).
+    Lossy: spacing is dropped and `<unk>` stands for many words. Hence its bits per byte are *not*
+    comparable with those of the byte tokenizer; the original PRERNK reported per-token perplexity.
 
     Attributes:
-      words: id -> word; words[0] = `<pad>`, words[1] = `<unk>`.
+      words: word of each id; words[0] = `<pad>`, words[1] = `<unk>`.
     """
 
     words: tuple[str, ...]
@@ -105,12 +103,12 @@ class WordTokenizer:
     def fit(
         cls, texts: Iterable[str | bytes], *, max_tokens: int = 4096, min_freq: int = 1
     ) -> WordTokenizer:
-        """Keep the most frequent words of the *training* texts (ties: alphabetical).
+        """Keep the most frequent words of the training texts, ties in alphabetical order.
 
         Args:
           texts: training documents.
           max_tokens: size of the vocabulary, `<pad>` and `<unk>` included.
-          min_freq: a word seen less often is `<unk>`.
+          min_freq: words that occur less often become `<unk>`.
         """
         if max_tokens < 3:
             raise UserError(f"max_tokens must be at least 3 (pad, unk, one word), got {max_tokens}")
@@ -123,18 +121,18 @@ class WordTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return len(self.words)
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """(words,) int32."""
+        """Return ids (words,) int32."""
         ids, unk = self._ids, self.UNK
         return np.array([ids.get(word, unk) for word in _WORD.findall(as_text(text))], np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """(words,) int32: bytes of the word and of the white space before it.
+        """Return the UTF-8 bytes of each word and the white space before it, (words,) int32.
 
-        The last word also takes what follows it, so the sum is the text's byte length (0 words: 0).
+        The last word includes the rest of the text, so that the sum is the text's length in bytes.
         """
         text = as_text(text)
         ends = np.array([match.end() for match in _WORD.finditer(text)], np.int64)
@@ -148,9 +146,9 @@ class WordTokenizer:
         return np.diff(ends, prepend=0).astype(np.int32)
 
     def decode(self, tokens) -> str:
-        """Words joined by one space."""
+        """Return the words joined by spaces."""
         return " ".join(self.words[int(i)] for i in np.asarray(tokens).ravel())
 
     def to_json(self) -> str:
-        """`{"kind": "word", "words": [...]}`."""
+        """Return `{"kind": "word", "words": [...]}`."""
         return json.dumps({"kind": "word", "words": list(self.words)}, ensure_ascii=False)

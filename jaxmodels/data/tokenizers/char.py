@@ -1,4 +1,4 @@
-"""Characters to integers, with a reserved block of control tokens (SYSTEMS G-19, G-80)."""
+"""Character tokenizer with a reserved block of control tokens, as in GroundThink."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _CONTROL_TEXT = re.compile(r"<\|(" + "|".join(CONTROL) + r")\|>")
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """One token a character of the training text; ids 0-31 are reserved, as in GroundThink.
+    """A tokenizer with one token per character of the training text; ids 0-31 are reserved.
 
-    A control token is written `<|user|>` in text and is one token. Characters that the training
-    text did not hold become `<|unk|>`. Shakespeare's 65 characters make a vocabulary of 97.
+    Control tokens are written like `<|user|>` in text. Characters that the training text lacks
+    become `<|unk|>`. Shakespeare's 65 characters make a vocabulary of 97.
 
     Attributes:
-      characters: id - 32 -> character, sorted.
+      characters: character of each id from 32, sorted.
     """
 
     characters: str
@@ -40,7 +40,7 @@ class CharTokenizer:
 
     @classmethod
     def fit(cls, texts: Iterable[str | bytes]) -> CharTokenizer:
-        """Keep every character of the *training* texts; control tokens are not characters."""
+        """Keep every character of the training texts, control tokens excluded."""
         seen = set()
         for text in texts:
             seen.update(_CONTROL_TEXT.sub("", as_text(text)))
@@ -48,28 +48,28 @@ class CharTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return RESERVED + len(self.characters)
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """(length,) int32."""
+        """Return ids (length,) int32."""
         return np.array([self._ids.get(piece, UNK) for piece in _pieces(as_text(text))], np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """(length,) int32: bytes of UTF-8 behind each token."""
+        """Return the UTF-8 bytes of each token, (length,) int32."""
         return np.array([len(piece.encode()) for piece in _pieces(as_text(text))], np.int32)
 
     def decode(self, tokens) -> str:
-        """Text; control tokens as they are written, unnamed reserved ids as `<|5|>`."""
-        return "".join(self._shown(int(token)) for token in np.asarray(tokens).ravel())
+        """Return the text; unnamed reserved ids decode to e.g. `<|5|>`."""
+        return "".join(self._text_of(int(token)) for token in np.asarray(tokens).ravel())
 
-    def _shown(self, token):
+    def _text_of(self, token):
         if token >= RESERVED:
             return self.characters[token - RESERVED]
         return f"<|{CONTROL[token] if token < len(CONTROL) else token}|>"
 
     def to_json(self) -> str:
-        """`{"kind": "char", "characters": "..."}`."""
+        """Return `{"kind": "char", "characters": "..."}`."""
         return json.dumps({"kind": "char", "characters": self.characters}, ensure_ascii=False)
 
 

@@ -1,7 +1,6 @@
-"""Comparison of tokenizers on the same pairs: cost and loss (SYSTEMS L-24).
+"""`python -m jaxmodels.data.tokenizers.compare SOURCE ...`: compare tokenizers on the same pairs.
 
-`python -m jaxmodels.data.tokenizers.compare SOURCE ...` prints the table; sources as in
-`jaxmodels/data/build.py`.
+Sources as in `jaxmodels/data/build.py`.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ HEADER = "tokenizer | vocab | tokens mean | 95 % | unknown | parameters | lossle
 
 @dataclass(frozen=True)
 class TokenizerRow:
-    """One tokenizer on some pairs.
+    """Measurements of one tokenizer.
 
     Attributes:
-      name: as given.
+      name: name in the table.
       vocab_size: V.
-      mean_tokens: of an example, question and answer together, without SEP and EOS.
-      p95_tokens: length that 95 % of the examples do not exceed.
-      unknown: share of the tokens that are the unknown one.
-      parameters: 2 * V * width, of the embedding and the output head.
-      lossless: share of the texts, questions and answers, that decode to what was encoded.
+      mean_tokens: mean tokens of question and answer together, without SEP and EOS.
+      p95_tokens: 95th percentile of the same.
+      unknown: fraction of tokens that are UNK.
+      parameters: 2 * V * width, in the embedding and the output head.
+      lossless: fraction of questions and answers that decode to the encoded text.
     """
 
     name: str
@@ -54,12 +53,12 @@ def compare_tokenizers(
     """Measure each tokenizer; return one row each, in order.
 
     Args:
-      pairs: texts that no tokenizer was fitted on, or the table flatters those that learn.
-      tokenizers: by the name that the table shows.
-      width: of the model's vectors.
+      pairs: held-out texts: on training texts, fitted tokenizers look too good.
+      tokenizers: tokenizers by their name in the table.
+      width: width of the model.
     """
     if not pairs:
-        raise UserError("pairs: none to compare tokenizers on")
+        raise UserError("pairs: must not be empty")
     if width < 1:
         raise UserError(f"width must be positive, got {width}")
     rows = []
@@ -101,19 +100,19 @@ def main(arguments: list[str]) -> None:
     """Print the table for the sources of a command line."""
     parser = cli.parser(
         "jaxmodels.data.tokenizers.compare",
-        "Tokenizers compared on test pairs; those that learn see training pairs alone.",
+        "Compare tokenizers, fitted on training pairs, on test pairs.",
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="task, file or folder")
-    parser.add_argument("--width", type=int, default=512, help="of the model (default 512)")
-    parser.add_argument("--max-tokens", type=int, default=1000, help="vocabulary of hybrid and bpe")
-    parser.add_argument("--count", type=int, default=1000, help="pairs of each task")
-    parser.add_argument("--seed", type=int, default=0, help="of drawing and splitting")
-    given = parser.parse_args(arguments)
-    train, test, way = pairs_of_sources(given.sources, count=given.count, seed=given.seed)
+    parser.add_argument("--width", type=int, default=512, help="width of the model (default 512)")
+    parser.add_argument("--max-tokens", type=int, default=1000, help="vocabulary size of hybrid and bpe")
+    parser.add_argument("--count", type=int, default=1000, help="pairs per task")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling and splitting")
+    args = parser.parse_args(arguments)
+    train, test, split = pairs_of_sources(args.sources, count=args.count, seed=args.seed)
     texts = texts_of(train)
-    fitted = {name: fit_tokenizer(name, texts, given.max_tokens) for name in TEXT_TOKENIZERS}
-    table = as_markdown(compare_tokenizers(test, fitted, given.width))
-    print(f"{len(test):,} test pairs, split {way}, width {given.width}\n\n{table}")
+    fitted = {name: fit_tokenizer(name, texts, args.max_tokens) for name in TEXT_TOKENIZERS}
+    table = as_markdown(compare_tokenizers(test, fitted, args.width))
+    print(f"{len(test):,} test pairs, split {split}, width {args.width}\n\n{table}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tokenizers by name: fitted on texts, or built again from their JSON description."""
+"""Construction of tokenizers: fitted on texts by name, or read from their JSON description."""
 
 import json
 from collections.abc import Sequence
@@ -24,45 +24,43 @@ TEXT_TOKENIZERS = (*CHARSETS, "hybrid", "bpe")
 
 
 def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer:
-    """Return one of TEXT_TOKENIZERS.
+    """Return one of TEXT_TOKENIZERS, fitted.
 
     Args:
-      texts: of the training split; fixed character sets ignore them.
-      max_tokens: size of the vocabulary of "hybrid" and "bpe".
+      texts: texts of the training split; fixed character sets ignore them.
+      max_tokens: vocabulary size of "hybrid" and "bpe".
     """
     if name in CHARSETS:
         return AnswerCharTokenizer(CHARSETS[name])
     if name == "hybrid":
-        most = max_tokens - len(SPECIALS) - len(LATIN_CHARSET)
-        if most < 1:
-            raise UserError(
-                f"max_tokens: hybrid needs more than {max_tokens - most}, got {max_tokens}"
-            )
-        return HybridTokenizer.fit(texts, max_words=most)
+        smallest = len(SPECIALS) + len(LATIN_CHARSET) + 1
+        if max_tokens < smallest:
+            raise UserError(f"max_tokens: hybrid needs {smallest} or more, got {max_tokens}")
+        return HybridTokenizer.fit(texts, max_words=max_tokens - smallest + 1)
     if name == "bpe":
         return BPETokenizer.fit(texts, vocab_size=max_tokens)
     raise UserError(f"tokenizer: unknown {name!r}{did_you_mean(name, TEXT_TOKENIZERS)}")
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """Build the tokenizer that `to_json` described; raise UserError for anything else."""
+    """Return the tokenizer that `to_json` described; raise UserError for anything else."""
     try:
         fields = json.loads(text)
-        kind = fields["kind"]
-        if kind == "byte":
-            return ByteTokenizer()
-        if kind == "word":
-            return WordTokenizer(tuple(fields["words"]))
-        if kind == "char":
-            return CharTokenizer(fields["characters"])
-        if kind == "answer_char":
-            return AnswerCharTokenizer(fields["charset"])
-        if kind == "hybrid":
-            return HybridTokenizer(tuple(fields["words"]), fields["charset"])
-        if kind == "bpe":
-            return BPETokenizer(fields["model"])
-        if kind == "grid":
-            return GridTokenizer(fields["symbols"])
+        match kind := fields["kind"]:
+            case "byte":
+                return ByteTokenizer()
+            case "word":
+                return WordTokenizer(tuple(fields["words"]))
+            case "char":
+                return CharTokenizer(fields["characters"])
+            case "answer_char":
+                return AnswerCharTokenizer(fields["charset"])
+            case "hybrid":
+                return HybridTokenizer(tuple(fields["words"]), fields["charset"])
+            case "bpe":
+                return BPETokenizer(fields["model"])
+            case "grid":
+                return GridTokenizer(fields["symbols"])
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(

@@ -1,4 +1,4 @@
-"""Tokens of grids: one symbol a cell, ids from 1, 0 for no cell at all (as HRM's datasets)."""
+"""Grid tokenizer: one symbol per cell, ids from 1; id 0 = no cell (as in HRM's datasets)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from jaxmodels.errors import UserError
 SUDOKU9 = ".123456789"  # vocabulary of 11: an open cell is 1, digits are 2 to 10
 SUDOKU4 = ".1234"
 MAZE = "# SGo"  # wall, free, start, goal, path
-NO_CELL = "_"  # of a grid that is smaller than its row; where an answer has it, there is no label
+NO_CELL = "_"  # fills rows of smaller grids; cells that have it in the answer have no label
 
 
 @dataclass(frozen=True)
 class GridTokenizer:
-    """A symbol a token, and `NO_CELL` for id 0.
+    """A tokenizer of grids.
 
     Attributes:
-      symbols: id - 1 -> symbol.
+      symbols: symbol of each id from 1; id 0 is `NO_CELL`.
     """
 
     symbols: str
@@ -28,37 +28,37 @@ class GridTokenizer:
 
     def __post_init__(self):
         if not isinstance(self.symbols, str) or not self.symbols:
-            raise UserError("symbols: a text of the grid's symbols, one at least")
+            raise UserError("symbols: must be a non-empty string")
         if len(set(self.symbols)) != len(self.symbols):
             raise UserError("symbols: must be distinct")
         if NO_CELL in self.symbols:
-            raise UserError(f"symbols: {NO_CELL!r} stands for no cell")
+            raise UserError(f"symbols: {NO_CELL!r} is reserved for missing cells")
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Return the number of ids."""
         return 1 + len(self.symbols)
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        """(cells,) int32. Raises UserError for a symbol that is none of the grid's."""
+        """Return ids (cells,) int32; raise UserError for an unknown symbol."""
         text = text.decode() if isinstance(text, bytes) else text
         every = NO_CELL + self.symbols
         ids = np.array([every.find(symbol) for symbol in text], np.int32)
         if (ids < 0).any():
             wrong = text[int(np.flatnonzero(ids < 0)[0])]
-            raise UserError(f"a grid has no symbol {wrong!r}, only {self.symbols!r}")
+            raise UserError(f"unknown symbol {wrong!r} in a grid, expected {self.symbols!r}")
         return ids
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """(cells,) int32, all 1."""
+        """Return ones (cells,) int32."""
         return np.ones(len(text), np.int32)
 
     def decode(self, tokens) -> str:
-        """One symbol a cell; "?" for an id that is none."""
+        """Return one symbol per cell, "?" for an unknown id."""
         every = NO_CELL + self.symbols
         ids = np.asarray(tokens).ravel()
         return "".join(every[i] if 0 <= i < len(every) else "?" for i in ids)
 
     def to_json(self) -> str:
-        """`{"kind": "grid", "symbols": "..."}`."""
+        """Return `{"kind": "grid", "symbols": "..."}`."""
         return json.dumps({"kind": self.name, "symbols": self.symbols})

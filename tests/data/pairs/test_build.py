@@ -71,7 +71,7 @@ def test_labels_and_inputs_of_a_row(simple):
     inputs, labels = (np.load(simple / "test" / f"{f}.npy") for f in ("inputs", "labels"))
     question, answer = next(
         (q, a)
-        for q, a in {(p.question, p.answer) for p in TASKS["seed_translation"].every()}
+        for q, a in {(p.question, p.answer) for p in TASKS["seed_translation"].all_pairs()}
         if (inputs[0, : len(q)] == t.encode(q)).all() and inputs[0, len(q)] == 3
     )
     first = len(question) + 1
@@ -159,7 +159,7 @@ def test_duplicates_and_other_answers_stay_on_one_side(tmp_path):
 
 def test_what_a_file_repeats_of_a_task_is_no_test_question(tmp_path):
     """What of it training shows; a file's row of a held out question may still be trained on."""
-    pairs = TASKS["seed_translation"].every()
+    pairs = TASKS["seed_translation"].all_pairs()
     lines = {f"{p.question}\t{p.answer}\n" for p in pairs} | {f"new {i}\tx\n" for i in range(20)}
     (tmp_path / "a.tsv").write_text("".join(sorted(lines)), encoding="utf-8")
     emptied = 0

@@ -1,4 +1,4 @@
-"""Shared parts of the tests of sweeps: fake processes, plans and results."""
+"""Helpers for the tests of sweeps: fake processes, plans and results."""
 
 import json
 
@@ -11,7 +11,7 @@ from train.config import to_json
 
 
 class FakeProcess:
-    """Ends with a status after so many looks; writes into the run's folder like a worker."""
+    """Process that ends after `looks` polls, writing the files that a worker writes."""
 
     def __init__(self, run, looks=1, status=0, events=None):
         self.run, self.looks, self.status = run, looks, status
@@ -35,7 +35,7 @@ class FakeProcess:
 
 
 def write_run(run, halted=False, values=(5.0, 4.0)):
-    """The files of a run that ended."""
+    """Write the files of an ended run."""
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / "config.json").write_text(to_json(run.config))
     rows = [

@@ -1,4 +1,4 @@
-"""Claims and the answers of runs: measured once, kept, and judged."""
+"""Claims compared with the evaluated answers of runs."""
 
 import json
 
@@ -52,7 +52,7 @@ def result_of(folder):
     return json.loads((folder / "runs" / "sweep.json").read_text())
 
 
-def test_each_claim_has_its_number(written):
+def test_claims_are_compared_with_the_runs(written):
     folder, _ = written
     result = result_of(folder)
     found = result["runs"][0]["evaluation"]
@@ -75,16 +75,16 @@ def test_each_claim_has_its_number(written):
     assert "L-75" in (folder / "runs" / "sweep.html").read_text()
 
 
-def test_what_is_measured_is_kept(written, capsys, monkeypatch):
+def test_measurements_are_not_repeated(written, capsys, monkeypatch):
     folder, arguments = written
     before = result_of(folder)["runs"]
-    monkeypatch.setattr(memory, "step_bytes", None)  # nor is anything compiled
+    monkeypatch.setattr(memory, "step_bytes", None)  # nothing is compiled
     monkeypatch.setattr("eval.sweep.runner.start_worker", None)
     assert main(arguments) == 0
     assert "1 of 1 runs were finished before" in capsys.readouterr().out
     assert main([*arguments, "--report"]) == 0
     assert result_of(folder)["runs"] == before
-    # Fewer questions than a sweep asks are not its measurement: the run is not done.
+    # An evaluation on fewer questions does not count: the run is not finished.
     file = folder / "runs/translation/seed1/answers.json"
     whole = file.read_text()
     file.write_text(json.dumps(json.loads(whole) | {"max_pairs": 5}))
@@ -105,7 +105,7 @@ def test_what_is_measured_is_kept(written, capsys, monkeypatch):
         (["--config.stepz=3"], "did you mean"),
     ],
 )
-def test_mistakes_in_one_line(written, more, says, capsys):
+def test_one_line_errors(written, more, says, capsys):
     assert main([*written[1], *more]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
@@ -123,14 +123,14 @@ def test_mistakes_in_one_line(written, more, says, capsys):
         (True, [], ""),
     ],
 )
-def test_who_reached_it(below, values, verdict):
+def test_verdict(below, values, verdict):
     claim = Claim("L-0", "a number", "run", "value", 90, below)
     assert claim.verdict(values) == verdict
 
 
-def test_memory_of_a_step_is_the_compilers():
+def test_step_bytes_are_plausible():
     sizes = {"width": 64, "head_size": 32, "high_layers": 1, "low_layers": 1}
     found = memory.step_bytes("hrlm/base", 4, 64, False, **sizes)
     parameters = 4 * count_parameters(jaxmodels.create("hrlm/base", **sizes, seq_len=64))
-    assert 3 * parameters < found["arguments"] < 4 * parameters  # with two moments, and thoughts
+    assert 3 * parameters < found["arguments"] < 4 * parameters  # two Adam moments and the carry
     assert found["temporaries"] > parameters  # the gradient at least

@@ -1,4 +1,4 @@
-"""The plan of a sweep: equal parameters, equal tokens, variants, and mistakes in a file."""
+"""The plan of a sweep: equal parameters, equal tokens, variants, and errors in a file."""
 
 import pytest
 
@@ -32,12 +32,12 @@ def test_parameters_are_matched(texts):
     assert abs(sweep.difference(width)) < 0.05
     assert other.config.model == "mamba"
     assert "state_size" in other.config.model_config  # the fields of the other model
-    assert sweep.difference(free) > 0.05  # not asked to match, so not refused
+    assert sweep.difference(free) > 0.05  # no match requested
     assert base.tokens == 4 * 2 * 8
     assert (base.of_seed(4).seed, base.config.seed) == (4, 0)
 
 
-def test_the_nearest_value_is_found(monkeypatch):
+def test_matched_value_is_the_nearest(monkeypatch):
     from eval.sweep import match
     from train.config import complete_config
 
@@ -59,14 +59,14 @@ def test_the_nearest_value_is_found(monkeypatch):
         matched_value(config_with, "nothing", 100)
 
 
-def test_an_equal_size_out_of_reach_is_refused(texts):
+def test_unreachable_parameter_match_is_rejected(texts):
     overrides = [f"--config.data.paths={(str(texts),)!r}"]
     entry = {"changes": {"num_layers": 1}, "match": "width", "multiple": 24}
     with pytest.raises(UserError, match=r"no width brings it within 5%.*match another field"):
         make_plan(given_of({"base": {}, "six": entry}), overrides)
 
 
-def test_unequal_tokens_are_not_compared(texts):
+def test_questions_between_unequal_tokens_are_rejected(texts):
     overrides = [f"--config.data.paths={(str(texts),)!r}"]
     entries = {"base": {}, "long": {"changes": {"steps": 8}}}
     make_plan(given_of(entries), overrides)
@@ -80,16 +80,25 @@ def test_unequal_tokens_are_not_compared(texts):
         ('raise UserError("--preset cpu: there is a, b")', "--preset cpu: there is a, b"),
         ('m["entries"] = {}', "no entries"),
         ('del m["seeds"]', "get_sweep() returns no 'seeds'"),
-        ('m["sedes"] = (0,)', "get_sweep() returns 'sedes'; known: config, seeds"),
-        ('m["entries"]["slow"]["grup"] = 1', "entry 'slow' has 'grup'; known: group"),
-        ('m["entries"]["slow"]["group"] = "x"', "entry 'slow' needs a group of tier1"),
-        ('m["questions"]["rate"] = ("base", "x", "?")', "'rate' is about 'x', which is no entry"),
-        ('m["diagnosis"] = ("y",)', "'diagnosis' is about 'y'"),
+        (
+            'm["sedes"] = (0,)',
+            "unknown key 'sedes'; choose from: config, seeds",
+        ),
+        (
+            'm["entries"]["slow"]["grup"] = 1',
+            "unknown key 'grup'; choose from: group",
+        ),
+        (
+            'm["entries"]["slow"]["group"] = "x"',
+            "unknown group 'x'; choose from: tier1",
+        ),
+        ('m["questions"]["rate"] = ("base", "x", "?")', "'rate' refers to unknown entry 'x'"),
+        ('m["diagnosis"] = ("y",)', "'diagnosis' refers to unknown entry 'y'"),
         ('m["entries"]["slow"]["changes"] = {"witdh": 3}', "unknown field; did you mean"),
         ('m["entries"]["slow"]["changes"] = {"seq_len": 0}', "entry 'slow': config.seq_len"),
     ],
 )
-def test_mistakes_in_the_file(experiment, texts, tmp_path, capsys, change, message):
+def test_errors_in_the_file(experiment, texts, tmp_path, capsys, change, message):
     path = tmp_path / "wrong.py"
     text = experiment.read_text().replace("return {", "m = {")
     head = "from jaxmodels.errors import UserError\n"
@@ -107,17 +116,17 @@ def test_mistakes_in_the_file(experiment, texts, tmp_path, capsys, change, messa
         (["--jobs=0"], "--jobs=0: give 1 or more"),
         (["--config=configs/hrlm/claims.py", "--preset=full"], "claims.py has no presets"),
         (["--config=nothing.py"], "no such file"),
-        (["--config=configs/mamba.py"], "it defines no get_sweep(), see configs/groundthink"),
+        (["--config=configs/mamba.py"], "does not define get_sweep(), see configs/groundthink"),
         (["--config=README.md"], "not a Python file"),
-        (["--report=README.md"], "--report=README.md: not the sweep.json of a sweep"),
-        (["--set", "name", "steps"], "write --set NAME FIELD=VALUE"),
-        (["--set", "name"], "write --set NAME FIELD=VALUE"),
+        (["--report=README.md"], "--report=README.md: not a valid sweep.json"),
+        (["--set", "name", "steps"], "expected --set NAME FIELD=VALUE"),
+        (["--set", "name"], "expected --set NAME FIELD=VALUE"),
         (["--set", "Base-", "seq_len=8"], "two names give the same folder"),
         (["--set", "x", "sequence=8"], "sequence"),
         (["--steps=0"], "steps"),
     ],
 )
-def test_mistakes_on_the_command_line(experiment, texts, tmp_path, capsys, arguments, message):
+def test_errors_on_the_command_line(experiment, texts, tmp_path, capsys, arguments, message):
     usual = [f"--config={experiment}", f"--workdir={tmp_path}/m", "--data", str(texts)]
     assert main([*usual, *arguments]) == 2
     error = capsys.readouterr().err
@@ -130,7 +139,10 @@ def test_config_of_a_variant(experiment):
     changes = {"width": 8, "optimizer.learning_rate": 1.0, "seq_len": 4}
     config = entry_config(given, {}, changes, ["--config.batch_size=4", "--config.seq_len=8"], 200)
     assert (config.steps, config.batch_size, config.model_config.width) == (200, 4, 8)
-    assert (config.optimizer.learning_rate, config.seq_len) == (1.0, 8)  # the command line wins
+    assert (config.optimizer.learning_rate, config.seq_len) == (
+        1.0,
+        8,
+    )  # overrides come last
     assert (config.eval_every, config.checkpoint_every, config.keep_best) == (20, 100, 0)
     assert entry_config(given, {}, {}, steps=10).optimizer.warmup_steps == 1
     asked = entry_config(given | {"answers": True}, {}, {}, steps=10)
@@ -167,7 +179,7 @@ def test_variants_of_a_training_config(experiment, texts, tmp_path):
         ("configs/hrlm/compare_sudoku9.py", 4, [""]),
     ],
 )
-def test_the_files_of_sweeps_can_be_planned(path, entries, presets):
+def test_sweep_files_can_be_planned(path, entries, presets):
     for preset in presets:
         given = read_sweep(path, preset)
         assert len(given["entries"]) == entries
@@ -176,7 +188,7 @@ def test_the_files_of_sweeps_can_be_planned(path, entries, presets):
     assert bool(given.get("claims")) == bool(given.get("memory")) == ("claims" in path)
 
 
-def test_plan_only_trains_nothing(experiment, texts, tmp_path, capsys):
+def test_plan_flag_does_not_train(experiment, texts, tmp_path, capsys):
     workdir = tmp_path / "m"
     arguments = [f"--config={experiment}", f"--workdir={workdir}", "--data", str(texts), "--plan"]
     assert main(arguments) == 0

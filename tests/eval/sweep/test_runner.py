@@ -1,4 +1,4 @@
-"""The runner of a sweep: which runs it starts, and the states of those that end."""
+"""The runner of a sweep: started runs, and the states of ended ones."""
 
 import json
 
@@ -12,26 +12,26 @@ from jaxmodels.errors import UserError
 from tests.eval.sweep.parts import FakeProcess, fake_runs, given_of, write_run
 
 
-def test_a_crash_costs_only_its_run(tmp_path):
+def test_crash_does_not_affect_other_runs(tmp_path):
     runs, statuses = fake_runs(tmp_path), [-9, 0, 3, 130]
     runs[0].folder.mkdir()
-    most = []
+    running = []
 
     def start(run, slot):
         assert slot in (0, 1)
         return FakeProcess(run, looks=2, status=statuses[run.seed])
 
     def tick():
-        most.append(sum(run.state == RUNNING for run in runs))
+        running.append(sum(run.state == RUNNING for run in runs))
 
     runner.run_all(runs, 2, start, tick, poll_seconds=0)
     assert [run.state for run in runs] == [FAILED, FINISHED, HALTED, STOPPED]
     assert runs[0].reason == "killed by signal 9"
     assert runs[2].reason == "step 7: loss is not finite"
-    assert max(most) == 2  # side by side, never more
+    assert max(running) == 2  # parallel, limited to jobs
 
 
-def test_a_mistake_of_the_input_is_told_in_its_own_words(tmp_path):
+def test_reason_is_the_error_message_of_the_worker(tmp_path):
     (run,) = fake_runs(tmp_path, 1)
     run.folder.mkdir()
     (run.folder / "worker.log").write_text("some line\nerror: config.x: must be y\n")
@@ -39,7 +39,7 @@ def test_a_mistake_of_the_input_is_told_in_its_own_words(tmp_path):
     assert (run.state, run.reason) == (FAILED, "config.x: must be y")
 
 
-def test_only_what_is_waiting_is_started_and_in_order(tmp_path):
+def test_only_waiting_runs_are_started_in_order(tmp_path):
     runs, events = fake_runs(tmp_path), []
     write_run(runs[1])
     write_run(runs[2], halted=True)
@@ -50,7 +50,7 @@ def test_only_what_is_waiting_is_started_and_in_order(tmp_path):
     assert events == ["start entry, seed 0", "start entry, seed 3"]
 
 
-def test_ctrl_c_lets_the_workers_save(tmp_path):
+def test_first_stop_terminates_the_workers(tmp_path):
     runs, events, ticks = fake_runs(tmp_path), [], []
 
     def start(run, slot):
@@ -65,7 +65,7 @@ def test_ctrl_c_lets_the_workers_save(tmp_path):
     assert events[2:] == ["terminate entry, seed 0", "terminate entry, seed 1"]
 
 
-def test_a_second_ctrl_c_ends_them(tmp_path):
+def test_second_stop_kills_the_workers(tmp_path):
     runs, events, count = fake_runs(tmp_path, 2), [], iter(range(9))
 
     def start(run, slot):
@@ -77,7 +77,7 @@ def test_a_second_ctrl_c_ends_them(tmp_path):
     assert [run.state for run in runs] == [STOPPED, STOPPED]
 
 
-def test_no_worker_is_left_behind_by_an_error(tmp_path):
+def test_error_terminates_the_workers(tmp_path):
     runs, events = fake_runs(tmp_path, 2), []
 
     def start(run, slot):
@@ -90,7 +90,7 @@ def test_no_worker_is_left_behind_by_an_error(tmp_path):
     assert events[-1] == "terminate entry, seed 0"
 
 
-def test_ctrl_c_on_the_command_says_how_to_go_on(experiment, texts, tmp_path, monkeypatch, capsys):
+def test_interrupted_command_can_be_continued(experiment, texts, tmp_path, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -100,18 +100,18 @@ def test_ctrl_c_on_the_command_says_how_to_go_on(experiment, texts, tmp_path, mo
     assert f"continue with\n  python -m eval.sweep --config={experiment}" in capsys.readouterr().err
 
 
-def test_two_commands_in_one_folder(experiment, texts, tmp_path, capsys):
+def test_second_command_in_a_folder_is_rejected(experiment, texts, tmp_path, capsys):
     from eval.sweep.__main__ import _Lock
 
     arguments = [f"--config={experiment}", f"--workdir={tmp_path}", "--data", str(texts)]
     with _Lock(tmp_path):
         assert main(arguments) == 2
-        assert "another eval.sweep works there" in capsys.readouterr().err
-        assert main([*arguments, "--report"]) == 0  # how far it is
+        assert "in use by another eval.sweep" in capsys.readouterr().err
+        assert main([*arguments, "--report"]) == 0  # a report only reads
     assert "0 of 4 runs finished" in (tmp_path / "sweep.md").read_text()
 
 
-def test_a_field_that_the_model_got_since_is_no_other_config(texts, tmp_path):
+def test_field_missing_from_a_stored_config_takes_its_default(texts, tmp_path):
     given = given_of({"base": {}}, model="mamba")
     sweep = make_plan(given, [f"--config.data.paths={(str(texts),)!r}"])
     (run,) = runner.runs_of(sweep, tmp_path)
@@ -127,7 +127,7 @@ def test_a_field_that_the_model_got_since_is_no_other_config(texts, tmp_path):
         run.look()
 
 
-def test_cores_are_shared_out(monkeypatch):
+def test_cores_are_divided_among_jobs(monkeypatch):
     monkeypatch.setattr(runner.os, "sched_getaffinity", lambda pid: {0, 1, 4, 5, 6}, raising=False)
     assert runner.cores_of(1) == [[]]
     assert runner.cores_of(2) == [[0, 1], [4, 5]]

@@ -1,4 +1,4 @@
-"""The arithmetic of a sweep's answers, and its pages."""
+"""Statistics of a sweep, and its pages."""
 
 import json
 import math
@@ -32,8 +32,8 @@ def test_distinguishable_by_hand():
     assert apart["unpaired"] == pytest.approx((-3 - half, -3 + half), abs=1e-5)
 
 
-def test_what_a_seed_does_to_both_is_no_difference():
-    """Far apart between seeds, always nearly 1 apart within one: only pairs tell."""
+def test_pairing_removes_the_effect_of_the_seed():
+    """Values vary by 4 between seeds but by about 1 within a seed."""
     answer = compare(seeds(1.0, 5.0, 9.0), seeds(2.0, 6.1, 9.9))
     assert answer["verdict"] == "helps"
     assert answer["unpaired"][0] < 0 < answer["unpaired"][1]
@@ -46,20 +46,20 @@ def test_not_distinguishable_by_hand():
     assert close["verdict"] == "not distinguishable"
 
 
-def test_only_seeds_of_both_are_compared():
+def test_only_shared_seeds_are_compared():
     answer = compare({0: 1.0, 1: 2.0, 2: 50.0}, {0: 2.0, 1: 3.2, 7: 0.0})
     assert answer["difference"] == pytest.approx(-1.1)
 
 
-def test_too_little_to_judge():
+def test_too_few_seeds_or_no_spread():
     assert compare({}, seeds(1.0, 2.0))["difference"] is None
     assert compare(seeds(1.0), seeds(2.0, 3.0))["verdict"] == "not known"
     assert compare(seeds(1.0), seeds(2.0, 3.0))["difference"] == -1.0
-    assert compare(seeds(1.0, 1.0), seeds(2.0, 2.0))["verdict"] == "not known"  # no effect of seeds
+    assert compare(seeds(1.0, 1.0), seeds(2.0, 2.0))["verdict"] == "not known"  # zero spread
 
 
-def test_many_questions_lower_the_confidence():
-    """One difference at p = 0.035 stands alone, and falls among nine comparisons of equals."""
+def test_p_values_are_adjusted_for_the_number_of_questions():
+    """p = 0.035 is significant alone, but not among nine comparisons of equal entries."""
     finals = {"a": [1, 3, 2], "b": [4, 5, 6]} | {f"c{i}": [1.1, 2, 3] for i in range(9)}
     alone = result_of(finals, {"q": ("a", "b", "?")})["answers"]["q"]
     assert alone["p"] == pytest.approx(0.0351, abs=1e-4)
@@ -72,7 +72,7 @@ def test_many_questions_lower_the_confidence():
     assert "✓" not in among["words"]
 
 
-def test_a_halted_run_is_in_no_mean():
+def test_halted_run_is_excluded_from_means():
     result = result_of({"a": [1, 2, None], "b": [4, 5, 6]}, {"q": ("a", "b", "Is it so?")})
     answer = result["answers"]["q"]
     assert answer["with_mean"] == 1.5
@@ -84,7 +84,7 @@ def test_a_halted_run_is_in_no_mean():
     assert rows["b"]["mean_spread"] == 1
 
 
-def test_rows_of_entries_by_hand():
+def test_summaries_by_hand():
     result = result_of({"base": [2.0, 3.0], "worse": [4.0, None], "broken": [None]}, {})
     for run, first, norms in zip(
         result["runs"], (4, 5, 4, 9, 9), ([1, 4, 2], [4], [], [9], [9]), strict=True
@@ -100,7 +100,7 @@ def test_rows_of_entries_by_hand():
     assert (broken["mean"], broken["change"], broken["halted"]) == (None, None, 1)
 
 
-def test_the_hybrid_against_its_baselines():
+def test_diagnosis_of_the_hybrid():
     """The widest interval counts: 1.15 between r and m, 0.72 between h and r."""
     finals = {"h": [1, 2, 3], "r": [5, 6.5, 7], "m": [4.5, 5.2, 6.5]}
     assert result_of(finals, {}, ("h", "r", "m"))["diagnosed"]["verdict"] == "wins"
@@ -115,17 +115,17 @@ def test_the_hybrid_against_its_baselines():
     assert unknown["verdict"] == "not known"
 
 
-def test_the_page_of_a_sweep_cut_short():
+def test_page_of_an_interrupted_sweep():
     finals = {"a": [1.0, 2.0, 3.0], "b": []}
     result = result_of(finals, {"q": ("a", "b", "Is <it> so?")})
     html = page.compose(result)
     assert "Is &lt;it&gt; so?" in html
-    assert "no finished run of one of" in html
+    assert "has no finished run" in html
     assert "| Is <it> so? | not known | - | - | - | - | 3, 0 |" in to_markdown(page.summary(result))
     assert "1 not known. 3 of 3 runs finished" in page.lead(result)
 
 
-def test_json_is_read_back(tmp_path):
+def test_json_round_trip(tmp_path):
     result = result_of({"a": [1.0, 2.0], "b": [3.0, 4.0]}, {"q": ("a", "b", "?")})
     assert json.loads(results.as_json(result)) == json.loads(json.dumps(result))
 
@@ -135,7 +135,7 @@ COMMITTED += ["results/hrlm/matrix", "results/hrlm/text"]
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_a_page_is_rebuilt_from_its_json_alone(name, tmp_path):
+def test_page_is_rebuilt_from_its_json(name, tmp_path):
     path = Path(f"docs/{name}.json")
     stored = json.loads(path.read_text())
     assert main([f"--report={path}", f"--workdir={tmp_path}"]) == 0
@@ -152,14 +152,14 @@ def test_a_page_is_rebuilt_from_its_json_alone(name, tmp_path):
         assert (tmp_path / "sweep.md").read_text() == text.read_text()
 
 
-def test_bits_are_those_of_characters(tmp_path):
+def test_measured_bits_per_character(tmp_path):
     (run,) = fake_runs(tmp_path, 1)
     run.config.data.tokenizer = "char"
     write_run(run, values=(3.0, 2.0))
     assert results.measured(run.log(), {}) == ([6, 12], pytest.approx([3.0, 2.0]))
 
 
-def test_a_measure_of_ones_own(tmp_path):
+def test_measured_with_a_custom_measure(tmp_path):
     (run,) = fake_runs(tmp_path, 1)
     write_run(run, values=(3.0, 2.0))
     measure = {"name": "bits_per_byte", "unit": "left", "best": 5.0, "scale": 10.0}

@@ -1,4 +1,4 @@
-"""Sweeps, run for real: answers, variants, resumption after a kill, diagnostics."""
+"""Sweeps of real runs: answers, variants, resumption after a kill, diagnostics."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_real_runs_answer_the_question(swept):
     assert "| Does learning help? | yes" in (workdir / "sweep.md").read_text()
 
 
-def test_the_second_seed_compiles_nothing_anew(swept):
+def test_second_seed_uses_the_compilation_cache(swept):
     workdir, _ = swept
 
     def compile_seconds(seed):
@@ -70,7 +70,7 @@ def test_the_second_seed_compiles_nothing_anew(swept):
     assert compile_seconds(1) < compile_seconds(0)
 
 
-def test_what_is_finished_is_not_run_again(swept, monkeypatch, capsys):
+def test_finished_runs_are_not_repeated(swept, monkeypatch, capsys):
     workdir, arguments = swept
     before = json.loads((workdir / "sweep.json").read_text())
 
@@ -86,7 +86,7 @@ def test_what_is_finished_is_not_run_again(swept, monkeypatch, capsys):
     assert "another batch_size; name another --workdir" in capsys.readouterr().err
 
 
-def test_variants_are_compared_and_not_run_twice(experiment, texts, tmp_path, capsys, monkeypatch):
+def test_variants_of_a_training_config(experiment, texts, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     path, workdir = tmp_path / "tiny.py", tmp_path / "ablations"
     head, _, _ = experiment.read_text().partition("def get_sweep")
@@ -110,7 +110,7 @@ def test_variants_are_compared_and_not_run_twice(experiment, texts, tmp_path, ca
     html = (workdir / "sweep.html").read_text()
     assert html.count("<svg") >= 3  # the answer, curves, differences
     assert "optimizer.learning_rate=1e-5" in html
-    # As if killed before the closing line of one run: its last checkpoint stands.
+    # As if one run was killed after its last checkpoint, before its final line.
     log = workdir / "as_it_is" / "seed1" / "metrics.jsonl"
     before = log.read_text()
     log.write_text("".join(before.splitlines(keepends=True)[:-1]))
@@ -121,9 +121,7 @@ def test_variants_are_compared_and_not_run_twice(experiment, texts, tmp_path, ca
     assert again["answers"] == result["answers"]
 
 
-def test_killed_and_orphaned_a_run_ends_as_if_undisturbed(
-    swept, experiment, texts, tmp_path, monkeypatch
-):
+def test_killed_run_resumes_bit_for_bit(swept, experiment, texts, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     workdir, _ = swept
     sweep = make_plan(read_sweep(experiment), [f"--config.data.paths={(str(texts),)!r}"])
@@ -138,30 +136,30 @@ def test_killed_and_orphaned_a_run_ends_as_if_undisturbed(
             time.sleep(0.005)
         return worker
 
-    start_and_wait_for(50).kill()  # no time to save
+    start_and_wait_for(50).kill()  # without saving
     run.look()
     assert run.state == WAITING
     worker = start_and_wait_for(100)
-    worker.process.stdin.close()  # as when the parent was killed: it saves and stops
+    worker.process.stdin.close()  # as if the parent was killed: the worker saves and stops
     assert worker.process.wait(60) == 130
     assert not run.log().final
     runner.run_all([run], 1, lambda run, slot: runner.start_worker(run, cores, cache))
     assert run.state == FINISHED
-    said = (run.folder / "worker.log").read_text()
-    assert said.count("resuming from step") == 2
+    log = (run.folder / "worker.log").read_text()
+    assert log.count("resuming from step") == 2
     whole = workdir / "base" / "seed1" / "metrics.jsonl"
     assert (run.folder / "metrics.jsonl").read_bytes() == whole.read_bytes()
 
 
-def test_a_look_into_a_finished_run(swept, tmp_path, monkeypatch):
+def test_diagnose_writes_missing_files(swept, tmp_path, monkeypatch):
     workdir, _ = swept
     shutil.copytree(workdir / "base" / "seed0", tmp_path / "seed0")
     run = Run("base", 0, tiny_config(), tmp_path / "seed0", state=FINISHED)
     unfinished = Run("base", 1, tiny_config(), tmp_path / "seed1")
-    said, asked = [], []
+    lines, commands = [], []
 
     def fake(command, **kwargs):
-        asked.append((command[2], "--brief" in command))
+        commands.append((command[2], "--brief" in command))
         if command[2] == "eval.diagnostics":
             path = next(x.removeprefix("--json=") for x in command if x.startswith("--json="))
             found = {"amounts": {"brief": "--brief" in command}, "gates": []}
@@ -170,28 +168,28 @@ def test_a_look_into_a_finished_run(swept, tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 2, "", "some line\nerror: it is gone\n")
 
     monkeypatch.setattr(subprocess, "run", fake)
-    diagnose.diagnose([run, unfinished], tmp_path, said.append)
-    assert said == [
+    diagnose.diagnose([run, unfinished], tmp_path, lines.append)
+    assert lines == [
         "base, seed 0: diagnostics.json (0 s)",
         "base, seed 0: no sample.txt (it is gone)",
     ]
     (run.folder / "sample.txt").write_text("The \x07people")
     brief, whole = ("eval.diagnostics", True), ("eval.diagnostics", False)
-    assert asked == [brief, ("eval.sample", False)]
-    diagnose.diagnose([run], tmp_path, said.append)  # what is there stays
-    diagnose.diagnose([run], tmp_path, said.append, whole=True)
-    diagnose.diagnose([run], tmp_path, said.append, whole=True)
-    diagnose.diagnose([run], tmp_path, said.append)
-    assert asked[2:] == [whole]
-    found = results._one(run, {})
+    assert commands == [brief, ("eval.sample", False)]
+    diagnose.diagnose([run], tmp_path, lines.append)  # existing files are kept
+    diagnose.diagnose([run], tmp_path, lines.append, whole=True)
+    diagnose.diagnose([run], tmp_path, lines.append, whole=True)
+    diagnose.diagnose([run], tmp_path, lines.append)
+    assert commands[2:] == [whole]
+    found = results.run_result(run, {})
     assert found["diagnostics"]["amounts"] == {"brief": False}
     result = result_of({"base": [1.0, 2.0]}, {})
     result["runs"][0] |= {"diagnostics": found["diagnostics"], "sample": found["sample"]}
     assert "The \ufffdpeople" in page.compose(result)
 
 
-def test_looking_trains_nothing_and_needs_only_a_finished_run(swept, tmp_path, monkeypatch):
-    """The very command, on a model that shows little; all but one run has been looked into."""
+def test_report_with_diagnostics_does_not_train(swept, tmp_path, monkeypatch):
+    """Run the real diagnostics on the one run that lacks them."""
     workdir, arguments = swept
     copy = tmp_path / "runs"
     shutil.copytree(workdir, copy)
@@ -214,5 +212,5 @@ def test_looking_trains_nothing_and_needs_only_a_finished_run(swept, tmp_path, m
     kept = json.loads((copy / "sweep.json").read_text())["runs"]
     assert [len(run["diagnostics"]) > 0 for run in kept] == [False, False, True, False]
     html = (copy / "sweep.html").read_text()
-    assert "3 finished runs were not looked into" in html
+    assert "3 finished runs have no diagnostics" in html
     assert "useful memory at 64 tokens, linear probe" in html

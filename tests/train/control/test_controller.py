@@ -148,7 +148,7 @@ def test_a_stopped_run_stays_stopped_until_its_settings_change(overfitted, tmp_p
 def test_the_report_tells(overfitted):
     _, workdir, result = overfitted
     text = compose(read_log(workdir), {}, Inspection())
-    assert "What the controller said" in text
+    assert "Controller decisions" in text
     assert "The controller stopped the run (overfitting: validation is" in text
     assert text.count(result.message) == 2
 

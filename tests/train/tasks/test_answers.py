@@ -11,8 +11,8 @@ import pytest
 import jaxmodels
 from eval.__main__ import main as evaluate
 from eval.after_training import after_training
-from eval.evaluators.answers import _bins, _split, hardness
-from eval.evaluators.infer import Answers, Asker, HRLMInference
+from eval.evaluators.answers import _bins, _split, difficulty
+from eval.evaluators.infer import Answerer, Answers, HRLMInference
 from eval.predict import main as predict
 from eval.run import load_run
 from jaxmodels.data.pairs.rows import Pair
@@ -109,7 +109,7 @@ def test_an_evaluation_writes_answers_and_a_page(finished, capsys):
     assert len(unseen["exact_by_round"]) == 3 and unseen["exact_by_round"][-1] == unseen["exact"]
     assert 0.0 < unseen["cells"] < 1.0 and result["speed"]["latency_ms"] > 0
     page = (finished / "report.html").read_text()
-    assert "Unseen questions" in page and "rounds of thinking" in page
+    assert "Unseen questions" in page and "ACT steps" in page
     assert evaluate([f"--workdir={finished}", "--max-bytes=9"]) == 2
     assert "for runs on text" in capsys.readouterr().err
 
@@ -172,7 +172,7 @@ def test_asking_what_is_no_text(finished, capsys, monkeypatch):
     assert predict([f"--workdir={finished}", "--input", "\udcbf1"]) == 2
     assert capsys.readouterr().err == "error: --input: questions must be UTF-8\n"
     assert predict([f"--workdir={finished}", "--input", "1" * 16, "--puzzle=1"]) == 2
-    assert "puzzle: the model has vectors of 0 to 0" in capsys.readouterr().err
+    assert "puzzle: must be 0 to 0" in capsys.readouterr().err
 
 
 def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
@@ -180,7 +180,9 @@ def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
     question = pairs_of(config_of()).test[0].question
     assert model.predict(question.replace(".", "0")) == model.predict(question)
     asked = []
-    monkeypatch.setattr(model.asker, "answer", lambda texts, puzzles: asked.extend(texts) or texts)
+    monkeypatch.setattr(
+        model.answerer, "answer", lambda texts, puzzles: asked.extend(texts) or texts
+    )
     with model.config.unlocked():
         model.config.data.update({"format": "pairs", "question_prefix": "To Spanish: "})
     model.predict_all(["cat", "To Spanish: dog"])
@@ -188,7 +190,7 @@ def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
 
 
 def test_halting_of_an_asker_is_that_of_solve(finished):
-    model = HRLMInference(finished).asker.model
+    model = HRLMInference(finished).answerer.model
     corpus = pairs_of(config_of())
     rows = np.stack([corpus.tokenizer.encode(p.question) for p in corpus.train[:12]])
     # A head that lets half of them halt at once.
@@ -196,7 +198,7 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
     model.q_head.kernel[...] = 5.0 * jax.random.normal(jax.random.key(0), shape)
     q = model(model.initial_carry(*rows.shape), rows)[1].q_halt
     model.q_head.bias[...] = model.q_head.bias[...] - np.median(q)
-    ids, rounds = Asker(model, corpus.tokenizer, batch_size=12).run(rows)
+    ids, rounds = Answerer(model, corpus.tokenizer, batch_size=12).run(rows)
     logits, expected, _ = jax.jit(lambda m, x: m.solve(x, adaptive=True))(model, rows)
     np.testing.assert_array_equal(rounds, expected)
     assert len(set(rounds.tolist())) > 1
@@ -204,15 +206,15 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
     questions = [pair.question for pair in corpus.train[:12]]
     for halt in ("adaptive", "max"):
-        asker = Asker(model, corpus.tokenizer, batch_size=5, halt=halt)
-        assert asker.answer(questions) == asker.chosen(asker.ask(questions))
+        answerer = Answerer(model, corpus.tokenizer, batch_size=5, halt=halt)
+        assert answerer.answer(questions) == answerer.select(answerer.ask(questions))
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"data": {"tasks": ("sudoku5",)}}, "unknown 'sudoku5'; did you mean 'sudoku"),
-        ({"data": {"tasks": ()}}, "config.data.tasks: name one at least of sudoku4"),
+        ({"data": {"tasks": ()}}, "config.data.tasks: name at least one of sudoku4"),
         ({"data": {"tokenizer": "byte"}}, "format 'puzzle' needs one of answer_char"),
         ({"data": {"tokenizer": "hybrid"}}, "'grid' is the one of puzzles"),
         ({"data": {"valid_fraction": 0.0}}, "valid_fraction must be above 0"),
@@ -273,9 +275,9 @@ def test_validation_reads_of_every_task():
 
 
 def test_how_hard_a_question_is():
-    lengths = {hardness(pair) - len(pair.answer) for pair in make_task("extraction", 50, 0)}
+    lengths = {difficulty(pair) - len(pair.answer) for pair in make_task("extraction", 50, 0)}
     assert lengths == {0}
-    assert hardness(Pair("1..4", "1324", "sudoku4", ("2",))) == 2
+    assert difficulty(Pair("1..4", "1324", "sudoku4", ("2",))) == 2
     label = _bins(81)
     assert [label(n) for n in (47, 48, 51.0, 52)] == [
         "44 to 47",

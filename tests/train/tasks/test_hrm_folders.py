@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main as evaluate
-from eval.evaluators.infer import Asker
+from eval.evaluators.infer import Answerer
 from eval.run import load_trained
 from jaxmodels.data.build import Options, build
 from jaxmodels.data.pairs.hrm_format import Arrays, read_built
@@ -65,15 +65,15 @@ def test_what_a_puzzle_does_is_learned_by_its_vector(shifts, tmp_path):
     # Without knowing which puzzle it is, a third of them at most can be right.
     trained, tokenizer = load_trained(tmp_path / "run")
     pairs = [pair for pair in pairs_of(config).test if "_" not in pair.answer]
-    asker = Asker(trained.model, tokenizer, batch_size=16)
-    same = asker.answer([pair.question for pair in pairs])
+    answerer = Answerer(trained.model, tokenizer, batch_size=16)
+    same = answerer.answer([pair.question for pair in pairs])
     assert np.mean([a == p.answer for a, p in zip(same, pairs, strict=True)]) < 0.4
-    right = asker.answer([pair.question for pair in pairs], [pair.identifier for pair in pairs])
+    right = answerer.answer([pair.question for pair in pairs], [pair.identifier for pair in pairs])
     assert np.mean([a == p.answer for a, p in zip(right, pairs, strict=True)]) > 0.9
-    with pytest.raises(UserError, match="vectors of 0 to 2"):
-        asker.answer(["123."], [PUZZLES])
-    with pytest.raises(UserError, match="answers after one round"):
-        Asker(trained.model, tokenizer, max_steps=2)
+    with pytest.raises(UserError, match="puzzle: must be 0 to 2"):
+        answerer.answer(["123."], [PUZZLES])
+    with pytest.raises(UserError, match="single ACT step"):
+        Answerer(trained.model, tokenizer, max_steps=2)
     assert (np.asarray(trained.model.puzzle[...]) != 0).all()
 
 
