@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -59,6 +60,11 @@ def options_of(module: str) -> set[str] | None:
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     source += (ROOT / "jaxmodels/cli.py").read_text(encoding="utf-8")
     return set(re.findall(r"\"(--[a-z][a-z-]*)\"", source))
+
+
+def runs_as_script(module: ModuleType) -> bool:
+    """Return whether a module does something when it is run."""
+    return '__name__ == "__main__"' in Path(module.__file__).read_text(encoding="utf-8")
 
 
 def main_module(name: str) -> str:
@@ -120,11 +126,19 @@ def test_commands_exist(page):
         if name.split(".")[0] not in FOLDERS:
             continue
         module = importlib.import_module(main_module(name))
-        assert callable(module.main), line
+        assert hasattr(module, "main") or runs_as_script(module), line
         for word in words[3:]:
             if word.startswith("--config.") or not word.startswith("--"):
                 continue
             assert word.split("=")[0] in options_of(module.__name__), f"no {word} in {line}"
+
+
+def test_make_targets_exist():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    for page in PAGES:
+        named = re.findall(r"^    make ([a-z-]+)|`make ([a-z-]+)`", page.read_text(), re.M)
+        for target in filter(None, (name for pair in named for name in pair)):
+            assert target in targets, f"{page}: no make target {target}"
 
 
 @every_page
