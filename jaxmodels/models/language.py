@@ -14,6 +14,7 @@ from flax import nnx, struct
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.ops import losses
 from jaxmodels.ops.chunks import remat_over_time
+from jaxmodels.ops.precision import precision_of
 
 
 @struct.dataclass
@@ -124,9 +125,8 @@ class LanguageModel(nnx.Module):
         if self.head is not None:
             return self.head(x, self.config.dtype)
         table = self.embed.table[...].astype(self.config.dtype)
-        return jnp.einsum(
-            "...d,vd->...v", x.astype(table.dtype), table, preferred_element_type=jnp.float32
-        )
+        options = {"precision": precision_of(table.dtype), "preferred_element_type": jnp.float32}
+        return jnp.einsum("...d,vd->...v", x.astype(table.dtype), table, **options)
 
     def target_counts(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Number of targets behind each term of `loss_sums`, float32 scalars."""

@@ -6,6 +6,8 @@ None of them changes a value. What they are worth was measured on the training s
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.precision import EXACT
+
 
 def renewed(values, with_each):
     """The values, as if they changed whenever the small array `with_each` does.
@@ -26,7 +28,7 @@ def rows(*vectors: jax.Array) -> list[jax.Array]:
 
     def product(table):
         unit = jnp.eye(table.shape[0], dtype=table.dtype)
-        return jnp.dot(unit, table, precision=jax.lax.Precision.HIGHEST)
+        return jnp.dot(unit, table, precision=EXACT)
 
     table = jax.lax.platform_dependent(table, cpu=product, default=lambda table: table)
     return list(table[: len(vectors)])

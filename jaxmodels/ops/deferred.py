@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from jaxmodels.ops.precision import precision_of
+
 Step = Callable[[Callable[[str, jax.Array], jax.Array], Any, Any, Any], tuple[Any, Any]]
 
 
@@ -108,7 +110,11 @@ def deferred_scan(
 
             def add(total, v, d):
                 return total + jnp.einsum(
-                    "tbi,tbo->io", v, d.astype(v.dtype), preferred_element_type=jnp.float32
+                    "tbi,tbo->io",
+                    v,
+                    d.astype(v.dtype),
+                    precision=precision_of(v.dtype),
+                    preferred_element_type=jnp.float32,
                 )
 
             d_weights = {name: add(d_weights[name], seen[name], d_taps[name]) for name in seen}
@@ -149,7 +155,8 @@ def _recording_dot(weights):
 
 
 def _product(x, weight):
-    return jnp.dot(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
+    options = {"precision": precision_of(weight.dtype), "preferred_element_type": jnp.float32}
+    return jnp.dot(x.astype(weight.dtype), weight, **options)
 
 
 @jax.custom_vjp

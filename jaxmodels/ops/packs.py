@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.chunk_loop import chunk_loop
+from jaxmodels.ops.precision import EXACT
 from jaxmodels.ops.triangular import unit_lower_inverse
 
 LANES = 128
 FAST = 2**19  # entries of a chunk's array, of which some dozens fit into a TPU's fast memory
-PRECISION = jax.lax.Precision.HIGH  # three passes of bfloat16 on a TPU, 16 bits; exact elsewhere
 
 
 def by_platform(run, heads: int, widest: int, pack: int | None, *arguments):
@@ -121,7 +121,7 @@ def on_diagonal(pack: int, state):
 
 def product(x, y):
     """x @ y in float32, the hardware's default notwithstanding."""
-    return jnp.matmul(x, y, precision=PRECISION)
+    return jnp.matmul(x, y, precision=EXACT)
 
 
 def spread(pack: int, x):

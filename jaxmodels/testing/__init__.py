@@ -23,9 +23,12 @@ import jax
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.base import Cell
 from jaxmodels.errors import UserError
+from jaxmodels.testing.depth import DEPTH, DEPTH_PROMISES, DepthLab
 from jaxmodels.testing.lab import Broken, Lab
 from jaxmodels.testing.promises import PROMISES
 from jaxmodels.xla_flags import warn_if_unsafe
+
+CHECKED = CELLS | DEPTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,7 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
     """Checks every promise of `jaxmodels.cells.base.Cell` and prints one line for each.
 
     Args:
-      cell: a name in `CELLS` or a subclass of Cell.
+      cell: a name in `CELLS`, "hrm" (see `testing.depth`), or a subclass of Cell.
       config: the cell's config, small; None means the config class (from CELLS, or from the
         annotation of `config` in `__init__`) made with width=32. If it has a field `dtype`, float32
         and bfloat16 are checked, whatever it says.
@@ -65,9 +68,12 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
     name, cell_class, config = _resolve(cell, config)
     print(f"{name} {config}", flush=True)
     results = []
-    with jax.default_matmul_precision("highest"):  # or an accelerator's rounding hides the errors
-        lab = Lab(cell_class, config, chunk, tuple(frozen), seed)
-        for promise, check in PROMISES.items():
+    with jax.default_matmul_precision(None):  # or it would stand in for what the cell forgets
+        if name in DEPTH:
+            lab, promises = DepthLab(cell_class, config, tuple(frozen), seed), DEPTH_PROMISES
+        else:
+            lab, promises = Lab(cell_class, config, chunk, tuple(frozen), seed), PROMISES
+        for promise, check in promises.items():
             try:
                 result = Result(promise, True, check(lab))
             except Broken as broken:
@@ -86,9 +92,9 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
 def _resolve(cell, config):
     """-> (name, cell class, config in float32)."""
     if isinstance(cell, str):
-        if cell not in CELLS:
+        if cell not in CHECKED:
             raise UserError(f"unknown cell {cell!r}{_nearest(cell)}")
-        name, (config_class, cell_class) = cell, CELLS[cell]
+        name, (config_class, cell_class) = cell, CHECKED[cell]
     elif isinstance(cell, type) and issubclass(cell, Cell):
         name, cell_class = cell.__name__, cell
         try:
@@ -130,8 +136,8 @@ def _one_line(error):
 
 
 def _nearest(name):
-    close = difflib.get_close_matches(name, list(CELLS), n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(CELLS)}"
+    close = difflib.get_close_matches(name, list(CHECKED), n=1, cutoff=0.4)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(CHECKED)}"
 
 
 def cells_in_file(path) -> list[type[Cell]]:
@@ -142,7 +148,7 @@ def cells_in_file(path) -> list[type[Cell]]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(f"no such file: {path}; give a cell file or one of: {', '.join(CELLS)}")
+        raise UserError(f"no such file: {path}; give a cell file or one of: {', '.join(CHECKED)}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None:
         raise UserError(f"{path} is not a Python file (.py)")

@@ -9,9 +9,8 @@ exit status: 0 all promises kept, 1 one is broken, 2 a mistake in the input
 
 import sys
 
-from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
-from jaxmodels.testing import cells_in_file, check_cell
+from jaxmodels.testing import CHECKED, cells_in_file, check_cell
 from jaxmodels.xla_flags import set_safe_flags
 
 
@@ -23,7 +22,7 @@ def main(arguments: list[str]) -> int:
         return 0
     failures = 0
     try:
-        for argument in arguments or list(CELLS):
+        for argument in arguments or list(CHECKED):
             is_path = argument.endswith(".py") or "/" in argument
             for cell in cells_in_file(argument) if is_path else [argument]:
                 failures += sum(not result.ok for result in check_cell(cell, raises=False))
