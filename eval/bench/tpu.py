@@ -47,26 +47,26 @@ LEFT_OUT = ("unified",)  # its chunk form is no layer of a language model by its
 SHORTEST, LINEAR = 64, 0.03  # of the lengths at which the scan is compiled: see `estimate_scan`
 
 
-def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dict:
+def estimate_call(name: str, options, chunk_size: int | None, device, say) -> dict:
     """The fast form at full length; halves the batch until it fits. -> a row, see `_row`."""
-    batch = wanted.batch
-    kernel = None if wanted.kernel == "xla" else wanted.kernel
+    batch = options.batch
+    kernel = None if options.kernel == "xla" else options.kernel
     while True:
-        layer = layer_of(name, wanted.width, chunk_size, batch, wanted.time, kernel)
+        layer = layer_of(name, options.width, chunk_size, batch, options.time, kernel)
         try:
-            compiled = compile_layer(layer, "call", batch, wanted.time, device)
+            compiled = compile_layer(layer, "call", batch, options.time, device)
             break
         except aot.DoesNotFit as error:
-            if wanted.kernels:
-                wanted.kernels.read()  # what a failed attempt has written is not to be taken
+            if options.kernels:
+                options.kernels.read()  # what a failed attempt has written is not to be taken
             if batch == 1:
                 raise
             say(f"{name}: batch {batch} does not fit ({error}); trying {batch // 2}")
             batch //= 2
-    _save(wanted, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
-    schedules = wanted.kernels.read() if wanted.kernels else {}
-    costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, wanted.topology))
-    row = _row(name, "call", layer, batch, wanted, costs, costs.cycles, compiled)
+    _save(options, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
+    schedules = options.kernels.read() if options.kernels else {}
+    costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, options.topology))
+    row = _row(name, "call", layer, batch, options, costs, costs.cycles, compiled)
     names = [cost.instruction.name for cost in costs.costs if cost.kind == "kernel"]
     return row | {"kernels": {name: dataclasses.asdict(schedules[name]) for name in names}}
 
@@ -81,7 +81,7 @@ def cost_of_kernel(schedules, topology: str, instruction, operands) -> int | Non
     return max(schedule.bundles, round(moved * clock / bandwidth))
 
 
-def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
+def estimate_scan(name: str, options, batch: int, device, say) -> dict:
     """The plain scan: compiled at short lengths and carried on along a straight line.
 
     What the backward pass keeps of 4096 steps does not fit a chip. The loop costs the same at every
@@ -90,8 +90,8 @@ def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
     """
     lengths, cycles, deviation = [], [], None
     length = SHORTEST
-    while length <= wanted.time and (deviation is None or abs(deviation) > LINEAR):
-        layer = layer_of(name, wanted.width, None, batch, length)
+    while length <= options.time and (deviation is None or abs(deviation) > LINEAR):
+        layer = layer_of(name, options.width, None, batch, length)
         try:
             compiled = compile_layer(layer, "scan", batch, length, device)
         except aot.DoesNotFit as error:
@@ -108,26 +108,26 @@ def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
         longest = costs, compiled
         length *= 2
     if len(lengths) < 2:
-        raise UserError(f"--time={wanted.time}: the scan needs {2 * SHORTEST} tokens or more")
+        raise UserError(f"--time={options.time}: the scan needs {2 * SHORTEST} tokens or more")
     costs, compiled = longest
-    _save(wanted, f"{name}-scan", compiled[0])
+    _save(options, f"{name}-scan", compiled[0])
     slope = (cycles[-1] - cycles[-2]) / (lengths[-1] - lengths[-2])
-    total = cycles[-1] + slope * (wanted.time - lengths[-1])
-    layer = layer_of(name, wanted.width, None, batch, wanted.time)
-    row = _row(name, "scan", layer, batch, wanted, costs, total, compiled)
+    total = cycles[-1] + slope * (options.time - lengths[-1])
+    layer = layer_of(name, options.width, None, batch, options.time)
+    row = _row(name, "scan", layer, batch, options, costs, total, compiled)
     return row | {"compiled_at": lengths, "deviation": deviation}
 
 
-def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
-    clock, peak, _ = CHIPS[aot.parse_topology(wanted.topology)[0]]
-    tokens = batch * wanted.time
+def _row(name, form, layer, batch, options, costs, cycles, compiled) -> dict:
+    clock, peak, _ = CHIPS[aot.parse_topology(options.topology)[0]]
+    tokens = batch * options.time
     products, recurrence = (tokens * flops for flops in layer.flops)
     return {
         "cell": name,
         "form": form,
         "chunk_size": chunk_size_of(layer.cell) if form == "call" else None,
         "batch": batch,
-        "time": wanted.time,
+        "time": options.time,
         "cycles": round(cycles),
         "cycles_per_token": cycles / tokens,
         "milliseconds": 1e3 * cycles / clock,
@@ -140,7 +140,7 @@ def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
         "kinds": {kind: part / costs.cycles for kind, part in costs.by("kind").items()},
         "sources": {
             source: part / costs.cycles
-            for source, part in list(costs.by("source").items())[: wanted.top]
+            for source, part in list(costs.by("source").items())[: options.top]
         },
         "top": [
             {
@@ -154,69 +154,69 @@ def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
                 "op_name": cost.instruction.op_name,
                 "source": cost.source,
             }
-            for cost in costs.costs[: wanted.top]
+            for cost in costs.costs[: options.top]
         ],
         "without_estimate": costs.without_estimate,
         "unknown_loops": list(costs.unknown_loops),
     }
 
 
-def _save(wanted, name: str, program: str) -> None:
-    if wanted.hlo:
-        folder = Path(wanted.hlo)
+def _save(options, name: str, program: str) -> None:
+    if options.hlo:
+        folder = Path(options.hlo)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name.replace('/', '-')}.txt").write_text(program)
 
 
-def run(wanted, say) -> list[dict]:
+def run(options, say) -> list[dict]:
     """All rows that the command line asks for.
 
     Raises:
       UserError: names, sizes or a topology that cannot be.
       train.devices.aot.DoesNotFit: not even one row fits.
     """
-    wanted.kernels = Kernels() if wanted.kernel != "xla" else None  # before libtpu is loaded
+    options.kernels = Kernels() if options.kernel != "xla" else None  # before libtpu is loaded
     try:
-        return _rows(wanted, say)
+        return _rows(options, say)
     finally:
-        if wanted.kernels:
-            wanted.kernels.close()
+        if options.kernels:
+            options.kernels.close()
 
 
-def _rows(wanted, say) -> list[dict]:
-    device = aot.topology_devices(wanted.topology)[0]
-    names = wanted.cells or [name for name in CELLS if name not in LEFT_OUT]
-    if wanted.kernel != "xla" and not wanted.cells:
+def _rows(options, say) -> list[dict]:
+    device = aot.topology_devices(options.topology)[0]
+    names = options.cells or [name for name in CELLS if name not in LEFT_OUT]
+    if options.kernel != "xla" and not options.cells:
         names = [name for name in names if hasattr(CELLS[name][0], "kernel")]
-    kernel = None if wanted.kernel == "xla" else wanted.kernel
+    kernel = None if options.kernel == "xla" else options.kernel
     for name in names:  # before the first is compiled, which takes minutes
-        layer_of(name, wanted.width, None, 1, 1, kernel)
+        layer_of(name, options.width, None, 1, 1, kernel)
     rows = []
     for name in names:
-        chunked = chunk_size_of(layer_of(name, wanted.width, None, 1, 1).cell)
+        chunked = chunk_size_of(layer_of(name, options.width, None, 1, 1).cell)
         found = []
-        for chunk_size in (wanted.chunk_sizes or [None]) if chunked else [None]:
-            row = estimate_call(name, wanted, chunk_size, device, say)
+        for chunk_size in (options.chunk_sizes or [None]) if chunked else [None]:
+            row = estimate_call(name, options, chunk_size, device, say)
             found.append(row)
             say(
                 f"{name}: chunk {row['chunk_size']}, {row['cycles']:,} cycles, "
                 f"utilisation {row['utilisation']:.1%}, compiled in {row['compile_seconds']:.0f} s"
             )
         rows += found
-        if not wanted.no_scan:
-            scan = estimate_scan(name, wanted, min(row["batch"] for row in found), device, say)
+        if not options.no_scan:
+            scan = estimate_scan(name, options, min(row["batch"] for row in found), device, say)
             for row in found:
                 row["scan_over_call"] = scan["cycles_per_token"] / row["cycles_per_token"]
             rows.append(scan)
     return rows
 
 
-def show(rows: list[dict], wanted) -> None:
+def show(rows: list[dict], options) -> None:
     """Prints the table and what bounds each fast form."""
-    generation, _ = aot.parse_topology(wanted.topology)
+    generation, _ = aot.parse_topology(options.topology)
     clock, peak, _ = CHIPS[generation]
     title = f"a layer forward and backward on one {generation} chip, predicted: width "
-    title += f"{wanted.width}, T {wanted.time}, bfloat16 matmuls"
+    title += f"{options.width}, T {options.time}, bfloat16 matmuls"
     header = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilisation")
     header += ("with recurrence", "scan / call", "compile s", "peak GB")
     cells = [
@@ -300,27 +300,27 @@ def main(arguments: list[str]) -> int | None:
     parser.add_argument("--top", type=int, default=5, help="dearest lines and instructions shown")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     parser.add_argument("--hlo", metavar="FOLDER", help="keep the optimised programs there")
-    wanted = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     start = time.perf_counter()
 
     def say(line):
         print(f"[{time.perf_counter() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    generation, _ = aot.parse_topology(wanted.topology)
+    generation, _ = aot.parse_topology(options.topology)
     if generation not in CHIPS:
         raise UserError(f"no clock is known for {generation}{cli.choose_from(CHIPS)}")
     for name in ("width", "time", "batch"):
-        if getattr(wanted, name) < 1:
-            raise UserError(f"--{name}={getattr(wanted, name)}: give 1 or more")
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}={getattr(options, name)}: give 1 or more")
     aot.prepare_environment(aot.find_libtpu())
     jax.config.update("jax_platforms", "cpu")  # JAX has read the environment already
     try:
-        rows = run(wanted, say)
+        rows = run(options, say)
     except aot.DoesNotFit as error:
-        print(f"does not fit {wanted.topology}: {error}")
+        print(f"does not fit {options.topology}: {error}")
         return 1
-    show(rows, wanted)
-    if wanted.json:
-        text = json.dumps({"topology": wanted.topology, "rows": rows}, indent=2)
-        cli.write_atomically(wanted.json, text + "\n")
+    show(rows, options)
+    if options.json:
+        text = json.dumps({"topology": options.topology, "rows": rows}, indent=2)
+        cli.write_atomically(options.json, text + "\n")
     return None

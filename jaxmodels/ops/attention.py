@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import from_chunks, to_chunks
+from jaxmodels.ops.common.precision import precision_of
 
 
 def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
@@ -172,7 +173,8 @@ def _part(q, k, v, seen, dtype):
     q (B, K, G, t, N); k, v (B, K, s, N); seen bool (B, t, s) -> largest score (B, K, G, t), -inf if
     none is seen; sum of exp(score - largest) (B, K, G, t); their sum of values (B, K, G, t, N).
     """
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
+    product = functools.partial(jnp.einsum, **options)
     q = (q * q.shape[-1] ** -0.5).astype(dtype)
     groups = q.shape[2:4]
     q = q.reshape(*q.shape[:2], -1, q.shape[-1])
