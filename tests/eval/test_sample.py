@@ -92,20 +92,18 @@ def test_top_k_and_top_p_and_temperature():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
     keys = jax.random.split(jax.random.key(0), 2000)
 
-    def frequencies(**options):
+    def counts(**options):
         tokens = jax.vmap(lambda key: draw(logits, key, Choice(**options))[0])(keys)
         return np.bincount(tokens, minlength=4) / len(keys)
 
-    np.testing.assert_allclose(frequencies(temperature=1.0), [0.5, 0.3, 0.15, 0.05], atol=0.04)
-    np.testing.assert_allclose(
-        frequencies(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0], atol=0.04
-    )
+    np.testing.assert_allclose(counts(temperature=1.0), [0.5, 0.3, 0.15, 0.05], atol=0.04)
+    np.testing.assert_allclose(counts(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0], atol=0.04)
     # 0.5 + 0.3 has reached 0.79; the third is out. At 0.81 it is in.
-    np.testing.assert_allclose(frequencies(temperature=1.0, top_p=0.79)[2:], 0, atol=0)
-    assert frequencies(temperature=1.0, top_p=0.81)[2] > 0.1
-    np.testing.assert_array_equal(frequencies(temperature=1.0, top_p=1e-6), [1, 0, 0, 0])
-    np.testing.assert_array_equal(frequencies(temperature=0.0), [1, 0, 0, 0])
-    assert frequencies(temperature=4.0)[3] > frequencies(temperature=1.0)[3] + 0.05
+    np.testing.assert_allclose(counts(temperature=1.0, top_p=0.79)[2:], 0, atol=0)
+    assert counts(temperature=1.0, top_p=0.81)[2] > 0.1
+    np.testing.assert_array_equal(counts(temperature=1.0, top_p=1e-6), [1, 0, 0, 0])
+    np.testing.assert_array_equal(counts(temperature=0.0), [1, 0, 0, 0])
+    assert counts(temperature=4.0)[3] > counts(temperature=1.0)[3] + 0.05
 
 
 def test_empty_prompt_starts_after_a_line_break(model):

@@ -138,9 +138,9 @@ def test_cycles_are_summed_along_the_calls():
     # 3 x (4 x 7 + 11) in the loops, 5, and the dearer branch.
     assert found.cycles == 3 * (4 * 7 + 11) + 5 + 300
     assert found.by("kind") == {"reduction": 300, "product": 84, "movement": 33, "elementwise": 5}
-    dearest = found.costs[1]
-    assert (dearest.instruction.name, dearest.times, dearest.cycles) == ("f", 12, 84)
-    assert dearest.instruction.op_name == "jit(run)/while/body/dot_general"
+    largest = found.costs[1]
+    assert (largest.instruction.name, largest.times, largest.cycles) == ("f", 12, 84)
+    assert largest.instruction.op_name == "jit(run)/while/body/dot_general"
     assert found.by("source") == {"?": 333, "second.py:12 step": 84, "first.py:7 <module>": 5}
     assert found.without_estimate == {"tpu_custom_call": 1, "copy": 1}
     assert found.unknown_loops == ()
