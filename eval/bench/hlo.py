@@ -42,27 +42,27 @@ class Instruction:
     @property
     def cycles(self) -> int | None:
         """The compiler's estimate, or None."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
-        return int(found[1]) if found and int(found[1]) < UNKNOWN else None
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(match[1]) if match and int(match[1]) < UNKNOWN else None
 
     @property
     def op_name(self) -> str:
         """Name of the operation in the traced program."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
     @property
     def frame(self) -> int | None:
         """Id of the stack frame, or None."""
-        found = re.search(r"stack_frame_id=(\d+)", self.attributes)
-        return int(found[1]) if found else None
+        match = re.search(r"stack_frame_id=(\d+)", self.attributes)
+        return int(match[1]) if match else None
 
     def called(self, *keys: str) -> list[str]:
         """Return the names of the computations in these attributes."""
         names = []
         for key in keys:
-            found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
-            names += re.findall(r"[\w.\-]+", found[1]) if found else []
+            match = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
+            names += re.findall(r"[\w.\-]+", match[1]) if match else []
         return names
 
 
@@ -283,8 +283,8 @@ def _sources(text: str) -> dict[int, str]:
     """Return stack frame -> "file.py:line function" from the tables in the program's header."""
 
     def table(title: str) -> dict[int, str]:
-        found = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
-        rows = re.findall(r"^(\d+) (.*)$", found[1], re.M) if found else []
+        match = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
+        rows = re.findall(r"^(\d+) (.*)$", match[1], re.M) if match else []
         return {int(number): row for number, row in rows}
 
     def number(row: str, field: str) -> int:
