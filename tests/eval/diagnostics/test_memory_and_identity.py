@@ -58,9 +58,9 @@ def test_generate_equals_stepping():
     tokens = reading.generate(model, model.initial_state(2), logits, forced)
     assert tokens.shape == (2, 20) and (tokens[forced >= 0] == forced[forced >= 0]).all()
     _, out = model(model.initial_state(2), jnp.asarray(tokens))
-    likeliest = np.asarray(out.logits.argmax(-1))[:, :-1]
+    argmax = np.asarray(out.logits.argmax(-1))[:, :-1]
     own = forced[:, 1:] < 0
-    np.testing.assert_array_equal(tokens[:, 1:][own], likeliest[own])
+    np.testing.assert_array_equal(tokens[:, 1:][own], argmax[own])
     few = reading.generate(model, model.initial_state(2), logits, forced, allowed=[7, 9])
     assert set(few[forced < 0]) <= {7, 9}
     hot = [
