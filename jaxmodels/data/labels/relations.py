@@ -134,7 +134,7 @@ class RelationLabeller:
         breaks = np.concatenate([[0], np.cumsum(words.closed)])
 
         def argument_after(anchor, stop):
-            """Return the head of the first run after `anchor`, -1 if `stop` or punctuation precedes."""
+            """Return the head of the first run after `anchor`, -1 if `stop` comes first."""
             head = np.where(anchor < n, next_noun[np.minimum(anchor, n - 1)], n)
             fits = (head < stop) & (head < n)
             head = np.minimum(head, n - 1)
@@ -164,7 +164,7 @@ class RelationLabeller:
         return RelationIndex(words.sentences, first, classes.astype(np.int32), known)
 
     def _classify(self, words: _Words) -> tuple[np.ndarray, np.ndarray]:
-        """Return (words,) category codes and lemma hashes; verb forms in noun position are nouns."""
+        """Return (words,) category codes and lemma hashes; verbs in noun position are nouns."""
         at = np.minimum(np.searchsorted(self._hashes, words.hash), len(self._hashes) - 1)
         listed = self._hashes[at] == words.hash
         code = np.where(listed, self._codes[at], _CONTENT)
