@@ -77,7 +77,7 @@ def test_truncated_damaged_or_something_else(model, saved, tmp_path):
     data = path.read_bytes()
     for name, content in (("cut", data[:-5]), ("empty", b""), ("text", b"hello, this is text")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: not a whole safetensors file") as error:
+        with pytest.raises(UserError, match=f"{name}: not a complete safetensors file") as error:
             load_session(tmp_path / name, model)
         assert "\n" not in str(error.value)
     flipped = bytearray(data)
@@ -88,7 +88,7 @@ def test_truncated_damaged_or_something_else(model, saved, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_session(tmp_path / "nothing", model)
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "weights")
-    with pytest.raises(UserError, match="no recurrent state"):
+    with pytest.raises(UserError, match="not a recurrent state"):
         load_session(tmp_path / "weights", model)
 
 
@@ -98,11 +98,11 @@ def test_truncated_damaged_or_something_else(model, saved, tmp_path):
         ({"version": "3"}, "version 3 is newer than"),
         ({"version": "0"}, "version 0 is too old for"),
         ({"version": "two"}, "its version is damaged"),
-        ({"version": "1"}, "not a whole file of version 1"),
-        ({"tokens_read": None}, "description is damaged"),
-        ({"batch_size": "x"}, "description is damaged"),
+        ({"version": "1"}, "not a complete file of version 1"),
+        ({"tokens_read": None}, "metadata are damaged"),
+        ({"batch_size": "x"}, "metadata are damaged"),
         ({"batch_size": "4"}, "expected"),
-        ({"config": "{"}, "description is damaged"),
+        ({"config": "{"}, "metadata are damaged"),
         ({"config": json.dumps({"model": "groundthink"})}, "checksum"),
     ],
 )
@@ -142,6 +142,6 @@ def test_refuses_to_overwrite_and_to_save_what_is_no_state(model, saved, tmp_pat
     with pytest.raises(UserError, match="no folder"):
         save_session(session, model, tmp_path / "none" / "s")
     for state in ({"a": np.zeros((2, 3), np.int32)}, {"a": np.zeros((2, 3)), "b": np.zeros((4,))}):
-        with pytest.raises(UserError, match="float32 with the batch first"):
+        with pytest.raises(UserError, match="must be float32"):
             save_session(Session(state), model, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()

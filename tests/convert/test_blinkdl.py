@@ -129,7 +129,7 @@ def test_tensors_that_do_not_fit(version, tmp_path):
 def test_other_models(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"emb.weight": np.ones((3, 2), np.float32)}, path)
-    refused(path, "no RWKV")
+    refused(path, "expected RWKV tensors")
     tensors = blinkdl_numpy.random_tensors(4)
     save_file(tensors | {"blocks.0.att.ln_x.weight": np.ones(32, np.float32)}, path)
     refused(path, "RWKV-5")

@@ -211,6 +211,6 @@ def test_models_that_the_library_has_not(changes, words):
 
 def test_other_modes_are_refused_and_nothing_is_written(tmp_path):
     model = abstract_model(jaxmodels.make_config("hrm/trm_sudoku"))
-    with pytest.raises(UserError, match="mode='grid' is not in transformers"):
+    with pytest.raises(UserError, match="mode='grid' is not supported by hrm_text"):
         convert.save(model, tmp_path / "new", to="huggingface")
     assert not list(tmp_path.iterdir())

@@ -192,7 +192,7 @@ def test_sharded(sharded):
 def test_folders_without_weights(tmp_path):
     folder = folder_with(tmp_path, "mamba")
     (folder / "model.safetensors").write_bytes(b"")
-    says(folder, "not a whole safetensors file")
+    says(folder, "not a complete safetensors file")
     (folder / "model.safetensors").unlink()
     says(folder, "model.safetensors")
     (folder / "config.json").write_text("[]")

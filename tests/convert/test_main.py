@@ -70,8 +70,8 @@ def test_own_folders_that_do_not_fit(folder):
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"num_layers": 4}, "3 layers, the config says 4"),
-        ({"num_layers": 10**12}, "3 layers, the config says"),
+        ({"num_layers": 4}, "3 layers, the config has 4"),
+        ({"num_layers": 10**12}, "3 layers, the config has"),
         ({"num_layers": "2"}, "num_layers"),
         ({"width": 16}, "'embed.table'"),
         ({"version": 5}, "version"),

@@ -191,7 +191,7 @@ def test_headers(tmp_path):
     data = path.read_bytes()
     write_file(path, {"head.weight": arrays["head.weight"]})
     path.write_bytes(data + path.read_bytes()[24:])
-    refused(path, "'head.weight' is there twice")
+    refused(path, "duplicate tensor 'head.weight'")
 
 
 @pytest.fixture(scope="module")

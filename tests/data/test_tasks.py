@@ -121,7 +121,7 @@ def test_the_sources_own_set_is_five_pairs_two_hundred_times(pairs):
 def test_refusals():
     with pytest.raises(UserError, match="unknown task 'x'"):
         make_task("x", 1, 0)
-    with pytest.raises(UserError, match="'factual' has 1,600 pairs, asked for 9,999"):
+    with pytest.raises(UserError, match="'factual' has 1,600 pairs, requested 9,999"):
         make_task("factual", 9999, 0)
-    with pytest.raises(UserError, match="does not say what fills its slots"):
+    with pytest.raises(UserError, match="has no slot values"):
         split_by_combination([Pair("a", "b")], 0.1, 0)

@@ -105,7 +105,7 @@ def make_sudoku(
         if len(answers) == count:
             break
     else:
-        raise UserError(f"examples: found only {len(answers)} distinct puzzles, got {count}")
+        raise UserError(f"examples: found only {len(answers)} distinct puzzles, requested {count}")
     return [pair_of(question, answer, f"sudoku{box**2}") for question, answer in answers.items()]
 
 

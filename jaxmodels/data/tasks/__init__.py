@@ -52,7 +52,7 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
         raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     pairs = list(TASKS[name].all_pairs())
     if not 1 <= count <= len(pairs):
-        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, got {count:,}")
+        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, requested {count:,}")
     return [pairs[i] for i in random_order(seed, 1, len(pairs))[:count]]
 
 

@@ -249,26 +249,26 @@ def change(name, **fields):
 
 
 DAMAGE = {
-    "gone": (lambda f: (f / "train/all__labels.npy").unlink(), "all__labels.npy: is missing"),
+    "gone": (lambda f: (f / "train/all__labels.npy").unlink(), "all__labels.npy: missing"),
     "cut": (
         lambda f: (f / "train/labels.npy").write_bytes((f / "train/labels.npy").read_bytes()[:999]),
-        "train/labels.npy: no array that can be read",
+        "train/labels.npy: not a readable array",
     ),
     "no array": (
         lambda f: (f / "train/inputs.npy").write_text("hello"),
-        "train/inputs.npy: no array that can be read",
+        "train/inputs.npy: not a readable array",
     ),
-    "objects": (save("inputs.npy", np.array([None])), "inputs.npy: no array that can be read"),
-    "floats": (save("all__inputs.npy", np.ones((800, 256))), "expected whole numbers, got float64"),
+    "objects": (save("inputs.npy", np.array([None])), "inputs.npy: not a readable array"),
+    "floats": (save("all__inputs.npy", np.ones((800, 256))), "expected integers, got float64"),
     "big": (save("all__group_indices.npy", np.array([0, 2**40])), "do not fit in 32 bits"),
     "length": (save("all__inputs.npy", np.ones((800, 9), int)), r"expected \(n, 256\), got"),
     "rows": (save("all__labels.npy", np.ones((799, 256), int)), r"all__labels.npy: has shape"),
     "vocabulary": (save("all__inputs.npy", np.full((800, 256), 195)), r"has 195, .* in 0..194"),
     "label": (save("all__labels.npy", np.full((800, 256), -1)), r"labels.npy: has -1, which"),
     "identifier": (save("all__puzzle_identifiers.npy", np.ones(800, int)), r"has 1, .* in 0..0"),
-    "puzzles": (save("all__puzzle_indices.npy", np.array([0, 5])), "rise from 0 to the 800 exam"),
-    "steps": (save("all__group_indices.npy", np.array([0, 9, 9, 800])), "to the 800 puzzles"),
-    "count": (save("all__puzzle_indices.npy", np.array([0, 800])), "expected 801, one more"),
+    "puzzles": (save("all__puzzle_indices.npy", np.array([0, 5])), "increase from 0 to 800 exam"),
+    "steps": (save("all__group_indices.npy", np.array([0, 9, 9, 800])), "to 800 puzzles"),
+    "count": (save("all__puzzle_indices.npy", np.array([0, 800])), "expected 801 entries, one"),
     "groups": (save("all__group_indices.npy", np.array([0, 800])), "total_groups is 4, files h"),
     "two layouts": (save("inputs.npy", np.full((800, 256), 9)), "inputs differs between dataset"),
     "two metadata": (change("metadata.json", pad_id=1), "metadata differs between dataset"),
@@ -282,7 +282,7 @@ DAMAGE = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "not a tokenizer desc"),
     "unfinished": (
         lambda f: [(f / "train" / name).unlink() for name, _ in LAYOUTS],
-        "no dataset.json or metadata.json in it",
+        "has no dataset.json or metadata.json",
     ),
     "no JSON": (lambda f: (f / "train/dataset.json").write_text("{"), "dataset.json:1: not valid"),
     "field": (
@@ -303,7 +303,7 @@ def test_a_malformed_folder_is_refused_in_one_line(broken, name):
 
 
 def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="no folder train or test in it"):
+    with pytest.raises(UserError, match="has no folder train or test"):
         read_built(tmp_path / "nothing")
 
 
@@ -342,13 +342,13 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         (["translatoin"], "translatoin: neither a file nor a task; did you mean 'translation'"),
         (["no/such.tsv"], "no/such.tsv: no such file"),
         (["bad.jsonl"], "bad.jsonl:2: expected the fields input and output"),
-        (["one.tsv"], "train_split: 1 pairs to train on and 0 to test"),
+        (["one.tsv"], "train_split: 1 training and 0 test pairs"),
         (["factual", "--count", "5000"], "'factual' has 1,600 pairs"),
-        (["factual", "--train-split", "1.0"], "train_split: a share between 0 and 1"),
+        (["factual", "--train-split", "1.0"], "train_split: must be between 0 and 1"),
         (["factual", "--tokenizer", "bpe", "--max-tokens", "9"], "BPE needs 260 or more"),
-        (["factual", "--tokenizer", "hybrid", "--max-tokens", "9"], "hybrid needs more than 195"),
+        (["factual", "--tokenizer", "hybrid", "--max-tokens", "9"], "hybrid needs 196 or more"),
         (["factual", "--seq-len", "8"], "does not fit in 8"),
-        ([], "name a task or files, or --verify"),
+        ([], "name a task or files, or pass --verify"),
     ],
 )
 def test_mistakes_of_the_user(tmp_path, capsys, monkeypatch, arguments, words):

@@ -34,7 +34,7 @@ def test_json_lines_and_tables(tmp_path):
         ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "a"}\n', ":2: expected the fields"),
         ("a.jsonl", '{"input": "a", "output": 3}\n', ":1: the answer must be text, got 3"),
         ("a.jsonl", '{"input": "a", "output": " "}\n', ":1: the answer is empty"),
-        ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: half of a surrogate pair"),
+        ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: an unpaired surrogate"),
         ("a.tsv", "one\ttwo\nthree\n", ":2: expected question, tab, answer"),
         ("a.csv", "id,article\n1,text\n", ":1: expected the fields input and output or "),
         (
@@ -89,9 +89,9 @@ def test_two_files_line_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("one\n", "a.en: 2 lines, but .*a.es has 1; line by line"),
+        ("one\n", "a.en: 2 lines, but .*a.es has 1; parallel files"),
         ("uno\n \n", "a.en:2: the answer is empty"),
-        (None, "expected two files, QUESTIONS.ANSWERS; .*a.es is no file"),
+        (None, "expected two files, QUESTIONS.ANSWERS; .*a.es is not a file"),
         (" \nuno\n", "a.en:1: the answer is empty"),
     ],
 )
@@ -113,5 +113,5 @@ def test_files_are_read_once_and_a_plus_may_be_part_of_a_name(tmp_path):
         assert [(p.question, p.answer) for p in read_all(given)] == [("a", "b")]
     empty = tmp_path / "empty.csv"
     empty.write_text("input,output\n")
-    with pytest.raises(UserError, match=r"empty\.csv: no question with an answer"):
+    with pytest.raises(UserError, match=r"empty\.csv: contains no question"):
         read_all([str(empty)])

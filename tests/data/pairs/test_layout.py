@@ -52,7 +52,7 @@ def test_asking_shows_what_training_showed(mode, alike):
 def test_grids():
     row = lay_out([1, 2, 3], [0, 5, 6], "grid", 3)
     assert row.inputs.tolist() == [1, 2, 3] and row.weights.tolist() == [0.0, 1.0, 1.0]
-    with pytest.raises(UserError, match="a grid's answer has 2 places, expected 3"):
+    with pytest.raises(UserError, match="a grid's answer has 2 cells, expected 3"):
         lay_out([1, 2, 3], [5, 6], "grid", 3)
 
 

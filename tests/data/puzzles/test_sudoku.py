@@ -122,9 +122,9 @@ def test_unseen_9x9_puzzles_have_solutions_that_training_does_not():
 
 
 def test_sizes_that_there_are_not():
-    with pytest.raises(UserError, match="2 for 4x4, 3 for 9x9, got 4"):
+    with pytest.raises(UserError, match="2 for 4x4 or 3 for 9x9, got 4"):
         make_sudoku(4, 1, 0)
-    with pytest.raises(UserError, match="puzzles have 16 cells here"):
+    with pytest.raises(UserError, match="expected puzzles of 16 cells"):
         split_sudoku(make_sudoku(3, 1, 0), 0.5, 0, 2)
 
 
@@ -140,15 +140,15 @@ def test_a_csv_in_hrms_column_order(tmp_path):
     is_open = pair.question.index(".")
     for line, words in (
         (f"x,{pair.question[:-1]},{pair.answer},3", ":2: a puzzle and its answer have 81 cells"),
-        (f"x,{'x' * 81},{pair.answer},3", ":2: cells are digits"),
-        (f"x,{'.' * 81},{wrong},3", ":2: the answer is no solution"),
+        (f"x,{'x' * 81},{pair.answer},3", ":2: cells must be digits"),
+        (f"x,{'.' * 81},{wrong},3", ":2: the answer is not a solution"),
         (
             f"x,{pair.question[:is_open]}{int(pair.answer[is_open]) % 9 + 1}"
             f"{pair.question[is_open + 1 :]},{pair.answer},3",
             ":2: the answer changes a given cell",
         ),
         ("x", ":2: expected the columns"),
-        ("x" * 200_000, ":2: not a CSV line"),
+        ("x" * 200_000, ":2: not valid CSV"),
     ):
         path.write_text(f"{head}{line}\n")
         with pytest.raises(UserError, match=words):
@@ -171,7 +171,7 @@ def test_grid_tokens():
     assert tokens.vocab_size == 11 and tokens.encode(".19").tolist() == [1, 2, 10]
     assert tokens.decode(tokens.encode("1.9")) == "1.9" and tokens.decode([0, 11]) == "_?"
     assert tokenizer_from_json(tokens.to_json()) == tokens
-    with pytest.raises(UserError, match="no symbol 'x'"):
+    with pytest.raises(UserError, match="unknown symbol 'x'"):
         tokens.encode("1x")
 
 

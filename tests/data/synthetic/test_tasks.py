@@ -188,7 +188,7 @@ def test_moves_of_s5():
     [
         (lambda: MQAR(pairs=0), "pairs must be an integer >= 1, got 0"),
         (lambda: MQAR(vocab_size=63), "must be even"),
-        (lambda: MQAR(vocab_size=16, pairs=8), "got 16; 18 would do"),
+        (lambda: MQAR(vocab_size=16, pairs=8), "got 16; 18 is enough"),
         (lambda: MQAR(seq_len=31), "pairs=8 takes 32 tokens, seq_len is 31"),
         (lambda: MQAR(power=0.0), "power must be positive"),
         (lambda: Copying(values=1), "values must be an integer >= 2"),

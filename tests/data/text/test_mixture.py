@@ -84,7 +84,7 @@ def test_a_source_without_a_share_is_never_drawn():
     [
         ({"a": (1.0,), "b": (1.0, 1.0)}, "data.mixture.a: needs 2 weights"),
         ({"a": (1.0, -1.0), "b": (1.0, 1.0)}, "data.mixture.a: needs 2 weights >= 0"),
-        ({"a": (1.0, 0.0), "b": (1.0, 0.0)}, "in every phase some source"),
+        ({"a": (1.0, 0.0), "b": (1.0, 0.0)}, "every phase needs a source"),
     ],
 )
 def test_weights_that_make_no_sense(weights, says):
@@ -150,7 +150,7 @@ def test_tails_that_cannot_be():
     documents = [Document("a", np.arange(30))]
     with pytest.raises(UserError, match="corpus too short: 30 tokens in 8 tracks"):
         split_tails(documents, 8, 0.1)
-    with pytest.raises(UserError, match=r"data.valid_fraction: must lie in \(0, 1\)"):
+    with pytest.raises(UserError, match=r"data.valid_fraction: must be in \(0, 1\)"):
         split_tails(documents, 2, 0.0)
 
 

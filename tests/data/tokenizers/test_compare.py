@@ -62,7 +62,7 @@ def test_command_line(capsys):
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="pairs: none"):
+    with pytest.raises(UserError, match="pairs: must not be empty"):
         compare_tokenizers([], {}, 1)
     with pytest.raises(UserError, match="width must be positive"):
         compare_tokenizers(PAIRS, {}, 0)
