@@ -1,6 +1,6 @@
-"""One recurrence a file. `CELLS` maps a name to (config class, cell class).
+"""Cells by name: `CELLS` maps a name to (config class, cell class).
 
-`hrm` is a recurrence in depth, not over time: no `Cell`, and not in `CELLS`.
+`hrm` is not in `CELLS`, because it recurs in depth, not over time.
 """
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig

@@ -1,11 +1,10 @@
-"""Causal softmax attention as a cell: what recurrent cells are held against.
+"""Causal sliding-window softmax attention as a cell, the baseline of the recurrent cells.
 
     y_t = W_o softmax(q_t K^T / sqrt N) V  over the last `window` tokens of the document
 
-Its state is a ring buffer of keys and values, so that it hands on, resets and decodes like every
-other cell, at a cost that does not depend on the position. Rotary positions (arXiv 2104.09864),
-query heads in groups (arXiv 2305.13245), norms of queries and keys (arXiv 2010.04245 has their
-origin, the form is that of arXiv 2302.05442); initialisation as GPT-2's.
+The state is a ring buffer of keys and values, so the cost per token is constant. Rotary positions
+(arXiv 2104.09864), grouped-query attention (arXiv 2305.13245), query and key norms (arXiv
+2010.04245, as in arXiv 2302.05442), initialisation as in GPT-2.
 
 Shapes: B batch, T time, C width, W window, H heads, K key and value heads, N head_size (C = H N).
 """
@@ -31,16 +30,16 @@ from jaxmodels.ops.attention import (
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
       head_size: N, even, divides C; None means 64, or C if that is smaller.
       kv_heads: K, divides H; None means H.
-      window: W, tokens that a token sees, itself included. The state holds 2 W K N numbers.
-      rope_base: the slowest pair of channels turns once in about 2 pi rope_base tokens.
-      qk_norm: RMSNorm of each head's query and key, before they are rotated.
-      chunk_size: tokens a block of the fast form.
+      window: W, attention span in tokens, including the current one; the state has 2 W K N numbers.
+      rope_base: the slowest pair of channels has a period of about 2 pi rope_base tokens.
+      qk_norm: RMSNorm of each head's query and key, before rotation.
+      chunk_size: query tokens per block in `__call__`.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -70,10 +69,10 @@ class AttentionConfig:
 
 @struct.dataclass
 class AttentionState:
-    """Float32. Slots of the rings that `position` does not account for are never read.
+    """Float32 state; ring slots beyond `position` are never read.
 
     Attributes:
-      keys: (B, W, K, N), rotated; token p of the document stands in slot p mod W.
+      keys: (B, W, K, N), rotated; token p of the document is in slot p mod W.
       values: (B, W, K, N).
       position: (B,), tokens of the document read so far, below 2^24.
     """
@@ -84,7 +83,7 @@ class AttentionState:
 
 
 class AttentionCell(Cell):
-    """Multi-head attention. x, y: (B, C)."""
+    """Multi-head attention; x, y: (B, C)."""
 
     def __init__(
         self, config: AttentionConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
@@ -105,13 +104,13 @@ class AttentionCell(Cell):
         self.key_norm = RMSNorm(c.head_size) if c.qk_norm else None
 
     def initial_state(self, batch_size: int) -> AttentionState:
-        """Empty rings."""
+        """Return empty rings."""
         c = self.config
         ring = jnp.zeros((batch_size, c.window, c.kv_heads, c.head_size), jnp.float32)
         return AttentionState(ring, ring, jnp.zeros((batch_size,), jnp.float32))
 
     def step(self, state, x, key=None):
-        """x (B, C) -> (state, y (B, C))."""
+        """See `Cell.step`."""
         read = _count(state.position)
         q, k, v = self._project(x, read)
         keys, values = ring_put(state.keys, k, read + 1), ring_put(state.values, v, read + 1)
@@ -119,16 +118,16 @@ class AttentionCell(Cell):
         return AttentionState(keys, values, state.position + 1.0), self._read_out(y)
 
     def scan(self, state, xs, reset=None, key=None, prefix=None, *, step=None):
-        """See `Cell.scan`; it has no `prefix`, for a step cannot see later tokens."""
+        """See `Cell.scan`; `prefix` must be None, because a step cannot attend to later tokens."""
         if prefix is not None:
-            raise UserError("prefix: a scan over steps sees no later token; call the cell instead")
+            raise UserError("prefix: a scan cannot attend to later tokens; call the cell instead")
         return Cell.scan(self, state, xs, reset, key, step=step)
 
     def __call__(self, state, xs, reset=None, key=None, prefix=None):
-        """See `Cell.scan`; blocks of queries, all keys of their windows at once.
+        """See `Cell.scan`; processes blocks of queries.
 
-        prefix: bool (B, T) or None. Tokens of one document where it is True see each other in both
-        directions, as far as the window goes; a prefix must not continue in the next call.
+        prefix: bool (B, T) or None. Where it is True, attention within a document is bidirectional,
+        limited by the window; a prefix must not continue in the next call.
         """
         c = self.config
         if reset is None:
@@ -147,7 +146,7 @@ class AttentionCell(Cell):
         return AttentionState(keys, values, position), self._read_out(y)
 
     def _project(self, x, position):
-        """Tokens (..., C) at int positions (...) -> q (..., K, G, N), k, v (..., K, N)."""
+        """Project tokens (..., C) at int positions (...) to q (..., K, G, N), k, v (..., K, N)."""
         c = self.config
         q, k, v = (
             linear(x, c.dtype).reshape(*x.shape[:-1], -1, c.head_size)
@@ -159,10 +158,10 @@ class AttentionCell(Cell):
         return q.reshape(*k.shape[:-1], -1, c.head_size), k, v
 
     def _read_out(self, y):
-        """(..., K, G, N) -> (..., C)."""
+        """Project y (..., K, G, N) to (..., C)."""
         return self.output(y.reshape(*y.shape[:-3], -1), self.config.dtype)
 
 
 def _count(position):
-    """Return the number of tokens read as an integer; not differentiated, and 0 if it is NaN."""
+    """Return the position as int32, without gradient; NaN becomes 0."""
     return jnp.nan_to_num(jax.lax.stop_gradient(position)).astype(jnp.int32)

@@ -1,7 +1,4 @@
-"""The base of every cell: one step is the definition, everything else follows from it.
-
-At the end the checks that configs make; each says what was wrong and what would be right.
-"""
+"""Base class of cells, which are defined by one step, and checks of config fields."""
 
 from typing import Any
 
@@ -12,26 +9,26 @@ from flax import nnx
 from jaxmodels.errors import UserError
 
 State = Any
-# What a config's field `kernel` may be -> the `implementation` of the ops.
+# Config field `kernel` -> argument `implementation` of the ops.
 KERNELS = {"xla": "auto", "pallas": "pallas"}
 
 
 def where_reset(reset: jax.Array, initial: State, state: State) -> State:
     """Select per row: `initial` where `reset` (batch,) is True, else `state`.
 
-    A selection, not a multiplication: what a finished document left behind, NaN included, is gone.
+    Selected, not multiplied by zero, so that a NaN of a finished document does not spread.
     """
 
-    def select(fresh, kept):
-        return jnp.where(reset.reshape((-1,) + (1,) * (kept.ndim - 1)), fresh, kept)
+    def select(initial, state):
+        return jnp.where(reset.reshape((-1,) + (1,) * (state.ndim - 1)), initial, state)
 
     return jax.tree.map(select, initial, state)
 
 
 class Cell(nnx.Module):
-    """A recurrence. Subclasses give `initial_state` and `step`; a fast form overrides `__call__`.
+    """A recurrence, defined by `initial_state` and `step`; `__call__` may be a faster equivalent.
 
-    A cell is a pytree of its parameters and its methods are pure functions: state in, state out.
+    A cell is a pytree of its parameters, and its methods are pure functions.
     """
 
     def initial_state(self, batch_size: int) -> State:
@@ -39,9 +36,9 @@ class Cell(nnx.Module):
         raise NotImplementedError
 
     def step(self, state: State, x: jax.Array, key: jax.Array | None = None):
-        """Read one token. x: (batch, width) -> (state, y), y: (batch, width) float32.
+        """Read one token x (batch, width) -> (state, y (batch, width) float32).
 
-        `key` switches on whatever is random in training (dropout); most cells ignore it.
+        `key` enables dropout; most cells ignore it.
         """
         raise NotImplementedError
 
@@ -54,14 +51,14 @@ class Cell(nnx.Module):
         *,
         step=None,
     ):
-        """Run `step` over time by `jax.lax.scan`: the definition.
+        """Run `step` over time by `jax.lax.scan`: the reference implementation.
 
         Args:
           state: state before the first token.
-          xs: (batch, time, width); with a `step` of your own any pytree of (batch, time, ...).
-          reset: bool (batch, time) or None. True: the state is the initial one before this token.
+          xs: (batch, time, width); with argument `step` any pytree of (batch, time, ...).
+          reset: bool (batch, time) or None; True sets the initial state before this token.
           key: see `step`.
-          step: runs instead of `self.step`, with the same arguments; may return any pytree as y.
+          step: replaces `self.step`, with the same arguments; may return any pytree as y.
 
         Returns:
           (state after the last token, ys (batch, time, width) float32).
@@ -88,12 +85,12 @@ class Cell(nnx.Module):
         reset: jax.Array | None = None,
         key: jax.Array | None = None,
     ):
-        """Compute `scan` in the fastest exact form: same arguments, same results to rounding."""
+        """Compute `scan` by the fastest implementation: same arguments, equal up to rounding."""
         return self.scan(state, xs, reset, key)
 
 
 def positive(config, *names: str) -> None:
-    """Check that each named field is a positive integer."""
+    """Raise UserError unless each named field is a positive integer."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -101,7 +98,7 @@ def positive(config, *names: str) -> None:
 
 
 def not_negative(config, *names: str) -> None:
-    """Check that each named field is a number that is 0 or more."""
+    """Raise UserError unless each named field is a number that is 0 or more."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
@@ -109,17 +106,17 @@ def not_negative(config, *names: str) -> None:
 
 
 def one_of(config, name: str, options: tuple[str, ...]) -> None:
-    """Check that the named field is one of the options."""
+    """Raise UserError unless the named field is one of the options."""
     value = getattr(config, name)
     if value not in options:
         raise UserError(f"{name} must be one of {', '.join(options)}; got {value!r}")
 
 
 def head_size_of(width: int, head_size: int | None, usual: int = 64) -> int:
-    """Return the head size: `usual`, or all of a smaller width, if it is None.
+    """Return the head size; None means `usual`, or `width` if that is smaller.
 
     Raises:
-      UserError: it does not divide the width.
+      UserError: the head size does not divide the width.
     """
     if not isinstance(width, int) or width < 1:
         raise UserError(f"width must be a positive integer, got {width!r}")

@@ -1,9 +1,9 @@
-"""Gated DeltaNet: a delta rule whose memory decays by a scalar gate, behind a short convolution.
+"""Gated DeltaNet: delta rule with a per-head scalar decay, after a short convolution.
 
-    S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - e^{g_t} S_{t-1}^T k_t)^T : see `ops/gated_delta.py`
+    S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - e^{g_t} S_{t-1}^T k_t)^T    (`ops/gated_delta.py`)
 
-Source: arXiv 2412.06464, as laid out in flash-linear-attention (layers/gated_deltanet.py); decay
-parameters as in Mamba-2 (SYSTEMS 7.6), matrices and taps as PyTorch draws them by default.
+Source: arXiv 2412.06464 and flash-linear-attention (layers/gated_deltanet.py); decay parameters as
+in Mamba-2, matrices and taps with PyTorch's default initialisation.
 
 Shapes: B batch, T time, C width, H heads, K head_size (keys), V value size, D = H (2 K + V).
 """
@@ -25,17 +25,17 @@ from jaxmodels.ops.short_conv import short_conv, short_conv_step
 
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaConfig:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
       head_size: K, of queries and keys; None means 64, or C if that is smaller.
       value_size: V; None means 2 K.
-      num_heads: H; None means 3/4 C / K, at least 1: the source's, about 6 C^2 parameters.
+      num_heads: H; None means 3/4 C / K, at least 1, as in the source (about 6 C^2 parameters).
       conv_size: taps of the short convolution.
-      negative_eigenvalues: beta in (0, 2), so that a key's value can be turned over, as tracking a
-        parity needs (arXiv 2411.12537).
-      chunk_size: tokens a chunk of the fast form.
+      negative_eigenvalues: beta in (0, 2) instead of (0, 1), which allows state tracking such as
+        parity (arXiv 2411.12537).
+      chunk_size: tokens per chunk in `__call__`.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -65,11 +65,11 @@ class GatedDeltaConfig:
 
 @struct.dataclass
 class GatedDeltaState:
-    """Float32.
+    """Float32 state.
 
     Attributes:
       conv: (B, conv_size - 1, D), the last inputs of the short convolution.
-      memory: (B, H, K, V), key by value.
+      memory: (B, H, K, V).
     """
 
     conv: jax.Array
@@ -77,7 +77,7 @@ class GatedDeltaState:
 
 
 class GatedDeltaCell(Cell):
-    """Token mixing. x, y: (B, C)."""
+    """Token mixing; x, y: (B, C)."""
 
     def __init__(
         self, config: GatedDeltaConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
@@ -105,7 +105,7 @@ class GatedDeltaCell(Cell):
         self.norm_scale = nnx.Param(jnp.ones((c.value_size,)))
 
     def initial_state(self, batch_size: int) -> GatedDeltaState:
-        """Zeros."""
+        """Return zeros."""
         c = self.config
         memory = (batch_size, c.num_heads, c.head_size, c.value_size)
         return GatedDeltaState(
@@ -114,14 +114,14 @@ class GatedDeltaCell(Cell):
         )
 
     def step(self, state, x, key=None):
-        """x (B, C) -> (state, y (B, C))."""
+        """See `Cell.step`."""
         mixed = self.inputs(x, self.config.dtype)
         conv, mixed = short_conv_step(state.conv, mixed, self.taps[...], self._no_bias())
         memory, y = gated_delta_step(state.memory, *self._heads(mixed), *self._gates(x))
         return GatedDeltaState(conv, memory), self._read_out(y, x)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matmuls."""
+        """See `Cell.scan`; the chunked implementation."""
         c = self.config
         mixed = self.inputs(xs, c.dtype)
         conv, mixed = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
@@ -141,7 +141,7 @@ class GatedDeltaCell(Cell):
         return _unit(q) * c.head_size**-0.5, _unit(k), v
 
     def _gates(self, x):
-        """Tokens (..., C) -> log decay g, beta, each (..., H)."""
+        """Compute log decay g and beta, each (..., H), of tokens (..., C)."""
         c = self.config
         rate = jax.nn.sigmoid(self.rate(x, c.dtype))
         dt = self.decay(x, c.dtype)
@@ -151,12 +151,12 @@ class GatedDeltaCell(Cell):
         )
 
     def _read_out(self, y, x):
-        """y (..., H, V), tokens (..., C) -> (..., C)."""
+        """Normalise, gate and project y (..., H, V), with tokens x (..., C), to (..., C)."""
         gate = jax.nn.silu(self.gate(x, self.config.dtype))
         y = rms_norm(y, self.norm_scale[...])
         return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
 
 
 def _unit(x):
-    """x over its length along the last axis; the epsilon, as in the source, is inside the root."""
+    """Normalise x along the last axis; epsilon inside the square root, as in the source."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)

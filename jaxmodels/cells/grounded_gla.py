@@ -1,15 +1,15 @@
-"""The time mixing of GroundThink V3 and v0.2.0: gated linear attention with a "grounded" decay.
+"""Time mixing of GroundThink V3 and v0.2.0: gated linear attention with a "grounded" decay.
 
-    w = clip(alpha exp(-b) + (1 - alpha) exp(-exp(W_d x)), 0.01, 0.99)            a channel
-    S_t = rho_t S_{t-1} + k_t v_t^T ;  o_t = S_t^T r_t / sqrt(N) ;  y = W_o (g * o)    a head
-    log rho = mean_d log w                                     what the name says: w is kept, or
-    log rho = mean_d log(1 - w + 1e-6)                         as written: 1 - w is kept
+    w = clip(alpha exp(-b) + (1 - alpha) exp(-exp(W_d x)), 0.01, 0.99)          (per channel)
+    S_t = rho_t S_{t-1} + k_t v_t^T ;  o_t = S_t^T r_t / sqrt(N) ;  y = W_o (g * o)    (per head)
+    log rho = mean_d log w               with decay_sign="correct"
+    log rho = mean_d log(1 - w + 1e-6)   with decay_sign="inverted"
 
-Source: `9to5ninja-projects/groundthink`, layers_v030.py and archive/layers_v020.py; SYSTEMS 2.2.1.
-There w, computed as what is kept, reaches a kernel that takes the logarithm of 1 - w: a token keeps
-0.253 of the state at the start instead of 0.747. There, too, the short convolution is computed and
-not used. Both are switches here, and so is the normalisation of the state, which the original does
-after each segment in training and after each token in decoding; here it is the same in both.
+Source: `9to5ninja-projects/groundthink`, layers_v030.py and archive/layers_v020.py. There w, meant
+as the retention, is passed to a kernel that takes log(1 - w), so a token retains 0.253 of the state
+at the start instead of 0.747; and the short convolution is computed but not used. Both are options
+here, and so is the state normalisation, which the original applies after each segment in training
+but after each token in decoding; here both are the same.
 
 Shapes: B batch, T time, C width, H heads, N head_size (C = H N), K taps.
 """
@@ -29,30 +29,30 @@ from jaxmodels.ops.short_conv import short_conv, short_conv_step
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
 STATE_NORMS = ("none", "boundary", "per_token")
-KEPT = (0.01, 0.99)  # least and largest w
+W_RANGE = (0.01, 0.99)
 
 
 @dataclasses.dataclass(frozen=True)
 class GroundedGLAConfig:
-    """Sizes and choices of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
       head_size: N, divides C; None means 32, or C if that is smaller.
-      alpha: share of the learned decay in w; the rest comes from the data.
-      decay_sign: "correct" keeps w of the state, "inverted" 1 - w, as written.
-      grounding: r, k and v read x + 0.1 conv(x); else, as written, the convolution is not used.
-      state_norm: unit mean square of the state in place: "none", "boundary" (every `norm_every`
+      alpha: weight of the learned decay in w; the rest depends on the data.
+      decay_sign: "correct" retains w of the state, "inverted" 1 - w, as in the original code.
+      grounding: r, k and v read x + 0.1 conv(x); if False, as in the original, just x.
+      state_norm: normalise the state to unit mean square: "none", "boundary" (every `norm_every`
         tokens of a document) or "per_token". The latter two run as a scan.
-      state_groups: parts of each head's N x N state, in rows, normalised by themselves, with a gain
-        for each entry; 0 means each row by itself without a gain, as v0.2.0.
+      state_groups: groups of rows of each head's N x N state that are normalised separately, with a
+        gain per entry; 0 means each row separately without a gain, as in v0.2.0.
       norm_every: see `state_norm`.
-      learn_initial_state: a document begins with a learned state; runs as a scan.
-      base_decay: b at the start.
-      decay_init: standard deviation of W_d at the start.
-      output_gain: of Glorot's initialisation of W_o; None means a standard deviation of 0.02.
+      learn_initial_state: learn the initial state; runs as a scan.
+      base_decay: initial b.
+      decay_init: standard deviation of the initial W_d.
+      output_gain: gain of the Glorot initialisation of W_o; None means a normal of 0.02.
       conv_size: K.
-      chunk_size: tokens a chunk of the fast form, best a power of two.
+      chunk_size: tokens per chunk in `__call__`, preferably a power of two.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -90,12 +90,12 @@ class GroundedGLAConfig:
 
 @struct.dataclass
 class GroundedGLAState:
-    """Float32.
+    """Float32 state.
 
     Attributes:
-      conv: (B, K - 1, C), the last tokens read, the oldest first.
-      gla: (B, H, N, N), key by value.
-      clock: (B,), tokens of the document read since the last boundary; () without boundaries.
+      conv: (B, K - 1, C), the last tokens read, oldest first.
+      gla: (B, H, N key, N value).
+      clock: (B,), tokens since the last boundary; () unless state_norm="boundary".
     """
 
     conv: jax.Array
@@ -104,12 +104,12 @@ class GroundedGLAState:
 
 
 class GroundedGLACell(Cell):
-    """x, y: (B, C)."""
+    """Grounded gated linear attention; x, y: (B, C)."""
 
     def __init__(
         self, config: GroundedGLAConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
     ):
-        del layer, num_layers  # all start alike
+        del layer, num_layers
         c = self.config = config
         bound = symmetric_uniform(c.width**-0.5)
 
@@ -117,7 +117,7 @@ class GroundedGLACell(Cell):
             return Linear(c.width, c.width, bias=False, init=init, rngs=rngs)
 
         self.receptance, self.key, self.value = linear(bound), linear(bound), linear(bound)
-        # These two are no kernels: gates and decays are not pulled towards zero.
+        # Not named kernel: weight decay must not act on gates and decays.
         square = (c.width, c.width)
         gate = jax.random.uniform(rngs.params(), square, jnp.float32, 0.9, 1.1)
         self.gate = nnx.Param(gate)
@@ -126,7 +126,7 @@ class GroundedGLACell(Cell):
         self.base_decay = nnx.Param(jnp.full((c.width,), c.base_decay))
         taps = symmetric_uniform(c.conv_size**-0.5)
         self.conv_taps = nnx.Param(taps(rngs.params(), (c.width, c.conv_size)))
-        self.grounding_scale = nnx.Param(jnp.ones((1,)))  # `res_weight`; as written not used
+        self.grounding_scale = nnx.Param(jnp.ones((1,)))  # `res_weight` of the source
         out = nnx.initializers.normal(0.02)
         if c.output_gain is not None:
             out = nnx.initializers.variance_scaling(c.output_gain**2, "fan_avg", "uniform")
@@ -139,7 +139,7 @@ class GroundedGLACell(Cell):
         self.h0 = nnx.Param(small(rngs.params(), heads, jnp.float32)) if learned else None
 
     def initial_state(self, batch_size: int) -> GroundedGLAState:
-        """Zeros, or the learned state."""
+        """Return zeros, or the learned state."""
         c = self.config
         heads = (batch_size, c.width // c.head_size, c.head_size, c.head_size)
         return GroundedGLAState(
@@ -149,7 +149,7 @@ class GroundedGLACell(Cell):
         )
 
     def step(self, state, x, key=None):
-        """x (B, C) -> (state, y (B, C))."""
+        """See `Cell.step`."""
         x = x.astype(jnp.float32)
         conv, local = short_conv_step(state.conv, x, self.conv_taps[...], self._no_bias())
         (r, log_w, k, v), gate, own = self._project(x, local)
@@ -158,7 +158,7 @@ class GroundedGLACell(Cell):
         return state, self._read_out(y + own * v, gate)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; chunks of matmuls where the recurrence is linear."""
+        """See `Cell.scan`; the chunked implementation if the recurrence is linear."""
         c = self.config
         if c.state_norm != "none" or c.learn_initial_state:
             return self.scan(state, xs, reset, key)
@@ -170,22 +170,22 @@ class GroundedGLACell(Cell):
         return GroundedGLAState(conv, gla, ()), self._read_out(y + own * v, gate)
 
     def retention(self, x):
-        """Tokens (..., C) -> rho (..., H)."""
+        """Return rho (..., H) of tokens (..., C)."""
         return jnp.exp(self._log_retention(x))
 
     def _log_retention(self, x):
         c = self.config
         selective = jnp.exp(-jnp.exp(jnp.minimum(dot(x, self.decay[...], c.dtype), 20.0)))
         base = broadcast_to_last_axis(jnp.exp(-self.base_decay[...]), x)
-        w = jnp.clip(c.alpha * base + (1.0 - c.alpha) * selective, *KEPT)
-        kept = w if c.decay_sign == "correct" else 1.0 - w + 1e-6
-        return jnp.log(self._heads(kept)).mean(-1)
+        w = jnp.clip(c.alpha * base + (1.0 - c.alpha) * selective, *W_RANGE)
+        retention = w if c.decay_sign == "correct" else 1.0 - w + 1e-6
+        return jnp.log(self._heads(retention)).mean(-1)
 
     def _project(self, x, local):
-        """-> ((r, log_w, k, v), gate (..., C), what a token's key adds to its own reading).
+        """Return the inputs of `ops.wkv6` (r, log_w, k, v), the gate (..., C), and r . k (..., 1).
 
-        Reading comes after writing, so that the state is read with r decayed once, and the token's
-        own value with r as it is: RWKV-6's recurrence without its bonus, and a term beside it.
+        The state is read after the write. RWKV-6 reads before it, so r is decayed by one step, and
+        the current token's term (r . k) v is added outside.
         """
         c = self.config
         log_rho = self._log_retention(x)
@@ -205,7 +205,7 @@ class GroundedGLACell(Cell):
         return jnp.zeros((self.config.width,))
 
     def _read_out(self, y, gate):
-        """y (..., H, N) -> (..., C)."""
+        """Gate and project y (..., H, N) to (..., C)."""
         return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
 
     def _normalised(self, state):

@@ -1,18 +1,18 @@
-"""HRM: two modules that call each other, a slow one (H) and a fast one (L), over one sequence.
+"""HRM: a slow (H) and a fast (L) transformer module that recur in depth over one sequence.
 
-    for each of H cycles:  L cycles times  z_L <- f_L(z_L, z_H + x) ;  then  z_H <- f_H(z_H, z_L)
+    repeat high_cycles times:  low_cycles times  z_L <- f_L(z_L + z_H + x) ;  z_H <- f_H(z_H + z_L)
 
-A recurrence in depth, not in time: all positions think at once, and may think again. Gradients flow
-through the last few calls alone, so that memory does not grow with the number of cycles.
+Gradients flow only through the last calls, so memory does not grow with the number of cycles.
 
-Sources: HRM (arXiv 2506.21734, sapientinc/HRM; SYSTEMS 7.7), TRM (arXiv 2510.04871,
-SamsungSAILMontreal/TinyRecursiveModels; 7.8), HRM-Text (arXiv 2605.20613, sapientinc/HRM-Text;
-7.9). TRM is the same recurrence with one net for both modules and the gradient of a whole cycle.
+Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871,
+SamsungSAILMontreal/TinyRecursiveModels), HRM-Text (arXiv 2605.20613, sapientinc/HRM-Text). TRM is
+the same recurrence with one net for both modules and the gradient of a whole cycle.
 
 Shapes: B batch, T positions, C width, N heads, D head size (C = N D), M hidden width.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,27 +28,27 @@ from jaxmodels.ops.common.silu import gated
 
 @dataclasses.dataclass(frozen=True)
 class HRMConfig:
-    """Sizes and choices.
+    """Configuration of the recurrence.
 
     Attributes:
       width: C.
       head_size: D, even; None means 64, or C if that is smaller.
-      high_cycles, low_cycles: calls of f_H, and of f_L before each of them.
+      high_cycles, low_cycles: calls of f_H, and calls of f_L before each of them.
       high_layers, low_layers: transformer blocks in f_H and f_L.
-      expansion: M is 2/3 of expansion C, rounded up to `mlp_multiple`.
+      expansion: M is 2/3 expansion C, rounded up to a multiple of `mlp_multiple`.
       mlp_multiple: see expansion.
       norm: "post" as HRM, RMS(h + f(h)); "pre" as HRM-Text, h + f(RMS h) and a norm at the end of
         each module. Norms have no gain.
-      norm_eps: of every norm.
-      head_gate: attention's output is gated, sigma(W_g h) * o, as in HRM-Text.
-      inject: x enters every call of f_L; else only what the caller makes of the first z_H.
-      shared: f_L and f_H are one net, as in TRM; then low_layers must equal high_layers.
-      grad_calls: K, the most calls that the gradient flows through; 2 is HRM's one-step gradient,
-        low_cycles + 1 TRM's whole last cycle.
-      grad_rule: "last": the last K calls in order; "per_module": the last min(H, K - 1) of f_H and
-        the last of f_L to make up K, as HRM-Text.
-      rope_base: of the rotary positions.
-      remat: the backward pass recomputes each block's insides instead of keeping them.
+      norm_eps: epsilon of every norm.
+      head_gate: gate the attention output, sigma(W_g h) * o, as in HRM-Text.
+      inject: add x in every call of f_L; if False, x enters only as the initial z_H.
+      shared: f_L and f_H are one net, as in TRM; requires low_layers == high_layers.
+      grad_calls: K, limit of calls with a gradient; 2 is HRM's one-step gradient, low_cycles + 1
+        TRM's whole last cycle.
+      grad_rule: "last": the last K calls in order; "per_module": the last min(high_cycles, K - 1)
+        calls of f_H, and the last of f_L for a total of K, as HRM-Text.
+      rope_base: base of the rotary positions.
+      remat: recompute each block in the backward pass.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
@@ -84,7 +84,7 @@ class HRMConfig:
             raise UserError(f"expansion must be positive, got {self.expansion!r}")
         if self.shared and self.high_layers != self.low_layers:
             raise UserError(
-                "shared: one net has one depth; make low_layers and high_layers equal, got "
+                "shared: requires low_layers and high_layers to be equal, got "
                 f"{self.low_layers} and {self.high_layers}"
             )
         if not 2 <= self.grad_calls <= self.calls:
@@ -101,35 +101,31 @@ class HRMConfig:
     @property
     def mlp_size(self) -> int:
         """M."""
-        wanted = round(self.expansion * self.width * 2 / 3)
-        return -(-wanted // self.mlp_multiple) * self.mlp_multiple
+        size = round(self.expansion * self.width * 2 / 3)
+        return -(-size // self.mlp_multiple) * self.mlp_multiple
 
 
 @struct.dataclass
 class HRMState:
-    """Float32.
-
-    Attributes:
-      high, low: (B, T, C), z_H and z_L.
-    """
+    """z_H and z_L, each (B, T, C) float32."""
 
     high: jax.Array
     low: jax.Array
 
 
 def lecun(key, shape, dtype=jnp.float32):
-    """Truncated normal of variance 1 / inputs, as HRM draws its matrices."""
+    """Draw a truncated normal of variance 1 / inputs, as HRM's matrices."""
     return truncated_normal(shape[-2] ** -0.5)(key, shape, dtype)
 
 
 def unit_rms(x: jax.Array, eps: float) -> jax.Array:
-    """RMSNorm without a gain over the last axis, in float32."""
+    """Apply RMSNorm without a gain over the last axis, in float32."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
 
 
 class HRMBlock(nnx.Module):
-    """Attention over all positions that the mask allows, and SwiGLU."""
+    """Masked attention and SwiGLU."""
 
     def __init__(self, config: HRMConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -138,19 +134,20 @@ class HRMBlock(nnx.Module):
         def linear(inputs, outputs):
             return Linear(inputs, outputs, bias=False, init=lecun, rngs=rngs)
 
-        self.qkv = linear(c.width, parts * c.width)  # gate first, if there is one
+        self.qkv = linear(c.width, parts * c.width)  # [gate,] q, k, v
         self.output = linear(c.width, c.width)
-        self.up = linear(c.width, 2 * c.mlp_size)  # gate, then what it gates
+        self.up = linear(c.width, 2 * c.mlp_size)  # gate, up
         self.down = linear(c.mlp_size, c.width)
 
     def __call__(self, h, mask, positions, past=None):
-        """h (B, T, C) -> (h, (keys, values) (B, S, N, D)).
+        """Apply the block to h (B, T, C) -> (h, (keys, values) (B, S, N, D)).
 
         Args:
-          mask: bool (B, T, S), which of the S keys each position sees; a row may be empty.
+          h: (B, T, C).
+          mask: bool (B, T queries, S keys); a row may be all False.
           positions: int (B, T).
-          past: keys, values (B, S, N, D) and the slots int (B,) that the T = 1 positions go to, or
-            None: then S = T.
+          past: None (S = T), or cached keys and values (B, S, N, D) and the slots, int (B,), that
+            the new position (T = 1) is written to.
         """
         c = self.config
         if c.norm == "post":
@@ -182,17 +179,18 @@ class HRMBlock(nnx.Module):
 
 
 def masked_attention(q, k, v, mask, dtype):
-    """Softmax attention; a position that sees nothing gets zeros.
+    """Compute softmax attention; queries without any key get zeros.
 
     Args:
       q: (B, T, N, D); k, v: (B, S, N, D).
       mask: bool (B, T, S).
-      dtype: of the two matmuls; the softmax is float32.
+      dtype: dtype of the two matmuls; the softmax is float32.
 
     Returns:
       float32 (B, T, N, D).
     """
     q, k, v = (x.astype(dtype) for x in (q * q.shape[-1] ** -0.5, k, v))
+<<<<<<< HEAD
     options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
     scores = jnp.einsum("btnd,bsnd->bnts", q, k, **options)
     seen = mask[:, None]
@@ -200,10 +198,18 @@ def masked_attention(q, k, v, mask, dtype):
     scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.where(seen, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
     return jnp.einsum("bnts,bsnd->btnd", weights, v, **options)
+=======
+    scores = jnp.einsum("btnd,bsnd->bnts", q, k, preferred_element_type=jnp.float32)
+    visible = mask[:, None]
+    # Masked before and after the softmax, so that empty rows give neither NaN gradients nor values.
+    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    weights = jnp.where(visible, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
+    return jnp.einsum("bnts,bsnd->btnd", weights, v, preferred_element_type=jnp.float32)
+>>>>>>> ed-core
 
 
 class HRMNet(nnx.Module):
-    """f(z): blocks, their arrays stacked, gone through by a scan."""
+    """Module f(z): a scan over stacked blocks."""
 
     def __init__(self, config: HRMConfig, num_layers: int, *, rngs: nnx.Rngs):
         self.config = config
@@ -211,13 +217,13 @@ class HRMNet(nnx.Module):
         self.blocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
 
     def __call__(self, z, mask, positions):
-        """z (B, T, C) -> the same."""
+        """Apply all blocks to z (B, T, C)."""
         return self.with_keys(z, mask, positions, None)[0]
 
     def with_keys(self, z, mask, positions, past):
-        """Also gives each block's keys and values, (layers, B, S, N, D), and may be given them.
+        """Return z and each block's keys and values, (layers, B, S, N, D).
 
-        past: (keys, values, slots) with such keys and values, see `HRMBlock`; or None.
+        past: None or (keys, values, slots), with keys and values of that shape; see `HRMBlock`.
         """
         slots = None if past is None else past[2]
 
@@ -233,7 +239,7 @@ class HRMNet(nnx.Module):
 
 
 class HRM(nnx.Module):
-    """The two modules and their order of calls."""
+    """Both modules and the recurrence over them."""
 
     def __init__(self, config: HRMConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -241,25 +247,21 @@ class HRM(nnx.Module):
         self.high = None if c.shared else HRMNet(c, c.high_layers, rngs=rngs)
 
     def think(self, state: HRMState, x, mask, positions, grad_calls=None) -> HRMState:
-        """Run one ACT step: all cycles.
+        """Run one ACT step, that is, all cycles, and return the state after the last call.
 
         Args:
-          state: where thinking begins; no gradient flows into it.
-          x: (B, T, C), the embedded input; not read if the config says `inject=False`.
-          mask: bool (B, T, T), what each position sees.
+          state: initial state; no gradient flows into it.
+          x: (B, T, C), the embedded input; unused with `inject=False`.
+          mask: bool (B, T queries, T keys).
           positions: int (B, T), for the rotary positions.
-          grad_calls: int or traced int in 2..config.grad_calls, through how many calls the gradient
-            flows; None means config.grad_calls.
-
-        Returns:
-          The state after the last call. Its gradient reaches the parameters through the calls that
-          count alone, and x through those of f_L among them.
+          grad_calls: int or traced int in 2..config.grad_calls, number of calls with a gradient to
+            parameters and x; None means config.grad_calls.
         """
         c = self.config
         stop = jax.lax.stop_gradient
         order = call_schedule(c)
         flags = calls_with_gradient(c, c.grad_calls if grad_calls is None else grad_calls)
-        # By the most that may be wanted, which is known when the program is built.
+        # The static limit, because grad_calls may be traced.
         first = min(i for i, flag in enumerate(calls_with_gradient(c, c.grad_calls)) if flag)
         whole = first // (c.low_cycles + 1)
         still, x_still = stop(self), stop(x)
@@ -277,13 +279,12 @@ class HRM(nnx.Module):
                 state = still._call(order[index], state, x_still, mask, positions)
                 continue
             after = self._call(order[index], state, x, mask, positions)
-            state = jax.tree.map(
-                lambda a, b, flag=flags[index]: a if a is b else _let_through(a, flag), after, state
-            )
+            keep = functools.partial(_stop_gradient_unless, flag=flags[index])
+            state = jax.tree.map(lambda a, b, keep=keep: a if a is b else keep(a), after, state)
         return state
 
     def _call(self, name, state, x, mask, positions):
-        """Call one module -> the state with that module's part replaced."""
+        """Call one module and return the updated state."""
         if name == "low":
             z = state.low + state.high + (x if self.config.inject else 0.0)
             return state.replace(low=self.low(z, mask, positions))
@@ -292,23 +293,23 @@ class HRM(nnx.Module):
 
 
 def call_schedule(config: HRMConfig) -> list[str]:
-    """Return "low" and "high" in the order they are called."""
+    """Return "low" and "high" in the order of the calls."""
     return (["low"] * config.low_cycles + ["high"]) * config.high_cycles
 
 
 def calls_with_gradient(config: HRMConfig, count) -> list:
-    """Return for each call whether the gradient flows through it; count may be a traced integer."""
+    """Return one flag per call, True for those with a gradient; count may be a traced integer."""
     order = call_schedule(config)
     if config.grad_rule == "last":
         return [len(order) - i <= count for i in range(len(order))]
-    least = min if isinstance(count, int) else jnp.minimum
-    high = least(config.high_cycles, count - 1)
-    most = {"high": high, "low": count - high}
-    return [order[i:].count(name) <= most[name] for i, name in enumerate(order)]
+    minimum = min if isinstance(count, int) else jnp.minimum
+    high = minimum(config.high_cycles, count - 1)
+    limits = {"high": high, "low": count - high}
+    return [order[i:].count(name) <= limits[name] for i, name in enumerate(order)]
 
 
-def _let_through(x, flag):
-    """x, its gradient cut off unless flag; flag is a bool or a traced one."""
+def _stop_gradient_unless(x, flag):
+    """Return x, without gradient unless flag, a bool or traced bool."""
     if isinstance(flag, bool):
         return x if flag else jax.lax.stop_gradient(x)
     return jnp.where(flag, x, jax.lax.stop_gradient(x))

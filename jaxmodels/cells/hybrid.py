@@ -1,11 +1,11 @@
-"""RWKV and Mamba side by side: GroundThink's mixer (SYSTEMS section 2, G-01 to G-16, 2.3).
+"""RWKV and Mamba in parallel: GroundThink's mixer (docs/systems.md G-01 to G-16).
 
     R = RMSNorm(RWKV(x)) ;  M = RMSNorm(Mamba(x)) ;  y = alpha R + (1 - alpha) M
 
 Source: `9to5ninja-projects/groundthink` (V3_RESEARCH_NOTES 2.21, 9.6 and V4). The raw outputs of
-the two differ by two to five orders of magnitude, hence a norm for each path. The state can be
-normalised, too ("StateNorm"): by default on reading, where it leaves the recurrence linear and its
-chunks exact; in place after every token, or every so many, at the price of a scan.
+the two paths differ by two to five orders of magnitude, hence one norm per path. The state can be
+normalised, too ("StateNorm"): on reading (the default), which keeps the recurrence linear and the
+chunked implementation exact, or in place, which requires a scan.
 
 Shapes: B batch, T time, C width.
 """
@@ -33,30 +33,30 @@ INITS = ("identity", "spread", "groups")
 
 @dataclasses.dataclass(frozen=True)
 class HybridConfig:
-    """Sizes and choices of the mixer.
+    """Configuration of the mixer.
 
     Attributes:
       width: C.
-      kind: "hybrid", or one path alone under the same roof: "rwkv", "mamba".
+      kind: "hybrid", or only one path: "rwkv" or "mamba".
       rwkv_version: 6 or 7. mamba_version: 1 or 2.
-      head_size: of both paths' heads; None means 32, or C if that is smaller.
-      rwkv_width, mamba_width: of a path by itself, in between two projections; None means C.
+      head_size: head size of both paths; None means 32, or C if that is smaller.
+      rwkv_width, mamba_width: width of a path, between two projections; None means C.
       mamba_expand: the Mamba path's inner width over its width.
       state_dim: the Mamba path's state size N. RWKV's state is head_size x head_size.
-      alpha: share of the RWKV path in the sum.
-      learn_alpha: alpha is a parameter that starts there.
+      alpha: weight of the RWKV path in the sum.
+      learn_alpha: make alpha a parameter.
       path_norm: RMSNorm after each path.
-      state_norm: "read": on reading, by the norm each cell has before its output; "boundary": in
-        place, every `norm_every` tokens of a document; "per_token": after each token. The latter
-        two run as a scan.
-      state_groups: parts of the channels, whole heads at best, that are normalised by themselves
-        (RWKV-6, Mamba-2); None means RWKV's heads.
+      state_norm: "read": on reading, by the norm before each cell's output projection; "boundary":
+        in place, every `norm_every` tokens of a document; "per_token": in place after each token.
+        The latter two run as a scan.
+      state_groups: channel groups, preferably whole heads, that are normalised separately (RWKV-6,
+        Mamba-2); None means RWKV's heads.
       norm_every: see `state_norm`.
-      init: "identity": both paths retain 0.9999 a token; "groups": as `decay_groups` says;
-        "spread": the reference initialisation of each cell.
-      decay_groups: (share of the channels, retention) each, for "groups".
-      write_gate: each token decides how far it may change the states, in [0, 1].
-      chunk_size: tokens a chunk of both paths' fast forms, at most 128.
+      init: "identity": both paths retain 0.9999 per token; "groups": see `decay_groups`; "spread":
+        the reference initialisation of each cell.
+      decay_groups: pairs (fraction of the channels, retention) for "groups".
+      write_gate: scale each token's update of the states by a gate in [0, 1].
+      chunk_size: tokens per chunk of both paths, at most 128.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -104,7 +104,7 @@ class HybridConfig:
         groups = tuple((float(share), float(rate)) for share, rate in self.decay_groups)
         if not groups or any(share <= 0.0 or not 0.0 < rate < 1.0 for share, rate in groups):
             raise UserError(
-                "decay_groups: pairs (share > 0, retention between 0 and 1), got "
+                "decay_groups must be pairs (share > 0, retention between 0 and 1), got "
                 f"{self.decay_groups!r}"
             )
         object.__setattr__(self, "decay_groups", groups)
@@ -113,7 +113,7 @@ class HybridConfig:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The names of the paths."""
+        """Names of the paths."""
         return PATHS[self.kind]
 
     def path_config(self, path: str):
@@ -136,7 +136,7 @@ CELL |= {("mamba", 1): Mamba1Cell, ("mamba", 2): Mamba2Cell}
 
 
 class Branch(nnx.Module):
-    """One path: a cell, between two projections if it has a width of its own, and its norm."""
+    """A path: a cell, between two projections if its width is not C, and a norm."""
 
     def __init__(self, config: HybridConfig, path: str, *, rngs, layer: int, num_layers: int):
         c = self.config = config
@@ -147,7 +147,7 @@ class Branch(nnx.Module):
             groups = ((1.0, 0.9999),) if c.init == "identity" else c.decay_groups
             self.cell.set_retention(groups)
         if c.path_norm:
-            # A norm needs something to normalise: RWKV's output starts at zero. Gain 0.1 as 2.12.
+            # RWKV's output starts at zero, which RMSNorm cannot scale. Gain as V3_RESEARCH_NOTES.
             out = self.cell.output if path == "rwkv" else self.cell.out_proj
             out.kernel[...] = 0.1 * GLOROT(rngs.params(), out.kernel[...].shape, jnp.float32)
         between = own.width != c.width
@@ -163,7 +163,7 @@ class Branch(nnx.Module):
         self.gain = None if c.state_norm == "read" else nnx.Param(jnp.ones((channels,)))
 
     def apply(self, method: str, state, xs, *arguments, write=None):
-        """Call the cell's `step` or `__call__` -> (state, output before the norm)."""
+        """Call the cell's `step` or `__call__` and return (state, output before the norm)."""
         dtype = self.config.dtype
         if self.down is not None:
             xs = self.down(xs, dtype)
@@ -171,21 +171,21 @@ class Branch(nnx.Module):
         return state, ys if self.up is None else self.up(ys, dtype)
 
     def normalize(self, y):
-        """(..., C) -> (..., C)."""
+        """Apply the path's norm, if any, to y (..., C)."""
         return y if self.norm is None else self.norm(y)
 
     def normalize_state(self, state):
-        """Give the cell's state unit mean square in each group of channels, times the gain."""
+        """Scale the cell's state to unit mean square per channel group, times the gain."""
         return self.cell.normalize_state(state, self.config.state_groups, self.gain[...])
 
 
 @struct.dataclass
 class HybridState:
-    """Float32.
+    """Float32 state.
 
     Attributes:
-      rwkv, mamba: the cells' states; () for a path that is not there.
-      clock: (B,), tokens of the document read since the last boundary; () without boundaries.
+      rwkv, mamba: the cells' states; () for an absent path.
+      clock: (B,), tokens since the last boundary; () unless state_norm="boundary".
     """
 
     rwkv: Any
@@ -194,7 +194,7 @@ class HybridState:
 
 
 class HybridCell(Cell):
-    """x, y: (B, C)."""
+    """Weighted sum of the paths; x, y: (B, C)."""
 
     def __init__(
         self, config: HybridConfig, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
@@ -206,19 +206,19 @@ class HybridCell(Cell):
         both = len(c.paths) == 2
         self.alpha = nnx.Param(jnp.float32(c.alpha)) if c.learn_alpha and both else None
         if c.write_gate:
-            # Not a kernel: gates are not decayed.
+            # Not named kernel: weight decay must not act on gates.
             bound = symmetric_uniform(c.width**-0.5)
             self.write_weight = nnx.Param(bound(rngs.params(), (c.width,)))
-            self.write_bias = nnx.Param(jnp.float32(2.0))  # starts at writing 5/6
+            self.write_bias = nnx.Param(jnp.float32(2.0))  # the gate starts at 5/6
 
     def initial_state(self, batch_size: int) -> HybridState:
-        """The cells', and a clock at 0."""
+        """Return the cells' initial states and a clock at 0."""
 
-        def fresh(path):
+        def initial(path):
             return () if path is None else path.cell.initial_state(batch_size)
 
         clock = jnp.zeros((batch_size,)) if self.config.state_norm == "boundary" else ()
-        return HybridState(fresh(self.rwkv), fresh(self.mamba), clock)
+        return HybridState(initial(self.rwkv), initial(self.mamba), clock)
 
     def step(self, state, x, key=None):
         """See `Cell.step`."""
@@ -226,14 +226,14 @@ class HybridCell(Cell):
         return self._normalised(state), self._blend(outs)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; each path in its own fast form."""
+        """See `Cell.scan`; the paths' fast implementations unless the state is normalised."""
         if self.config.state_norm != "read":
             return self.scan(state, xs, reset, key)
         state, outs = self._paths("__call__", state, xs, reset, key)
         return state, self._blend(outs)
 
     def outputs(self, state, xs, reset=None):
-        """As the call, -> (state, {path: what it gives before its norm (B, T, C)})."""
+        """Return the state and each path's output before its norm, {path: (B, T, C)}."""
         if self.config.state_norm == "read":
             return self._paths("__call__", state, xs, reset, None)
 
@@ -244,9 +244,9 @@ class HybridCell(Cell):
         return self.scan(state, xs, reset, step=step)
 
     def write(self, xs):
-        """Return how far each token may change the states, (...) in [0, 1]; None means fully.
+        """Return the write gate of each token, (...) in [0, 1], or None if there is none.
 
-        A piecewise linear sigmoid: it reaches 0, and a token there is skipped altogether.
+        It is a hard sigmoid, so it reaches 0, where the token leaves the states unchanged.
         """
         if not self.config.write_gate:
             return None
@@ -257,7 +257,7 @@ class HybridCell(Cell):
         return jnp.clip(raw / 6.0 + 0.5, 0.0, 1.0)
 
     def mix_weight(self):
-        """Return alpha, the share of the RWKV path, a float32 scalar."""
+        """Return alpha, the weight of the RWKV path: float32 scalar."""
         return jnp.float32(self.config.alpha) if self.alpha is None else self.alpha[...]
 
     def _paths(self, method, state, xs, *arguments):
@@ -271,7 +271,7 @@ class HybridCell(Cell):
         return state, outs
 
     def _normalised(self, state):
-        """After each token: the state as `state_norm` wants it."""
+        """Normalise the state after a token, as configured by `state_norm`."""
         c = self.config
         if c.state_norm == "read":
             return state
@@ -284,11 +284,11 @@ class HybridCell(Cell):
         clock = state.clock + 1.0
         due = clock >= c.norm_every
 
-        def chosen(new, old):
+        def select(new, old):
             return jnp.where(due.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
         normed = {
-            name: jax.tree.map(chosen, new, getattr(state, name)) for name, new in normed.items()
+            name: jax.tree.map(select, new, getattr(state, name)) for name, new in normed.items()
         }
         return state.replace(clock=jnp.where(due, 0.0, clock), **normed)
 

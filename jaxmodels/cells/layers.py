@@ -1,6 +1,6 @@
-"""The layers that cells are made of: parameters float32, matmuls in the compute dtype.
+"""Layers and initialisers: float32 parameters, matmuls in the compute dtype.
 
-A matrix that weight decay may touch is called `kernel`; nothing else is.
+Weight decay applies to the parameters named `kernel`, and only to these.
 """
 
 import jax
@@ -17,7 +17,7 @@ GLOROT = nnx.initializers.glorot_uniform()
 
 
 def symmetric_uniform(bound: float):
-    """Return an initialiser: uniform on (-bound, bound)."""
+    """Return an initialiser that is uniform on (-bound, bound)."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -26,12 +26,12 @@ def symmetric_uniform(bound: float):
 
 
 def truncated_normal(deviation: float):
-    """Return an initialiser: normal, cut off at two deviations, and then of that deviation."""
+    """Return a normal initialiser truncated at two deviations and rescaled to `deviation`."""
     return nnx.initializers.truncated_normal(deviation / 0.87962566103423978)
 
 
 def time_step_bias(key, size: int) -> jax.Array:
-    """Draw a bias whose softplus is log-uniform on (1e-3, 0.1): Mamba's first step sizes."""
+    """Draw Mamba's initial step-size bias, whose softplus is log-uniform on (1e-3, 0.1)."""
     low, high = jnp.log(1e-3), jnp.log(0.1)
     step = jnp.exp(jax.random.uniform(key, (size,), jnp.float32, low, high))
     step = jnp.maximum(step, 1e-4)
@@ -39,12 +39,10 @@ def time_step_bias(key, size: int) -> jax.Array:
 
 
 def assign_rates(groups, count: int) -> np.ndarray:
-    """Return float64 rates for `count` channels or heads, in order.
+    """Return float64 rates (count,) of channels or heads, in order of the groups.
 
-    Args:
-      groups: pairs (share of the channels, rate). Each group gets at least one channel if there are
-        enough; the last takes the rest.
-      count: channels or heads.
+    groups: pairs (fraction of the channels, rate). Each group gets at least one channel if there
+    are enough; the last gets the rest.
     """
     shares = np.cumsum([share for share, _ in groups])
     ends = np.round(shares / shares[-1] * count).astype(int)
@@ -58,14 +56,14 @@ def assign_rates(groups, count: int) -> np.ndarray:
 
 
 def normalize_heads(state: jax.Array, groups: int, gain: jax.Array) -> jax.Array:
-    """Give state (B, H, N, N) unit mean square in each group of heads, times gain (H N,)."""
+    """Scale state (B, H, N, N) to unit mean square per group of heads, times gain (H N,)."""
     batch, heads, _, size = state.shape
     parts = _unit_mean_square(state.reshape(batch, groups, -1), (2,)).reshape(state.shape)
     return parts * gain.reshape(1, heads, 1, size)
 
 
 def normalize_channels(state: jax.Array, groups: int, gain: jax.Array) -> jax.Array:
-    """Give state (B, ..., D) unit mean square in each group of channels, times gain (D,)."""
+    """Scale state (B, ..., D) to unit mean square per group of channels, times gain (D,)."""
     shape = state.shape
     parts = state.reshape(shape[0], -1, groups, shape[-1] // groups)
     parts = _unit_mean_square(parts, (1, 3)).reshape(shape)
@@ -77,9 +75,9 @@ def _unit_mean_square(x, axes):
 
 
 def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
-    """`x @ kernel` with inputs rounded to `dtype`, accumulated and returned in float32."""
-    # In two dimensions: in three, XLA's CPU compiler computes what leads to the gradient of the
-    # kernel a second time, transposed, element by element (over twice the time of a gated layer).
+    """Return `x @ kernel`, inputs rounded to `dtype`, accumulated and returned in float32."""
+    # Flattened to 2-D: in 3-D, XLA:CPU recomputes the cotangent, transposed element by element, for
+    # the kernel's gradient (over twice the time of a gated layer).
     flat = x.reshape(-1, x.shape[-1]).astype(dtype)
     options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
     y = jnp.dot(flat, kernel.astype(dtype), **options)
@@ -87,7 +85,7 @@ def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias`; kernel (inputs, outputs) drawn by `init`, bias zero."""
+    """Linear layer `x @ kernel + bias`; kernel (inputs, outputs) drawn by `init`, bias zero."""
 
     def __init__(
         self, inputs: int, outputs: int, *, bias: bool = True, init=GLOROT, rngs: nnx.Rngs
@@ -96,16 +94,16 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array, dtype=jnp.float32) -> jax.Array:
-        """(..., inputs) -> (..., outputs) float32."""
+        """Map x (..., inputs) to (..., outputs) float32."""
         y = dot(x, self.kernel[...], dtype)
         return y if self.bias is None else y + broadcast_to_last_axis(self.bias[...], y)
 
 
 class LowRank(nnx.Module):
-    """`bias + activation(x @ down) @ up`: a map of low rank, as RWKV makes its decays and gates.
+    """Low-rank map `bias + activation(x @ down) @ up`, as RWKV uses for decays and gates.
 
     `down` (inputs, rank) starts at 0 and `up` (rank, outputs) orthogonal times 0.1, so that the map
-    starts at its bias. Neither is called kernel: they shape decays and gates.
+    starts at its bias. Neither is named kernel: weight decay must not act on decays and gates.
     """
 
     def __init__(
@@ -118,7 +116,7 @@ class LowRank(nnx.Module):
         self.bias = None if bias is None else nnx.Param(jnp.asarray(bias, jnp.float32))
 
     def __call__(self, x: jax.Array, dtype=jnp.float32) -> jax.Array:
-        """(..., inputs) -> (..., outputs) float32."""
+        """Map x (..., inputs) to (..., outputs) float32."""
         hidden = ACTIVATIONS[self.activation](dot(x, self.down[...], dtype))
         y = dot(hidden, self.up[...], dtype)
         return y if self.bias is None else y + broadcast_to_last_axis(self.bias[...], y)
@@ -132,7 +130,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
     def __call__(self, x: jax.Array, implementation: str = "auto") -> jax.Array:
-        """(..., width) -> (..., width) float32; implementation: see `ops.norms.layer_norm`."""
+        """Normalise x (..., width) to float32; for `implementation`, see `ops.norms.layer_norm`."""
         return layer_norm(x, self.scale[...], self.bias[...], implementation=implementation)
 
 
@@ -144,7 +142,7 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(init(rngs.params(), (vocab, width), jnp.float32))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """int (...) -> float32 (..., width)."""
+        """Embed tokens int (...) as float32 (..., width)."""
         return self.table[...][tokens]
 
 
@@ -156,12 +154,12 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(..., width) -> (..., width) float32."""
+        """Normalise x (..., width) to float32."""
         return rms_norm(x, self.scale[...], self.eps)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key or at rate 0."""
+    """Apply inverted dropout; the identity without a key or at rate 0."""
     if key is None or rate == 0.0:
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)

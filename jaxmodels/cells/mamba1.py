@@ -1,13 +1,12 @@
-"""Mamba-1: a selective state-space model, gated, behind a short convolution.
+"""Mamba-1: a gated selective state-space model after a short convolution.
 
     [x ; z] = in_proj(u) ;  x = silu(conv(x)) ;  (dl, b, c) = x_proj(x)
     delta = softplus(dt_proj(dl))
     h_t = exp(delta_t A) h_{t-1} + (delta_t x_t) b_t^T ;  y = out_proj((h_t c_t + D x_t) silu(z))
 
-Source: state-spaces/mamba (mamba_ssm/modules/mamba_simple.py) and arXiv 2312.00752; equations and
-initialisation as in SYSTEMS 7.5. The block around it is in `models/mamba.py`.
+Source: arXiv 2312.00752 and state-spaces/mamba (mamba_ssm/modules/mamba_simple.py).
 
-The parameters are those of `MambaMixer` in Hugging Face transformers: in_proj, x_proj, dt_proj and
+Parameters correspond to `MambaMixer` in Hugging Face transformers: in_proj, x_proj, dt_proj and
 out_proj (kernels are transposed weights), conv_taps (D, K) = conv1d.weight (D, 1, K), conv_bias =
 conv1d.bias, A_log (N, D) = A_log transposed, D. Shapes: B batch, T time, C width, D inner width,
 K taps, N state size, R dt_rank.
@@ -39,7 +38,7 @@ from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step
 
 @dataclasses.dataclass(frozen=True)
 class Mamba1Config:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
@@ -47,7 +46,7 @@ class Mamba1Config:
       expand: D / C.
       conv_size: K.
       dt_rank: R; None means ceil(C / 16).
-      chunk_size: tokens a chunk of the fast form.
+      chunk_size: tokens per chunk in `__call__`.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -71,10 +70,10 @@ class Mamba1Config:
 
 @struct.dataclass
 class Mamba1State:
-    """Float32.
+    """Float32 state.
 
     Attributes:
-      conv: (B, K - 1, D), the last inputs of the convolution, the oldest first.
+      conv: (B, K - 1, D), the last inputs of the convolution, oldest first.
       ssm: (B, N, D).
     """
 
@@ -83,7 +82,7 @@ class Mamba1State:
 
 
 class Mamba1Cell(Cell):
-    """x, y: (B, C)."""
+    """Mamba-1 mixer; x, y: (B, C)."""
 
     def __init__(
         self, config: Mamba1Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
@@ -108,7 +107,7 @@ class Mamba1Cell(Cell):
         self.out_proj = linear(inner, c.width, (inner * num_layers) ** -0.5)
 
     def initial_state(self, batch_size: int) -> Mamba1State:
-        """Zeros."""
+        """Return zeros."""
         c = self.config
         inner = c.expand * c.width
         return Mamba1State(
@@ -117,7 +116,7 @@ class Mamba1Cell(Cell):
         )
 
     def step(self, state, x, key=None, write=None):
-        """See `Cell.step`; write: float (B,) in [0, 1] or None, a factor on the step size."""
+        """See `Cell.step`; `write`, float (B,) in [0, 1] or None, multiplies the step size."""
         x, z = self._project(x)
         conv, x = short_conv_step(state.conv, x, self.conv_taps[...], self.conv_bias[...])
         x = silu(x)
@@ -125,7 +124,7 @@ class Mamba1Cell(Cell):
         return Mamba1State(conv, ssm), self._read_out(self._skip(y, x), z)
 
     def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; the projections are made once for all tokens. write: (B, T) or None.
+        """See `Cell.scan`; `write`: (B, T) or None, see `step`.
 
         Rematerialises everything except the large matmuls and the states at chunk boundaries:
         storing it would cost more than recomputing it.
@@ -137,14 +136,8 @@ class Mamba1Cell(Cell):
             conv, x = short_conv_silu(state.conv, swap_time(x), taps, bias, reset)
             x = time_major(x)
             delta, a, b, c = self._selected(x, write)
-            inputs = (
-                swap_time(x),
-                swap_time(delta),
-                a,
-                swap_time(b),
-                swap_time(c),
-                reset,
-            )
+            x_first, delta = swap_time(x), swap_time(delta)
+            inputs = (x_first, delta, a, swap_time(b), swap_time(c), reset)
             ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
             return Mamba1State(conv, ssm), self._skip(time_major(y), x)
 
@@ -152,9 +145,9 @@ class Mamba1Cell(Cell):
         return state, swap_time(recompute_inside(self._read_out)(y, z))
 
     def set_retention(self, groups) -> None:
-        """Set what a token keeps of the state at the start, the same for every token.
+        """Initialise the retention per token, independent of the data.
 
-        groups: pairs (share of the channels, retention in (0, 1)), see `assign_rates`.
+        groups: pairs (fraction of the channels, retention in (0, 1)), see `assign_rates`.
         """
         steps = jax.nn.softplus(self.dt_proj.bias[...])
         rates = -np.log(assign_rates(groups, steps.size))
@@ -163,9 +156,9 @@ class Mamba1Cell(Cell):
         self.dt_proj.kernel[...] = jnp.zeros_like(self.dt_proj.kernel[...])
 
     def retention(self, state, xs, reset=None, write=None):
-        """Return what each token multiplies the slowest entry of the state by, (B, T, D).
+        """Return the decay factor of the slowest state entry at each token, (B, T, D).
 
-        Arguments as for the call; what a reset wipes out does not count.
+        Arguments as for the call; resets do not count as decay.
         """
         slowest = jax.lax.reduce_max(-jnp.exp(self.A_log[...]), (0,))
         return jnp.exp(self.step_sizes(state, xs, reset, write) * slowest.reshape((1, 1, -1)))
@@ -181,12 +174,12 @@ class Mamba1Cell(Cell):
         return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u):
-        """Tokens (..., C) -> x and z, (..., D). As two matmuls: cutting one apart moves memory."""
+        """Project tokens (..., C) to x and z, (..., D): two matmuls, to avoid copies by a split."""
         kernels = jnp.split(self.in_proj.kernel[...], 2, -1)
         return [dot(u, kernel, self.config.dtype) for kernel in kernels]
 
     def _selected(self, x, write=None):
-        """Tokens (..., D) -> delta (..., D), A (N, D), b and c (..., N)."""
+        """Compute delta (..., D), A (N, D), b and c (..., N) of x (..., D)."""
         c = self.config
         parts = [c.dt_rank, c.dt_rank + c.state_size]
         delta, b, out = jnp.split(self.x_proj(x, c.dtype), parts, -1)
@@ -196,11 +189,11 @@ class Mamba1Cell(Cell):
         return delta, -jnp.exp(self.A_log[...]), b, out
 
     def _skip(self, y, x):
-        """y, x (..., D) -> y + D x."""
+        """Return y + D x, both (..., D)."""
         return y + x * self.D[...].reshape((1,) * (x.ndim - 1) + (-1,))
 
     def _read_out(self, y, z):
-        """y, z (..., D) -> (..., C)."""
+        """Gate y by z, both (..., D), and project to (..., C)."""
         return self.out_proj(gated(y, z), self.config.dtype)
 
 
@@ -210,6 +203,6 @@ def swap_time(z):
 
 
 def time_major(z):
-    """Transpose (B, T, ...) to (T, B, ...), in memory too: the order in which a scan reads."""
+    """Transpose (B, T, ...) to (T, B, ...) in memory, too, the layout that a scan reads."""
     z = swap_time(z)
     return with_layout_constraint(z, Layout(tuple(range(z.ndim))))

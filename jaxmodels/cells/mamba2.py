@@ -1,15 +1,14 @@
-"""Mamba-2: a state-space model with a scalar decay per head, computed by matmuls.
+"""Mamba-2: a state-space model with a per-head scalar decay, computed by matmuls.
 
     [z ; xbc ; dl] = in_proj(u) ;  [x ; b ; c] = silu(conv(xbc)) ;  delta = softplus(dl + dt_bias)
     h_t = exp(delta_t A) h_{t-1} + b_t (delta_t x_t)^T ;  y = c_t^T h_t + D x_t       (each head)
     out_proj(RMSNorm(y silu(z)))
 
-Source: state-spaces/mamba (mamba_ssm/modules/mamba2.py) and arXiv 2405.21060; equations and
-initialisation as in SYSTEMS 7.6. The block around it is in `models/mamba.py`.
+Source: arXiv 2405.21060 and state-spaces/mamba (mamba_ssm/modules/mamba2.py).
 
-The parameters are those of `Mamba2Mixer` in Hugging Face transformers: in_proj and out_proj
+Parameters correspond to `Mamba2Mixer` in Hugging Face transformers: in_proj and out_proj
 (kernels are transposed weights), conv_taps (E, K) = conv1d.weight (E, 1, K), conv_bias =
-conv1d.bias, dt_bias, A_log, D, norm.scale = norm.weight. Its state (B, H, P, N) is ours transposed.
+conv1d.bias, dt_bias, A_log, D, norm_scale = norm.weight. Its state (B, H, P, N) is ours transposed.
 Shapes: B batch, T time, C width, D inner width, H heads, P head size, G groups, N state size,
 K taps, E = D + 2 G N.
 """
@@ -40,7 +39,7 @@ from jaxmodels.ops.ssd import ssd_step
 
 @dataclasses.dataclass(frozen=True)
 class Mamba2Config:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
@@ -48,13 +47,13 @@ class Mamba2Config:
       expand: D / C.
       conv_size: K.
       head_size: P, divides D; None means 64, or D if that is smaller.
-      groups: G, of heads that share b and c; divides H.
-      norm_groups: how many parts of D are normalised by themselves; None means G.
-      norm_eps: of that norm.
-      chunk_size: tokens a chunk of the fast form, at most 256: 64 for a CPU, 128 for a TPU.
+      groups: G, number of head groups that share b and c; divides H.
+      norm_groups: number of parts of D that are normalised separately; None means G.
+      norm_eps: epsilon of that norm.
+      chunk_size: tokens per chunk in `__call__`, at most 256; best 64 on a CPU, 128 on a TPU.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
-        (tests only); they take one group and at most 7 taps.
+        (tests only); they require groups and norm_groups 1 and conv_size at most 7.
     """
 
     width: int
@@ -96,7 +95,7 @@ class Mamba2Config:
             max(self.groups, self.norm_groups) > 1 or self.conv_size > 7
         ):
             raise UserError(
-                'kernel="pallas" wants groups and norm_groups 1, and conv_size 7 or less'
+                'kernel="pallas" requires groups and norm_groups 1, and conv_size 7 or less'
             )
 
     @property
@@ -117,10 +116,10 @@ class Mamba2Config:
 
 @struct.dataclass
 class Mamba2State:
-    """Float32.
+    """Float32 state.
 
     Attributes:
-      conv: (B, K - 1, E), the last inputs of the convolution, the oldest first.
+      conv: (B, K - 1, E), the last inputs of the convolution, oldest first.
       ssm: (B, G, N, D / G).
     """
 
@@ -129,7 +128,7 @@ class Mamba2State:
 
 
 class Mamba2Cell(Cell):
-    """x, y: (B, C)."""
+    """Mamba-2 mixer; x, y: (B, C)."""
 
     def __init__(
         self, config: Mamba2Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1
@@ -150,7 +149,7 @@ class Mamba2Cell(Cell):
         self.out_proj = Linear(c.inner, c.width, bias=False, init=bound, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> Mamba2State:
-        """Zeros."""
+        """Return zeros."""
         c = self.config
         ssm = (batch_size, c.groups, c.state_size, c.inner // c.groups)
         return Mamba2State(
@@ -159,11 +158,7 @@ class Mamba2Cell(Cell):
         )
 
     def step(self, state, x, key=None, write=None):
-        """See `Cell.step`.
-
-        write: float (B,) in [0, 1] or None; how far the token may change the state, a factor on
-        its step size. At 0 the state neither decays nor takes anything in.
-        """
+        """See `Cell.step`; `write`, float (B,) in [0, 1] or None, multiplies the step size."""
         c, p = self.config, self._vectors()
         z, xbc, delta = self._project(x)
         conv, xbc = short_conv_step(state.conv, xbc, p.conv_taps, p.conv_bias)
@@ -175,7 +170,7 @@ class Mamba2Cell(Cell):
         )
 
     def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
+        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
         c = self.config
         (conv, ssm), ys = mamba2_mixer(
             (state.conv, state.ssm),
@@ -193,9 +188,9 @@ class Mamba2Cell(Cell):
         return Mamba2State(conv, ssm), ys
 
     def set_retention(self, groups) -> None:
-        """Set what a token keeps of the state at the start, the same for every token.
+        """Initialise the retention per token, independent of the data.
 
-        groups: pairs (share of the heads, retention in (0, 1)), see `assign_rates`.
+        groups: pairs (fraction of the heads, retention in (0, 1)), see `assign_rates`.
         """
         heads = self.config.heads
         rates = -np.log(assign_rates(groups, heads))
@@ -205,7 +200,7 @@ class Mamba2Cell(Cell):
         kernel[...] = kernel[...].at[:, -heads:].set(0.0)
 
     def retention(self, state, xs, reset=None, write=None):
-        """Return what each token multiplies the state by, (B, T, H); arguments as for the call."""
+        """Return the decay factor at each token, (B, T, H); arguments as for the call."""
         a = -jnp.exp(self.A_log[...])
         return jnp.exp(self.step_sizes(state, xs, reset, write) * a.reshape((1, 1, -1)))
 
@@ -218,9 +213,9 @@ class Mamba2Cell(Cell):
         return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u, split_conv=False):
-        """Tokens (..., C) -> z (..., D), xbc (..., E), raw step sizes (..., H).
+        """Project tokens (..., C) to z (..., D), xbc (..., E), raw step sizes (..., H).
 
-        split_conv: xbc as two arrays, x (..., D) and the rest; each by a matmul of its own.
+        split_conv: return xbc as two arrays, x (..., D) and the rest, by separate matmuls.
         """
         c = self.config
         conv = [c.inner, c.conv_width - c.inner] if split_conv else [c.conv_width]

@@ -1,9 +1,8 @@
-"""RWKV-4: time mixing by an average of values with weights that decay by a rate a channel.
+"""RWKV-4 time mixing: a weighted average of values with per-channel exponential decay.
 
-    y = W_o (sigma(r) * wkv(k, v)) : see `ops/wkv4/chunked.py`
+    y = W_o (sigma(r) * wkv(k, v))    (`ops/wkv4/chunked.py`)
 
-Source: BlinkDL, RWKV-LM (RWKV-v4neo/src/model.py) and arXiv 2305.13048; equations and
-initialisation as in SYSTEMS 7.2. Norms and channel mixing are in `models/rwkv.py`.
+Source: arXiv 2305.13048 and BlinkDL, RWKV-LM (RWKV-v4neo/src/model.py).
 
 Shapes: B batch, T time, C width.
 """
@@ -22,11 +21,11 @@ from jaxmodels.ops.wkv4 import WKV4State, wkv4, wkv4_initial, wkv4_step
 
 @dataclasses.dataclass(frozen=True)
 class RWKV4Config:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
-      chunk_size: tokens a chunk of the fast form.
+      chunk_size: tokens per chunk in `__call__`.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
         (tests only).
@@ -45,11 +44,11 @@ class RWKV4Config:
 
 @struct.dataclass
 class RWKV4State:
-    """Float32.
+    """Float32 state.
 
     Attributes:
       shift: (B, C), the last token read.
-      wkv: three (B, C): the weighted sums p e^o and q e^o.
+      wkv: p, q, o, each (B, C); the weighted sums are p e^o and q e^o.
     """
 
     shift: jax.Array
@@ -57,11 +56,11 @@ class RWKV4State:
 
 
 class RWKV4Cell(Cell):
-    """Time mixing. x, y: (B, C).
+    """Time mixing; x, y: (B, C).
 
-    `mix` (3, C), for k, v and r, is the share of the token itself, m in m x_t + (1 - m) x_{t-1}:
-    RWKV-4's own convention. Later versions store 1 - m, the share of the token before. `decay` is
-    the logarithm of the decay rate w (`time_decay` of the source), `bonus` is u (`time_first`).
+    `mix` (3, C), for k, v and r, is m in m x_t + (1 - m) x_{t-1}; later versions store 1 - m.
+    `decay` is the logarithm of the decay rate w (`time_decay` of the source), `bonus` is u
+    (`time_first`).
     """
 
     def __init__(self, config: RWKV4Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1):
@@ -84,19 +83,19 @@ class RWKV4Cell(Cell):
         self.output = linear(nnx.initializers.zeros)
 
     def initial_state(self, batch_size: int) -> RWKV4State:
-        """Nothing read: zeros, and an exponent of -1e38."""
+        """Return zeros, with exponent o = -1e38."""
         shape = (batch_size, self.config.width)
         return RWKV4State(jnp.zeros(shape, jnp.float32), wkv4_initial(*shape))
 
     def step(self, state, x, key=None):
-        """x (B, C) -> (state, y (B, C))."""
+        """See `Cell.step`."""
         x = x.astype(jnp.float32)
         inputs, gate = self._project(x, state.shift)
         wkv, y = wkv4_step(state.wkv, *inputs)
         return RWKV4State(x, wkv), self.output(gate * y, self.config.dtype)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; all chunks at once."""
+        """See `Cell.scan`; the chunked implementation."""
         c, xs = self.config, xs.astype(jnp.float32)
         inputs, gate = self._project(xs, token_shift(xs, state.shift, reset))
         options = {"chunk_size": c.chunk_size, "implementation": KERNELS[c.kernel]}
@@ -104,7 +103,7 @@ class RWKV4Cell(Cell):
         return RWKV4State(xs[:, -1], wkv), self.output(gate * y, c.dtype)
 
     def _project(self, x, before):
-        """Tokens (..., C) -> ((k, v (..., C), decay, bonus (C,)), gate (..., C))."""
+        """Project tokens (..., C) to ((k, v (..., C), decay, bonus (C,)), gate (..., C))."""
         xk, xv, xr = token_mix(before, x, self.mix[...])
         dtype = self.config.dtype
         k, v, r = self.key(xk, dtype), self.value(xv, dtype), self.receptance(xr, dtype)

@@ -1,9 +1,8 @@
-"""RWKV-6 "Finch": time mixing by a matrix state whose decay, as the token shift, reads the data.
+"""RWKV-6 "Finch" time mixing: a matrix state with data-dependent decay and token shift.
 
-    S_t = diag(w_t) S_{t-1} + k_t v_t^T ;   y = W_o (norm(S^T r) * silu(g)) : see `ops/wkv6.py`
+    S_t = diag(w_t) S_{t-1} + k_t v_t^T ;   y = W_o (norm(S^T r) * silu(g))    (`ops/wkv6.py`)
 
-Source: BlinkDL, RWKV-LM (RWKV-v5/src/model.py, x060) and arXiv 2404.05892; equations and
-initialisation as in SYSTEMS 7.3. Norms and channel mixing are in `models/rwkv.py`.
+Source: arXiv 2404.05892 and BlinkDL, RWKV-LM (RWKV-v5/src/model.py, x060).
 
 Shapes: B batch, T time, C width, H heads, N head_size (C = H N).
 """
@@ -23,20 +22,20 @@ from jaxmodels.ops.common.token_shift import token_shift
 from jaxmodels.ops.norms import group_norm
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
-MIXED = ("w", "k", "v", "r", "g")  # what the token shift makes five mixtures for
+MIXED = ("w", "k", "v", "r", "g")  # order of the token-shift mixtures
 
 
 @dataclasses.dataclass(frozen=True)
 class RWKV6Config:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
       head_size: N, divides C; None means 64, or C if that is smaller.
-      mix_rank: of the low-rank map to each of the five token-shift mixtures.
-      decay_rank: of the low-rank map to the decay.
-      norm_groups: how many parts of C are normalised by themselves on reading; None means H.
-      chunk_size: tokens a chunk of the fast form, best a power of two.
+      mix_rank: rank of the low-rank map to each of the five token-shift mixtures.
+      decay_rank: rank of the low-rank map to the decay.
+      norm_groups: number of parts of C that are normalised separately on reading; None means H.
+      chunk_size: tokens per chunk in `__call__`, preferably a power of two.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
@@ -60,11 +59,11 @@ class RWKV6Config:
 
 @struct.dataclass
 class RWKV6State:
-    """Float32.
+    """Float32 state.
 
     Attributes:
       shift: (B, C), the last token read.
-      wkv: (B, H, N, N), key by value.
+      wkv: (B, H, N key, N value).
     """
 
     shift: jax.Array
@@ -72,11 +71,11 @@ class RWKV6State:
 
 
 class RWKV6Cell(Cell):
-    """Time mixing. x, y: (B, C).
+    """Time mixing; x, y: (B, C).
 
-    `mix` (5, C), for `MIXED`, and `mix_x` (C,), for what the mixtures read, are shares of the token
-    before, x_t + mu (x_{t-1} - x_t). `decay` is the raw decay d of w = exp(-exp(d)) (`time_decay`
-    of the source), `bonus` is u (`time_faaaa`).
+    `mix` (5, C), for `MIXED`, and `mix_x` (C,), for the input of their low-rank maps, are mu in
+    x_t + mu (x_{t-1} - x_t). `decay` is d in w = exp(-exp(d)) (`time_decay` of the source), `bonus`
+    is u (`time_faaaa`).
     """
 
     def __init__(self, config: RWKV6Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1):
@@ -88,7 +87,7 @@ class RWKV6Cell(Cell):
         kept = {"w": share, "k": share, "v": share + 0.3 * r01, "r": root, "g": root}
         self.mix_x = nnx.Param(1.0 - share)
         self.mix = nnx.Param(jnp.stack([1.0 - kept[name] for name in MIXED]))
-        # These four shape mixtures and decays, so that none is called kernel.
+        # Not named kernel: weight decay must not act on mixtures and decays.
         small = symmetric_uniform(0.01)
         self.mix_down = nnx.Param(jnp.zeros((width, 5 * c.mix_rank), jnp.float32))
         self.mix_up = nnx.Param(small(rngs.params(), (5, c.mix_rank, width)))
@@ -111,7 +110,7 @@ class RWKV6Cell(Cell):
         self.norm_bias = nnx.Param(jnp.zeros((width,)))
 
     def initial_state(self, batch_size: int) -> RWKV6State:
-        """Zeros."""
+        """Return zeros."""
         c = self.config
         heads = c.width // c.head_size
         return RWKV6State(
@@ -120,35 +119,31 @@ class RWKV6Cell(Cell):
         )
 
     def step(self, state, x, key=None, write=None):
-        """x (B, C) -> (state, y (B, C)).
-
-        write: float (B,) in [0, 1] or None; how far the token may change the matrix state. At 0 it
-        neither decays nor takes anything in.
-        """
+        """See `Cell.step`; `write`, float (B,) in [0, 1] or None, scales log decay and key."""
         x = x.astype(jnp.float32)
         inputs, gate = self._project(x, state.shift, write)
         wkv, y = wkv6_step(state.wkv, *inputs)
         return RWKV6State(x, wkv), self._read_out(y, gate)
 
     def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
+        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
         xs = xs.astype(jnp.float32)
         inputs, gate = self._project(xs, token_shift(xs, state.shift, reset), write)
         wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
         return RWKV6State(xs[:, -1], wkv), self._read_out(y, gate)
 
     def set_retention(self, groups) -> None:
-        """Set what a token keeps of the state at the start, the same for every token.
+        """Initialise the retention per token, independent of the data.
 
-        groups: pairs (share of the channels, retention in (0, 1)), see `assign_rates`.
+        groups: pairs (fraction of the channels, retention in (0, 1)), see `assign_rates`.
         """
         rates = -np.log(assign_rates(groups, self.config.width))
         self.decay[...] = jnp.asarray(np.log(rates), jnp.float32)
 
     def retention(self, state, xs, reset=None, write=None):
-        """Return what each token multiplies the state by, by key channel, (B, T, H, N).
+        """Return the decay factor of each key channel at each token, (B, T, H, N).
 
-        Arguments as for the call; what a reset wipes out does not count.
+        Arguments as for the call; resets do not count as decay.
         """
         before = token_shift(xs, state.shift, reset)
         return jnp.exp(self._project(xs, before, write)[0][1])
@@ -158,7 +153,7 @@ class RWKV6Cell(Cell):
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def _project(self, x, before, write=None):
-        """Tokens (..., C) -> ((r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C))."""
+        """Project tokens (..., C) to (r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C)."""
         dtype = self.config.dtype
         past = before - x
         hidden = jnp.tanh(
@@ -170,7 +165,7 @@ class RWKV6Cell(Cell):
             for mu, low, up in zip(self.mix[...], hidden, self.mix_up[...], strict=True)
         )
         decay = dot(jnp.tanh(dot(xw, self.decay_down[...], dtype)), self.decay_up[...], dtype)
-        # From 20 on the decay is 0 in float32 anyway; beyond 88 its logarithm would be infinite.
+        # At 20, w is already 0 in float32; beyond 88, log_w would be -Inf.
         log_w = -jnp.exp(jnp.minimum(broadcast_to_last_axis(self.decay[...], x) + decay, 20.0))
         r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
         if write is not None:
@@ -182,7 +177,7 @@ class RWKV6Cell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _read_out(self, y, gate):
-        """y (..., H, N) -> (..., C)."""
+        """Normalise, gate and project y (..., H, N) to (..., C)."""
         y = y.reshape(*y.shape[:-2], self.config.norm_groups, -1)
         y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
         return self.output(y * gate, self.config.dtype)

@@ -1,9 +1,7 @@
-"""RWKV-7 "Goose": time mixing by a delta rule with vector-valued decay and learning rate.
+"""RWKV-7 "Goose" time mixing: a delta rule with vector-valued decay and learning rate.
 
-    S_t = diag(w_t) S_{t-1} - kk_t ((kk_t * a_t)^T ...) : see `ops/dplr/chunked.py`
-
-Source: BlinkDL, RWKV-LM (RWKV-v7/train_temp/src/model.py) and arXiv 2503.14456; equations and
-initialisation as in SYSTEMS 7.4. Norms and channel mixing are in `models/rwkv.py`.
+The recurrence is in `ops/dplr/chunked.py`. Source: arXiv 2503.14456 and BlinkDL, RWKV-LM
+(RWKV-v7/train_temp/src/model.py).
 
 Shapes: B batch, T time, C width, H heads, N head_size (C = H N).
 """
@@ -23,21 +21,20 @@ from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.token_shift import token_mix, token_shift
 from jaxmodels.ops.dplr import dplr, dplr_step
 
-MIXED = ("r", "w", "k", "v", "a", "g")  # what the token shift makes six mixtures for
+MIXED = ("r", "w", "k", "v", "a", "g")  # order of the token-shift mixtures
 
 
 @dataclasses.dataclass(frozen=True)
 class RWKV7Config:
-    """Sizes of the cell.
+    """Configuration of the cell.
 
     Attributes:
       width: C.
       head_size: N, divides C; None means 64, or C if that is smaller.
       ranks: of the low-rank maps to decay w, learning rate a, value residual v and gate g; None
         means the reference's: max(32, 32 round(f sqrt(C) / 32)), f = 2.5, 2.5, 1.7, 5.
-      value_residual: the cell expects `v_first`, the values of the model's first layer, and mixes
-        them into its own.
-      chunk_size: tokens a chunk of the fast form, at most 128.
+      value_residual: take `v_first`, the values of the model's first layer, and mix them into v.
+      chunk_size: tokens per chunk in `__call__`, at most 128.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
         (tests only).
@@ -69,11 +66,11 @@ class RWKV7Config:
 
 @struct.dataclass
 class RWKV7State:
-    """Float32.
+    """Float32 state.
 
     Attributes:
       shift: (B, C), the last token read.
-      wkv: (B, H, N, N), key by value.
+      wkv: (B, H, N key, N value).
     """
 
     shift: jax.Array
@@ -81,7 +78,7 @@ class RWKV7State:
 
 
 class RWKV7Cell(Cell):
-    """Time mixing. x, y: (B, C)."""
+    """Time mixing; x, y: (B, C)."""
 
     def __init__(self, config: RWKV7Config, *, rngs: nnx.Rngs, layer: int = 0, num_layers: int = 1):
         c = self.config = config
@@ -117,7 +114,7 @@ class RWKV7Cell(Cell):
         self.norm_bias = nnx.Param(jnp.zeros((width,)))
 
     def initial_state(self, batch_size: int) -> RWKV7State:
-        """Zeros."""
+        """Return zeros."""
         c = self.config
         heads = c.width // c.head_size
         return RWKV7State(
@@ -126,10 +123,10 @@ class RWKV7Cell(Cell):
         )
 
     def step(self, state, x, key=None, v_first=None, write=None):
-        """x (B, C), v_first (B, C) with `value_residual` -> (state, y (B, C)).
+        """See `Cell.step`.
 
-        write: float (B,) in [0, 1] or None; how far the token may change the matrix state. At 0 it
-        neither decays, nor loses, nor takes anything in.
+        v_first: (B, C) with `value_residual`, else None.
+        write: float (B,) in [0, 1] or None; scales log decay, key and learning rate.
         """
         x = x.astype(jnp.float32)
         tokens = map(self._heads, self._project(x, state.shift, v_first, write))
@@ -144,7 +141,7 @@ class RWKV7Cell(Cell):
         return Cell.scan(self, state, (xs, v_first), reset, key, step=step)
 
     def __call__(self, state, xs, reset=None, key=None, v_first=None, write=None):
-        """See `Cell.scan`; chunks of matmuls. write: (B, T) or None, see `step`."""
+        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
         c, xs = self.config, xs.astype(jnp.float32)
         tokens = self._project(xs, token_shift(xs, state.shift, reset), v_first, write)
         wkv, y = dplr(
@@ -159,20 +156,20 @@ class RWKV7Cell(Cell):
         return RWKV7State(xs[:, -1], wkv), self.output(y, c.dtype)
 
     def set_retention(self, groups) -> None:
-        """Set what a token keeps of the state at the start, the same for every token.
+        """Initialise the retention per token, independent of the data.
 
-        groups: pairs (share of the channels, retention in (0.5452, 1)), see `assign_rates`.
+        groups: pairs (fraction of the channels, retention in (0.5452, 1)), see `assign_rates`.
         """
         rates = -np.log(assign_rates(groups, self.config.width))
         share = rates * np.exp(0.5)  # log_w = -e^-1/2 sigma(d)
         if share.max() >= 1.0:
-            raise UserError("retention: RWKV-7 keeps more than 0.5452 a token; ask for more")
+            raise UserError("retention: must exceed 0.5452 per token for RWKV-7")
         self.decay.bias[...] = jnp.asarray(np.log(share / (1.0 - share)), jnp.float32)
 
     def retention(self, state, xs, reset=None, write=None):
-        """Return the diagonal of what each token multiplies the state by, (B, T, H, N).
+        """Return w, the diagonal decay factor at each token, (B, T, H, N).
 
-        Arguments as for the call; what a reset wipes out does not count.
+        Arguments as for the call; resets do not count as decay.
         """
         before = token_shift(xs, state.shift, reset)
         return jnp.exp(self._heads(self._project(xs, before, None, write)[1]))
@@ -182,12 +179,12 @@ class RWKV7Cell(Cell):
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def values(self, x, before):
-        """v of tokens x (..., C) with the tokens before them: `v_first`, if of the first layer."""
+        """Return v of tokens x (..., C) given the preceding tokens; layer 0's are `v_first`."""
         mixed = x + (before - x) * broadcast_to_last_axis(self.mix[...][MIXED.index("v")], x)
         return self.value(mixed, self.config.dtype)
 
     def _project(self, x, before, v_first, write=None):
-        """Tokens (..., C) and those before them -> r, log_w, k, v, rate, gate, each (..., C)."""
+        """Project tokens (..., C) to r, log_w, k, v, rate, gate, each (..., C)."""
         c = self.config
         xr, xw, xk, xv, xa, xg = token_mix(x, before, self.mix[...])
         r, k, v = (
@@ -198,7 +195,7 @@ class RWKV7Cell(Cell):
         rate = jax.nn.sigmoid(self.rate(xa, c.dtype))
         if c.value_residual:
             v = v + (v_first - v) * jax.nn.sigmoid(self.residual(xv, c.dtype))
-        if write is not None:  # the removed direction is that of k, whatever its length
+        if write is not None:  # kk is normalised, so scaling k does not change it
             log_w, k, rate = (z * write[..., None] for z in (log_w, k, rate))
         return r, log_w, k, v, rate, self.gate(xg, c.dtype)
 
@@ -211,10 +208,9 @@ class RWKV7Cell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _mix(self, recur, tokens, shared, head_sum):
-        """Compute everything between the projections, as `dplr` calls it -> (state, y).
+        """Compute everything between the projections; called by `dplr` -> (state, y).
 
-        Of `self` only the config may be read here: the fast form has a derivative of its own, with
-        respect to the arguments.
+        It must not read parameters from `self`: `dplr` differentiates only through the arguments.
         """
         r, log_w, k, v, rate, gate = tokens
         kk = k * shared["removal_scale"]

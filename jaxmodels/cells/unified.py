@@ -1,9 +1,9 @@
-"""The unified cell of PRERNK: an RWKV-like gate, tensor binding and a hierarchical reducer in one.
+"""The unified cell of PRERNK: an RWKV-like gate, tensor binding and a hierarchical reducer.
 
-Source: `zabwie/RNK` (docs/unified_training_plan.md and src/prernk/cell.py), read through SYSTEMS
-1.2 and repaired as SYSTEMS 1.3 says; each defect of the original stays selectable by name.
+Source: `zabwie/RNK` (docs/unified_training_plan.md and src/prernk/cell.py) with the corrections of
+docs/systems.md; the defects of the original can be selected by config fields ("as written").
 
-This file is the definition, block by block. `unified_fused.py` computes the same function faster.
+This file is the reference implementation; `unified_fused.py` computes the same function faster.
 
 Shapes: B batch, T time, D hidden_size, S symbol_slots, K role_slots, R relation_size, A_l width of
 abstraction l (A_0 = D).
@@ -29,7 +29,7 @@ CORES = ("ema", "rwkv4")
 
 @dataclasses.dataclass(frozen=True)
 class UnifiedConfig:
-    """Sizes and switches of the unified cell.
+    """Configuration of the unified cell.
 
     Attributes:
       width: width of the input x_t.
@@ -39,21 +39,21 @@ class UnifiedConfig:
       abstraction_sizes: widths A_l, the first equal to D (P-05); None means (D, D/2, D/4).
       activation: of the candidate in the RWKV block: gelu, silu or relu.
       core: "ema", the element-wise gate of the source; "rwkv4", a true wkv with state (p, q, o).
-      gating: how the mask C gates predicates. "full": every slot reads all slots through C.
-        "lower_triangular": slots are ordered and influence flows only forward. "diagonal": the
-        source as written, where an einsum reads M_ss only and no slot can influence another.
-      double_softmax: as written, C (already row-stochastic) goes through a second softmax.
+      gating: how slots read each other through the mask C. "full": every slot reads all slots.
+        "lower_triangular": slots are ordered and influence flows only forward. "diagonal": as
+        written, an einsum that reads only C_ss, so no slot can influence another.
+      double_softmax: as written, apply a second softmax to C, which is already row-stochastic.
       topdown: abstractions l >= 1 feed back into h. As written they do not, and get no gradient.
-      exact_gelu: GELU, here and in the abstractions, by the error function, as written; else by
-        tanh, which differs by 5e-4 at most and is cheaper.
+      exact_gelu: use the exact GELU, as written, instead of the tanh approximation, which is
+        cheaper and differs by at most 5e-4.
       dropout: rate in training; as written 0.1.
-      input_gain: how much louder than Glorot the token's way into h starts: the RWKV projection by
-        this factor, the rows of the first abstraction that read h_mid by its square. With 1, as
-        written, h_mid is a tenth of a_0 beside it under one LayerNorm, and learning starts late.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
-      remat_chunk: if positive, the backward pass keeps the state once every so many tokens and
-        recomputes the rest (P-23).
-      debug_mode: allows `UnifiedCell.debug`, which returns every intermediate value (P-10, P-24).
+      input_gain: factor on the initial RWKV projection; its square multiplies the rows of the first
+        abstraction that read h_mid. With 1, as written, h_mid is ten times smaller than a_0 in
+        their common LayerNorm, and learning starts late.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      remat_chunk: if positive, store the state only every that many tokens and recompute the rest
+        in the backward pass (P-23).
+      debug_mode: enable `UnifiedCell.debug`, which returns every intermediate value (P-10, P-24).
     """
 
     width: int
@@ -106,13 +106,13 @@ class UnifiedConfig:
 
 @struct.dataclass
 class UnifiedState:
-    """float32, whatever the compute dtype (P-01 to P-05).
+    """State, float32 for any compute dtype (P-01 to P-05).
 
     Attributes:
       h: (B, D) hidden state.
       time_state: (B, D) exponential average of h with learned decay.
       relations: (B, S, K, R) relation tensor.
-      causal_mask: (B, S, S) row-stochastic; how much each slot reads from each other one.
+      causal_mask: (B, S, S) row-stochastic; weight with which a slot (row) reads each slot.
       abstractions: tuple of (B, A_l).
       wkv: None, or (B, 3, D) with core="rwkv4": numerator p, denominator q, running maximum o.
     """
@@ -127,7 +127,7 @@ class UnifiedState:
 
 @struct.dataclass
 class Readout:
-    """The states that the cell shows after each token; leading axes (B, T)."""
+    """States after each token; leading axes (B, T)."""
 
     h: jax.Array
     abstractions: tuple[jax.Array, ...]
@@ -136,7 +136,7 @@ class Readout:
 
 
 class RWKVBlock(nnx.Module):
-    """Mixes x_t with the previous h under learned decay and mix gates (P-06)."""
+    """Mix of x_t with the previous h under learned decay and mix gates (P-06)."""
 
     def __init__(self, config: UnifiedConfig, *, rngs: nnx.Rngs):
         inputs, hidden = config.width + config.hidden_size, config.hidden_size
@@ -154,12 +154,12 @@ class RWKVBlock(nnx.Module):
             self.time_first = nnx.Param(jnp.log(0.3) + 0.5 * zigzag)
 
     def __call__(self, x, h, time_state, wkv=None):
-        """x (B, width), h and time_state (B, D) -> (h_mid (B, D), time_state', wkv')."""
+        """Map x (B, width), h and time_state (B, D) to (h_mid (B, D), time_state', wkv')."""
         z = self.norm(jnp.concatenate([x.astype(jnp.float32), h], -1))
         return self.gate(self.project(z, self.config.dtype), h, time_state, wkv)
 
     def gate(self, projected, h, time_state, wkv):
-        """The element-wise half, from the projections (B, 3D)."""
+        """Compute the element-wise part from the projections (B, 3D)."""
         key, value, last = jnp.split(projected, 3, -1)
         if self.config.core == "ema":
             candidate = _activated(last, self.config.activation, self.config.exact_gelu)
@@ -178,7 +178,7 @@ def _activated(x, name, exact_gelu):
 
 
 def _wkv(wkv, key, value, time_decay, time_first):
-    """One step of RWKV-4 in the overflow-free (p, q, o) form (SYSTEMS 7.2)."""
+    """Run one overflow-free RWKV-4 step on (p, q, o), see `ops/wkv4/chunked.py`."""
     p, q, o = wkv[:, 0], wkv[:, 1], wkv[:, 2]
     bonus = time_first[None] + key
     top = jnp.maximum(o, bonus)
@@ -191,7 +191,7 @@ def _wkv(wkv, key, value, time_decay, time_first):
 
 
 class TensorBindBlock(nnx.Module):
-    """Projects h_mid to new relations and a new mask and blends them with the old ones (P-07)."""
+    """Projection of h_mid to new relations and mask, blended with the old ones (P-07)."""
 
     def __init__(self, config: UnifiedConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -205,7 +205,7 @@ class TensorBindBlock(nnx.Module):
         self.mask_logit = nnx.Param(jnp.zeros(()))
 
     def __call__(self, h_mid, relations, causal_mask, key=None):
-        """h_mid (B, D), relations (B, S, K, R), causal_mask (B, S, S) -> the two, updated."""
+        """Return updated relations (B, S, K, R) and causal_mask (B, S, S), given h_mid (B, D)."""
         c = self.config
         new = self.relation_norm(self.bind(h_mid, c.dtype).reshape(relations.shape))
         new = dropout(new, c.dropout, key)
@@ -215,7 +215,7 @@ class TensorBindBlock(nnx.Module):
         return relations, self.blend_mask(logits, causal_mask)
 
     def blend_mask(self, logits, causal_mask):
-        """Row-softmax of the logits (B, S, S), mixed into the mask: rows keep summing to one."""
+        """Blend the row-softmax of logits (B, S, S) into the mask, which stays row-stochastic."""
         if self.config.gating == "lower_triangular":
             order = jnp.tril(jnp.ones(logits.shape[-2:], bool))[None]
             logits = jnp.where(order, logits, -jnp.inf)
@@ -224,7 +224,7 @@ class TensorBindBlock(nnx.Module):
 
 
 class Abstraction(nnx.Module):
-    """One layer of the stack: a gated update of a_l and the summary handed to the layer above."""
+    """Layer of the reducer: a gated update of a_l and a summary for the layer above."""
 
     def __init__(self, below: int, size: int, *, has_upper: bool, exact_gelu: bool, rngs: nnx.Rngs):
         self.exact_gelu = exact_gelu
@@ -234,7 +234,7 @@ class Abstraction(nnx.Module):
         self.norm_out = LayerNorm(size)
 
     def gate(self, projected, a, rate=0.0, keys=(None, None)):
-        """From the projections (B, 3A) and a (B, A) to the update (B, A), before its LayerNorm."""
+        """Compute the update (B, A) before its LayerNorm; projected (B, 3A), a (B, A)."""
         gate, query, candidate = jnp.split(projected, 3, -1)
         gate, query = jax.nn.sigmoid(gate), jax.nn.sigmoid(query)
         candidate = _activated(candidate + query * a, "gelu", self.exact_gelu)
@@ -243,13 +243,13 @@ class Abstraction(nnx.Module):
 
 
 class HRMReducer(nnx.Module):
-    """Reads relations through the mask, compresses them with h_mid into abstractions (P-08)."""
+    """Compression of h_mid and the relations, read through the mask, to abstractions (P-08)."""
 
     def __init__(self, config: UnifiedConfig, *, rngs: nnx.Rngs):
         self.config = config
         below, layers = config.hidden_size + config.relation_size, []
         for level, size in enumerate(config.abstraction_sizes):
-            # Nothing reads the summary of the top layer. The source computes it all the same.
+            # Nothing reads the top layer's summary, but the source computes it.
             has_upper = not config.topdown or level < len(config.abstraction_sizes) - 1
             options = {"has_upper": has_upper, "exact_gelu": config.exact_gelu}
             layers.append(Abstraction(below, size, **options, rngs=rngs))
@@ -263,7 +263,7 @@ class HRMReducer(nnx.Module):
             self.norm_h = LayerNorm(hidden)
 
     def context(self, slots, causal_mask):
-        """slots (B, S, R), the mean over roles; mask (B, S, S) -> what h may read, (B, R)."""
+        """Read slots (B, S, R), the means over roles, through the mask (B, S, S) -> (B, R)."""
         if self.config.double_softmax:
             causal_mask = jax.nn.softmax(causal_mask, -1)
         if self.config.gating == "diagonal":
@@ -271,7 +271,7 @@ class HRMReducer(nnx.Module):
         return jnp.einsum("bs,bsr->br", causal_mask.mean(1), slots, precision=EXACT)
 
     def __call__(self, h_mid, relations, causal_mask, abstractions, key=None):
-        """-> (h (B, D), abstractions' tuple of (B, A_l), context (B, R))."""
+        """Return (h (B, D), updated abstractions, tuple of (B, A_l), context (B, R))."""
         c = self.config
         count = 3 * len(self.layers)
         keys = [None] * count if key is None else jax.random.split(key, count)
@@ -293,7 +293,7 @@ class HRMReducer(nnx.Module):
 
 
 class UnifiedCell(Cell):
-    """The three blocks as one recurrence. x: (B, width); y = h: (B, hidden_size)."""
+    """Recurrence of the three blocks; x: (B, width), y = h: (B, hidden_size)."""
 
     def __init__(self, config: UnifiedConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -302,7 +302,7 @@ class UnifiedCell(Cell):
         self.reduce = HRMReducer(config, rngs=rngs)
 
     def initial_state(self, batch_size: int, device: Any = None) -> UnifiedState:
-        """Zeros, and the identity as mask (P-21). `device`: a Device or Sharding to place it on."""
+        """Return zeros with an identity mask (P-21), placed on `device`, a Device or Sharding."""
         c = self.config
 
         def zeros(*shape):
@@ -323,7 +323,7 @@ class UnifiedCell(Cell):
         return state if device is None else jax.device_put(state, device)
 
     def step(self, state: UnifiedState, x: jax.Array, key: jax.Array | None = None):
-        """x (B, width) -> (state, h (B, D)): RWKVBlock, then TensorBindBlock, then HRMReducer."""
+        """See `Cell.step`: RWKVBlock, then TensorBindBlock, then HRMReducer."""
         bind_key, reduce_key = (None, None) if key is None else jax.random.split(key)
         h_mid, time_state, wkv = self.rwkv(x, state.h, state.time_state, state.wkv)
         relations, mask = self.bind(h_mid, state.relations, state.causal_mask, bind_key)
@@ -336,43 +336,40 @@ class UnifiedCell(Cell):
         return state, readout.h
 
     def unroll(self, state, xs, reset=None, key=None, *, relations_every: int = 0):
-        """As `__call__`, returning what losses and diagnostics look at.
+        """Run over time and return (state, Readout).
 
         Args:
-          state, xs, reset, key: see `Cell.scan`. With a key and dropout it is the definition that
-            runs: noise on the new relations does not commute with their sum.
+          state, xs, reset, key: see `Cell.scan`. With a key and dropout, the reference runs,
+            because noise on the new relations does not commute with their sum.
           relations_every: n > 0 also returns the relation tensor after tokens n, 2n, ... as
-            `readout.relations` (B, T // n, S, K, R); 0 leaves it None and never forms it.
-
-        Returns:
-          (state, Readout).
+            `readout.relations` (B, T // n, S, K, R); with 0, it is None.
         """
         if key is None or self.config.dropout == 0.0:
-            state, seen, _ = unified_fused.unroll(self, state, xs, reset, relations_every)
-            return state, Readout(**seen)
+            state, readout, _ = unified_fused.unroll(self, state, xs, reset, relations_every)
+            return state, Readout(**readout)
 
         def read(state, inputs, key):
             state, h = self.step(state, inputs, key)
             relations = state.relations if relations_every else None
             return state, Readout(h, state.abstractions, relations, state.causal_mask)
 
-        state, seen = self.scan(state, xs, reset, key, step=read)
+        state, readout = self.scan(state, xs, reset, key, step=read)
         if relations_every:
-            thinned = seen.relations[:, relations_every - 1 :: relations_every]
-            seen = seen.replace(relations=thinned)
-        return state, seen
+            thinned = readout.relations[:, relations_every - 1 :: relations_every]
+            readout = readout.replace(relations=thinned)
+        return state, readout
 
     def debug(self, state, xs, reset=None):
-        """As `unroll`, with every intermediate value of the path that training runs.
+        """Run the fused implementation over time and return every intermediate value.
 
         Returns:
-          (state, Readout, dict of (B, T, ...) arrays): the projections, h_mid, the new relations,
-          mask, context, and each layer's gate input and update.
+          (state, Readout, dict of (B, T, ...) arrays): projections, h_mid, mask logits, context,
+          and each layer's gate input and update.
 
         Raises:
           UserError: the config does not have debug_mode=True.
         """
         if not self.config.debug_mode:
             raise UserError("UnifiedCell.debug needs a config with debug_mode=True")
-        state, seen, inner = unified_fused.unroll(self, state, xs, reset, 1, debug=True)
-        return state, Readout(**seen), inner
+        state, readout, inner = unified_fused.unroll(self, state, xs, reset, 1, debug=True)
+        return state, Readout(**readout), inner

@@ -1,14 +1,12 @@
-"""The unified cell, the same function in fewer and larger operations (tested equal to its `scan`).
+"""Fused implementation of the unified cell, algebraically equal to `UnifiedCell.scan`.
 
-What changes, all of it exact algebra:
-
-* A LayerNorm before a matrix is folded into it: centring and scale go into the weights once a call,
-  and only the reciprocal standard deviation is left inside the loop. The input's share of the
-  product and of the statistics is computed for all tokens at once, outside the loop.
-* What enters several products (h_mid, the context) meets their matrices in one product; not so the
-  relations' large one, because taking a sum of products apart again is a copy.
-* The reader needs only the mean over roles of the relation tensor, so the loop carries that mean
-  (B, S, R); the tensor itself, an average with a constant ratio, is summed up after the loop.
+* A LayerNorm before a matrix is folded into it: centring and scale are applied to the weights once
+  per call, and only the reciprocal standard deviation remains in the loop. The input's part of the
+  matmul and of the statistics is computed for all tokens before the loop.
+* Matrices that multiply the same vector (h_mid, the context) are concatenated; except the
+  relations' large one, because splitting the result would copy it.
+* Only the mean over roles of the relation tensor is read, so the loop carries that mean (B, S, R);
+  the tensor, an exponential average with a constant ratio, is computed after the loop.
 * Weight gradients are formed several steps at a time (`ops/common/deferred_weight_grads.py`).
 
 Shapes as in `unified.py`; time comes first inside the loop.
@@ -30,13 +28,13 @@ EPS = 1e-5
 
 
 def _centre(kernel, groups=1):
-    """Remove the mean over each group of outputs: a LayerNorm's centring, done to the weights."""
+    """Subtract the mean over each group of outputs, so that LayerNorm's centring is implied."""
     shaped = kernel.reshape(*kernel.shape[:-1], groups, -1)
     return (shaped - shaped.mean(-1, keepdims=True)).reshape(kernel.shape)
 
 
 def _fold(norm, linear):
-    """Weights and bias of `linear(norm(z))` when applied to z / std(z)."""
+    """Return weights and bias that compute `linear(norm(z))` from z / std(z)."""
     kernel = linear.kernel[...]
     scaled = norm.scale[...][:, None] * kernel
     bias = jnp.dot(norm.bias[...], kernel, precision=EXACT) + linear.bias[...]
@@ -44,19 +42,15 @@ def _fold(norm, linear):
 
 
 def _fold_cell(cell):
-    """-> (weights of the products in the loop, small parameters, input weights (width, 3D))."""
+    """Return (weights of the loop's matmuls, biases, input weights (width, 3D))."""
     c = cell.config
     width, hidden = c.width, c.hidden_size
     slots = c.symbol_slots
     project, project_bias = _fold(cell.rwkv.norm, cell.rwkv.project)
     bind, mask = cell.bind.bind, cell.bind.mask
-    weights = {
-        "h": project[width:],
-        "bind": _centre(bind.kernel[...], slots * c.role_slots),
-    }
+    weights = {"h": project[width:], "bind": _centre(bind.kernel[...], slots * c.role_slots)}
     small = {"project": project_bias}
-    from_mid = [_centre(mask.kernel[...], slots)]
-    from_context = []
+    from_mid, from_context = [_centre(mask.kernel[...], slots)], []
     small["bind"] = _centre(bind.bias[...], slots * c.role_slots)
     small["mask"] = _centre(mask.bias[...], slots)
     for level, layer in enumerate(cell.reduce.layers):
@@ -89,7 +83,7 @@ def _moments(x):
 
 
 def _inverse_std(first, first_size, second, second_size):
-    """1/std of the concatenation of two vectors, from their (mean, sum of squared deviations)."""
+    """Return 1/std of two concatenated vectors, given (mean, sum of squared deviations) each."""
     size = first_size + second_size
     shift = jnp.square(first[0] - second[0]) * (first_size * second_size / size)
     return jax.lax.rsqrt((first[1] + second[1] + shift) / size + EPS)
@@ -97,10 +91,10 @@ def _inverse_std(first, first_size, second, second_size):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _slot_means(centred, sizes):
-    """Each (slot, role) vector over its root mean square, averaged over roles.
+    """Divide each (slot, role) vector by its root mean square and average over roles.
 
-    centred: (B, S*K*R) -> (B, S, R); sizes: (S, K, R). Its backward pass is written out, because
-    the default one keeps three arrays of the size of `centred` a token, and this one only itself.
+    centred: (B, S*K*R) -> (B, S, R); sizes: (S, K, R). The custom backward pass stores only
+    `centred`; the default one would store three arrays of that size per token.
     """
     shaped = centred.reshape(-1, *sizes)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
@@ -124,21 +118,21 @@ _slot_means.defvjp(_slot_means_fwd, _slot_means_bwd)
 
 
 def _step(debug, dot, params, carry, x):
-    """Read one token. carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
+    """Run one token; carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
     cell, small = params
     c = cell.config
     projected, moments, reset = x
     if reset is not None:
-        carry = _restart(cell, reset, carry)
+        carry = where_reset(reset, _carry(cell.initial_state(reset.shape[0])), carry)
     h, time_state, wkv, slots, mask, abstractions = carry
-    hidden, kinds = c.hidden_size, c.symbol_slots**2
+    hidden, mask_size = c.hidden_size, c.symbol_slots**2
 
     inverse = _inverse_std(moments, c.width, _moments(h), hidden)
     projected = (projected + dot("h", h)) * inverse + small["project"][None]
     h_mid, time_state, wkv = cell.rwkv.gate(projected, h, time_state, wkv)
 
     bind = dot("bind", h_mid) + small["bind"][None]
-    logits, from_lower = jnp.split(dot("mid", h_mid), (kinds,), -1)
+    logits, from_lower = jnp.split(dot("mid", h_mid), (mask_size,), -1)
     norm = cell.bind.relation_norm
     ratio = jax.nn.sigmoid(cell.bind.relation_logit[...])
     new = (
@@ -184,32 +178,23 @@ def _step(debug, dot, params, carry, x):
     return carry, (h, updated, mask, inner if debug else {})
 
 
-def _restart(cell, reset, carry):
-    fresh = cell.initial_state(reset.shape[0])
-    initial = (
-        fresh.h,
-        fresh.time_state,
-        fresh.wkv,
-        fresh.relations.mean(2),
-        fresh.causal_mask,
-        fresh.abstractions,
-    )
-    return where_reset(reset, initial, carry)
+def _carry(state):
+    slots = state.relations.mean(2)
+    return state.h, state.time_state, state.wkv, slots, state.causal_mask, state.abstractions
 
 
 def _relations(cell, before, binds, reset, every):
-    """The relation tensor after each `every` tokens.
+    """Return the relation tensor after every `every` tokens, (T // every, B, S, K, R).
+
+    Each is the previous one times (1-ratio)^every, plus the sum of ratio * (1-ratio)^age * new over
+    the tokens since. Tokens of finished documents are masked by selection, because they may be NaN.
 
     Args:
+      cell: the `UnifiedCell`.
       before: (B, S, K, R), the tensor before the first token.
       binds: (T, B, S*K*R), the centred projections; T a multiple of `every`.
       reset: bool (T, B) or None.
       every: int.
-
-    Returns:
-      (T // every, B, S, K, R). Each is the last one, faded by (1-ratio)^every, plus the sum of
-      ratio * (1-ratio)^age * new over the tokens since; only what belongs to the document being
-      read is chosen (not multiplied by zero: what another document left may be NaN).
     """
     time, batch, _ = binds.shape
     count = time // every
@@ -221,11 +206,11 @@ def _relations(cell, before, binds, reset, every):
     share = jax.nn.sigmoid(logit) * jnp.exp(age * log_keep)
     if reset is None:
         reads = jnp.ones((count, every, batch), bool)
-        goes_on = jnp.ones((count, batch), bool)
+        continues = jnp.ones((count, batch), bool)
     else:
         starts = reset.reshape(count, every, batch)
         later = jnp.cumsum(starts[:, ::-1], 1)[:, ::-1] - starts
-        reads, goes_on = later == 0, ~starts.any(1)
+        reads, continues = later == 0, ~starts.any(1)
     each = (share[None, :, None, None, None] * inverse)[..., None] * shaped
     summed = jnp.sum(jnp.where(reads[..., None, None, None], each, 0.0), 1)
     total = jnp.sum(jnp.where(reads, share[None, :, None], 0.0), 1)
@@ -235,29 +220,22 @@ def _relations(cell, before, binds, reset, every):
     fade = jnp.exp(every * log_keep)
 
     def add(relations, segment):
-        new, goes_on = segment
-        kept = jnp.where(goes_on[:, None, None, None], fade * relations, 0.0)
+        new, continues = segment
+        kept = jnp.where(continues[:, None, None, None], fade * relations, 0.0)
         return (relations := new + kept), relations
 
-    return jax.lax.scan(add, before, (new, goes_on))[1]
+    return jax.lax.scan(add, before, (new, continues))[1]
 
 
 def _chunk(cell, folded, state, xs, reset, relations_every, debug):
-    """xs (T, B, width), reset (T, B) -> (state, readout with time first, intermediates)."""
+    """Run xs (T, B, width), reset (T, B) -> (state, time-major readout, intermediates)."""
     weights, small, input_kernel = folded
     xs = xs.astype(jnp.float32)
     projected = dot_in(xs, input_kernel, cell.config.dtype)
     inputs = (projected, _moments(xs), reset)
-    carry = (
-        state.h,
-        state.time_state,
-        state.wkv,
-        state.relations.mean(2),
-        state.causal_mask,
-        state.abstractions,
-    )
+    step, params = functools.partial(_step, debug), (cell, small)
     carry, (hs, abstractions, masks, inner), kept = deferred_scan(
-        functools.partial(_step, debug), weights, (cell, small), carry, inputs, keep=("bind",)
+        step, weights, params, _carry(state), inputs, keep=("bind",)
     )
     binds = kept["bind"] + small["bind"][None, None]
     h, time_state, wkv, _, mask, last = carry
@@ -278,13 +256,9 @@ def _chunk(cell, folded, state, xs, reset, relations_every, debug):
         causal_mask=mask,
         abstractions=last,
     )
-    seen = {
-        "h": hs,
-        "abstractions": abstractions,
-        "causal_mask": masks,
-        "relations": relations[: time // relations_every] if relations_every else None,
-    }
-    return state, seen, inner
+    shown = relations[: time // relations_every] if relations_every else None
+    readout = {"h": hs, "abstractions": abstractions, "causal_mask": masks, "relations": shown}
+    return state, readout, inner
 
 
 def unroll(cell, state, xs, reset, relations_every, debug=False):

@@ -1,4 +1,4 @@
-"""One system a file. `MODELS` maps a name to (config class, model class, presets)."""
+"""Models by name: `MODELS` maps a name to (config class, model class, presets)."""
 
 from jaxmodels.models import groundthink, mamba, prernk, rwkv, stack, transformer
 from jaxmodels.models.hrlm import config, model

@@ -1,8 +1,8 @@
-"""Answers token by token in mode "prefix_ar", nothing computed twice.
+"""Autoregressive decoding for HRLM in mode "prefix_ar", with a key-value cache.
 
-A position's thoughts depend on those of positions that it sees, call by call: so each block of each
-call keeps keys and values of its own, H (Lc + 1) times a transformer's cache (HRM-Text, SYSTEMS
-7.9). Equal to reading the whole row again after each token.
+Every block keeps its keys and values separately for each recurrent call, so the cache is H (Lc + 1)
+times that of a transformer (HRM-Text, arXiv 2605.20613). The logits equal those of a full forward
+pass after each token.
 
 Shapes: B batch, S row length, N heads, D head size, H and Lc cycles.
 """
@@ -19,14 +19,14 @@ from jaxmodels.models.hrlm.model import prefix_of
 
 @struct.dataclass
 class DecodeCache:
-    """What reading left behind.
+    """Key-value cache of the tokens read so far.
 
     Attributes:
-      low: keys and values of the low module's blocks, (H, Lc, layers, B, S, N, D) each; of a plain
-        transformer of all blocks, (layers, B, S, N, D).
-      high: of the high module's, (H, layers, B, S, N, D); () of a transformer.
+      low: keys and values of the low module, (H, Lc, layers, B, S, N, D) each; with
+        `recurrent=False`, those of all blocks, (layers, B, S, N, D).
+      high: keys and values of the high module, (H, layers, B, S, N, D); () if not recurrent.
       lengths: int32 (B,), tokens read.
-      hidden: bool (B, S), places that nobody sees.
+      hidden: bool (B, S), positions masked for all queries.
     """
 
     low: tuple
@@ -36,19 +36,19 @@ class DecodeCache:
 
 
 def prefill(model, tokens, lengths=None):
-    """Reads prompts, each filled up with PAD to the length of a row.
+    """Read prompts, padded with PAD to the row length.
 
     Args:
       model: an `HRLM` in mode "prefix_ar".
-      tokens: int (B, S); prompts may differ in length.
-      lengths: int (B,) of the prompts, at least 1; None: a prompt ends with its first SEP. A
-        prompt's tokens all see each other.
+      tokens: int (B, S).
+      lengths: prompt lengths, int (B,), at least 1; None: a prompt ends with its first SEP.
+        Attention within a prompt is bidirectional.
 
     Returns:
-      (cache, logits float32 (B, V) of the first token of each answer).
+      (cache, logits float32 (B, V) of the first answer token).
 
     Raises:
-      UserError: a model of another mode.
+      UserError: the model has another mode.
     """
     c = model.config
     if c.mode != "prefix_ar":
@@ -63,45 +63,45 @@ def prefill(model, tokens, lengths=None):
 
 
 def decode_step(model, cache: DecodeCache, token):
-    """Reads one more token of each row, int (B,) -> (cache, logits (B, V) of the next).
+    """Read one token per row, int (B,) -> (cache, logits float32 (B, V) of the next token).
 
-    A row that is full already reads nothing more: its logits are then without meaning.
+    The logits of a row that is already full are meaningless.
     """
     c, at = model.config, cache.lengths
-    rows, places = jnp.arange(token.shape[0]), jnp.arange(cache.hidden.shape[1])
+    rows, slots = jnp.arange(token.shape[0]), jnp.arange(cache.hidden.shape[1])
     hidden = cache.hidden.at[rows, at].set(c.mask_pad & (token == PAD))
-    seen = (places[None] <= at[:, None]) & ~hidden
+    visible = (slots[None] <= at[:, None]) & ~hidden
     if c.window is not None:
-        seen = seen & (at[:, None] - places[None] < c.window)
+        visible = visible & (at[:, None] - slots[None] < c.window)
     past = (cache.low, cache.high, at)
-    read, low, high = _think(model, token[:, None], seen[:, None], at[:, None], past)
-    after = jnp.minimum(at + 1, places.shape[0])
-    return DecodeCache(low, high, after, hidden), model.head(read[:, 0], c.dtype)
+    read, low, high = _think(model, token[:, None], visible[:, None], at[:, None], past)
+    lengths = jnp.minimum(at + 1, slots.shape[0])
+    return DecodeCache(low, high, lengths, hidden), model.head(read[:, 0], c.dtype)
 
 
 def generate(model, tokens, max_tokens: int | None = None, lengths=None):
-    """The likeliest answer to each prompt, token by token until EOS or the end of the row.
+    """Decode greedily, until EOS or the end of the row.
 
     Args:
-      tokens, lengths: as in `prefill`.
-      max_tokens: of an answer; None means as many as a row has places.
+      model, tokens, lengths: as in `prefill`.
+      max_tokens: limit per answer; None means the row length.
 
     Returns:
-      int32 (B, max_tokens); EOS is the config's `eos_id`, and stands behind an answer (PAD, if it
-      is None).
+      int32 (B, max_tokens), filled up after an answer with the config's `eos_id`, or with PAD if
+      that is None.
     """
     batch, size = tokens.shape
-    most = size if max_tokens is None else min(max_tokens, size)
+    limit = size if max_tokens is None else min(max_tokens, size)
     end = model.config.eos_id
-    behind = PAD if end is None else end
+    fill = PAD if end is None else end
 
-    def goes_on(carry):
+    def unfinished(carry):
         _, _, _, done, count = carry
-        return (count < most) & ~done.all()
+        return (count < limit) & ~done.all()
 
     def body(carry):
         cache, logits, answer, done, count = carry
-        token = jnp.where(done, behind, jnp.argmax(logits, -1)).astype(jnp.int32)
+        token = jnp.where(done, fill, jnp.argmax(logits, -1)).astype(jnp.int32)
         answer = answer.at[:, count].set(token)
         done = done | (cache.lengths >= size)
         if end is not None:
@@ -110,15 +110,15 @@ def generate(model, tokens, max_tokens: int | None = None, lengths=None):
         return cache, logits, answer, done, count + 1
 
     cache, logits = prefill(model, tokens, lengths)
-    answer = jnp.full((batch, most), behind, jnp.int32)
+    answer = jnp.full((batch, limit), fill, jnp.int32)
     start = (cache, logits, answer, jnp.zeros(batch, bool), jnp.int32(0))
-    return jax.lax.while_loop(goes_on, body, start)[2]
+    return jax.lax.while_loop(unfinished, body, start)[2]
 
 
 def _think(model, tokens, mask, positions, past):
-    """One round over (B, T) tokens -> (z_H (B, T, C), keys and values of low and of high).
+    """Run one ACT step: tokens (B, T) -> (z_H (B, T, C), low, high), as in `DecodeCache`.
 
-    past: (low, high, slots) of a `DecodeCache`, or None.
+    past: (low, high, lengths) of a `DecodeCache`, or None.
     """
     c, x = model.config, model.embed_tokens(tokens)
     slots = None if past is None else past[2]

@@ -4,11 +4,9 @@
     Mixer: alpha RMSNorm(RWKV x) + (1 - alpha) RMSNorm(Mamba x), at the anchors attention
     ChannelMix: sigma(W_r x) * W_v relu(W_k x)^2
 
-Source: `9to5ninja-projects/groundthink` (V3_RESEARCH_NOTES 2.20, 2.21, 9.6; V4_DESIGN), in the
-sound reading of SYSTEMS 2.3. What was built under that name has no Mamba in it; it is kept as
-`groundthink/v3_as_written` and `groundthink/v020`, see `cells/grounded_gla.py`.
-
-Layers of one kind, or of one repeating pattern, are scanned as one: `segments_of`.
+Source: `9to5ninja-projects/groundthink` (V3_RESEARCH_NOTES 2.20, 2.21, 9.6; V4_DESIGN), as designed
+there. The code of that repository has no Mamba path; its versions are the presets `v3_as_written`
+and `v020` (`cells/grounded_gla.py`).
 """
 
 import dataclasses
@@ -32,7 +30,7 @@ from jaxmodels.cells.layers import (
 from jaxmodels.errors import UserError
 from jaxmodels.models.segments import Segmented, joined, segments_of
 
-# Kinds of the layers, repeated (or, for "sequential", halved) to the depth.
+# Layer kinds, repeated to the depth; "sequential" uses the first kind in the lower half.
 LAYOUTS = {
     "parallel": ("hybrid",),
     "interleaved": ("rwkv", "mamba"),
@@ -48,26 +46,25 @@ LAYOUTS = {
 
 @dataclasses.dataclass(frozen=True)
 class GroundThinkConfig:
-    """Sizes and choices; those of the mixer are explained in `HybridConfig`.
+    """Configuration of a GroundThink model; see `HybridConfig` for the mixer's fields.
 
     Attributes:
-      vocab_size, width, num_layers: as everywhere.
       layout: "parallel" (both paths in every layer), "interleaved" (R M R M), "sequential" (R R M
-        M), "3:1" and "1:3" (RWKV to Mamba), or one kind alone: "rwkv", "mamba", "attention", "gla".
-      attention_layers: indices from 0 of the anchors; None means the middle layer.
-      attn_window: tokens that an anchor sees; its state holds that many keys and values.
-      gamma: where the scale of each residual starts, one number a channel and half of a layer.
+        M), "3:1" and "1:3" (RWKV to Mamba), or one kind: "rwkv", "mamba", "attention", "gla".
+      attention_layers: 0-based indices of the anchors; None means the middle layer.
+      attn_window: attention span of an anchor in tokens, also the size of its key-value cache.
+      gamma: initial per-channel scale of both residual branches.
       channel_expansion: hidden width of channel mixing over width.
-      adapter_rank: of a low-rank map added to each layer, zero at the start; 0 = none.
-      decay_sign, grounding, learn_initial_state, base_decay, decay_init, output_gain: of layers
-        "gla", see `GroundedGLAConfig`. There `state_norm="read"` means none.
-      placement: "pre", or "post" as v0.2.0: x <- RMSNorm x + RMSNorm(f(RMSNorm x)), no gamma.
-      tie_embeddings: the head is the embedding's table.
+      adapter_rank: rank of a zero-initialised low-rank map added to each layer; 0 = none.
+      decay_sign, grounding, learn_initial_state, base_decay, decay_init, output_gain: for "gla"
+        layers, see `GroundedGLAConfig`; in these, `state_norm="read"` means none.
+      placement: "pre", or "post" as in v0.2.0: x <- RMSNorm x + RMSNorm(f(RMSNorm x)), no gamma.
+      tie_embeddings: share the embedding table with the head.
       logit_cap: c in c tanh(logits / c); 0 = off.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     vocab_size: int = 97
@@ -134,7 +131,7 @@ class GroundThinkConfig:
 
     @property
     def anchors(self) -> tuple[int, ...]:
-        """The layers that are attention whatever the layout."""
+        """Indices of the layers that are attention in any layout."""
         middle = (self.num_layers // 2,)
         return middle if self.attention_layers is None else self.attention_layers
 
@@ -151,7 +148,7 @@ class GroundThinkConfig:
         return tuple(kinds)
 
     def mixer(self, kind: str):
-        """The config of the mixer of a layer."""
+        """Return the mixer config of a layer of this kind."""
         names = ["width", "head_size", "dtype"]
         if kind == "attention":
             sizes = {"window": self.attn_window}
@@ -220,7 +217,7 @@ class ChannelMix(nnx.Module):
 
 
 class GroundThinkLayer(Cell):
-    """A mixer and channel mixing on the residual stream; x, y: (B, C). Its state is the mixer's."""
+    """Mixer and channel mixing on the residual stream; x, y: (B, C). Its state is the mixer's."""
 
     def __init__(self, config: GroundThinkConfig, kind: str, *, rngs: nnx.Rngs, layer: int):
         c, width = config, config.width
@@ -236,13 +233,13 @@ class GroundThinkLayer(Cell):
         self.gamma_mixer = None if post else nnx.Param(gamma)
         self.gamma_channel = None if post else nnx.Param(gamma)
         if c.learn_initial_state and kind == "attention":
-            # As written, a learned state that an attention layer has no use for.
+            # Unused by attention, but part of the original parameter count.
             self.idle_h0 = nnx.Param(jnp.zeros((width // c.head_size, c.head_size, c.head_size)))
         rank = c.adapter_rank
         self.adapter = LowRank(width, rank, width, rngs=rngs) if rank else None
 
     def initial_state(self, batch_size: int):
-        """The mixer's."""
+        """Return the mixer's initial state."""
         return self.mixer.initial_state(batch_size)
 
     def step(self, state, x, key=None):
@@ -256,7 +253,7 @@ class GroundThinkLayer(Cell):
         return state, self._after(xs, ys)
 
     def _after(self, x, y):
-        """What the mixer gave, and channel mixing, on the stream."""
+        """Add the mixer output y and channel mixing to the residual stream x."""
         x = self._add(x, y, self.norm_mixer, self.norm_mixer_out, self.gamma_mixer)
         normed = self.norm_channel(x)
         y = self.channel(normed, self.config.dtype)
@@ -271,7 +268,7 @@ class GroundThinkLayer(Cell):
 
 
 class GroundThink(Segmented):
-    """The hybrid as a language model, under the contract of a model."""
+    """GroundThink language model."""
 
     def __init__(self, config: GroundThinkConfig, *, rngs: nnx.Rngs):
         c = config
@@ -300,16 +297,16 @@ class GroundThink(Segmented):
         return cap * jnp.tanh(logits / cap) if cap else logits
 
     def intermediates(self, state, tokens, reset=None):
-        """Read one segment layer by layer, see `models/observe.py`."""
+        """Return the state and every layer's intermediates, see `models/observe.py`."""
         from jaxmodels.models.observe import intermediates
 
         return intermediates(self, state, tokens, reset)
 
     def parameter_label(self, name: str) -> str:
-        """ "component/role" of a parameter by its path, as `train.optim.build.flatten` names it.
+        """Return "component/role" of a parameter by its path (`train.optim.build.flatten`).
 
         Components: rwkv, mamba, attention, gla, fusion, channel, embed, head. Roles: matrix,
-        dynamics (what shapes decays, step sizes and token shifts), gate, norm.
+        dynamics (decays, step sizes, token shifts, initial states), gate, norm.
         """
         parts = name.split("/")
         leaf, owner = parts[-1], parts[-2] if len(parts) > 1 else ""

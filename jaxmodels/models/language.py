@@ -1,8 +1,8 @@
-"""What the left-to-right language models share: embedding, stacked layers, norm, head, one loss.
+"""Base class of left-to-right language models: embedding, stacked layers, norm, head and loss.
 
-A layer is a `Cell` on the residual stream: x (batch, width) -> y (batch, width). The layers of a
-model are one module whose arrays carry a leading axis `num_layers`, and `jax.lax.scan` runs over
-it, so a program does not grow with depth. States keep batch first and the layers second.
+A layer is a `Cell` on the residual stream: x (batch, width) -> y (batch, width). The layers are one
+module whose arrays have a leading axis `num_layers`, and `jax.lax.scan` runs over it, so program
+size does not grow with depth. State leaves are (batch, num_layers, ...).
 """
 
 import math
@@ -20,30 +20,29 @@ from jaxmodels.ops.common.precision import precision_of
 
 @struct.dataclass
 class LanguageOutput:
-    """logits: float32 (batch, time, vocab), in `step` (batch, vocab)."""
+    """Logits, float32 (batch, time, vocab), in `step` (batch, vocab)."""
 
     logits: jax.Array
 
 
 def stack(layers: list) -> nnx.Module:
-    """Modules of one kind as one module whose arrays have a leading axis over them."""
+    """Stack modules of one kind into one whose arrays have a leading axis over them."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
 
 
 def layer_of(layers: nnx.Module, index: int) -> nnx.Module:
-    """One of the modules that `stack` joined."""
+    """Return one of the modules joined by `stack`."""
     return jax.tree.map(lambda x: x[index], layers)
 
 
 class LanguageModel(nnx.Module):
-    """A stack of equal layers under the contract of a model (`models/contract.py`).
+    """Stack of equal layers that implements the model contract (`models/contract.py`).
 
-    A subclass passes its parts to `__init__` and may override `embed_tokens`, `features` and
-    `extras`, what every layer is given beside its input.
+    A subclass passes its parts to `__init__` and may override `embed_tokens` and `extras`.
     """
 
     def __init__(self, config, *, embed: Embedding, layers, norm, head: Linear | None):
-        """layers: as `stack` joins them. head None: the embedding's table, transposed."""
+        """Take the parts; `layers` as joined by `stack`, head None for a tied embedding table."""
         self.config = config
         self.embed = embed
         self.layers = layers
@@ -51,7 +50,7 @@ class LanguageModel(nnx.Module):
         self.head = head
 
     def initial_state(self, batch_size: int):
-        """The layers' states before the first token; leaves (batch, num_layers, ...) float32."""
+        """Return the layers' initial states; leaves (batch, num_layers, ...) float32."""
         state = layer_of(self.layers, 0).initial_state(batch_size)
 
         def repeat(x):
@@ -60,16 +59,16 @@ class LanguageModel(nnx.Module):
         return jax.tree.map(repeat, state)
 
     def embed_tokens(self, tokens):
-        """int (...) -> float32 (..., width)."""
+        """Embed int (...) as float32 (..., width)."""
         return self.embed(tokens)
 
     def extras(self, state, xs, reset=None) -> tuple:
-        """Further arguments of every layer, from the state and the embedded tokens."""
+        """Return further arguments of every layer, computed from state and embedded tokens."""
         del state, xs, reset
         return ()
 
     def __call__(self, state, tokens, reset=None, key=None):
-        """tokens int (B, T), reset bool (B, T) or None -> (state, LanguageOutput)."""
+        """Read tokens int (B, T) with reset bool (B, T) or None -> (state, LanguageOutput)."""
 
         def read(state, inputs):
             return self._read(state, *inputs, key)
@@ -78,20 +77,19 @@ class LanguageModel(nnx.Module):
         return state, LanguageOutput(logits)
 
     def _read(self, state, tokens, reset, key):
-        """-> (state, logits (B, T, vocab))."""
         state, hidden = self.hidden(state, tokens, reset, key)
         return state, self._logits(hidden)
 
     def _over_time(self, read, state, inputs):
-        """read(state, inputs (B, T, ...)), `remat_chunk` tokens at a time if the config says so."""
+        """Apply read(state, inputs (B, T, ...)), `remat_chunk` tokens at a time if configured."""
         chunk = self.config.remat_chunk
         if not chunk:
             return read(state, inputs)
         return remat_over_time(read, state, inputs, chunk, time_axis=1)
 
     def hidden(self, state, tokens, reset=None, key=None):
-        """-> (state, the layers' last output after the norm (B, T, width))."""
-        del key  # nothing here is random
+        """Return the state and the normalised output of the last layer, (B, T, width)."""
+        del key  # no randomness
         xs = self.embed_tokens(tokens)
         extras = self.extras(state, xs, reset)
 
@@ -102,7 +100,7 @@ class LanguageModel(nnx.Module):
         return state, self.norm(xs)
 
     def step(self, state, token):
-        """token int (B,) -> (state, LanguageOutput without a time axis)."""
+        """Read one token int (B,) -> (state, LanguageOutput without a time axis)."""
         x = self.embed_tokens(token)
         extras = self.extras(state, x)
         state, x = self._through(
@@ -111,7 +109,7 @@ class LanguageModel(nnx.Module):
         return state, LanguageOutput(self._logits(self.norm(x)))
 
     def _through(self, run, state, xs):
-        """All layers by one scan; run(layer, state, xs) -> (state, ys)."""
+        """Scan run(layer, state, xs) -> (state, ys) over the layers."""
 
         def body(xs, inputs):
             layer, state = inputs
@@ -154,16 +152,12 @@ class LanguageModel(nnx.Module):
         return self._over_time(read, (state, zeros), inputs)[0]
 
     def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
-        """What a picture of one sequence needs. tokens: int (T,).
-
-        Returns:
-          log2_loss (T - 1,): bits paid for each next token.
-        """
+        """Return {"log2_loss": (T - 1,)}, bits per next token, of tokens int (T,)."""
         tokens = jnp.asarray(tokens)[None]
         _, out = self(self.initial_state(1), tokens)
         return {"log2_loss": losses.token_nll(out.logits[0, :-1], tokens[0, 1:]) / math.log(2.0)}
 
 
 def _l2_wrap(out, batch):
-    """Half the square of the largest logit: its gradient is BlinkDL's L2Wrap, that logit itself."""
+    """Sum half the squared largest logit, whose gradient is BlinkDL's L2Wrap."""
     return jnp.sum(batch["weights"] * 0.5 * jnp.square(out.logits.max(-1)))

@@ -1,6 +1,6 @@
 """Mamba-1 and Mamba-2 language models: x <- x + Mamba(RMSNorm x), one norm before the head.
 
-Source: state-spaces/mamba (mamba_ssm/models/mixer_seq_simple.py); SYSTEMS 7.5, 7.6.
+Source: state-spaces/mamba (mamba_ssm/models/mixer_seq_simple.py).
 """
 
 import dataclasses
@@ -17,25 +17,24 @@ from jaxmodels.models.language import LanguageModel, stack
 
 @dataclasses.dataclass(frozen=True)
 class MambaConfig:
-    """Sizes of a Mamba language model.
+    """Configuration of a Mamba language model.
 
     Attributes:
       version: 1 or 2.
-      vocab_size, width, num_layers: as everywhere.
-      state_size: per channel (1) or per head (2); None means 16 or 128.
+      state_size: per channel (version 1) or per head (2); None means 16 or 128.
       expand: inner width over width.
       conv_size: taps of the short convolution.
-      dt_rank: of version 1; None means ceil(width / 16).
-      head_size: of version 2; None means 64, or the inner width if that is smaller.
-      groups: of version 2: heads that share B and C.
-      chunk_size: tokens a chunk of the fast form; None means the cell's default.
-      norm_eps: of every RMSNorm.
-      tie_embeddings: the head is the embedding's table.
+      dt_rank: version 1; None means ceil(width / 16).
+      head_size: version 2; None means 64, or the inner width if that is smaller.
+      groups: version 2, number of head groups that share B and C.
+      chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
+      norm_eps: epsilon of every RMSNorm.
+      tie_embeddings: share the embedding table with the head.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
-      kernel: of version 2, "pallas" for kernels of a TPU's own, see `Mamba2Config`.
+      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
+      kernel: version 2, "xla" or "pallas", see `Mamba2Config`.
     """
 
     version: int = 2
@@ -69,12 +68,12 @@ class MambaConfig:
         not_negative(self, "l2_wrap", "remat_chunk")
         one_of(self, "kernel", tuple(KERNELS))
         if self.version == 1 and self.kernel != "xla":
-            raise UserError("kernel: version 1 has none of its own; leave it 'xla'")
+            raise UserError("kernel: version 1 has no Pallas kernel; set 'xla'")
         _ = self.cell  # validates its own fields
 
     @property
     def cell(self) -> Mamba1Config | Mamba2Config:
-        """The config of the cell."""
+        """Return the config of the cell."""
         names = ["width", "expand", "conv_size", "dtype"]
         names += [n for n in ("state_size", "chunk_size") if getattr(self, n) is not None]
         if self.version == 1:
@@ -89,7 +88,7 @@ CELL = {1: Mamba1Cell, 2: Mamba2Cell}
 
 
 class MambaLayer(Cell):
-    """x + Mamba(RMSNorm x); x, y: (B, C)."""
+    """Layer x + Mamba(RMSNorm x); x, y: (B, C)."""
 
     def __init__(self, config: MambaConfig, *, rngs: nnx.Rngs, layer: int = 0):
         self.config = config
@@ -99,7 +98,7 @@ class MambaLayer(Cell):
         )
 
     def initial_state(self, batch_size: int):
-        """The cell's."""
+        """Return the cell's initial state."""
         return self.mixer.initial_state(batch_size)
 
     def step(self, state, x, key=None):
@@ -114,7 +113,7 @@ class MambaLayer(Cell):
 
 
 class Mamba(LanguageModel):
-    """A Mamba language model, under the contract of a model."""
+    """Mamba language model."""
 
     def __init__(self, config: MambaConfig, *, rngs: nnx.Rngs):
         c = config

@@ -1,7 +1,7 @@
-"""What happens inside a GroundThink model while it reads: for diagnostics, layer by layer.
+"""Per-layer intermediates of a GroundThink model, for diagnostics.
 
-Slower than the model's call and equal to it: the layers are gone through one by one, by a program
-for each kind of layer, so that looking at a deep model takes no long compilation.
+Equal to the model's call, but slower: it runs layer by layer, with one compiled program per kind of
+layer, so that compilation stays short for deep models.
 """
 
 import functools
@@ -11,34 +11,36 @@ import jax.numpy as jnp
 
 
 def intermediates(model, state, tokens, reset=None):
-    """Args:
+    """Return the state after the tokens and one dict of float32 arrays per layer.
+
+    Args:
       model: a `GroundThink`.
       state, tokens (B, T), reset: as for the call of the model.
 
     Returns:
-      (state after the tokens, one dict a layer) with, as far as the layer has them, float32:
-        rwkv_out, mamba_out, mixer_out (B, T, C): of each path before its norm, and of the mixer.
+      (state, dicts), each dict with those keys that apply to the layer:
+        rwkv_out, mamba_out, mixer_out (B, T, C): output of each path before its norm, of the mixer.
         rwkv_state (B, H, K, V), mamba_state (B, H, N, P), gla_state (B, H, K, V): after the tokens.
-        rwkv_retention (B, T, H, K), mamba_retention (B, T, H), gla_retention (B, T, H): what each
-          token multiplies the state by. mamba_delta (B, T, H): its step size. Mamba-1's channels
-          are heads here.
-        write (B, T): how far each token may change the states, if the config has that gate.
+        rwkv_retention (B, T, H, K), mamba_retention (B, T, H), gla_retention (B, T, H): decay
+          factor of the state at each token. mamba_delta (B, T, H): step size. Each channel of
+          Mamba-1 counts as a head.
+        write (B, T): write gate, if the config has one.
     """
     xs = model.embed_tokens(tokens)
-    states, seen = [], []
+    states, intermediates = [], []
     for index, kind in enumerate(model.kinds):
         before = model.layer_state(state, index)
-        after, xs, layer_seen = _compiled(model.layer(index), kind, before, xs, reset)
+        after, xs, arrays = _compiled(model.layer(index), kind, before, xs, reset)
         states.append(after)
-        seen.append(layer_seen)
-    return model.nested(states), seen
+        intermediates.append(arrays)
+    return model.nested(states), intermediates
 
 
 def layer_intermediates(layer, kind: str, state, xs, reset=None):
-    """Read one layer of this kind on the residual stream: -> (state, ys, its intermediates)."""
+    """Run one layer of this kind on xs (B, T, C) -> (state, ys, its intermediates)."""
     normed = layer.norm_mixer(xs)
-    look = {"attention": _attention, "gla": _gla}.get(kind, _hybrid)
-    after, seen = look(layer.mixer, state, normed, reset)
+    read = {"attention": _attention, "gla": _gla}.get(kind, _hybrid)
+    after, seen = read(layer.mixer, state, normed, reset)
     _, ys = layer.mixer(state, normed, reset)
     return after, layer._after(xs, ys), seen | {"mixer_out": ys}
 
@@ -76,7 +78,7 @@ def _hybrid(mixer, state, xs, reset):
 
 
 def _by_head(ssm, config):
-    """(B, G, N, D / G) of Mamba-2 or (B, N, D) of Mamba-1 -> (B, H, N, P)."""
+    """Reshape (B, G, N, D / G) of Mamba-2 or (B, N, D) of Mamba-1 to (B, H, N, P)."""
     if ssm.ndim == 3:
         return ssm.swapaxes(1, 2)[..., None]
     batch, groups, size, _ = ssm.shape

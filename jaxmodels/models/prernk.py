@@ -1,7 +1,7 @@
 """PRERNK: an embedding, the unified cell over time, a linear head, and five losses.
 
-Source: `zabwie/RNK` docs/unified_training_plan.md, read as SYSTEMS section 1 says. The original
-code has the next-token loss only; the other four (P-12 to P-15) are built here from its plan.
+Source: `zabwie/RNK` docs/unified_training_plan.md, as interpreted in docs/systems.md. The original
+code has only the next-token loss; the other four (P-12 to P-15) follow its plan.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.cells.base import one_of
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig, UnifiedState
 from jaxmodels.errors import UserError
@@ -29,17 +30,15 @@ CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class PRERNKConfig(UnifiedConfig):
-    """Sizes, losses and their weights.
+    """Configuration of PRERNK: sizes, losses and their weights; see `UnifiedConfig` for the cell.
 
     Attributes:
-      vocab_size: 256 for bytes.
-      width, hidden_size, ..., remat_chunk, debug_mode: of the cell, see `UnifiedConfig`; P-30.
       objective: "next_token" (cross-entropy) or "regression" (mean squared error against
         `batch["values"]`, float (B, T, regression_size)); P-11.
       symbolic: loss on relation labels, `batch["relation_labels"]` int (B, T, S, K), -1 = none: the
         class of each slot and role is decoded from its vector in the relation tensor; P-12.
-      fidelity: per-role decoders of the same labels (P-15). "probe": they learn, but the gradient
-        stops before the relations, so their accuracy measures what is there; "loss": it goes on.
+      fidelity: per-role decoders of the same labels; P-15. "probe" stops their gradient before the
+        relations, so that their accuracy is a measurement; "loss" does not.
       relation_vocab: number of label classes; needed by symbolic and fidelity.
       relations_every: labels are used after tokens n, 2n, ... of a segment (each costs a relation
         tensor).
@@ -47,8 +46,8 @@ class PRERNKConfig(UnifiedConfig):
       abstraction_heads: levels l with a classifier on a_l, for `batch["step_targets"]` int (B, T),
         -1 = none; P-14.
       abstraction_vocab: number of classes of those heads.
-      *_weight: at full strength. Symbolic and sparsity follow the ramp: 0 before ramp_start (a
-        fraction of the steps), full at the end (P-25); "constant" is full from the start.
+      *_weight: weight at full strength. Symbolic and sparsity follow the ramp: 0 before ramp_start
+        (a fraction of the steps), 1 at the end; "constant" is 1 throughout; P-25.
     """
 
     width: int = 128
@@ -75,9 +74,7 @@ class PRERNKConfig(UnifiedConfig):
     def __post_init__(self):
         object.__setattr__(self, "abstraction_heads", tuple(self.abstraction_heads))
         for name, options in CHOICES.items():
-            if getattr(self, name) not in options:
-                choices = ", ".join(options)
-                raise UserError(f"{name} must be one of {choices}; got {getattr(self, name)!r}")
+            one_of(self, name, options)
         super().__post_init__()
         if self.vocab_size < 2:
             raise UserError(f"vocab_size must be at least 2, got {self.vocab_size}")
@@ -97,12 +94,12 @@ class PRERNKConfig(UnifiedConfig):
 
     @property
     def labelled(self) -> bool:
-        """Whether any loss reads relation labels."""
+        """True if any loss reads relation labels."""
         return self.symbolic != "none" or self.fidelity != "none"
 
 
 PRESETS = {
-    # The original's defaults and defects: diagonal read-out, second softmax, dead abstractions.
+    # Defaults and defects of the original: diagonal readout, second softmax, dead abstractions.
     "as_written": {
         "vocab_size": 4096,
         "gating": "diagonal",
@@ -118,7 +115,7 @@ PRESETS = {
 
 @struct.dataclass
 class PRERNKOutput:
-    """Predictions and what the cell shows; leading axes (B, T), in `step` (B,).
+    """Predictions and intermediates of the cell; leading axes (B, T), in `step` (B,).
 
     Attributes:
       logits: float32 (B, T, vocab).
@@ -127,7 +124,7 @@ class PRERNKOutput:
       causal_mask: (B, T, S, S).
       relations: with labelled losses (B, T // relations_every, S, K, R), else None; in `step` the
         current tensor (B, S, K, R).
-      label_logits: in `loss_sums` alone, {loss: logits of its labels, (..., classes)}.
+      label_logits: only in `loss_sums`, {loss: logits of its labels, (..., classes)}.
     """
 
     logits: jax.Array
@@ -139,7 +136,7 @@ class PRERNKOutput:
 
 
 class PRERNK(nnx.Module):
-    """The unified cell as a language model, under the contract of a model."""
+    """Language model around the unified cell."""
 
     def __init__(self, config: PRERNKConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -161,14 +158,11 @@ class PRERNK(nnx.Module):
         self.heads = nnx.List([Linear(size, c.abstraction_vocab, rngs=rngs) for size in sizes])
 
     def initial_state(self, batch_size: int, device=None) -> UnifiedState:
-        """The cell's state before the first token."""
+        """Return the cell's initial state."""
         return self.cell.initial_state(batch_size, device)
 
     def __call__(self, state, tokens, reset=None, key=None):
-        """tokens int (B, T), reset bool (B, T) or None -> (state, PRERNKOutput).
-
-        `key` switches dropout on.
-        """
+        """Read tokens int (B, T) -> (state, PRERNKOutput); `key` enables dropout."""
         c = self.config
         xs = self.embed(tokens)
         every = c.relations_every if c.labelled else 0
@@ -176,7 +170,7 @@ class PRERNK(nnx.Module):
         return state, self._output(seen.h, seen.abstractions, seen.causal_mask, seen.relations)
 
     def step(self, state, token):
-        """token int (B,) -> (state, PRERNKOutput without a time axis)."""
+        """Read one token int (B,) -> (state, PRERNKOutput without a time axis)."""
         state, h = self.cell.step(state, self.embed(token))
         return state, self._output(h, state.abstractions, state.causal_mask, state.relations)
 
@@ -187,11 +181,10 @@ class PRERNK(nnx.Module):
         return PRERNKOutput(logits, values, abstractions, mask, relations)
 
     def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
-        """What a picture of one sequence needs. tokens: int (T,).
+        """Return arrays to plot for tokens int (T,).
 
-        Returns:
-          relations (T, S, K, R), causal_mask (T, S, S), abstraction_norms (T, levels),
-          log2_loss (T - 1,): bits paid for each next token.
+        They are relations (T, S, K, R), causal_mask (T, S, S), abstraction_norms (T, levels) and
+        log2_loss (T - 1,), bits per next token.
         """
         tokens = jnp.asarray(tokens)[None]
         state = self.initial_state(1)
@@ -207,9 +200,9 @@ class PRERNK(nnx.Module):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Main loss, sparsity and label losses with their metrics; labels are optional fields.
+        """Main loss, sparsity and label losses with their metrics.
 
-        Further fields of a batch, where a loss needs them: values, relation_labels, step_targets.
+        They read the optional batch fields values, relation_labels and step_targets.
         """
         c = self.config
         late = functools.partial(ramp, kind=c.ramp, start=c.ramp_start)  # P-25
@@ -235,24 +228,19 @@ class PRERNK(nnx.Module):
         return tuple(terms)
 
     def loss_sums(self, state, batch, key=None, progress=None):
-        """See `Model.loss_sums`; `key` switches dropout on."""
+        """See `Model.loss_sums`; `key` enables dropout."""
         del progress
         state, out = self(state, batch["inputs"], batch.get("reset"), key)
         out = out.replace(label_logits=self._label_logits(out, batch))
         return state, term_sums(self.terms, out, batch)
 
     def check_data(self, data, seq_len: int, classes: Mapping[str, int] | None = None) -> None:
-        """Whether the labels of an experiment fit; `train` asks before it starts.
-
-        A label outside a loss's classes has no logit that could be raised: that loss has no bound.
+        """Raise UserError, naming the field, if an experiment's labels do not fit the model.
 
         Args:
-          data: the experiment's group of fields of that name.
-          seq_len: its length of a segment.
-          classes: for each label that the documents bring, how many classes it has.
-
-        Raises:
-          UserError: they do not, and which field would have to change.
+          data: the experiment's `config.data`.
+          seq_len: segment length.
+          classes: number of classes of each label field of the corpus.
         """
         c, classes = self.config, classes or {}
         steps = classes.get("step_targets", 0)
@@ -263,21 +251,21 @@ class PRERNK(nnx.Module):
             )
         if not c.labelled:
             return
-        brought = classes.get("relation_labels", 0)
-        if brought > c.relation_vocab:
+        relations = classes.get("relation_labels", 0)
+        if relations > c.relation_vocab:
             raise UserError(
                 f"model_config.relation_vocab={c.relation_vocab}: the relation_labels of this text "
-                f"have {brought} classes; set it to {brought} or more"
+                f"have {relations} classes; set it to {relations} or more"
             )
         if c.relations_every > seq_len:
-            wrong = f"model_config.relations_every={c.relations_every}"
-            raise UserError(f"{wrong} must not exceed seq_len={seq_len}")
+            field = f"model_config.relations_every={c.relations_every}"
+            raise UserError(f"{field} must not exceed seq_len={seq_len}")
         if data.labels != "relations":
             return
-        for field, want in (("label_slots", c.symbol_slots), ("label_roles", c.role_slots)):
-            if data[field] != want:
+        for field, size in (("label_slots", c.symbol_slots), ("label_roles", c.role_slots)):
+            if data[field] != size:
                 raise UserError(
-                    f"config.data.{field} must be the model's {want}, got {data[field]}"
+                    f"config.data.{field} must be the model's {size}, got {data[field]}"
                 )
         if data.label_classes > c.relation_vocab:
             raise UserError(
@@ -286,7 +274,7 @@ class PRERNK(nnx.Module):
             )
 
     def _label_logits(self, out, batch):
-        """{loss: logits} of the losses whose labels the batch has; see `PRERNKOutput`."""
+        """Return {loss: logits} of the losses whose labels the batch has."""
         c, logits = self.config, {}
         if c.labelled and "relation_labels" in batch:
             if c.symbolic == "cross_entropy":
@@ -325,7 +313,7 @@ def _sparsity(kind, out):
 
 
 def _relation_labels(every, batch):
-    """relation_labels after tokens n, 2n, ...: (B, T // n, S, K), or None."""
+    """Return relation_labels after tokens n, 2n, ...: (B, T // n, S, K), or None."""
     labels = batch.get("relation_labels")
     return None if labels is None else labels[:, every - 1 :: every]
 
@@ -335,24 +323,24 @@ def _step_targets(batch):
 
 
 def _exact_term(name, labels_of) -> Term:
-    """Share of predicates (slots) that are reconstructed: all their labelled roles are right."""
+    """Return the fraction of slots whose labelled roles are all predicted correctly."""
 
     def exact(out, batch):
         if (labels := labels_of(batch)) is None:
             return jnp.float32(0.0)
-        right = (jnp.argmax(out.label_logits[name], -1) == labels) | (labels < 0)
-        return jnp.sum(right.all(-1) & (labels >= 0).any(-1), dtype=jnp.float32)
+        correct = (jnp.argmax(out.label_logits[name], -1) == labels) | (labels < 0)
+        return jnp.sum(correct.all(-1) & (labels >= 0).any(-1), dtype=jnp.float32)
 
     def count(batch):
         labels = labels_of(batch)
-        found = 0.0 if labels is None else jnp.sum((labels >= 0).any(-1), dtype=jnp.float32)
-        return jnp.float32(found)
+        slots = 0.0 if labels is None else jnp.sum((labels >= 0).any(-1), dtype=jnp.float32)
+        return jnp.float32(slots)
 
     return Term(f"{name}_exact", exact, count)
 
 
 def ramp(progress: jax.Array, kind: str, start: float) -> jax.Array:
-    """0 up to `start`, 1 at the end; "linear", "sigmoid" (rescaled to reach both), "constant"."""
+    """Return the ramp from 0 at `start` to 1 at the end: "linear", "sigmoid" or "constant" (1)."""
     if kind == "constant":
         return jnp.ones_like(jnp.asarray(progress, jnp.float32))
     late = jnp.clip((progress - start) / (1.0 - start), 0.0, 1.0)

@@ -1,10 +1,9 @@
-"""RWKV-4, -6 and -7 language models: time mixing (a cell of the zoo) and channel mixing.
-
-Source: BlinkDL, RWKV-LM (RWKV-v4neo, RWKV-v5 with x060, RWKV-v7); SYSTEMS 7.1 to 7.4.
+"""RWKV-4, -6 and -7 language models.
 
     x <- x + TimeMix(LN x) ;  x <- x + ChannelMix(LN x)
 
-and a LayerNorm after the embedding and before the head.
+with a LayerNorm after the embedding and before the head. Source: BlinkDL, RWKV-LM (RWKV-v4neo,
+RWKV-v5 with x060, RWKV-v7).
 """
 
 import dataclasses
@@ -22,31 +21,30 @@ from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageModel, layer_of, stack
 from jaxmodels.ops.common.token_shift import token_shift
 
-# Hidden width of channel mixing over width; power of (i / C) in its initial mix, by version.
+# By version: hidden width of channel mixing over width, and power of (i / C) in its initial mix.
 EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}
 MIX_POWER = {4: 1, 6: 3, 7: 4}
-# What the low-rank maps of a version are for, in the order of `ranks`.
+# Low-rank maps by version, in the order of `ranks`.
 RANKS = {6: ("mix", "decay"), 7: ("decay", "rate", "residual", "gate")}
 
 
 @dataclasses.dataclass(frozen=True)
 class RWKVConfig:
-    """Sizes of an RWKV language model.
+    """Configuration of an RWKV language model.
 
     Attributes:
       version: 4, 6 or 7.
-      vocab_size, width, num_layers: as everywhere.
-      head_size: of versions 6 and 7; None means 64, or the width if that is smaller.
-      channel_size: hidden width of channel mixing; None means the reference's 4, 3.5 (rounded down
-        to a multiple of 32) or 4 times the width.
-      ranks: of the low-rank maps, version 6: (mix, decay), version 7: (decay, rate, residual,
-        gate); None means the reference's.
-      chunk_size: tokens a chunk of the fast form; None means the cell's default.
+      head_size: versions 6 and 7; None means 64, or the width if that is smaller.
+      channel_size: hidden width of channel mixing; None means 4, 3.5 (rounded down to a multiple of
+        32) or 4 times the width, as in the reference.
+      ranks: low-rank maps, version 6: (mix, decay), version 7: (decay, rate, residual, gate); None
+        means the reference's.
+      chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
       l2_wrap: weight of the penalty on the largest logit (reference: 1e-4); 0 = off.
       remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
-      kernel: of versions 4 and 7, "pallas" for kernels of a TPU's own, see their cells.
+      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
+      kernel: versions 4 and 7, "xla" or "pallas", see their cells.
     """
 
     version: int = 7
@@ -70,7 +68,7 @@ class RWKVConfig:
         one_of(self, "dtype", ("float32", "bfloat16"))
         one_of(self, "kernel", tuple(KERNELS))
         if self.version == 6 and self.kernel != "xla":
-            raise UserError("kernel: version 6 has none of its own; leave it 'xla'")
+            raise UserError("kernel: version 6 has no Pallas kernel; set 'xla'")
         not_negative(self, "l2_wrap", "remat_chunk")
         if self.ranks is not None:
             names = RANKS.get(self.version)
@@ -78,8 +76,8 @@ class RWKVConfig:
                 raise UserError(f"version {self.version} has no low-rank maps; leave ranks None")
             sizes = tuple(self.ranks) if isinstance(self.ranks, list | tuple) else ()
             if len(sizes) != len(names) or not all(type(n) is int and n > 0 for n in sizes):
-                wanted = f"{len(names)} positive integers ({', '.join(names)})"
-                raise UserError(f"ranks must be {wanted}, got {self.ranks!r}")
+                expected = f"{len(names)} positive integers ({', '.join(names)})"
+                raise UserError(f"ranks must be {expected}, got {self.ranks!r}")
             object.__setattr__(self, "ranks", sizes)
         if self.version == 4 and self.head_size is not None:
             raise UserError("version 4 has no heads; leave head_size None")
@@ -93,7 +91,7 @@ class RWKVConfig:
 
     @property
     def cell(self) -> RWKV4Config | RWKV6Config | RWKV7Config:
-        """The config of the time-mixing cell."""
+        """Return the config of the time-mixing cell."""
         fields = {"width": self.width, "dtype": self.dtype}
         if self.chunk_size is not None:
             fields["chunk_size"] = self.chunk_size
@@ -114,7 +112,7 @@ CELL = {4: RWKV4Cell, 6: RWKV6Cell, 7: RWKV7Cell}
 
 
 class ChannelMix(nnx.Module):
-    """The feed-forward half: value(relu(key(mixed))^2), in 4 and 6 under a receptance gate."""
+    """Channel mixing: value(relu(key(mixed))^2), in versions 4 and 6 with a receptance gate."""
 
     def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs, layer: int = 0):
         c = self.config = config
@@ -134,7 +132,7 @@ class ChannelMix(nnx.Module):
             self.receptance = Linear(width, width, bias=False, init=zeros, rngs=rngs)
 
     def __call__(self, x, before):
-        """Tokens (..., C) and the tokens before them -> (..., C)."""
+        """Mix tokens (..., C) with the preceding tokens `before` (..., C) -> (..., C)."""
         dtype = self.config.dtype
 
         def mixed(mix):
@@ -149,14 +147,14 @@ class ChannelMix(nnx.Module):
 
 @struct.dataclass
 class RWKVState:
-    """Of a layer: the cell's state and the last token that channel mixing has read, (B, C)."""
+    """State of a layer: that of the cell, and the last token read by channel mixing, (B, C)."""
 
     time: jax.Array
     channel: jax.Array
 
 
 class RWKVLayer(Cell):
-    """Both halves on the residual stream; x, y: (B, C). Version 7 is also given `v_first`."""
+    """Time and channel mixing on the residual stream; x, y: (B, C). Version 7 takes `v_first`."""
 
     def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs, layer: int = 0):
         self.config = config
@@ -168,7 +166,7 @@ class RWKVLayer(Cell):
         self.channel = ChannelMix(config, rngs=rngs, layer=layer)
 
     def initial_state(self, batch_size: int) -> RWKVState:
-        """The cell's, and zeros."""
+        """Return the cell's initial state and a zero token."""
         zeros = jnp.zeros((batch_size, self.config.width), jnp.float32)
         return RWKVState(self.time.initial_state(batch_size), zeros)
 
@@ -191,7 +189,7 @@ class RWKVLayer(Cell):
 
 
 class RWKV(LanguageModel):
-    """An RWKV language model, under the contract of a model."""
+    """RWKV language model."""
 
     def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs):
         c = config
@@ -212,13 +210,13 @@ class RWKV(LanguageModel):
         return self.config.kernel == "pallas"
 
     def embed_tokens(self, tokens):
-        """int (...) -> float32 (..., width), normalised: the table starts at 1e-4."""
+        """Embed int (...) as float32 (..., width), normalised because the table starts at 1e-4."""
         return self.norm_embed(self.embed(tokens))
 
     def extras(self, state, xs, reset=None):
-        """Version 7: the values of the first layer, which every layer mixes into its own.
+        """Return the first layer's values (version 7), which every layer mixes into its own.
 
-        The first layer gets them, too: v + (v - v) * gate is v, and all layers stay alike.
+        The first layer gets them, too, so that all layers are equal: v + (v - v) * gate is v.
         """
         if self.config.version != 7:
             return ()

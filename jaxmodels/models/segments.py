@@ -1,6 +1,7 @@
-"""Language models whose layers differ: layers of one repeating pattern are scanned as one.
+"""Base class of language models with several kinds of layers.
 
-A program then grows with the number of different stretches, not with depth.
+Layers of a repeating pattern are scanned, so program size grows with the number of distinct
+segments, not with depth.
 """
 
 import jax
@@ -12,7 +13,7 @@ from jaxmodels.models.language import LanguageModel, layer_of, stack
 
 
 def segments_of(kinds) -> list[tuple[tuple[str, ...], int]]:
-    """Kinds of layers as (pattern, repeats), each the longest run of a pattern of up to 4 layers.
+    """Split layer kinds into (pattern, repeats), greedily by the longest run of up to 4 kinds.
 
     >>> segments_of(("a", "a", "b", "a", "c", "a", "c"))
     [(('a',), 2), (('b',), 1), (('a', 'c'), 2)]
@@ -32,21 +33,21 @@ def segments_of(kinds) -> list[tuple[tuple[str, ...], int]]:
 
 
 def joined(layers: list, kinds) -> nnx.List:
-    """Layers in order of depth as `Segmented` keeps them."""
+    """Stack layers, given in order of depth, in the layout of `Segmented.layers`."""
     at, segments = 0, []
     for pattern, repeats in segments_of(kinds):
-        made = layers[at : at + len(pattern) * repeats]
-        places = [stack(made[place :: len(pattern)]) for place in range(len(pattern))]
+        part = layers[at : at + len(pattern) * repeats]
+        places = [stack(part[place :: len(pattern)]) for place in range(len(pattern))]
         segments.append(nnx.List(places))
-        at += len(made)
+        at += len(part)
     return nnx.List(segments)
 
 
 class Segmented(LanguageModel):
-    """A `LanguageModel` with layers of several kinds; a subclass gives `kinds`.
+    """Language model with layers of several kinds; a subclass defines `kinds`.
 
-    `layers[segment][place]` holds the layers of a place in a segment's pattern, joined by `stack`;
-    the state is nested likewise, with batch first and repeats second.
+    `layers[segment][place]` is the stack of layers at one index of the segment's pattern; the state
+    has the same nesting, with leaves (batch, repeats, ...).
     """
 
     @property
@@ -55,7 +56,7 @@ class Segmented(LanguageModel):
         raise NotImplementedError
 
     def initial_state(self, batch_size: int):
-        """The layers' states before the first token; leaves (batch, repeats, ...) float32."""
+        """Return the layers' initial states; leaves (batch, repeats, ...) float32."""
 
         def fresh(layers):
             state = jax.vmap(lambda layer: layer.initial_state(batch_size))(layers)
@@ -64,17 +65,17 @@ class Segmented(LanguageModel):
         return tuple(tuple(fresh(place) for place in segment) for segment in self.layers)
 
     def layer(self, index: int) -> Cell:
-        """One layer by its depth."""
+        """Return the layer at this depth."""
         segment, place, repeat = self._where(index)
         return layer_of(self.layers[segment][place], repeat)
 
     def layer_state(self, state, index: int):
-        """The state of one layer; leaves (batch, ...)."""
+        """Return the state of the layer at this depth; leaves (batch, ...)."""
         segment, place, repeat = self._where(index)
         return jax.tree.map(lambda x: x[:, repeat], state[segment][place])
 
     def nested(self, states: list):
-        """States by layer as the state of the model."""
+        """Return the model's state from a list of layer states."""
         at, segments = 0, []
         for pattern, repeats in segments_of(self.kinds):
             part, places = states[at : at + len(pattern) * repeats], len(pattern)
@@ -91,7 +92,7 @@ class Segmented(LanguageModel):
             index -= len(pattern) * repeats
 
     def _through(self, run, state, xs):
-        """All layers, a scan a segment; run(layer, state, xs) -> (state, ys)."""
+        """Apply run(layer, state, xs) -> (state, ys) to all layers, one scan per segment."""
 
         def body(xs, inputs):
             states = []

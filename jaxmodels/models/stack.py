@@ -1,9 +1,8 @@
-"""Any cell of the zoo as a language model: pre-norm residual layers of the cell and SwiGLU.
+"""Language model around any cell: pre-norm residual layers of the cell and SwiGLU.
 
     x <- x + Cell(RMSNorm x) ;  x <- x + SwiGLU(RMSNorm x) ;  RMSNorm before the head
 
-The even ground on which cells are compared: everything but the cell is the same. With attention as
-the cell it is the transformer of `models/transformer.py`.
+Used to compare cells with everything else equal.
 """
 
 import dataclasses
@@ -24,19 +23,18 @@ from jaxmodels.models.language import LanguageModel, stack
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
-    """Sizes of the stack.
+    """Configuration of a stack.
 
     Attributes:
       cell: a name in `jaxmodels.cells.CELLS`.
       cell_fields: further fields of that cell's config, a dict or pairs (name, value).
-      vocab_size, width, num_layers: as everywhere.
-      mlp_size: hidden width of SwiGLU; None means 8/3 of the width, up to a multiple of 32; 0 means
-        no SwiGLU at all.
-      tie_embeddings: the head is the embedding's table.
+      mlp_size: hidden width of SwiGLU; None means 8/3 of the width, rounded up to a multiple of 32;
+        0 means no SwiGLU.
+      tie_embeddings: share the embedding table with the head.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     cell: str = "gated_delta"
@@ -64,16 +62,17 @@ class StackConfig:
         fields = self.cell_fields
         pairs = fields.items() if isinstance(fields, dict) else fields
         object.__setattr__(self, "cell_fields", tuple((k, _frozen(v)) for k, v in pairs))
-        known = [field.name for field in dataclasses.fields(CELLS[self.cell][0])]
+        names = [field.name for field in dataclasses.fields(CELLS[self.cell][0])]
+        settable = [name for name in names if name not in ("width", "dtype")]
         for name, _ in self.cell_fields:
-            if name not in known or name in ("width", "dtype"):
-                own = did_you_mean(name, [n for n in known if n not in ("width", "dtype")])
-                raise UserError(f"cell_fields: {self.cell} has no {name!r} to set{own}")
+            if name not in settable:
+                hint = did_you_mean(name, settable)
+                raise UserError(f"cell_fields: {self.cell} has no field {name!r} to set{hint}")
         _ = self.cell_config  # validates its own fields
 
     @property
     def cell_config(self):
-        """The config of the cell."""
+        """Return the config of the cell."""
         return CELLS[self.cell][0](width=self.width, dtype=self.dtype, **dict(self.cell_fields))
 
 
@@ -85,7 +84,7 @@ def _frozen(value):
 
 
 class SwiGLU(nnx.Module):
-    """down(silu(gate(x)) * up(x)); gate and up are one matrix."""
+    """SwiGLU, down(silu(gate(x)) * up(x)); gate and up are one matrix."""
 
     def __init__(self, width: int, hidden: int, *, out_init, rngs: nnx.Rngs):
         normal = nnx.initializers.normal(0.02)
@@ -93,33 +92,33 @@ class SwiGLU(nnx.Module):
         self.down = Linear(hidden, width, bias=False, init=out_init, rngs=rngs)
 
     def __call__(self, x, dtype):
-        """(..., width) -> (..., width) float32."""
+        """Apply the layer to x (..., width) -> (..., width) float32."""
         gate, up = jnp.split(self.up(x, dtype), 2, -1)
         return self.down(jax.nn.silu(gate) * up, dtype)
 
 
 class StackLayer(Cell):
-    """A cell and SwiGLU on the residual stream; x, y: (B, width).
+    """Cell and SwiGLU on the residual stream; x, y: (B, width).
 
     Args:
-      config: with `width`, `num_layers`, `mlp_size` and `dtype`.
-      make_cell: called with rngs, and with layer and num_layers if it has such arguments.
+      config: has the fields `width`, `num_layers`, `mlp_size` and `dtype`.
+      make_cell: called with rngs, and with layer and num_layers if it has these parameters.
     """
 
     def __init__(self, config, make_cell, *, rngs: nnx.Rngs, layer: int = 0):
         c = self.config = config
         self.norm_cell = RMSNorm(c.width)
         depth = {"layer": layer, "num_layers": c.num_layers}
-        taken = inspect.signature(make_cell).parameters
-        self.cell = make_cell(rngs=rngs, **{k: v for k, v in depth.items() if k in taken})
+        accepted = inspect.signature(make_cell).parameters
+        self.cell = make_cell(rngs=rngs, **{k: v for k, v in depth.items() if k in accepted})
         if c.mlp_size:
             self.norm_mlp = RMSNorm(c.width)
-            # GPT-2's rule: what is added to the stream starts smaller the deeper the stack.
+            # As in GPT-2, residual outputs start smaller the deeper the stack.
             small = nnx.initializers.normal(0.02 / (2 * c.num_layers) ** 0.5)
             self.mlp = SwiGLU(c.width, c.mlp_size, out_init=small, rngs=rngs)
 
     def initial_state(self, batch_size: int):
-        """The cell's."""
+        """Return the cell's initial state."""
         return self.cell.initial_state(batch_size)
 
     def step(self, state, x, key=None):
@@ -139,7 +138,7 @@ class StackLayer(Cell):
 
 
 class Stack(LanguageModel):
-    """A cell of the zoo as a language model, under the contract of a model."""
+    """Language model around a cell."""
 
     def __init__(self, config: StackConfig, *, rngs: nnx.Rngs):
         cell_class = CELLS[config.cell][1]
@@ -153,7 +152,7 @@ class Stack(LanguageModel):
 
 
 def residual_parts(config, make_cell, rngs: nnx.Rngs) -> dict:
-    """The parts of a `LanguageModel` around a cell; see `StackLayer`."""
+    """Return the parts of a `LanguageModel` of `StackLayer`s."""
     c = config
     normal = nnx.initializers.normal(0.02)
     embed = Embedding(c.vocab_size, c.width, init=normal, rngs=rngs)

@@ -1,9 +1,9 @@
-"""The baseline that the recurrent models are held against: pre-norm, RoPE, SwiGLU, a KV cache.
+"""Baseline transformer: pre-norm, RoPE, SwiGLU, sliding-window attention.
 
     x <- x + Attention(RMSNorm x) ;  x <- x + SwiGLU(RMSNorm x) ;  RMSNorm before the head
 
-Its state is the ring buffer of `cells/attention.py`, so that it runs under the same contract: state
-in, state out, segments handed on, documents reset in mid-sequence.
+Its state is the key-value ring buffer of `cells/attention.py`, so it streams, carries state between
+segments and resets in mid-sequence as the recurrent models do.
 """
 
 import dataclasses
@@ -19,19 +19,18 @@ from jaxmodels.models.stack import residual_parts
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the transformer.
+    """Configuration of the transformer.
 
     Attributes:
-      vocab_size, width, num_layers: as everywhere.
       head_size: None means 64, or the width if that is smaller.
       kv_heads: key and value heads; None means as many as query heads.
-      window: tokens that attention sees, the current one included.
-      mlp_size: hidden width of SwiGLU; None means 8/3 of the width, up to a multiple of 32.
-      tie_embeddings: the head is the embedding's table.
+      window: attention span in tokens, including the current one.
+      mlp_size: hidden width of SwiGLU; None means 8/3 of the width, rounded up to a multiple of 32.
+      tie_embeddings: share the embedding table with the head.
       l2_wrap: weight of a penalty on the largest logit; 0 = off.
       remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, read so many tokens at a time and keep only the states between them.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     vocab_size: int = 256
@@ -59,7 +58,7 @@ class TransformerConfig:
 
     @property
     def cell(self) -> AttentionConfig:
-        """The config of the attention cell."""
+        """Return the config of the attention cell."""
         names = ("width", "head_size", "kv_heads", "window", "dtype")
         return AttentionConfig(**{name: getattr(self, name) for name in names})
 
@@ -68,7 +67,7 @@ PRESETS = {}
 
 
 class Transformer(LanguageModel):
-    """A transformer language model, under the contract of a model."""
+    """Transformer language model."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         make_cell = functools.partial(AttentionCell, config.cell)

@@ -224,7 +224,7 @@ def test_sizes_of_hrm():
     ("changes", "words"),
     [
         ({"grad_calls": 7}, r"grad_calls must lie in 2\.\.6"),
-        ({"shared": True}, "one net has one depth"),
+        ({"shared": True}, "shared: requires low_layers and high_layers to be equal"),
         ({"norm": "none"}, "norm must be one of post, pre"),
         ({"head_size": 1}, "head_size must be even"),
     ],

@@ -183,7 +183,7 @@ def test_state_norm_at_boundaries():
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
         ({"state_groups": 5}, "norm_groups=5 must divide width=32"),
         ({"rwkv_version": 5}, "rwkv_version must be 6 or 7"),
-        ({"decay_groups": ((1.0, 1.5),)}, "decay_groups: pairs"),
+        ({"decay_groups": ((1.0, 1.5),)}, "decay_groups must be pairs"),
         ({"state_norm": "sometimes"}, "state_norm must be one of read, boundary, per_token"),
     ],
 )

@@ -328,10 +328,10 @@ def test_as_written_it_learns_to_copy_the_answer_from_its_input():
     [
         ({"mode": "both"}, "mode must be one of grid, nar, prefix_ar, as_written"),
         ({"mask_pad": True}, "in mode nar the blanks are PAD"),
-        ({"mode": "prefix_ar"}, "neither halts nor has registers"),
-        ({"loss_mean": "token"}, "'token' does not go with halting"),
-        ({"low_init": (1.0, 2.0)}, "low_init: 2 numbers, but the width is 16"),
-        ({"recurrent": False}, "recurrent=False reads once"),
+        ({"mode": "prefix_ar"}, "mode prefix_ar requires halt_max_steps=1"),
+        ({"loss_mean": "token"}, "'token' does not support halting"),
+        ({"low_init": (1.0, 2.0)}, "low_init: expected 16 numbers, got 2"),
+        ({"recurrent": False}, "recurrent=False does not support halting"),
     ],
 )
 def test_refusals(changes, words):

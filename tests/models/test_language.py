@@ -194,7 +194,7 @@ def test_kernels_change_nothing(name):
 
 @pytest.mark.parametrize("name", ["rwkv/6", "mamba/1"])
 def test_versions_without_kernels_say_so(name):
-    with pytest.raises(UserError, match=f"version {name[-1]} has none of its own"):
+    with pytest.raises(UserError, match=f"version {name[-1]} has no Pallas kernel"):
         small(name, kernel="pallas")
 
 

@@ -1,7 +1,7 @@
 """Adaptive computation time (ACT) for HRLM: halting, its losses, and inference.
 
-As in HRM (SYSTEMS 7.7; arXiv 2506.21734): a training step is one ACT step for every row; a row
-whose sample has halted takes a new one. Works on a `models.hrlm.model.HRLM`.
+As in HRM (arXiv 2506.21734), a training step is one ACT step for every row; a row whose sample has
+halted takes a new sample. `model` is a `models.hrlm.model.HRLM` throughout.
 """
 
 import jax
@@ -12,47 +12,47 @@ from jaxmodels.ops import losses
 
 
 def answer_losses(logits, targets, weights, loss: str):
-    """What each row's answer is worth.
+    """Score the answer of each row.
 
     Args:
-      logits: (B, T, V); targets int, weights float (B, T), 0 where there is no label.
+      logits: (B, T, V).
+      targets, weights: int and float (B, T); weight 0 where there is no label.
       loss: "softmax" or "stablemax".
 
     Returns:
-      (B,) each: the sum of -log p over the row's labels, their number, how many are right, and
-      whether all are.
+      (summed -log p, number of labels, number correct, all correct), each (B,).
     """
     if loss == "stablemax":
         logits = losses.log_stablemax(logits)
-    paid = jax.vmap(losses.cross_entropy_sum)(logits, targets, weights)
+    nll = jax.vmap(losses.cross_entropy_sum)(logits, targets, weights)
     labelled = weights > 0
-    right = (jnp.argmax(logits, -1) == targets) & labelled
-    return paid, weights.sum(-1), right.sum(-1), (right == labelled).all(-1) & labelled.any(-1)
+    correct = (jnp.argmax(logits, -1) == targets) & labelled
+    count, num_correct = weights.sum(-1), correct.sum(-1)
+    return nll, count, num_correct, (correct == labelled).all(-1) & labelled.any(-1)
 
 
 def binary_cross_entropy(logits, targets):
-    """-log p of targets in [0, 1] under sigma(logits), elementwise."""
+    """Return -log p of targets in [0, 1] under sigmoid(logits), elementwise."""
     return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
 def terms(config) -> tuple[Term, ...]:
-    """Losses and metrics of an HRLM; the weights are HRM's, 1 and a half for each Q-loss.
+    """Return losses and metrics of an HRLM, weighted as in HRM: 1, and 0.5 for each Q-loss.
 
-    "exact" and "accuracy" are over all rows. "steps" is the number of ACT steps that rows have had,
-    "ended" the share of rows whose sample halts: in training a sample gets 1 / "ended" on average.
-    Their `out` is the dict of sums of `run`, because a row may still work on the sample of an
-    earlier batch.
+    "steps" is the number of ACT steps that a row's sample has had, "ended" the fraction of rows
+    whose sample halts; a sample gets 1 / "ended" ACT steps on average. `out` is the dict of sums of
+    `run`, because a row may still work on a sample of an earlier batch.
     """
-    per = num_targets if config.loss_mean == "token" else num_rows
-    found = [_term("answer", per, 1.0), _term("exact"), _term("accuracy")]
+    count = num_targets if config.loss_mean == "token" else num_rows
+    terms = [_term("answer", count, 1.0), _term("exact"), _term("accuracy")]
     if config.halts:
-        found += [_term("halt", weight=0.5), _term("steps"), _term("ended")]
-        found += [_term("continue", weight=0.5)] if config.q_continue else []
-    return tuple(found)
+        terms += [_term("halt", weight=0.5), _term("steps"), _term("ended")]
+        terms += [_term("continue", weight=0.5)] if config.q_continue else []
+    return tuple(terms)
 
 
 def num_rows(batch):
-    """Count the rows with a label, a float32 scalar."""
+    """Return the number of rows with a label: float32 scalar."""
     labels = batch["weights"].astype(jnp.float32)
     return jnp.sum((labels > 0).any(-1).astype(jnp.float32))
 
@@ -62,15 +62,15 @@ def _term(name, count=num_rows, weight=None) -> Term:
 
 
 def run(model, state, batch, key=None, progress=None):
-    """Run one ACT step for every row or, without a key, think every row of the batch to its end.
+    """Run one ACT step for every row or, without a key, evaluate the batch until all rows halt.
 
     Args:
-      model: the HRLM.
-      state: of `initial_state`, or from the step before.
+      model: an `HRLM`.
+      state: `initial_state`, or the state after the previous step.
       batch: inputs, targets int (B, T), weights float (B, T), and with puzzle_ids identifiers int
-        (B,). Rows whose sample goes on ignore it.
-      key: one, or one for each row (B,), from which that row's exploration is drawn. None: an
-        evaluation (as `eval_halt` says); the state is returned as it came.
+        (B,). Rows whose sample has not halted ignore it.
+      key: one key, or one per row (B,), for halting exploration. None: evaluation, which halts
+        according to `eval_halt` and returns the state unchanged.
       progress: float in [0, 1] for `bp_warmup`; None means the end.
 
     Returns:
@@ -78,12 +78,10 @@ def run(model, state, batch, key=None, progress=None):
     """
     weights = batch["weights"].astype(jnp.float32)
     if key is None:
-        how = {"adaptive": model.config.eval_halt == "adaptive"}
-        logits, steps, q = solve(
-            model, batch["inputs"], identifiers=batch.get("identifiers"), **how
-        )
-        sums, right = _answer(model, logits, batch["targets"], weights)
-        return state, sums | _halting(model, right, q, None, steps, jnp.ones_like(steps), weights)
+        adaptive, identifiers = model.config.eval_halt == "adaptive", batch.get("identifiers")
+        logits, steps, q = solve(model, batch["inputs"], adaptive=adaptive, identifiers=identifiers)
+        sums, exact = _answer(model, logits, batch["targets"], weights)
+        return state, sums | _halting(model, exact, q, None, steps, jnp.ones_like(steps), weights)
     calls = calls_at(model.config, progress)
     if not model.config.halts:
         _, out = model(None, batch["inputs"], calls, batch.get("identifiers"))
@@ -92,32 +90,32 @@ def run(model, state, batch, key=None, progress=None):
     new, c = state.halted > 0, model.config
     fresh = model.initial_carry(*batch["inputs"].shape)
 
-    def chosen(begun, going):
-        return jnp.where(new.reshape((-1,) + (1,) * (begun.ndim - 1)), begun, going)
+    def select(started, continued):
+        return jnp.where(new.reshape((-1,) + (1,) * (started.ndim - 1)), started, continued)
 
-    thoughts = jax.tree.map(chosen, fresh, state.thoughts)
-    inputs = chosen(batch["inputs"], state.inputs)
-    targets = chosen(batch["targets"], state.targets)
-    weights = chosen(weights, state.weights)
-    identifiers = chosen(batch.get("identifiers", state.identifiers), state.identifiers)
+    thoughts = jax.tree.map(select, fresh, state.thoughts)
+    inputs = select(batch["inputs"], state.inputs)
+    targets = select(batch["targets"], state.targets)
+    weights = select(weights, state.weights)
+    identifiers = select(batch.get("identifiers", state.identifiers), state.identifiers)
     steps = jnp.where(new, 0.0, state.steps) + 1.0
     thoughts, out = model(thoughts, inputs, calls, identifiers)
     thoughts = jax.lax.stop_gradient(thoughts)
-    sums, right = _answer(model, out.logits, targets, weights)
+    sums, exact = _answer(model, out.logits, targets, weights)
 
     last = steps >= c.halt_max_steps
     value = None
     if c.q_continue:
-        _, ahead = model(thoughts, inputs, None, identifiers)
-        best = jnp.where(last, ahead.q_halt, jnp.maximum(ahead.q_halt, ahead.q_continue))
-        value = jax.lax.stop_gradient(jax.nn.sigmoid(best))
+        _, following = model(thoughts, inputs, None, identifiers)
+        best = jnp.maximum(following.q_halt, following.q_continue)
+        value = jax.nn.sigmoid(jnp.where(last, following.q_halt, best))
+        value = jax.lax.stop_gradient(value)
     halts = should_halt(c, out) & c.adaptive
     keys = key if key.ndim else jax.random.split(key, steps.shape[0])
     explores, least = jax.vmap(lambda key: _exploration(c, key))(keys)
-    halted = (last | halts) & (~explores | (steps >= least) | last)
-    halted = halted.astype(jnp.float32)
-    sums |= _halting(model, right, (out.q_halt, out.q_continue), value, steps, halted, weights)
-    after = state.replace(
+    halted = ((last | halts) & (~explores | (steps >= least) | last)).astype(jnp.float32)
+    sums |= _halting(model, exact, (out.q_halt, out.q_continue), value, steps, halted, weights)
+    state = state.replace(
         thoughts=thoughts,
         steps=steps,
         halted=halted,
@@ -126,23 +124,23 @@ def run(model, state, batch, key=None, progress=None):
         weights=weights,
         identifiers=identifiers,
     )
-    return after, sums
+    return state, sums
 
 
 def _exploration(config, key):
-    """-> (whether a row explores, rounds it then thinks at least: 2 to all)."""
+    """Draw for one row (explores: bool, minimum ACT steps if it does: int, 2 to the limit)."""
     explore, least = jax.random.split(key)
     explores = jax.random.uniform(explore) < config.halt_exploration
     return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1)
 
 
 def should_halt(config, out):
-    """bool (B,): halting is worth more than going on; without `q_continue`, than even odds."""
+    """Return bool (B,): q_halt exceeds q_continue, or 0 if the config has no `q_continue`."""
     return out.q_halt > (out.q_continue if config.q_continue else 0.0)
 
 
 def calls_at(config, progress):
-    """Through how many calls the gradient flows: from 2 to `grad_calls` over `bp_warmup`."""
+    """Return the number of calls with a gradient: from 2 to `grad_calls` over `bp_warmup`."""
     if not config.bp_warmup or progress is None:
         return None
     ramp = 2.0 + (config.grad_calls - 2) * jnp.minimum(progress / config.bp_warmup, 1.0)
@@ -150,55 +148,56 @@ def calls_at(config, progress):
 
 
 def _answer(model, logits, targets, weights):
-    """-> (sums over rows, whether each answer is all right (B,) float32)."""
-    paid, count, right, exact = answer_losses(logits, targets, weights, model.config.loss)
+    """Return the sums over rows of the answer's terms, and the exact matches (B,) float32."""
+    nll, count, correct, exact = answer_losses(logits, targets, weights, model.config.loss)
     per_row = jnp.maximum(count, 1.0)
     exact = exact.astype(jnp.float32)
-    answer = paid.sum() if model.config.loss_mean == "token" else (paid / per_row).sum()
-    return {"answer": answer, "exact": exact.sum(), "accuracy": (right / per_row).sum()}, exact
+    answer = nll.sum() if model.config.loss_mean == "token" else (nll / per_row).sum()
+    return {"answer": answer, "exact": exact.sum(), "accuracy": (correct / per_row).sum()}, exact
 
 
-def _halting(model, right, q, value, steps, halted, weights):
-    """Sum what the Q-head pays: its targets are whether the answer is right, and `value`."""
+def _halting(model, exact, q, value, steps, halted, weights):
+    """Return the sums of the halting terms; the Q-head's targets are `exact` and `value`."""
     c = model.config
     if not c.halts:
         return {}
     real = (weights > 0).any(-1).astype(jnp.float32)
     sums = {
-        "halt": jnp.sum(real * binary_cross_entropy(q[0], right)),
+        "halt": jnp.sum(real * binary_cross_entropy(q[0], exact)),
         "steps": jnp.sum(real * steps),
         "ended": jnp.sum(real * halted),
     }
     if c.q_continue:
-        # An evaluation does not look ahead.
+        # Evaluation does not run the next step, so the target is the prediction itself.
         value = jax.nn.sigmoid(q[1]) if value is None else value
         sums["continue"] = jnp.sum(real * binary_cross_entropy(q[1], value))
     return sums
 
 
 def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
-    """Thinks until every row has halted.
+    """Run ACT steps until every row has halted.
 
     Args:
+      model: an `HRLM`.
       tokens: int (B, T).
-      adaptive: a row halts when its Q-head says so; else after `max_steps` rounds. What a row
-        answers does not depend on the rows beside it, nor on how long those think.
-      max_steps: rounds at most; None means the config's.
-      identifiers: int (B,) of the puzzles, or None.
+      adaptive: a row halts when `should_halt` is true, else after `max_steps`. The result of a row
+        does not depend on the other rows of the batch.
+      max_steps: limit of ACT steps; None means the config's.
+      identifiers: puzzle ids, int (B,), or None.
 
     Returns:
-      (logits (B, T, V) of the round in which each row halted, rounds (B,) float32, (q_halt,
-      q_continue) of that round).
+      (logits (B, T, V), ACT steps (B,) float32, (q_halt, q_continue)), as of the step in which each
+      row halted.
     """
     c = model.config
-    most = max_steps or c.halt_max_steps
-    if not c.halts and most == 1:
+    limit = max_steps or c.halt_max_steps
+    if not c.halts and limit == 1:
         _, out = model(None, tokens, None, identifiers)
-        rounds = jnp.ones(tokens.shape[:1])
-        return out.logits, rounds, (out.q_halt, out.q_continue)
+        steps = jnp.ones(tokens.shape[:1])
+        return out.logits, steps, (out.q_halt, out.q_continue)
 
     def body(carry):
-        thoughts, kept, done, rounds, count = carry
+        thoughts, kept, done, steps, count = carry
         thoughts, out = model(thoughts, tokens, None, identifiers)
         count = count + 1
 
@@ -206,19 +205,19 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
             return jnp.where(done.reshape((-1,) + (1,) * (now.ndim - 1)), before, now)
 
         kept = jax.tree.map(unless_done, out, kept)
-        rounds = jnp.where(done, rounds, count.astype(jnp.float32))
+        steps = jnp.where(done, steps, count.astype(jnp.float32))
         if adaptive:
             done = done | should_halt(c, out)
-        return thoughts, kept, done, rounds, count
+        return thoughts, kept, done, steps, count
 
-    def goes_on(carry):
+    def unfinished(carry):
         _, _, done, _, count = carry
-        return (count < most) & ~done.all()
+        return (count < limit) & ~done.all()
 
     thoughts = model.initial_carry(*tokens.shape)
     shapes = jax.eval_shape(lambda: model(thoughts, tokens, None, identifiers)[1])
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rows = jnp.zeros(tokens.shape[:1])
-    start = (thoughts, nothing, rows > 0, rows, jnp.int32(0))
-    _, kept, _, rounds, _ = jax.lax.while_loop(goes_on, body, start)
-    return kept.logits, rounds, (kept.q_halt, kept.q_continue)
+    start = (thoughts, zeros, rows > 0, rows, jnp.int32(0))
+    _, kept, _, steps, _ = jax.lax.while_loop(unfinished, body, start)
+    return kept.logits, steps, (kept.q_halt, kept.q_continue)

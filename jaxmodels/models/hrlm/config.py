@@ -1,4 +1,4 @@
-"""Sizes, choices and presets of HRLM and of HRM for grids; `model.py` explains the modes."""
+"""Configurations and presets of HRLM and of HRM for grids; `model.py` explains the modes."""
 
 import dataclasses
 
@@ -11,37 +11,34 @@ from jaxmodels.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class HRLMConfig(HRMConfig):
-    """Sizes and choices; those of the recurrence are explained in `HRMConfig`.
+    """Configuration of an HRLM; see `HRMConfig` for the recurrence.
 
     Attributes:
-      vocab_size: V. Ids 0-3 are PAD (blank), EOS, UNK and SEP, but in grids.
-      seq_len: T of a row.
-      mode: see the module.
-      recurrent: False makes it a plain transformer of low_layers + high_layers blocks, read once.
-      registers: learned vectors in front of the tokens; the Q-head reads the first place.
-      puzzle_ids: of puzzles that have a learned vector each, which stands before the registers; 0
-        means none. It starts at 0 and is learned by its sign alone (`train/optim/sign_sgd.py`).
-      halt_max_steps: rounds at most; 1 means no halting and no carry.
-      halt_exploration: share of samples that must think a random number of rounds at least.
-      adaptive: in training a sample halts when the Q-head says so; False: after halt_max_steps.
-      eval_halt: "max", an evaluation thinks halt_max_steps rounds; "adaptive", until the head says
-        so. What trains with halting may answer worse in rounds that it hardly ever reached.
-      q_continue: the Q-head also estimates the worth of going on, as HRM; without, as TRM, a
-        sample halts when it is more likely right than not.
-      loss: "softmax", or "stablemax" (arXiv 2501.04697).
-      loss_mean: "sequence", over a row's labels and then over rows (L-50); "token", over all.
-      bp_warmup: share of training over which the number of calls with a gradient rises from 2 to
-        grad_calls, as HRM-Text; 0 = from the start.
-      causal: in mode prefix_ar the question too is read left to right.
-      window: positions that a position sees on each side; None means all.
-      mask_pad: nobody sees PAD. Not in nar, whose blanks it would hide.
-      embed_scale: of the embedded tokens; None means sqrt(width), which the table's initial values
-        make of unit variance.
-      eos_id: token that ends an answer, in prefix_ar alone; None: nothing does. This package's own
-        data end with EOS, 1.
-      low_init: z_L at the start; None means drawn by `init_seed`. high_init likewise.
-      init_seed: of the two fixed vectors.
-      dtype: of the matrix products, "float32" or "bfloat16"; parameters and states are float32.
+      vocab_size: V. Except in grids, ids 0-3 are PAD (blank), EOS, UNK and SEP.
+      seq_len: T, the row length.
+      mode: see `hrlm/model.py`.
+      recurrent: False makes it a plain transformer of low_layers + high_layers blocks.
+      registers: learned vectors before the tokens; the Q-head reads the first position.
+      puzzle_ids: number of puzzles with a learned vector each, placed before the registers; 0 means
+        none. They start at 0 and are trained by sign SGD (`train/optim/sign_sgd.py`).
+      halt_max_steps: limit of ACT steps; 1 means no halting and no carry.
+      halt_exploration: fraction of samples that get a random minimum number of ACT steps.
+      adaptive: in training, halt a sample by its Q-head; False: after halt_max_steps.
+      eval_halt: in evaluation, "max" runs halt_max_steps ACT steps, "adaptive" halts by the Q-head.
+        A model trained with halting may be worse in steps that it rarely reached in training.
+      q_continue: estimate the value of continuing, too, as in HRM; if False, as in TRM, a sample
+        halts when its answer is more likely correct than not.
+      loss: "softmax" or "stablemax" (arXiv 2501.04697).
+      loss_mean: "sequence", mean over a row's labels, then over rows; "token", over all labels.
+      bp_warmup: fraction of training over which the number of calls with a gradient rises from 2 to
+        grad_calls, as in HRM-Text; 0 = no warm-up.
+      causal: use causal attention in the question, too (prefix_ar only).
+      window: attention span in tokens on each side; None means unlimited.
+      mask_pad: exclude PAD from attention; not in nar, whose blanks are PAD.
+      embed_scale: factor of embedded tokens; None means sqrt(width), for unit variance.
+      eos_id: token that ends an answer (prefix_ar only); None means none.
+      low_init, high_init: initial z_L and z_H; None means drawn from `init_seed`.
+      init_seed: seed of the initial z_L and z_H.
     """
 
     width: int = 256
@@ -85,33 +82,35 @@ class HRLMConfig(HRMConfig):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.mask_pad and self.mode == "nar":
-            raise UserError("mask_pad: in mode nar the blanks are PAD and must be seen")
+            raise UserError("mask_pad: must be False in mode nar, whose blanks are PAD")
         if self.mode == "prefix_ar" and (self.halt_max_steps > 1 or self.front):
-            raise UserError("mode prefix_ar neither halts nor has registers; set 1 and 0")
+            raise UserError(
+                "mode prefix_ar requires halt_max_steps=1, registers=0 and puzzle_ids=0"
+            )
         if self.causal and self.mode != "prefix_ar":
-            raise UserError(f"causal: only mode prefix_ar answers left to right, not {self.mode}")
+            raise UserError(f"causal: requires mode prefix_ar, got {self.mode}")
         if self.loss_mean == "token" and self.halts:
-            # Labels are counted in the batch that comes, a loss is paid by samples that go on.
-            raise UserError("loss_mean: 'token' does not go with halting; set 'sequence'")
+            # Counts come from the incoming batch, but rows may still work on earlier samples.
+            raise UserError("loss_mean: 'token' does not support halting; set 'sequence'")
         if not self.recurrent and self.halt_max_steps > 1:
-            raise UserError("recurrent=False reads once; set halt_max_steps=1")
+            raise UserError("recurrent=False does not support halting; set halt_max_steps=1")
         if self.embed_scale is not None and not self.embed_scale > 0.0:
             raise UserError(f"embed_scale must be positive, got {self.embed_scale!r}")
         for name in ("low_init", "high_init"):
-            given = getattr(self, name)
-            if given is not None:
-                object.__setattr__(self, name, tuple(float(x) for x in given))
-                if len(given) != self.width:
-                    raise UserError(f"{name}: {len(given)} numbers, but the width is {self.width}")
+            vector = getattr(self, name)
+            if vector is not None:
+                object.__setattr__(self, name, tuple(float(x) for x in vector))
+                if len(vector) != self.width:
+                    raise UserError(f"{name}: expected {self.width} numbers, got {len(vector)}")
 
     @property
     def front(self) -> int:
-        """R, places before the tokens."""
+        """R, the number of positions before the tokens."""
         return self.registers + (self.puzzle_ids > 0)
 
     @property
     def halts(self) -> bool:
-        """Whether there are several rounds."""
+        """True if there is more than one ACT step."""
         return self.halt_max_steps > 1
 
 
@@ -119,10 +118,9 @@ class HRLMConfig(HRMConfig):
 class HRMGridConfig(HRLMConfig):
     """HRM and TRM for grids, Sudoku and mazes; the defaults are HRM on Sudoku, 27M parameters.
 
-    Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871); SYSTEMS 7.7, 7.8.
-
-    All puzzles of a data set without numbers share one learned vector; its place in front is the
-    one that the Q-head reads. TRM's has 15 more places, which are left empty, in front; not here.
+    Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871). Without puzzle numbers,
+    all puzzles share one learned vector, at the position that the Q-head reads. TRM's 15 further,
+    empty positions are omitted.
     """
 
     vocab_size: int = 11

@@ -1,21 +1,20 @@
-"""HRLM: hierarchical reasoning over text and grids, thinking for as many rounds as it decides.
+"""HRLM: hierarchical reasoning over text and grids with adaptive computation time.
 
-One call is a round of `cells/hrm.py`; between rounds the sample keeps its thoughts (z_H, z_L) but
-no gradient, so that each round is a training step of its own ("deep supervision"). A Q-head
-estimates whether to halt, from whether the answer is right: `models/hrlm/act.py`. Sources: HRM
-(arXiv 2506.21734, sapientinc/HRM), HRM-Text (arXiv 2605.20613), HRLM.md of GS-JAL/HRM; SYSTEMS 5.3,
-7.7 to 7.9.
+One call is one ACT step of `cells/hrm.py`. The carry (z_H, z_L) is detached between steps, so each
+step is a training step ("deep supervision"). A Q-head, trained on whether the answer is correct,
+decides when to halt: `models/hrlm/act.py`. Sources: HRM (arXiv 2506.21734, sapientinc/HRM),
+HRM-Text (arXiv 2605.20613), HRLM.md of GS-JAL/HRM.
 
-What the tokens of a row are depends on the mode; `data/pairs/layout.py` builds them:
+The mode determines the row layout (`data/pairs/layout.py`) and the attention mask:
 
-    grid        a puzzle; labels at every position, all positions see each other
-    nar         [INPUT][SEP][blank ...]; labels on the blanks, all positions see each other
-    prefix_ar   [INPUT][SEP][OUTPUT]; each token of the answer is predicted by the one before it;
-                up to and with SEP all see each other, behind it only what came before
+    grid        a puzzle; labels at every position, bidirectional attention
+    nar         [INPUT][SEP][blank ...]; labels on the blanks, bidirectional attention
+    prefix_ar   [INPUT][SEP][OUTPUT]; next-token labels on OUTPUT; attention is bidirectional up to
+                SEP and causal after it
     as_written  [INPUT][EOS][SEP][OUTPUT][EOS], labels on OUTPUT at the same positions: the answer
-                is in the input, and the model learns to copy it. Kept to show that.
+                is in the input, and the model learns to copy it. Kept to demonstrate that.
 
-Shapes: B batch, T positions, C width, V vocabulary, R places in front (puzzle, registers).
+Shapes: B batch, T positions, C width, V vocabulary, R front positions (puzzle, registers).
 """
 
 import jax
@@ -33,14 +32,14 @@ from jaxmodels.models.hrlm.config import HRLMConfig
 
 @struct.dataclass
 class HRLMState:
-    """What a row carries from round to round; of a model that does not halt it is ().
+    """Carry between ACT steps; a model without halting has () instead.
 
     Attributes:
       thoughts: z_H and z_L, (B, R + T, C) float32.
-      steps: (B,) float32, rounds thought about this sample.
-      halted: (B,) float32, 1 where the next round begins a new sample.
-      inputs, targets: int32 (B, T), weights: float32 (B, T), and identifiers: int32 (B,), of the
-        sample.
+      steps: (B,) float32, ACT steps spent on the current sample.
+      halted: (B,) float32, 1 where the next step starts a new sample.
+      inputs, targets, weights, identifiers: the current sample; int32, int32 and float32 (B, T),
+        int32 (B,).
     """
 
     thoughts: HRMState
@@ -54,7 +53,7 @@ class HRLMState:
 
 @struct.dataclass
 class HRLMOutput:
-    """Of one round.
+    """Output of one ACT step.
 
     Attributes:
       logits: float32 (B, T, V).
@@ -67,7 +66,7 @@ class HRLMOutput:
 
 
 class HRLM(nnx.Module):
-    """The model. Not a left-to-right language model but in mode "prefix_ar"."""
+    """Hierarchical reasoning model; a left-to-right language model only in mode "prefix_ar"."""
 
     draws_by_row = True
     main_term = "answer"
@@ -76,14 +75,12 @@ class HRLM(nnx.Module):
         c = self.config = config
         small = truncated_normal(c.width**-0.5)
         self.embed = Embedding(c.vocab_size, c.width, init=small, rngs=rngs)
-        drawn = (
-            truncated_normal(1.0)(rngs.params(), (c.registers, c.width), jnp.float32)
-            if c.registers
-            else None
-        )
-        self.register = None if drawn is None else nnx.Param(drawn)
-        table = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
-        self.puzzle = None if table is None else nnx.Param(table)
+        self.register = self.puzzle = None
+        if c.registers:
+            drawn = truncated_normal(1.0)(rngs.params(), (c.registers, c.width), jnp.float32)
+            self.register = nnx.Param(drawn)
+        if c.puzzle_ids:
+            self.puzzle = nnx.Param(jnp.zeros((c.puzzle_ids, c.width)))
         if c.recurrent:
             self.core = HRM(c, rngs=rngs)
         else:
@@ -94,7 +91,7 @@ class HRLM(nnx.Module):
             self.q_head.bias[...] = jnp.full((2,), -5.0)
 
     def initial_state(self, batch_size: int):
-        """Every row waits for a sample."""
+        """Return a state in which every row is halted."""
         c = self.config
         if not c.halts:
             return ()
@@ -102,17 +99,17 @@ class HRLM(nnx.Module):
         rows = jnp.zeros((batch_size,))
         thoughts = self.initial_carry(batch_size, c.seq_len)
         weights = jnp.zeros(tokens.shape)
-        which = rows.astype(jnp.int32)
-        return HRLMState(thoughts, rows, rows + 1.0, tokens, tokens, weights, which)
+        identifiers = rows.astype(jnp.int32)
+        return HRLMState(thoughts, rows, rows + 1.0, tokens, tokens, weights, identifiers)
 
     def initial_carry(self, batch_size: int, length: int) -> HRMState:
-        """z_H and z_L before the first round, (B, R + length, C): two fixed vectors."""
+        """Return z_H and z_L before the first step: two fixed vectors as (B, R + length, C)."""
         c = self.config
         keys = jax.random.split(jax.random.key(c.init_seed))
 
-        def vector(given, key):
-            if given is not None:
-                return jnp.asarray(given, jnp.float32)
+        def vector(value, key):
+            if value is not None:
+                return jnp.asarray(value, jnp.float32)
             return truncated_normal(1.0)(key, (c.width,), jnp.float32)
 
         shape = (batch_size, c.front + length, c.width)
@@ -120,7 +117,7 @@ class HRLM(nnx.Module):
         return HRMState(*(jnp.broadcast_to(v.reshape(1, 1, -1), shape) for v in (high, low)))
 
     def embed_tokens(self, tokens, identifiers=None):
-        """int (B, T), int (B,) or None for all 0 -> (B, R + T, C), the tokens of unit variance."""
+        """Embed int (B, T) as (B, R + T, C); `identifiers` int (B,), None means all 0."""
         scale = self.config.width**0.5
         parts = [self.embed(tokens) * (self.config.embed_scale or scale)]
         if self.register is not None:
@@ -133,31 +130,35 @@ class HRLM(nnx.Module):
         return jnp.concatenate(parts, 1)
 
     def mask(self, tokens, lengths=None):
-        """int (B, T) -> bool (B, R + T, R + T): which positions (last axis) each one sees.
+        """Return the attention mask, bool (B, R + T queries, R + T keys), of tokens int (B, T).
 
-        lengths: int (B,) of the prefixes in mode prefix_ar; None: up to and with the first SEP.
+        lengths: prefix lengths, int (B,), in mode prefix_ar; None: through the first SEP.
         """
         c, front = self.config, self.config.front
         batch, length = tokens.shape
         at = jnp.arange(length)
-        seen = jnp.ones((batch, length, length), bool)
+        visible = jnp.ones((batch, length, length), bool)
         if c.mode == "prefix_ar":
             prefix = prefix_of(tokens) if lengths is None else at[None] < lengths[:, None]
             both = prefix[:, :, None] & prefix[:, None, :] & (not c.causal)
-            seen = both | (at[None, :, None] >= at[None, None, :])
+            visible = both | (at[None, :, None] >= at[None, None, :])
         if c.window is not None:
             near = jnp.abs(at[:, None] - at[None]) < c.window
-            seen = seen & near[None]
+            visible = visible & near[None]
         if c.mask_pad:
-            seen = seen & (tokens != PAD)[:, None, :]
-        return jnp.pad(seen, ((0, 0), (front, 0), (front, 0)), constant_values=True)
+            visible = visible & (tokens != PAD)[:, None, :]
+        return jnp.pad(visible, ((0, 0), (front, 0), (front, 0)), constant_values=True)
 
     def __call__(
         self, thoughts: HRMState | None, tokens, grad_calls=None, identifiers=None, lengths=None
     ):
-        """One round. thoughts None: fresh ones. tokens int (B, T) -> (thoughts, HRLMOutput).
+        """Run one ACT step on tokens int (B, T) -> (thoughts, HRLMOutput).
 
-        grad_calls: see `HRM.think`; identifiers: int (B,) of the puzzles; lengths: see `mask`.
+        Args:
+          thoughts: the carry; None means `initial_carry`.
+          tokens, lengths: see `mask`.
+          grad_calls: see `HRM.think`.
+          identifiers: puzzle ids, int (B,).
         """
         c = self.config
         x, mask = self.embed_tokens(tokens, identifiers), self.mask(tokens, lengths)
@@ -169,7 +170,7 @@ class HRLM(nnx.Module):
             if thoughts is None:
                 thoughts = self.initial_carry(*tokens.shape)
             if not c.inject:
-                # HRM-Text: the input enters as the first z_H, which is no part of the recurrence.
+                # HRM-Text: the input enters only as the initial z_H, not in every call.
                 thoughts = thoughts.replace(high=x)
             thoughts = self.core.think(thoughts, x, mask, positions, grad_calls)
         read = thoughts.high
@@ -177,38 +178,32 @@ class HRLM(nnx.Module):
         return thoughts, HRLMOutput(logits, *self._q(read, tokens))
 
     def solve(self, tokens, *, adaptive=False, max_steps=None, identifiers=None):
-        """The answer after as many rounds as it takes; see `act.solve`."""
+        """Run ACT steps until every row has halted; see `act.solve`."""
         return act.solve(
             self, tokens, adaptive=adaptive, max_steps=max_steps, identifiers=identifiers
         )
 
     def parameter_label(self, name: str) -> str:
-        """ "component/role" of a parameter: the puzzles' vectors learn by their sign."""
+        """Return "component/role" of a parameter; puzzle vectors have the role "sign"."""
         parts = name.split("/")
         component = parts[1] if parts[0] == "core" and self.config.recurrent else parts[0]
         kind = "matrix" if name.endswith("/kernel") else "other"
         return f"{component}/{'sign' if component == 'puzzle' else kind}"
 
     def check_data(self, data, seq_len: int, classes=None) -> None:
-        """Whether an experiment's data are what this model reads; `train` asks before it starts.
-
-        Raises:
-          UserError: they are not, and which field would have to change.
-        """
+        """Raise UserError, naming the field, if an experiment's data do not fit the model."""
         del classes
         c = self.config
-        wanted = ("puzzle", "built") if c.mode == "grid" else ("pairs", "task", "built")
-        if data.format not in wanted:
+        formats = ("puzzle", "built") if c.mode == "grid" else ("pairs", "task", "built")
+        if data.format not in formats:
             raise UserError(
-                f"config.data.format: in mode {c.mode!r} this model reads "
-                f"{' or '.join(map(repr, wanted))}, got {data.format!r}"
+                f"config.data.format: mode {c.mode!r} requires "
+                f"{' or '.join(map(repr, formats))}, got {data.format!r}"
             )
         if c.halts and not data.carry_state:
-            raise UserError(
-                "config.data.carry_state: a model that halts thinks on from step to step; set true"
-            )
+            raise UserError("config.data.carry_state: must be true for a model that halts")
         if seq_len != c.seq_len:
-            raise UserError(f"config.seq_len: {seq_len}, but the model's rows have {c.seq_len}")
+            raise UserError(f"config.seq_len: must be the model's {c.seq_len}, got {seq_len}")
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -221,7 +216,7 @@ class HRLM(nnx.Module):
         return state, term_sums(self.terms, sums, batch)
 
     def _q(self, read, tokens):
-        """The Q-head on the first place in front, or on the mean of those that are not PAD."""
+        """Apply the Q-head to the first front position, or to the mean over tokens but PAD."""
         if not self.config.halts:
             return jnp.zeros(read.shape[0]), jnp.zeros(read.shape[0])
         if self.config.front:
@@ -234,6 +229,6 @@ class HRLM(nnx.Module):
 
 
 def prefix_of(tokens):
-    """bool (B, T): up to and with the first SEP."""
+    """Return bool (B, T), True through the first SEP."""
     after = jnp.cumsum((tokens == SEP).astype(jnp.int32), 1)
     return (after == 0) | ((tokens == SEP) & (after == 1))
