@@ -44,7 +44,9 @@ def make_maze(size: int, count: int, seed: int, shortest: int | None = None) -> 
             mazes.setdefault(pair.question, pair)
         if len(mazes) == count:
             return list(mazes.values())
-    raise UserError(f"examples: found only {len(mazes)} mazes of {minimum} steps, requested {count}")
+    raise UserError(
+        f"examples: found only {len(mazes)} mazes of {minimum} steps, requested {count}"
+    )
 
 
 def _maze(size: int, words: np.ndarray, minimum: int) -> Pair | None:
