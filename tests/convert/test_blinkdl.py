@@ -18,6 +18,7 @@ from jaxmodels.convert.tensors import Tensors, read_safetensors
 from tests.convert import blinkdl_numpy
 from tests.convert.common import (
     GOLDENS,
+    assert_refused,
     assert_same_bits,
     by_call,
     by_step,
@@ -92,16 +93,6 @@ def test_pth_of_torch():
     assert_same_bits(
         weights(convert.load(PTH)), weights(convert.load(PTH.with_suffix(".safetensors")))
     )
-
-
-def assert_refused(path, *words):
-    """Loading says no in one line that names the file and has these words."""
-    with pytest.raises(UserError) as caught:
-        convert.load(path)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message
-    for word in words:
-        assert word in message
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -15,8 +15,8 @@ from jaxmodels.convert.hrm_text import fields_of
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
 from jaxmodels.models.decoding import decode_step, generate, prefill
 from jaxmodels.testing.lab import quick_jit
-from tests.convert.common import GOLDENS, assert_same_bits, weights
-from tests.convert.test_huggingface import assert_refused, folder_with
+from tests.convert.common import GOLDENS, assert_refused, assert_same_bits, weights
+from tests.convert.test_huggingface import folder_with
 
 KIND = "hrm_text"
 TINY = {"vocab_size": 9, "seq_len": 8, "width": 16, "head_size": 8, "mlp_multiple": 8}

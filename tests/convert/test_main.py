@@ -12,9 +12,7 @@ from jaxmodels import UserError, convert
 from jaxmodels.convert.__main__ import main
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
 from jaxmodels.writing import written_whole
-from tests.convert.common import GOLDENS, assert_same_bits, rwkv_model, weights
-from tests.convert.test_blinkdl import assert_refused as assert_file_refused
-from tests.convert.test_huggingface import assert_refused
+from tests.convert.common import GOLDENS, assert_refused, assert_same_bits, rwkv_model, weights
 
 MODELS = ("rwkv4", "rwkv6", "rwkv7", "mamba", "mamba2")
 
@@ -162,4 +160,4 @@ def test_written_whole_is_atomic(tmp_path):
 def test_unknown_format(tmp_path):
     with pytest.raises(UserError, match="unknown format 'gguf'"):
         convert.save(rwkv_model(7), tmp_path / "new", to="gguf")
-    assert_file_refused(tmp_path / "gone", "cannot be read")
+    assert_refused(tmp_path / "gone", "cannot be read")

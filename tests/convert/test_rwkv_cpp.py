@@ -15,13 +15,13 @@ from tests.convert import blinkdl_numpy
 from tests.convert.common import (
     DATA,
     GOLDENS,
+    assert_refused,
     assert_same_bits,
     by_call,
     by_step,
     rwkv_model,
     weights,
 )
-from tests.convert.test_blinkdl import assert_refused
 
 VERSIONS = (4, 6, 7)
 TINY = DATA / "tiny_rwkv"
