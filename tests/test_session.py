@@ -35,7 +35,7 @@ def saved(model, tmp_path):
 
 
 def rewritten(path, **changes):
-    """The same file with other metadata; None takes a field out."""
+    """Return a copy of the file with changed metadata; None removes a field."""
     with safe_open(path, framework="np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
         metadata = file.metadata() | changes

@@ -27,14 +27,14 @@ def rwkv_model(version: int):
 
 
 def by_call(model, tokens):
-    """tokens (B, T) -> (state, logits (B, T, vocab)) of one call."""
+    """Return (state, logits (B, T, vocab)) of one call on tokens (B, T)."""
     run = jax.jit(lambda model, tokens: model(model.initial_state(len(tokens)), tokens))
     state, out = run(model, jnp.asarray(tokens))
     return state, np.asarray(out.logits)
 
 
 def by_step(model, tokens):
-    """The same, token by token."""
+    """Return (state, logits (B, T, vocab)) of one step per token."""
     step = jax.jit(lambda model, state, token: model.step(state, token))
     state, logits = model.initial_state(len(tokens)), []
     for token in np.asarray(tokens).T:
@@ -44,7 +44,7 @@ def by_step(model, tokens):
 
 
 def assert_same_bits(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Equal names, types, shapes and bytes."""
+    """Assert equal names, dtypes, shapes and bytes."""
     assert sorted(got) == sorted(expected)
     for name, array in expected.items():
         assert got[name].dtype == array.dtype and got[name].shape == array.shape, name

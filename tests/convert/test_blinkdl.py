@@ -215,7 +215,7 @@ def test_damaged(tmp_path_factory, data):
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_pickle(tmp_path_factory, data):
-    """The same for the pickle in the archive, whose sum of check no longer protects it."""
+    """A damaged pickle with a matching checksum raises a UserError."""
     with zipfile.ZipFile(PTH) as archive:
         structure = bytearray(archive.read("rwkv4/data.pkl"))
     for _ in range(data.draw(st.integers(1, 2))):

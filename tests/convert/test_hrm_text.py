@@ -179,7 +179,7 @@ def test_configs_that_do_not_fit(fields, words, tmp_path):
 
 
 def test_fields_of_earlier_files(model, tmp_path):
-    """What sapientinc/HRM-Text's own converter writes, and what the library fills in."""
+    """Fields written by the converter of sapientinc/HRM-Text, and defaults of transformers."""
     earlier = {"num_layers_per_stack": None, "num_key_value_heads": 2}
     earlier |= {"rope_parameters": None, "rope_theta": 500, "embedding_scale": None}
     earlier |= {"L_bp_cycles": None, "L_bp_steps": [0, 3], "H_cycles": None, "L_cycles": None}

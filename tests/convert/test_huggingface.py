@@ -24,7 +24,7 @@ KINDS = ("rwkv", "mamba", "mamba2")
 
 @pytest.fixture(scope="module", params=KINDS)
 def golden(request):
-    """(kind, model, expected arrays)."""
+    """Return (kind, model, expected arrays)."""
     folder = GOLDENS / request.param
     return request.param, convert.load(folder), load_file(folder / "expected.safetensors")
 
@@ -154,7 +154,7 @@ def test_names_of_earlier_files(tmp_path):
 
 @pytest.fixture
 def sharded(tmp_path):
-    """(folder, index) of the golden mamba2 in two files."""
+    """Return (folder, index) of the golden mamba2, sharded into two files."""
     folder = folder_with(tmp_path, "mamba2")
     (folder / "model.safetensors").unlink()
     tensors = load_file(GOLDENS / "mamba2" / "model.safetensors")

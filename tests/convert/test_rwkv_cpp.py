@@ -59,7 +59,7 @@ def layout(name, x, version):
 
 
 def expected_file(version) -> dict[str, np.ndarray]:
-    """What the file of `rwkv_model` must hold."""
+    """Return the tensors that the file of `rwkv_model` must contain."""
     tensors = blinkdl_numpy.random_tensors(version)
     expected = {name: layout(name, x, version) for name, x in tensors.items() if ".x_" not in name}
     if version == 7:

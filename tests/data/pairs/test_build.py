@@ -83,7 +83,7 @@ def test_labels_and_inputs_of_a_row(simple):
 
 
 def as_hrm_reads(folder):
-    """What `sapientinc/HRM:puzzle_dataset.py` relies on: every example by group and puzzle."""
+    """Read examples by group and puzzle, as `sapientinc/HRM:puzzle_dataset.py` does."""
     a = {f: np.load(folder / f"all__{f}.npy", mmap_mode="r") for f in FIELDS}
     for group in range(a["group_indices"].size - 1):
         for puzzle in range(a["group_indices"][group], a["group_indices"][group + 1]):
@@ -158,7 +158,7 @@ def test_all_answers_of_a_question_are_on_one_side(tmp_path):
 
 
 def test_questions_shared_by_a_file_and_a_task_are_not_tested(tmp_path):
-    """What of it training shows; a file's row of a held out question may still be trained on."""
+    """Test questions exclude all questions in training."""
     pairs = TASKS["seed_translation"].all_pairs()
     lines = {f"{p.question}\t{p.answer}\n" for p in pairs} | {f"new {i}\tx\n" for i in range(20)}
     (tmp_path / "a.tsv").write_text("".join(sorted(lines)), encoding="utf-8")

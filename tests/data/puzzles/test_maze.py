@@ -13,7 +13,7 @@ def as_grid(text):
 
 
 def shortest_paths(grid):
-    """(steps, number of shortest paths) by powers of the adjacency matrix."""
+    """Return (steps, number of shortest paths), by powers of the adjacency matrix."""
     free = np.argwhere(grid != "#")
     gap = np.abs(free[:, None] - free[None]).sum(-1)
     ways = (gap == 1).astype(object)

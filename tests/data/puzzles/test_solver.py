@@ -11,7 +11,7 @@ from jaxmodels.data.puzzles.sudoku import make_sudoku, numbers, text_of
 
 @pytest.fixture(scope="module")
 def grids():
-    """(288, 16): every solved 4x4 grid, by trying all rows."""
+    """Return every solved 4x4 grid, (288, 16), by trying all rows."""
     rows = np.array(list(itertools.permutations(range(1, 5))))
     tables = rows[np.array(list(itertools.product(range(24), repeat=4)))]
     wanted = np.arange(1, 5)
@@ -47,7 +47,7 @@ def test_solutions_are_counted_up_to_the_limit(grids):
 
 @pytest.mark.parametrize("twice", [(0, 3), (0, 12), (0, 5)])
 def test_contradictory_givens_have_no_solution(twice):
-    """The same digit twice in a row, a column, a box, everything else being as it was."""
+    """A digit is repeated in a row, column or box of an otherwise valid grid."""
     solved = [1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1]
     grid = [0] * 16
     for cell in twice:

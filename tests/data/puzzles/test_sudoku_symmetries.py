@@ -20,7 +20,7 @@ DIGITS = np.array(list(itertools.permutations(range(1, 5))))
 
 @pytest.fixture(scope="module")
 def cells():
-    """(128, 16): which cell stands where, after each symmetry that names no digit anew."""
+    """Return the permutation of cells of each symmetry that keeps digits, (128, 16)."""
     lines = [order for order in itertools.permutations(range(4)) if order[0] // 2 == order[1] // 2]
     assert len(lines) == 8
     where = np.arange(16).reshape(4, 4)
@@ -54,7 +54,7 @@ def test_symmetries_are_drawn_uniformly(cells):
         counts[place[tuple(row_of * 4 + column_of)], of_digits[tuple(digits)]] += 1
 
     def far(table):
-        """How many standard deviations chi-square lies above its mean."""
+        """Return the standard deviations of chi-square above its mean."""
         expected = draws / table.size
         chi = ((table - expected) ** 2 / expected).sum()
         return (chi - (table.size - 1)) / np.sqrt(2 * (table.size - 1))
