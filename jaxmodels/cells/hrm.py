@@ -190,22 +190,13 @@ def masked_attention(q, k, v, mask, dtype):
       float32 (B, T, N, D).
     """
     q, k, v = (x.astype(dtype) for x in (q * q.shape[-1] ** -0.5, k, v))
-<<<<<<< HEAD
     options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
     scores = jnp.einsum("btnd,bsnd->bnts", q, k, **options)
-    seen = mask[:, None]
-    # Twice a selection: rows that see nothing must not put NaN into the gradient.
-    scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.where(seen, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
-    return jnp.einsum("bnts,bsnd->btnd", weights, v, **options)
-=======
-    scores = jnp.einsum("btnd,bsnd->bnts", q, k, preferred_element_type=jnp.float32)
     visible = mask[:, None]
     # Masked before and after the softmax, so that empty rows give neither NaN gradients nor values.
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.where(visible, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
-    return jnp.einsum("bnts,bsnd->btnd", weights, v, preferred_element_type=jnp.float32)
->>>>>>> ed-core
+    return jnp.einsum("bnts,bsnd->btnd", weights, v, **options)
 
 
 class HRMNet(nnx.Module):

@@ -24,17 +24,11 @@ from jaxmodels.writing import written_whole
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # Defaults of transformers for the fields that are read; None = required in config.json.
+REQUIRED = {"vocab_size": None, "hidden_size": None, "num_hidden_layers": None}
 FIELDS = {
-    "rwkv": {
-        "vocab_size": None,
-        "hidden_size": None,
-        "num_hidden_layers": None,
-        "intermediate_size": 0,  # 4 * hidden_size
-    },
-    "mamba": {
-        "vocab_size": None,
-        "hidden_size": None,
-        "num_hidden_layers": None,
+    "rwkv": REQUIRED | {"intermediate_size": 0},  # 0 = 4 * hidden_size
+    "mamba": REQUIRED
+    | {
         "state_size": 16,
         "expand": 2,
         "conv_kernel": 4,
@@ -42,10 +36,8 @@ FIELDS = {
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
     },
-    "mamba2": {
-        "vocab_size": None,
-        "hidden_size": None,
-        "num_hidden_layers": None,
+    "mamba2": REQUIRED
+    | {
         "state_size": 128,
         "expand": 2,
         "conv_kernel": 4,
@@ -58,10 +50,11 @@ FIELDS = {
     "hrm_text": hrm_text.FIELDS,
 }
 # Fields that must have this value if present.
+MAMBA_FIXED = {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True}
 FIXED = {
     "rwkv": {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": False},
-    "mamba": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
-    "mamba2": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
+    "mamba": MAMBA_FIXED,
+    "mamba2": MAMBA_FIXED,
     "hrm_text": hrm_text.FIXED,
 }
 RWKV_NAMES = {  # part of a name: BlinkDL's -> Hugging Face's
@@ -261,10 +254,7 @@ def _mamba_fields(c: MambaConfig) -> dict:
         "conv_kernel": c.conv_size,
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tie_embeddings,
-        "hidden_act": "silu",
-        "use_bias": False,
-        "use_conv_bias": True,
-    }
+    } | MAMBA_FIXED
     if c.version == 1:
         return fields | {"time_step_rank": cell.dt_rank, "intermediate_size": c.expand * c.width}
     heads = c.expand * c.width // cell.head_size

@@ -48,13 +48,13 @@ def test_json_lines_and_tables(tmp_path):
         ("a.json", '{"data": [3]}', "an article: expected an object with the field 'paragraphs'"),
     ],
 )
-def test_what_is_wrong_with_a_line(tmp_path, name, text, words):
+def test_malformed_lines_are_named(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=words):
         list(read_pairs(tmp_path / name))
 
 
-def test_csv_with_names(tmp_path):
+def test_csv_with_a_header(tmp_path):
     table = tmp_path / "news.csv"
     text = "x" * 200_000  # more than Python's reader takes without being told
     table.write_text(f'id,article,highlights\n1,"Long,\nof two lines","Short"\n2,{text},Brief\n')
@@ -77,7 +77,7 @@ def test_squad(tmp_path):
         list(read_pairs(path))
 
 
-def test_two_files_line_by_line(tmp_path):
+def test_parallel_files(tmp_path):
     (tmp_path / "a.en").write_text("Hello\n\nBye\n")
     (tmp_path / "a.es").write_text("Hola\n\nAdi\u00f3s\n", encoding="utf-8")
     (tmp_path / "c.tsv").write_text("one\tuno\n")
@@ -95,7 +95,7 @@ def test_two_files_line_by_line(tmp_path):
         (" \nuno\n", "a.en:1: the answer is empty"),
     ],
 )
-def test_two_files_that_do_not_fit(tmp_path, other, words):
+def test_parallel_files_that_do_not_match(tmp_path, other, words):
     (tmp_path / "a.en").write_text("one\ntwo\n")
     if other is not None:
         (tmp_path / "a.es").write_text(other)
