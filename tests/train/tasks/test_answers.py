@@ -234,9 +234,7 @@ def test_what_is_wrong_with_an_experiment(changes, words):
 
 def test_what_a_model_cannot_read():
     model = jaxmodels.create("hrlm", **SIZES | {"vocab_size": 9}, seq_len=16)
-    with pytest.raises(
-        UserError, match="mode 'nar' requires 'pairs' or 'task' or 'built'"
-    ):
+    with pytest.raises(UserError, match="mode 'nar' requires 'pairs' or 'task' or 'built'"):
         model.check_data(config_of().data, 16)
     with pytest.raises(UserError, match="carry_state"):
         model.check_data(text_config(carry_state=False).data, 16)
