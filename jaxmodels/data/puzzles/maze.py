@@ -55,12 +55,7 @@ def _maze(size: int, words: np.ndarray, minimum: int) -> Pair | None:
     stack = [start]
     while stack:  # a tree over the cells with even coordinates
         r, c = stack[-1]
-        ways = [
-            (r + 2 * dr, c + 2 * dc)
-            for dr, dc in STEPS
-            if 0 <= r + 2 * dr < size and 0 <= c + 2 * dc < size
-            if not free[r + 2 * dr, c + 2 * dc]
-        ]
+        ways = [to for to in _neighbours(stack[-1], free.shape, step=2) if not free[to]]
         if not ways:
             stack.pop()
             continue
@@ -94,17 +89,21 @@ def distances(free: np.ndarray, start: tuple[int, int]) -> tuple[np.ndarray, np.
     steps[start], paths[start] = 0, 1
     queue = deque([start])
     while queue:
-        r, c = queue.popleft()
-        for dr, dc in STEPS:
-            to = (r + dr, c + dc)
-            if not (0 <= to[0] < free.shape[0] and 0 <= to[1] < free.shape[1] and free[to]):
+        cell = queue.popleft()
+        for to in _neighbours(cell, free.shape):
+            if not free[to]:
                 continue
             if steps[to] < 0:
-                steps[to] = steps[r, c] + 1
+                steps[to] = steps[cell] + 1
                 queue.append(to)
-            if steps[to] == steps[r, c] + 1:
-                paths[to] += paths[r, c]
+            if steps[to] == steps[cell] + 1:
+                paths[to] += paths[cell]
     return steps, paths
+
+
+def _neighbours(cell: tuple[int, int], shape: tuple[int, int], step: int = 1):
+    cells = [(cell[0] + step * dr, cell[1] + step * dc) for dr, dc in STEPS]
+    return [(r, c) for r, c in cells if 0 <= r < shape[0] and 0 <= c < shape[1]]
 
 
 def only_shortest_path(free, start, goal) -> list[tuple[int, int]] | None:
@@ -114,15 +113,8 @@ def only_shortest_path(free, start, goal) -> list[tuple[int, int]] | None:
         return None
     path = [goal]
     while path[-1] != start:
-        r, c = path[-1]
-        path.append(
-            next(
-                (r + dr, c + dc)
-                for dr, dc in STEPS
-                if 0 <= r + dr < free.shape[0] and 0 <= c + dc < free.shape[1]
-                if steps[r + dr, c + dc] == steps[r, c] - 1
-            )
-        )
+        previous = steps[path[-1]] - 1
+        path.append(next(to for to in _neighbours(path[-1], free.shape) if steps[to] == previous))
     return path[::-1]
 
 

@@ -99,7 +99,7 @@ class SelectiveCopying:
 
     @property
     def vocab_size(self) -> int:
-        """Noise, query, values."""
+        """Number of tokens: noise, query, values."""
         return 2 + self.values
 
     @property
@@ -140,7 +140,7 @@ class InductionHeads:
 
     @property
     def vocab_size(self) -> int:
-        """The special token and the symbols."""
+        """Number of tokens: the special one and the symbols."""
         return 1 + self.symbols
 
     @property
@@ -187,7 +187,7 @@ class Passkey:
 
     @property
     def vocab_size(self) -> int:
-        """Digits, two marks, words."""
+        """Number of tokens: digits, two marks, words."""
         return 12 + self.words
 
     @property

@@ -41,7 +41,7 @@ class Parity:
 
     @property
     def vocab_size(self) -> int:
-        """0 and 1."""
+        """Number of tokens, 0 and 1."""
         return 2
 
     @property
@@ -78,7 +78,7 @@ class S5:
 
     @property
     def vocab_size(self) -> int:
-        """All permutations, since they are the labels."""
+        """Number of permutations, since all of them are labels."""
         return 120
 
     @property

@@ -161,7 +161,7 @@ def sample_spans(
         begins.append(at)
     owner, begin = np.concatenate(owners or [[]]), np.concatenate(begins or [[]])
     if len(begin) == 0:
-        raise UserError(f"no document holds half a span: lower span_len, got {span_len}")
+        raise UserError(f"no document is as long as half a span: lower span_len, got {span_len}")
     chosen = (random_words(seed, 0, count) % np.uint64(len(begin))).astype(np.int64)
     drawn = [(documents[owner[i]], int(begin[i])) for i in chosen]
     return tuple(d.slice(start, min(start + span_len, len(d))) for d, start in drawn)

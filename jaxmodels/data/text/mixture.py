@@ -78,14 +78,7 @@ class Mixture:
         begin = (self._words(step)[1][self.rows] % size.astype(np.uint64)).astype(np.int64)
         column = np.arange(self.seq_len)
         positions = first[:, None] + (begin[:, None] + column[None]) % size[:, None]
-        document = np.searchsorted(self.ring.ends, positions, side="right")
-        offset = positions - self.ring.starts[document]
-        return self.ring.batch(
-            positions,
-            reset=(offset == 0) | (column == 0)[None],
-            has_target=positions + 1 < self.ring.ends[document],
-            since=positions - np.minimum(offset, column[None]),
-        )
+        return self.ring.rows(positions, column)
 
 
 def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> np.ndarray:
