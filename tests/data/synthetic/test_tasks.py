@@ -198,7 +198,7 @@ def test_moves_of_s5():
         (lambda: Passkey(distance=-1), "distance must be an integer >= 0"),
         (lambda: Passkey(seq_len=30, distance=20), "digits=5, distance=20 takes 31 tokens"),
         (lambda: Parity(seq_len=True), "seq_len must be an integer >= 1, got True"),
-        (lambda: S5(moves="turns"), "one of all, swaps, generators; got 'turns'"),
+        (lambda: S5(moves="turns"), "one of all, swaps, generators, got 'turns'"),
         (lambda: Parity().batch(-1, 0, 1), "seed >= 0"),
         (lambda: Parity().batch(0, 0, 0), "batch_size >= 1"),
     ],
