@@ -23,11 +23,7 @@ def sotu_bytes(model: str, learning_rate: float = 2e-3, **model_config: Any) -> 
             "seq_len": 64,
             "eval_every": 200,
             "checkpoint_every": 200,
-            "optimizer": {
-                "learning_rate": learning_rate,
-                "warmup_steps": 20,
-                "weight_decay": 0.01,
-            },
+            "optimizer": {"learning_rate": learning_rate, "warmup_steps": 20, "weight_decay": 0.01},
             "data": {"piece_tokens": 2048},
         }
     )

@@ -186,19 +186,6 @@ class _Text:
         return self.bytes.finish() if self.bytes else ""
 
 
-def sample_text(workdir, prompt: str = "", length: int = 300, choice: Choice = DEFAULT) -> str:
-    """Return a prompt and its continuation by `length` tokens from a run's best checkpoint.
-
-    Raises:
-        UserError: the folder holds no run or no checkpoint.
-    """
-    from eval.run import load_trained
-
-    trained, tokenizer = load_trained(workdir)
-    pieces = sample(trained.model, tokenizer, prompt, tokens=length, choice=choice)
-    return prompt + "".join(pieces)
-
-
 def _session(flags: argparse.Namespace, model):
     """Open the session that the flags request, or return None."""
     if not (flags.state_in or flags.state_out):

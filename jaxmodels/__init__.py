@@ -1,7 +1,8 @@
 """Recurrent and hierarchical sequence models in JAX.
 
-A cell is defined by one step; `jax.lax.scan` over the step is the reference, and every faster form
-is tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` and `jaxmodels.testing`.
+A cell is defined by one step; `jax.lax.scan` over the step is the reference, and every faster
+implementation is tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` and
+`jaxmodels.testing`.
 """
 
 import dataclasses
@@ -30,10 +31,10 @@ __all__ = [
 
 
 def make_config(name: str, /, **overrides):
-    """The config of `"system"` or `"system/preset"`, with fields replaced.
+    """Return the config of `"system"` or `"system/preset"`, with fields replaced.
 
     Raises:
-      UserError: unknown system, preset or field, naming the nearest; or a value the config refuses.
+      UserError: an unknown system, preset or field, or an invalid value.
     """
     system, _, preset = name.partition("/")
     if system not in MODELS:
@@ -42,20 +43,20 @@ def make_config(name: str, /, **overrides):
     if preset and preset not in presets:
         raise UserError(f"unknown preset {name!r}{did_you_mean(preset, presets)}")
     fields = dict(presets[preset] if preset else {}, **overrides)
-    known = [field.name for field in dataclasses.fields(config_class)]
+    names = [field.name for field in dataclasses.fields(config_class)]
     for field in fields:
-        if field not in known:
-            raise UserError(f"{system} has no field {field!r}{did_you_mean(field, known)}")
+        if field not in names:
+            raise UserError(f"{system} has no field {field!r}{did_you_mean(field, names)}")
     return config_class(**fields)
 
 
 def create(model, seed: int = 0, **overrides) -> nnx.Module:
-    """Builds a model with freshly initialised float32 parameters.
+    """Return a model with newly initialised float32 parameters.
 
     Args:
       model: "system", "system/preset", or a config object.
-      seed: of the initialisation.
-      **overrides: fields of the config.
+      seed: seed of the initialisation.
+      **overrides: config fields to replace.
     """
     warn_if_unsafe()
     if isinstance(model, str):
@@ -66,17 +67,17 @@ def create(model, seed: int = 0, **overrides) -> nnx.Module:
 
 
 def count_parameters(model) -> int:
-    """Number of scalars in a model's (or any pytree's) arrays."""
+    """Return the number of scalars in the arrays of a model, or of any pytree."""
     return sum(leaf.size for leaf in jax.tree.leaves(model))
 
 
 def config_to_json(config) -> str:
-    """A model config as JSON text that `config_from_json` reads back to an equal config."""
+    """Return a model config as JSON text that `config_from_json` reads back."""
     return json.dumps({"model": _system_of(config), **dataclasses.asdict(config)}, indent=2)
 
 
 def config_from_json(text: str):
-    """The inverse of `config_to_json`."""
+    """Invert `config_to_json`."""
     fields = json.loads(text)
     return make_config(fields.pop("model"), **fields)
 

@@ -1,7 +1,7 @@
-"""The shell that all command lines share: parser, exit statuses, hints, files written whole.
+"""Shared parts of the command lines: parser, exit statuses, hints, atomic writes.
 
-Exit statuses: 0 done; 2 a mistake in the input, told in one line; 130 stopped by Ctrl-C. A command
-may return others of its own.
+Exit statuses: 0 success; 2 invalid input, reported in one line; 130 stopped by Ctrl-C. A command
+may return further statuses.
 """
 
 import argparse
@@ -29,14 +29,14 @@ def parser(
     checkpoint: bool = False,
     **options,
 ) -> argparse.ArgumentParser:
-    """Build the parser of `python -m <prog>`: text kept as written, no abbreviated options.
+    """Return the parser of `python -m <prog>`, without abbreviated options.
 
     Args:
-      prog: the module that is run, e.g. "eval.sample".
-      description: shown by --help with its line breaks.
+      prog: name of the module, e.g. "eval.sample".
+      description: text of --help; line breaks are kept.
       workdir: help text of a required --workdir; None = the command has none.
       checkpoint: add --checkpoint, by default "best".
-      **options: of `argparse.ArgumentParser`.
+      **options: further arguments of `argparse.ArgumentParser`.
     """
     built = argparse.ArgumentParser(
         prog=f"python -m {prog}",
@@ -53,16 +53,16 @@ def parser(
 
 
 def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Callable]:
-    """Turn `main(arguments) -> status or None` into a command line; see `run`.
+    """Decorate `main(arguments) -> status or None` as a command line, see `run`.
 
-    The decorated function takes the words of the command line, by default `sys.argv[1:]`.
+    The decorated function takes the arguments of the command line, by default `sys.argv[1:]`.
     """
 
     def decorate(main):
         @functools.wraps(main)
         def shell(arguments: Sequence[str] | None = None) -> int:
-            given = sys.argv[1:] if arguments is None else list(arguments)
-            return run(lambda: main(given), interrupted=interrupted)
+            words = sys.argv[1:] if arguments is None else list(arguments)
+            return run(lambda: main(words), interrupted=interrupted)
 
         return shell
 
@@ -72,9 +72,9 @@ def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Calla
 def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -> int:
     """Call `work` and return the exit status: its own (None is 0), 2, or 130.
 
-    A UserError becomes one line on standard error; Ctrl-C the line `interrupted`, if it is not "".
-    Where the reader of standard output has gone (`| head`), the work continues unheard; see
-    `output_lost`. Sets XLA's safe flags first, before JAX starts its backends.
+    A UserError prints one line to standard error, Ctrl-C the line `interrupted` unless it is "".
+    If standard output is closed (`| head`), work continues without output; see `output_lost`. Sets
+    XLA's safe flags first, before JAX initialises its backends.
     """
     set_safe_flags()
     with contextlib.redirect_stdout(_Output(sys.stdout)) as output:
@@ -92,12 +92,12 @@ def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -
 
 
 def output_lost() -> bool:
-    """Return whether the reader of standard output has gone, e.g. to end an endless text."""
+    """Return whether standard output is closed, e.g. to end endless output."""
     return getattr(sys.stdout, "lost", False)
 
 
 class _Output:
-    """A text stream whose writes are dropped once its pipe is closed at the other end."""
+    """A text stream that drops writes once the reader has closed its pipe."""
 
     def __init__(self, stream):
         self.stream, self.lost = stream, False
@@ -117,14 +117,14 @@ class _Output:
             call(*arguments)
         except BrokenPipeError:
             self.lost = True
-            # What is still buffered goes there too, or Python complains about it when it exits.
+            # Otherwise Python reports the buffered output as an error at exit.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.stream.fileno())
             os.close(null)
 
 
 def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:
-    """Return the end of a message about an unknown word: the nearest option, else all of them.
+    """Return the end of a message about an unknown word: the nearest option, else all options.
 
     >>> did_you_mean("rkwv", ["rwkv", "mamba"])
     "; did you mean 'rwkv'?"
@@ -138,13 +138,13 @@ def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:
 
 
 def choose_from(options: Iterable[str]) -> str:
-    """Return "; choose from: a, b", or "" without any option."""
+    """Return "; choose from: a, b", or "" without options."""
     listed = ", ".join(options)
     return f"; choose from: {listed}" if listed else ""
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8) that is whole at any moment: the old one or the new one.
+    """Write a file (text as UTF-8) atomically: readers see the old contents or the new.
 
     Raises:
       UserError: the file cannot be written.
@@ -155,7 +155,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         if path.exists() and not path.is_file():  # /dev/stdout, a named pipe
             path.write_bytes(data)
             return
-        path = path.resolve()  # a link stays a link
+        path = path.resolve()  # write through symbolic links
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -167,7 +167,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def quiet_absl() -> None:
-    """Silence what Orbax logs through absl about every file, below errors."""
+    """Silence Orbax's absl log messages below errors."""
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)
@@ -175,7 +175,7 @@ def quiet_absl() -> None:
 
 
 def progress_counter(name: str, unit: str) -> Callable[[int, int], None] | None:
-    """Return a counter (done, total) that redraws one line of a terminal; None elsewhere."""
+    """Return a counter (done, total) that redraws one line; None without a terminal."""
     if not sys.stderr.isatty():
         return None
 

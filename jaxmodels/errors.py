@@ -1,8 +1,8 @@
-"""The one exception that means: the input is at fault, not the program."""
+"""The exception for invalid input."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave. Its message is one line: what was wrong, where, and the fix.
+    """Invalid input. The message is one line that names the problem, its location and the fix.
 
-    The command lines print it without a traceback and exit with status 2.
+    Command lines print it without a traceback and exit with status 2.
     """

@@ -1,4 +1,4 @@
-"""Optional dependencies, imported where they are first needed."""
+"""Imports of optional dependencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 
 from jaxmodels.errors import UserError
 
-# distribution -> the extra of this package that installs it
+# package -> extra of this distribution that installs it
 EXTRAS = {"grain": "train", "safetensors": "convert", "tokenizers": "text"}
 
 
@@ -15,7 +15,7 @@ def import_extra(name: str) -> ModuleType:
     """Import a module of an optional dependency, e.g. "grain" or "safetensors.numpy".
 
     Raises:
-      UserError: it is not installed or cannot be imported; names the extra to install.
+      UserError: not installed or not importable; names the extra to install.
     """
     package = name.partition(".")[0]
     try:

@@ -1,4 +1,4 @@
-"""Python files given by path, such as configs and cells: import them, call a function of them."""
+"""Import of Python files by path, such as configs and cells."""
 
 import difflib
 import importlib.util
@@ -16,12 +16,12 @@ def import_file(path: str | Path, flag: str = "", purpose: str = "") -> ModuleTy
     """Run a Python file and return it as a module.
 
     Args:
-      path: of the file.
-      flag: by which it was given, for messages, e.g. "--config=".
-      purpose: what the file is wanted for, for messages, e.g. "that defines get_config()".
+      path: path of the file.
+      flag: command-line flag of the path, for messages, e.g. "--config=".
+      purpose: requirement on the file, for messages, e.g. "that defines get_config()".
 
     Raises:
-      UserError: no such file, not Python, or whatever running it raised, with its line.
+      UserError: no such file, not Python, or an exception when it is run; names its line.
     """
     path = Path(path)
     if not path.is_file():
@@ -33,7 +33,7 @@ def import_file(path: str | Path, flag: str = "", purpose: str = "") -> ModuleTy
     if spec is None or spec.loader is None:
         raise UserError(f"{flag}{path}: not a Python file (.py) {purpose}".rstrip())
     module = importlib.util.module_from_spec(spec)
-    # Registered for the time of the import alone: dataclasses look there.
+    # Registered during the import only: dataclasses look modules up there.
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
     try:
@@ -46,17 +46,17 @@ def import_file(path: str | Path, flag: str = "", purpose: str = "") -> ModuleTy
 
 
 def returned_by(path: str | Path, function: str, flag: str, example: str, *arguments) -> Any:
-    """Return what a function of a Python file returns.
+    """Call a function of a Python file and return its result.
 
     Args:
-      path: of the file.
-      function: its name.
-      flag: by which the file was given, for messages, e.g. "--config".
+      path: path of the file.
+      function: name of the function.
+      flag: command-line flag of the path, for messages, e.g. "--config".
       example: a file that defines such a function, for messages.
-      *arguments: of the function.
+      *arguments: arguments of the function.
 
     Raises:
-      UserError: no such file, no such function, or whatever one of the two raised, with its line.
+      UserError: no such file or function, or an exception in one of them; names its line.
     """
     path = Path(path)
     module = import_file(path, f"{flag}=", f"that defines {function}()")
@@ -66,7 +66,7 @@ def returned_by(path: str | Path, function: str, flag: str, example: str, *argum
 
 
 def _explained(path: Path, flag: str, call: Callable[[], Any]) -> Any:
-    """Call, and turn any exception into a UserError that names the file's own line."""
+    """Call, and turn any exception into a UserError that names the line in the file."""
     try:
         return call()
     except UserError:

@@ -1,11 +1,11 @@
-"""A session's recurrent state as a file: saved, loaded, moved to another machine (SYSTEMS G-72).
+"""Recurrent states as portable files.
 
     jaxmodels.session.save_session(Session(state, logits, tokens_read=512), model, "s.state")
     session = jaxmodels.session.load_session("s.state", model)
 
-A safetensors file: the arrays of the state by the names of its leaves (`state.0.0.rwkv.wkv`), the
-logits of the next token if there are any, and in its metadata what they belong to: version, the
-model's config and its hash, tokens read, a checksum. What does not fit is refused in one line.
+A safetensors file with the arrays of the state by leaf name (`state.0.0.rwkv.wkv`) and optionally
+the logits of the next token. Its metadata are the version, the model's config and its hash, the
+number of tokens read, and a checksum.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from jaxmodels.writing import written_whole
 
 KIND = "jaxmodels recurrent state"
 VERSION = 2
-# Fields of a config that change how a model computes, not what its state means.
+# Config fields that change how a model computes, but not the meaning of its state.
 FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap")
 
 
 @dataclasses.dataclass
 class Session:
-    """The position of a model in a text.
+    """The state of a model after reading some text.
 
     Attributes:
-      state: the model's, leaves (batch, ...) float32.
-      logits: of the next token, float32 (batch, vocab), or None.
-      tokens_read: since the session began.
-      drawn: of these, how many were drawn by the sampler: its place in its random numbers.
+      state: recurrent state, leaves (batch, ...) float32.
+      logits: logits of the next token, float32 (batch, vocab), or None.
+      tokens_read: number of tokens read since the session began.
+      drawn: number of these that were sampled, the position in the sampler's random stream.
     """
 
     state: Any
@@ -49,7 +49,7 @@ class Session:
 
 
 def save_session(session: Session, model, path: str | Path) -> None:
-    """Write a new file, whole or not at all.
+    """Write a session to a new file, all or nothing.
 
     Raises:
       UserError: the file exists or cannot be written, or the state is not float32 (batch, ...).
@@ -62,7 +62,7 @@ def save_session(session: Session, model, path: str | Path) -> None:
     wrong = [name for name, x in arrays.items() if x.dtype != np.float32]
     if wrong or len(batch) != 1 or () in batch:
         name = wrong[0] if wrong else "; ".join(sorted(arrays))
-        raise UserError(f"{path}: a state is float32 with the batch first, and {name} is not")
+        raise UserError(f"{path}: a state must be float32 (batch, ...), {name} is not")
     config = describe(model)
     metadata = {
         "kind": KIND,
@@ -79,58 +79,56 @@ def save_session(session: Session, model, path: str | Path) -> None:
 
 
 def load_session(path: str | Path, model) -> Session:
-    """Read the session in a file, for this model.
+    """Read a session of this model from a file.
 
     Raises:
-      UserError: unreadable, truncated, damaged or no state; of another model, another config or a
-        version that cannot be migrated; or arrays that are not those of the model's state.
+      UserError: unreadable, truncated or damaged; not a session; another model, config or
+        unsupported version; or arrays that do not fit the model's state.
     """
     path = Path(path).expanduser()
     tensors = read_safetensors(path)
     arrays, metadata = _migrated(path, tensors.arrays, tensors.metadata)
     try:
-        found = json.loads(metadata["config"])
+        config = json.loads(metadata["config"])
         batch, read, drawn = (int(metadata[n]) for n in ("batch_size", "tokens_read", "drawn"))
         hashes = metadata["config_sha256"], metadata["sha256"]
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: its description is damaged ({error}); save it again") from error
-    if hashes != (config_hash(found), _checksum(arrays)):
-        raise UserError(f"{path}: damaged, its checksum does not fit; save or copy it again")
-    _same_model(path, found, describe(model))
+        raise UserError(f"{path}: its metadata are damaged ({error}); save it again") from error
+    if hashes != (config_hash(config), _checksum(arrays)):
+        raise UserError(f"{path}: damaged, the checksum does not match; save or copy it again")
+    _check_model(path, config, describe(model))
     logits = arrays.pop("logits", None)
     state = _filled(path, arrays, jax.eval_shape(lambda: model.initial_state(batch)))
     return Session(state, None if logits is None else jnp.asarray(logits), read, drawn)
 
 
 def describe(model) -> dict[str, Any]:
-    """Return a model's config as plain fields with the name of its system, or of its class."""
+    """Return a model's config as a dict, with the name of its system or class as "model"."""
     if hasattr(model, "config") and hasattr(model.config, "__dataclass_fields__"):
         try:
             return json.loads(jaxmodels.config_to_json(model.config))
         except UserError:
-            pass  # not of the zoo
+            pass  # not in MODELS
     return {"model": type(model).__name__}
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """Return the SHA-256 of the fields that determine a state's meaning."""
+    """Return the SHA-256 of the config fields that determine the meaning of a state."""
     kept = {name: value for name, value in config.items() if name not in FREE_FIELDS}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _same_model(path, found: dict, wanted: dict) -> None:
-    if config_hash(found) == config_hash(wanted):
+def _check_model(path, saved: dict, expected: dict) -> None:
+    if config_hash(saved) == config_hash(expected):
         return
-    if found.get("model") != wanted["model"]:
+    if saved.get("model") != expected["model"]:
         raise UserError(
-            f"{path}: a state of the model {found.get('model')!r}, not of {wanted['model']!r}"
+            f"{path}: a state of the model {saved.get('model')!r}, not of {expected['model']!r}"
         )
-    for name in sorted((found | wanted).keys() - set(FREE_FIELDS)):
-        have, want = found.get(name), wanted.get(name)
-        if have != want:
-            raise UserError(
-                f"{path}: a state of a model with {name}={have!r}; this one has {want!r}"
-            )
+    for name in sorted((saved | expected).keys() - set(FREE_FIELDS)):
+        old, new = saved.get(name), expected.get(name)
+        if old != new:
+            raise UserError(f"{path}: a state of a model with {name}={old!r}; this one has {new!r}")
 
 
 def _filled(path, arrays, abstract):
@@ -152,18 +150,18 @@ def _checksum(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _from_1(arrays, metadata):
-    """Migrate version 1, which called the count `tokens` and had no sampler and no checksum."""
+    """Migrate version 1, which had `tokens` for `tokens_read`, and no sampler or checksum."""
     count = metadata.pop("tokens")
     return arrays, metadata | {"tokens_read": count, "drawn": "0", "sha256": _checksum(arrays)}
 
 
-# version -> what makes a file of it one of the next version
+# version -> conversion to the next version
 MIGRATIONS: dict[int, Callable] = {1: _from_1}
 
 
 def _migrated(path, arrays, metadata):
     if metadata.get("kind") != KIND:
-        raise UserError(f"{path}: no recurrent state, but another safetensors file")
+        raise UserError(f"{path}: a safetensors file, but not a recurrent state")
     try:
         version = int(metadata["version"])
     except (KeyError, ValueError) as error:
@@ -171,10 +169,14 @@ def _migrated(path, arrays, metadata):
     while version != VERSION:
         if version not in MIGRATIONS:
             side = "newer than" if version > VERSION else "too old for"
-            raise UserError(f"{path}: version {version} is {side} this program, of {VERSION}")
+            raise UserError(
+                f"{path}: version {version} is {side} this program, which has {VERSION}"
+            )
         try:
             arrays, metadata = MIGRATIONS[version](arrays, dict(metadata))
         except KeyError as error:
-            raise UserError(f"{path}: not a whole file of version {version} ({error})") from error
+            raise UserError(
+                f"{path}: not a complete file of version {version} ({error})"
+            ) from error
         version += 1
     return arrays, metadata

@@ -1,7 +1,7 @@
-"""Modules as named leaves: flat dicts, nested dicts, and the names both use.
+"""Conversion of modules to flat and nested dicts of named leaves.
 
-A leaf's name is its attribute path, e.g. "layers/cell/gate/kernel". Optimiser states, metrics and
-checkpoints all use it.
+A leaf's name is its attribute path, e.g. "layers/cell/gate/kernel"; optimiser states, metrics and
+checkpoints use it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PyTree = Any
 
 
 def leaf_name(path, separator: str = "/") -> str:
-    """Return a key path of `jax.tree_util` as text; an `nnx.Param` ends at its attribute."""
+    """Return a key path of `jax.tree_util` as text, without the `value` of an `nnx.Param`."""
     name = jax.tree_util.keystr(path, simple=True, separator=separator)
     return name.removesuffix(f"{separator}value").removesuffix(f"{separator}raw_value")
 
@@ -32,7 +32,7 @@ def unflatten(tree: PyTree, flat: Flat) -> PyTree:
 
 
 def nest(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves as dicts of dicts keyed by attribute name, the form checkpoints hold."""
+    """Return the leaves as nested dicts keyed by attribute name, as checkpoints store them."""
     out: dict[str, Any] = {}
     for name, leaf in flatten(tree).items():
         *parents, last = name.split("/")

@@ -1,4 +1,4 @@
-"""New files and folders, written whole or not at all."""
+"""Writing of new files and folders, all or nothing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxmodels.errors import UserError
 
 @contextlib.contextmanager
 def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]:
-    """Yield a temporary path next to `destination`, renamed to it when the block succeeds.
+    """Yield a temporary path next to `destination`; rename it when the block succeeds.
 
     Args:
       destination: new file or folder.
-      parents: create the folders above it.
+      parents: create missing parent folders.
 
     Raises:
       UserError: the destination exists or cannot be written, or its folder does not exist.
@@ -29,7 +29,7 @@ def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        must_be_new(destination)  # another process may have written it meanwhile
+        must_be_new(destination)  # another process may have written it in the meantime
         os.rename(temporary, destination)
     except OSError as error:
         raise UserError(f"{destination}: cannot be written ({error.strerror or error})") from error

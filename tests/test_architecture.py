@@ -95,17 +95,17 @@ def test_imports_point_one_way(importer, imported):
     assert not wrong
 
 
-def test_training_reaches_evaluation_by_one_call():
+def test_train_imports_eval_only_after_training():
     used = {x for m in modules() if within(m, "train") for x in imports(m) if within(x, "eval")}
     assert used == {"eval.after_training"}
 
 
-def test_files_import_in_no_circle():
+def test_modules_have_no_import_cycle():
     assert not cycle({module: set(imports(module)) for module in modules()})
 
 
 @pytest.mark.parametrize("top", ["jaxmodels", "configs", "train", "eval"])
-def test_folders_import_in_no_circle(top):
+def test_folders_have_no_import_cycle(top):
     edges: dict[str, set[str]] = {}
     for module in modules():
         if within(module, top):
@@ -114,14 +114,14 @@ def test_folders_import_in_no_circle(top):
     assert not cycle(edges)
 
 
-def test_philox_words_have_one_source():
+def test_philox_is_used_in_one_module():
     """One definition of a stream: what a run draws can then be pinned in one place."""
     users = {m for m, path in modules().items() if "random.Philox" in path.read_text()}
     assert users == {"jaxmodels.data.random"}
 
 
 @pytest.mark.parametrize("top", PRODUCT)
-def test_no_flat_folder_is_crowded(top):
+def test_folders_have_few_modules(top):
     folders = {path.parent for module, path in modules().items() if within(module, top)}
     counts = {
         str(folder.relative_to(ROOT)): sum(p.name != "__init__.py" for p in folder.glob("*.py"))

@@ -48,7 +48,7 @@ def test_arguments_of_the_process_are_the_default(monkeypatch):
     assert main() == 3
 
 
-def test_work_continues_without_a_reader(tmp_path):
+def test_work_continues_after_stdout_is_closed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom jaxmodels import cli\n"

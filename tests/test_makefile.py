@@ -31,20 +31,20 @@ def install(folder, *arguments):
 
 
 @pytest.mark.parametrize("works, chosen", [("111", "3.13"), ("011", "3.12"), ("001", "3.11")])
-def test_the_newest_that_works(tmp_path, works, chosen):
+def test_make_picks_the_newest_working_python(tmp_path, works, chosen):
     for version, flag in zip(("3.13", "3.12", "3.11"), works, strict=True):
         interpreter(tmp_path, version, flag == "1")
     assert f"\npython{chosen} -m venv" in install(tmp_path)
 
 
-def test_python3_if_none_works(tmp_path):
+def test_make_falls_back_to_python3(tmp_path):
     for version in ("3.13", "3.12", "3.11"):
         interpreter(tmp_path, version, works=False)
     interpreter(tmp_path, "3")
     assert "\npython3 -m venv" in install(tmp_path)
 
 
-def test_the_one_asked_for(tmp_path):
+def test_make_uses_the_requested_python(tmp_path):
     for version in ("3.13", "3.12", "3.11"):
         interpreter(tmp_path, version)
     output = install(tmp_path, "PYTHON=python3.11")

@@ -113,7 +113,7 @@ def run(python: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=cwd, env=inherited, capture_output=True, text=True)
 
 
-def test_the_wheel_holds_the_library_alone(wheel):
+def test_the_wheel_contains_only_the_library(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (path,) = (name for name in names if name.endswith("/METADATA"))
@@ -128,7 +128,7 @@ def test_the_wheel_holds_the_library_alone(wheel):
     assert {"train", "corpus", "convert", "text", "all"} <= set(metadata.get_all("Provides-Extra"))
 
 
-def test_a_bare_installation_trains_with_state_handed_on(python, tmp_path):
+def test_a_bare_installation_trains_with_carried_state(python, tmp_path):
     done = run(python, tmp_path, "-W", "error", "-c", TRAIN)
     assert done.returncode == 0, done.stderr
     place, count = done.stdout.split()
@@ -150,14 +150,14 @@ def test_a_bare_installation_trains_with_state_handed_on(python, tmp_path):
         ),
     ],
 )
-def test_a_command_names_the_extra_that_is_missing(python, tmp_path, arguments, message):
+def test_commands_name_the_missing_extra(python, tmp_path, arguments, message):
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     done = run(python, tmp_path, *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_streams_name_the_extra_that_is_missing(python, tmp_path):
+def test_streams_name_the_missing_extra(python, tmp_path):
     (tmp_path / "a.txt").write_text("some text, line by line\n" * 100)
     make = "d.make_stream(d.load_corpus('a.txt').train, batch_size=2, seq_len=8, seed=0)"
     done = run(python, tmp_path, "-c", f"import jaxmodels.data as d; {make}")

@@ -35,7 +35,7 @@ def saved(model, tmp_path):
 
 
 def rewritten(path, **changes):
-    """The same file with other metadata; None takes a field out."""
+    """Return a copy of the file with changed metadata; None removes a field."""
     with safe_open(path, framework="np") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}
         metadata = file.metadata() | changes
@@ -44,7 +44,7 @@ def rewritten(path, **changes):
     return other
 
 
-def test_what_comes_back_is_what_was_saved(model, saved):
+def test_sessions_round_trip(model, saved):
     path, session = saved
     loaded = load_session(path, model)
     assert jax.tree.structure(loaded.state) == jax.tree.structure(session.state)
@@ -53,7 +53,7 @@ def test_what_comes_back_is_what_was_saved(model, saved):
     assert (loaded.tokens_read, loaded.drawn) == (512, 7)
 
 
-def test_a_model_outside_the_zoo_and_no_logits(tmp_path):
+def test_custom_model_without_logits(tmp_path):
     toy = Toy()
     save_session(Session(toy.initial_state(2)), toy, tmp_path / "t")
     assert load_session(tmp_path / "t", toy).logits is None
@@ -61,7 +61,7 @@ def test_a_model_outside_the_zoo_and_no_logits(tmp_path):
         load_session(tmp_path / "t", Toy(width=8))
 
 
-def test_of_another_model_or_config(model, saved):
+def test_sessions_of_other_models_or_configs_are_refused(model, saved):
     path, _ = saved
     with pytest.raises(UserError, match="of the model 'groundthink', not of 'mamba'"):
         load_session(path, jaxmodels.create("mamba", width=16, num_layers=1))
@@ -72,12 +72,12 @@ def test_of_another_model_or_config(model, saved):
     assert load_session(path, same).tokens_read == 512
 
 
-def test_truncated_damaged_or_something_else(model, saved, tmp_path):
+def test_damaged_files_are_refused(model, saved, tmp_path):
     path, _ = saved
     data = path.read_bytes()
     for name, content in (("cut", data[:-5]), ("empty", b""), ("text", b"hello, this is text")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: not a whole safetensors file") as error:
+        with pytest.raises(UserError, match=f"{name}: not a complete safetensors file") as error:
             load_session(tmp_path / name, model)
         assert "\n" not in str(error.value)
     flipped = bytearray(data)
@@ -88,7 +88,7 @@ def test_truncated_damaged_or_something_else(model, saved, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_session(tmp_path / "nothing", model)
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "weights")
-    with pytest.raises(UserError, match="no recurrent state"):
+    with pytest.raises(UserError, match="not a recurrent state"):
         load_session(tmp_path / "weights", model)
 
 
@@ -98,15 +98,15 @@ def test_truncated_damaged_or_something_else(model, saved, tmp_path):
         ({"version": "3"}, "version 3 is newer than"),
         ({"version": "0"}, "version 0 is too old for"),
         ({"version": "two"}, "its version is damaged"),
-        ({"version": "1"}, "not a whole file of version 1"),
-        ({"tokens_read": None}, "description is damaged"),
-        ({"batch_size": "x"}, "description is damaged"),
+        ({"version": "1"}, "not a complete file of version 1"),
+        ({"tokens_read": None}, "metadata are damaged"),
+        ({"batch_size": "x"}, "metadata are damaged"),
         ({"batch_size": "4"}, "expected"),
-        ({"config": "{"}, "description is damaged"),
+        ({"config": "{"}, "metadata are damaged"),
         ({"config": json.dumps({"model": "groundthink"})}, "checksum"),
     ],
 )
-def test_a_description_that_does_not_fit(model, saved, changes, message):
+def test_malformed_metadata_are_refused(model, saved, changes, message):
     with pytest.raises(UserError, match=message) as error:
         load_session(rewritten(saved[0], **changes), model)
     assert "\n" not in str(error.value)
@@ -120,7 +120,7 @@ def test_version_1_is_migrated(model, saved):
     jax.tree.map(np.testing.assert_array_equal, loaded.state, session.state)
 
 
-def test_a_future_version_needs_only_a_row(model, saved, monkeypatch):
+def test_a_new_version_needs_only_a_migration(model, saved, monkeypatch):
     """As when version 3 will call `drawn` something else."""
     monkeypatch.setattr(files, "VERSION", 3)
     with pytest.raises(UserError, match="version 2 is too old"):
@@ -135,13 +135,13 @@ def test_a_future_version_needs_only_a_row(model, saved, monkeypatch):
     assert load_session(old, model).drawn == 70  # through both
 
 
-def test_refuses_to_overwrite_and_to_save_what_is_no_state(model, saved, tmp_path):
+def test_invalid_saves_are_refused(model, saved, tmp_path):
     path, session = saved
     with pytest.raises(UserError, match="exists already"):
         save_session(session, model, path)
     with pytest.raises(UserError, match="no folder"):
         save_session(session, model, tmp_path / "none" / "s")
     for state in ({"a": np.zeros((2, 3), np.int32)}, {"a": np.zeros((2, 3)), "b": np.zeros((4,))}):
-        with pytest.raises(UserError, match="float32 with the batch first"):
+        with pytest.raises(UserError, match="must be float32"):
             save_session(Session(state), model, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()

@@ -51,7 +51,7 @@ def python(code, **environment):
     return run.stdout
 
 
-def test_a_process_of_its_own_computes_right():
+def test_commands_compute_exactly_in_a_new_process():
     """With jaxlib 0.10.2 this prints False unless the flag is set before the backend starts."""
     out = python("""
 import train.__main__  # imports JAX, and everything that training does
@@ -67,7 +67,7 @@ warn_if_unsafe()
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_every_command_goes_through_the_shell(name):
+def test_every_command_uses_the_cli_shell(name):
     path = ROOT / name.replace(".", "/")
     source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__main__.py"
     assert re.search(
@@ -98,7 +98,7 @@ def test_an_affected_version_gets_the_flag(affected, monkeypatch):
 
 
 @pytest.mark.parametrize("version", ["0.10.1", "0.12.0.1"])
-def test_other_versions_get_none(affected, monkeypatch, version):
+def test_unaffected_versions_get_no_flag(affected, monkeypatch, version):
     monkeypatch.setattr(jaxlib, "__version__", version)
     set_safe_flags()
     warn_if_unsafe.__wrapped__()
@@ -106,13 +106,13 @@ def test_other_versions_get_none(affected, monkeypatch, version):
 
 
 @pytest.mark.parametrize("value", ["dot", "", "-reduce"])
-def test_the_users_value_wins(affected, monkeypatch, value):
+def test_user_flags_are_kept(affected, monkeypatch, value):
     monkeypatch.setenv("XLA_FLAGS", f"{FLAG}={value}")
     set_safe_flags()
     assert os.environ["XLA_FLAGS"] == f"{FLAG}={value}"
 
 
-def test_a_started_backend_is_past_help(affected, monkeypatch):
+def test_no_flag_after_backends_are_initialised(affected, monkeypatch):
     monkeypatch.setattr(xla_flags.xla_bridge, "backends_are_initialized", lambda: True)
     set_safe_flags()
     assert "XLA_FLAGS" not in os.environ

@@ -1,1 +1,1 @@
-"""Training: one pure step, a loop that knows no model, checkpoints that resume bit for bit."""
+"""Training: a pure step, a model-agnostic loop, checkpoints that resume bit for bit."""

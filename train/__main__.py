@@ -25,8 +25,8 @@ from train.devices.processes import raise_everywhere
 from train.loop import EXIT_STATUS, RunResult, run
 
 HELP = """\
-Train a model. A run's folder gets config.json, metrics.jsonl, timing.jsonl, TensorBoard events,
-checkpoints/ and report.html. Killed at any moment, a run continues with --resume as if undisturbed.
+Train a model. The run folder receives config.json, metrics.jsonl, timing.jsonl, TensorBoard events,
+checkpoints/ and report.html. A run killed at any moment resumes with --resume, bit for bit.
 
 examples:
   python -m train --config=configs/prernk.py --workdir=runs/first
@@ -34,14 +34,14 @@ examples:
   python -m train --config=configs/prernk.py --workdir=runs/fast --config.steps=200
   python -m train --workdir=runs/first --resume --config.steps=4000
 
-exit status: 0 finished, or stopped by the controller; 2 a mistake in the input (one line says
-which); 3 a loss or gradient ceased to be finite (the last good state is saved); 130 stopped by
-Ctrl-C or SIGTERM (saved, resumable)."""
+exit status: 0 finished, or stopped by the controller; 2 invalid input (reported in one line); 3 a
+loss or gradient became NaN or Inf (the last good state is saved); 130 stopped by Ctrl-C or SIGTERM
+(saved, resumable)."""
 
 
 @cli.command(interrupted="interrupted; what was saved before is intact")
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     cli.quiet_absl()
     args, overrides = _parser().parse_known_args(arguments)
     keep_freed_memory()
@@ -81,13 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         action="store_true",
-        help="continue the run in --workdir from its newest whole checkpoint",
+        help="continue the run in --workdir from its newest intact checkpoint",
     )
     add("--quiet", action="store_true", help="print nothing but errors")
-    add("--help-config", action=_HelpConfig, nargs=0, help="list every field of a config, and exit")
+    add("--help-config", action=_HelpConfig, nargs=0, help="list all config fields and exit")
     group = parser.add_argument_group("several processes (start the command once in each)")
     group.add_argument(
-        "--distributed", action="store_true", help="on a TPU pod or under Slurm: found by JAX"
+        "--distributed", action="store_true", help="let JAX discover them (TPU pod, Slurm)"
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num-processes", type=int, metavar="N")
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _HelpConfig(argparse.Action):
-    """Prints the table of all config fields and ends, as --help does."""
+    """Action that prints all config fields and exits, like --help."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         del namespace, values, option_string
@@ -108,20 +108,20 @@ class _HelpConfig(argparse.Action):
 
 
 def _init_distributed(args: argparse.Namespace) -> None:
-    """Start `jax.distributed`, if the command line says that there are several processes."""
+    """Start `jax.distributed` if the command line asks for several processes."""
     if args.distributed:
         jax.distributed.initialize()
-    given = {
+    flags = {
         "--coordinator": args.coordinator,
         "--num-processes": args.num_processes,
         "--process-id": args.process_id,
     }
-    missing = [name for name, value in given.items() if value is None]
-    if len(missing) == len(given):
+    missing = [name for name, value in flags.items() if value is None]
+    if len(missing) == len(flags):
         return
     if missing or args.distributed:
         wrong = f"{missing[0]} is missing" if missing else "--distributed finds them by itself"
-        raise UserError(f"{', '.join(given)} belong together; {wrong}")
+        raise UserError(f"{', '.join(flags)} belong together; {wrong}")
     if not re.fullmatch(r".+:\d+", args.coordinator):
         raise UserError(f"--coordinator={args.coordinator}: write HOST:PORT, e.g. 10.0.0.1:9876")
     if not 0 <= args.process_id < args.num_processes:
@@ -149,7 +149,7 @@ def _config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
 
 
 def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResult) -> None:
-    """Say how the run ended and what to type next."""
+    """Print how the run ended and the commands to continue with."""
     resume = f"python -m train --workdir={shlex.quote(str(args.workdir))} --resume"
     if result.status == "interrupted":
         print(f"stopped after step {result.step}, which is saved; continue with\n  {resume}")

@@ -1,4 +1,4 @@
-"""Training from Python: `train_text_corpus` (SYSTEMS P-27) and the config it builds (P-30)."""
+"""Training from Python: `train_text_corpus` and `text_config`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.loop import RunResult, run
 
 
 def text_config(model: str = "prernk", changes: Mapping[str, Any] | None = None) -> ConfigDict:
-    """A complete experiment config for a model of the zoo, its own config included.
+    """Return a complete experiment config for a model, including the model's own config.
 
     Args:
       model: "system" or "system/preset".
@@ -47,14 +47,14 @@ def train_text_corpus(
 
     Args:
       paths: files, folders or globs; none = the packaged corpus.
-      workdir: folder of the run; `train.io.checkpoint.load_model(workdir)` reads the result.
-      config: a complete config; by default that of `text_config(model, changes)`.
-      model, changes: see `text_config`; not together with `config`.
+      workdir: run folder; `train.io.checkpoint.load_model(workdir)` reads the result.
+      config: complete config; default `text_config(model, changes)`.
+      model, changes: arguments of `text_config`, exclusive with `config`.
       resume: continue the run in `workdir`.
       quiet: print nothing.
 
     Raises:
-      UserError: for whatever is wrong with config, data, folder or checkpoint.
+      UserError: invalid config, data, folder or checkpoint.
     """
     if config is not None and changes is not None:
         raise TypeError("give either config or changes")

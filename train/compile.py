@@ -1,10 +1,10 @@
-"""`python -m train.compile`: compile the training step for TPUs that are not there.
+"""`python -m train.compile`: compile the training step for absent TPUs.
 
     python -m train.compile --config=configs/prernk.py --topology=v5e:4x4 [--slices=2] [--json]
                             [--config.batch_size=256 --config.mesh.fsdp=4 ...]
 
-Prints bytes per device, collectives by kind and the time to compile, or says in one line why the
-step does not fit. Exit status: 0 compiled, 1 does not fit, 2 a mistake in the input.
+Prints bytes per device, collectives by kind and compile time, or in one line why the step does not
+fit. Exit status: 0 compiled, 1 does not fit, 2 invalid input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from train.devices import aot
 
 @cli.command()
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     parser = cli.parser(
         "train.compile",
         "Compile the training step for a TPU topology on a machine without one.",
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The result as text for a terminal."""
-    per = "chip" if result["devices"] == result["chips"] else "device (two a chip)"
+    """Format the result for a terminal."""
+    per = "chip" if result["devices"] == result["chips"] else "device (two per chip)"
     mesh = ", ".join(f"{name} {size}" for name, size in result["mesh"].items()) or "one device"
     lines = [
         f"{result['model']} for {result['topology']}"

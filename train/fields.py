@@ -1,9 +1,9 @@
-"""Declarations of config fields: each group once, by its owner, as a table.
+"""Declarations of config fields: one table per group, next to the code that owns it.
 
     FIELDS = (free("steps", 1000, "Number of updates.", at_least(1)), ...)
 
-Defaults, type checks, value checks, the listing of `python -m train --help-config` and the set of
-fields that may change on resume are all derived from these tables (`train/config/schema.py`).
+`train/config/schema.py` derives from these tables defaults, type and value checks, the listing of
+`python -m train --help-config` and the set of fields that may change on resume.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 
-Check = Callable[[Any], str]  # value -> what is wrong with it, or ""
+Check = Callable[[Any], str]  # value -> error message, or ""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Field:
     """A field of an experiment's config.
 
     Attributes:
-      name: inside its group.
-      default: also gives the type; a dict marks an open group, whose keys are the user's own.
+      name: name within its group.
+      default: also gives the type; a dict marks an open group, whose keys the user chooses.
       doc: one line.
-      check: of a single value, or None if any value of the type will do.
-      resume: whether a run may be resumed with another value.
+      check: check of a single value; None accepts any value of the type.
+      resume: True if a run may be resumed with another value.
     """
 
     name: str
@@ -46,12 +46,12 @@ free = functools.partial(Field, resume=True)  # a field that may change on resum
 
 @dataclass(frozen=True)
 class Group:
-    """The fields of one owner, and what it checks about them together.
+    """The fields of one owner and their joint check.
 
     Attributes:
       name: "optimizer" for `config.optimizer.*`; "" for fields at the top level.
       fields: the table.
-      check: config -> None, raises UserError; called once each value is checked by itself.
+      check: config -> None, raises UserError; called after the checks of single values.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Group:
         """Check every value, then the group as a whole.
 
         Raises:
-          UserError: names the field, what is wrong, and what would be right.
+          UserError: naming the field, the error and the fix.
         """
         check_values(self, config[self.name] if self.name else config)
         if self.check is not None:
@@ -75,25 +75,25 @@ class Group:
 
 
 def check_values(group: Group, values: Mapping[str, Any]) -> None:
-    """Check each value by itself; raises UserError."""
+    """Check each value separately; raises UserError."""
     for field in group.fields:
         if field.check and (wrong := field.check(values[field.name])):
             raise UserError(f"config.{group.prefix}{field.name}: {wrong}")
 
 
 def at_least(least: int) -> Check:
-    """Accept numbers from `least` on."""
-    needed = "must not be negative" if least == 0 else f"must be at least {least}"
-    return lambda value: "" if value >= least else f"{needed}, got {value}"
+    """Accept numbers >= `least`."""
+    rule = "must not be negative" if least == 0 else f"must be at least {least}"
+    return lambda value: "" if value >= least else f"{rule}, got {value}"
 
 
 def positive(value: float) -> str:
-    """Accept numbers above 0."""
+    """Accept numbers > 0."""
     return "" if value > 0 else f"must be positive, got {value}"
 
 
 def non_negative_finite(value: float) -> str:
-    """Accept finite numbers from 0 on."""
+    """Accept finite numbers >= 0."""
     return "" if math.isfinite(value) and value >= 0 else f"must be >= 0, got {value}"
 
 

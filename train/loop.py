@@ -1,4 +1,4 @@
-"""A run from first to last step: train, log, validate, save, and end well whatever happens."""
+"""The training loop: step, log, validate, checkpoint, and shut down cleanly."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class RunResult:
 
     Attributes:
       status: "finished", "stopped" (by the controller), "interrupted" (by a signal) or "halted"
-        (something became NaN or Inf).
+        (NaN or Inf).
       step: number of updates applied; that state is saved.
-      message: for "halted", the step and the component; for "stopped", the controller's reason.
+      message: step and component if "halted"; the controller's reason if "stopped".
       valid: metrics of the last validation of this call, empty if there was none.
-      digest: of a finished or stopped run, SHA-256 over state and data position; else "".
+      digest: SHA-256 over state and data position if "finished" or "stopped", else "".
     """
 
     status: str
@@ -61,18 +61,18 @@ def run(
     quiet: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> RunResult:
-    """Train an experiment in a folder; see the README for the files that the folder then holds.
+    """Train an experiment; the README lists the files that it writes to `workdir`.
 
     Args:
       config: complete config (`load_config`).
-      workdir: folder of the run, made if absent.
-      resume: continue from the newest whole checkpoint (from the start if there is none yet).
-        Without it a folder that holds a run is refused.
+      workdir: run folder, created if absent.
+      resume: continue from the newest intact checkpoint (from the start if there is none yet).
+        Without it, a folder that holds a run is refused.
       quiet: print nothing.
-      devices: to run on; default all.
+      devices: devices to run on; default all.
 
     Raises:
-      UserError: for whatever is wrong with config, data, folder or checkpoint.
+      UserError: invalid config, data, folder or checkpoint.
     """
     workdir = _checked_folder(workdir)
     task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
@@ -126,7 +126,7 @@ def run(
 def _open(
     config: ConfigDict, workdir: Path, resume: bool, devices: Sequence[jax.Device] | None
 ) -> tuple[Task, Placement, ComponentMonitor | None]:
-    """Open data and devices, and refuse whatever does not fit before anything is computed."""
+    """Open data and devices; reject every mismatch before anything is computed."""
     _refuse_occupied(workdir, resume)
     validate_config(config)
     task = open_task(config)
@@ -143,7 +143,7 @@ def _open(
 def _first_state(
     task: Task, workdir: Path, resume: bool, placement: Placement, iterator: Any
 ) -> tuple[TrainState, int, list[str]]:
-    """-> (state on the devices, its number of updates, notes for the user)."""
+    """Return (initial or restored state on the devices, its step, notes for the user)."""
     config, notes = task.config, []
     if resume:
         template = placement.template()
@@ -171,7 +171,7 @@ def _halt(
     log: RunLog,
     checkpoints: Checkpoints,
 ) -> RunResult:
-    """Save the last good state, which is `state`: the step itself refused the update."""
+    """Save `state`, the last good one: the step itself discarded the failed update."""
     step = int(jax.device_get(state.step))
     iterator.set_state(queue.position)
     log.stop(step + 1, queue.failure)
@@ -195,10 +195,10 @@ def _save(
 
 
 def evaluate(placement: Placement, state: TrainState, task: Task, carry: Any) -> dict[str, float]:
-    """Average the model's terms over the validation batches, the state handed from batch to batch.
+    """Return the mean of each loss term over the validation batches, carrying the state across.
 
-    Uses the averaged parameters if the run keeps an average. `loss` is the main term, mostly
-    next-token nats; `bits_per_byte` counts real bytes of text, also for a word tokenizer.
+    Uses the EMA parameters if the run keeps them. `loss` is the main term, usually next-token nats;
+    `bits_per_byte` divides by bytes of text, also for word tokenizers.
     """
     model = state.model if state.ema is None else unflatten(state.model, state.ema)
     sums, counts = total_terms(_batch_sums(placement, model, task.valid, placement.put_rows(carry)))
@@ -227,7 +227,7 @@ def _finite(state: TrainState) -> bool:
 
 
 def _logged_before(workdir: Path, step: int) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl up to the step at which the run continues."""
+    """Return the lines of metrics.jsonl up to `step`, at which the run resumes."""
     if not (step and (workdir / "metrics.jsonl").exists()):
         return []
     return [line for line in read_metrics(workdir) if line["step"] <= step]
@@ -235,7 +235,7 @@ def _logged_before(workdir: Path, step: int) -> list[dict[str, Any]]:
 
 def _checked_folder(workdir: str | Path) -> Path:
     if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: must be a folder, one that all hosts share")
+        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
     return Path(workdir)
 
 
@@ -251,13 +251,13 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
 
 
 def _share_inputs(workdir: Path, task: Task) -> None:
-    """Write config.json and tokenizer.json; every process checks that it sees what was written."""
+    """Write config.json and tokenizer.json; every process checks that it sees them."""
     raise_everywhere(lambda: _write_inputs(workdir, task))
     raise_everywhere(lambda: _refuse_unshared(workdir))
 
 
 def _write_inputs(workdir: Path, task: Task) -> None:
-    """Write, with the checkpoints, all that evaluation needs."""
+    """Write the files that evaluation needs besides the checkpoints."""
     if jax.process_index() != 0:
         return
     try:
@@ -269,9 +269,9 @@ def _write_inputs(workdir: Path, task: Task) -> None:
 
 
 def _refuse_unshared(workdir: Path) -> None:
-    """Refuse a folder without the file that the first process has written."""
+    """Reject a folder without the file that process 0 has written."""
     if not (workdir / "config.json").is_file():
         raise UserError(
-            f"--workdir={workdir}: not the folder that process 0 writes to; it must lie on a disk "
+            f"--workdir={workdir}: not the folder that process 0 writes to; it must be on a disk "
             "that all hosts share"
         )

@@ -1,4 +1,4 @@
-"""Models of experiments: by name from the zoo, or by import path for a fork."""
+"""Models of experiments, by registered name or by import path."""
 
 from __future__ import annotations
 
@@ -14,28 +14,26 @@ from jaxmodels.errors import UserError
 
 
 def build_model(config: ConfigDict):
-    """Build the model of an experiment, freshly initialised from `config.seed`.
+    """Build the model of an experiment, initialised from `config.seed`.
 
-    `config.model` is a name that `jaxmodels.create` knows, or "package.module:factory" for a model
-    of one's own, called as `factory(seed=..., dtype=..., **config.model_config)`. What a factory of
-    one's own raises is passed on.
+    `config.model` is a name for `jaxmodels.create`, or "package.module:factory" for a custom model,
+    called as `factory(seed=..., dtype=..., **config.model_config)`; its exceptions propagate.
 
     Raises:
-      UserError: unknown model, or fields that the model's own config refuses.
+      UserError: unknown model, or fields that the model's config rejects.
     """
     fields = model_fields(config)
     if fields.get("vocab_size", 1) == 0:
         raise UserError(
             "config.model_config.vocab_size: 0 (as the tokenizer) is not resolved yet, set it"
         )
-    create = _imported(config.model) if ":" in config.model else None
-    if create is not None:
-        return create(seed=config.seed, dtype=config.dtype, **fields)
+    if ":" in config.model:
+        return _imported(config.model)(seed=config.seed, dtype=config.dtype, **fields)
     return jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
 
 
 def model_fields(config: ConfigDict) -> dict[str, Any]:
-    """Return the model's own config: `model_config`, and `seq_len` where the model has one."""
+    """Return `model_config`, with `seq_len` added if the model has that field."""
     fields = config.model_config.to_dict()
     if ":" not in config.model and hasattr(jaxmodels.make_config(config.model), "seq_len"):
         fields.setdefault("seq_len", config.seq_len)
@@ -43,12 +41,10 @@ def model_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def resolve_vocab(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """Return the config with `model_config.vocab_size` 0 replaced by the tokenizer's size.
-
-    A model without that field is left alone.
+    """Return the config with `model_config.vocab_size` 0, if present, set to the tokenizer's size.
 
     Raises:
-      UserError: the config states another size than the tokenizer has.
+      UserError: the config states a size that differs from the tokenizer's.
     """
     stated = config.model_config.get("vocab_size")
     if stated is None or stated == vocab_size:

@@ -1,15 +1,14 @@
-"""The training step: one pure function with a named axis, whatever runs it.
+"""The training step: one pure function over the named axis "data".
 
     train_step(train_state, batch) -> (train_state, metrics)
 
-`devices/placement.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch is what
-one device sees: arrays with leading axis rows. Every reduction goes over the axis "data". The loss
-is
+`devices/placement.py` runs it under `jax.pmap` or `jax.jit(jax.shard_map(...))`. A batch holds the
+rows of one device (leading axis); reductions go over "data". The loss is
 
-    sum over terms t:  weight[t] * sum over all targets of t / number of targets of t,
+    sum over terms t:  weight[t] * sum over all targets of t / number of targets of t
 
-with the numbers of targets taken over all devices and micro-batches *before* the backward pass, so
-that each real target counts the same, however rows and masks are distributed.
+with target counts summed over devices and micro-batches *before* the backward pass, so that every
+target weighs the same, however rows and masks are distributed.
 """
 
 from __future__ import annotations
@@ -43,26 +42,26 @@ Wrap = Callable[..., Callable]
 
 
 def not_wrapped(compute: Callable, *, gradients: bool) -> Callable:
-    """Return `compute` as it is: every device holds whole parameters."""
+    """Return `compute` unchanged: every device holds whole parameters."""
     del gradients
     return compute
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step reads and writes.
+    """The state that a step reads and writes.
 
     Attributes:
       step: int32 scalar, number of updates applied.
-      model: the module; master parameters in float32.
-      opt_state: Optax state over the flat parameters, float32.
-      carry: recurrent state handed from segment to segment, leading axis = rows; () if none is.
-      ema: flat running average of the parameters, or None.
+      model: the module; float32 master parameters.
+      opt_state: float32 Optax state over the flat parameters.
+      carry: recurrent state carried across segments, leading axis = rows; () without carrying.
+      ema: flat exponential moving average of the parameters, or None.
       key: uint32 (2,), key data of the run's seed; step k draws from fold_in(key, k).
-      halted: int32 scalar, -1, or the index in `component_names` of what first ceased to be finite.
-        From then on the state does not change any more.
-      lr_scale: float32 scalar that multiplies the updates, changed by the controller between steps;
-        None without one.
+      halted: int32 scalar, -1, or the index in `component_names` of the first component that became
+        NaN or Inf; the state is frozen from then on.
+      lr_scale: float32 scalar that multiplies the updates, set by the controller between steps;
+        None without a controller.
     """
 
     step: jax.Array
@@ -76,17 +75,17 @@ class TrainState:
 
 
 def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
-    """State before the first step; `carry` has `config.batch_size` rows.
+    """Return the state before the first step; `carry` has `config.batch_size` rows.
 
     Raises:
-      UserError: the config asks of the optimiser what this model has not.
+      UserError: optimizer settings that do not apply to this model.
     """
     params = flatten(model)
     learns_locally = traits_of(model).local_update is not None
     if learns_locally and config.control.enabled and config.control.max_drops:
         raise UserError(
-            "config.control.max_drops: this model learns without an optimiser, whose rate the "
-            "controller could lower; set it to 0"
+            "config.control.max_drops: this model learns without an optimizer, so there is no rate "
+            "for the controller to lower; set it to 0"
         )
     labels = parameter_labels(model, params)
     check_rules(config, labels)
@@ -109,14 +108,13 @@ def make_train_step(
 
     Args:
       config: complete config.
-      wrap: (compute, *, gradients: bool) -> compute: runs the part that calls the model, which
-        needs whole parameters, where they are split over devices (`devices/fsdp.py`).
+      wrap: (compute, *, gradients: bool) -> compute: maps the part that calls the model over the
+        devices that split the parameters (`devices/fsdp.py`).
 
-    Metrics are float32 scalars, equal on all devices:
-
-    `loss`; each term's mean under its own name; `weight/<term>`; `targets` (of the main term);
-    `grad_norm` before clipping, and `grad_norm/<component>` of a model that labels its parameters;
-    `learning_rate`; and int32 `halted`, see `TrainState`.
+    Metrics are float32 scalars, equal on all devices: `loss`; each term's mean under its name;
+    `weight/<term>`; `targets` (of the main term); `grad_norm` before clipping, and
+    `grad_norm/<component>` for models that label their parameters; `learning_rate`; and int32
+    `halted`, see `TrainState`.
     """
     schedule = make_schedule(config)
     accumulate, ema_decay = config.optimizer.accumulate, config.optimizer.ema_decay
@@ -133,7 +131,7 @@ def make_train_step(
         means = {term: 1.0 / jnp.maximum(count, 1.0) for term, count in counts.items()}
         scale = {term: weight * means[term] for term, weight in weights.items()}
 
-        if traits.local_update:  # learns without backpropagation, reduces by itself
+        if traits.local_update:  # no backpropagation; reduces over devices itself
             new_model, new_carry, sums = traits.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
         else:
@@ -203,9 +201,9 @@ def _own_keys(key, rows: int, by_row: bool):
 
 
 def _gradients(model, accumulate):
-    """-> (params, (carry, batch), (scale, progress), key) -> (new carry, sums, gradients by name).
+    """Return (params, (carry, batch), (scale, progress), key) -> (carry, sums, gradients by name).
 
-    Of the rows that it is given, `rows / accumulate` at a time; key: see `_own_keys`.
+    It processes `rows / accumulate` rows at a time; `_own_keys` describes the key.
     """
 
     def objective(params, carry, part, shared, key):
@@ -243,10 +241,10 @@ def _gradients(model, accumulate):
 
 
 def component_names(state: TrainState) -> list[str]:
-    """List the meanings of the number in `TrainState.halted`, first cause first.
+    """List the components that `TrainState.halted` indexes, in causal order.
 
-    A loss is looked at before the recurrent state, and that before the gradients: the first of them
-    that is not finite is the nearest to the cause.
+    Losses precede the recurrent state, which precedes the gradients: the first component that is
+    not finite is the closest to the cause.
     """
     carry = jax.eval_shape(lambda m: m.initial_state(1), state.model)
     names = [f"loss term {term}" for term in loss_names(state.model)]
@@ -259,7 +257,7 @@ def component_names(state: TrainState) -> list[str]:
 def make_eval_step(wrap: Wrap = not_wrapped):
     """Make eval_step(model, carry, batch) -> (carry, sums, counts), summed over all devices.
 
-    `wrap`: see `make_train_step`.
+    `make_train_step` describes `wrap`.
     """
 
     def eval_step(model, carry, batch):
@@ -277,7 +275,7 @@ def make_eval_step(wrap: Wrap = not_wrapped):
 
 
 def state_axes(config: ConfigDict, mapped: Any, replicated: Any) -> TrainState:
-    """A prefix of a `TrainState` that says which part is split over devices: the carry alone."""
+    """Return a prefix of a `TrainState`: `mapped` for the carry, `replicated` for the rest."""
     fields = {field.name: replicated for field in dataclasses.fields(TrainState)}
     fields["carry"] = mapped
     return TrainState(**fields)

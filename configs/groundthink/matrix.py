@@ -22,20 +22,15 @@ from configs.common import choose_preset, entry
 from configs.groundthink.cpu import get_config
 
 SOURCE = {"width": 256, "head_size": 32, "attn_window": 256, "norm_every": 256}
-SOURCE_BATCH = {"batch_size": 8, "seq_len": 256}
+BATCH = {"batch_size": 8, "seq_len": 256}
 TINY = {"batch_size": 4, "seq_len": 16, "log_every": 2}
 TINY_MODEL = {"width": 32, "head_size": 8, "attn_window": 16, "norm_every": 16}
 # preset -> (steps, seeds, fields of the config, fields of the model)
 SIZES = {
     "cpu": (300, (0, 1, 2), {"eval_every": 30, "checkpoint_every": 100}, {}),
     "smoke": (12, (0, 1), TINY | {"eval_every": 4, "checkpoint_every": 6}, TINY_MODEL),
-    "full": (
-        10_000,
-        (0, 1, 2),
-        SOURCE_BATCH | {"eval_every": 500, "checkpoint_every": 1000},
-        SOURCE,
-    ),
-    "claim": (1000, (0,), SOURCE_BATCH | {"eval_every": 200, "checkpoint_every": 100}, SOURCE),
+    "full": (10_000, (0, 1, 2), BATCH | {"eval_every": 500, "checkpoint_every": 1000}, SOURCE),
+    "claim": (1000, (0,), BATCH | {"eval_every": 200, "checkpoint_every": 100}, SOURCE),
 }
 ISO = "channel_expansion"  # solved for, to match the parameters of the baseline
 

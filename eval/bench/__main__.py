@@ -1,11 +1,11 @@
-"""`python -m eval.bench [BENCHMARK] ...`: speed, measured here or predicted for a TPU.
+"""`python -m eval.bench [BENCHMARK] ...`: measured speed, or predicted speed on a TPU.
 
     prernk   utilisation of PRERNK's training step (the default)
-    cells    training step, prefill and decode of every cell, beside the peers
+    cells    training step, prefill and decode of every cell, optionally of peer packages
     race     validation loss against wall-clock
-    tpu      cost of every cell's layer on a TPU that is not there; also `cells --topology v5e:2x2`
+    tpu      predicted cost of every cell's layer on a TPU; also `cells --topology v5e:2x2`
 
-`python -m eval.bench BENCHMARK --help` tells the options of each.
+`python -m eval.bench BENCHMARK --help` lists the options of each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from jaxmodels import cli
 from jaxmodels.errors import UserError
 
-# name -> module with main(argv) -> exit status, imported when asked for
+# name -> module with main(argv) -> exit status, imported on demand
 BENCHMARKS = {
     "prernk": "eval.bench.prernk",
     "cells": "eval.bench.cells",
@@ -26,7 +26,7 @@ BENCHMARKS = {
 
 
 def choose(argv: list[str]) -> tuple[str, list[str]]:
-    """The name of the benchmark that a command line asks for, and the arguments left to it."""
+    """Return the name of the requested benchmark, and its arguments."""
     name, rest = ("prernk", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     if name == "cells" and any(argument.split("=")[0] == "--topology" for argument in rest):
         name = "tpu"

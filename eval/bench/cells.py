@@ -1,10 +1,10 @@
-"""`python -m eval.bench cells`: training step, prefill and decode of every cell, beside the peers.
+"""`python -m eval.bench cells`: training step, prefill and decode of every cell.
 
 Every model has 6 layers of width 256 and a vocabulary of 97. A training step reads 8 x 256 tokens
-(float32, forward, backward, AdamW), in four micro-batches. How utilisation is measured stands in
-`eval/bench/measure.py`; prefill counts 2 operations a parameter and token. With --peers, packages
-of PyPI do the same step in an environment of their own, in turns with ours (`eval/bench/peers.py`).
-With --topology, the cost on a TPU that is not there (`eval/bench/tpu.py`).
+(float32, forward, backward, AdamW) in four micro-batches. `eval/bench/measure.py` defines
+utilisation; prefill counts 2 operations per parameter and token. --peers adds the same step of PyPI
+packages, interleaved with ours (`eval/bench/peers.py`); --topology predicts the cost on a TPU
+instead (`eval/bench/tpu.py`).
 """
 
 from __future__ import annotations
@@ -38,18 +38,17 @@ ENTRANTS = {
     "mamba2": ("mamba", {"version": 2}),
     "gated_delta": ("stack", {"cell": "gated_delta"}),
     "attention": ("transformer", {}),
-    # 11 layers: as many parameters in products as rwkv7 has in 6. For the speed table alone.
+    # 11 layers have as many matmul parameters as 6 of rwkv7. Only in the speed table.
     "mamba2-deep": ("mamba", {"version": 2, "num_layers": 11}),
 }
-# The same step in four micro-batches: a CPU's cache does not hold more. (With remat as well, only
-# rwkv7 gains, 4 %.)
+# Four micro-batches fit the CPU cache. (Additional remat only speeds up rwkv7, by 4 %.)
 ACCUMULATE = 4
 
 
 def experiment_config(
     cell: str, batch: int = BATCH, time: int = TIME, accumulate: int = 1, **changes
 ):
-    """The complete experiment config of an entrant; changes: fields of the model's config."""
+    """Return the complete experiment config of an entrant; `changes` are model fields."""
     model, fields = ENTRANTS[cell]
     sizes = {"vocab_size": VOCAB, "width": WIDTH, "num_layers": LAYERS}
     return complete_config(
@@ -64,7 +63,7 @@ def experiment_config(
 
 
 class Prefill:
-    """Reading 8 x T tokens from an empty state, all logits given."""
+    """Forward pass over (batch, time) tokens from the initial state, with all logits."""
 
     def __init__(self, cell: str, batch: int = BATCH, time: int = TIME, **changes):
         config = experiment_config(cell, batch, time, **changes)
@@ -82,14 +81,14 @@ class Prefill:
         self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
 
     def __call__(self) -> float:
-        """Runs once; returns seconds."""
+        """Run once and return the seconds."""
         begun = _now()
         jax.block_until_ready(self.run(self.model, self.state, self.inputs))
         return _now() - begun
 
 
 class Decode:
-    """32 tokens of one sequence, each read by `step`, at a position in the sequence."""
+    """32 greedy `step`s of one sequence, from a position in it."""
 
     STEPS = 32
 
@@ -105,7 +104,7 @@ class Decode:
         self.tokens = self.STEPS
         self.flops = 2 * self.parameters * self.STEPS
 
-        def several(model, state, token):
+        def decode(model, state, token):
             def body(carry, _):
                 state, token = carry
                 state, out = model.step(state, token)
@@ -115,13 +114,13 @@ class Decode:
 
         token = jnp.zeros((1,), jnp.int32)
         begun = _now()
-        self.run = jax.jit(several).lower(self.model, self.state, token).compile()
+        self.run = jax.jit(decode).lower(self.model, self.state, token).compile()
         self.compile_seconds = _now() - begun
         self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
         self.token = token
 
     def __call__(self) -> float:
-        """Runs once; returns seconds."""
+        """Run once and return the seconds."""
         begun = _now()
         jax.block_until_ready(self.run(self.model, self.state, self.token))
         return _now() - begun
@@ -132,7 +131,7 @@ def _now() -> float:
 
 
 def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
-    """Training step of cells and peers in turns, then prefill, then decode: a row for each."""
+    """Measure training steps of cells and peers, then prefill, then decode; return the rows."""
     experiments = {}
     for cell in cells:
         print(f"compiling {cell}", file=sys.stderr, flush=True)
@@ -156,10 +155,11 @@ def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
 
 
 def lengths(cells: list[str], repeats: int) -> list[dict]:
-    """Time a token, one sequence of 16,384 over one of 256, at equal tokens a step.
+    """Measure the ratio of the times per token at length 16,384 and 256.
 
-    The 64 short sequences of a training step are micro-batches of one. Training in pieces of 256
-    tokens (`remat_chunk`) and all at once (`remat`); prefill in pieces; decode at both places.
+    Training uses equal tokens per step, the 64 short sequences as micro-batches of one, with
+    `remat_chunk` of 256 tokens ("training") or `remat` ("at once"). Prefill uses `remat_chunk`;
+    decode compares the two positions.
     """
     short, long = TIME, 64 * TIME
     rows = []
@@ -178,7 +178,7 @@ def lengths(cells: list[str], repeats: int) -> list[dict]:
             ],
             "decode": lambda cell=cell: [Decode(cell, position) for position in (0, long)],
         }
-        seen = {}
+        medians = {}
         for kind, make in pairs.items():
             first, second = make()
             times = 16 if kind == "prefill" else 1
@@ -187,29 +187,29 @@ def lengths(cells: list[str], repeats: int) -> list[dict]:
             for _ in range(repeats):
                 a, b = sum(first() for _ in range(times)) / times, second()
                 ratios.append((b / second.tokens) / (a / first.tokens))
-            seen[kind] = statistics.median(ratios)
-        rows.append({"name": cell, **seen})
+            medians[kind] = statistics.median(ratios)
+        rows.append({"name": cell, **medians})
     return rows
 
 
 def depths(cells: list[str]) -> list[dict]:
-    """Compile time of the training step with 6 and with 24 layers, in turns, three times each."""
+    """Measure compile times of the training step with 6 and 24 layers, interleaved, three times."""
     rows = []
     for cell in cells:
         print(f"depths of {cell}", file=sys.stderr, flush=True)
         seconds = {6: [], 24: []}
         for _ in range(3):
-            for depth, seen in seconds.items():
+            for depth, times in seconds.items():
                 jax.clear_caches()
                 config = experiment_config(cell, 2, 128, num_layers=depth)
-                seen.append(Experiment(config).compile_seconds)
-        few, many = (statistics.median(seen) for seen in seconds.values())
+                times.append(Experiment(config).compile_seconds)
+        few, many = map(statistics.median, seconds.values())
         rows.append({"name": cell, "6": few, "24": many, "ratio": many / few})
     return rows
 
 
 def show(title: str, rows: list[dict], columns: dict[str, tuple[str, str]]) -> None:
-    """Print rows as a table; columns: heading -> (key, format), absent values as a dash."""
+    """Print rows as a table; columns: heading -> (key, format). Missing values are a dash."""
     cells = []
     for row in rows:
         values = [(row.get(key), form) for key, form in columns.values()]
@@ -234,40 +234,40 @@ DEPTHS = {"6 layers, s": ("6", ".1f"), "24 layers, s": ("24", ".1f"), "ratio": (
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Measure the cells that are named, and print tables."""
+    """Measure the named cells and print tables."""
     parser = cli.parser("eval.bench cells", __doc__)
     parser.add_argument("--cells", nargs="+", default=list(ENTRANTS), help=", ".join(ENTRANTS))
     parser.add_argument(
-        "--peers", nargs="*", metavar="PEER", help=f"also these packages: {', '.join(PEERS)}"
+        "--peers", nargs="*", metavar="PEER", help=f"add packages: {', '.join(PEERS)}"
     )
-    parser.add_argument("--repeats", type=int, default=9, help="measurements of each")
-    parser.add_argument("--lengths", action="store_true", help="cost a token at 256 and 16,384")
+    parser.add_argument("--repeats", type=int, default=9, help="number of measurements")
+    parser.add_argument("--lengths", action="store_true", help="time per token at 256 and 16,384")
     parser.add_argument("--depths", action="store_true", help="compile time at 6 and 24 layers")
     parser.add_argument(
-        "--topology", metavar="NAME", help="predict for a TPU, v5e:2x2; options: tpu -h"
+        "--topology", metavar="NAME", help="predict for a TPU, e.g. v5e:2x2; options: tpu -h"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     args = parser.parse_args(arguments)
-    found = {}
+    result = {}
     for cell in args.cells:
         if cell not in ENTRANTS:
             raise UserError(f"--cells: no {cell!r}{cli.did_you_mean(cell, ENTRANTS)}")
     kept = keep_freed_memory()
     peers = [] if args.peers is None else args.peers or list(PEERS)
     if not (args.lengths or args.depths):
-        found["speed"] = speed(args.cells, peers, args.repeats)
+        result["speed"] = speed(args.cells, peers, args.repeats)
         title = f"{LAYERS} layers, width {WIDTH}, {BATCH} x {TIME} tokens, float32"
-        show(title, found["speed"], SPEED)
+        show(title, result["speed"], SPEED)
     cells = [cell for cell in args.cells if cell != "mamba2-deep"]
     if args.lengths:
-        found["lengths"] = lengths(cells, args.repeats)
-        show("time a token, 16,384 over 256", found["lengths"], LENGTHS)
+        result["lengths"] = lengths(cells, args.repeats)
+        show("time per token, 16,384 over 256", result["lengths"], LENGTHS)
     if args.depths:
-        found["depths"] = depths(cells)
-        show("compile time of the training step", found["depths"], DEPTHS)
+        result["depths"] = depths(cells)
+        show("compile time of the training step", result["depths"], DEPTHS)
     device = device_description()
     memory = "kept" if kept else "returned"
     print(f"jax {jax.__version__}, {device}, medians of {args.repeats}, freed memory {memory}")
     if args.json:
-        text = json.dumps({"jax": jax.__version__, "device": device, **found}, indent=2)
+        text = json.dumps({"jax": jax.__version__, "device": device, **result}, indent=2)
         cli.write_atomically(args.json, text + "\n")

@@ -1,14 +1,14 @@
-"""The TPU compiler's own estimate of a program's cycles, added up from its optimised HLO text.
+"""Cycles of a program as estimated by the TPU compiler, summed over its optimised HLO text.
 
-libtpu writes `"estimated_cycles":"N"` into the backend_config of instructions that it has costed,
-with the operands where it has put them (HBM or VMEM). Added up along the schedule:
+libtpu writes `"estimated_cycles":"N"` into the backend_config of the instructions that it has
+costed, for their operands in HBM or VMEM. The sum follows the schedule:
 
-* an instruction with an estimate counts it, what a fusion is made of not once more;
-* a `while` counts its body times its trip count: (limit - start) / increment, three constants;
-* a `conditional` counts its dearest branch; a `call` and an asynchronous start what they call.
+* an instruction with an estimate counts it, without the instructions inside a fusion;
+* a `while` counts its body times its trip count (limit - start) / increment, all constants;
+* a `conditional` counts its most expensive branch; a `call` or asynchronous start what it calls.
 
-Asynchronous copies have no estimate: they run beside the work, if all goes well. Kernels written by
-hand have none either: they cost what `eval/bench/schedule.py` finds, or are listed.
+Asynchronous copies have no estimate and are assumed to overlap. Custom kernels have none either:
+they cost what `eval/bench/schedule.py` finds, or are listed as not counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import math
 import re
 
 UNKNOWN = 2**62  # newer generations write 2^63 - 1 where they have no estimate
-# Neither moves nor computes anything by itself, or runs beside the work.
+# Instructions without cost, or asynchronous ones.
 FREE = set("parameter constant tuple get-tuple-element bitcast iota after-all partition-id".split())
 FREE_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding")
 MOVES = set(
@@ -29,7 +29,7 @@ MOVES = set(
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of HLO. attributes: the text after the operands; cycles: None = no estimate."""
+    """One line of HLO; `attributes` is the text after the operands."""
 
     name: str
     shape: str
@@ -41,37 +41,37 @@ class Instruction:
 
     @property
     def cycles(self) -> int | None:
-        """The compiler's estimate."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
-        return int(found[1]) if found and int(found[1]) < UNKNOWN else None
+        """The compiler's estimate, or None."""
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
+        return int(match[1]) if match and int(match[1]) < UNKNOWN else None
 
     @property
     def op_name(self) -> str:
         """Name of the operation in the traced program."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
 
     @property
     def frame(self) -> int | None:
-        """Its number among the program's stack frames."""
-        found = re.search(r"stack_frame_id=(\d+)", self.attributes)
-        return int(found[1]) if found else None
+        """Id of the stack frame, or None."""
+        match = re.search(r"stack_frame_id=(\d+)", self.attributes)
+        return int(match[1]) if match else None
 
     def called(self, *keys: str) -> list[str]:
-        """Names of the computations under these attributes."""
+        """Return the names of the computations in these attributes."""
         names = []
         for key in keys:
-            found = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
-            names += re.findall(r"[\w.\-]+", found[1]) if found else []
+            match = re.search(rf"\b{key}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
+            names += re.findall(r"[\w.\-]+", match[1]) if match else []
         return names
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """An instruction that runs `times` times for `cycles` in all.
+    """An instruction that runs `times` times and takes `cycles` in total.
 
-    kind: see `kind_of`, or "kernel"; source: "file.py:line function" that asked for it, its
-    gradient included.
+    kind: see `Program.kind_of`, or "kernel"; source: "file.py:line function" of the operation or
+    of the operation whose gradient it is.
     """
 
     instruction: Instruction
@@ -83,13 +83,13 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a program costs.
+    """Cost of a program.
 
     Attributes:
-      cycles: the sum.
-      costs: every instruction with an estimate, the dearest first.
-      without_estimate: opcode (or target of a custom call) -> times that it runs uncounted.
-      unknown_loops: loops whose trip count is no constant; their bodies count once.
+      cycles: total.
+      costs: every instruction with an estimate, most expensive first.
+      without_estimate: opcode (or target of a custom call) -> number of uncounted executions.
+      unknown_loops: loops without a constant trip count; their bodies count once.
     """
 
     cycles: int
@@ -98,7 +98,7 @@ class Profile:
     unknown_loops: tuple[str, ...]
 
     def by(self, field: str) -> dict[str, int]:
-        """Cycles by "kind" or by "source", the dearest first."""
+        """Return cycles by "kind" or "source", most expensive first."""
         sums: dict[str, int] = {}
         for cost in self.costs:
             key = getattr(cost, field)
@@ -133,13 +133,13 @@ class Program:
         }
 
     def root(self, computation: str) -> Instruction:
-        """The instruction whose value a computation returns."""
+        """Return the root instruction of a computation."""
         return next(i for i in self.computations[computation].values() if i.root)
 
     def constant(self, computation: str, name: str, index: int | None = None) -> int | None:
-        """The integer that a value always is, followed through copies, tuples and loops, or None.
+        """Return the constant integer of a value, traced through copies, tuples and loops, or None.
 
-        index: which element, of a value that is a tuple.
+        index: element of a tuple.
         """
         instruction = self._source(computation, name)
         opcode, operands = instruction.opcode, instruction.operands
@@ -151,13 +151,13 @@ class Program:
             return self.constant(computation, operands[index])
         if opcode == "parameter" and computation in self.loops and index is not None:
             outside, initial, body = self.loops[computation]
-            handed_on = self._source(body, self.root(body).operands[index])
-            if handed_on.opcode == "get-tuple-element" and _index(handed_on) == index:
+            carried = self._source(body, self.root(body).operands[index])
+            if carried.opcode == "get-tuple-element" and _index(carried) == index:
                 return self.constant(outside, initial, index)
         return None
 
     def trip_count(self, loop: Instruction) -> int | None:
-        """How often a loop's body runs; None if that is no constant of the program."""
+        """Return the number of iterations of a loop; None if it is not constant."""
         condition, body = loop.called("condition")[0], loop.called("body")[0]
         test = self.root(condition)
         if test.opcode != "compare" or "direction=LT" not in test.attributes:
@@ -175,14 +175,14 @@ class Program:
         return max(0, math.ceil((limit - start) / steps[0])) if steps else None
 
     def _source(self, computation: str, name: str) -> Instruction:
-        """The instruction that a value was copied from."""
+        """Return the instruction that a value was copied from."""
         instruction = self.computations[computation][name]
         while instruction.opcode in ("copy", "bitcast", "convert"):
             instruction = self.computations[computation][instruction.operands[0]]
         return instruction
 
     def kind_of(self, instruction: Instruction) -> str:
-        """product (convolution or dot), movement, reduction or elementwise, by what it contains."""
+        """Return product (convolution or dot), movement, reduction or elementwise."""
         opcodes = self._opcodes(instruction)
         if opcodes & {"convolution", "dot"}:
             return "product"
@@ -191,20 +191,20 @@ class Program:
         return "reduction" if opcodes & {"reduce", "reduce-window"} else "elementwise"
 
     def _opcodes(self, instruction: Instruction) -> set[str]:
-        found = {instruction.opcode}
+        opcodes = {instruction.opcode}
         if instruction.opcode == "fusion":
             for name in instruction.called("calls"):
                 for inner in self.computations[name].values():
-                    found |= self._opcodes(inner)
-        return found
+                    opcodes |= self._opcodes(inner)
+        return opcodes
 
 
 def profile(text: str, cost_of_kernel=None) -> Profile:
-    """Adds up the estimates in the optimised HLO of a program.
+    """Sum the estimates in the optimised HLO of a program.
 
     Args:
       text: `compiled.as_text()`.
-      cost_of_kernel: (instruction, shapes of its operands) -> cycles of a kernel, or None.
+      cost_of_kernel: (instruction, shapes of its operands) -> cycles of a custom kernel, or None.
     """
     program = Program(text)
     uncounted: dict[str, int] = {}
@@ -216,7 +216,7 @@ def profile(text: str, cost_of_kernel=None) -> Profile:
             opcode, cycles = instruction.opcode, instruction.cycles
             kernel = opcode == "custom-call" and '"tpu_custom_call"' in instruction.attributes
             if kernel and cost_of_kernel is not None:
-                names = dict.fromkeys(instruction.operands)  # one that is given twice is one array
+                names = dict.fromkeys(instruction.operands)  # repeated operands are one array
                 operands = [program.computations[computation][name] for name in names]
                 cycles = cost_of_kernel(instruction, [x.shape for x in operands])
             if cycles is not None:
@@ -265,7 +265,7 @@ def _index(instruction: Instruction) -> int:
 
 
 def _parse(line: str) -> Instruction | None:
-    """`[ROOT] %name = shape opcode(operands), attributes`; a tuple's shape is in brackets."""
+    """Parse `[ROOT] %name = shape opcode(operands), attributes`; tuple shapes are parenthesised."""
     head = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
     if head is None:
         return None
@@ -280,28 +280,28 @@ def _parse(line: str) -> Instruction | None:
 
 
 def _sources(text: str) -> dict[int, str]:
-    """Stack frame -> "file.py:line function", from the tables at the head of the program."""
+    """Return stack frame -> "file.py:line function" from the tables in the program's header."""
 
     def table(title: str) -> dict[int, str]:
-        found = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
-        rows = re.findall(r"^(\d+) (.*)$", found[1], re.M) if found else []
+        match = re.search(rf"^{title}\n((?:\d+ .*\n)*)", text, re.M)
+        rows = re.findall(r"^(\d+) (.*)$", match[1], re.M) if match else []
         return {int(number): row for number, row in rows}
 
     def number(row: str, field: str) -> int:
         return int(re.search(rf"{field}=(\d+)", row)[1])
 
-    files, functions, places = table("FileNames"), table("FunctionNames"), table("FileLocations")
+    files, functions, locations = map(table, ("FileNames", "FunctionNames", "FileLocations"))
     sources = {}
     for frame, row in table("StackFrames").items():
-        place = places[number(row, "file_location_id")]
-        file = files[number(place, "file_name_id")].strip('"').rsplit("/", 1)[-1]
-        function = functions[number(place, "function_name_id")].strip('"').rsplit(".", 1)[-1]
-        sources[frame] = f"{file}:{number(place, ' line')} {function}"
+        location = locations[number(row, "file_location_id")]
+        file = files[number(location, "file_name_id")].strip('"').rsplit("/", 1)[-1]
+        function = functions[number(location, "function_name_id")].strip('"').rsplit(".", 1)[-1]
+        sources[frame] = f"{file}:{number(location, ' line')} {function}"
     return sources
 
 
 def _closing(text: str) -> int:
-    """Position of the bracket that closes the one at the start."""
+    """Return the position of the parenthesis that closes the first one."""
     depth = 0
     for position, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")

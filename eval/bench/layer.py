@@ -1,4 +1,4 @@
-"""A layer of a cell or a model as shapes, and the TPU compiler's program for its gradient."""
+"""Abstract layers of cells or models, compiled with their gradients for an absent TPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jaxmodels.cells.base import Cell
 from jaxmodels.errors import UserError
 from train.devices import aot
 
-# Operations of one step for each entry of the recurrent state: decay, write, read, each product and
-# each sum one; the delta rules read once more and write twice.
+# Operations of one step per entry of the recurrent state: decay, write and read, counting each
+# multiplication and addition; the delta rules read once more and write twice.
 STEP_OPERATIONS = {
     "rwkv4": 23,
     "rwkv6": 7,
@@ -28,13 +28,13 @@ STEP_OPERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Shapes of what is compiled.
+    """Abstract layer.
 
     Attributes:
-      cell: the layer, a `Cell` whose arrays are shapes.
-      state: its initial state for a batch.
+      cell: a `Cell` with `ShapeDtypeStruct` leaves.
+      state: its abstract initial state for a batch.
       extras: further inputs (batch, time, ...), e.g. RWKV-7's v_first.
-      flops: model FLOPs a token, forward and backward: (of the products, of the recurrence).
+      flops: model FLOPs per token, forward and backward: (matmuls, recurrence).
     """
 
     cell: object
@@ -44,7 +44,7 @@ class Layer:
 
 
 def chunk_size_of(cell) -> int | None:
-    """Tokens a chunk of a layer's fast form, or None."""
+    """Return the chunk size of a layer's parallel implementation, or None."""
     config = cell.config
     return getattr(config, "chunk_size", None) or getattr(
         getattr(config, "cell", None), "chunk_size", None
@@ -59,10 +59,10 @@ def layer_of(
     time: int,
     kernel: str | None = None,
 ) -> Layer:
-    """The layer of a name: a cell ("rwkv7") or a model's preset ("rwkv/7").
+    """Build the abstract layer of a cell ("rwkv7") or a model preset ("rwkv/7").
 
     Raises:
-      UserError: an unknown name, or a config that refuses the sizes.
+      UserError: an unknown name or invalid sizes.
     """
     fields = {"width": width, "dtype": "bfloat16"}
     if kernel is not None:
@@ -73,7 +73,7 @@ def layer_of(
     if name in jaxmodels.CELLS:
         config_class, cell_class = jaxmodels.CELLS[name]
         if kernel is not None and not hasattr(config_class, "kernel"):
-            raise UserError(f"{name} has no kernels of its own; leave --kernel out")
+            raise UserError(f"{name} has no custom kernels; omit --kernel")
         config = config_class(**fields)
         cell = jax.eval_shape(lambda: cell_class(config, rngs=nnx.Rngs(0)))
     elif name.partition("/")[0] in jaxmodels.MODELS:
@@ -92,33 +92,33 @@ def layer_of(
 
 
 def _recurrence_flops(name, config, state, batch, time) -> float:
-    """Operations of one token's step beside the products with parameters."""
+    """Return the operations per token other than matmuls with parameters."""
     system, _, preset = name.partition("/")
     kind = system + preset
     if kind in STEP_OPERATIONS:
         entries = max(leaf.size for leaf in jax.tree.leaves(state)) // batch
         return float(STEP_OPERATIONS[kind] * entries)
-    if kind in ("attention", "transformer"):  # two products with every token that is seen
+    if kind in ("attention", "transformer"):  # two matmuls with every token in the window
         window = min(config.window, time)
-        seen = (window * (window + 1) / 2 + (time - window) * window) / time
-        return 4.0 * config.width * seen
+        length = (window * (window + 1) / 2 + (time - window) * window) / time
+        return 4.0 * config.width * length
     return 0.0
 
 
 def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tuple[str, float, int]:
-    """Compiles forward and backward of a layer for an absent device.
+    """Compile forward and backward pass of a layer for an absent device.
 
     Args:
       layer: see `layer_of`.
-      form: "call", the fast form, or "scan".
-      batch, time: of the input, (batch, time, width) float32.
-      device: of `train.devices.aot.topology_devices`.
+      form: "call", the parallel implementation, or "scan", `lax.scan` over the step.
+      batch, time: sizes of the input (batch, time, width) float32.
+      device: from `train.devices.aot.topology_devices`.
 
     Returns:
-      (optimised HLO text, seconds to compile, peak bytes).
+      (optimised HLO text, compile seconds, peak bytes).
 
     Raises:
-      train.devices.aot.DoesNotFit: it needs more memory than the device has.
+      train.devices.aot.DoesNotFit: the device has too little memory.
     """
     width = layer.cell.config.width
 
@@ -145,12 +145,11 @@ def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tup
     xs = shape((batch, time, width))
     extras = tuple(shape((batch, time, *x.shape[2:]), x.dtype) for x in layer.extras)
     arguments = (layer.cell, layer.state, xs, extras, shape((batch, time), bool), xs)
-    program, seconds, peak = compile_function(run, arguments, device)
-    return program, seconds, peak
+    return compile_function(run, arguments, device)
 
 
 def compile_function(function, arguments, device) -> tuple[str, float, int]:
-    """(optimised HLO, seconds, peak bytes) of a function of shapes; see `compile_layer`."""
+    """Compile a function for abstract arguments; return values and errors as `compile_layer`."""
     sharding = jax.sharding.SingleDeviceSharding(device)
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments
@@ -162,7 +161,7 @@ def compile_function(function, arguments, device) -> tuple[str, float, int]:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
         if "vmem" in str(error).lower():
-            raise UserError(f"a kernel needs more fast memory than there is: {error}") from error
+            raise UserError(f"a kernel does not fit in VMEM: {error}") from error
         raise aot.DoesNotFit(aot.distil(str(error)).partition(";")[0]) from error
     seconds = time.perf_counter() - start
     return compiled.as_text(), seconds, compiled.memory_analysis().peak_memory_in_bytes

@@ -1,8 +1,8 @@
-"""Runs inside the peers' environment: one peer, one training step for each line on stdin.
+"""Worker in the peers' environment: one training step of a peer for each line on stdin.
 
     python peer_worker.py NAME BATCH TIME VOCAB WIDTH LAYERS
 
-Imports nothing of this project.
+Must not import this project.
 """
 
 import json
@@ -11,7 +11,7 @@ import time
 
 
 def torch_step(model, batch, length, vocab, logits_of):
-    """A training step with AdamW; -> (step, parameters, parameters in products)."""
+    """Build a training step with AdamW; return (step, parameters, matmul parameters)."""
     import torch
 
     tokens = torch.randint(0, vocab, (batch, length + 1))
@@ -33,7 +33,7 @@ def torch_step(model, batch, length, vocab, logits_of):
 
 
 def transformers_peer(kind, batch, length, vocab, width, layers):
-    """mamba2, rwkv or gpt2 of transformers."""
+    """Build mamba2, rwkv or gpt2 of transformers."""
     import transformers as t
 
     if kind == "mamba2":
@@ -73,7 +73,7 @@ def transformers_peer(kind, batch, length, vocab, width, layers):
 
 
 def mambapy_peer(batch, length, vocab, width, layers):
-    """Mamba-1 of mambapy, by its parallel scan; its own LM wrapper asks for a CUDA package."""
+    """Build Mamba-1 of mambapy with its parallel scan; its LM wrapper requires a CUDA package."""
     import torch
     from mambapy.mamba import Mamba, MambaConfig
 
@@ -91,7 +91,7 @@ def mambapy_peer(batch, length, vocab, width, layers):
 
 
 def mamba2_jax_peer(batch, length, vocab, width, layers):
-    """mamba2-jax, jitted."""
+    """Build mamba2-jax, jitted."""
     import jax
     import optax
     from flax import nnx
@@ -134,11 +134,11 @@ def mamba2_jax_peer(batch, length, vocab, width, layers):
 
 
 def main():
-    """Builds the peer, makes its first step, then one for each line."""
+    """Build the peer, run its first step, then one for each line."""
     name, *sizes = sys.argv[1:]
     sizes = [int(size) for size in sizes]
     answers = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints must not look like an answer
+    sys.stdout = sys.stderr  # keep prints of the libraries out of the answers
     if name == "mambapy mamba1":
         step, parameters, matrices = mambapy_peer(*sizes)
     elif name == "mamba2-jax":

@@ -1,8 +1,8 @@
-"""Packages of PyPI that train the same kind of model, each in a process of its own.
+"""Peer packages from PyPI that train comparable models, each in its own process.
 
-They live in an environment of their own (`.venv-peers`, made on first use): what they ask for is
-not ours to install. A worker waits for "run", makes one training step and answers its seconds, so
-that `measure` can run it in turns with our own experiments.
+They are installed in a separate environment (`.venv-peers`, created on first use), which keeps
+their dependencies out of ours. A worker runs one training step for each line "run" and prints the
+seconds, so that `measure` can interleave it with our own experiments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = (
     "torch==2.13.0",
     "transformers==5.24.0",
     "mambapy==1.2.0",
-    "einops==0.8.1",  # mambapy imports it without asking for it
+    "einops==0.8.1",  # undeclared dependency of mambapy
     "mamba2-jax==1.1.2",
 )
 PEERS = (
@@ -36,13 +36,13 @@ PEERS = (
 
 
 class Peer:
-    """The training step of a peer; see `measure.Experiment`.
+    """Training step of a peer; see `measure.Experiment`.
 
     Attributes:
-      parameters: all of the peer's (its embedding and head too), as it counts them.
+      parameters: all parameters of the peer, including embedding and head.
     """
 
-    temp_bytes = 0  # not known
+    temp_bytes = 0  # unknown
 
     def __init__(self, name: str, sizes: tuple[int, ...]):
         self.name = name
@@ -61,7 +61,7 @@ class Peer:
         self.flops = 6 * ready["matmul_parameters"] * self.tokens
 
     def __call__(self) -> float:
-        """Runs one step; returns seconds."""
+        """Run one step and return the seconds."""
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
         return self._answer()["seconds"]
@@ -74,16 +74,16 @@ class Peer:
         return json.loads(line)
 
     def close(self) -> None:
-        """Ends the worker."""
+        """Stop the worker."""
         self.process.stdin.close()
         self.process.wait()
 
 
 def start_peers(names: list[str], *sizes: int) -> dict[str, Peer]:
-    """Workers for the named peers; sizes: batch, time, vocab, width, layers.
+    """Start workers for the named peers; sizes: batch, time, vocab, width, layers.
 
     Raises:
-      UserError: an unknown peer, or one that cannot be installed or started.
+      UserError: an unknown peer, or a failed installation or start.
     """
     for name in names:
         if name not in PEERS:
@@ -99,12 +99,12 @@ def start_peers(names: list[str], *sizes: int) -> dict[str, Peer]:
 
 def _install() -> None:
     stamp = FOLDER / ".installed"
-    wanted = "\n".join(PACKAGES)
-    if stamp.is_file() and stamp.read_text() == wanted:
+    packages = "\n".join(PACKAGES)
+    if stamp.is_file() and stamp.read_text() == packages:
         return
     print(f"installing {', '.join(PACKAGES)} into {FOLDER.name}", file=sys.stderr, flush=True)
     venv.create(FOLDER, with_pip=True)
     command = [str(FOLDER / "bin" / "python"), "-m", "pip", "install", "--quiet", *PACKAGES]
     if subprocess.run(command, check=False).returncode:
-        raise UserError("--peers: pip could not install them; see above")
-    stamp.write_text(wanted)
+        raise UserError("--peers: pip install failed; see above")
+    stamp.write_text(packages)

@@ -1,7 +1,7 @@
 """`python -m eval.bench`: model-FLOPs utilisation of the training step (forward, backward, AdamW).
 
-utilisation = 6 x parameters used in matrix products x tokens/s / float32 rate of a 1024^3 product;
-how they are measured stands in `eval/bench/measure.py`.
+utilisation = 6 x matmul parameters x tokens/s / float32 rate of a 1024^3 matmul; see
+`eval/bench/measure.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from train.step import init_train_state
 
 
 class Experiment:
-    """The compiled training step of a config on random tokens, its rows shared out to devices."""
+    """Compiled training step of a config on random tokens, data-parallel over devices."""
 
     def __init__(self, config, devices: int = 1):
         place = build_train_step(config, jax.devices()[:devices])
@@ -51,7 +51,7 @@ class Experiment:
         self.temp_bytes = self.step.memory_analysis().temp_size_in_bytes
 
     def __call__(self) -> float:
-        """Runs one step; returns seconds."""
+        """Run one step and return the seconds."""
         start = time.perf_counter()
         self.state, metrics = self.step(self.state, self.batch)
         jax.block_until_ready(metrics["loss"])
@@ -59,7 +59,7 @@ class Experiment:
 
 
 class plain_scan:
-    """Inside, the unified cell runs as plain `lax.scan` over its step: the form to be beaten."""
+    """Context in which the unified cell runs as plain `lax.scan` over its step, as a baseline."""
 
     def __enter__(self):
         self.fused = UnifiedCell.unroll
@@ -79,19 +79,17 @@ class plain_scan:
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Measure the training step, and print a table."""
+    """Measure the training step and print a table."""
     parser = cli.parser("eval.bench prernk", __doc__)
     parser.add_argument("--config", default="configs/prernk.py", help="experiment to measure")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64])
-    parser.add_argument("--repeats", type=int, default=15, help="measurements of each")
-    parser.add_argument("--scan", action="store_true", help="also the plain lax.scan form")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument("--repeats", type=int, default=15, help="number of measurements")
+    parser.add_argument("--scan", action="store_true", help="add the plain lax.scan baseline")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     parser.add_argument(
-        "--return-memory", action="store_true", help="let glibc give freed memory back (slower)"
+        "--return-memory", action="store_true", help="let glibc return freed memory (slower)"
     )
-    parser.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="share the rows out to N CPU devices"
-    )
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="emulated CPU devices")
     args, overrides = parser.parse_known_args(arguments)
     if args.devices < 1 or any(size % args.devices for size in args.batch_sizes):
         raise UserError(f"--devices must divide every batch size, got {args.devices}")
@@ -100,8 +98,8 @@ def main(arguments: list[str]) -> None:
     kept = not args.return_memory and keep_freed_memory()
     experiments = {}
     for batch_size in args.batch_sizes:
-        wanted = [*overrides, f"--config.batch_size={batch_size}", "--config.seq_len=64"]
-        config = load_config(args.config, wanted)
+        sizes = [f"--config.batch_size={batch_size}", "--config.seq_len=64"]
+        config = load_config(args.config, [*overrides, *sizes])
         config.model_config.vocab_size = config.model_config.vocab_size or 256
         experiments[f"batch {batch_size}"] = Experiment(config, args.devices)
         if args.scan:

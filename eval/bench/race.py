@@ -1,8 +1,8 @@
-"""`python -m eval.bench race`: validation loss against wall-clock, compilation included.
+"""`python -m eval.bench race`: validation loss against wall-clock, including compilation.
 
-Each entrant is an experiment config. Its clock starts before the model is built and runs through
-initialisation, compilation, training and validation; nothing is taken off. Entrants run one after
-the other in this process, so the machine should be quiet.
+Each entrant is an experiment config. Its time includes building the model, initialisation,
+compilation, training and validation. Entrants run one after the other in this process, so the
+machine should be idle.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from train.step import init_train_state
 from train.tasks import open_task
 from train.tasks.text import my_rows
 
-# nanoGPT's CPU recipe in PyTorch on a quiet two-core machine: its last loss and when it had it.
+# nanoGPT's CPU recipe in PyTorch on an idle two-core machine: (label, seconds, final loss).
 REFERENCE = ("nanoGPT, 0.81M parameters (PyTorch, another run)", 152.0, 1.918)
 ENTRANTS = ("configs/race_rwkv4.py", "configs/race_mamba2.py", "configs/race_transformer.py")
 
 
 @dataclasses.dataclass
 class Lap:
-    """seconds since the entrant's start; step; validation loss in nats a character."""
+    """Seconds since the entrant's start, step, and validation loss in nats per character."""
 
     seconds: float
     step: int
@@ -44,20 +44,20 @@ class Lap:
 
 
 def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[list[Lap], dict]:
-    """Trains one entrant until its steps or the time are used up; -> (laps, facts).
+    """Train one entrant up to its number of steps or the time limit; return (laps, facts).
 
     Args:
-      config: a complete experiment config; its `eval_every` sets the laps.
-      paths: the text, split as `config.data` says.
-      seconds: of wall-clock.
-      say: gets a line a lap.
+      config: a complete experiment config; `eval_every` is the length of a lap in steps.
+      paths: the text, split as in `config.data`.
+      seconds: limit of wall-clock seconds.
+      say: called with one line per lap.
 
     Raises:
-      UserError: whatever is wrong with config or text.
+      UserError: an invalid config or text.
     """
     begun = time.perf_counter()
     config.data.paths = tuple(paths)
-    data = _in_rows(open_task(config), config)
+    data = _split_validation(open_task(config), config)
     config = data.config
     placement = build_train_step(config, jax.devices()[:1])
     state = init_train_state(build_model(config), config)
@@ -75,7 +75,7 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
                 jax.block_until_ready(metrics)
                 compiled = time.perf_counter() - begun
                 start = time.perf_counter()
-            if step % 8 == 0:  # the host must not run ahead by a whole lap
+            if step % 8 == 0:  # limit the number of steps in flight
                 jax.block_until_ready(metrics)
         jax.block_until_ready(metrics)
         training += time.perf_counter() - start
@@ -92,11 +92,8 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
     }
 
 
-def _in_rows(data, config):
-    """Its validation text cut so that every row of a batch reads a part of it from an empty state.
-
-    One document would be read by one row. The cuts cost a little: context, at each of them.
-    """
+def _split_validation(data, config):
+    """Split the validation text into one part per row of a batch; each part loses its context."""
     length = -(-sum(len(document) for document in data.corpus.valid) // config.batch_size)
     parts = split_documents(data.corpus.valid, length)
     valid = eval_stream(parts, batch_size=config.batch_size, seq_len=config.seq_len)
@@ -104,20 +101,20 @@ def _in_rows(data, config):
 
 
 def at(laps: list[Lap], seconds: float) -> float | None:
-    """The last loss known at a moment; None before the first lap."""
-    known = [lap.loss for lap in laps if lap.seconds <= seconds]
-    return known[-1] if known else None
+    """Return the latest loss after some seconds; None before the first lap."""
+    losses = [lap.loss for lap in laps if lap.seconds <= seconds]
+    return losses[-1] if losses else None
 
 
 def picture(results: dict[str, list[Lap]]) -> Figure:
-    """Loss over wall-clock, a line an entrant, and the reference as a point."""
+    """Plot loss against wall-clock, one line per entrant, with the reference as a point."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, laps in results.items():
         axes.plot([lap.seconds for lap in laps], [lap.loss for lap in laps], label=name)
     label, seconds, loss = REFERENCE
     axes.plot([seconds], [loss], "k*", markersize=10, label=label)
-    axes.set(xlabel="seconds, compilation included", ylabel="validation loss, nats a character")
+    axes.set(xlabel="seconds, with compilation", ylabel="validation loss, nats per character")
     axes.set_ylim(top=min(3.0, axes.get_ylim()[1]))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -126,20 +123,20 @@ def picture(results: dict[str, list[Lap]]) -> Figure:
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Race the entrants, and print their losses at moments of the clock."""
+    """Race the entrants and print their losses at several times."""
     parser = cli.parser("eval.bench race", __doc__)
-    parser.add_argument("--data", nargs="+", required=True, help="the text, e.g. tinyshakespeare")
-    parser.add_argument("--configs", nargs="+", default=ENTRANTS, help="the entrants")
-    parser.add_argument("--seconds", type=float, default=160.0, help="wall-clock of each")
-    parser.add_argument("--json", metavar="FILE", help="write laps and facts there")
-    parser.add_argument("--picture", metavar="FILE", help="write the curves there (png or svg)")
+    parser.add_argument("--data", nargs="+", required=True, help="text, e.g. tinyshakespeare")
+    parser.add_argument("--configs", nargs="+", default=ENTRANTS, help="configs of the entrants")
+    parser.add_argument("--seconds", type=float, default=160.0, help="time limit of each entrant")
+    parser.add_argument("--json", metavar="FILE", help="write laps and facts to this file")
+    parser.add_argument("--picture", metavar="FILE", help="plot the curves (png or svg)")
     args, overrides = parser.parse_known_args(arguments)
     results, facts = {}, {}
     if not args.seconds > 0:
         raise UserError(f"--seconds must be positive, got {args.seconds}")
     for option, file in (("--json", args.json), ("--picture", args.picture)):
         if file and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"{option}={file}: there is no such folder")
+            raise UserError(f"{option}={file}: no such folder; create it first")
     keep_freed_memory()
     for path in args.configs:
         config = load_config(path, overrides)
@@ -159,7 +156,7 @@ def main(arguments: list[str]) -> None:
             f"{facts[name]['tokens_per_second']:,.0f}",
             f"{facts[name]['parameters']:,}",
         ]
-    title = "validation loss (nats a character) at seconds of wall-clock"
+    title = "validation loss (nats per character) against wall-clock"
     to_terminal([Heading(title), Table(header, rows)], width=120)
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}; reference: {REFERENCE}")
     if args.json:

@@ -1,12 +1,12 @@
-"""What kernels written by hand would cost on a TPU: the schedule that its compiler made of them.
+"""Cost of custom kernels on a TPU, from the compiler's schedule.
 
-The compiler estimates no cycles for them, but writes out on request the instructions that it has
-packed for each cycle ("bundles"), with the loops around them. A kernel then costs
+The compiler does not estimate cycles for custom kernels, but can dump the instruction bundle of
+each cycle, with the loops around it. The cost of a kernel is
 
-    max(bundles, each times the turns of its loops;  bytes in and out / what the large memory gives)
+    max(bundles x iterations of their loops, bytes in and out / HBM bandwidth)
 
-as copies run beside the work. What may be left out (`pl.when`) counts as if it were not, and a loop
-whose end is no constant counts once and is named.
+as copies overlap with computation. Conditional code (`pl.when`) always counts; a loop without a
+constant limit counts once and is reported.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import tempfile
 from pathlib import Path
 
 FLAGS = "--xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles|final_hlo"
-BITS = {"pred": 8, "bf16": 16, "f16": 16}  # others have theirs in the name
+BITS = {"pred": 8, "bf16": 16, "f16": 16}  # other names contain their number of bits
 TILE = (8, 128)
-PROGRAM = "TLP"  # what calls all the others
+PROGRAM = "TLP"  # the top-level program, which calls the others
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Of a kernel.
+    """Schedule of a kernel.
 
     Attributes:
-      bundles: cycles, if nothing waits for memory.
-      busy: unit -> share of the bundles' slots that it fills, of the listing, loops not multiplied.
-      unknown_loops: loops that were counted once.
+      bundles: cycles without waiting for memory.
+      busy: unit -> fraction of its slots used, over the listing without repeating loops.
+      unknown_loops: number of loops that were counted once.
     """
 
     bundles: int
@@ -41,9 +41,9 @@ class Schedule:
 
 
 class Kernels:
-    """Schedules of the kernels of one compilation after the other.
+    """Reader of the kernel schedules that libtpu dumps.
 
-    To be made before libtpu is loaded, which reads its flags once.
+    Must be created before libtpu is loaded, which reads its flags once.
     """
 
     def __init__(self):
@@ -52,8 +52,8 @@ class Kernels:
         os.environ["LIBTPU_INIT_ARGS"] = f"{flags} --xla_jf_dump_to={self.folder} {FLAGS}".strip()
 
     def read(self) -> dict[str, Schedule]:
-        """Name of an instruction, kernel or not -> its schedule; forgets what it has read."""
-        found = {}
+        """Return instruction -> schedule for the last compilation, and delete the dump."""
+        schedules = {}
         for path in self.folder.glob("*-final_bundles.txt"):
             head = re.fullmatch(r"\d+-(.+)-\d+-final_bundles\.txt", path.name)
             if head is None or head[1] == PROGRAM or "schedule-analysis" in path.name:
@@ -62,27 +62,27 @@ class Kernels:
             bundles, unknown = count(text)
             units = list(self.folder.glob(f"*-{head[1]}-*-final_hlo-static-per-bundle-*.txt"))
             busy = _busy(units[0].read_text()) if units else {}
-            found[head[1]] = Schedule(bundles, busy, unknown)
+            schedules[head[1]] = Schedule(bundles, busy, unknown)
         for path in self.folder.iterdir():
             path.unlink()
-        return found
+        return schedules
 
     def close(self) -> None:
-        """Removes the folder."""
+        """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclasses.dataclass
 class _Loop:
-    bundles: int = 0  # those of loops inside included, as often as they run
-    turns: int | None = None
+    bundles: int = 0  # including inner loops, times their iterations
+    iterations: int | None = None
 
 
 def count(listing: str) -> tuple[int, int]:
-    """(bundles with loops multiplied, loops of unknown length) of a listing of final bundles.
+    """Return (bundles times loop iterations, loops of unknown length) of a bundle listing.
 
-    A line is `ADDRESS LABEL: > { ... }`: the label LB starts a loop, each > is a loop around it.
-    The loop's counter is compared with its end, starts at 0, and grows by a constant.
+    A line is `ADDRESS LABEL: > { ... }`: the label LB starts a loop, each > is an enclosing loop.
+    A loop counter starts at 0, grows by a constant, and is compared with its limit.
     """
     lines = re.findall(
         r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z]{2})?\s*:\s*(>*)\s*(\{.*)", listing, re.MULTILINE
@@ -93,8 +93,8 @@ def count(listing: str) -> tuple[int, int]:
     def close():
         nonlocal unknown
         loop = stack.pop()
-        unknown += loop.turns is None
-        stack[-1].bundles += loop.bundles * (1 if loop.turns is None else loop.turns)
+        unknown += loop.iterations is None
+        stack[-1].bundles += loop.bundles * (1 if loop.iterations is None else loop.iterations)
 
     for depth, (label, _, text) in zip(depths, lines, strict=True):
         while len(stack) - 1 > depth or (label == "LB" and len(stack) - 1 == depth):
@@ -105,31 +105,31 @@ def count(listing: str) -> tuple[int, int]:
         test = re.search(r"scmp\.ge\.s32\.totalorder (%s\w+), (\d+) /\* loop exit test", text)
         if test:
             step = re.search(rf"{re.escape(test[1])} = sadd\.s32 (\d+),", listing)
-            stack[-1].turns = math.ceil(int(test[2]) / (int(step[1]) if step else 1))
+            stack[-1].iterations = math.ceil(int(test[2]) / (int(step[1]) if step else 1))
     while len(stack) > 1:
         close()
     return stack[0].bundles, unknown
 
 
 def _depths(lines) -> list[int]:
-    """How many loops each line stands in.
+    """Return the loop depth of each line.
 
-    An empty bundle carries no marks, and one that jumps back may carry those of the loop outside:
-    what goes on after it without a label has not been left.
+    Empty bundles have no marks, and a back jump may have those of the outer loop; both belong to
+    the loop if it continues after them without a label.
     """
     depths: list[int] = []
     for label, marks, _ in lines:
         inside = len(marks) - (label == "LB")
-        place = len(depths) - 1
-        while place >= 0 and depths[place] < inside:
-            depths[place] = inside
-            place -= 1
+        line = len(depths) - 1
+        while line >= 0 and depths[line] < inside:
+            depths[line] = inside
+            line -= 1
         depths.append(len(marks))
     return depths
 
 
 def _busy(text: str) -> dict[str, float]:
-    """Unit -> share of its slots, from a table of slots used by bundle."""
+    """Return unit -> fraction of its slots used, from a table of used slots per bundle."""
     lines = text.splitlines()
     units, slots = lines[1].split(", "), [int(n) for n in lines[2].split()]
     rows = [[int(n) for n in line.split()] for line in lines[4:] if line.strip()]
@@ -138,10 +138,10 @@ def _busy(text: str) -> dict[str, float]:
 
 
 def size_of(shapes: str) -> int:
-    """Bytes in memory of the arrays in a shape of HLO, tiles filled up; those in VMEM left out."""
+    """Return the bytes in HBM of the arrays in an HLO shape, padded to tiles."""
     total = 0
     for kind, dims, layout in re.findall(r"([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?", shapes):
-        if "S(1)" in layout:
+        if "S(1)" in layout:  # VMEM
             continue
         sizes = [int(n) for n in dims.split(",") if n]
         order = [int(n) for n in layout.partition(":")[0].split(",") if n]

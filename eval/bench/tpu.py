@@ -1,18 +1,18 @@
-"""`python -m eval.bench tpu`: what a layer of every cell would cost on a TPU that is not there.
+"""`python -m eval.bench tpu`: predicted cost of a layer of every cell on a TPU.
 
     python -m eval.bench cells --topology v5e:2x2
     python -m eval.bench tpu --cells rwkv7 mamba2 rwkv/7 mamba/2 --chunk-sizes 32 64 128
 
-Compiles a layer, forward and backward (`jax.vjp` for parameters and inputs, resets given, products
-in bfloat16), for one chip of the topology, in the fast form and as plain `lax.scan` over the step,
-and adds up the compiler's own estimate of cycles (`eval/bench/hlo.py`). Nothing runs. It is a
-prediction: what the compiler believes when it chooses between two programs; waiting for
-asynchronous copies is not in it. It is also deterministic, so it can choose chunk sizes.
+Compiles forward and backward pass of a layer (`jax.vjp` for parameters and inputs, with resets,
+bfloat16 matmuls) for one chip of the topology, in the parallel implementation and as `lax.scan`
+over the step, and sums the compiler's cycle estimates (`eval/bench/hlo.py`). Nothing is run, and
+waits for asynchronous copies are not included. Estimates are deterministic, so they can be used to
+choose chunk sizes.
 
-    utilisation = 6 x parameters in products x tokens / (cycles x FLOPs a cycle)
+    utilisation = 6 x matmul parameters x tokens / (cycles x FLOPs per cycle)
 
-and beside it with the recurrence's own operations, 3 x those of one step, added to the numerator.
-A name with a model's preset, "rwkv/7", is a whole layer: norms, residuals, channel mixing.
+"with recurrence" adds 3 x the operations of one step to the numerator. A model preset, e.g.
+"rwkv/7", is a whole layer with norms, residuals and channel mixing.
 """
 
 from __future__ import annotations
@@ -35,44 +35,43 @@ from jaxmodels.cells import CELLS
 from jaxmodels.errors import UserError
 from train.devices import aot
 
-# generation -> (clock in Hz, peak bfloat16 FLOP/s, bytes/s of the large memory) of a device as JAX
-# sees it
+# generation -> (clock in Hz, peak bfloat16 FLOP/s, HBM bytes/s) per JAX device
 CHIPS = {
     "v4": (1.05e9, 275e12, 1228e9),
     "v5e": (1.5e9, 197e12, 819e9),
     "v5p": (1.75e9, 459e12, 2765e9),
     "v6e": (1.75e9, 918e12, 1640e9),
 }
-LEFT_OUT = ("unified",)  # its chunk form is no layer of a language model by itself
-SHORTEST, LINEAR = 64, 0.03  # of the lengths at which the scan is compiled: see `estimate_scan`
+EXCLUDED = ("unified",)  # by itself not a layer of a language model
+SHORTEST, LINEAR = 64, 0.03  # first length and tolerance of `estimate_scan`
 
 
-def estimate_call(name: str, wanted, chunk_size: int | None, device, say) -> dict:
-    """The fast form at full length; halves the batch until it fits. -> a row, see `_row`."""
-    batch = wanted.batch
-    kernel = None if wanted.kernel == "xla" else wanted.kernel
+def estimate_call(name: str, options, chunk_size: int | None, device, say) -> dict:
+    """Estimate the parallel implementation, halving the batch until it fits; see `_row`."""
+    batch = options.batch
+    kernel = None if options.kernel == "xla" else options.kernel
     while True:
-        layer = layer_of(name, wanted.width, chunk_size, batch, wanted.time, kernel)
+        layer = layer_of(name, options.width, chunk_size, batch, options.time, kernel)
         try:
-            compiled = compile_layer(layer, "call", batch, wanted.time, device)
+            compiled = compile_layer(layer, "call", batch, options.time, device)
             break
         except aot.DoesNotFit as error:
-            if wanted.kernels:
-                wanted.kernels.read()  # what a failed attempt has written is not to be taken
+            if options.kernels:
+                options.kernels.read()  # discard the dump of the failed attempt
             if batch == 1:
                 raise
             say(f"{name}: batch {batch} does not fit ({error}); trying {batch // 2}")
             batch //= 2
-    _save(wanted, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
-    schedules = wanted.kernels.read() if wanted.kernels else {}
-    costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, wanted.topology))
-    row = _row(name, "call", layer, batch, wanted, costs, costs.cycles, compiled)
+    _save(options, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
+    schedules = options.kernels.read() if options.kernels else {}
+    costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, options.topology))
+    row = _row(name, "call", layer, batch, options, costs, costs.cycles, compiled)
     names = [cost.instruction.name for cost in costs.costs if cost.kind == "kernel"]
     return row | {"kernels": {name: dataclasses.asdict(schedules[name]) for name in names}}
 
 
 def cost_of_kernel(schedules, topology: str, instruction, operands) -> int | None:
-    """Cycles of a kernel: of its schedule, or of what it moves, if that is more."""
+    """Return the cycles of a kernel: the larger of its schedule and its memory traffic."""
     schedule = schedules.get(instruction.name)
     if schedule is None:
         return None
@@ -81,17 +80,17 @@ def cost_of_kernel(schedules, topology: str, instruction, operands) -> int | Non
     return max(schedule.bundles, round(moved * clock / bandwidth))
 
 
-def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
-    """The plain scan: compiled at short lengths and carried on along a straight line.
+def estimate_scan(name: str, options, batch: int, device, say) -> dict:
+    """Estimate the scan by linear extrapolation from short lengths.
 
-    What the backward pass keeps of 4096 steps does not fit a chip. The loop costs the same at every
-    step once its stacks are too long for VMEM, so lengths are doubled until the last lies on the
-    line through the two before it, or fits no more. `deviation`: how far the last lies from it.
+    The residuals of thousands of steps do not fit in HBM. The cost per step is constant once the
+    stacked residuals exceed VMEM, so the length is doubled until the last cost is on the line
+    through the two before it (relative `deviation` within `LINEAR`) or does not fit.
     """
     lengths, cycles, deviation = [], [], None
     length = SHORTEST
-    while length <= wanted.time and (deviation is None or abs(deviation) > LINEAR):
-        layer = layer_of(name, wanted.width, None, batch, length)
+    while length <= options.time and (deviation is None or abs(deviation) > LINEAR):
+        layer = layer_of(name, options.width, None, batch, length)
         try:
             compiled = compile_layer(layer, "scan", batch, length, device)
         except aot.DoesNotFit as error:
@@ -108,39 +107,41 @@ def estimate_scan(name: str, wanted, batch: int, device, say) -> dict:
         longest = costs, compiled
         length *= 2
     if len(lengths) < 2:
-        raise UserError(f"--time={wanted.time}: the scan needs {2 * SHORTEST} tokens or more")
+        raise UserError(
+            f"--time must be at least {2 * SHORTEST} to estimate the scan, got {options.time}"
+        )
     costs, compiled = longest
-    _save(wanted, f"{name}-scan", compiled[0])
+    _save(options, f"{name}-scan", compiled[0])
     slope = (cycles[-1] - cycles[-2]) / (lengths[-1] - lengths[-2])
-    total = cycles[-1] + slope * (wanted.time - lengths[-1])
-    layer = layer_of(name, wanted.width, None, batch, wanted.time)
-    row = _row(name, "scan", layer, batch, wanted, costs, total, compiled)
+    total = cycles[-1] + slope * (options.time - lengths[-1])
+    layer = layer_of(name, options.width, None, batch, options.time)
+    row = _row(name, "scan", layer, batch, options, costs, total, compiled)
     return row | {"compiled_at": lengths, "deviation": deviation}
 
 
-def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
-    clock, peak, _ = CHIPS[aot.parse_topology(wanted.topology)[0]]
-    tokens = batch * wanted.time
-    products, recurrence = (tokens * flops for flops in layer.flops)
+def _row(name, form, layer, batch, options, costs, cycles, compiled) -> dict:
+    clock, peak, _ = CHIPS[aot.parse_topology(options.topology)[0]]
+    tokens = batch * options.time
+    matmuls, recurrence = (tokens * flops for flops in layer.flops)
     return {
         "cell": name,
         "form": form,
         "chunk_size": chunk_size_of(layer.cell) if form == "call" else None,
         "batch": batch,
-        "time": wanted.time,
+        "time": options.time,
         "cycles": round(cycles),
         "cycles_per_token": cycles / tokens,
         "milliseconds": 1e3 * cycles / clock,
-        "product_flops": products,
+        "product_flops": matmuls,
         "recurrence_flops": recurrence,
-        "utilisation": products * clock / (cycles * peak),
-        "utilisation_with_recurrence": (products + recurrence) * clock / (cycles * peak),
+        "utilisation": matmuls * clock / (cycles * peak),
+        "utilisation_with_recurrence": (matmuls + recurrence) * clock / (cycles * peak),
         "compile_seconds": compiled[1],
         "peak_bytes": compiled[2],
         "kinds": {kind: part / costs.cycles for kind, part in costs.by("kind").items()},
         "sources": {
             source: part / costs.cycles
-            for source, part in list(costs.by("source").items())[: wanted.top]
+            for source, part in list(costs.by("source").items())[: options.top]
         },
         "top": [
             {
@@ -154,69 +155,69 @@ def _row(name, form, layer, batch, wanted, costs, cycles, compiled) -> dict:
                 "op_name": cost.instruction.op_name,
                 "source": cost.source,
             }
-            for cost in costs.costs[: wanted.top]
+            for cost in costs.costs[: options.top]
         ],
         "without_estimate": costs.without_estimate,
         "unknown_loops": list(costs.unknown_loops),
     }
 
 
-def _save(wanted, name: str, program: str) -> None:
-    if wanted.hlo:
-        folder = Path(wanted.hlo)
+def _save(options, name: str, program: str) -> None:
+    if options.hlo:
+        folder = Path(options.hlo)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name.replace('/', '-')}.txt").write_text(program)
 
 
-def run(wanted, say) -> list[dict]:
-    """All rows that the command line asks for.
+def run(options, say) -> list[dict]:
+    """Return all rows that the command line requests.
 
     Raises:
-      UserError: names, sizes or a topology that cannot be.
-      train.devices.aot.DoesNotFit: not even one row fits.
+      UserError: invalid names, sizes or topology.
+      train.devices.aot.DoesNotFit: a batch size of 1 does not fit.
     """
-    wanted.kernels = Kernels() if wanted.kernel != "xla" else None  # before libtpu is loaded
+    options.kernels = Kernels() if options.kernel != "xla" else None  # before libtpu is loaded
     try:
-        return _rows(wanted, say)
+        return _rows(options, say)
     finally:
-        if wanted.kernels:
-            wanted.kernels.close()
+        if options.kernels:
+            options.kernels.close()
 
 
-def _rows(wanted, say) -> list[dict]:
-    device = aot.topology_devices(wanted.topology)[0]
-    names = wanted.cells or [name for name in CELLS if name not in LEFT_OUT]
-    if wanted.kernel != "xla" and not wanted.cells:
+def _rows(options, say) -> list[dict]:
+    device = aot.topology_devices(options.topology)[0]
+    names = options.cells or [name for name in CELLS if name not in EXCLUDED]
+    if options.kernel != "xla" and not options.cells:
         names = [name for name in names if hasattr(CELLS[name][0], "kernel")]
-    kernel = None if wanted.kernel == "xla" else wanted.kernel
-    for name in names:  # before the first is compiled, which takes minutes
-        layer_of(name, wanted.width, None, 1, 1, kernel)
+    kernel = None if options.kernel == "xla" else options.kernel
+    for name in names:  # validate before compiling, which takes minutes
+        layer_of(name, options.width, None, 1, 1, kernel)
     rows = []
     for name in names:
-        chunked = chunk_size_of(layer_of(name, wanted.width, None, 1, 1).cell)
-        found = []
-        for chunk_size in (wanted.chunk_sizes or [None]) if chunked else [None]:
-            row = estimate_call(name, wanted, chunk_size, device, say)
-            found.append(row)
+        chunked = chunk_size_of(layer_of(name, options.width, None, 1, 1).cell)
+        calls = []
+        for chunk_size in (options.chunk_sizes or [None]) if chunked else [None]:
+            row = estimate_call(name, options, chunk_size, device, say)
+            calls.append(row)
             say(
                 f"{name}: chunk {row['chunk_size']}, {row['cycles']:,} cycles, "
                 f"utilisation {row['utilisation']:.1%}, compiled in {row['compile_seconds']:.0f} s"
             )
-        rows += found
-        if not wanted.no_scan:
-            scan = estimate_scan(name, wanted, min(row["batch"] for row in found), device, say)
-            for row in found:
+        rows += calls
+        if not options.no_scan:
+            scan = estimate_scan(name, options, min(row["batch"] for row in calls), device, say)
+            for row in calls:
                 row["scan_over_call"] = scan["cycles_per_token"] / row["cycles_per_token"]
             rows.append(scan)
     return rows
 
 
-def show(rows: list[dict], wanted) -> None:
-    """Prints the table and what bounds each fast form."""
-    generation, _ = aot.parse_topology(wanted.topology)
+def show(rows: list[dict], options) -> None:
+    """Print the table, and the most expensive operations of each row."""
+    generation, _ = aot.parse_topology(options.topology)
     clock, peak, _ = CHIPS[generation]
     title = f"a layer forward and backward on one {generation} chip, predicted: width "
-    title += f"{wanted.width}, T {wanted.time}, bfloat16 matmuls"
+    title += f"{options.width}, T {options.time}, bfloat16 matmuls"
     header = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilisation")
     header += ("with recurrence", "scan / call", "compile s", "peak GB")
     cells = [
@@ -243,7 +244,7 @@ def show(rows: list[dict], wanted) -> None:
         print(f"{row['cell']}, {row['form']}{chunk}: {kinds}")
         for source, share in row["sources"].items():
             print(f"  {share:6.1%}  {source}")
-        print("  its dearest instructions:")
+        print("  most expensive instructions:")
         for cost in row["top"]:
             times = f" x {cost['times']}" if cost["times"] > 1 else ""
             name = cost["op_name"].rpartition("/")[2] or cost["name"]
@@ -254,7 +255,7 @@ def show(rows: list[dict], wanted) -> None:
         for name, kernel in row.get("kernels", {}).items():
             busy = sorted(kernel["busy"].items(), key=lambda item: -item[1])[:3]
             units = ", ".join(f"{unit} {share:.0%}" for unit, share in busy)
-            print(f"  kernel {name}: {kernel['bundles']:,} bundles; slots filled: {units}")
+            print(f"  kernel {name}: {kernel['bundles']:,} bundles; slots used: {units}")
         if row["without_estimate"]:
             counts = ", ".join(f"{n} {name}" for name, n in row["without_estimate"].items())
             print(f"  no estimate, not counted: {counts}")
@@ -263,10 +264,10 @@ def show(rows: list[dict], wanted) -> None:
     for row in rows:
         if row["form"] == "scan":
             lengths = ", ".join(map(str, row["compiled_at"]))
-            line = f"* {row['cell']}: scan compiled at T {lengths} (peak GB and what bounds it: of "
-            line += f"the last) and carried on to {row['time']} along a line"
+            line = f"* {row['cell']}: scan compiled at T {lengths} (peak GB and instructions are "
+            line += f"those of the last) and extrapolated linearly to {row['time']}"
             if row["deviation"] is not None:
-                line += f"; the last lies {row['deviation']:+.1%} off the line through two before"
+                line += f"; the last deviates by {row['deviation']:+.1%} from the line"
             print(line)
     print(
         f"{clock / 1e9:g} GHz, {peak / 1e12:g} TFLOP/s; libtpu {aot.libtpu_version()}, "
@@ -276,51 +277,48 @@ def show(rows: list[dict], wanted) -> None:
 
 @cli.command()
 def main(arguments: list[str]) -> int | None:
-    """Predict the cost of every cell; return 1 if not even one row fits."""
+    """Predict the cost of every cell; return 1 if a batch size of 1 does not fit."""
     parser = cli.parser(
         "eval.bench tpu",
         __doc__,
-        epilog="One such process at a time: libtpu holds a lock. Get libtpu by `make install-tpu`.",
+        epilog="libtpu holds a lock: run one process at a time. Install: `make install-tpu`.",
     )
     parser.add_argument("--topology", default="v5e:2x2", help=f"generations: {', '.join(CHIPS)}")
-    parser.add_argument("--cells", nargs="+", metavar="NAME", help="cells, or presets as rwkv/7")
-    parser.add_argument("--chunk-sizes", type=int, nargs="+", metavar="N", help="tried in turn")
+    parser.add_argument("--cells", nargs="+", metavar="NAME", help="cells, or presets like rwkv/7")
+    parser.add_argument("--chunk-sizes", type=int, nargs="+", metavar="N", help="sizes to compare")
     parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--time", type=int, default=4096, help="tokens a sequence")
+    parser.add_argument("--time", type=int, default=4096, help="tokens per sequence")
     parser.add_argument(
-        "--batch", type=int, default=8, help="sequences a chip; halved until it fits"
+        "--batch", type=int, default=8, help="sequences per chip; halved until it fits"
     )
     parser.add_argument(
-        "--kernel",
-        default="xla",
-        choices=("xla", "pallas"),
-        help="the cells' own, of those with any",
+        "--kernel", default="xla", choices=("xla", "pallas"), help="pallas: cells with TPU kernels"
     )
-    parser.add_argument("--no-scan", action="store_true", help="only the fast form")
-    parser.add_argument("--top", type=int, default=5, help="dearest lines and instructions shown")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
-    parser.add_argument("--hlo", metavar="FOLDER", help="keep the optimised programs there")
-    wanted = parser.parse_args(arguments)
+    parser.add_argument("--no-scan", action="store_true", help="skip the lax.scan baseline")
+    parser.add_argument("--top", type=int, default=5, help="number of instructions to list")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
+    parser.add_argument("--hlo", metavar="FOLDER", help="write the optimised HLO to this folder")
+    options = parser.parse_args(arguments)
     start = time.perf_counter()
 
     def say(line):
         print(f"[{time.perf_counter() - start:4.0f} s] {line}", file=sys.stderr, flush=True)
 
-    generation, _ = aot.parse_topology(wanted.topology)
+    generation, _ = aot.parse_topology(options.topology)
     if generation not in CHIPS:
-        raise UserError(f"no clock is known for {generation}{cli.choose_from(CHIPS)}")
+        raise UserError(f"--topology: unknown generation {generation}{cli.choose_from(CHIPS)}")
     for name in ("width", "time", "batch"):
-        if getattr(wanted, name) < 1:
-            raise UserError(f"--{name}={getattr(wanted, name)}: give 1 or more")
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name}={getattr(options, name)}: give 1 or more")
     aot.prepare_environment(aot.find_libtpu())
-    jax.config.update("jax_platforms", "cpu")  # JAX has read the environment already
+    jax.config.update("jax_platforms", "cpu")  # JAX has already read the environment
     try:
-        rows = run(wanted, say)
+        rows = run(options, say)
     except aot.DoesNotFit as error:
-        print(f"does not fit {wanted.topology}: {error}")
+        print(f"does not fit {options.topology}: {error}")
         return 1
-    show(rows, wanted)
-    if wanted.json:
-        text = json.dumps({"topology": wanted.topology, "rows": rows}, indent=2)
-        cli.write_atomically(wanted.json, text + "\n")
+    show(rows, options)
+    if options.json:
+        text = json.dumps({"topology": options.topology, "rows": rows}, indent=2)
+        cli.write_atomically(options.json, text + "\n")
     return None

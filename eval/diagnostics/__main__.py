@@ -1,11 +1,10 @@
-"""Look into a trained model: states, components, memory, identity, and the gates.
+"""Diagnose a trained model: states, components, memory, identity, and the gates.
 
     python -m eval.diagnostics --workdir=runs/name [--checkpoint best|last|STEP] [--json OUT]
                                [--data PATH ...] [--distances 0 16 64 256] [--rows 480] [--brief]
 
 Prints every gate, and writes `diagnostics.json` and `diagnostics.html` into the run's folder (with
---json OUT the JSON goes there, and the page beside it). What is measured, and what the words mean:
-docs/groundthink.md.
+--json OUT to that file, and the page next to it). docs/groundthink.md describes the diagnostics.
 """
 
 import argparse
@@ -25,16 +24,16 @@ from jaxmodels.errors import UserError
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Look into a run, and print every gate."""
+    """Diagnose a run and print every gate."""
     parser = cli.parser("eval.diagnostics", __doc__, workdir=cli.RUN, checkpoint=True)
-    parser.add_argument("--json", metavar="OUT", help="write the numbers there")
-    parser.add_argument("--data", nargs="+", help="other text to look at it with")
-    parser.add_argument("--distances", type=int, nargs="+", help="of the passkey, in tokens")
-    parser.add_argument("--rows", type=int, help="keys at each distance")
+    parser.add_argument("--json", metavar="OUT", help="write the results to this file")
+    parser.add_argument("--data", nargs="+", help="use other text")
+    parser.add_argument("--distances", type=int, nargs="+", help="passkey distances in tokens")
+    parser.add_argument("--rows", type=int, help="number of keys at each distance")
     parser.add_argument(
         "--brief",
         action="store_true",
-        help="states, components, a passkey at 0 and 64 tokens with 160 keys; no more",
+        help="only states, components, and the passkey at 0 and 64 tokens with 160 keys",
     )
     flags = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "eval.diagnostics", *arguments])
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 
 def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list[Path]]:
-    """Looks, and writes the JSON and the page -> (result, their paths)."""
+    """Run the diagnostics and write JSON and page; return (result, paths)."""
     from eval.diagnostics.look import Amounts, diagnose
     from eval.log import device_description, read_log, versions
     from eval.run import load_run
@@ -63,12 +62,12 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
     distances = tuple(sorted(set(distances)))
     rows = (160 if flags.brief else 480) if flags.rows is None else flags.rows
     if distances[0] < 0:
-        raise UserError(f"--distances {distances[0]}: tokens cannot be fewer than 0")
+        raise UserError(f"--distances must be at least 0, got {distances[0]}")
     if rows < 30:
-        raise UserError(f"--rows={rows}: a probe needs 30 examples or more")
+        raise UserError(f"--rows must be at least 30 for the linear probe, got {rows}")
     out = Path(flags.json) if flags.json else Path(flags.workdir) / "diagnostics.json"
     if flags.json and not out.parent.is_dir():
-        raise UserError(f"--json {out}: there is no folder {out.parent}; make it first")
+        raise UserError(f"--json {out}: no folder {out.parent}; create it first")
     start = time.perf_counter()
     paths = tuple(flags.data) if flags.data else None
     run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths)
@@ -94,7 +93,7 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
 
 
 def json_safe(value):
-    """Replace floats that are not finite by the strings "inf" and "nan"."""
+    """Replace non-finite floats by the strings "inf" and "nan", which JSON can represent."""
     if isinstance(value, dict):
         return {name: json_safe(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -104,9 +103,9 @@ def json_safe(value):
     return value
 
 
-def _say(what: str) -> None:
+def _say(stage: str) -> None:
     if sys.stderr.isatty():
-        print(f"\r\033[K{what} ...", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{stage} ...", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Which part of a model learns, and which part it lives on (SYSTEMS G-49c, G-60, G-87, 2.32).
+"""Gradients and ablations of a model's components (docs/systems.md, G-49c, G-60, G-87).
 
-A component is what `model.parameter_label(name)` puts before the slash: rwkv, mamba, attention,
-channel, ... A model without that method is divided by the first word of its parameters' names.
+The component of a parameter is the part of `model.parameter_label(name)` before the slash: rwkv,
+mamba, attention, channel, ...; without that method, the first part of the parameter's name.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from eval.diagnostics.reading import token_losses
 from jaxmodels.models.contract import traits_of
 from jaxmodels.tree import flatten, unflatten
 
-# What makes Mamba's step size, by the names in cells/mamba1.py and mamba2.py.
+# Parameters of Mamba's step size.
 STEP_SIZE = ("dt_bias", "dt_proj")
-# What scales all that a component gives, the outermost first.
+# Parameters that scale the whole output of a component, outermost first.
 READ_OUTS = (
     ("rwkv/norm/scale", "mamba/norm/scale"),
     ("up/kernel",),
@@ -30,11 +30,11 @@ READ_OUTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Norms:
-    """Gradients of a component.
+    """Gradient norms of a component.
 
     Attributes:
         raw: Euclidean norm over all its parameters.
-        rms: raw / sqrt(count): comparable between components of different sizes.
+        rms: raw / sqrt(count), comparable between components of different sizes.
         count: number of parameters.
     """
 
@@ -44,12 +44,12 @@ class Norms:
 
 
 def labeller(model) -> Callable[[str], str]:
-    """Name of a parameter -> "component/role", role "other" if the model does not say."""
+    """Return a function from a parameter's name to "component/role"."""
     return traits_of(model).parameter_label or (lambda name: name.split("/")[0] + "/other")
 
 
 def component_norms(grads: Mapping[str, jax.Array], label: Callable[[str], str]) -> dict:
-    """{component: Norms} of gradients by name, e.g. of `train.optim.build.flatten`."""
+    """Return component -> `Norms` for gradients by name."""
     squares, counts = {}, {}
     for name, grad in grads.items():
         component = label(name).split("/")[0]
@@ -63,35 +63,35 @@ def component_norms(grads: Mapping[str, jax.Array], label: Callable[[str], str])
 
 
 def ratios(norms: Mapping[str, Norms], over: str = "rwkv", under: str = "mamba") -> dict | None:
-    """{"raw", "rms"}: gradients of one component over another's; None if either is not there.
+    """Return the ratios "raw" and "rms" of two components; None if either is missing.
 
-    0 / 0 is NaN, which fails every gate: neither learns.
+    0 / 0 is NaN, which fails every gate.
     """
     if over not in norms or under not in norms:
         return None
-    found = {}
+    quotients = {}
     for field in ("raw", "rms"):
         above, below = getattr(norms[over], field), getattr(norms[under], field)
-        found[field] = above / below if below else math.inf if above else math.nan
-    return found
+        quotients[field] = above / below if below else math.inf if above else math.nan
+    return quotients
 
 
 def phase_shift(grads: Mapping[str, jax.Array]) -> Verdict:
-    """2.32: step sizes' mean gradient norm over the others' mean; above 5 flags a phase shift."""
-    mine, others = [], []
+    """Judge the mean gradient norm of the step sizes over that of other parameters; 5 warns."""
+    steps, others = [], []
     for name, grad in grads.items():
         norm = float(np.linalg.norm(np.asarray(grad, np.float64)))
-        (mine if any(part in STEP_SIZE for part in name.split("/")) else others).append(norm)
-    if not mine or not others:
+        (steps if any(part in STEP_SIZE for part in name.split("/")) else others).append(norm)
+    if not steps or not others:
         return Verdict("phase shift", "skip", None, "the model has no step sizes")
-    mean, rest = sum(mine) / len(mine), sum(others) / len(others)
+    mean, rest = sum(steps) / len(steps), sum(others) / len(others)
     ratio = mean / rest if rest else math.inf if mean else 0.0
-    says = f"mean gradient norm of step sizes over that of the others: {ratio:.2f} (flag above 5)"
+    says = f"mean gradient norm of step sizes over other parameters: {ratio:.2f} (limit 5)"
     return Verdict("phase shift", "warn" if ratio > 5.0 else "pass", ratio, says)
 
 
 def mean_loss(model, batch):
-    """Next-token loss, nats a token, from a fresh state. batch: as the data streams give it."""
+    """Return the next-token loss of a data batch in nats per token, from the initial state."""
     state = model.initial_state(batch["inputs"].shape[0])
     _, sums = model.loss_sums(state, batch, key=None)
     return sums["next_token"] / jnp.maximum(batch["weights"].sum(), 1.0)
@@ -101,16 +101,16 @@ _gradients = jax.jit(jax.grad(mean_loss))
 
 
 def gradients(model, batch) -> dict[str, jax.Array]:
-    """Gradients of `mean_loss` by name."""
+    """Return the gradients of `mean_loss` by parameter name."""
     return flatten(_gradients(model, batch))
 
 
 def without(model, component: str):
-    """The model with a component that gives nothing to the residual stream, or None if it has none.
+    """Return the model with a component's output zeroed; None if the model does not have it.
 
-    component: "rwkv" or "mamba" (a path of the hybrid), "attention" or "gla" (a mixer), "channel".
-    What is zeroed is the last thing that scales the component's output: the gain of its norm, or
-    the kernel that reads it out; everything else, the state included, goes on as before.
+    component: "rwkv" or "mamba" (paths of the hybrid), "attention" or "gla" (mixers), "channel".
+    Zeroes the last parameter that scales the output: the gain of its norm, or its output
+    projection. States are updated as before.
     """
     flat = flatten(model)
     label = labeller(model)
@@ -121,30 +121,27 @@ def without(model, component: str):
 
 
 def _read_outs(names: list[str]) -> set[str]:
-    """The parameters that scale what the layers of a component give."""
-    owners: dict[str, list[str]] = {}
+    """Return the parameters that scale the output of each layer of a component."""
+    layers: dict[str, list[str]] = {}
     for name in names:
         layer = re.split("/(mixer|channel|adapter)/", name)[0]
-        owners.setdefault(layer, []).append(name)
-    found = set()
-    for inside in owners.values():
-        for ends in READ_OUTS:
-            hits = {name for name in inside if name.endswith(ends)}
-            if hits:
-                found |= hits
-                break
-    return found
+        layers.setdefault(layer, []).append(name)
+    outputs = set()
+    for parameters in layers.values():
+        matches = ({name for name in parameters if name.endswith(ends)} for ends in READ_OUTS)
+        outputs |= next(filter(None, matches), set())
+    return outputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Dominance:
-    """What each component is worth: the rise of the loss without it (G-49c).
+    """Increase of the loss without each component (docs/systems.md, G-49c).
 
     Attributes:
-        loss: of the whole model, nats a token.
+        loss: loss of the whole model, nats per token.
         rises: component -> loss without it - loss.
-        shares: of the paths rwkv and mamba: rise over the sum of both (rises below 0 count as 0).
-        says: which dominates.
+        shares: rise of the paths rwkv and mamba over the sum of both, clipped at 0.
+        says: the finding as text.
     """
 
     loss: float
@@ -154,9 +151,9 @@ class Dominance:
 
 
 def dominance(model, tokens) -> Dominance:
-    """Zeroes each component in turn, without training on, and measures what it costs.
+    """Measure the loss with each component zeroed, without retraining.
 
-    tokens: int (B, T + 1), texts that are read from a fresh state.
+    tokens: int (B, T + 1), read from the initial state.
     """
 
     def measure(model):
@@ -165,9 +162,9 @@ def dominance(model, tokens) -> Dominance:
 
     loss, rises = measure(model), {}
     for component in ("rwkv", "mamba", "attention", "gla", "channel"):
-        maimed = without(model, component)
-        if maimed is not None:
-            rises[component] = measure(maimed) - loss
+        ablated = without(model, component)
+        if ablated is not None:
+            rises[component] = measure(ablated) - loss
     return Dominance(loss, rises, *_shares(rises))
 
 
@@ -180,5 +177,5 @@ def _shares(rises: Mapping[str, float]) -> tuple[dict[str, float], str]:
         return {}, "the loss does not rise without either path"
     shares = {name: rise / total for name, rise in paths.items()}
     first = max(shares, key=shares.get)
-    says = f"{first} carries {shares[first]:.0%} of what the two paths are worth"
+    says = f"{first} carries {shares[first]:.0%} of the loss increase of the two paths"
     return shares, says + (" and dominates" if shares[first] > 0.75 else "")

@@ -1,9 +1,8 @@
-"""The gates G0 to G5 of GroundThink, and the one they lack (SYSTEMS G-80 to G-89, 2.3, 9.3).
+"""The gates G0 to G5 of GroundThink, and a gate of useful memory (docs/systems.md, G-80 to G-89).
 
-Each gate is a function of numbers and gives a `Verdict`. Thresholds are the source's; where its
-table leaves a gap between two bounds, the verdict there is "warn". Of G3.5 three questions are
-whether a state moves, has few directions and stays in range: a state that forgets everything within
-a few tokens answers all three as hoped. `useful_memory` asks what they do not.
+Each gate maps numbers to a `Verdict`. Thresholds are the source's; where its table leaves a gap
+between two bounds, the verdict is "warn". A state that forgets everything within a few tokens
+passes the gates G3.5 on movement, rank and saturation; `useful_memory` tests what is retained.
 """
 
 import dataclasses
@@ -15,18 +14,18 @@ import numpy as np
 from eval.diagnostics.states import Evolution, entropy_label
 
 CONTROL = ("pad", "unk", "bos", "eos", "system", "user", "assistant", "endofturn")
-ORDER = ("pass", "skip", "warn", "fail")  # from good to bad
+ORDER = ("pass", "skip", "warn", "fail")  # by severity
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a gate says.
+    """Outcome of a gate.
 
     Attributes:
-        gate: its name, e.g. "G3.5 saturation".
-        outcome: "pass", "warn", "fail", or "skip" where the question has no meaning.
-        value: the number judged, None if it is no number.
-        says: the finding in words, with the numbers and the bounds.
+        gate: name, e.g. "G3.5 saturation".
+        outcome: "pass", "warn", "fail", or "skip" if not applicable.
+        value: the number judged, or None.
+        says: the finding as text, with values and bounds.
     """
 
     gate: str
@@ -36,13 +35,13 @@ class Verdict:
 
 
 def overall(verdicts: Sequence[Verdict]) -> str:
-    """The worst outcome; "skip" only if all are."""
-    asked = [v.outcome for v in verdicts if v.outcome != "skip"]
-    return max(asked, key=ORDER.index) if asked else "skip"
+    """Return the worst outcome; "skip" only if all gates are skipped."""
+    outcomes = [v.outcome for v in verdicts if v.outcome != "skip"]
+    return max(outcomes, key=ORDER.index) if outcomes else "skip"
 
 
 def control_tokens(tokenizer) -> Verdict:
-    """G0: every control token, written `<|user|>`, is one token of its own (G-80)."""
+    """Judge G0: every control token, e.g. `<|user|>`, is a single token (G-80)."""
     lengths, ids = {}, []
     for name in CONTROL:
         encoded = np.asarray(tokenizer.encode(f"<|{name}|>"))
@@ -59,34 +58,34 @@ def control_tokens(tokenizer) -> Verdict:
 
 
 def forward(logits, shape: tuple[int, ...]) -> Verdict:
-    """G1: the logits have the promised shape and are finite (G-81)."""
+    """Judge G1: the logits have the expected shape and are finite (G-81)."""
     logits = np.asarray(logits)
     if logits.shape != tuple(shape):
-        says = f"logits have shape {logits.shape}, not {tuple(shape)}"
+        says = f"expected logits of shape {tuple(shape)}, got {logits.shape}"
         return Verdict("G1 forward", "fail", None, says)
     bad = int((~np.isfinite(logits)).sum())
-    says = f"logits {logits.shape}, {'all finite' if not bad else f'{bad} of them not finite'}"
+    says = f"logits {logits.shape}, {'all finite' if not bad else f'{bad} of them NaN or Inf'}"
     return Verdict("G1 forward", "fail" if bad else "pass", float(bad), says)
 
 
 def entropy_at_start(entropy: float, longest: int) -> Verdict:
-    """G2: state entropy of the untrained model, 2-5 / 1-2 or 5-7 / else (G-82).
+    """Judge G2: state entropy of the untrained model, 2-5 / 1-2 or 5-7 / else (G-82).
 
-    longest: length of the axis the softmax runs over, whose log is the largest entropy possible.
+    longest: length of the softmax axis; its log is the maximum entropy.
     """
     label = entropy_label(entropy)
     outcome = {"healthy": "pass", "low": "warn", "diverse": "warn"}.get(label, "fail")
     ceiling = math.log(longest)
-    says = f"{entropy:.2f} nats at step 0, {label} (2 to 5 wanted); at most {ceiling:.2f}, which a "
-    says += "state of zeros has"
+    says = f"{entropy:.2f} nats at step 0, {label} (target: 2 to 5); maximum {ceiling:.2f}, the "
+    says += "entropy of a zero state"
     return Verdict("G2 state entropy", outcome, entropy, says)
 
 
 def early_training(losses: Sequence[float], grad_norms: Sequence[float]) -> Verdict:
-    """G3: over the first 1,000 steps the loss falls and the gradient norm is sound (G-83).
+    """Judge G3: the loss falls over the first 1,000 steps with a moderate gradient norm (G-83).
 
-    Falls: the mean of the last tenth is below that of the first. Norm (median): 0.5-1.5 passes; up
-    to 3 and what the source's table leaves open warns; above 5 or below 0.01 fails.
+    Falls: the mean of the last tenth is below that of the first. Median norm: 0.5-1.5 passes, above
+    5 or below 0.01 fails, otherwise warns.
     """
     if len(losses) < 2 or not grad_norms:
         return Verdict("G3 early training", "skip", None, "no losses and gradient norms logged")
@@ -96,69 +95,70 @@ def early_training(losses: Sequence[float], grad_norms: Sequence[float]) -> Verd
     outcome = "pass" if 0.5 <= norm <= 1.5 else "warn"
     if norm > 5.0 or norm < 0.01 or not math.isfinite(norm) or not last < first:
         outcome = "fail"
-    says = f"loss {first:.3f} to {last:.3f}; median gradient norm {norm:.3g} (0.5 to 1.5 wanted)"
+    says = f"loss {first:.3f} to {last:.3f}; median gradient norm {norm:.3g} (target: 0.5 to 1.5)"
     return Verdict("G3 early training", outcome, norm, says)
 
 
-def cosine_variance(found: Evolution) -> Verdict:
-    """G3.5 by the table: variance of consecutive cosines, >0.1 / 0.01-0.1 / <0.01 (G-84).
+def cosine_variance(evolution: Evolution) -> Verdict:
+    """Judge G3.5 by the table: variance of consecutive cosines, >0.1 / 0.01-0.1 / <0.01 (G-84).
 
-    0.1 needs a standard deviation of 0.32, which the source's own recorded pass did not reach.
+    0.1 requires a standard deviation of 0.32, which the source's own recorded pass did not reach.
     """
-    value = found.variance
+    value = evolution.variance
     outcome = "pass" if value > 0.1 else "warn" if value >= 0.01 else "fail"
-    says = f"variance {value:.4f} (above 0.1 wanted, standard deviation {value**0.5:.3f})"
+    says = f"variance {value:.4f} (target: above 0.1), standard deviation {value**0.5:.3f}"
     return Verdict("G3.5 cosine variance", outcome, value, says)
 
 
-def movement(found: Evolution) -> Verdict:
-    """G3.5 by the script: the mean cosine of the layer that moves least, up to 0.99 passes."""
-    least = max(found.by_layer)
-    outcome = "fail" if found.label in ("FROZEN", "STATIC") else "pass"
-    says = f"least moving layer {least:.4f}: {found.label}; {found.says} ({found.drift:+.4f})"
+def movement(evolution: Evolution) -> Verdict:
+    """Judge G3.5 by the script: mean cosine of the least moving layer; up to 0.99 passes."""
+    least = max(evolution.by_layer)
+    outcome = "fail" if evolution.label in ("FROZEN", "STATIC") else "pass"
+    says = f"least moving layer {least:.4f}: {evolution.label}; {evolution.says} "
+    says += f"({evolution.drift:+.4f})"
     return Verdict("G3.5 movement", outcome, least, says)
 
 
 def low_rank_gate(ratio: float, rank: float, gaussian: float) -> Verdict:
-    """G3.5: the lowest top-5 share of singular values, >0.8 / 0.5-0.8 / <0.5 (G-85).
+    """Judge G3.5: lowest top-5 ratio of singular values, >0.8 / 0.5-0.8 / <0.5 (G-85).
 
-    rank: mean effective rank; gaussian: the share for noise of the same shape. Both are said,
-    because a high share is also what a collapsed, or small, state has.
+    rank: mean effective rank; gaussian: ratio for noise of the same shape. Both are reported,
+    because a collapsed or small state has a high ratio, too.
     """
     outcome = "pass" if ratio > 0.8 else "warn" if ratio >= 0.5 else "fail"
-    says = f"top 5 hold {ratio:.3f} (above 0.8 wanted; Gaussian noise of this shape {gaussian:.2f})"
-    says += f", mean effective rank {rank:.2f}: a high share can also be collapse"
+    says = f"top-5 ratio {ratio:.3f} (target: above 0.8; Gaussian noise {gaussian:.2f}), mean "
+    says += f"effective rank {rank:.2f}; a high ratio can also mean collapse"
     return Verdict("G3.5 top-5 ratio", outcome, ratio, says)
 
 
-def saturation_gate(share: float) -> Verdict:
-    """G3.5: share of entries beyond 5 in size, <10 % / 10-30 % / >30 % (G-86)."""
-    outcome = "pass" if share < 0.1 else "warn" if share <= 0.3 else "fail"
-    says = f"{share:.1%} of the state beyond 5 (below 10 % wanted)"
-    return Verdict("G3.5 saturation", outcome, share, says)
+def saturation_gate(fraction: float) -> Verdict:
+    """Judge G3.5: fraction of entries beyond ±5, <10 % / 10-30 % / >30 % (G-86)."""
+    outcome = "pass" if fraction < 0.1 else "warn" if fraction <= 0.3 else "fail"
+    says = f"{fraction:.1%} of the state beyond 5 (target: below 10 %)"
+    return Verdict("G3.5 saturation", outcome, fraction, says)
 
 
-def balance(ratio: float, what: str = "gradient norm") -> Verdict:
-    """G3.5 and G4: gradients of RWKV over Mamba, 0.3-3 / 0.1-0.3 or 3-10 / else (G-60, G-87).
+def balance(ratio: float, quantity: str = "gradient norm") -> Verdict:
+    """Judge G3.5 and G4: RWKV's gradients over Mamba's, 0.3-3 / 0.1-10 / else (G-60, G-87).
 
-    A diagnostic, not an aim: in the source's own runs the better loss had the worse balance.
+    A diagnostic, not a goal: in the source's own runs the better loss had the worse balance.
     """
     outcome = "fail"
     if 0.3 <= ratio <= 3.0:
         outcome = "pass"
     elif 0.1 <= ratio <= 10.0:
         outcome = "warn"
-    says = f"{what}, RWKV over Mamba: {ratio:.3f} (0.3 to 3 wanted)"
-    return Verdict(f"G3.5 balance, {what}", outcome, ratio, says)
+    says = f"{quantity}, RWKV over Mamba: {ratio:.3f} (target: 0.3 to 3)"
+    return Verdict(f"G3.5 balance, {quantity}", outcome, ratio, says)
 
 
-def suite(results: Mapping[str, object], wanted: Sequence[str]) -> Verdict:
-    """G4: every part of the suite ran and left a finite number or a finding (G-88)."""
-    absent = [name for name in wanted if not _measured(results.get(name))]
+def suite(results: Mapping[str, object], parts: Sequence[str]) -> Verdict:
+    """Judge G4: every part of the suite has a finite number or a finding (G-88)."""
+    absent = [name for name in parts if not _measured(results.get(name))]
     if absent:
-        says = f"{len(absent)} of {len(wanted)} parts gave nothing: {', '.join(absent)}"
+        says = f"{len(absent)} of {len(parts)} parts have no result: {', '.join(absent)}"
         return Verdict("G4 suite", "fail", float(len(absent)), says)
-    return Verdict("G4 suite", "pass", 0.0, f"all {len(wanted)} parts ran")
+    return Verdict("G4 suite", "pass", 0.0, f"all {len(parts)} parts ran")
 
 
 def _measured(value) -> bool:
@@ -170,35 +170,33 @@ def _measured(value) -> bool:
 
 
 def scale_up(loss: float, vocab_size: int) -> Verdict:
-    """G5: a loss below 6.5 nats a token lets 8M grow to 30M (G-89).
+    """Judge G5: a loss below 6.5 nats per token permits scaling from 8M to 30M (G-89).
 
-    Meant for a vocabulary of 24,576 (log 10.1). Where a model that guesses already passes, the gate
-    says nothing.
+    Meant for a vocabulary of 24,576 (log 10.1); skipped if a uniform guess already passes.
     """
     guess = math.log(vocab_size)
     if guess < 6.5:
-        says = f"without meaning here: guessing among {vocab_size} tokens costs {guess:.2f} already"
+        says = f"not applicable: a uniform guess among {vocab_size} tokens has loss {guess:.2f}"
         return Verdict("G5 scale up", "skip", loss, says)
     outcome = "pass" if loss < 6.5 else "fail"
-    return Verdict("G5 scale up", outcome, loss, f"loss {loss:.3f} (below 6.5 wanted)")
+    return Verdict("G5 scale up", outcome, loss, f"loss {loss:.3f} (target: below 6.5)")
 
 
 def useful_memory(correct: int, asked: int, chance: float, *, margin: float = 0.1) -> Verdict:
-    """The gate G3.5 lacks: can what was read be told from the state, or from an answer, later on?
+    """Judge recall of a key that was read some tokens before, missing from G3.5.
+
+    Passes at chance + margin if accuracy also exceeds chance by three standard errors; warns if
+    only the latter holds; otherwise fails.
 
     Args:
-        correct, asked: answers of a probe on the state (or of the model) about a key read some
-            tokens before.
-        chance: accuracy without any memory.
-        margin: what the accuracy must exceed chance by to pass.
-
-    Passes at chance + margin if that is also beyond chance by three standard errors; warns if only
-    the latter; else fails.
+        correct, asked: counts of answers of the model, or of a probe on its state.
+        chance: accuracy without memory.
+        margin: required accuracy above chance.
     """
     accuracy = correct / asked
     error = math.sqrt(chance * (1.0 - chance) / asked)
     beyond = accuracy - chance > 3.0 * error
     outcome = "fail" if not beyond else "pass" if accuracy >= chance + margin else "warn"
     says = f"{accuracy:.1%} of {asked} right, chance {chance:.1%} (standard error {error:.1%}); "
-    says += f"{chance + margin:.1%} wanted"
+    says += f"target {chance + margin:.1%}"
     return Verdict("useful memory", outcome, accuracy, says)

@@ -1,4 +1,4 @@
-"""All diagnostics of one trained model, as plain dicts for JSON, tables and pages."""
+"""All diagnostics of one trained model, as plain dicts."""
 
 import dataclasses
 import functools
@@ -24,15 +24,15 @@ PARTS = ("states", "components", "probes", "identity", "collapse")
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much is looked at.
+    """Sizes of the diagnostics.
 
     Attributes:
-        distances: of the passkey, ascending.
+        distances: passkey distances in tokens, ascending.
         rows: keys at each distance.
-        context: tokens read before states are watched.
-        watched: tokens during which they are.
-        words: tokens written after each persona's description.
-        brief: leave out what takes longest: forgetting, jitter, poisoning, identity and collapse.
+        context: tokens read before the states are recorded.
+        watched: tokens during which the states are recorded.
+        words: tokens generated after each persona's description.
+        brief: skip the slow parts: forgetting, jitter, poisoning, identity and collapse.
     """
 
     distances: tuple[int, ...] = (0, 16, 64, 256)
@@ -44,13 +44,13 @@ class Amounts:
 
 
 def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print) -> dict:
-    """Everything that this model can be asked, and in "missing" what it cannot.
+    """Run all diagnostics that the model supports; list the others under "missing".
 
     Args:
-        run: of `eval.run.load_run`.
-        log: of the same folder, for the gate on early training.
-        amounts: see there.
-        say: told what is done next.
+        run: result of `eval.run.load_run`.
+        log: log of the run, for the gate on early training.
+        amounts: see `Amounts`.
+        say: called with the name of each stage.
     """
     model, tokenizer, traits = run.model, run.corpus.tokenizer, traits_of(run.model)
     documents = run.corpus.valid or run.corpus.train
@@ -61,23 +61,24 @@ def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print
     if traits.intermediates:
         say("states")
         tokens = excerpts(text, ROWS, amounts.context + amounts.watched, rng)
-        result["states"], found = states_of(model, tokens, amounts.context)
+        result["states"], judged = states_of(model, tokens, amounts.context)
         fresh = jaxmodels.create(model.config, seed=run.config.seed)
-        verdicts += [*_at_start(fresh, tokens, amounts.context), *found]
+        verdicts += [*_at_start(fresh, tokens, amounts.context), *judged]
     else:
-        result["missing"].append(f"{run.config.model} does not show its layers: no states")
+        result["missing"].append(f"states: {run.config.model} does not expose its layers")
     if isinstance(model, LanguageModel):
         say("components")
-        result["components"], found = components_of(model, excerpts(text, ROWS, 2 * BLOCK + 1, rng))
-        verdicts += found
+        tokens = excerpts(text, ROWS, 2 * BLOCK + 1, rng)
+        result["components"], judged = components_of(model, tokens)
+        verdicts += judged
     else:
-        result["missing"].append(f"{run.config.model} is no plain language model: no components")
+        result["missing"].append(f"components: {run.config.model} is not a LanguageModel")
     verdicts.append(_early(log))
     if traits.step:
-        result["probes"], found = probes_of(model, tokenizer, text, amounts, rng, say)
-        verdicts += found
+        result["probes"], judged = probes_of(model, tokenizer, text, amounts, rng, say)
+        verdicts += judged
     else:
-        result["missing"].append(f"{run.config.model} cannot stream: no probes of memory")
+        result["missing"].append(f"probes of memory: {run.config.model} cannot stream")
     if traits.step and not amounts.brief:
         say("identity")
         result["identity"] = persona.identity_suite(model, tokenizer, text, tokens=amounts.words)
@@ -101,20 +102,21 @@ def _forward(model, text) -> Verdict:
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _watch_layer(layer, kind: str, state, xs):
-    """One token after the other: xs (B, T, C) -> (ys, what was seen, with a leading axis T)."""
+    """Run a layer on xs (B, T, C) token by token; return (ys, intermediates (T, ...))."""
 
-    def one(state, x):
+    def body(state, x):
         state, y, seen = layer_intermediates(layer, kind, state, x[:, None])
         return state, (y[:, 0], seen)
 
-    _, (ys, seen) = jax.lax.scan(one, state, xs.swapaxes(0, 1))
+    _, (ys, seen) = jax.lax.scan(body, state, xs.swapaxes(0, 1))
     return ys.swapaxes(0, 1), seen
 
 
 def watch(model, tokens, context: int) -> list[dict[str, np.ndarray]]:
-    """What `model.intermediates` says of two texts, token by token, after the first `context`.
+    """Record the layers' intermediates token by token after the first `context` tokens.
 
-    tokens (ROWS, T); the first two rows are watched. A dict a layer, with a leading axis of time.
+    tokens: int (ROWS, T), of which the first two rows are recorded. Returns one dict per layer,
+    with leading axis time.
     """
     state = model.initial_state(len(tokens))
     if context:
@@ -130,7 +132,7 @@ def watch(model, tokens, context: int) -> list[dict[str, np.ndarray]]:
 
 
 def states_of(model, tokens, context: int) -> tuple[dict, list[Verdict]]:
-    """Every layer's states over the tokens after the first `context`; see `watch`."""
+    """Return statistics and verdicts of every layer's states after the first `context` tokens."""
     seen = watch(model, tokens, context)
     layers, cosines = [], {}
     for depth, (kind, layer) in enumerate(zip(model.kinds, seen, strict=True)):
@@ -141,27 +143,27 @@ def states_of(model, tokens, context: int) -> tuple[dict, list[Verdict]]:
             cosines.setdefault(name, {})[depth] = cosine
             numbers = {"layer": depth, "kind": kind, "component": name}
             layers.append(numbers | _path(layer, name, cosine))
-    found, verdicts = {}, []
+    evolutions, verdicts = {}, []
     for name, by_depth in cosines.items():
-        evolved = states.evolution(by_depth.values(), tuple(by_depth), len(model.kinds))
-        found[name] = dataclasses.asdict(evolved)
+        evolution = states.evolution(by_depth.values(), tuple(by_depth), len(model.kinds))
+        evolutions[name] = dataclasses.asdict(evolution)
         rows = [row for row in layers if row["component"] == name]
         worst = min(rows, key=lambda row: row["top5_lowest"])
         rank = float(np.mean([row["effective_rank"] for row in rows]))
         saturated = max(row["saturation"] for row in rows)
-        judged = [gates.movement(evolved), gates.cosine_variance(evolved)]
+        judged = [gates.movement(evolution), gates.cosine_variance(evolution)]
         judged.append(gates.low_rank_gate(worst["top5_lowest"], rank, worst["top5_gaussian"]))
         judged.append(gates.saturation_gate(saturated))
         verdicts += [dataclasses.replace(v, gate=f"{v.gate}, {name}") for v in judged]
-    return {"layers": layers, "evolution": found}, verdicts
+    return {"layers": layers, "evolution": evolutions}, verdicts
 
 
 def _path(layer, name: str, cosine) -> dict:
-    """The numbers of one path of one layer. Arrays of `layer`: (T, B, ...)."""
+    """Return the statistics of one path of one layer. Arrays of `layer`: (T, B, ...)."""
     history = layer[f"{name}_state"]
     last, mean = history[-1], float(cosine.mean())
     entropy, ranks = health.state_entropy(last), states.effective_rank(last)
-    found = {
+    numbers = {
         "norm": states.state_norm(last),
         "entropy": entropy,
         "entropy_label": states.entropy_label(entropy),
@@ -179,17 +181,17 @@ def _path(layer, name: str, cosine) -> dict:
     }
     if f"{name}_out" in layer:
         variance, collapsed = states.output_variance(layer[f"{name}_out"][:, :, 0])
-        found |= {"output_variance": variance, "output_collapsed": collapsed}
+        numbers |= {"output_variance": variance, "output_collapsed": collapsed}
     if f"{name}_delta" in layer:
         variance, constant = states.selection_variance(layer[f"{name}_delta"][:, :, 0])
-        found |= {"selection_variance": variance, "selection_constant": constant}
+        numbers |= {"selection_variance": variance, "selection_constant": constant}
     if "write" in layer:
-        found["skipped_writes"] = float((layer["write"] == 0.0).mean())
-    return found
+        numbers["skipped_writes"] = float((layer["write"] == 0.0).mean())
+    return numbers
 
 
 def _at_start(fresh, tokens, context: int) -> list[Verdict]:
-    """G2 asks about the untrained model."""
+    """Judge G2 on the untrained model."""
     verdicts = []
     seen = watch(fresh, tokens, context)
     for name in PATHS:
@@ -202,7 +204,7 @@ def _at_start(fresh, tokens, context: int) -> list[Verdict]:
 
 
 def components_of(model, tokens) -> tuple[dict, list[Verdict]]:
-    """Gradients and worth of each component on some texts, int (B, T + 1)."""
+    """Return gradients, ablations and verdicts of the components on tokens int (B, T + 1)."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     batch = {"inputs": inputs, "targets": targets, "weights": np.ones(inputs.shape, np.float32)}
     grads = components.gradients(model, batch | {"reset": np.zeros(inputs.shape, bool)})
@@ -212,24 +214,24 @@ def components_of(model, tokens) -> tuple[dict, list[Verdict]]:
     if ratios:
         verdicts.append(gates.balance(ratios["raw"]))
         verdicts.append(gates.balance(ratios["rms"], "gradient per parameter"))
-    found = {
+    result = {
         "gradients": {name: dataclasses.asdict(norm) for name, norm in norms.items()},
         "rwkv_over_mamba": ratios,
         "step_sizes_over_others": shift.value,
         "dominance": dataclasses.asdict(components.dominance(model, tokens)),
     }
-    return found, verdicts
+    return result, verdicts
 
 
 def probes_of(model, tokenizer, text, amounts: Amounts, rng, say) -> tuple[dict, list[Verdict]]:
-    """Passkey and linear probe by distance, tau; if not brief eta, jitter, poisoning."""
+    """Return passkey recall, linear probes and tau; unless brief also eta, jitter, poisoning."""
     keys = passkey.passkey_of(tokenizer, text)
     recalls = []
     for distance in amounts.distances:
         say(f"passkey at {distance} tokens")
         recalls.append(passkey.recall(model, keys, distance, rows=amounts.rows))
     probed = [r.best.accuracy for r in recalls if r.best]
-    found = {
+    result = {
         "symbols": keys.shown,
         "chance": passkey.CHANCE,
         "recall": [dataclasses.asdict(r) | {"accuracy": r.accuracy} for r in recalls],
@@ -237,26 +239,26 @@ def probes_of(model, tokenizer, text, amounts: Amounts, rng, say) -> tuple[dict,
         "tau_probe": passkey.persistence(amounts.distances, probed) if probed else None,
     }
     if amounts.brief:
-        return found, _memory(recalls)
+        return result, _memory(recalls)
     say("forgetting, jitter, poisoning")
-    forgot = passkey.forgetting(model, keys, amounts.distances[:2][-1])
-    poisoned = stress.poisoning(model, text, tokenizer.vocab_size)
-    found |= {
-        "forgetting": dataclasses.asdict(forgot),
+    forgetting = passkey.forgetting(model, keys, amounts.distances[:2][-1])
+    poisoning = stress.poisoning(model, text, tokenizer.vocab_size)
+    result |= {
+        "forgetting": dataclasses.asdict(forgetting),
         "jitter": stress.jitter(model, excerpts(text, ROWS, 4 * BLOCK + 1, rng)),
-        "poisoning": dataclasses.asdict(poisoned),
+        "poisoning": dataclasses.asdict(poisoning),
     }
-    return found, _memory(recalls)
+    return result, _memory(recalls)
 
 
 def _memory(recalls: Sequence[passkey.Recall]) -> list[Verdict]:
-    """The gate of useful memory at the farthest distance up to 64 tokens, if any."""
-    judged = ([r for r in recalls if r.distance <= 64] or recalls[:1])[-1]
-    asked = {"answers": judged} | ({"linear probe": judged.best} if judged.best else {})
+    """Judge useful memory at the largest distance up to 64 tokens, or else the smallest."""
+    recall = ([r for r in recalls if r.distance <= 64] or recalls[:1])[-1]
+    scores = {"answers": recall} | ({"linear probe": recall.best} if recall.best else {})
     verdicts = []
-    for name, who in asked.items():
-        verdict = gates.useful_memory(who.correct, who.asked, passkey.CHANCE)
-        gate = f"{verdict.gate} at {judged.distance} tokens, {name}"
+    for name, score in scores.items():
+        verdict = gates.useful_memory(score.correct, score.asked, passkey.CHANCE)
+        gate = f"{verdict.gate} at {recall.distance} tokens, {name}"
         verdicts.append(dataclasses.replace(verdict, gate=gate))
     return verdicts
 
@@ -270,7 +272,7 @@ def _early(log: Log) -> Verdict:
 def _collapse(model, tokenizer, text, rng) -> dict:
     tokens = excerpts(text, ROWS, BLOCK, rng)
     _, logits = read(model, model.initial_state(ROWS), tokens)
-    said = persona.written(model, tokenizer, ["\n"], 400)[0]
+    sample = persona.generate_text(model, tokenizer, ["\n"], 400)[0]
     table = getattr(getattr(model, "embed", None), "table", None)
     table = np.zeros((1, 1)) if table is None else table[...]
-    return dataclasses.asdict(persona.mode_collapse(table, jax.nn.softmax(logits, -1), said))
+    return dataclasses.asdict(persona.mode_collapse(table, jax.nn.softmax(logits, -1), sample))

@@ -1,4 +1,4 @@
-"""The diagnostics as a page of their own, and as a table on the terminal."""
+"""The page of the diagnostics."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Result = Mapping[str, Any]
 
 
 def compose(result: Result, name: str) -> str:
-    """Return a whole HTML page; `name`: of the run."""
+    """Return the HTML page; `name` is the name of the run."""
     title = f"Diagnostics · {result['model']} · {name}"
     subtitle = f"step {result['step']}, {result['parameters']:,} parameters, {result['corpus']}"
     amounts = ", ".join(f"{name} {value}" for name, value in result["amounts"].items())
@@ -81,17 +81,17 @@ def _probes(result: Result) -> list[Block]:
     figure = figures.curves(
         lines,
         xlabel="tokens between key and question",
-        ylabel="share right",
+        ylabel="accuracy",
         markers=True,
         height=3.2,
     )
     caption = (
-        f"A key of five symbols ({probes['symbols']}) in running text: what the model answers when "
-        "asked for it, and what a linear probe reads from its recurrent state just before. A guess "
-        "is right one time in ten, a whole key one time in 100,000. The probe is a lower bound."
+        f"Recall of a key of five symbols ({probes['symbols']}) in running text: accuracy of the "
+        "model's answers, and of a linear probe on its recurrent state just before the question. "
+        "Chance is 1 in 10 for a symbol, 1 in 100,000 for a key. The probe is a lower bound."
     )
     rows = [
-        ["τ, answers: tokens until half is lost", _number(probes["tau"])],
+        ["τ, answers: tokens until accuracy is 50 %", _number(probes["tau"])],
         ["τ, linear probe", _number(probes["tau_probe"])],
     ]
     rows += _stress(probes) if "forgetting" in probes else []
@@ -103,12 +103,12 @@ def _probes(result: Result) -> list[Block]:
 
 
 def _stress(probes: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows that --brief leaves out: forgetting, state noise, hostile prefixes."""
+    """Return the rows on forgetting, state noise and hostile prefixes."""
     forgetting, poison = probes["forgetting"], probes["poisoning"]
     rows = [
         ["η: retained x (1 - leakage)", _number(forgetting["eta"])],
-        ["leakage past a reset", _number(forgetting["leakage"])],
-        ["leakage where the reset is withheld", _number(forgetting["unaided"])],
+        ["leakage across a reset", _number(forgetting["leakage"])],
+        ["leakage without the reset", _number(forgetting["unaided"])],
     ]
     rows += [
         [f"loss rise, state noise {size}", _number(rise)] for size, rise in probes["jitter"].items()
@@ -117,14 +117,14 @@ def _stress(probes: Mapping[str, Any]) -> list[list[str]]:
         after = _number(poison["after_reset"][kind])
         late = _number(poison["late"][kind])
         rows.append(
-            [f"loss rise after “{kind}”; late; past a reset", f"{_number(excess)}; {late}; {after}"]
+            [f"loss rise after “{kind}”; late; after reset", f"{_number(excess)}; {late}; {after}"]
         )
     return rows
 
 
 def _states(result: Result) -> list[Block]:
     layers = result["states"]["layers"]
-    if not layers:  # attention alone
+    if not layers:  # a model without recurrent layers
         return []
     blocks = [Heading("States")]
     for field, label, caption in (
@@ -132,7 +132,7 @@ def _states(result: Result) -> list[Block]:
         (
             "cosine",
             "cosine",
-            "Mean cosine of consecutive states: 1 does not move; low is movement, which can be "
+            "Mean cosine of consecutive states: 1 for a constant state; a low value can mean "
             "forgetting.",
         ),
     ):
@@ -159,51 +159,39 @@ def _states(result: Result) -> list[Block]:
         ]
         for row in layers
     ]
-    return [*blocks, Fold("Every layer", [Table(header, rows)])]
+    return [*blocks, Fold("All layers", [Table(header, rows)])]
 
 
 def _flag(row: Mapping[str, Any]) -> str:
     flags = [f"collapsed {row['retention']['collapsed']}"] if row["retention"]["collapsed"] else []
     flags += ["output collapsed"] if row.get("output_collapsed") else []
-    flags += ["selects nothing"] if row.get("selection_constant") else []
+    flags += ["constant step size"] if row.get("selection_constant") else []
     return f" ({', '.join(flags)})" if flags else ""
 
 
 def _components(result: Result) -> list[Block]:
-    found = result["components"]
-    rises = found["dominance"]["rises"]
-    names = list(dict.fromkeys([*found["gradients"], *rises]))
+    gradients, dominance = result["components"]["gradients"], result["components"]["dominance"]
     rows = []
-    for name in names:
-        norms = found["gradients"].get(name, {})
-        rows.append(
-            [
-                name,
-                f"{norms.get('count', 0):,}",
-                _number(norms.get("raw")),
-                _number(norms.get("rms")),
-                _number(rises.get(name)),
-            ]
-        )
+    for name in dict.fromkeys([*gradients, *dominance["rises"]]):
+        norms = gradients.get(name, {})
+        numbers = (norms.get("raw"), norms.get("rms"), dominance["rises"].get(name))
+        rows.append([name, f"{norms.get('count', 0):,}", *map(_number, numbers)])
     header = ["component", "parameters", "gradient norm", "per parameter", "loss rise without it"]
-    return [
-        Heading("Components"),
-        Table(header, rows),
-        Text(f"Loss {found['dominance']['loss']:.3f}; {found['dominance']['says']}."),
-    ]
+    text = f"Loss {dominance['loss']:.3f}; {dominance['says']}."
+    return [Heading("Components"), Table(header, rows), Text(text)]
 
 
 def _identity(result: Result) -> list[Block]:
-    found, collapse = result["identity"], result["collapse"]
+    identity, collapse = result["identity"], result["collapse"]
     rows = [
         [f"{name}: rubric score; lock, nats", f"{scores[name]:.3f}; {_number(lock)}"]
         for (name, scores), lock in zip(
-            found["rubric"].items(), found["persona_lock"].values(), strict=True
+            identity["rubric"].items(), identity["persona_lock"].values(), strict=True
         )
     ]
-    for name, count in found["items"].items():
+    for name, count in identity["items"].items():
         label = f"{name.replace('_', ' ')}, of {count} (chance 50 %)"
-        rows.append([label, f"{found[name]:.0%}"])
+        rows.append([label, f"{identity[name]:.0%}"])
     rows += [
         ["top probability / entropy", _number(collapse["confidence_ratio"])],
         ["signs of mode collapse", ", ".join(collapse["flags"]) or "none"],

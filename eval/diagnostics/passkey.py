@@ -1,12 +1,10 @@
-"""A key in running text, asked for later: what a language model recalls, and what its state holds.
+"""Passkey recall: a key in running text, recalled later by the model and by probes on its state.
 
     ... noise | The key is 31415 | noise, `distance` tokens | The key is ?????
 
-The notes' passkey (2.10) for a model of natural text: the question is the phrase that came before
-the key, so that a model which continues text as it has gone on before can answer. The answer is
-never in the text after the key, lengths are tokens, and each of the five places has ten answers to
-choose from: a guess is right one time in ten, a whole key one time in 100,000. (SYSTEMS G-63, G-66,
-G-67, 9.3.)
+The question repeats the phrase before the key, so that a plain language model can answer by
+continuing the text. Lengths are in tokens. Each of the five symbols is one of ten: chance is 1 in
+10 for a symbol and 1 in 100,000 for a key. See docs/systems.md, G-63, G-66 and G-67.
 """
 
 import dataclasses
@@ -22,9 +20,9 @@ from eval.diagnostics.linear import Decoded, decode_parts
 from eval.diagnostics.reading import (
     BLOCK,
     ROWS,
-    continued,
     excerpts,
     first_reset,
+    generate,
     read,
     recurrent_features,
 )
@@ -37,14 +35,14 @@ CHANCE = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Passkey:
-    """How keys are hidden in the tokens of a model.
+    """Generator of passkey prompts for a tokenizer.
 
     Attributes:
-        symbols: int32 (10,), the tokens of which keys are made.
-        shown: what they look like.
-        phrase: int32, the tokens before the key, and again as the question.
-        noise: int32, a text to fill with; a text that the model was not trained on.
-        digits: symbols a key.
+        symbols: int32 (10,), the tokens that keys consist of.
+        shown: the symbols as text.
+        phrase: int32, the tokens before the key, repeated as the question.
+        noise: int32, filler text that the model was not trained on.
+        digits: symbols per key.
     """
 
     symbols: np.ndarray
@@ -54,9 +52,9 @@ class Passkey:
     digits: int = 5
 
     def prompts(self, distance: int, rows: int, seed: tuple[int, ...]):
-        """-> (int32 (rows, time), without the question; keys (rows, digits), indices of symbols).
+        """Return tokens int32 (rows, time) without the question, and keys (rows, digits).
 
-        Noise before the phrase fills up to whole blocks.
+        Keys are indices into `symbols`. Noise before the phrase pads to a multiple of BLOCK.
         """
         rng = np.random.default_rng((*seed, distance))
         keys = rng.integers(0, len(self.symbols), (rows, self.digits))
@@ -70,13 +68,15 @@ class Passkey:
 
 
 def passkey_of(tokenizer, noise) -> Passkey:
-    """Keys of digits if the vocabulary has them, else of letters, else of its last ten tokens.
+    """Choose the symbols: digits or letters of the vocabulary, or else its last ten tokens.
 
     Raises:
         UserError: a vocabulary of fewer than 12 tokens.
     """
     if tokenizer.vocab_size < 12:
-        raise UserError(f"passkey: a vocabulary of {tokenizer.vocab_size} tokens; 12 are needed")
+        raise UserError(
+            f"passkey: the vocabulary must have at least 12 tokens, got {tokenizer.vocab_size}"
+        )
     phrase = np.asarray(tokenizer.encode(PHRASE), np.int32)
     for alphabet in ALPHABETS:
         tokens = [np.asarray(tokenizer.encode(symbol)) for symbol in alphabet]
@@ -89,13 +89,13 @@ def passkey_of(tokenizer, noise) -> Passkey:
 
 @dataclasses.dataclass(frozen=True)
 class Recall:
-    """What was found at one distance.
+    """Recall at one distance.
 
     Attributes:
         distance: tokens between key and question.
-        correct, asked: symbols that the model answered right, of all.
-        whole: share of the keys that were right in every symbol.
-        decoded: component -> the linear probe on its state just before the question.
+        correct, asked: number of correct and of all symbols.
+        whole: fraction of keys with every symbol correct.
+        decoded: component -> linear probe on its state just before the question.
     """
 
     distance: int
@@ -106,22 +106,22 @@ class Recall:
 
     @property
     def accuracy(self) -> float:
-        """Share of the symbols that were right."""
+        """Fraction of correct symbols."""
         return self.correct / self.asked
 
     @property
     def best(self) -> Decoded | None:
-        """The probe on everything recurrent; None if nothing is."""
+        """The probe on the whole recurrent state; None without one."""
         return next(reversed(self.decoded.values()), None)
 
 
 def recall(model, passkey: Passkey, distance: int, *, rows: int = 480, seed: int = 0) -> Recall:
-    """Answers of the model, and of linear probes on its recurrent state, at one distance.
+    """Measure recall of the model, and of linear probes on its recurrent state, at one distance.
 
-    rows: keys, rounded up to whole groups of ROWS.
+    rows: number of keys, rounded up to a multiple of ROWS.
     """
     groups = [
-        _asked(model, passkey, *passkey.prompts(distance, ROWS, (seed, group)))
+        _ask(model, passkey, *passkey.prompts(distance, ROWS, (seed, group)))
         for group in range(-(-rows // ROWS))
     ]
     right, features, keys = zip(*groups, strict=True)
@@ -131,18 +131,18 @@ def recall(model, passkey: Passkey, distance: int, *, rows: int = 480, seed: int
     return Recall(distance, int(right.sum()), right.size, float(right.all(1).mean()), decoded)
 
 
-def _asked(model, passkey, text, keys):
-    """-> (right answers bool (rows, digits), features before the question, keys)."""
+def _ask(model, passkey, text, keys):
+    """Return (correct bool (rows, digits), features before the question, keys)."""
     state, logits = read(model, model.initial_state(len(text)), text)
     question = np.full((len(text), len(passkey.phrase) + passkey.digits), -1)
     question[:, : len(passkey.phrase)] = passkey.phrase
-    said = continued(model, state, logits, question, allowed=passkey.symbols)
-    right = said[:, -passkey.digits :] == passkey.symbols[keys]
+    tokens = generate(model, state, logits, question, allowed=passkey.symbols)
+    right = tokens[:, -passkey.digits :] == passkey.symbols[keys]
     return right, recurrent_features(model, state), keys
 
 
 def persistence(distances, accuracies, level: float = 0.5) -> float:
-    """tau: the distance at which accuracy first falls through `level`, interpolated (G-66).
+    """Return tau, the interpolated distance at which accuracy falls below `level` (G-66).
 
     0 if it starts below, infinity if it never falls below.
     """
@@ -157,13 +157,13 @@ def persistence(distances, accuracies, level: float = 0.5) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Forgetting:
-    """Does the model drop a document that has ended, and nothing else? (G-67)
+    """Forgetting at document boundaries (G-67).
 
     Attributes:
-        retained: accuracy of its answers while the document goes on.
-        leakage: how much likelier than for a fresh model the old key is when a new document asks,
-            the reset given: (p - p_fresh) / (1 - p_fresh), from 0 to 1.
-        unaided: the same without the reset: what the model does not forget by itself.
+        retained: accuracy of the answers within the document.
+        leakage: excess probability of the old key when a new document, with a reset, asks for it:
+            (p - p_fresh) / (1 - p_fresh), from 0 to 1.
+        unaided: leakage without the reset.
         eta: retained x (1 - leakage).
     """
 
@@ -174,20 +174,20 @@ class Forgetting:
 
 
 def forgetting(model, passkey: Passkey, distance: int = 16, *, seed: int = 1) -> Forgetting:
-    """Reads documents with a key, then new ones that ask for it (ROWS of each)."""
+    """Read ROWS documents with a key, then new documents that ask for it."""
     text, keys = passkey.prompts(distance, ROWS, (seed,))
-    retained = float(_asked(model, passkey, text, keys)[0].mean())
-    # The new document is a block that ends in the question.
+    retained = float(_ask(model, passkey, text, keys)[0].mean())
+    # The new document is a block that ends with the question.
     rng = np.random.default_rng(seed)
     fresh_text = excerpts(passkey.noise, ROWS, BLOCK, rng)
     fresh_text[:, -len(passkey.phrase) :] = passkey.phrase
     start = first_reset(ROWS, BLOCK)
     state, _ = read(model, model.initial_state(ROWS), text)
-    wanted = passkey.symbols[keys[:, :1]]
+    symbol = passkey.symbols[keys[:, :1]]
 
     def mass(state, reset):
         _, logits = read(model, state, fresh_text, reset)
-        return np.asarray(jnp.take_along_axis(jax.nn.softmax(logits, -1), wanted, -1), np.float64)
+        return np.asarray(jnp.take_along_axis(jax.nn.softmax(logits, -1), symbol, -1), np.float64)
 
     fresh = mass(model.initial_state(ROWS), start)
     leakage, unaided = (_leakage(mass(state, reset), fresh) for reset in (start, None))

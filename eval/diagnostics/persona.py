@@ -1,9 +1,8 @@
-"""The identity suite of the notes (2.24) and the signs of mode collapse (2.27).
+"""Identity suite and mode collapse (V3_RESEARCH_NOTES 2.24 and 2.27 of GroundThink).
 
-Whether a description of a speaker, a fact or a counter-fact that was read still steers what is
-said: by the probability of answers, which a small model has long before it writes them, and by the
-source's rubric on what it does write. Items are short and hand-made; a model of a few million
-parameters is expected to be near chance, and chance is said.
+Measures whether a description of a speaker, a fact or a counterfact in the context influences the
+output, by the probability of answers and by the source's rubric on generated text. Items are short
+and hand-made; a model of a few million parameters is expected to be near chance.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eval.diagnostics.reading import BLOCK, ROWS, continued, excerpts, read, token_losses
+from eval.diagnostics.reading import BLOCK, ROWS, excerpts, generate, read, token_losses
 
 PERSONAS = {
     "Knight": (
@@ -31,7 +30,7 @@ PERSONAS = {
 NEUTRAL = "You are the one who speaks next in this text."
 ASK = " Tell us of yourself.\nI speak of the "
 
-# (text, right answer, wrong answer). Each pair is asked both ways, so that no word wins by itself.
+# (text, right answer, wrong answer). Each pair occurs both ways, which cancels word frequencies.
 TRACKING = (
     ("The ball is in the box. The cup is in the bag. The ball is in the ", "box", "bag"),
     ("The ball is in the bag. The cup is in the box. The ball is in the ", "bag", "box"),
@@ -51,36 +50,33 @@ ANCHOR = "My name is "
 
 
 def persona_score(text: str, persona: str) -> float:
-    """The source's rubric: words of the persona / words, in [0, 1]; 0 for no words."""
+    """Return the fraction of words that belong to the persona; 0 for no words."""
     words = [word.strip(".,;:!?'\"()[]-").lower() for word in text.split()]
     words = [word for word in words if word]
-    known = set(PERSONAS[persona][1])
-    return sum(word in known for word in words) / len(words) if words else 0.0
+    vocabulary = set(PERSONAS[persona][1])
+    return sum(word in vocabulary for word in words) / len(words) if words else 0.0
 
 
 def log_probabilities(model, tokenizer, prompts: Sequence[str], answers: Sequence[str]):
-    """Nats of each answer after its prompt, float64 (n,), read ROWS at a time."""
+    """Return log P(answer | prompt) in nats, float64 (n,)."""
     heads = [np.asarray(tokenizer.encode(p), np.int32) for p in prompts]
     tails = [np.asarray(tokenizer.encode(a), np.int32) for a in answers]
     whole = [np.concatenate(pair) for pair in zip(heads, tails, strict=True)]
     whole += whole[:1] * (-len(whole) % ROWS)
-    rows = filled(tokenizer, whole, extra=1)
+    rows = pad_left(tokenizer, whole, extra=1)
     scored = np.zeros((len(rows), rows.shape[1] - 1), bool)
     for mask, tail in zip(scored, tails, strict=False):
         mask[len(mask) - len(tail) :] = True
-    found = []
+    sums = []
     for start in range(0, len(rows), ROWS):
         group = slice(start, start + ROWS)
         _, losses = token_losses(model, model.initial_state(ROWS), rows[group])
-        found.append(-(np.asarray(losses, np.float64) * scored[group]).sum(1))
-    return np.concatenate(found)[: len(prompts)]
+        sums.append(-(np.asarray(losses, np.float64) * scored[group]).sum(1))
+    return np.concatenate(sums)[: len(prompts)]
 
 
-def filled(tokenizer, texts: Sequence[np.ndarray], extra: int = 0) -> np.ndarray:
-    """Texts of tokens side by side, int32 (n, blocks x BLOCK + extra).
-
-    Filled up on the left with line breaks (or token 0).
-    """
+def pad_left(tokenizer, texts: Sequence[np.ndarray], extra: int = 0) -> np.ndarray:
+    """Stack texts as int32 (n, blocks x BLOCK + extra), padded left with line breaks or token 0."""
     longest = max(map(len, texts)) - extra
     width = longest + -longest % BLOCK + extra
     fill = np.asarray(tokenizer.encode("\n"), np.int32)
@@ -91,10 +87,10 @@ def filled(tokenizer, texts: Sequence[np.ndarray], extra: int = 0) -> np.ndarray
 
 
 def persona_lock(model, tokenizer) -> dict[str, float]:
-    """How much a description favours the persona's own words over those of the others, in nats.
+    """Return by how many nats each description favours its own words over those of the others.
 
-    For each: mean over its words of log P(word | description) - log P(word | neutral), minus the
-    same over the others' words. 0 for a model that does not listen.
+    Mean over its words of log P(word | description) - log P(word | neutral), minus the same over
+    the other personas' words. 0 for a model that ignores the description.
     """
     texts = {name: description for name, (description, _) in PERSONAS.items()}
     words = [(name, word) for name, (_, words) in PERSONAS.items() for word in words]
@@ -110,7 +106,7 @@ def persona_lock(model, tokenizer) -> dict[str, float]:
 
 
 def choices(model, tokenizer, items: Sequence[tuple[str, str, str]]) -> float:
-    """Share of the items whose right answer is likelier than the wrong one; chance is 1/2."""
+    """Return the fraction of items whose right answer is more likely; chance is 1/2."""
     prompts = [text for text, _, _ in items for _ in range(2)]
     answers = [answer for _, right, wrong in items for answer in (right, wrong)]
     right, wrong = log_probabilities(model, tokenizer, prompts, answers).reshape(-1, 2).T
@@ -118,7 +114,7 @@ def choices(model, tokenizer, items: Sequence[tuple[str, str, str]]) -> float:
 
 
 def anchor_items(tokenizer, noise, tokens: int = 500, seed: int = 0) -> list:
-    """A name, so many tokens of noise, and the name asked for: each name against its successor."""
+    """Return items that ask for a name stated `tokens` tokens before; the wrong one is the next."""
     text = excerpts(noise, len(ANCHORS), tokens, np.random.default_rng(seed))
     following = [*ANCHORS[1:], ANCHORS[0]]
     return [
@@ -127,31 +123,33 @@ def anchor_items(tokenizer, noise, tokens: int = 500, seed: int = 0) -> list:
     ]
 
 
-def written(model, tokenizer, prompts: Sequence[str], tokens: int, seed: int = 0) -> list[str]:
-    """What the model writes after each prompt at temperature 0.8, ROWS prompts at most."""
+def generate_text(model, tokenizer, prompts: Sequence[str], tokens: int, seed: int = 0):
+    """Continue each of up to ROWS prompts at temperature 0.8; return list[str]."""
     texts = [np.asarray(tokenizer.encode(p), np.int32) for p in prompts]
-    rows = filled(tokenizer, texts + texts[:1] * (ROWS - len(texts)))
+    rows = pad_left(tokenizer, texts + texts[:1] * (ROWS - len(texts)))
     state, logits = read(model, model.initial_state(ROWS), rows)
-    own = np.full((ROWS, tokens), -1)
-    said = continued(model, state, logits, own, temperature=0.8, seed=seed)
-    return [tokenizer.decode(row) for row in said[: len(texts)]]
+    free = np.full((ROWS, tokens), -1)
+    samples = generate(model, state, logits, free, temperature=0.8, seed=seed)
+    return [tokenizer.decode(row) for row in samples[: len(texts)]]
 
 
 def identity_suite(model, tokenizer, noise, *, tokens: int = 200, seed: int = 0) -> dict:
-    """All of 2.24 on a model of text.
+    """Run the identity suite.
 
     Args:
-        noise: tokens to fill the long anchor's gap with.
-        tokens: written for the rubric after each persona's description, ten times each.
+        model, tokenizer: a language model and its tokenizer.
+        noise: tokens that fill the gap of the long anchor.
+        tokens: tokens generated per sample for the rubric, ten samples per persona.
+        seed: seed of the samples.
     """
     times = ROWS // len(PERSONAS)
     prompts = [text + ASK for text, _ in PERSONAS.values() for _ in range(times)]
-    texts = written(model, tokenizer, prompts, tokens, seed)
+    texts = generate_text(model, tokenizer, prompts, tokens, seed)
     scores = {}
     for index, persona in enumerate(PERSONAS):
-        own = texts[index * times : (index + 1) * times]
+        part = texts[index * times : (index + 1) * times]
         scores[persona] = {
-            name: float(np.mean([persona_score(text, name) for text in own])) for name in PERSONAS
+            name: float(np.mean([persona_score(text, name) for text in part])) for name in PERSONAS
         }
     return {
         "rubric": scores,
@@ -166,17 +164,16 @@ def identity_suite(model, tokenizer, noise, *, tokens: int = 200, seed: int = 0)
 
 @dataclasses.dataclass(frozen=True)
 class Collapse:
-    """Signs of mode collapse (2.27).
+    """Signs of mode collapse.
 
     Attributes:
-        embedding_norm: Frobenius norm of the embedding's table; the source flags more than 50. It
-            grows with the table: `embedding_rms`, the root mean square entry, does not.
-        embedding_rms: see there.
-        top_probability: mean probability of the likeliest token; flagged above 0.95.
-        confidence_ratio: top probability over entropy, both meaned (2.24).
-        distinct_words: different words / words of a sample; flagged below 0.3. (The source counts
-            tokens, which for characters is low in any text.)
-        flags: which were raised.
+        embedding_norm: Frobenius norm of the embedding table; flagged above 50.
+        embedding_rms: root mean square of its entries, independent of its size.
+        top_probability: mean probability of the most likely token; flagged above 0.95.
+        confidence_ratio: mean top probability over mean entropy.
+        distinct_words: distinct words / words of a sample; flagged below 0.3. (The source counts
+            tokens, which is low for any text with a character tokenizer.)
+        flags: names of the raised flags.
     """
 
     embedding_norm: float
@@ -188,14 +185,17 @@ class Collapse:
 
 
 def mode_collapse(table, probabilities, text: str) -> Collapse:
-    """table (vocab, width); probabilities (..., vocab) over some text; text: a sample."""
+    """Detect mode collapse.
+
+    table: (vocab, width); probabilities: (..., vocab) over some text; text: a generated sample.
+    """
     table, p = np.asarray(table, np.float64), np.asarray(probabilities, np.float64)
     norm, top = float(np.linalg.norm(table)), float(p.max(-1).mean())
     logs = np.log(p, out=np.zeros_like(p), where=p > 0)
     entropy = float(-(p * logs).sum(-1).mean())
     words = text.split()
     distinct = len(set(words)) / len(words) if words else 0.0
-    found: Mapping[str, bool] = {
+    flags: Mapping[str, bool] = {
         "embedding norm": norm > 50.0,
         "one token dominates": top > 0.95,
         "repetition": distinct < 0.3,
@@ -206,5 +206,5 @@ def mode_collapse(table, probabilities, text: str) -> Collapse:
         top_probability=top,
         confidence_ratio=top / max(entropy, 1e-9),
         distinct_words=distinct,
-        flags=tuple(name for name, raised in found.items() if raised),
+        flags=tuple(name for name, raised in flags.items() if raised),
     )

@@ -1,10 +1,10 @@
-"""What a recurrent state looks like: functions of arrays, without a model (SYSTEMS G-47, G-61 ff.).
+"""Statistics of recurrent states, as functions of arrays (docs/systems.md, G-47, G-61 to G-68).
 
 Legend: T tokens, L layers, B batch, H heads, K rows of a state (keys, or Mamba's N), V columns.
-Arrays are taken as they come and reduced in float64; what is returned are Python numbers.
+Reductions are in float64; results are Python numbers unless noted.
 
-Definitions are those of SYSTEMS 2.1 D and 2.3; thresholds are those of `9to5ninja-projects/
-groundthink` (V3_RESEARCH_NOTES 2.19, 9.5, and gate_g35_diagnostic.py for the labels of movement).
+Thresholds are those of `9to5ninja-projects/groundthink` (V3_RESEARCH_NOTES 2.19, 9.5, and
+gate_g35_diagnostic.py for the labels of movement).
 """
 
 import dataclasses
@@ -12,37 +12,36 @@ import functools
 
 import numpy as np
 
-SATURATED = 5.0  # |state| above it counts as saturated (G-86)
-GAUSSIAN_32 = 0.31  # top-5 ratio of a random 32 x 32 Gaussian: what a state without structure gives
+SATURATED = 5.0  # |state| above which an entry is saturated (G-86)
 
 
 def entropy_label(entropy: float) -> str:
-    """ "collapse" below 1, "low" below 2, "healthy" to 5, "diverse" to 7, else "chaos"."""
+    """Return "collapse" (below 1), "low" (2), "healthy" (up to 5), "diverse" (7) or "chaos"."""
     if entropy < 2.0:
         return "collapse" if entropy < 1.0 else "low"
     return "healthy" if entropy <= 5.0 else "diverse" if entropy <= 7.0 else "chaos"
 
 
 def effective_rank(state) -> np.ndarray:
-    """exp of the entropy of the normalised singular values: (..., K, V) -> (...).
+    """Return exp of the entropy of the normalised singular values: (..., K, V) -> (...).
 
-    1 for a matrix of rank 1, min(K, V) for an orthogonal one, 0 for zeros.
+    1 for rank 1, min(K, V) for an orthogonal matrix, 0 for zeros.
     """
-    sizes = np.linalg.svd(np.asarray(state, np.float64), compute_uv=False)
-    total = sizes.sum(-1, keepdims=True)
-    share = np.divide(sizes, total, out=np.zeros_like(sizes), where=total > 0)
-    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-    return np.where(total[..., 0] > 0, np.exp(-(share * logs).sum(-1)), 0.0)
+    values = np.linalg.svd(np.asarray(state, np.float64), compute_uv=False)
+    total = values.sum(-1, keepdims=True)
+    p = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
+    return np.where(total[..., 0] > 0, np.exp(-(p * logs).sum(-1)), 0.0)
 
 
 def utilisation(state) -> float:
-    """Mean effective rank of the last two axes over the largest possible (G-65), in [0, 1]."""
+    """Return the mean effective rank over its maximum min(K, V), in [0, 1] (G-65)."""
     ranks = effective_rank(state)
     return float(ranks.mean() / min(np.shape(state)[-2:]))
 
 
 def live_share(samples) -> float:
-    """Share of the entries whose variance over the first axis exceeds 1 % of the median (G-65).
+    """Return the fraction of entries whose variance exceeds 1 % of the median variance (G-65).
 
     samples: (samples, ...), states after different texts or at different times.
     """
@@ -51,41 +50,41 @@ def live_share(samples) -> float:
 
 
 def top_ratio(state, top: int = 5) -> np.ndarray:
-    """Share of the `top` largest singular values in their sum: (..., K, V) -> (...) (G-85).
+    """Return the sum of the `top` largest singular values over the sum of all (G-85).
 
-    High can mean structure, or collapse: read it beside `effective_rank`, and against
-    `gaussian_top_ratio` of the same shape. Zeros give 1: nothing lies outside.
+    (..., K, V) -> (...); 1 for zeros. A high ratio can mean structure or collapse: compare with
+    `effective_rank`, and with `gaussian_top_ratio` of the same shape.
     """
-    sizes = np.linalg.svd(np.asarray(state, np.float64), compute_uv=False)
-    total = sizes.sum(-1)
-    return np.divide(sizes[..., :top].sum(-1), total, out=np.ones_like(total), where=total > 0)
+    values = np.linalg.svd(np.asarray(state, np.float64), compute_uv=False)
+    total = values.sum(-1)
+    return np.divide(values[..., :top].sum(-1), total, out=np.ones_like(total), where=total > 0)
 
 
 @functools.cache
 def gaussian_top_ratio(rows: int, columns: int, top: int = 5) -> float:
-    """What `top_ratio` gives for random Gaussian matrices of a shape: 0.31 for 32 x 32."""
+    """Return the mean `top_ratio` of random Gaussian matrices of a shape, 0.31 for 32 x 32."""
     noise = np.random.default_rng(0).standard_normal((64, rows, columns))
     return float(top_ratio(noise, top).mean())
 
 
 def saturation(state, limit: float = SATURATED) -> float:
-    """Share of the entries with an absolute value above `limit` (G-86)."""
+    """Return the fraction of entries with an absolute value above `limit` (G-86)."""
     return float((np.abs(np.asarray(state)) > limit).mean())
 
 
 def state_norm(state) -> float:
-    """Frobenius norm of each sequence's whole state, meaned over the batch (G-61).
+    """Return the Frobenius norm of a sequence's state, averaged over the batch (G-61).
 
-    Read-side or in-place StateNorm pins it; use the cosines then.
+    Constant with StateNorm; use the cosines then.
     """
     flat = np.asarray(state, np.float64).reshape(len(state), -1)
     return float(np.linalg.norm(flat, axis=1).mean())
 
 
 def consecutive_cosine(states) -> np.ndarray:
-    """Cosine of each state with the one before: (T, B, ...) -> (T - 1, B), all heads as one vector.
+    """Return the cosine of each state with the previous one: (T, B, ...) -> (T - 1, B).
 
-    Two states of zeros are equal, 1; zeros and something else have nothing in common, 0.
+    All heads form one vector. The cosine of two zero states is 1, of zero and nonzero states 0.
     """
     flat = np.asarray(states, np.float64)
     flat = flat.reshape(*flat.shape[:2], -1)
@@ -98,7 +97,7 @@ def consecutive_cosine(states) -> np.ndarray:
 
 
 def movement_label(mean_cosine: float) -> str:
-    """FROZEN above 0.999, STATIC above 0.99, EVOLVING above 0.9, else DYNAMIC."""
+    """Return FROZEN (above 0.999), STATIC (0.99), EVOLVING (0.9) or DYNAMIC."""
     for bound, label in ((0.999, "FROZEN"), (0.99, "STATIC"), (0.9, "EVOLVING")):
         if mean_cosine > bound:
             return label
@@ -107,16 +106,16 @@ def movement_label(mean_cosine: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Evolution:
-    """How states move from token to token (G-84).
+    """Change of states from token to token (G-84).
 
     Attributes:
-        mean, variance: of the cosines over tokens, batch and layers.
-        label: of the layer that moves least, as the source's script judged it.
+        mean, variance: statistics of the cosines over tokens, batch and layers.
+        label: label of the least moving layer, as in the source's script.
         by_layer: mean cosine of each layer.
-        labels: of each layer.
-        early, late: mean over the layers below the middle, and above it.
+        labels: label of each layer.
+        early, late: mean over the layers below and above the middle.
         drift: late - early.
-        says: what the source read from the drift, where it is more than 0.01.
+        says: interpretation of the drift.
     """
 
     mean: float
@@ -131,10 +130,10 @@ class Evolution:
 
 
 def evolution(cosines, depths=None, num_layers: int | None = None) -> Evolution:
-    """cosines: one array of `consecutive_cosine` a recurrent layer.
+    """Summarize the results of `consecutive_cosine`, one array per recurrent layer.
 
-    depths: those layers' places in the model, for early and late; None: 0, 1, ... A layer exactly
-    in the middle of an odd number of places, or the anchor in the middle, is neither.
+    depths: indices of those layers in the model; None = 0, 1, ... The middle layer of an odd number
+    counts as neither early nor late.
     """
     means = [float(np.mean(c)) for c in cosines]
     pooled = np.concatenate([np.ravel(c) for c in cosines])
@@ -146,11 +145,11 @@ def evolution(cosines, depths=None, num_layers: int | None = None) -> Evolution:
     drift = late - early
     says = "early and late layers move alike"
     if drift < -0.01:
-        says = "late layers move more: the source's sign of a forming identity"
+        says = "late layers move more, which the source reads as a forming identity"
     elif drift > 0.01:
-        says = "late layers move less: the signal dies on its way up"
+        says = "late layers move less: the signal decays with depth"
     elif not np.isfinite(drift):
-        says = "too few recurrent layers to compare early with late"
+        says = "too few recurrent layers to compare early and late ones"
     return Evolution(
         mean=float(pooled.mean()),
         variance=float(pooled.var()),
@@ -165,19 +164,14 @@ def evolution(cosines, depths=None, num_layers: int | None = None) -> Evolution:
 
 
 def worldview_capacity(d_state: int, mean_cosine: float) -> float:
-    """W = d_state x selective update ratio, the ratio being 1 - mean consecutive cosine (G-68).
-
-    The other reading, the share of channels whose step size exceeds the median, is one half by the
-    meaning of a median, and not offered. Large W is movement, not memory.
-    """
+    """Return W = d_state x (1 - mean consecutive cosine) (G-68): movement, not memory."""
     return d_state * (1.0 - mean_cosine)
 
 
 def output_variance(out) -> tuple[float, bool]:
-    """Variance of a path's output over batch and time, and whether it has collapsed (G-62).
+    """Return the variance of a path's output (B, T, C) over batch and time, and a collapse flag.
 
-    out: (B, T, C). Collapsed: what changes is less than a thousandth of what is there, in amplitude
-    (root mean square), or nothing is there.
+    Collapsed: the standard deviation is at most a thousandth of the root mean square (G-62).
     """
     x = np.asarray(out, np.float64).reshape(-1, np.shape(out)[-1])
     variance, power = float(x.var(0).mean()), float((x * x).mean())
@@ -185,9 +179,9 @@ def output_variance(out) -> tuple[float, bool]:
 
 
 def selection_variance(delta) -> tuple[float, bool]:
-    """Variance over batch and time of Mamba's step sizes, meaned over heads; True if none (G-47).
+    """Return the mean variance of Mamba's step sizes (B, T, H) over batch and time, and a flag.
 
-    delta: (B, T, H). None: no head's step size varies by a thousandth of its mean.
+    The flag is True if no head's step size varies by a thousandth of its mean (G-47).
     """
     x = np.asarray(delta, np.float64).reshape(-1, np.shape(delta)[-1])
     variance = x.var(0)
@@ -196,13 +190,13 @@ def selection_variance(delta) -> tuple[float, bool]:
 
 @dataclasses.dataclass(frozen=True)
 class Decays:
-    """Where retentions lie (G-47).
+    """Distribution of the retention per token over channels (G-47).
 
     Attributes:
-        mean, smallest, largest: of the channels' mean retention a token.
-        near_zero: share of the channels that keep less than 1 % of the state a token.
-        near_one: share that lose less than 1e-5 a token (half of it after 69,000 tokens).
-        collapsed: "to 0" or "to 1" if that is 95 % of the channels, else "".
+        mean, smallest, largest: statistics of the channels' mean retention.
+        near_zero: fraction of channels that keep less than 1 % of the state per token.
+        near_one: fraction that lose less than 1e-5 per token (half-life 69,000 tokens).
+        collapsed: "to 0" or "to 1" if 95 % of the channels are, else "".
     """
 
     mean: float
@@ -214,7 +208,7 @@ class Decays:
 
 
 def decays(retention) -> Decays:
-    """retention: (B, T, H) or (B, T, H, K), the factor on the state at each token."""
+    """Summarize the decay factors of a state, (B, T, H) or (B, T, H, K)."""
     x = np.asarray(retention, np.float64)
     x = x.reshape(x.shape[0] * x.shape[1], -1).mean(0)
     near_zero, near_one = float((x < 0.01).mean()), float((x > 1.0 - 1e-5).mean())

@@ -1,4 +1,4 @@
-"""A state that is shaken, and a state that is poisoned (SYSTEMS G-67, G-71)."""
+"""Stress tests: noise on the state, and hostile prefixes (docs/systems.md, G-67, G-71)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,54 +9,51 @@ import numpy as np
 from eval.diagnostics.reading import ROWS, excerpts, first_reset, read, token_losses
 
 
-def shaken(state, seed: int, size: float):
-    """Noise of `size` times the root mean square of each array of a state.
+def add_noise(state, seed: int, size: float):
+    """Add Gaussian noise of `size` times the root mean square of each array of a state.
 
-    Counters (a number a layer and sequence, or a number a sequence) are left as they are.
+    Counters (one number per layer and sequence, or per sequence) are not changed.
     """
     rng, several = np.random.default_rng(seed), len(jax.tree.leaves(state)) > 1
 
-    def one(x):
+    def perturb(x):
         x = np.asarray(x)
         if x.ndim < 3 and several:
-            return x  # a shaken count of tokens is no count
+            return x
         scale = np.sqrt(np.mean(x * x, axis=tuple(range(1, x.ndim)), keepdims=True))
         return x + np.float32(size) * scale * rng.standard_normal(x.shape, np.float32)
 
-    return jax.tree.map(one, state)
+    return jax.tree.map(perturb, state)
 
 
 def jitter(model, tokens, sizes=(0.01, 0.1, 1.0), seed: int = 0) -> dict[str, float]:
-    """Rise of the loss, nats a token, on the second half of texts after noise on the state.
+    """Measure the increase of the loss on the second half of texts after noise on the state.
 
-    tokens: int (B, T + 1). The noise is as large as `shaken` says; a model whose loss does not rise
-    at 1.0 makes no use of its state.
-
-    Returns:
-        {"0.01": rise, ...}.
+    tokens: int (B, T + 1). Returns size of the noise (see `add_noise`), e.g. "0.01" -> increase in
+    nats per token. A model whose loss does not increase at 1.0 makes no use of its state.
     """
     half = np.shape(tokens)[1] // 2
     state, _ = read(model, model.initial_state(len(tokens)), tokens[:, :half])
     rest = tokens[:, half:]
     loss = token_losses(model, state, rest)[1].mean()
-    found = {}
+    rises = {}
     for size in sizes:
-        moved = shaken(state, seed, size)
-        found[f"{size:g}"] = float(token_losses(model, moved, rest)[1].mean() - loss)
-    return found
+        noisy = add_noise(state, seed, size)
+        rises[f"{size:g}"] = float(token_losses(model, noisy, rest)[1].mean() - loss)
+    return rises
 
 
 @dataclasses.dataclass(frozen=True)
 class Poisoning:
-    """What a hostile prefix does to the text after it (G-71). Nats a token.
+    """Effect of hostile prefixes on the text after them, in nats per token (G-71).
 
     Attributes:
-        clean: loss on clean text from a fresh state.
-        excess: kind of prefix -> what it adds.
-        late: the same over the last quarter of the clean text: what stays.
-        after_reset: kind -> largest change at any token with a reset between the two; 0 if resets
-            are exact.
-        worst: the kind of prefix that adds most.
+        clean: loss on clean text from the initial state.
+        excess: kind of prefix -> increase of the loss.
+        late: kind -> increase over the last quarter of the clean text.
+        after_reset: kind -> largest change at any token with a reset in between; 0 if resets are
+            exact.
+        worst: kind of prefix with the largest increase.
     """
 
     clean: float
@@ -69,11 +66,10 @@ class Poisoning:
 def poisoning(
     model, text, vocab_size: int, *, rows: int = ROWS, prefix: int = 128, length: int = 129, seed=0
 ) -> Poisoning:
-    """Reads prefixes, then clean excerpts of `text`, with and without a reset between them.
+    """Read prefixes, then clean excerpts of `text`, with and without a reset in between.
 
-    Prefixes: "noise" (random tokens), "repeat" (one token over and over, another in each row),
-    "searched" (the row of noise that harms most, before every excerpt), "text" (another excerpt:
-    what an honest document does).
+    Prefixes: "noise" (random tokens), "repeat" (one token per row, repeated), "searched" (the row
+    of noise with the largest increase), "text" (another excerpt, as a control).
     """
     rng = np.random.default_rng(seed)
     clean = excerpts(text, rows, length, rng)

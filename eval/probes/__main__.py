@@ -1,25 +1,23 @@
-"""What a cell can and cannot learn, measured on synthetic tasks at equal parameters.
+"""Compare cells on synthetic tasks at equal parameter counts.
 
     python -m eval.probes [--tasks NAME ...] [--cells NAME ...] [--seeds 3] [--steps N]
                           [--json FILE [--resume]] [--markdown FILE]
 
-For every cell and task a small model (embedding, two blocks of cell and SwiGLU, head; all models of
-a task have the same number of parameters within 2 %) is trained on rows made on the fly and tested
-on rows of another seed:
+For every cell and task, trains a small model (embedding, two blocks of cell and SwiGLU, head; equal
+parameter counts within 2 % per task) on generated rows, and tests it on rows of another seed:
 
-    mqar               which value was paired with this key? several pairs, each asked once
-    selective_copying  the values that stood among noise, in order
-    induction          what came after the special token?
-    passkey            five digits, hidden in noise
-    parity             of the ones so far, at every position
-    s5                 product of permutations of five things so far, at every position
+    mqar               multi-query associative recall: the value paired with each key
+    selective_copying  the values among noise, in order
+    induction          the token after the special token
+    passkey            five digits hidden in noise
+    parity             parity of the ones so far, at every position
+    s5                 product of the permutations of five elements so far, at every position
 
-The table says, for each: accuracy on scored positions (mean and sample standard deviation over
-seeds), chance, rows that are right everywhere, bytes of recurrent state a sequence, parameters,
-learning rate (trained side by side, chosen by validation rows), tokens seen by each model and
-seconds of all of them, compilation included. Training ends early when a task is solved.
-
-Ctrl-C leaves what was finished in the files; --resume goes on from there.
+The table lists accuracy on scored positions (mean and sample standard deviation over seeds),
+chance, fraction of rows without an error, bytes of recurrent state per sequence, parameters, the
+learning rate selected on validation rows, tokens seen by each model, and seconds of all models with
+compilation. Training stops early when a task is solved. Ctrl-C keeps the finished rows; --resume
+continues.
 """
 
 import argparse
@@ -44,39 +42,37 @@ from train.devices.malloc import keep_freed_memory
 
 
 def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
-    """(cell, task) -> row of an earlier call; nothing if there is no file.
+    """Return (cell, task) -> row of an earlier run; {} without a file.
 
     Raises:
-      UserError: there is a file and it shall not be continued, or it holds something else.
+      UserError: the file exists without --resume, or is not a result of this command.
     """
     if not path.exists():
         return {}
     if not resume:
-        raise UserError(f"{path}: exists; add --resume to go on with it, or name another file")
+        raise UserError(f"{path}: exists; add --resume to continue it, or name another file")
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        found = {(row["cell"], row["task"]): row for row in rows if row["settings"]}
+        by_key = {(row["cell"], row["task"]): row for row in rows if row["settings"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a result of eval.probes; name another file") from None
-    for cell, task in found:
+    for cell, task in by_key:
         if cell not in CELLS or task not in TASKS:
-            raise UserError(
-                f"{path}: its row {task} {cell} is of another version; name another file"
-            )
-    return found
+            raise UserError(f"{path}: row {task} {cell} is of another version; name another file")
+    return by_key
 
 
 @cli.command()
 def main(arguments: list[str]) -> int:
-    """Train and test what the command line asks for; return 0, or 130 if it was stopped."""
+    """Train and test the requested models; return 0, or 130 after Ctrl-C."""
     parser = cli.parser("eval.probes", __doc__)
     parser.add_argument("--tasks", nargs="+", metavar="NAME", default=list(TASKS))
     parser.add_argument("--cells", nargs="+", metavar="NAME", default=list(CELLS))
-    parser.add_argument("--seeds", type=int, default=3, help="models of each cell, task and rate")
-    parser.add_argument("--steps", type=int, help="at most; default: the task's")
-    parser.add_argument("--batch-size", type=int, help="rows a step; default: the task's")
-    parser.add_argument("--parameters", type=int, default=PARAMETERS, help="of every model")
-    parser.add_argument("--layers", type=int, default=2, help="blocks of every model")
+    parser.add_argument("--seeds", type=int, default=3, help="models per cell, task and rate")
+    parser.add_argument("--steps", type=int, help="step limit; default: that of the task")
+    parser.add_argument("--batch-size", type=int, help="rows per step; default: that of the task")
+    parser.add_argument("--parameters", type=int, default=PARAMETERS, help="parameters per model")
+    parser.add_argument("--layers", type=int, default=2, help="blocks per model")
     parser.add_argument(
         "--learning-rates",
         type=float,
@@ -88,19 +84,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="TASK.FIELD=VALUE", help="e.g. mqar.pairs=16"
     )
-    parser.add_argument("--json", metavar="FILE", help="write all numbers there, after every row")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables there")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that --json holds")
+    parser.add_argument("--json", metavar="FILE", help="write results here after every row")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file")
+    parser.add_argument("--resume", action="store_true", help="keep the rows in the --json file")
     command = shlex.join(["python", "-m", "eval.probes", *arguments])
     return _run(parser.parse_args(arguments), command)
 
 
 def _run(flags: argparse.Namespace, command: str) -> int:
     if flags.resume and not flags.json:
-        raise UserError("--resume: needs --json FILE, the file to go on with")
+        raise UserError("--resume: needs --json FILE, the file to continue")
     for path in (flags.json, flags.markdown):
         if path and not Path(path).parent.is_dir():
-            raise UserError(f"{path}: there is no folder {Path(path).parent}; make it first")
+            raise UserError(f"{path}: no folder {Path(path).parent}; create it first")
     plans = make_plans(flags)
     rows = read_rows(Path(flags.json), flags.resume) if flags.json else {}
     for plan in plans:
@@ -110,7 +106,7 @@ def _run(flags: argparse.Namespace, command: str) -> int:
                 name for name in plan.settings if old["settings"].get(name) != plan.settings[name]
             ]
             raise UserError(
-                f"{flags.json}: its row {plan.task} {plan.cell} has another "
+                f"{flags.json}: row {plan.task} {plan.cell} has another "
                 f"{', '.join(changed)}; name another file"
             )
     keep_freed_memory()
@@ -129,15 +125,15 @@ def _run(flags: argparse.Namespace, command: str) -> int:
     if ordered:
         to_terminal([Heading(TITLE), short_table(ordered)])
     if status:
-        kept = "; the same command with --resume goes on" if flags.json else ", and not kept"
-        print(f"stopped with {len(ordered)} rows finished{kept}", file=sys.stderr)
+        hint = "; continue with --resume" if flags.json else ", which were not saved"
+        print(f"stopped with {len(ordered)} rows finished{hint}", file=sys.stderr)
     return status
 
 
 def _write(flags: argparse.Namespace, rows: dict, command: str) -> list[dict]:
-    """Writes the files that were asked for; the rows by task, then cell."""
-    place = {name: i for i, name in enumerate([*TASKS, *CELLS])}
-    ordered = sorted(rows.values(), key=lambda row: (place[row["task"]], place[row["cell"]]))
+    """Write the requested files; return the rows sorted by task and cell."""
+    order = {name: i for i, name in enumerate([*TASKS, *CELLS])}
+    ordered = sorted(rows.values(), key=lambda row: (order[row["task"]], order[row["cell"]]))
     result = {"command": command, "device": device_description(), "versions": versions()}
     result["rows"] = ordered
     if flags.json:

@@ -1,8 +1,8 @@
-"""A small model around any cell, and the sizes that give every cell the same number of parameters.
+"""A small model around any cell, with sizes for equal parameter counts.
 
     embedding -> num_layers x [x + cell(RMSNorm x) ; x + SwiGLU(RMSNorm x)] -> RMSNorm -> head
 
-Everything but the cell is the same for all, so that a difference in a table is the cell's.
+Models differ only in the cell.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 
 LECUN = nnx.initializers.lecun_normal()
-# The defaults of a cell's config suit a width of hundreds; these suit 16 to 128, and bring the
-# states of different cells to like sizes. A cell takes those that its config has.
+# Fields for widths of 16 to 128, where the defaults of the cells are too large; they also make
+# the states of different cells similar in size. A cell uses those that its config has.
 SMALL = {
     "head_size": 16,
     "state_size": 16,
@@ -42,10 +42,10 @@ class ProbeConfig:
     Attributes:
       cell: a name in `CELLS`.
       vocab_size: V, of inputs and answers.
-      seq_len: of the rows; an attention cell's window.
+      seq_len: length of the rows, and the window of an attention cell.
       width: C.
-      hidden: H, of the SwiGLU layer.
-      num_layers: blocks.
+      hidden: H, width of the SwiGLU layer.
+      num_layers: number of blocks.
     """
 
     cell: str
@@ -57,14 +57,14 @@ class ProbeConfig:
 
     def __post_init__(self):
         if self.cell not in CELLS:
-            raise UserError(f"no cell {self.cell!r}{did_you_mean(self.cell, CELLS)}")
+            raise UserError(f"unknown cell {self.cell!r}{did_you_mean(self.cell, CELLS)}")
         for name in ("vocab_size", "seq_len", "width", "hidden", "num_layers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class Block(nnx.Module):
-    """The cell and, after it, the channel mixing; each on a residual path."""
+    """A cell followed by channel mixing, each with a residual connection."""
 
     def __init__(self, config: ProbeConfig, layer: int, *, rngs: nnx.Rngs):
         width, hidden = config.width, config.hidden
@@ -75,7 +75,7 @@ class Block(nnx.Module):
         self.mix_out = Linear(hidden, width, bias=False, init=LECUN, rngs=rngs)
 
     def __call__(self, state, x, reset=None):
-        """x (batch, time, C) -> (state, x)."""
+        """Map x (batch, time, C) to (state, x)."""
         state, y = self.cell(state, self.norm(x), reset)
         x = x + y
         gate, value = jnp.split(self.mix(self.mix_norm(x)), 2, -1)
@@ -83,7 +83,7 @@ class Block(nnx.Module):
 
 
 class ProbeModel(nnx.Module):
-    """Tokens int32 (batch, time) -> logits float32 (batch, time, V); state in, state out."""
+    """Language model: tokens int32 (batch, time) -> logits float32 (batch, time, V)."""
 
     def __init__(self, config: ProbeConfig, *, rngs: nnx.Rngs):
         self.embedding = Embedding(config.vocab_size, config.width, rngs=rngs)
@@ -94,11 +94,11 @@ class ProbeModel(nnx.Module):
         self.head = Linear(config.width, config.vocab_size, bias=False, init=LECUN, rngs=rngs)
 
     def initial_state(self, batch_size: int) -> list:
-        """One state a block."""
+        """Return the initial state, one per block."""
         return [block.cell.initial_state(batch_size) for block in self.blocks]
 
     def __call__(self, state: list, tokens: jax.Array, reset: jax.Array | None = None):
-        """-> (state, logits)."""
+        """Return (state, logits)."""
         x, states = self.embedding(tokens), []
         for block, before in zip(self.blocks, state, strict=True):
             after, x = block(before, x, reset)
@@ -107,10 +107,10 @@ class ProbeModel(nnx.Module):
 
 
 def make_cell(config: ProbeConfig, layer: int, *, rngs: nnx.Rngs):
-    """The cell at the model's width, with those of the `SMALL` fields that its config has."""
+    """Build the cell at the model's width, with the `SMALL` fields that its config has."""
     config_class, cell_class = CELLS[config.cell]
-    wanted = SMALL | {"window": config.seq_len}
-    small = {name: wanted[name] for name in _fields(config.cell) & wanted.keys()}
+    fields = SMALL | {"window": config.seq_len}
+    small = {name: fields[name] for name in _fields(config.cell) & fields.keys()}
     depth = {"layer": layer, "num_layers": config.num_layers}
     if "layer" not in inspect.signature(cell_class).parameters:
         depth = {}
@@ -118,20 +118,20 @@ def make_cell(config: ProbeConfig, layer: int, *, rngs: nnx.Rngs):
 
 
 def state_bytes(model: ProbeModel) -> int:
-    """What the model carries from token to token, for one sequence, over all layers."""
+    """Return the bytes of the recurrent state of one sequence over all layers."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(model.initial_state(1)))
 
 
 def equal_parameters(
     cell: str, vocab_size: int, seq_len: int, parameters: int, num_layers: int = 2
 ) -> ProbeConfig:
-    """The sizes with which a cell has nearly that many parameters, within 2 %.
+    """Return sizes with `parameters` parameters within 2 %.
 
-    Widths are whole heads, or multiples of 8; at each, the SwiGLU layer takes what the cell leaves.
-    Of those within 2 %, the one whose SwiGLU layer is nearest to twice as wide as the model.
+    For every width (a multiple of the head size, or of 8) the SwiGLU layer takes the remaining
+    parameters; of the sizes within 2 %, selects the one with `hidden` nearest to twice the width.
 
     Raises:
-      UserError: there is none.
+      UserError: no size is within 2 %.
     """
     fitting = []
     unit = SMALL["head_size"] if "head_size" in _fields(cell) else 8
@@ -148,9 +148,9 @@ def equal_parameters(
     if not fitting:
         raise UserError(
             f"{cell}: no model of {num_layers} layers for {vocab_size} tokens has "
-            f"{parameters:,} parameters within {TOLERANCE:.0%}; ask for another number"
+            f"{parameters:,} parameters within {TOLERANCE:.0%}; choose another number"
         )
-    return min(fitting, key=lambda found: found[:2])[2]
+    return min(fitting, key=lambda candidate: candidate[:2])[2]
 
 
 def _fields(cell: str) -> set[str]:
@@ -159,7 +159,7 @@ def _fields(cell: str) -> set[str]:
 
 @functools.cache
 def _cell_parameters(cell: str, width: int, num_layers: int) -> int:
-    """Of the cells of all layers, counted without making them."""
+    """Count the parameters of the cells of all layers from shapes."""
     config = ProbeConfig(cell, 1, 1, width, 1, num_layers)
 
     def cells():

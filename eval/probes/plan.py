@@ -1,4 +1,4 @@
-"""What is measured: the tasks at the sizes used here, and one row of the table."""
+"""Plans of the probes: task sizes, and the measurement of one row of the table."""
 
 import argparse
 import dataclasses
@@ -19,9 +19,9 @@ from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
 
 PARAMETERS = 40_000
-# task -> (fields, steps at most, rows a step). Rows are so short, and questions so many, that
-# attention forms its circuits within the steps as well; longer rows take it many times as long.
-# The 2^24 rows of S5 over two generators are enough that train and test rows hardly ever agree.
+# task -> (fields, step limit, rows per step). Rows are short with many questions, so that attention
+# learns the task within the step limit; it would take many times as long on longer rows. S5 over
+# two generators has 2^24 rows, so training and test rows hardly ever coincide.
 SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "mqar": ({"seq_len": 40, "vocab_size": 32, "pairs": 5}, 1500, 32),
     "selective_copying": ({"seq_len": 40, "copies": 6}, 1000, 32),
@@ -34,7 +34,7 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One row of the table to be: a cell, a task and how to train."""
+    """Plan of one row of the table: cell, task and training recipe."""
 
     cell: str
     task: str
@@ -45,21 +45,21 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Whatever the result depends on besides cell, task and seed, as JSON has it."""
+        """Everything else that the result depends on, in JSON form."""
         fields = {"task": dataclasses.asdict(self.instance), **dataclasses.asdict(self.recipe)}
         fields |= {"parameters": self.parameters, "num_layers": self.num_layers}
         return json.loads(json.dumps(fields))
 
 
 def measure(plan: Plan, on_steps=None) -> dict[str, Any]:
-    """Trains and tests; the row."""
+    """Train and test the models of a plan; return the row."""
     start, task, recipe = time.perf_counter(), plan.instance, plan.recipe
     config = equal_parameters(
         plan.cell, task.vocab_size, task.seq_len, plan.parameters, plan.num_layers
     )
     outcome = train_probe(task, config, recipe, on_steps)
     model = jax.eval_shape(lambda: ProbeModel(config, rngs=nnx.Rngs(0)))
-    jax.clear_caches()  # the next row compiles a program of its own
+    jax.clear_caches()  # the next row compiles another program
     return {
         "cell": plan.cell,
         "task": plan.task,
@@ -85,17 +85,17 @@ def measure(plan: Plan, on_steps=None) -> dict[str, Any]:
 
 
 def make_plans(flags: argparse.Namespace) -> list[Plan]:
-    """The rows that a command line asks for.
+    """Return the plans of the rows that the command line requests.
 
     Raises:
-      UserError: an unknown cell, task or field, or a value that one of them refuses.
+      UserError: an unknown cell, task or field, or an invalid value.
     """
     for name in flags.cells:
         if name not in CELLS:
-            raise UserError(f"--cells: no cell {name!r}{did_you_mean(name, CELLS)}")
+            raise UserError(f"--cells: unknown cell {name!r}{did_you_mean(name, CELLS)}")
     for name in flags.tasks:
         if name not in TASKS:
-            raise UserError(f"--tasks: no task {name!r}{did_you_mean(name, TASKS)}")
+            raise UserError(f"--tasks: unknown task {name!r}{did_you_mean(name, TASKS)}")
     changes = {name: dict(SIZES[name][0]) for name in TASKS}
     for text in flags.set:
         task, field, value = _assignment(text)
@@ -111,7 +111,7 @@ def make_plans(flags: argparse.Namespace) -> list[Plan]:
             flags.seeds,
         )
         for cell in dict.fromkeys(flags.cells):
-            equal_parameters(  # says now what could not be built later
+            equal_parameters(  # fail before training anything
                 cell, instance.vocab_size, instance.seq_len, flags.parameters, flags.layers
             )
             plans.append(Plan(cell, name, instance, recipe, flags.parameters, flags.layers))
@@ -119,16 +119,16 @@ def make_plans(flags: argparse.Namespace) -> list[Plan]:
 
 
 def _assignment(text: str) -> tuple[str, str, Any]:
-    """ "mqar.pairs=4" -> ("mqar", "pairs", 4)."""
+    """Parse "mqar.pairs=4" into ("mqar", "pairs", 4)."""
     path, equals, value = text.partition("=")
     task, dot, field = path.partition(".")
     if not (equals and dot):
-        raise UserError(f"--set {text}: write --set TASK.FIELD=VALUE, e.g. --set mqar.pairs=16")
+        raise UserError(f"--set {text}: expected TASK.FIELD=VALUE, e.g. --set mqar.pairs=16")
     if task not in TASKS:
-        raise UserError(f"--set {text}: no task {task!r}{did_you_mean(task, TASKS)}")
-    known = [f.name for f in dataclasses.fields(TASKS[task])]
-    if field not in known:
-        raise UserError(f"--set {text}: {task} has no field {field!r}{did_you_mean(field, known)}")
+        raise UserError(f"--set {text}: unknown task {task!r}{did_you_mean(task, TASKS)}")
+    names = [f.name for f in dataclasses.fields(TASKS[task])]
+    if field not in names:
+        raise UserError(f"--set {text}: {task} has no field {field!r}{did_you_mean(field, names)}")
     try:
         return task, field, json.loads(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The live line of a long measurement: rich on a terminal, a line a row elsewhere."""
+"""Progress display of the probes."""
 
 import time
 
@@ -10,7 +10,7 @@ from eval.probes.table import mean_and_spread
 
 
 class ProgressLine:
-    """Rows done and the time left: live on a terminal, a line a row elsewhere."""
+    """A progress bar on a terminal, and one line per finished row."""
 
     def __init__(self, console: Console, plans: list[Plan]):
         self.console, self.begun = console, time.monotonic()
@@ -34,7 +34,7 @@ class ProgressLine:
         self.bar.stop()
 
     def start(self, plan: Plan):
-        """-> a function for `train_probe(on_steps=...)`."""
+        """Return the callback for `train_probe(on_steps=...)`."""
         name = f"{plan.task} {plan.cell}"
         self.bar.update(self.task, text=f"{name}: compiling")
 
@@ -45,7 +45,7 @@ class ProgressLine:
         return on_steps
 
     def finish(self, plan: Plan, row: dict) -> None:
-        """A line that stays."""
+        """Print a line about a finished row."""
         self.done += plan.recipe.steps
         self.left -= plan.recipe.steps
         self.bar.update(self.task, completed=self.done)

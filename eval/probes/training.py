@@ -1,4 +1,4 @@
-"""Training of a probe model, all seeds and learning rates of a cell and task in one program."""
+"""Training of probe models, vectorised over the seeds and learning rates of a cell and task."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,29 +14,29 @@ from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten, unflatten
 from train.optim.build import decay_mask
 
-# Rows nobody trains on: train seeds are 0, 1, 2 ...
+# Training seeds are 0, 1, 2, ...
 VALID_SEED, TEST_SEED = 1_000_001, 1_000_002
-ROWS, HELD_OUT, TESTS = 64, 4, 4  # 256 rows choose the rate, four times as many test
-STEPS_A_CALL = 50
-CALLS_A_VALIDATION = 2
+ROWS, HELD_OUT, TESTS = 64, 4, 4  # 4 batches of 64 rows for validation, 4 times as many for test
+STEPS_PER_CALL = 50
+CALLS_PER_VALIDATION = 2
 SOLVED = 0.995
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How every cell is trained.
+    """Training recipe of all cells.
 
-    AdamW (0.9, 0.98), weight decay on kernels alone, linear warm-up, cosine to a tenth, gradients
-    clipped by their global norm.
+    AdamW (0.9, 0.98), weight decay on kernels only, linear warm-up, cosine decay to a tenth,
+    gradients clipped by their global norm.
 
     Attributes:
-      steps: at most; training ends when validation accuracy of all seeds at one rate is 0.995.
-      batch_size: rows a step.
-      learning_rates: peaks, trained side by side; validation chooses one.
-      seeds: models a rate: of initialisation and of training rows.
-      warmup: share of the steps.
-      weight_decay: times the learning rate.
-      clip_norm: of a model's gradient.
+      steps: limit; training stops when the validation accuracy of all seeds at one rate is 0.995.
+      batch_size: rows per step.
+      learning_rates: peak rates; the best one is selected on validation rows.
+      seeds: models per rate, which differ in initialisation and training rows.
+      warmup: fraction of the steps.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
+      clip_norm: limit of a model's gradient norm.
     """
 
     steps: int
@@ -57,15 +57,15 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of it; L learning rates, S seeds.
+    """Result of `train_probe` for L learning rates and S seeds.
 
     Attributes:
-      steps: trained, of each model.
-      valid: accuracy on the validation rows (L, S), that chose `best`.
-      best: index of the learning rate.
-      accuracy: share of scored positions of the test rows that are right (S,), at the best rate.
-      whole: share of test rows that are right everywhere (S,).
-      loss: training loss of the last steps (S,), nats an answer; not finite if it diverged.
+      steps: training steps of each model.
+      valid: accuracy on the validation rows (L, S).
+      best: index of the learning rate with the best mean validation accuracy.
+      accuracy: fraction of correct scored positions of the test rows (S,), at the best rate.
+      whole: fraction of test rows without an error (S,).
+      loss: training loss of the last steps (S,), nats per answer; NaN or Inf if it diverged.
     """
 
     steps: int
@@ -79,12 +79,12 @@ class Outcome:
 def train_probe(
     task, config: ProbeConfig, recipe: Recipe, on_steps: Callable[[int, float], None] | None = None
 ) -> Outcome:
-    """Trains seeds x learning rates models and tests those of the best rate.
+    """Train a model for each seed and learning rate, and test those of the best rate.
 
     Args:
       task: an instance of a class in `jaxmodels.data.synthetic.TASKS`.
-      config, recipe: sizes of the model, and how to train it.
-      on_steps: called now and then with the steps done and the best validation accuracy so far.
+      config, recipe: sizes and training recipe of the models.
+      on_steps: called periodically with the steps done and the best validation accuracy.
     """
     program = _Program(task, config, recipe)
     seeds = range(recipe.seeds)
@@ -93,18 +93,18 @@ def train_probe(
     held_out = _batches(task, VALID_SEED, 0, HELD_OUT, ROWS)
     valid, done, calls = np.zeros((len(rates), recipe.seeds)), 0, 0
     while done < recipe.steps:
-        count = min(STEPS_A_CALL, recipe.steps - done)
+        count = min(STEPS_PER_CALL, recipe.steps - done)
         rows = [_batches(task, seed, done, count, recipe.batch_size) for seed in seeds]
         state, losses = program.steps(state, jax.tree.map(lambda *x: np.stack(x), *rows), rates)
         done, calls = done + count, calls + 1
-        if calls % CALLS_A_VALIDATION == 0 or done == recipe.steps:
+        if calls % CALLS_PER_VALIDATION == 0 or done == recipe.steps:
             valid = np.asarray(program.score(state[0], held_out)[0])
             if valid.min(1).max() >= SOLVED:
                 break
         if on_steps is not None:
             on_steps(done, float(valid.mean(1).max()))
     best = int(valid.mean(1).argmax())
-    # In parts of the size of `held_out`, for which the program is compiled.
+    # In parts of the size of `held_out`, to reuse its compiled program.
     tests = [_batches(task, TEST_SEED, HELD_OUT * i, HELD_OUT, ROWS) for i in range(TESTS)]
     scores = np.mean([program.score(state[0], test) for test in tests], 0)
     accuracy, whole = scores[:, best]
@@ -112,7 +112,7 @@ def train_probe(
 
 
 class _Program:
-    """The compiled functions. Arrays of a state lead with (rates, seeds), rows with (seeds,)."""
+    """Compiled functions. States have leading axes (rates, seeds), batches of rows (seeds,)."""
 
     def __init__(self, task, config: ProbeConfig, recipe: Recipe):
         def new(seed) -> ProbeModel:
@@ -140,7 +140,7 @@ class _Program:
 
         def logits_of(params, inputs):
             model = unflatten(template, params)
-            # A row starts with a fresh state, which is all that its `reset` says.
+            # The only reset of a row is at its start.
             return model(model.initial_state(inputs.shape[0]), inputs)[1]
 
         def loss_of(params, batch):
@@ -178,7 +178,7 @@ class _Program:
 
 
 def _batches(task, seed: int, first: int, count: int, rows: int) -> dict[str, np.ndarray]:
-    """Batches first .. first + count - 1 of a seed, each field (count, rows, time)."""
-    made = [task.batch(seed, index, rows) for index in range(first, first + count)]
+    """Stack batches first .. first + count - 1 of a seed; each field is (count, rows, time)."""
+    batches = [task.batch(seed, index, rows) for index in range(first, first + count)]
     fields = ("inputs", "targets", "weights")
-    return {name: np.stack([batch[name] for batch in made]) for name in fields}
+    return {name: np.stack([batch[name] for batch in batches]) for name in fields}

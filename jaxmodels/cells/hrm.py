@@ -22,6 +22,7 @@ from jaxmodels.cells.base import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
+from jaxmodels.ops.common.precision import precision_of
 from jaxmodels.ops.common.silu import gated
 
 
@@ -189,12 +190,13 @@ def masked_attention(q, k, v, mask, dtype):
       float32 (B, T, N, D).
     """
     q, k, v = (x.astype(dtype) for x in (q * q.shape[-1] ** -0.5, k, v))
-    scores = jnp.einsum("btnd,bsnd->bnts", q, k, preferred_element_type=jnp.float32)
+    options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
+    scores = jnp.einsum("btnd,bsnd->bnts", q, k, **options)
     visible = mask[:, None]
     # Masked before and after the softmax, so that empty rows give neither NaN gradients nor values.
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.where(visible, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
-    return jnp.einsum("bnts,bsnd->btnd", weights, v, preferred_element_type=jnp.float32)
+    return jnp.einsum("bnts,bsnd->btnd", weights, v, **options)
 
 
 class HRMNet(nnx.Module):

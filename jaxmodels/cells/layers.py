@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+from jaxmodels.ops.common.precision import precision_of
 from jaxmodels.ops.norms import layer_norm, rms_norm
 
 ACTIVATIONS = {"none": lambda x: x, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
@@ -78,7 +79,8 @@ def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
     # Flattened to 2-D: in 3-D, XLA:CPU recomputes the cotangent, transposed element by element, for
     # the kernel's gradient (over twice the time of a gated layer).
     flat = x.reshape(-1, x.shape[-1]).astype(dtype)
-    y = jnp.dot(flat, kernel.astype(dtype), preferred_element_type=jnp.float32)
+    options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
+    y = jnp.dot(flat, kernel.astype(dtype), **options)
     return y.reshape(*x.shape[:-1], -1)
 
 

@@ -20,6 +20,7 @@ from jaxmodels.cells import unified_fused
 from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
+from jaxmodels.ops.common.precision import EXACT
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 GATINGS = ("full", "lower_triangular", "diagonal")
@@ -266,8 +267,8 @@ class HRMReducer(nnx.Module):
         if self.config.double_softmax:
             causal_mask = jax.nn.softmax(causal_mask, -1)
         if self.config.gating == "diagonal":
-            return jnp.einsum("bss,bsr->br", causal_mask, slots)
-        return jnp.einsum("bs,bsr->br", causal_mask.mean(1), slots)
+            return jnp.einsum("bss,bsr->br", causal_mask, slots, precision=EXACT)
+        return jnp.einsum("bs,bsr->br", causal_mask.mean(1), slots, precision=EXACT)
 
     def __call__(self, h_mid, relations, causal_mask, abstractions, key=None):
         """Return (h (B, D), updated abstractions, tuple of (B, A_l), context (B, R))."""

@@ -22,6 +22,7 @@ from jaxmodels.cells.layers import dot as dot_in
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.chunks import remat_over_time
 from jaxmodels.ops.common.deferred_weight_grads import deferred_scan
+from jaxmodels.ops.common.precision import EXACT
 
 EPS = 1e-5
 
@@ -36,7 +37,8 @@ def _fold(norm, linear):
     """Return weights and bias that compute `linear(norm(z))` from z / std(z)."""
     kernel = linear.kernel[...]
     scaled = norm.scale[...][:, None] * kernel
-    return scaled - scaled.mean(0, keepdims=True), norm.bias[...] @ kernel + linear.bias[...]
+    bias = jnp.dot(norm.bias[...], kernel, precision=EXACT) + linear.bias[...]
+    return scaled - scaled.mean(0, keepdims=True), bias
 
 
 def _fold_cell(cell):

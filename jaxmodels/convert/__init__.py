@@ -1,7 +1,7 @@
-"""Weights in and out of other projects' formats; `python -m jaxmodels.convert --help`.
+"""Import and export of weights in other projects' formats; `python -m jaxmodels.convert --help`.
 
     model = jaxmodels.convert.load("RWKV-4-Pile-169M.pth")
-    jaxmodels.convert.save(model, "rwkv-169m")                       # a folder of our own
+    jaxmodels.convert.save(model, "rwkv-169m")                       # a native folder
     jaxmodels.convert.save(model, "rwkv-169m.bin", to="rwkv_cpp")
 
 Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
@@ -14,7 +14,7 @@ from jaxmodels.convert import blinkdl, huggingface, native, rwkv_cpp, torch_zip
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 
-# name: what it is, for --help and messages
+# name -> description, for --help and messages
 FORMATS = {
     "jaxmodels": "a folder with config.json and weights.safetensors",
     "huggingface": "a folder with config.json and model.safetensors: rwkv (4), mamba, mamba2, "
@@ -32,32 +32,34 @@ _WRITE = {"jaxmodels": native.write, "huggingface": huggingface.write, "blinkdl"
 
 
 def load(path):
-    """Read the model in a file or folder of any format in `FORMATS`, recognised by content.
+    """Read the model in a file or folder of any format in `FORMATS`, detected from its content.
 
     Raises:
-      UserError: no such file, no known format, or malformed; in one line that says what and where.
+      UserError: no such file, no known format, or malformed.
     """
     path = Path(path).expanduser()
     return _READ[format_of(path)](path)
 
 
 def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
-    """Write a model to a new file or folder, whole or not at all.
+    """Write a model to a new file or folder, all or nothing.
 
     Args:
-      model: of `jaxmodels.create` or `load`.
-      path: must not exist; its folder must.
+      model: a model of `jaxmodels.create` or `load`.
+      path: new file or folder in an existing folder.
       to: a name in `FORMATS`.
-      dtype: of the matrices in an rwkv.cpp file, "float32" or "float16"; else "float32".
+      dtype: "float32"; or "float16" for the matrices in an rwkv.cpp file.
 
     Raises:
-      UserError: the path exists or cannot be written, or the format has no such model.
+      UserError: the path exists or cannot be written, or the format does not support the model.
     """
     path = Path(path).expanduser()
     if to not in FORMATS:
         raise UserError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
     if dtype not in ("float32", "float16") or (dtype == "float16" and to != "rwkv_cpp"):
-        raise UserError(f"dtype {dtype!r} with {to}; float32, or with rwkv_cpp float16")
+        raise UserError(
+            f"dtype: must be float32, or float16 with rwkv_cpp; got {dtype!r} with {to}"
+        )
     if to == "rwkv_cpp":
         rwkv_cpp.write(model, path, dtype)
     else:
@@ -65,17 +67,17 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
 
 
 def format_of(path: Path) -> str:
-    """Return the format name of a file or folder; raise UserError if it is none of `FORMATS`."""
+    """Return the name in `FORMATS` of a file or folder; raise UserError if unknown."""
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"{path}: no config.json in this folder; {_known()}")
+            raise UserError(f"{path}: no config.json in this folder; {_choices()}")
         fields, _ = json_document(path / "config.json", dict, "a model's config")
         if "model_type" in fields:
             return "huggingface"
         if "model" in fields:
             return "jaxmodels"
         raise UserError(
-            f"{path / 'config.json'}: neither 'model' nor 'model_type' in it; {_known()}"
+            f"{path / 'config.json'}: has neither 'model' nor 'model_type'; {_choices()}"
         )
     try:
         with open(path, "rb") as file:
@@ -88,12 +90,12 @@ def format_of(path: Path) -> str:
         return "blinkdl"
     if start[:1] == b"\x80":
         raise UserError(
-            f"{path}: a pickle of torch before 1.6; load and save it with a newer torch"
+            f"{path}: a pickle of torch before 1.6; load it and save it again with a newer torch"
         )
     if start[:4] == b"GGUF":
-        raise UserError(f"{path}: a GGUF file, which is not read; {_known()}")
-    raise UserError(f"{path}: unknown format, it starts with {start[:4]!r}; {_known()}")
+        raise UserError(f"{path}: GGUF is not supported; {_choices()}")
+    raise UserError(f"{path}: unknown format, starts with {start[:4]!r}; {_choices()}")
 
 
-def _known() -> str:
-    return "choose from: " + "; ".join(f"{name} ({what})" for name, what in FORMATS.items())
+def _choices() -> str:
+    return "choose from: " + "; ".join(f"{name} ({text})" for name, text in FORMATS.items())

@@ -1,4 +1,4 @@
-"""`python -m jaxmodels.convert SOURCE DEST [--to FORMAT]`: weights in and out of other formats."""
+"""`python -m jaxmodels.convert SOURCE DEST [--to FORMAT]`: convert weights between formats."""
 
 import sys
 from pathlib import Path
@@ -22,11 +22,11 @@ then, in Python:
 
 @cli.command()
 def main(arguments: list[str]) -> None:
-    """Convert what the command line names."""
-    formats = "\n".join(f"  {name:12} {what}" for name, what in FORMATS.items())
+    """Convert the model of a command line."""
+    formats = "\n".join(f"  {name:12} {text}" for name, text in FORMATS.items())
     parser = cli.parser(
         "jaxmodels.convert",
-        f"Converts a model's weights. The format of SOURCE is found from its content:\n{formats}",
+        f"Convert a model's weights. The format of SOURCE is detected from its content:\n{formats}",
         epilog=EXAMPLES,
     )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="file or folder to read")
@@ -36,10 +36,10 @@ def main(arguments: list[str]) -> None:
         "--dtype",
         choices=("float32", "float16"),
         default="float32",
-        help="of the matrices in an rwkv.cpp file; all else is float32",
+        help="dtype of the matrices in an rwkv.cpp file; everything else is float32",
     )
     options = parser.parse_args(arguments)
-    must_be_new(options.dest)  # before the work, not after
+    must_be_new(options.dest)  # fail before the work, not after it
     if options.to != "rwkv_cpp":
         import_extra("safetensors")
     source = format_of(options.source)

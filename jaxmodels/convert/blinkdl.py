@@ -2,7 +2,7 @@
 
 Source of the names: BlinkDL/RWKV-LM, src/model.py of RWKV-v4neo, RWKV-v5 (x060) and
 RWKV-v7/train_temp. Weights of linear maps are (outputs, inputs), low-rank maps (inputs, outputs) as
-here; vectors come as (1, 1, C) or (C,), vectors of heads as (H, N).
+in `jaxmodels`; vectors are (1, 1, C) or (C,), per-head vectors (H, N).
 """
 
 from pathlib import Path
@@ -17,22 +17,22 @@ from jaxmodels.errors import UserError
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
 from jaxmodels.writing import written_whole
 
-# What only this version's tensors are called, newest first.
+# Parts of tensor names that identify a version, newest first.
 MARKS = {
     7: (".att.x_", ".att.k_k", ".att.r_k", ".att.a0"),
     6: (".time_maa_", ".time_decay_w"),
     5: (".time_faaaa", ".att.ln_x.", ".time_mix_g"),
     4: (".time_mix_", ".time_first", ".time_decay"),
 }
-UNUSED = [f"blocks.0.att.v{n}" for n in (0, 1, 2)]  # by version 7; a file need not have them
-LOW_RANK = {"w": "decay", "a": "rate", "v": "residual", "g": "gate"}  # of version 7
+UNUSED = [f"blocks.0.att.v{n}" for n in (0, 1, 2)]  # in version 7; may be absent
+LOW_RANK = {"w": "decay", "a": "rate", "v": "residual", "g": "gate"}  # version 7
 
 
 def read(path: Path) -> RWKV:
-    """Read the model of a `.pth` (recognised by its content) or `.safetensors` file.
+    """Read the model of a `.pth` (detected from its content) or `.safetensors` file.
 
     Raises:
-      UserError: truncated or damaged, no RWKV-4, -6 or -7, or tensors that do not fit.
+      UserError: truncated or damaged, not RWKV-4, -6 or -7, or tensors that do not fit.
     """
     with open(path, "rb") as file:
         is_zip = file.read(4) == torch_zip.MAGIC
@@ -40,22 +40,22 @@ def read(path: Path) -> RWKV:
 
 
 def write(model: RWKV, destination: Path) -> None:
-    """Write a new `.safetensors` file, float32; raise UserError if it exists or is no RWKV."""
+    """Write a new `.safetensors` file, float32; raise UserError if it exists."""
     tensors = tensors_of(model)
     with written_whole(destination) as temporary:
         write_safetensors(temporary, tensors)
 
 
 def from_tensors(tensors: Tensors) -> RWKV:
-    """Build the model of tensors under BlinkDL's names."""
+    """Return the model of tensors under BlinkDL's names."""
     config = config_of(tensors)
     return read_rows(config, rows_of(config), tensors)
 
 
 def tensors_of(model) -> dict[str, np.ndarray]:
-    """Return {BlinkDL's name: float32 array} of a model; raise UserError if it is no RWKV."""
+    """Return {BlinkDL's name: float32 array} of a model; raise UserError for other models."""
     if not isinstance(model, RWKV):
-        raise UserError(f"{type(model).__name__} is no RWKV; RWKV-4, -6 and -7 have this format")
+        raise UserError(f"{type(model).__name__}: only RWKV-4, -6 and -7 have this format")
     tensors = write_rows(model, rows_of(model.config))
     if not any(tensors[name].any() for name in UNUSED if name in tensors):
         tensors = {name: array for name, array in tensors.items() if name not in UNUSED}
@@ -63,16 +63,14 @@ def tensors_of(model) -> dict[str, np.ndarray]:
 
 
 def version_of(tensors: Tensors) -> int:
-    """Return 4, 6 or 7, by the names of the tensors."""
+    """Return 4, 6 or 7, from the names of the tensors."""
     for version, marks in MARKS.items():
         if any(mark in name for name in tensors.arrays for mark in marks):
             if version == 5:
-                raise UserError(f"{tensors.path}: an RWKV-5 model; versions 4, 6 and 7 are read")
+                raise UserError(f"{tensors.path}: RWKV-5 is not supported; versions 4, 6 and 7 are")
             return version
-    some = ", ".join(list(tensors.arrays)[:3])
-    raise UserError(
-        f"{tensors.path}: no RWKV tensors under BlinkDL's names, but {some or 'nothing'}"
-    )
+    names = ", ".join(list(tensors.arrays)[:3]) or "none"
+    raise UserError(f"{tensors.path}: expected RWKV tensors under BlinkDL's names, got {names}")
 
 
 def config_of(tensors: Tensors) -> RWKVConfig:
@@ -111,7 +109,7 @@ def _head_size(tensors: Tensors, name: str) -> int:
 
 
 def rows_of(config: RWKVConfig) -> list[Row]:
-    """Return the table of a version."""
+    """Return the rows of a version."""
     own = {4: _rows_4, 6: _rows_6, 7: _rows_7}[config.version](config)
     return [
         Row("emb.weight", "embed.table"),
@@ -141,7 +139,7 @@ def _rows_4(config):
         *rows,
         Row(att + "time_decay", "layers.time.decay", "flat"),
         Row(att + "time_first", "layers.time.bonus", "flat"),
-        # Ours is the share of the token before, theirs of the token itself.
+        # Our mix is the weight of the previous token, theirs that of the current one.
         Row(ffn + "time_mix_k", "layers.channel.key_mix", "complement", c),
         Row(ffn + "time_mix_r", "layers.channel.receptance_mix", "complement", c),
         _matrix(ffn + "receptance", "layers.channel.receptance"),

@@ -1,8 +1,8 @@
 """Hugging Face's `hrm_text` (HRM-Text, arXiv 2605.20613) and `HRLM` in mode "prefix_ar".
 
-A file holds gate, queries, keys and values as one matrix, and SwiGLU's gate and input as one, as
-our leaves do; the library's own names, one for each matrix, are read as well. z_L at the start is a
-tensor of theirs and a field of our config. Source of names and fields: PyPI transformers 5.24
+A file has gate, queries, keys and values in one matrix, and SwiGLU's gate and input in another, as
+in our leaves; the library's own names, one per matrix, are read as well. The initial z_L is one of
+their tensors and a field of our config. Source of names and fields: PyPI transformers 5.24
 (models/hrm_text, conversion_mapping.py), and conversion/convert_to_hf.py of sapientinc/HRM-Text.
 """
 
@@ -17,13 +17,13 @@ from jaxmodels.errors import UserError
 from jaxmodels.models.hrlm.config import HRLMConfig
 from jaxmodels.models.hrlm.model import HRLM
 
-# The library's defaults, which a config.json may leave out. 0 means what follows from others.
+# Defaults of transformers for fields that config.json may omit; 0 = derived from other fields.
 FIELDS = {
     "vocab_size": 151808,
     "hidden_size": 1536,
     "intermediate_size": 4096,
     "num_hidden_layers": 16,
-    "num_layers_per_stack": 0,  # num_hidden_layers; where both are, that counts all calls
+    "num_layers_per_stack": 0,  # num_hidden_layers; if both exist, that counts all calls
     "num_attention_heads": 12,
     "head_dim": 128,
     "max_position_embeddings": 2048,
@@ -33,7 +33,7 @@ FIELDS = {
     "initializer_range": 0.02,
     "embedding_scale": 0.0,  # 1 / initializer_range
 }
-# Fields that must have this value, if they are there.
+# Fields that must have this value if present.
 FIXED = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -41,12 +41,12 @@ FIXED = {
     "prefix_lm": True,
     "tie_word_embeddings": False,
 }
-# What a config of ours must be to be one of theirs.
+# Fields that an HRLMConfig must have to be an hrm_text.
 OURS = {"mode": "prefix_ar", "recurrent": True, "norm": "pre", "head_gate": True, "inject": False}
 OURS |= {"shared": False, "window": None, "mask_pad": False}
 START = "model.z_L_init"
 MODULES = {"low": "model.L_module.layers.", "high": "model.H_module.layers."}
-PARTS = {  # of one name in a file: the library's names, in the order in which they are joined
+PARTS = {  # name in a file -> the library's names, in order of concatenation
     "attn.gqkv_proj": [f"self_attn.{name}_proj" for name in ("gate", "q", "k", "v")],
     "attn.o_proj": ["self_attn.o_proj"],
     "mlp.gate_up_proj": ["mlp.gate_proj", "mlp.up_proj"],
@@ -59,10 +59,10 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
     """Read the model of a folder.
 
     Args:
-      path: of config.json, for messages.
-      given: what it holds.
-      fields: those of FIELDS, checked for their types.
-      tensors: of the folder.
+      path: path of config.json, for messages.
+      given: its contents.
+      fields: the fields in FIELDS, of checked types.
+      tensors: tensors of the folder.
 
     Raises:
       UserError: a field is not supported, or tensors do not fit.
@@ -70,12 +70,12 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
     layers = fields["num_layers_per_stack"] or fields["num_hidden_layers"]
     tensors = _joined(tensors)
     if not fields["num_layers_per_stack"] and layers == 2 * tensors.count_layers(MODULES["low"]):
-        layers //= 2  # the original's converter may write those of both modules together
+        layers //= 2  # the original converter may count the layers of both modules
     for prefix in MODULES.values():
         if tensors.count_layers(prefix) != layers:
             raise UserError(
-                f"{tensors.path}: tensors {prefix}* of {tensors.count_layers(prefix)} layers, "
-                f"{path.name} says {layers}"
+                f"{tensors.path}: tensors {prefix}* have {tensors.count_layers(prefix)} layers, "
+                f"{path.name} has {layers}"
             )
     tensors.expect(START, (fields["hidden_size"],))
     start = tensors.take(START).tolist()
@@ -88,17 +88,17 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
 
 
 def fields_of(c: HRLMConfig) -> dict:
-    """Return the config.json of one of our models; raise UserError if HRM-Text cannot hold it."""
-    for name, wanted in OURS.items():
-        if getattr(c, name) != wanted:
+    """Return the config.json of a model; raise UserError if hrm_text cannot represent it."""
+    for name, value in OURS.items():
+        if getattr(c, name) != value:
             raise UserError(
-                f"an HRLM with {name}={getattr(c, name)!r} is not in transformers; "
-                f"hrm_text has {wanted!r}"
+                f"{name}={getattr(c, name)!r} is not supported by hrm_text of transformers; "
+                f"expected {value!r}"
             )
     if c.low_layers != c.high_layers:
         raise UserError(
             f"low_layers {c.low_layers} and high_layers {c.high_layers} differ; "
-            "hrm_text of transformers has as many in both"
+            "they are equal in hrm_text of transformers"
         )
     return FIXED | {
         "vocab_size": c.vocab_size,
@@ -139,8 +139,8 @@ def _config(given: dict, fields: dict, layers: int, start: list) -> HRLMConfig:
             f"{heads}, is supported"
         )
     rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    plain = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default"))
-    if plain != "default":
+    rope_type = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default"))
+    if rope_type != "default":
         raise UserError(f"rope_parameters is {rope!r:.60}; only rope_type 'default' is supported")
     scale = fields["embedding_scale"] or 1.0 / fields["initializer_range"]
     high, low = fields["H_cycles"], fields["L_cycles"]
@@ -160,47 +160,48 @@ def _config(given: dict, fields: dict, layers: int, start: list) -> HRLMConfig:
         norm_eps=fields["rms_norm_eps"],
         grad_calls=_grad_calls(given, high, low),
         grad_rule="per_module",
-        rope_base=_number("rope_theta", rope.get("rope_theta", given.get("rope_theta", 1e4))),
+        rope_base=_positive_number(
+            "rope_theta", rope.get("rope_theta", given.get("rope_theta", 1e4))
+        ),
         registers=0,
         halt_max_steps=1,
         loss_mean="token",
         embed_scale=None if scale == width**0.5 else scale,
-        eos_id=_end(given.get("eos_token_id")),
+        eos_id=_eos_id(given.get("eos_token_id")),
         low_init=tuple(start),
     )
 
 
 def _inner(width: int, size: int) -> dict:
     """Return the fields that give this inner size of SwiGLU."""
-    usual = {"expansion": 4.0, "mlp_multiple": 256}
+    default = {"expansion": 4.0, "mlp_multiple": 256}
     if -(-round(4.0 * width * 2 / 3) // 256) * 256 == size:
-        return usual
+        return default
     return {"expansion": 1.5 * size / width, "mlp_multiple": 1}
 
 
-def _number(name: str, value) -> float:
+def _positive_number(name: str, value) -> float:
     if type(value) not in (int, float) or not 0.0 < value < 2**63:
         raise UserError(f"field {name!r} is {value!r}, expected a positive number")
     return float(value)
 
 
-def _end(given) -> int | None:
-    """eos_token_id: a number, or a list of one."""
-    one = given[0] if isinstance(given, list) and len(given) == 1 else given
-    if one is not None and type(one) is not int:
-        raise UserError(f"eos_token_id is {given!r:.60}; only one token is supported")
-    return one
+def _eos_id(value) -> int | None:
+    """Return eos_token_id, which may be a list of one."""
+    token = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if token is not None and type(token) is not int:
+        raise UserError(f"eos_token_id is {value!r:.60}; only one token is supported")
+    return token
 
 
 def _grad_calls(given: dict, high: int, low: int) -> int:
     """Return the number of calls with a gradient; `hrm_text` counts calls of L per cycle of H.
 
-    Which calls these are may differ: ours are the last ones. It is of no account to what a model
-    computes.
+    Ours are the last ones, which may differ from theirs; the model's outputs are the same.
     """
     counts = given.get("L_bp_cycles")
     if counts is None:
-        counts = given.get("L_bp_steps")  # its name in the original's converter
+        counts = given.get("L_bp_steps")  # its name in the original converter
     counts = [2] if counts is None else counts
     if not isinstance(counts, list) or any(type(x) is not int for x in counts):
         raise UserError(f"L_bp_cycles is {counts!r:.60}, expected a list of integers")
@@ -210,7 +211,7 @@ def _grad_calls(given: dict, high: int, low: int) -> int:
 
 
 def _low_calls(cell) -> list[int]:
-    """Return L_bp_cycles: calls of L with a gradient in each cycle of H."""
+    """Return L_bp_cycles, the calls of L with a gradient in each cycle of H."""
     counts = cell.grad_calls - min(cell.high_cycles, cell.grad_calls - 1)
     if cell.grad_rule == "last":
         counts = cell.grad_calls - -(-cell.grad_calls // (cell.low_cycles + 1))
@@ -219,7 +220,7 @@ def _low_calls(cell) -> list[int]:
 
 
 def _joined(tensors: Tensors) -> Tensors:
-    """With the library's names, if there are any, replaced by those of files."""
+    """Return the tensors with the library's names replaced by those of files."""
     arrays = dict(tensors.arrays)
     for prefix in MODULES.values():
         for i in range(tensors.count_layers(prefix)):
@@ -230,8 +231,9 @@ def _joined(tensors: Tensors) -> Tensors:
                 shape = tensors.shape(names[0], 2)
                 for name in names:
                     tensors.expect(name, shape)
-                one = np.concatenate([arrays.pop(name) for name in names])
-                arrays[f"{prefix}{i}.{joined}.weight"] = one
+                arrays[f"{prefix}{i}.{joined}.weight"] = np.concatenate(
+                    [arrays.pop(name) for name in names]
+                )
     return Tensors(tensors.path, arrays)
 
 

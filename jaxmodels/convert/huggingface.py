@@ -1,8 +1,8 @@
 """Hugging Face folders of `rwkv` (RWKV-4), `mamba`, `mamba2` and `hrm_text`, both directions.
 
-A folder holds config.json and model.safetensors, or model.safetensors.index.json and the files it
-names. Source of the names and fields: PyPI transformers 5.24 (models/rwkv, mamba, mamba2);
-`hrm_text.py` has those of hrm_text.
+A folder has config.json and model.safetensors, or model.safetensors.index.json and the files it
+names. Source of the names and fields: PyPI transformers 5.24 (models/rwkv, mamba, mamba2); for
+`hrm_text` see `hrm_text.py`.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmodels.cli import choose_from
 from jaxmodels.convert import blinkdl, hrm_text
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
@@ -22,19 +23,12 @@ from jaxmodels.models.rwkv import RWKV, RWKVConfig
 from jaxmodels.writing import written_whole
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-# The library's defaults of the fields that are read (a config.json may leave them out), None: must
-# be there.
+# Defaults of transformers for the fields that are read; None = required in config.json.
+REQUIRED = {"vocab_size": None, "hidden_size": None, "num_hidden_layers": None}
 FIELDS = {
-    "rwkv": {
-        "vocab_size": None,
-        "hidden_size": None,
-        "num_hidden_layers": None,
-        "intermediate_size": 0,  # 4 * hidden_size
-    },
-    "mamba": {
-        "vocab_size": None,
-        "hidden_size": None,
-        "num_hidden_layers": None,
+    "rwkv": REQUIRED | {"intermediate_size": 0},  # 0 = 4 * hidden_size
+    "mamba": REQUIRED
+    | {
         "state_size": 16,
         "expand": 2,
         "conv_kernel": 4,
@@ -42,10 +36,8 @@ FIELDS = {
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
     },
-    "mamba2": {
-        "vocab_size": None,
-        "hidden_size": None,
-        "num_hidden_layers": None,
+    "mamba2": REQUIRED
+    | {
         "state_size": 128,
         "expand": 2,
         "conv_kernel": 4,
@@ -57,14 +49,15 @@ FIELDS = {
     },
     "hrm_text": hrm_text.FIELDS,
 }
-# Fields that must have this value, if they are there.
+# Fields that must have this value if present.
+MAMBA_FIXED = {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True}
 FIXED = {
     "rwkv": {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": False},
-    "mamba": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
-    "mamba2": {"hidden_act": "silu", "use_bias": False, "use_conv_bias": True},
+    "mamba": MAMBA_FIXED,
+    "mamba2": MAMBA_FIXED,
     "hrm_text": hrm_text.FIXED,
 }
-RWKV_NAMES = {  # BlinkDL's parts of names: theirs
+RWKV_NAMES = {  # part of a name: BlinkDL's -> Hugging Face's
     "emb": "embeddings",
     "ln0": "pre_ln",
     "att": "attention",
@@ -79,14 +72,14 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
     """Read the model of a folder.
 
     Raises:
-      UserError: a file is missing or damaged, the kind of model or a field of its config is not
-        supported, or tensors do not fit.
+      UserError: a file is missing or damaged, the model or a field of its config is not supported,
+        or tensors do not fit.
     """
     path = folder / CONFIG
     given, _ = json_document(path, dict, "a model's config")
     kind = given.get("model_type")
     if kind not in FIELDS:
-        raise UserError(f"{path}: model_type {kind!r} is not read; {', '.join(FIELDS)} are")
+        raise UserError(f"{path}: unsupported model_type {kind!r}{choose_from(FIELDS)}")
     fields = _fields(path, kind, given)
     tensors = _weights(folder)
     if kind == "hrm_text":
@@ -94,7 +87,7 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
     prefix = "rwkv.blocks." if kind == "rwkv" else "backbone.layers."
     if tensors.count_layers(prefix) != fields["num_hidden_layers"]:
         raise UserError(
-            f"{tensors.path}: tensors of {tensors.count_layers(prefix)} layers, "
+            f"{tensors.path}: tensors have {tensors.count_layers(prefix)} layers, "
             f"num_hidden_layers in {CONFIG} is {fields['num_hidden_layers']}"
         )
     try:
@@ -107,7 +100,7 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
 
 
 def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
-    """Write a new folder, float32; raise UserError if it exists or the library lacks the model."""
+    """Write a new folder, float32; raise UserError if it exists or for unsupported models."""
     c = model.config
     if isinstance(model, RWKV) and c.version == 4:
         kind, config = "rwkv", _rwkv_fields(c)
@@ -118,7 +111,9 @@ def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
     else:
         version = getattr(c, "version", "")
         name = f"{type(model).__name__}{f'-{version}' if version else ''}"
-        raise UserError(f"{name} is not in transformers; RWKV-4, Mamba-1, -2 and HRM-Text are")
+        raise UserError(
+            f"{name} is not in transformers; choose from: RWKV-4, Mamba-1, Mamba-2, HRM-Text"
+        )
     architecture = kind.title().replace("_", "") + "ForCausalLM"
     config |= {"architectures": [architecture], "model_type": kind, "torch_dtype": "float32"}
     with written_whole(destination) as temporary:
@@ -132,7 +127,7 @@ def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
 
 
 def _fields(path: Path, kind: str, given: dict) -> dict:
-    """Return the fields of FIELDS, checked for their types."""
+    """Return the fields in FIELDS; raise UserError for wrong types or unsupported values."""
     for name, value in FIXED[kind].items():
         if name in given and given[name] != value:
             raise UserError(f"{path}: {name} is {given[name]!r}; only {value!r} is supported")
@@ -141,14 +136,14 @@ def _fields(path: Path, kind: str, given: dict) -> dict:
         value = given.get(name, default)
         if value is None and default is not None:
             value = default
-        wanted = int if default is None else type(default)
+        expected = int if default is None else type(default)
         if name == "time_step_rank" and value != "auto":
-            wanted = int
-        if type(value) is not wanted:
-            problem = f"{value!r}, expected {wanted.__name__}" if name in given else "missing"
+            expected = int
+        if type(value) is not expected:
+            problem = f"{value!r}, expected {expected.__name__}" if name in given else "missing"
             raise UserError(f"{path}: field {name!r} is {problem}")
-        if wanted in (int, float) and value != default and not 0 < value < 2**31:
-            raise UserError(f"{path}: field {name!r} is {value}, expected 0 < it < 2**31")
+        if expected in (int, float) and value != default and not 0 < value < 2**31:
+            raise UserError(f"{path}: field {name!r} is {value}, expected a value in (0, 2**31)")
         fields[name] = value
     width = given.get("attention_hidden_size") or fields["hidden_size"]
     if kind == "rwkv" and width != fields["hidden_size"]:
@@ -160,12 +155,14 @@ def _fields(path: Path, kind: str, given: dict) -> dict:
             raise UserError(f"{path}: num_heads {heads} x head_dim must be expand x hidden_size")
         low, high = _limits(path, given)
         if low > 0.0 or high < float("inf"):
-            raise UserError(f"{path}: time_step_limit is {low} to {high}; 0 to inf is supported")
+            raise UserError(
+                f"{path}: time_step_limit is {low} to {high}; only 0 to inf is supported"
+            )
     return fields
 
 
 def _limits(path, given: dict) -> tuple[float, float]:
-    """time_step_limit: two numbers; infinity may be written as an object."""
+    """Return time_step_limit, two numbers; infinity may be written as an object."""
     limit = given.get("time_step_limit", [0.0, float("inf")])
     try:
         low, high = (float(x["__float__"] if isinstance(x, dict) else x) for x in limit)
@@ -181,8 +178,8 @@ def _weights(folder: Path) -> Tensors:
         return read_safetensors(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
         raise UserError(
-            f"{folder}: neither {WEIGHTS} nor {INDEX} in this folder; other weights are not read "
-            "(save_pretrained of transformers writes them)"
+            f"{folder}: neither {WEIGHTS} nor {INDEX} in this folder; write one with "
+            "save_pretrained of transformers"
         )
     index, _ = json_document(folder / INDEX, dict, "an index of weights")
     places = index.get("weight_map")
@@ -191,7 +188,7 @@ def _weights(folder: Path) -> Tensors:
     arrays: dict[str, np.ndarray] = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
-            raise UserError(f"{folder / INDEX}: {name!r} is no plain file name")
+            raise UserError(f"{folder / INDEX}: {name!r} is not a plain file name")
         shard = read_safetensors(folder / name)
         for tensor in shard.arrays:
             if places.get(tensor) != name:
@@ -220,7 +217,7 @@ def _rwkv_fields(c: RWKVConfig) -> dict:
         "num_hidden_layers": c.num_layers,
         "intermediate_size": c.channel_size,
         "layer_norm_epsilon": 1e-5,
-        # Rescaling is for float16; it changes what LayerNorm's epsilon weighs.
+        # Rescaling is for float16; it changes the effect of LayerNorm's epsilon.
         "rescale_every": 0,
         "tie_word_embeddings": False,
     }
@@ -257,10 +254,7 @@ def _mamba_fields(c: MambaConfig) -> dict:
         "conv_kernel": c.conv_size,
         "layer_norm_epsilon": c.norm_eps,
         "tie_word_embeddings": c.tie_embeddings,
-        "hidden_act": "silu",
-        "use_bias": False,
-        "use_conv_bias": True,
-    }
+    } | MAMBA_FIXED
     if c.version == 1:
         return fields | {"time_step_rank": cell.dt_rank, "intermediate_size": c.expand * c.width}
     heads = c.expand * c.width // cell.head_size
@@ -268,15 +262,15 @@ def _mamba_fields(c: MambaConfig) -> dict:
 
 
 def _settle_names(tensors: Tensors, config: MambaConfig) -> Tensors:
-    """Without the earlier name of the table, and without a tied head that is written out."""
+    """Rename the embedding table from its earlier name, and drop the copy of a tied head."""
     arrays = dict(tensors.arrays)
     if "backbone.embedding.weight" in arrays:
         arrays.setdefault("backbone.embeddings.weight", arrays.pop("backbone.embedding.weight"))
     if config.tie_embeddings and "lm_head.weight" in arrays:
         if not np.array_equal(arrays["lm_head.weight"], arrays.get("backbone.embeddings.weight")):
             raise UserError(
-                f"{tensors.path}: tensor 'lm_head.weight' is not the embeddings, though "
-                "tie_word_embeddings in config.json says so"
+                f"{tensors.path}: tensor 'lm_head.weight' differs from the embeddings, but "
+                "config.json has tie_word_embeddings"
             )
         del arrays["lm_head.weight"]
     return Tensors(tensors.path, arrays)

@@ -1,6 +1,6 @@
-"""Our own folders: `config.json` (`jaxmodels.config_to_json`) and `weights.safetensors`.
+"""Native folders: `config.json` (`jaxmodels.config_to_json`) and `weights.safetensors`.
 
-The arrays go by the names of the leaves, `layers.time.key.kernel`, layers stacked as in the model.
+Arrays are named like the leaves, e.g. `layers.time.key.kernel`, with stacked layers.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ def read(folder: Path):
     """Read the model of a folder.
 
     Raises:
-      UserError: a file is missing or damaged, or the arrays are not those of the config's model.
+      UserError: a file is missing or damaged, or the arrays do not fit the config.
     """
     config = _config(folder / CONFIG)
     tensors = read_safetensors(folder / WEIGHTS)
     layers = getattr(config, "num_layers", None)
     stacked = {x.shape[:1] for name, x in tensors.arrays.items() if name.startswith("layers.")}
     if stacked and layers is not None and stacked != {(layers,)}:
-        # Asked first: to trace a model of a billion layers would take for ever.
+        # Checked first: a damaged config may state so many layers that tracing would not end.
         counts = ", ".join(str(shape[0] if shape else "none") for shape in sorted(stacked))
-        raise UserError(f"{tensors.path}: arrays of {counts} layers, the config says {layers}")
+        raise UserError(f"{tensors.path}: arrays have {counts} layers, the config has {layers}")
     with _fields_of(folder / CONFIG):
         abstract = abstract_model(config)
     for name, x in leaves_of(abstract).items():
@@ -53,14 +53,14 @@ def write(model, destination: Path) -> None:
 def _config(path: Path):
     fields, text = json_document(path, dict, "a model's config")
     if not isinstance(fields.get("model"), str):
-        raise UserError(f"{path}: field 'model' must be a name; it says which model this is")
+        raise UserError(f"{path}: field 'model' must be the name of a model")
     with _fields_of(path):
         return jaxmodels.config_from_json(text)
 
 
 @contextlib.contextmanager
 def _fields_of(path: Path):
-    """Report errors of the block as those of a field of this file."""
+    """Report errors of the block as errors of a field of this file."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""Tables that map the tensors of another format to the arrays of a model, row by row.
+"""Tables that map the tensors of another format to the leaves of a model, row by row.
 
-A model's layers are stacked: the leaf `layers.time.key.kernel` holds all layers' matrices, where
-other formats have one tensor a layer. Kernels are (inputs, outputs), torch's weights the transpose.
+A leaf like `layers.time.key.kernel` stacks the matrices of all layers, where other formats have one
+tensor per layer. Kernels are (inputs, outputs), torch's weights the transpose.
 """
 
 import dataclasses
@@ -18,17 +18,16 @@ from jaxmodels.tree import leaf_name
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One tensor of the other format (one a layer, where the name has `{i}`).
+    """A tensor of the other format, or one per layer if its name has `{i}`.
 
     Attributes:
-      theirs: its name; `{i}` stands for the number of the layer.
-      ours: the name of the leaf.
-      kind: how the arrays relate:
-        same; transposed (last two axes); flat (of another shape, all elements in the same order);
-        complement (flat, 1 - x).
-      shape: of theirs, for the flat kinds; None means that of ours.
-      part: theirs is only this index of the leaf's first axis (after the layers).
-      first: False: the first layer may lack it, its part of the leaf is 0 then.
+      theirs: its name; `{i}` is the index of the layer.
+      ours: name of the leaf.
+      kind: relation of the arrays: "same"; "transposed" (last two axes); "flat" (reshaped);
+        "complement" (reshaped, 1 - x).
+      shape: shape of theirs, for the reshaped kinds; None means that of ours.
+      part: index of the tensor in the leaf's first axis after the layers; None = the whole leaf.
+      first: False if the first layer may lack it; its part of the leaf is then 0.
     """
 
     theirs: str
@@ -40,22 +39,22 @@ class Row:
 
     @property
     def loose(self) -> bool:
-        """Whether the other format may use any shape with as many elements."""
+        """Whether any shape with as many elements is accepted."""
         return self.kind in ("flat", "complement")
 
     def their_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the other format's shape for our shape of one layer."""
+        """Return the other format's shape of a layer, given ours."""
         if self.kind == "transposed":
             return (*shape[:-2], shape[-1], shape[-2])
         return (self.shape or shape) if self.loose else shape
 
     def read(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Convert the other format's array to ours, of this shape."""
+        """Convert an array of the other format to ours, of this shape."""
         array = array.swapaxes(-1, -2) if self.kind == "transposed" else array.reshape(shape)
         return np.float32(1.0) - array if self.kind == "complement" else array
 
     def write(self, array: np.ndarray) -> np.ndarray:
-        """Convert our array of one layer to the other format."""
+        """Convert our array of a layer to the other format."""
         if self.kind == "transposed":
             array = array.swapaxes(-1, -2)
         if self.kind == "complement":
@@ -64,18 +63,18 @@ class Row:
 
 
 def leaves_of(model) -> dict[str, jax.Array]:
-    """Return {dotted name: array} of a model, e.g. `layers.time.key.kernel`."""
+    """Return the leaves of a model by dotted name, e.g. `layers.time.key.kernel`."""
     return {leaf_name(path, "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
 
 
 @functools.lru_cache(maxsize=16)
 def abstract_model(config):
-    """Return the model of a config with shapes and dtypes in place of arrays."""
+    """Return the model of a config with `ShapeDtypeStruct` leaves."""
     return jax.eval_shape(lambda: jaxmodels.create(config))
 
 
 def filled_model(abstract, leaves: dict[str, np.ndarray]):
-    """Fill an abstract model with these arrays, by the names of `leaves_of`."""
+    """Return an abstract model filled with arrays under the names of `leaves_of`."""
 
     def place(path, leaf):
         array = leaves[leaf_name(path, ".")]
@@ -86,31 +85,31 @@ def filled_model(abstract, leaves: dict[str, np.ndarray]):
 
 
 def read_rows(config, rows: list[Row], tensors: Tensors):
-    """Build the model of a config from the other format's tensors.
+    """Return the model of a config, filled with the other format's tensors.
 
     Raises:
       UserError: a tensor is missing, of the wrong shape, or left over.
     """
     abstract = abstract_model(config)
     shapes = {name: x.shape for name, x in leaves_of(abstract).items()}
-    found = []
+    sources = []
     for row in rows:
         for name, index in _places(row, config):
             shape = shapes[row.ours][len(index) :]
             if row.first or name in tensors or index[0] > 0:
                 tensors.expect(name, row.their_shape(shape), loose=row.loose)
-                found.append((row, name, index, shape))
+                sources.append((row, name, index, shape))
     tensors.finish()
-    # Only now, as sizes out of a malformed file could be any.
+    # Allocate only after all checks: the sizes in a malformed file are arbitrary.
     leaves = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    for row, name, index, shape in found:
+    for row, name, index, shape in sources:
         leaves[row.ours][index] = row.read(tensors.take(name), shape)
     assert shapes.keys() == {row.ours for row in rows}, shapes.keys() ^ {row.ours for row in rows}
     return filled_model(abstract, leaves)
 
 
 def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
-    """Return {name in the other format: array}."""
+    """Return the tensors of a model under the other format's names."""
     leaves = {name: np.asarray(leaf, np.float32) for name, leaf in leaves_of(model).items()}
     tensors = {}
     for row in rows:
@@ -120,7 +119,7 @@ def write_rows(model, rows: list[Row]) -> dict[str, np.ndarray]:
 
 
 def _places(row: Row, config):
-    """Return (other format's name, index into the leaf) of each tensor of a row."""
+    """Return the (other format's name, index into the leaf) of each tensor of a row."""
     part = () if row.part is None else (row.part,)
     if "{i}" not in row.theirs:
         return [(row.theirs, part)]

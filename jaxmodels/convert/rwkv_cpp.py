@@ -4,15 +4,16 @@
     then tensors: int32 axes, length of the name, type; int32 sizes, last axis first; name; data
 
 Source: RWKV/rwkv.cpp (docs/FILE_FORMAT.md, python/convert_pytorch_to_ggml.py, rwkv_graph.inc). Its
-converter writes BlinkDL's tensors (see `blinkdl.py`) under their names, but for these:
+converter writes BlinkDL's tensors (see `blinkdl.py`) with these changes:
 
-    version 4   time_decay as -exp(it)
+    version 4   time_decay as -exp(time_decay)
     version 6   time_maa_w1, time_maa_w2, time_decay_w1, time_decay_w2 with their last axes swapped
     version 7   w1, w2, a1, a2, v1, v2, g1, g2 swapped; x_r to x_g joined as x_rwkvag; no v0, v1, v2
                 in the first layer
-    FP16        matrices only; vectors, whatever their axes, and all that is named time_ stay FP32
+    FP16        matrices only; vectors, of any number of axes, and time_* stay FP32
 """
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -31,7 +32,7 @@ TYPES = (np.dtype("<f4"), np.dtype("<f2"))
 QUANTISED = {2: "Q4_0", 3: "Q4_1", 7: "Q5_0", 8: "Q5_1", 9: "Q8_0"}
 SWAPPED = [f"time_{name}_w{n}" for name in ("maa", "decay") for n in (1, 2)]
 SWAPPED += [f"{name}{n}" for name in "wavg" for n in (1, 2)]
-# Parts of names of what is never halved.
+# Parts of names of tensors that stay FP32.
 FULL = (".time_", ".k_k", ".k_a", ".r_k", ".x_rwkvag", ".x_k", ".w0", ".a0", ".v0")
 TINY = np.finfo(np.float32).tiny
 
@@ -40,7 +41,7 @@ def read(path: Path) -> RWKV:
     """Read the model of a file.
 
     Raises:
-      UserError: truncated, of another kind, version or type, or tensors that do not fit.
+      UserError: truncated, an unsupported kind, version or type, or tensors that do not fit.
     """
     header, arrays = read_file(path)
     tensors = Tensors(path, arrays)
@@ -48,7 +49,9 @@ def read(path: Path) -> RWKV:
     layers = tensors.count_layers("blocks.")
     for field, size in (("vocab", vocab), ("width", width), ("layers", layers)):
         if header[field] != size:
-            raise UserError(f"{path}: {field} {header[field]} in the header, {size} in the tensors")
+            raise UserError(
+                f"{path}: {field} is {header[field]} in the header, {size} in the tensors"
+            )
     return blinkdl.from_tensors(to_blinkdl(tensors))
 
 
@@ -57,11 +60,11 @@ def write(model: RWKV, destination: Path, dtype: str = "float32") -> None:
 
     Args:
       model: RWKV-4, -6 or -7.
-      destination: must not exist.
-      dtype: "float32" or "float16" (of the matrices).
+      destination: new file.
+      dtype: dtype of the matrices, "float32" or "float16".
 
     Raises:
-      UserError: the model is no RWKV, the destination exists, or a weight is too large for float16.
+      UserError: another model, the destination exists, or a weight is too large for float16.
     """
     half = dtype == "float16"
     arrays = from_blinkdl(blinkdl.tensors_of(model), model.config)
@@ -81,7 +84,7 @@ def write(model: RWKV, destination: Path, dtype: str = "float32") -> None:
 
 
 def to_blinkdl(tensors: Tensors) -> Tensors:
-    """Return the tensors of a file as BlinkDL has them."""
+    """Return the tensors of a file in BlinkDL's layout."""
     version = blinkdl.version_of(tensors)
     arrays = {}
     for name, array in tensors.arrays.items():
@@ -95,10 +98,8 @@ def to_blinkdl(tensors: Tensors) -> Tensors:
             arrays |= {name.replace(part, f"x_{m}"): x for m, x in zip(MIXED, joined, strict=True)}
         elif part == "time_decay" and version == 4:
             if not (array <= 0.0).all():
-                raise UserError(
-                    f"{tensors.path}: tensor {name!r} holds a number above 0, not -exp(x)"
-                )
-            # A decay of 0 would be the exponential of -inf; TINY is as good as 0 in float32.
+                raise UserError(f"{tensors.path}: tensor {name!r} must be -exp(x), got values > 0")
+            # Avoid log(0): exp(-TINY) equals 1 in float32.
             arrays[name] = np.log(np.maximum(-array.astype(np.float64), TINY)).astype(np.float32)
         else:
             arrays[name] = array
@@ -139,22 +140,24 @@ def read_file(path: Path) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     reader = _Reader(path, data)
     if reader.bytes(4) != MAGIC:
-        raise UserError(f"{path}: no rwkv.cpp file, it starts with {data[:4]!r}, not {MAGIC!r}")
+        raise UserError(f"{path}: not an rwkv.cpp file, starts with {data[:4]!r}, not {MAGIC!r}")
     version, vocab, width, layers, kind = reader.ints(5)
     if version not in (100, 101):
-        raise UserError(f"{path}: rwkv.cpp file version {version}; 100 and 101 are read")
+        raise UserError(
+            f"{path}: unsupported rwkv.cpp file version {version}; choose from: 100, 101"
+        )
     reader.dtype(kind, "the file")
     arrays: dict[str, np.ndarray] = {}
     while reader.offset < len(data):
         name, array = reader.tensor()
         if name in arrays:
-            raise UserError(f"{path}: tensor {name!r} is there twice")
+            raise UserError(f"{path}: duplicate tensor {name!r}")
         arrays[name] = array
     return {"vocab": vocab, "width": width, "layers": layers}, arrays
 
 
 class _Reader:
-    """A place in the bytes of a file."""
+    """A cursor over the bytes of a file."""
 
     def __init__(self, path: Path, data: bytes):
         self.path, self.data, self.offset = path, data, 0
@@ -163,8 +166,8 @@ class _Reader:
         left = len(self.data) - self.offset
         if count > left:
             raise UserError(
-                f"{self.path}: truncated or damaged, {count} bytes are due at offset "
-                f"{self.offset}, {left} are left; copy or download it again"
+                f"{self.path}: truncated or damaged, expected {count} bytes at offset "
+                f"{self.offset}, got {left}; copy or download it again"
             )
         self.offset += count
         return memoryview(self.data)[self.offset - count : self.offset]
@@ -172,13 +175,13 @@ class _Reader:
     def ints(self, count: int) -> tuple[int, ...]:
         return struct.unpack(f"<{count}i", self.bytes(4 * count))
 
-    def dtype(self, kind: int, what: str) -> np.dtype:
+    def dtype(self, kind: int, subject: str) -> np.dtype:
         if kind in (0, 1):
             return TYPES[kind]
         name = QUANTISED.get(kind, f"unknown ({kind})")
         raise UserError(
-            f"{self.path}: the type of {what} is {name}; FP32 and FP16 are read, "
-            "convert the original once more"
+            f"{self.path}: the type of {subject} is {name}; only FP32 and FP16 are supported, "
+            "convert the original again"
         )
 
     def tensor(self) -> tuple[str, np.ndarray]:
@@ -199,7 +202,5 @@ class _Reader:
             raise UserError(
                 f"{self.path}: tensor {name!r} has shape {shape}, sizes must be positive"
             )
-        size = 1
-        for n in shape:
-            size *= n
-        return name, np.frombuffer(self.bytes(size * dtype.itemsize), dtype).reshape(shape)
+        data = self.bytes(math.prod(shape) * dtype.itemsize)
+        return name, np.frombuffer(data, dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""Named arrays of a file, and the safetensors format."""
+"""Named arrays of a file, and reading and writing of safetensors."""
 
 import errno
 import math
@@ -15,12 +15,12 @@ FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class Tensors:
-    """The contents of a file: arrays by name, each of which must be expected by somebody.
+    """The contents of a file. `finish` checks that every array was expected.
 
     Attributes:
-      path: for messages.
-      arrays: float32, float16 or bfloat16, in any shape.
-      metadata: further text by name, where the format has it.
+      path: path for messages.
+      arrays: float32, float16 or bfloat16 by name.
+      metadata: text by name, if the format has it.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Tensors:
         self.path = path
         self.arrays = arrays
         self.metadata = dict(metadata or {})
-        self._known: set[str] = set()
+        self._expected: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self.arrays
@@ -38,7 +38,7 @@ class Tensors:
         """Return the shape of a tensor.
 
         Raises:
-          UserError: it is not there, or has not `ndim` axes.
+          UserError: it is missing, or does not have `ndim` axes.
         """
         if name not in self.arrays:
             raise UserError(f"{self.path}: tensor {name!r} is missing; {self._has()}")
@@ -48,31 +48,31 @@ class Tensors:
         return shape
 
     def expect(self, name: str, shape: tuple[int, ...], *, loose: bool = False) -> None:
-        """Raise UserError if the tensor is missing or not of this shape.
+        """Raise UserError if the tensor is missing or of another shape.
 
-        With `loose` any shape with as many elements will do: formats differ in axes of size 1 and
+        With `loose`, accept any shape with as many elements: formats differ in axes of size 1 and
         in whether heads are an axis.
         """
         got = self.shape(name)
         if not (math.prod(got) == math.prod(shape) if loose else got == tuple(shape)):
             raise UserError(f"{self.path}: tensor {name!r} has shape {got}, expected {shape}")
-        self._known.add(name)
+        self._expected.add(name)
 
     def take(self, name: str) -> np.ndarray:
         """Return the tensor as float32."""
         return self.arrays[name].astype(np.float32)
 
     def finish(self) -> None:
-        """Raise UserError if there is a tensor that nobody expected."""
-        left = [name for name in self.arrays if name not in self._known]
+        """Raise UserError if a tensor was not expected."""
+        left = [name for name in self.arrays if name not in self._expected]
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             raise UserError(
-                f"{self.path}: unexpected tensor {left[0]!r}{more}; this model has no such tensor"
+                f"{self.path}: unexpected tensor {left[0]!r}{more}; the model has no such tensor"
             )
 
     def count_layers(self, prefix: str) -> int:
-        """Count the layers: distinct numbers after `prefix`, at least 1."""
+        """Return the number of distinct numbers after `prefix`, at least 1."""
         names = [name.removeprefix(prefix) for name in self.arrays if name.startswith(prefix)]
         numbers = {name.split(".")[0] for name in names}
         return max(1, sum(number.isdecimal() for number in numbers))
@@ -88,7 +88,7 @@ def read_safetensors(path: Path) -> Tensors:
     """Read every tensor and the metadata of a file.
 
     Raises:
-      UserError: unreadable, truncated, malformed, or another type than floats.
+      UserError: unreadable, truncated, malformed, or not floats.
     """
     safetensors = import_extra("safetensors")
     arrays = {}
@@ -107,7 +107,7 @@ def read_safetensors(path: Path) -> Tensors:
     except safetensors.SafetensorError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: not a whole safetensors file ({reason}); copy or download it again"
+            f"{path}: not a complete safetensors file ({reason}); copy or download it again"
         ) from error
     return Tensors(path, arrays, metadata)
 
@@ -127,6 +127,6 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata=None) 
         numpy_format.save_file(arrays, path, metadata)
     except safetensors.SafetensorError as error:  # e.g. a full disk
         raise OSError(errno.EIO, str(error)) from error
-    os.chmod(path, mode)  # safetensors leaves a file that only its owner may read
+    os.chmod(path, mode)  # safetensors makes the file private to its owner
     with open(path, "rb") as file:
         os.fsync(file.fileno())

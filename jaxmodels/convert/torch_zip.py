@@ -1,8 +1,8 @@
-"""Tensors from a `.pth` file of `torch.save`, read without torch and without running its code.
+"""Reader of `.pth` files of `torch.save`, without torch and without executing their code.
 
-A file of torch >= 1.6 is a zip archive, uncompressed: `*/data.pkl` pickles the structure, in which
+A file of torch >= 1.6 is an uncompressed zip archive: `*/data.pkl` pickles the structure, in which
 a tensor is a call of `_rebuild_tensor_v2` on a storage, and `*/data/KEY` are the storages' bytes.
-The unpickler here knows the names that such a file needs and refuses every other.
+The unpickler accepts only the names that such a file needs.
 """
 
 import collections
@@ -26,7 +26,7 @@ TYPES = {
     "HalfStorage": np.dtype("<f2"),
     "BFloat16Storage": np.dtype(jnp.bfloat16),
 }
-# What torch.save writes (protocol 2), and lists.
+# Opcodes that torch.save writes (protocol 2), and those of lists.
 OPCODES = set(
     "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET NONE "
     "NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT SETITEM SETITEMS "
@@ -35,14 +35,14 @@ OPCODES = set(
 
 
 class Storage(NamedTuple):
-    """A run of numbers of one type: name of the type, key in the archive."""
+    """A flat buffer: the name of its type, and its key in the archive."""
 
     kind: str
     key: str
 
 
 class View(NamedTuple):
-    """A tensor: the part of a storage that it shows, in elements."""
+    """A tensor as a strided view of a storage, in elements."""
 
     storage: Storage
     offset: int
@@ -54,8 +54,8 @@ def read_torch(path: Path) -> Tensors:
     """Read the tensors of a flat state dict.
 
     Raises:
-      UserError: truncated, damaged, not a dict of tensors, another type than float32, float16 or
-        bfloat16, or a pickle that asks for anything but tensors.
+      UserError: truncated, damaged, not a dict of tensors, not float32, float16 or bfloat16, or a
+        pickle that imports anything but tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -66,14 +66,14 @@ def read_torch(path: Path) -> Tensors:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged archive raises nearly anything
         raise UserError(
-            f"{path}: not a whole file of torch.save ({_line(error)}); copy or download it again"
+            f"{path}: not a complete file of torch.save ({_line(error)}); copy or download it again"
         ) from error
 
 
 def _arrays(archive, path) -> dict[str, np.ndarray]:
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise UserError(f"{path}: a zip file, but not of torch.save (no data.pkl in it)")
+        raise UserError(f"{path}: a zip file, but not of torch.save (no data.pkl)")
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in archive.namelist():
         order = _content(archive, f"{folder}byteorder", path)
@@ -81,17 +81,17 @@ def _arrays(archive, path) -> dict[str, np.ndarray]:
             raise UserError(f"{path}: byte order {order[:16]!r}, expected little")
     state = _unpickle(_content(archive, pickles[0], path), path)
     if not isinstance(state, dict):
-        raise UserError(f"{path}: holds a {type(state).__name__}, expected a dict of tensors")
+        raise UserError(f"{path}: contains a {type(state).__name__}, expected a dict of tensors")
     storages: dict[str, bytes] = {}
     arrays = {}
     for name, view in state.items():
         if not isinstance(name, str) or not isinstance(view, View):
             raise UserError(f"{path}: {name!r} is not a tensor; expected a flat dict of tensors")
-        if not _sound(view):
+        if not _is_valid(view):
             raise UserError(f"{path}: tensor {name!r} is malformed")
         if view.storage.kind not in TYPES:
-            known = ", ".join(TYPES)
-            raise UserError(f"{path}: tensor {name!r} is {view.storage.kind}, expected {known}")
+            types = ", ".join(TYPES)
+            raise UserError(f"{path}: tensor {name!r} is {view.storage.kind}, expected {types}")
         key = view.storage.key
         if key not in storages:
             storages[key] = _content(archive, f"{folder}data/{key}", path)
@@ -105,12 +105,12 @@ def _content(archive, name, path) -> bytes:
     except KeyError as error:
         raise UserError(f"{path}: {name!r} is missing in the archive") from error
     if info.compress_type != zipfile.ZIP_STORED:
-        raise UserError(f"{path}: {name!r} is compressed, which torch.save never does")
+        raise UserError(f"{path}: {name!r} is compressed, unlike in files of torch.save")
     return archive.read(info)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, strings and `View`s, no object of any other class."""
+    """An unpickler that builds only dicts, lists, numbers, strings and `View`s."""
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
@@ -121,7 +121,7 @@ class _Unpickler(pickle.Unpickler):
             return lambda view, *_: view
         if module == "torch" and name.endswith("Storage"):
             return name
-        raise UserError(f"the pickle asks for {module}.{name}; only tensors are read")
+        raise UserError(f"the pickle imports {module}.{name}; only tensors are read")
 
     def persistent_load(self, pid):
         word, kind, key, *_ = pid
@@ -133,7 +133,7 @@ class _Unpickler(pickle.Unpickler):
 def _unpickle(data: bytes, path):
     try:
         for opcode, argument, _ in pickletools.genops(data):
-            # A memo is an array: one number of a place in it would take all memory.
+            # The memo is an array: a single huge index would allocate all memory.
             if opcode.name not in OPCODES or (
                 opcode.name == "LONG_BINPUT" and argument > len(data)
             ):
@@ -149,14 +149,12 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _sound(view: View) -> bool:
-    numbers = (view.offset, *view.shape, *view.strides) if _tuples(view) else (None,)
+def _is_valid(view: View) -> bool:
+    if not (isinstance(view.shape, tuple) and isinstance(view.strides, tuple)):
+        return False
+    numbers = (view.offset, *view.shape, *view.strides)
     natural = all(type(n) is int and 0 <= n < 2**48 for n in numbers)
     return natural and isinstance(view.storage, Storage) and len(view.shape) == len(view.strides)
-
-
-def _tuples(view: View) -> bool:
-    return isinstance(view.shape, tuple) and isinstance(view.strides, tuple)
 
 
 def _array(view: View, data: bytes, name: str, path) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.models.contract import Term, term_sums, token_terms
 from jaxmodels.ops import losses
 from jaxmodels.ops.common.chunks import remat_over_time
+from jaxmodels.ops.common.precision import precision_of
 
 
 @struct.dataclass
@@ -123,9 +124,8 @@ class LanguageModel(nnx.Module):
         if self.head is not None:
             return self.head(x, self.config.dtype)
         table = self.embed.table[...].astype(self.config.dtype)
-        return jnp.einsum(
-            "...d,vd->...v", x.astype(table.dtype), table, preferred_element_type=jnp.float32
-        )
+        options = {"precision": precision_of(table.dtype), "preferred_element_type": jnp.float32}
+        return jnp.einsum("...d,vd->...v", x.astype(table.dtype), table, **options)
 
     @property
     def terms(self) -> tuple[Term, ...]:

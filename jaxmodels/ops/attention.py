@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import from_chunks, to_chunks
+from jaxmodels.ops.common.precision import precision_of
 
 
 def rotate(x: jax.Array, position: jax.Array, base: float) -> jax.Array:
@@ -173,7 +174,8 @@ def _part(q, k, v, visible, dtype):
     q (B, K, G, t, N); k, v (B, K, s, N); visible bool (B, t, s) -> maximum score (B, K, G, t), -inf
     if no key is visible; sum of exp(score - maximum) (B, K, G, t); weighted values (B, K, G, t, N).
     """
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
+    product = functools.partial(jnp.einsum, **options)
     q = (q * q.shape[-1] ** -0.5).astype(dtype)
     groups = q.shape[2:4]
     q = q.reshape(*q.shape[:2], -1, q.shape[-1])

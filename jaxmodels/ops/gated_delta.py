@@ -15,14 +15,15 @@ import numpy as np
 
 from jaxmodels.ops.common import head_packing
 from jaxmodels.ops.common.chunks import same_segment, segment_ids
+from jaxmodels.ops.common.precision import EXACT
 
 
 def gated_delta_step(state, q, k, v, g, beta):
     """Read a token: state (B, H, K, V); q, k (B, H, K); v (B, H, V); g, beta (B, H)."""
     state = jnp.exp(g)[..., None, None] * state
-    error = v - jnp.einsum("bhk,bhkv->bhv", k, state)
+    error = v - jnp.einsum("bhk,bhkv->bhv", k, state, precision=EXACT)
     state = state + (beta[..., None] * k)[..., None] * error[..., None, :]
-    return state, jnp.einsum("bhk,bhkv->bhv", q, state)
+    return state, jnp.einsum("bhk,bhkv->bhv", q, state, precision=EXACT)
 
 
 def gated_delta_chunked(state, q, k, v, g, beta, reset=None, *, chunk_size=64, pack=None):
@@ -96,7 +97,7 @@ def _sums(ones, x):
     later pairs, and could be positive.
     """
     ones = jnp.broadcast_to(ones, (*x.shape[:2], *ones.shape[2:]))
-    return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(ones, x, precision=EXACT)
 
 
 def _wide(pack, x, size):
@@ -106,4 +107,4 @@ def _wide(pack, x, size):
     heads = x.shape[3]
     lanes = np.repeat(np.eye(heads, dtype=np.float32), size, 1)
     lanes = lanes.reshape(heads, heads // pack, pack * size)
-    return jnp.einsum("bch,hmx->bmcx", x[:, 0], lanes, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("bch,hmx->bmcx", x[:, 0], lanes, precision=EXACT)

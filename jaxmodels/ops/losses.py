@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.common.precision import EXACT
+
 
 def cross_entropy_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
     """Return the weighted sum of -log p(label) in nats.
@@ -48,7 +50,8 @@ def similarities(vectors: jax.Array, label_vectors: jax.Array, temperature: floa
 
     As logits of `cross_entropy_sum`, they give InfoNCE with all other classes as negatives.
     """
-    return jnp.einsum("...d,cd->...c", unit(vectors), unit(label_vectors)) / temperature
+    vectors, label_vectors = unit(vectors), unit(label_vectors)
+    return jnp.einsum("...d,cd->...c", vectors, label_vectors, precision=EXACT) / temperature
 
 
 def unit(x: jax.Array, eps: float = 1e-6) -> jax.Array:

@@ -10,12 +10,12 @@ pack, M = H / P packs (`ops/common/head_packing.py`).
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.common import head_packing
 from jaxmodels.ops.common.chunks import same_segment, segment_ids
+from jaxmodels.ops.common.precision import EXACT
 
 
 def wkv6_step(state, r, log_w, k, v, bonus):
@@ -31,7 +31,7 @@ def wkv6_step(state, r, log_w, k, v, bonus):
       (state, y (B, H, V)).
     """
     own = jnp.sum(r * bonus[None] * k, -1, keepdims=True)
-    y = jnp.einsum("bhk,bhkv->bhv", r, state) + own * v
+    y = jnp.einsum("bhk,bhkv->bhv", r, state, precision=EXACT) + own * v
     return jnp.exp(log_w)[..., None] * state + k[..., None] * v[..., None, :], y
 
 
@@ -93,7 +93,7 @@ def _sums(log_w):
         masks.append(same & np.where(reads, earlier, earlier.T))
     ones = _lead(np.float32(np.concatenate(masks)), log_w)
     ones = jnp.broadcast_to(ones, (*log_w.shape[:-2], *ones.shape[-2:]))
-    sums = jnp.matmul(ones, log_w, precision=jax.lax.Precision.HIGHEST)
+    sums = jnp.matmul(ones, log_w, precision=EXACT)
     return [sums[..., i : i + size, :] for i in range(0, sums.shape[-2], size)]
 
 

@@ -22,9 +22,12 @@ from jaxmodels.cells.base import Cell
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file
+from jaxmodels.testing.depth import DEPTH, DEPTH_PROMISES, DepthLab
 from jaxmodels.testing.lab import Broken, Lab
 from jaxmodels.testing.promises import PROMISES
 from jaxmodels.xla_flags import warn_if_unsafe
+
+CHECKED = CELLS | DEPTH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
     """Checks every promise of `jaxmodels.cells.base.Cell` and prints one line for each.
 
     Args:
-      cell: a name in `CELLS` or a subclass of Cell.
+      cell: a name in `CELLS`, "hrm" (see `testing.depth`), or a subclass of Cell.
       config: the cell's config, small; None means the config class (from CELLS, or from the
         annotation of `config` in `__init__`) made with width=32. If it has a field `dtype`, float32
         and bfloat16 are checked, whatever it says.
@@ -64,9 +67,12 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
     name, cell_class, config = _resolve(cell, config)
     print(f"{name} {config}", flush=True)
     results = []
-    with jax.default_matmul_precision("highest"):  # or an accelerator's rounding hides the errors
-        lab = Lab(cell_class, config, chunk, tuple(frozen), seed)
-        for promise, check in PROMISES.items():
+    with jax.default_matmul_precision(None):  # or it would stand in for what the cell forgets
+        if name in DEPTH:
+            lab, promises = DepthLab(cell_class, config, tuple(frozen), seed), DEPTH_PROMISES
+        else:
+            lab, promises = Lab(cell_class, config, chunk, tuple(frozen), seed), PROMISES
+        for promise, check in promises.items():
             try:
                 result = Result(promise, True, check(lab))
             except Broken as broken:
@@ -85,9 +91,9 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
 def _resolve(cell, config):
     """-> (name, cell class, config in float32)."""
     if isinstance(cell, str):
-        if cell not in CELLS:
-            raise UserError(f"unknown cell {cell!r}{did_you_mean(cell, CELLS)}")
-        name, (config_class, cell_class) = cell, CELLS[cell]
+        if cell not in CHECKED:
+            raise UserError(f"unknown cell {cell!r}{did_you_mean(cell, CHECKED)}")
+        name, (config_class, cell_class) = cell, CHECKED[cell]
     elif isinstance(cell, type) and issubclass(cell, Cell):
         name, cell_class = cell.__name__, cell
         try:

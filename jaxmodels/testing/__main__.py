@@ -10,15 +10,16 @@ exit status: 0 all promises kept, 1 one is broken, 2 a mistake in the input
 import sys
 
 from jaxmodels import cli
-from jaxmodels.cells import CELLS
-from jaxmodels.testing import cells_in_file, check_cell
+from jaxmodels.testing import CHECKED, cells_in_file, check_cell
 
 
 @cli.command(interrupted="stopped; not every promise was checked")
 def main(arguments: list[str]) -> int:
     """Check the cells that are named; return 0, or 1 if a promise is broken."""
     parser = cli.parser("jaxmodels.testing", __doc__)
-    parser.add_argument("cells", metavar="CELL", nargs="*", default=CELLS, help="name or file")
+    parser.add_argument(
+        "cells", metavar="CELL", nargs="*", default=list(CHECKED), help="name or file"
+    )
     failures = 0
     for cell in parser.parse_args(arguments).cells:
         is_path = cell.endswith(".py") or "/" in cell

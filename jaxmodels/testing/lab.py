@@ -1,6 +1,7 @@
 """A cell, inputs for it, and the few compiled functions that all promises share."""
 
 import collections
+import dataclasses
 import functools
 import math
 
@@ -129,6 +130,13 @@ class Lab:
         except Exception:  # no derivative, say: the promises about gradients tell
             return math.inf
         return worst
+
+    @functools.cached_property
+    def half(self):
+        """The same with matmuls in bfloat16, or None if the config has no field `dtype`."""
+        if not hasattr(self.config, "dtype"):
+            return None
+        return self.again(dataclasses.replace(self.config, dtype="bfloat16"))
 
     @property
     def warm(self):

@@ -1,11 +1,10 @@
 """The promises: each a function of the lab that returns a line of numbers or raises Broken."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.testing.decay import slow_decays
 from jaxmodels.testing.lab import (
     BATCH,
     GRADIENT_FLOOR,
@@ -15,6 +14,7 @@ from jaxmodels.testing.lab import (
     quick_jit,
     same_bits,
 )
+from jaxmodels.testing.precision import inexact_matmuls
 
 # Relative to the largest entry of an array. Two orders of summation in float32 differ by some 1e-6
 # here (33 tokens); a missing or misplaced term shows from 1e-2 on.
@@ -191,11 +191,40 @@ def _gradients(lab):
     return f"{len(named)} arrays, {sum(g.size for _, g in named)} scalars"
 
 
+def _full_precision(lab):
+    """Of step, scan and call, and of their gradients; states are float32 in bfloat16 compute, too.
+
+    Functions that other promises have compiled are not traced again.
+    """
+    found, count = [], 0
+    for form in lab.forms:
+        for (time, given), differentiated in lab.lengths(form).items():
+            reset = lab.reset[:, :time] if given else None
+            arguments = (form, lab.cell, lab.warm, lab.xs[:, :time], reset)
+            if differentiated:
+                d_state, d_ys = lab.cotangents
+                traced = lab.run.trace(*arguments, d_state, d_ys[:, :time])
+            else:
+                traced = lab.forward.trace(*arguments)
+            found, count = found + inexact_matmuls(traced.jaxpr), count + 1
+    for cells in filter(None, (lab, lab.half)):
+        first = (lab.warm, lab.xs[:, 0], lab.reset[:, 0])
+        d_state, d_ys = lab.cotangents
+        traced = cells.step_back.trace(cells.cell, *first, d_state, d_ys[:, 0])
+        found, count = found + inexact_matmuls(traced.jaxpr), count + 1
+    if lab.half:
+        whole = (lab.half.cell, lab.warm, lab.xs, lab.reset, *lab.cotangents)
+        traced = lab.half.run.trace(lab.forms[-1], *whole)
+        found, count = found + inexact_matmuls(traced.jaxpr), count + 1
+    need(not found, f"left to the hardware's default: {', '.join(dict.fromkeys(found))}")
+    return f"Precision.HIGHEST in {count} programs"
+
+
 def _bfloat16(lab):
-    if not hasattr(lab.config, "dtype"):
+    half = lab.half
+    if half is None:
         return "config has no dtype"
     form, (d_state, d_ys) = lab.forms[-1], lab.cotangents
-    half = lab.again(dataclasses.replace(lab.config, dtype="bfloat16"))
     arguments = {"state": lab.warm, "xs": lab.xs, "d_state": d_state, "d_ys": d_ys}
     arguments["reset"] = lab.reset
     shapes = jax.eval_shape(half.cell, lab.warm, lab.xs, lab.reset)
@@ -257,7 +286,9 @@ PROMISES = {
     "causality": _causality,
     "rows are independent": _rows,
     "every parameter has a gradient": _gradients,
+    "float32 matmuls: full precision": _full_precision,
     "bfloat16 compute, float32 state": _bfloat16,
+    "slow decays survive bfloat16": slow_decays,
     "vmap": _vmap,
     "one trace a shape": _traces,
     "determinism": _determinism,

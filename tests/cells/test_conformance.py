@@ -4,15 +4,21 @@ import pathlib
 import re
 import subprocess
 import sys
+from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.attention import AttentionConfig
+from jaxmodels.cells.base import Cell
 from jaxmodels.cells.unified import UnifiedConfig
 from jaxmodels.errors import UserError
-from jaxmodels.testing import cells_in_file, check_cell
+from jaxmodels.testing import CHECKED, cells_in_file, check_cell
 from jaxmodels.testing.__main__ import main
+from jaxmodels.testing.decay import slow_decays
+from jaxmodels.testing.lab import Broken, Lab
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "fork_a_cell.md"
 EXAMPLE = (pathlib.Path(__file__).parent / "leaky_cell.py").read_text()
@@ -22,9 +28,36 @@ EXAMPLE = (pathlib.Path(__file__).parent / "leaky_cell.py").read_text()
 SMALL = {"attention": AttentionConfig(32, window=20, chunk_size=16)}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", CHECKED)
 def test_registered_cells(name):
     check_cell(name, SMALL.get(name))
+
+
+FORGETFUL = [name for name in CELLS if name != "attention"]  # its window forgets, no decay does
+
+
+@pytest.mark.parametrize("name", FORGETFUL)
+def test_a_rounded_decay_is_seen(name):
+    """In bfloat16 compute every exponential and sigmoid of the step is rounded to it."""
+    config_class, cell_class = CELLS[name]
+
+    class Rounded(cell_class):
+        def step(self, *args, **kwargs):
+            if self.config.dtype == "float32":
+                return super().step(*args, **kwargs)
+            exp, sigmoid = rounded(jnp.exp), rounded(jax.nn.sigmoid)
+            with mock.patch("jax.numpy.exp", exp), mock.patch("jax.nn.sigmoid", sigmoid):
+                return super().step(*args, **kwargs)
+
+        __call__ = Cell.__call__
+
+    with pytest.raises(Broken, match=r"retention 0\.99\d\d by .*left after 256 tokens of"):
+        slow_decays(Lab(Rounded, config_class(32), None, (), 0))
+
+
+def rounded(function):
+    """The function, its results rounded to bfloat16."""
+    return lambda x: function(x).astype(jnp.bfloat16).astype(jnp.float32)
 
 
 @pytest.mark.slow
@@ -123,6 +156,26 @@ SABOTAGE = {
         ("return LeakyState(average[:, -1]), average *",
          "return LeakyState(average[:, -1].astype(dtype)), average *"),
         {"bfloat16 compute, float32 state": "state average is bfloat16"},
+    ),
+    "a decay in the compute dtype": (
+        ("sigmoid(self.decay_logit[...])[None]\n",
+         "sigmoid(self.decay_logit[...])[None].astype(dtype).astype(jnp.float32)\n"),
+        ("sigmoid(self.decay_logit[...])[None, None]\n",
+         "sigmoid(self.decay_logit[...])[None, None].astype(dtype).astype(jnp.float32)\n"),
+        {"slow decays survive bfloat16": "state average, retention 0.99"},
+    ),
+    "a gradient by a decay in the compute dtype": (
+        ("kept, average = jax",
+         "old = jax.lax.stop_gradient(state.average)\n        kept, average = jax"),
+        ("kept * state.average[:, None]",
+         "kept * (old + (state.average - old)"
+         " * (decay.astype(dtype) / decay)[0] ** xs.shape[1])[:, None]"),
+        {"slow decays survive bfloat16": "gradient average, retention 0.99"},
+    ),
+    "a matmul at the hardware's default": (
+        ("sigmoid(self.gate(x, dtype))",
+         "sigmoid(x @ self.gate.kernel[...] + self.gate.bias[...][None])"),
+        {"float32 matmuls: full precision": "left to the hardware's default: my_cell.py:"},
     ),
     "a state of weak type": (
         ("jnp.zeros((batch_size, self.config.width), jnp.float32)",

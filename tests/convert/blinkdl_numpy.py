@@ -1,5 +1,5 @@
 """RWKV-4, -6 and -7 in float64 NumPy, one token at a time, over tensors as BlinkDL names and lays
-them out: written from the equations (SYSTEMS 7.1 to 7.4), with nothing of jaxmodels in it.
+them out: written from the papers' equations, without jaxmodels.
 
 `random_tensors` makes a small checkpoint, `logits` runs one. C width, H heads, N head size.
 """

@@ -1,4 +1,4 @@
-"""What the tests of `jaxmodels.convert` share."""
+"""Helpers of the tests of `jaxmodels.convert`."""
 
 import functools
 import os
@@ -7,7 +7,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from jaxmodels import UserError, convert
 from jaxmodels.convert import blinkdl
 from jaxmodels.convert.rows import leaves_of
 from jaxmodels.convert.tensors import Tensors
@@ -20,19 +22,19 @@ DATA = Path(os.environ.get("JAXMODELS_TEST_DATA", ROOT.parent / "shared" / "data
 
 @functools.cache
 def rwkv_model(version: int):
-    """A small RWKV with random weights, out of tensors under BlinkDL's names."""
+    """Return a small RWKV with random weights, from tensors under BlinkDL's names."""
     return blinkdl.from_tensors(Tensors(Path("memory"), blinkdl_numpy.random_tensors(version)))
 
 
 def by_call(model, tokens):
-    """tokens (B, T) -> (state, logits (B, T, vocab)) of one call."""
+    """Return (state, logits (B, T, vocab)) of one call on tokens (B, T)."""
     run = jax.jit(lambda model, tokens: model(model.initial_state(len(tokens)), tokens))
     state, out = run(model, jnp.asarray(tokens))
     return state, np.asarray(out.logits)
 
 
 def by_step(model, tokens):
-    """The same, token by token."""
+    """Return (state, logits (B, T, vocab)) of one step per token."""
     step = jax.jit(lambda model, state, token: model.step(state, token))
     state, logits = model.initial_state(len(tokens)), []
     for token in np.asarray(tokens).T:
@@ -42,7 +44,7 @@ def by_step(model, tokens):
 
 
 def assert_same_bits(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Equal names, types, shapes and bytes."""
+    """Assert equal names, dtypes, shapes and bytes."""
     assert sorted(got) == sorted(expected)
     for name, array in expected.items():
         assert got[name].dtype == array.dtype and got[name].shape == array.shape, name
@@ -52,3 +54,13 @@ def assert_same_bits(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 def weights(model) -> dict[str, np.ndarray]:
     """{name of the leaf: array}."""
     return {name: np.asarray(leaf) for name, leaf in leaves_of(model).items()}
+
+
+def assert_refused(path, *words):
+    """Assert that loading raises a one-line UserError with the path and these words."""
+    with pytest.raises(UserError) as caught:
+        convert.load(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    for word in words:
+        assert word in message

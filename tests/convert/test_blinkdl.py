@@ -18,6 +18,7 @@ from jaxmodels.convert.tensors import Tensors, read_safetensors
 from tests.convert import blinkdl_numpy
 from tests.convert.common import (
     GOLDENS,
+    assert_refused,
     assert_same_bits,
     by_call,
     by_step,
@@ -94,16 +95,6 @@ def test_pth_of_torch():
     )
 
 
-def refused(path, *words):
-    """Loading says no in one line that names the file and has these words."""
-    with pytest.raises(UserError) as caught:
-        convert.load(path)
-    message = str(caught.value)
-    assert str(path) in message and "\n" not in message
-    for word in words:
-        assert word in message
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_tensors_that_do_not_fit(version, tmp_path):
     tensors = blinkdl_numpy.random_tensors(version)
@@ -111,7 +102,7 @@ def test_tensors_that_do_not_fit(version, tmp_path):
     def try_with(changed, *words):
         path = tmp_path / "changed.safetensors"
         save_file(changed, path)
-        refused(path, *words)
+        assert_refused(path, *words)
 
     # The first and last layer, and everything that the sizes of the model are read from.
     names = [n for n in tensors if not n.startswith("blocks.1.")]
@@ -126,13 +117,13 @@ def test_tensors_that_do_not_fit(version, tmp_path):
     try_with(tensors | {"emb.weight": np.zeros((24, 32))}, "F64", "'emb.weight'")
 
 
-def test_other_models(tmp_path):
+def test_unsupported_models_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"emb.weight": np.ones((3, 2), np.float32)}, path)
-    refused(path, "no RWKV")
+    assert_refused(path, "expected RWKV tensors")
     tensors = blinkdl_numpy.random_tensors(4)
     save_file(tensors | {"blocks.0.att.ln_x.weight": np.ones(32, np.float32)}, path)
-    refused(path, "RWKV-5")
+    assert_refused(path, "RWKV-5")
 
 
 @pytest.mark.parametrize("source", [PTH, PTH.with_suffix(".safetensors")], ids=["pth", "st"])
@@ -140,7 +131,7 @@ def test_truncated(source, tmp_path):
     data, path = source.read_bytes(), tmp_path / "short"
     for size in [0, 1, 3, 4, 7, 8, 9, *range(10, len(data), 97), len(data) - 1]:
         path.write_bytes(data[:size])
-        refused(path)
+        assert_refused(path)
 
 
 def pickled(payload: bytes, path, **members) -> None:
@@ -156,29 +147,29 @@ class Evil:
         return os.system, ("exit 3",)
 
 
-def test_pickles_that_are_refused(tmp_path):
+def test_unsafe_pickles_are_refused(tmp_path):
     path = tmp_path / "model.pth"
     pickled(pickle.dumps({"emb.weight": Evil()}, 2), path)
-    refused(path, "only tensors are read", "system")
+    assert_refused(path, "only tensors are read", "system")
     pickled(pickle.dumps([1, 2], 2), path)
-    refused(path, "list", "dict of tensors")
+    assert_refused(path, "list", "dict of tensors")
     pickled(pickle.dumps({"emb.weight": 3}, 2), path)
-    refused(path, "'emb.weight'", "not a tensor")
+    assert_refused(path, "'emb.weight'", "not a tensor")
     pickled(pickle.dumps({"emb.weight": 3}, 2), path, byteorder="big")
-    refused(path, "byte order")
+    assert_refused(path, "byte order")
     pickled(b"\x80\x02}q", path)
-    refused(path, "data.pkl")
+    assert_refused(path, "data.pkl")
     for payload in (b"}r\xff\xff\xff\xff.", b"\x96" + b"\xff" * 5 + b"\0\0\0."):
         pickled(b"\x80\x02" + payload, path)  # would take all memory
-        refused(path, "data.pkl")
+        assert_refused(path, "data.pkl")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(path, "no data.pkl")
+    assert_refused(path, "no data.pkl")
     path.write_bytes(pickle.dumps({}))
-    refused(path, "torch before 1.6")
+    assert_refused(path, "torch before 1.6")
 
 
-def test_archives_that_are_refused(tmp_path):
+def test_malformed_archives_are_refused(tmp_path):
     """The golden file, one member changed at a time."""
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(PTH) as archive:
@@ -192,15 +183,15 @@ def test_archives_that_are_refused(tmp_path):
     write(members)
     convert.load(path)
     write(members, zipfile.ZIP_DEFLATED)
-    refused(path, "compressed")
+    assert_refused(path, "compressed")
     storage = next(name for name in members if name.endswith("/data/0"))
     write({k: v for k, v in members.items() if k != storage})
-    refused(path, "'rwkv4/data/0'", "missing")
+    assert_refused(path, "'rwkv4/data/0'", "missing")
     write(members | {storage: members[storage][:-1]})
-    refused(path, "more bytes")
+    assert_refused(path, "more bytes")
     structure = members["rwkv4/data.pkl"]
     write(members | {"rwkv4/data.pkl": structure.replace(b"HalfStorage", b"LongStorage")})
-    refused(path, "LongStorage", "'ln_out.weight'")
+    assert_refused(path, "LongStorage", "'ln_out.weight'")
 
 
 @settings(max_examples=200, deadline=None)
@@ -224,7 +215,7 @@ def test_damaged(tmp_path_factory, data):
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_pickle(tmp_path_factory, data):
-    """The same for the pickle in the archive, whose sum of check no longer protects it."""
+    """A damaged pickle with a matching checksum raises a UserError."""
     with zipfile.ZipFile(PTH) as archive:
         structure = bytearray(archive.read("rwkv4/data.pkl"))
     for _ in range(data.draw(st.integers(1, 2))):

@@ -15,8 +15,8 @@ from jaxmodels.convert.hrm_text import fields_of
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
 from jaxmodels.models.decoding import decode_step, generate, prefill
 from jaxmodels.testing.lab import quick_jit
-from tests.convert.common import GOLDENS, assert_same_bits, weights
-from tests.convert.test_huggingface import folder_with, says
+from tests.convert.common import GOLDENS, assert_refused, assert_same_bits, weights
+from tests.convert.test_huggingface import folder_with
 
 KIND = "hrm_text"
 TINY = {"vocab_size": 9, "seq_len": 8, "width": 16, "head_size": 8, "mlp_multiple": 8}
@@ -58,7 +58,7 @@ def test_logits_with_a_cache(model, expected):
     assert cache.lengths.tolist() == [12, 12]
 
 
-def test_an_answer_ends_with_the_token_of_the_config(model, expected):
+def test_generation_stops_at_the_eos_of_the_config(model, expected):
     """eos_token_id is 2: where its scores change places with those of the likeliest token."""
     assert model.config.eos_id == 2
     run = quick_jit(lambda model, tokens, lengths: generate(model, tokens, 4, lengths))
@@ -91,7 +91,7 @@ def test_round_trip(model, tmp_path):
     assert written["L_bp_cycles"] == [0, 3]
 
 
-def test_round_trip_of_a_model_of_ours(tmp_path):
+def test_round_trip_of_a_native_model(tmp_path):
     """z_L, drawn by the seed, is written down; nothing else differs that a model computes with."""
     abstract = abstract_model(jaxmodels.make_config("hrlm/prefix_ar", **TINY, init_seed=3))
     rng = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def test_calls_with_a_gradient(rule, calls):
     assert fields_of(config)["L_bp_cycles"] == flags[:, :3].sum(1).tolist()
 
 
-def test_the_library_s_own_names(model, tmp_path):
+def test_names_of_transformers(model, tmp_path):
     """One tensor for each matrix, as the modules of the library have them."""
     tensors = load_file(GOLDENS / KIND / "model.safetensors")
     for name in list(tensors):
@@ -136,18 +136,20 @@ def test_the_library_s_own_names(model, tmp_path):
     assert len(tensors) == 3 + 4 * 8
     assert_same_bits(weights(convert.load(folder_with(tmp_path, KIND, tensors))), weights(model))
     del tensors["model.H_module.layers.1.self_attn.k_proj.weight"]
-    says(folder_with(tmp_path, KIND, tensors), "H_module.layers.1.self_attn.k_proj", "missing")
+    assert_refused(
+        folder_with(tmp_path, KIND, tensors), "H_module.layers.1.self_attn.k_proj", "missing"
+    )
 
 
 def test_tensors_that_do_not_fit(tmp_path):
     tensors = load_file(GOLDENS / KIND / "model.safetensors")
     for name in tensors:
         rest = {k: v for k, v in tensors.items() if k != name}
-        says(folder_with(tmp_path, KIND, rest), f"'{name}'", "missing")
+        assert_refused(folder_with(tmp_path, KIND, rest), f"'{name}'", "missing")
         wrong = np.zeros((3, 5), np.float32)
-        says(folder_with(tmp_path, KIND, tensors | {name: wrong}), f"'{name}'", "(3, 5)")
+        assert_refused(folder_with(tmp_path, KIND, tensors | {name: wrong}), f"'{name}'", "(3, 5)")
     extra = {"extra": np.zeros(3, np.float32)}
-    says(folder_with(tmp_path, KIND, tensors | extra), "unexpected", "'extra'")
+    assert_refused(folder_with(tmp_path, KIND, tensors | extra), "unexpected", "'extra'")
 
 
 @pytest.mark.parametrize(
@@ -173,11 +175,11 @@ def test_tensors_that_do_not_fit(tmp_path):
     ],
 )
 def test_configs_that_do_not_fit(fields, words, tmp_path):
-    says(folder_with(tmp_path, KIND, **fields), *words)
+    assert_refused(folder_with(tmp_path, KIND, **fields), *words)
 
 
 def test_fields_of_earlier_files(model, tmp_path):
-    """What sapientinc/HRM-Text's own converter writes, and what the library fills in."""
+    """Fields written by the converter of sapientinc/HRM-Text, and defaults of transformers."""
     earlier = {"num_layers_per_stack": None, "num_key_value_heads": 2}
     earlier |= {"rope_parameters": None, "rope_theta": 500, "embedding_scale": None}
     earlier |= {"L_bp_cycles": None, "L_bp_steps": [0, 3], "H_cycles": None, "L_cycles": None}
@@ -201,7 +203,7 @@ def test_fields_of_earlier_files(model, tmp_path):
         ({"low_layers": 2}, ("low_layers 2", "high_layers 1")),
     ],
 )
-def test_models_that_the_library_has_not(changes, words):
+def test_unsupported_models_are_refused(changes, words):
     config = jaxmodels.make_config("hrlm/prefix_ar", **TINY | changes)
     with pytest.raises(UserError) as caught:
         fields_of(config)
@@ -211,6 +213,6 @@ def test_models_that_the_library_has_not(changes, words):
 
 def test_other_modes_are_refused_and_nothing_is_written(tmp_path):
     model = abstract_model(jaxmodels.make_config("hrm/trm_sudoku"))
-    with pytest.raises(UserError, match="mode='grid' is not in transformers"):
+    with pytest.raises(UserError, match="mode='grid' is not supported by hrm_text"):
         convert.save(model, tmp_path / "new", to="huggingface")
     assert not list(tmp_path.iterdir())

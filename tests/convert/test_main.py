@@ -12,9 +12,7 @@ from jaxmodels import UserError, convert
 from jaxmodels.convert.__main__ import main
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
 from jaxmodels.writing import written_whole
-from tests.convert.common import GOLDENS, assert_same_bits, rwkv_model, weights
-from tests.convert.test_blinkdl import refused
-from tests.convert.test_huggingface import says
+from tests.convert.common import GOLDENS, assert_refused, assert_same_bits, rwkv_model, weights
 
 MODELS = ("rwkv4", "rwkv6", "rwkv7", "mamba", "mamba2")
 
@@ -24,7 +22,7 @@ def model_of(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_own_format(name, tmp_path):
+def test_native_round_trip(name, tmp_path):
     model, folder = model_of(name), tmp_path / "model"
     convert.save(model, folder)
     assert sorted(os.listdir(folder)) == ["config.json", "weights.safetensors"]
@@ -37,7 +35,7 @@ def test_own_format(name, tmp_path):
     assert_same_bits(weights(again), weights(model))
 
 
-def test_own_format_holds_any_model(tmp_path):
+def test_native_format_stores_any_model(tmp_path):
     abstract = abstract_model(jaxmodels.make_config("prernk", vocab_size=16))
     rng = np.random.default_rng(0)
     arrays = {name: rng.standard_normal(x.shape) for name, x in leaves_of(abstract).items()}
@@ -52,26 +50,26 @@ def folder(tmp_path):
     return tmp_path / "model"
 
 
-def test_own_folders_that_do_not_fit(folder):
+def test_malformed_native_folders(folder):
     path, arrays = folder / "weights.safetensors", load_file(folder / "weights.safetensors")
     for name in arrays:
         save_file({k: v for k, v in arrays.items() if k != name}, path)
-        says(folder, f"'{name}'", "missing")
+        assert_refused(folder, f"'{name}'", "missing")
     save_file(arrays | {"norm.scale": np.zeros((3, 5), np.float32)}, path)
-    says(folder, "'norm.scale'", "(3, 5)", "(32,)")
+    assert_refused(folder, "'norm.scale'", "(3, 5)", "(32,)")
     save_file(arrays | {"extra": np.zeros(3, np.float32)}, path)
-    says(folder, "unexpected", "'extra'")
+    assert_refused(folder, "unexpected", "'extra'")
     save_file(arrays | {"norm.scale": np.zeros(32, np.int32)}, path)
-    says(folder, "'norm.scale'", "I32")
+    assert_refused(folder, "'norm.scale'", "I32")
     path.unlink()
-    says(folder, "weights.safetensors", "cannot be read")
+    assert_refused(folder, "weights.safetensors", "cannot be read")
 
 
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"num_layers": 4}, "3 layers, the config says 4"),
-        ({"num_layers": 10**12}, "3 layers, the config says"),
+        ({"num_layers": 4}, "3 layers, the config has 4"),
+        ({"num_layers": 10**12}, "3 layers, the config has"),
         ({"num_layers": "2"}, "num_layers"),
         ({"width": 16}, "'embed.table'"),
         ({"version": 5}, "version"),
@@ -84,10 +82,10 @@ def test_own_folders_that_do_not_fit(folder):
         ({"model": 3}, "'model'"),
     ],
 )
-def test_own_configs_that_do_not_fit(fields, word, folder):
+def test_malformed_native_configs(fields, word, folder):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-    says(folder, word)
+    assert_refused(folder, word)
 
 
 def test_command(tmp_path, capsys, monkeypatch):
@@ -130,7 +128,7 @@ def test_help(capsys):
         (["MAMBA", "new", "--to", "rwkv_cpp"], ("Mamba", "RWKV")),
     ],
 )
-def test_mistakes(arguments, words, tmp_path, capsys, monkeypatch):
+def test_invalid_arguments(arguments, words, tmp_path, capsys, monkeypatch):
     """Exit status 2, one line, and nothing written."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.txt").write_text("what is this?")
@@ -146,7 +144,7 @@ def test_mistakes(arguments, words, tmp_path, capsys, monkeypatch):
     assert sorted(os.listdir()) == before
 
 
-def test_nothing_half_written(tmp_path):
+def test_written_whole_is_atomic(tmp_path):
     """A failure in the middle leaves no trace; a destination that appears meanwhile stays."""
     with pytest.raises(KeyError), written_whole(tmp_path / "new") as temporary:
         temporary.mkdir()
@@ -162,4 +160,4 @@ def test_nothing_half_written(tmp_path):
 def test_unknown_format(tmp_path):
     with pytest.raises(UserError, match="unknown format 'gguf'"):
         convert.save(rwkv_model(7), tmp_path / "new", to="gguf")
-    refused(tmp_path / "gone", "cannot be read")
+    assert_refused(tmp_path / "gone", "cannot be read")

@@ -15,13 +15,13 @@ from tests.convert import blinkdl_numpy
 from tests.convert.common import (
     DATA,
     GOLDENS,
+    assert_refused,
     assert_same_bits,
     by_call,
     by_step,
     rwkv_model,
     weights,
 )
-from tests.convert.test_blinkdl import refused
 
 VERSIONS = (4, 6, 7)
 TINY = DATA / "tiny_rwkv"
@@ -29,7 +29,7 @@ TRAINED = {4: "4v0-660K", 6: "6v0-3m", 7: "7v0-834K"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_trained(version):
+def test_trained_models(version):
     """The logits after `"in` that RWKV/rwkv.cpp keeps beside these files: within 3e-6 measured."""
     path = TINY / f"tiny-rwkv-{TRAINED[version]}-FP32.bin"
     if not path.is_file():
@@ -59,7 +59,7 @@ def layout(name, x, version):
 
 
 def expected_file(version) -> dict[str, np.ndarray]:
-    """What the file of `rwkv_model` must hold."""
+    """Return the tensors that the file of `rwkv_model` must contain."""
     tensors = blinkdl_numpy.random_tensors(version)
     expected = {name: layout(name, x, version) for name, x in tensors.items() if ".x_" not in name}
     if version == 7:
@@ -157,7 +157,7 @@ def test_tensors_that_do_not_fit(version, tmp_path):
 
     def try_with(changed, *words):
         write_file(path, changed)
-        refused(path, *words)
+        assert_refused(path, *words)
 
     for name in [name for name in arrays if not name.startswith("blocks.1.")]:
         try_with({k: v for k, v in arrays.items() if k != name}, f"'{name}'", "missing")
@@ -177,7 +177,7 @@ def test_headers(tmp_path):
 
     def try_with(*words, **header):
         write_file(path, arrays, **header)
-        refused(path, *words)
+        assert_refused(path, *words)
 
     write_file(path, arrays, version=100)
     convert.load(path)
@@ -191,7 +191,7 @@ def test_headers(tmp_path):
     data = path.read_bytes()
     write_file(path, {"head.weight": arrays["head.weight"]})
     path.write_bytes(data + path.read_bytes()[24:])
-    refused(path, "'head.weight' is there twice")
+    assert_refused(path, "duplicate tensor 'head.weight'")
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_truncated(content, tmp_path):
         reader.tensor()
     for size in sorted({*range(200), *borders, *range(200, len(data), 61), len(data) - 1}):
         path.write_bytes(data[:size])
-        refused(path)
+        assert_refused(path)
 
 
 @settings(max_examples=200, deadline=None)

@@ -18,7 +18,7 @@ def labeller():
     return RelationLabeller(slots=3, num_classes=MANY)
 
 
-def said(labeller, text, at):
+def labels_at(labeller, text, at):
     """Words of all slots at byte `at`: a list of {role: word}."""
     names = {labeller.label_class(w): w for w in VOCABULARY}
     out = []
@@ -55,14 +55,14 @@ nation increase show report river i see cross stream café write king law""".spl
     ],
 )
 def test_sentences_by_hand(labeller, text, expected):
-    got = said(labeller, text, len(text.encode()) - 1)
+    got = labels_at(labeller, text, len(text.encode()) - 1)
     for want, have in zip(expected, got, strict=True):
         assert want.items() <= have.items()
         if "object" not in want:
             assert "object" not in have
 
 
-def test_when_a_label_appears_and_goes(labeller):
+def test_labels_hold_from_the_complete_word_to_the_end_of_the_sentence(labeller):
     text = "The dog chased a cat now. We see it."
     labels = labeller.labels(text)
     verb = labeller.label_class("chase")
@@ -81,7 +81,7 @@ TEXTS = st.lists(st.sampled_from([*PARTS.split("|"), "\n", "\n\n", "to protect"]
 
 @given(parts=TEXTS, cut=st.integers(0, 60), other=TEXTS, glue=st.sampled_from([" ", ""]))
 @settings(deadline=None, max_examples=300)
-def test_what_follows_never_changes_a_label(parts, cut, other, glue):
+def test_labels_do_not_depend_on_later_text(parts, cut, other, glue):
     labeller = CAUSAL
     text = glue.join(parts).encode()
     prefix = text[:cut]
@@ -92,7 +92,7 @@ def test_what_follows_never_changes_a_label(parts, cut, other, glue):
 
 
 @pytest.mark.parametrize("end", ["it's", "it' s", "it'", "its", "it. ", "it3"])
-def test_an_apostrophe_is_no_end_before_the_next_byte(end):
+def test_an_apostrophe_ends_no_word_before_the_next_byte(end):
     prefix = "We see it"
     undecided = CAUSAL.labels(prefix + "'x")[: len(prefix) + 1]
     labels = CAUSAL.labels(prefix + end[2:])
@@ -104,12 +104,12 @@ def test_an_apostrophe_is_no_end_before_the_next_byte(end):
 
 @given(st.binary(max_size=80), st.binary(max_size=20))
 @settings(deadline=None, max_examples=200)
-def test_any_bytes_are_labelled_causally(data, more):
+def test_labels_of_arbitrary_bytes_are_causal(data, more):
     labeller = CAUSAL
     assert (labeller.labels(data) == labeller.labels(data + more)[: len(data)]).all()
 
 
-def test_a_batch_that_starts_afresh_has_labels_from_itself_alone(labeller):
+def test_without_carried_state_labels_depend_on_the_batch_alone(labeller):
     """tracks without a carried state: none for a sentence that began in the batch before."""
     document = Document("d", np.frombuffer(b"The dog sees a cat. " * 12, np.uint8))
     missing = 0
@@ -130,7 +130,7 @@ def test_a_batch_that_starts_afresh_has_labels_from_itself_alone(labeller):
     assert missing > 0
 
 
-def test_documents_do_not_see_each_other(labeller):
+def test_labels_do_not_depend_on_other_documents(labeller):
     texts = [b"The dog chased", b" a cat. We see", b"it now. They know it."]
     tokens = np.frombuffer(b"".join(texts), np.uint8)
     starts = np.cumsum([0, *map(len, texts)])[:-1]
@@ -140,7 +140,7 @@ def test_documents_do_not_see_each_other(labeller):
     assert (joined == np.concatenate([labeller.labels(t) for t in texts])).all()
 
 
-def test_labels_join_the_stream_and_only_for_what_the_state_has_read(labeller):
+def test_streamed_labels_cover_only_what_the_state_has_read(labeller):
     text = "The dog chased a cat now. We see it in the garden. They know it well. " * 30
     document = Document("d", ByteTokenizer().encode(text))
     truth = labeller.labels(text)
@@ -173,7 +173,7 @@ def test_labels_join_the_stream_and_only_for_what_the_state_has_read(labeller):
         assert held > 0 and (mode != "tracks" or right > 10) and (mode == "packed" or unknown)
 
 
-def test_classes_stay_in_the_stated_vocabulary():
+def test_classes_are_below_num_classes():
     small = RelationLabeller(slots=2, roles=6, num_classes=5)
     labels = small.labels("The dog chased a cat in the garden. " * 5)
     assert labels.shape[1:] == (2, 6) and labels.min() == -1 and labels.max() < 5
@@ -182,14 +182,14 @@ def test_classes_stay_in_the_stated_vocabulary():
     assert RelationLabeller(num_classes=256).label_class("chase") == 54  # pinned: files keep it
 
 
-def test_a_lexicon_of_ones_own(tmp_path):
+def test_custom_lexicon(tmp_path):
     (tmp_path / "verb_own.txt").write_text("zorps\n")
     own = RelationLabeller(num_classes=MANY, lexicon=read_lexicon(tmp_path))
     labels = own.labels("The dog zorps cats. The dog chased it. ")
     assert set(np.unique(labels[:, :, 1])) == {-1, own.label_class("zorps")}
 
 
-def test_words_have_no_bytes_to_label(labeller):
+def test_labels_require_byte_tokens(labeller):
     document = Document("d", np.arange(50, dtype=np.int32))
     with pytest.raises(UserError, match="byte"):
         make_stream([document], batch_size=1, seq_len=4, seed=0, labels=labeller)

@@ -31,7 +31,7 @@ def records(name, file):
     return list(FORMATS[name].read(DATA / file))
 
 
-def labelled(record, name):
+def labelled_text(record, name):
     """{label: text} of a record's spans."""
     out = {}
     for start, stop, value in record.spans[name]:
@@ -64,7 +64,7 @@ def test_gsm8k_parts_and_text():
     assert [item.final for item in items] == ["29", "145", "2000", "2.25"]
     record = records("gsm8k", "GSM8K/sample.jsonl")[0]
     assert record.text.startswith(b"Question: A gardener") and b"<<" not in record.text
-    assert labelled(record, "step_targets") == {
+    assert labelled_text(record, "step_targets") == {
         0: ["The rows hold 4*6 = 24 tulips.\n"],
         1: ["With the later ones there are 24+5 = 29 tulips.\n"],
         2: ["#### 29\n"],
@@ -72,7 +72,7 @@ def test_gsm8k_parts_and_text():
 
 
 @pytest.mark.skipif(not (REAL / "gsm8k").is_dir(), reason="real GSM8K files are not here")
-def test_the_real_gsm8k_is_read_whole():
+def test_real_gsm8k_files_are_read_completely():
     train, test = (parse_gsm8k(REAL / "gsm8k" / f"{part}.jsonl") for part in ("train", "test"))
     assert (len(train), len(test)) == (7473, 1319)
     assert all(item.steps and float(item.final) is not None for item in train + test)
@@ -89,18 +89,18 @@ def test_the_real_gsm8k_is_read_whole():
 
 def test_cot_steps():
     record, other = records("cot", "CoT/sample.json")
-    assert labelled(record, "step_targets") == {
+    assert labelled_text(record, "step_targets") == {
         0: ["Penguins do not fly. "],
         1: ["A nest in a tree is reached by flying or climbing. "],
         2: ["Penguins breed on the ground or in burrows.\n"],
         3: ["no\n"],
     }
-    assert labelled(other, "step_targets")[3] == ["Cem\n"]
+    assert labelled_text(other, "step_targets")[3] == ["Cem\n"]
     lines = records("cot", "CoT/sample.jsonl")[0]
-    assert labelled(lines, "step_targets")[1] == ["Five of them are blue, three red.\n"]
+    assert labelled_text(lines, "step_targets")[1] == ["Five of them are blue, three red.\n"]
 
 
-def test_step_targets_follow_the_tokens_of_either_tokenizer():
+def test_step_targets_are_aligned_with_tokens():
     record = records("cot", "CoT/sample.json")[0]
     by_byte = to_document(record, ByteTokenizer())
     text = record.text.decode()
@@ -125,7 +125,7 @@ def test_hrdoc_levels():
         "  Roofs are warm and gardens are many.",
     ]
     assert lines[6] == "2 Method" and lines[7] == "  2.1 Hives" and lines[8].startswith("    We ")
-    assert sorted(labelled(record, "level_targets")) == [0, 1, 2]
+    assert sorted(labelled_text(record, "level_targets")) == [0, 1, 2]
 
 
 def test_spans_begin_at_lines_and_repeat_with_the_seed():
@@ -200,7 +200,7 @@ COT = {"source": "s", "rationale": "r", "target": "t"}
         ("wikipedia", "wiki_00", '<doc id="1" title="t">\nx\n', ":1", "without </doc>"),
     ],
 )
-def test_malformed_files_name_place_and_fix(tmp_path, name, file, content, place, message):
+def test_errors_of_malformed_files_name_line_and_fix(tmp_path, name, file, content, place, message):
     path = tmp_path / file
     path.write_text(content)
     with pytest.raises(UserError) as error:

@@ -27,7 +27,7 @@ def test_pairs_are_distinct_and_of_moderate_length(pairs, name):
 
 @pytest.mark.parametrize("name", MADE)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_unseen_combinations_of_seen_values(pairs, name, seed):
+def test_unseen_combinations_consist_of_trained_values(pairs, name, seed):
     train, unseen = split_by_combination(pairs[name], 0.2, seed)
     assert len(train) + len(unseen) == 1000
     held, kept = ({p.combination for p in part} for part in (unseen, train))
@@ -45,13 +45,13 @@ def test_an_unseen_question_has_an_unseen_answer(pairs, name):
     assert not {p.answer for p in train} & {p.answer for p in unseen}
 
 
-def test_a_value_that_stands_alone_stays_in_training():
+def test_a_unique_value_stays_in_training():
     rare = [Pair("q1", "a", "t", ("x", "1")), Pair("q2", "a", "t", ("y", "1"))]
     train, unseen = split_by_combination(rare, 0.9, 0)
     assert train == rare and unseen == []
 
 
-def test_the_split_by_question_keeps_all_answers_to_one_together():
+def test_split_by_question_keeps_all_answers_together():
     many = [Pair(f"q{i % 10}", str(i)) for i in range(30)]
     train, unseen = split_by_question(many, 0.2, 0)
     assert len(unseen) == 6 and len({p.question for p in unseen}) == 2
@@ -112,16 +112,16 @@ def test_answers_follow_from_their_questions(pairs):
         assert [told[0].strip()] == [sentence.strip() for sentence in told] == [pair.answer]
 
 
-def test_the_sources_own_set_is_five_pairs_two_hundred_times(pairs):
+def test_seed_translation_is_five_pairs_two_hundred_times(pairs):
     assert len({(p.question, p.answer) for p in pairs["seed_translation"]}) == 5
     train, unseen = split_by_combination(pairs["seed_translation"], 0.2, 0)
     assert len(train) == 1000 and not unseen  # nothing of it can be held out
 
 
-def test_refusals():
+def test_invalid_arguments():
     with pytest.raises(UserError, match="unknown task 'x'"):
         make_task("x", 1, 0)
-    with pytest.raises(UserError, match="'factual' has 1,600 pairs, asked for 9,999"):
+    with pytest.raises(UserError, match="'factual' has 1,600 pairs, requested 9,999"):
         make_task("factual", 9999, 0)
-    with pytest.raises(UserError, match="does not say what fills its slots"):
+    with pytest.raises(UserError, match="has no slot values"):
         split_by_combination([Pair("a", "b")], 0.1, 0)

@@ -1,4 +1,4 @@
-"""A finished run of the tiny model on a few small documents, trained once for all tests here."""
+"""Fixtures: a finished run of a tiny model on a few small documents."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def tiny_config(**changes):
 
 @pytest.fixture(scope="session")
 def texts(tmp_path_factory):
-    """A folder of 20 documents, enough for one each in validation and test."""
+    """Folder of 20 documents, which gives validation and test one each."""
     folder = tmp_path_factory.mktemp("texts")
     rng = np.random.default_rng(0)
     for i in range(20):
@@ -63,7 +63,7 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(texts, tmp_path_factory):
-    """The folder of a finished run. Tests that write into it work on a copy."""
+    """Folder of a finished run; tests that write into it must copy it."""
     workdir = tmp_path_factory.mktemp("runs") / "tiny"
     result = train_text_corpus(texts, workdir=workdir, config=tiny_config())
     assert result.status == "finished"

@@ -1,4 +1,4 @@
-"""A model that recalls by hand: it continues as the same three tokens were last continued."""
+"""A hand-made model that repeats what last followed the same three tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from tests.eval.tiny_bytes import Out
 
 
 class Recalling(nnx.Module):
-    """Sees its last `window` tokens and nothing before them. `deaf`: it ignores resets."""
+    """Model with a memory of `window` tokens; `deaf` ignores resets."""
 
     def __init__(self, vocab, window, deaf=False):
         self.vocab, self.window, self.deaf = vocab, window, deaf
@@ -22,8 +22,8 @@ class Recalling(nnx.Module):
             [state["seen"][:, 1:], jax.nn.one_hot(token, self.vocab)[:, None]], 1
         )
         size = self.window
-        same = jnp.einsum("bwv,bnv->bwn", seen, seen[:, -3:])  # n: the last three tokens
-        # Place w was continued alike if w - 2, w - 1, w equal the last three.
+        same = jnp.einsum("bwv,bnv->bwn", seen, seen[:, -3:])  # n indexes the last three tokens
+        # Position w matches if tokens w - 2, w - 1, w equal the last three.
         like = same[:, : size - 3, 0] * same[:, 1 : size - 2, 1] * same[:, 2 : size - 1, 2]
         latest = like * (jnp.cumsum(like[:, ::-1], 1)[:, ::-1] == 1.0)
         logits = self.sharpness[...] * jnp.einsum("bw,bwv->bv", latest, seen[:, 3:])

@@ -1,4 +1,4 @@
-"""A GroundThink of two layers and a text for it, shared so that each program is compiled once."""
+"""A two-layer GroundThink and a text, shared so that each program is compiled once."""
 
 import jaxmodels
 from jaxmodels.data.tokenizers.char import CharTokenizer
@@ -10,5 +10,5 @@ SMALL |= dict(channel_expansion=1.0, attn_window=16, write_gate=True, init="spre
 
 
 def small_model(**changes):
-    """A hybrid layer, then the anchor."""
+    """Build a hybrid layer followed by the anchor."""
     return jaxmodels.create("groundthink", vocab_size=TOKENIZER.vocab_size, **SMALL | changes)

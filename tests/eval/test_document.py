@@ -1,4 +1,4 @@
-"""The document: the same blocks as a page, as Markdown and on the terminal."""
+"""Documents rendered as HTML, as Markdown and on the terminal."""
 
 from eval.report.document import (
     Facts,
@@ -74,7 +74,7 @@ def test_terminal(capsys):
     assert "picture" not in text and "folded" not in text and "\x1b" not in text
 
 
-def test_provenance_leaves_out_what_is_unknown():
+def test_provenance_omits_missing_facts():
     assert provenance() == []
     heading, facts = provenance(device="1 x cpu", command=None)
     assert heading == Heading("How it was made")

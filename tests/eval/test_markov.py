@@ -1,4 +1,4 @@
-"""The byte-Markov baselines against arithmetic done by hand."""
+"""Byte-Markov baselines compared with hand calculations."""
 
 import math
 
@@ -88,7 +88,7 @@ def test_packaged_corpus_reaches_the_stated_values():
     assert 2.7 < values["order-2"] < 3.0
 
 
-def test_errors_say_what_to_do():
+def test_errors():
     with pytest.raises(UserError, match="orders 0 to 2"):
         fit_markov([array("a")], 3)
     with pytest.raises(UserError, match=r"bytes 0\.\.255, got token 300"):

@@ -1,4 +1,4 @@
-"""Probes: equal parameters, a trained toy, and a table that can be stopped and continued."""
+"""Probes: equal parameter counts, training of a toy cell, stopping and resuming."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class LeakyState:
 
 
 class LeakyCell(Cell):
-    """Small and soon compiled: tokens forgotten at one fixed rate. It knows nothing of layers."""
+    """A small leaky integrator without layer arguments."""
 
     def __init__(self, config: LeakyConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -53,7 +53,7 @@ class LeakyCell(Cell):
 
 @pytest.fixture(scope="module", autouse=True)
 def leaky():
-    """Two more cells in CELLS while these tests run."""
+    """Register two toy cells for these tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("leaky", "leaky2"):
             patch.setitem(CELLS, name, (LeakyConfig, LeakyCell))
@@ -61,7 +61,7 @@ def leaky():
 
 
 @pytest.mark.parametrize("cell", REAL)
-def test_every_cell_has_a_model_of_the_same_size(cell):
+def test_equal_parameters_of_every_cell(cell):
     for vocab_size in (2, 120):
         config = equal_parameters(cell, vocab_size, 8, 40_000)
         assert config.cell == cell and config.vocab_size == vocab_size
@@ -69,14 +69,14 @@ def test_every_cell_has_a_model_of_the_same_size(cell):
         assert abs(count_parameters(model) - 40_000) <= 800
 
 
-def test_no_model_is_that_small():
+def test_unreachable_parameter_count():
     with pytest.raises(UserError, match=r"rwkv7: .* 1,000 parameters within 2%"):
         equal_parameters("rwkv7", 64, 64, 1000)
-    with pytest.raises(UserError, match=r"no cell 'rwkv9'; did you mean 'rwkv7'\?"):
+    with pytest.raises(UserError, match=r"unknown cell 'rwkv9'; did you mean 'rwkv7'\?"):
         ProbeConfig("rwkv9", 2, 8)
 
 
-def test_a_model_is_made_of_the_cell_at_probe_sizes():
+def test_probe_model_uses_the_small_fields():
     config = equal_parameters("leaky", 5, 8, 10_000)
     assert config.width % 16 == 0  # whole heads
     model = jax.eval_shape(lambda: ProbeModel(config, rngs=nnx.Rngs(0)))
@@ -88,7 +88,7 @@ def test_a_model_is_made_of_the_cell_at_probe_sizes():
     assert state_bytes(rwkv7) == 2 * 4 * (48 + 3 * 16 * 16)
 
 
-def test_a_model_carries_its_state_from_segment_to_segment():
+def test_state_is_carried_between_segments():
     config = ProbeConfig("leaky", 5, 12, width=16, hidden=8)
     model = jax.jit(lambda: ProbeModel(config, rngs=nnx.Rngs(0)))()
 
@@ -113,7 +113,7 @@ def test_a_model_carries_its_state_from_segment_to_segment():
 
 @pytest.fixture(scope="module")
 def learned():
-    """An easy task, one symbol of two told by the token before the last; two runs of it."""
+    """Train an easy task twice: repeat the symbol before the last token."""
     task = InductionHeads(seq_len=3, symbols=2)
     config = equal_parameters("leaky", task.vocab_size, 3, 5000, num_layers=1)
     recipe = Recipe(steps=200, batch_size=16, learning_rates=(1e-9, 1e-2), seeds=2)
@@ -122,16 +122,16 @@ def learned():
     return outcome, seen, train_probe(task, config, recipe)
 
 
-def test_training_learns_at_the_better_rate_and_ends_when_it_is_done(learned):
+def test_training_selects_the_better_rate_and_stops_when_solved(learned):
     outcome, seen, _ = learned
-    assert outcome.best == 1  # nothing is learned at the other
+    assert outcome.best == 1  # the other rate is too small
     assert outcome.valid.shape == (2, 2) and outcome.valid[0].max() < 0.8
     assert outcome.accuracy.tolist() == outcome.whole.tolist() == [1.0, 1.0]
     assert outcome.steps == 100 and seen == [(50, 0.0)]
     assert (outcome.loss < 0.3).all()
 
 
-def test_seeds_differ_and_a_run_repeats(learned):
+def test_seeds_differ_and_training_is_repeatable(learned):
     first, _, again = learned
     assert first.loss.tolist() == again.loss.tolist()
     assert first.valid.tolist() == again.valid.tolist()
@@ -142,7 +142,7 @@ def run(arguments):
     return command.main([*TOY, *map(str, arguments)])
 
 
-def test_stop_resume_and_the_files(tmp_path, capsys, monkeypatch):
+def test_stop_resume_and_output_files(tmp_path, capsys, monkeypatch):
     numbers, page = tmp_path / "probes.json", tmp_path / "probes.md"
     files = ["--json", numbers, "--markdown", page]
     measured = []
@@ -156,12 +156,12 @@ def test_stop_resume_and_the_files(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(command, "measure", measure)
     assert run(["--cells", "leaky", "leaky2", *files]) == 130
-    assert "with 1 rows finished; the same command with --resume" in capsys.readouterr().err
+    assert "with 1 rows finished; continue with --resume" in capsys.readouterr().err
     [row] = json.loads(numbers.read_text())["rows"]
     assert (row["cell"], row["task"]) == ("leaky", "parity")
 
     assert run(["--cells", "leaky", "leaky2", *files, "--resume"]) == 0
-    assert measured == ["leaky", "stopped", "leaky2"]  # the finished one not again
+    assert measured == ["leaky", "stopped", "leaky2"]  # the finished one is not repeated
     result = json.loads(numbers.read_text())
     assert result["rows"][0] == row and len(result["rows"]) == 2
     for row in result["rows"]:
@@ -180,7 +180,7 @@ def test_stop_resume_and_the_files(tmp_path, capsys, monkeypatch):
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["probes.json", "probes.md"]
 
-    # What is there is neither overwritten nor mixed with other settings.
+    # An existing file is neither overwritten nor mixed with other settings.
     assert run(["--cells", "leaky", *files]) == 2
     assert "exists; add --resume" in capsys.readouterr().err
     assert run(["--cells", "leaky", *files, "--resume", "--steps=3"]) == 2
@@ -197,7 +197,7 @@ def test_mean_and_spread_by_hand():
     [
         (["--cells", "rwkv77"], "did you mean 'rwkv7'?"),
         (["--tasks", "party"], "did you mean 'parity'?"),
-        (["--set", "parity=3"], "write --set TASK.FIELD=VALUE"),
+        (["--set", "parity=3"], "expected TASK.FIELD=VALUE"),
         (["--set", "party.seq_len=3"], "did you mean 'parity'?"),
         (["--set", "parity.length=3"], "parity has no field 'length'"),
         (["--set", "parity.seq_len=long"], "seq_len must be an integer >= 1, got 'long'"),
@@ -206,17 +206,17 @@ def test_mean_and_spread_by_hand():
         (["--learning-rates", "0"], "learning rates must be positive"),
         (["--steps=0"], "steps must be at least 1, got 0"),
         (["--resume"], "--resume: needs --json FILE"),
-        (["--markdown", "nowhere/probes.md"], "there is no folder nowhere"),
+        (["--markdown", "nowhere/probes.md"], "no folder nowhere"),
     ],
 )
-def test_mistakes(arguments, message, capsys):
+def test_one_line_errors(arguments, message, capsys):
     assert run(["--cells", "leaky", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_another_file_is_not_taken_for_results(tmp_path, capsys):
+def test_other_json_files_are_rejected(tmp_path, capsys):
     cases = {
         '{"rows": 3}': "not a result of eval.probes",
         '{"rows": [{"cell": "gru", "task": "s5", "settings": {"steps": 1}}]}': "row s5 gru is of",

@@ -1,4 +1,4 @@
-"""The report: self-contained, complete where the run is, honest where it is not."""
+"""The report: self-contained, with notes on missing parts."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from jaxmodels.errors import UserError
 
 
 class Reader(HTMLParser):
-    """Collects text, tags and addresses, and checks that tags are closed in order."""
+    """Parser that collects text, tags and links, and checks nesting."""
 
     VOID = ("meta", "link", "br", "img")
 
@@ -51,7 +51,7 @@ class Reader(HTMLParser):
 
 
 def check(page):
-    """The page's reader, once it is sure that the page needs nothing from outside."""
+    """Check that the page is self-contained and return its `Reader`."""
     reader = Reader(page)
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in reader.links)
     assert "@import" not in page
@@ -84,8 +84,8 @@ def test_report_of_a_finished_run(finished, tmp_path):
     assert f"{bits:.3f} bits per byte" in reader.text
 
 
-def test_numbers_and_pictures_are_of_one_checkpoint(finished, tmp_path):
-    """The page of an evaluation is about the model evaluated; a later one keeps to its step."""
+def test_report_is_about_one_checkpoint(finished, tmp_path):
+    """The page is about the given run, or else the step of eval.json, and states the step."""
     workdir = shutil.copytree(finished, tmp_path / "run")
     assert evaluate([f"--workdir={workdir}", "--checkpoint=6", "--max-bytes=200"]) == 0
     evaluated = check((workdir / "report.html").read_text()).text
@@ -100,7 +100,7 @@ def test_report_is_repeatable(finished, tmp_path):
     assert write_report(workdir).read_text() == write_report(workdir).read_text()
 
 
-def test_summary_says_which_side_of_the_baseline(finished):
+def test_summary_compares_with_the_baseline(finished):
     log = read_log(finished)
     levels = {"unigram": 4.4, "order-1": 3.5, "order-2": 2.8}
     for bits, side in ((2.3, "0.500 below"), (3.0, "0.200 above")):
@@ -166,7 +166,7 @@ def test_text_is_escaped(finished):
 
 
 def test_curves_draws_the_data():
-    """The path in the SVG goes through the data, scaled."""
+    """The path in the SVG is the scaled data."""
     values = [1.0, 3.0, 2.0]
     text = figures.svg(figures.curves({"a": ([0, 1, 2], values)}, ylabel="y"), "one")
     root = ElementTree.fromstring(text)
@@ -180,14 +180,14 @@ def test_curves_draws_the_data():
     assert (y[0] - y[2]) / (y[0] - y[1]) == pytest.approx(0.5, abs=1e-3)
 
 
-def test_two_pictures_on_a_page_share_no_id():
+def test_pictures_have_distinct_ids():
     texts = [figures.svg(figures.curves({"a": ([0, 1], [1, 2])}, ylabel="y"), n) for n in "ab"]
     ids = [set(re.findall(r'id="([^"]*)"', text)) for text in texts]
     assert all(ids)
     assert not ids[0] & ids[1]
 
 
-def test_leading_component_finds_the_direction_that_moves():
+def test_leading_component():
     time = np.linspace(-1, 1, 9)
     direction = np.array([3.0, 4.0]) / 5
     moving = time[:, None] * direction + np.array([7.0, -7.0])
@@ -210,18 +210,18 @@ def test_leading_component_finds_the_direction_that_moves():
         ("scalar", (), 0),
     ],
 )
-def test_any_array_over_time_becomes_a_picture(name, shape, count):
-    made = list(pictures(name, np.random.default_rng(0).normal(size=shape), list("abcdef")))
-    assert len(made) == count
-    for suffix, figure, _ in made:
+def test_pictures_of_arrays_over_time(name, shape, count):
+    drawn = list(pictures(name, np.random.default_rng(0).normal(size=shape), list("abcdef")))
+    assert len(drawn) == count
+    for suffix, figure, _ in drawn:
         assert "<svg" in figures.svg(figure, name + suffix)
 
 
-def test_arrays_that_are_not_finite_are_left_out():
+def test_non_finite_arrays_are_skipped():
     assert not list(pictures("plan", np.full((3, 2), np.nan), list("abc")))
 
 
-def test_sentence_is_a_whole_one_with_visible_labels():
+def test_sentence_is_complete_with_visible_labels():
     text = b"Short one. We the people are here to see this text through,\ttoday. And more."
     document = Document("a", np.frombuffer(text, np.uint8))
     corpus = Corpus("c", (document,), (document,), (), tokenizer=ByteTokenizer(), split="")

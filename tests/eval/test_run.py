@@ -1,4 +1,4 @@
-"""A run read back: what is needed of its text, and what if that is gone or changed."""
+"""Loading of runs with present, missing or changed text."""
 
 import json
 import shutil
@@ -12,14 +12,14 @@ from jaxmodels.errors import UserError
 
 @pytest.fixture
 def moved(finished, texts, tmp_path):
-    """A run and, in a folder of its own, the text it was trained on."""
+    """Copies of a run and of its training text."""
     run, own = tmp_path / "run", tmp_path / "texts"
     shutil.copytree(finished, run)
     shutil.copytree(texts, own)
     return run, own
 
 
-def test_a_sample_needs_no_text(finished, texts, capsys):
+def test_sample_does_not_need_the_text(finished, texts, capsys):
     hidden = texts.with_name("hidden")
     texts.rename(hidden)
     try:
@@ -32,7 +32,7 @@ def test_a_sample_needs_no_text(finished, texts, capsys):
     assert capsys.readouterr().out.startswith("the people")
 
 
-def test_changed_text_is_not_scored_in_silence(finished, texts):
+def test_changed_text_is_rejected(finished, texts):
     file = sorted(texts.glob("*.txt"))[0]
     before = file.read_bytes()
     assert load_run(finished).corpus.fingerprint() == load_trained(finished)[0].data
@@ -44,7 +44,7 @@ def test_changed_text_is_not_scored_in_silence(finished, texts):
         file.write_bytes(before)
 
 
-def test_other_text_is_read_with_the_tokenizer_of_the_run(moved):
+def test_other_text_uses_the_tokenizer_of_the_run(moved):
     run, own = moved
     assert load_run(run, paths=(own,)).corpus.tokenizer.name == "byte"
     (run / "tokenizer.json").write_text(json.dumps({"kind": "runes"}))

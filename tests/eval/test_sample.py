@@ -1,4 +1,4 @@
-"""Streaming text: equal to the full forward pass, constant in memory, compiled once, repeatable."""
+"""Sampling equals the full forward pass, in constant memory, compiled once, repeatable."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ def text(model, **options):
 
 
 class Bytes(ByteTokenizer):
-    """Shows every token as one character, so that a test can read the tokens back."""
+    """Tokenizer that decodes every token to one character."""
 
     def decode(self, tokens):
         return "".join(chr(int(token)) for token in tokens)
@@ -43,7 +43,7 @@ def tokens_of(model, prompt, count, **options):
 
 
 def test_greedy_is_the_argmax_of_the_full_forward_pass(model):
-    count = CHUNK + 9  # more than a chunk, no multiple of one
+    count = CHUNK + 9  # not a multiple of a chunk
     greedy = tokens_of(model, PROMPT, count, choice=Choice(temperature=0))
     assert len(greedy) == count
     prompt = np.frombuffer(PROMPT.encode(), np.uint8)
@@ -53,7 +53,7 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(model):
     np.testing.assert_array_equal(greedy, expected)
 
 
-def test_long_prompt_is_read_in_pieces_with_the_same_result(model, monkeypatch):
+def test_prefill_in_pieces_gives_the_same_text(model, monkeypatch):
     prompt = "All history is here. " * 3
     once = text(model, prompt=prompt, tokens=20, choice=Choice(temperature=0))
     monkeypatch.setattr(sampling, "PREFILL", 17)
@@ -92,18 +92,18 @@ def test_top_k_and_top_p_and_temperature():
     logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
     keys = jax.random.split(jax.random.key(0), 2000)
 
-    def share(**options):
+    def counts(**options):
         tokens = jax.vmap(lambda key: draw(logits, key, Choice(**options))[0])(keys)
         return np.bincount(tokens, minlength=4) / len(keys)
 
-    np.testing.assert_allclose(share(temperature=1.0), [0.5, 0.3, 0.15, 0.05], atol=0.04)
-    np.testing.assert_allclose(share(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0], atol=0.04)
+    np.testing.assert_allclose(counts(temperature=1.0), [0.5, 0.3, 0.15, 0.05], atol=0.04)
+    np.testing.assert_allclose(counts(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0], atol=0.04)
     # 0.5 + 0.3 has reached 0.79; the third is out. At 0.81 it is in.
-    np.testing.assert_allclose(share(temperature=1.0, top_p=0.79)[2:], 0, atol=0)
-    assert share(temperature=1.0, top_p=0.81)[2] > 0.1
-    np.testing.assert_array_equal(share(temperature=1.0, top_p=1e-6), [1, 0, 0, 0])
-    np.testing.assert_array_equal(share(temperature=0.0), [1, 0, 0, 0])
-    assert share(temperature=4.0)[3] > share(temperature=1.0)[3] + 0.05
+    np.testing.assert_allclose(counts(temperature=1.0, top_p=0.79)[2:], 0, atol=0)
+    assert counts(temperature=1.0, top_p=0.81)[2] > 0.1
+    np.testing.assert_array_equal(counts(temperature=1.0, top_p=1e-6), [1, 0, 0, 0])
+    np.testing.assert_array_equal(counts(temperature=0.0), [1, 0, 0, 0])
+    assert counts(temperature=4.0)[3] > counts(temperature=1.0)[3] + 0.05
 
 
 def test_empty_prompt_starts_after_a_line_break(model):
@@ -115,7 +115,7 @@ def test_empty_prompt_starts_after_a_line_break(model):
 
 def test_pieces_are_whole_characters():
     class Snowman(Toy):
-        """Writes the three bytes of a snowman over and over."""
+        """Model that repeats the three bytes of a snowman."""
 
         def step(self, state, token):
             following = jnp.select([token == 0xE2, token == 0x98], [0x98, 0x83], 0xE2)
@@ -141,14 +141,14 @@ def test_bad_choices(options, message):
 
 
 @pytest.mark.parametrize("seed", ["1e20", "4294967296", "-1", "", "x"])
-def test_a_seed_that_is_none(seed, capsys):
+def test_invalid_seed(seed, capsys):
     assert main(["--workdir=run", f"--seed={seed}"]) == 2
-    _, said = capsys.readouterr()
-    assert said.startswith(f"error: --seed={seed}: give a whole number below 2^32")
-    assert said.count("\n") == 1
+    _, error = capsys.readouterr()
+    assert error.startswith(f"error: --seed={seed}: give a whole number below 2^32")
+    assert error.count("\n") == 1
 
 
-def test_follow_ends_with_its_reader(model, monkeypatch):
+def test_follow_stops_when_the_pipe_closes(model, monkeypatch):
     trained = types.SimpleNamespace(model=model), ByteTokenizer()
     monkeypatch.setattr("eval.run.load_trained", lambda *_: trained)
     reader, writer = os.pipe()

@@ -1,4 +1,4 @@
-"""A session that is kept and taken up again is one that never ended."""
+"""A saved and resumed session equals an uninterrupted one."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def model():
 
 
 def draw(model, prompt, tokens, session=None, choice=Choice(temperature=1.1)):  # noqa: B008
-    """The tokens, not the text: a break in the middle of a character would show."""
+    """Return the drawn tokens; text would differ where a session splits a character."""
     pieces = []
 
     class Raw(ByteTokenizer):
@@ -32,7 +32,7 @@ def draw(model, prompt, tokens, session=None, choice=Choice(temperature=1.1)):  
 
 
 @pytest.mark.parametrize("first", [32, 45, 70])
-def test_continued_is_uninterrupted(model, tmp_path, first):
+def test_resumed_session_equals_uninterrupted_one(model, tmp_path, first):
     whole = draw(model, PROMPT, 100)
     session = Session(None)
     start = draw(model, PROMPT, first, session)
@@ -43,26 +43,26 @@ def test_continued_is_uninterrupted(model, tmp_path, first):
     assert again.tokens_read == len(PROMPT) + 100
 
 
-def test_a_prompt_in_between_is_read_from_the_state(model):
+def test_prompt_continues_from_the_state(model):
     session = Session(None)
-    said = draw(model, PROMPT, 40, session)
+    tokens = draw(model, PROMPT, 40, session)
     answer = draw(model, "A", 2, session)
 
     def logits(text):
         tokens = np.frombuffer(text, np.uint8)[None].astype(np.int32)
         return model(model.initial_state(1), tokens)[1].logits[:, -1]
 
-    whole = logits(PROMPT.encode() + bytes(said) + b"A" + bytes(answer))
+    whole = logits(PROMPT.encode() + bytes(tokens) + b"A" + bytes(answer))
     np.testing.assert_allclose(session.logits, whole, atol=1e-4)
-    # What was read before does matter.
+    # The earlier text has an effect.
     assert float(abs(logits(b"A" + bytes(answer)) - whole).max()) > 1e-2
 
 
-def test_without_a_session_the_text_is_as_ever(model):
+def test_new_session_does_not_change_the_text(model):
     assert draw(model, PROMPT, 45, Session(None)) == draw(model, PROMPT, 45)
 
 
-def test_the_command_line(finished, tmp_path, capsys):
+def test_command_line(finished, tmp_path, capsys):
     run = [f"--workdir={finished}", "--prompt=the people", "--seed=3"]
     assert eval.sample.main([*run, "--tokens=60"]) == 0
     whole = capsys.readouterr().out
@@ -78,18 +78,18 @@ def test_the_command_line(finished, tmp_path, capsys):
     assert "--follow" in capsys.readouterr().err
 
 
-def test_several_rows_are_no_session_to_continue(finished, tmp_path, capsys):
+def test_batched_session_is_rejected(finished, tmp_path, capsys):
     toy = Toy()
     save_session(Session(toy.initial_state(2)), toy, tmp_path / "two")
     assert eval.sample.main([f"--workdir={finished}", f"--state-in={tmp_path / 'two'}"]) == 2
     assert "expected a batch of 1 session, got 2" in capsys.readouterr().err
 
 
-def test_a_state_without_logits_needs_a_token(model):
+def test_state_without_logits_reads_a_line_break(model):
     session = Session(model.initial_state(1))
     assert len(draw(model, "", 5, session)) == 5 and session.tokens_read == 6
 
 
-def test_no_tokens_is_refused(model):
+def test_zero_tokens_are_rejected(model):
     with pytest.raises(UserError, match="tokens=0"):
         sample(model, ByteTokenizer(), "x", tokens=0, session=Session(None))

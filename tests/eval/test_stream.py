@@ -1,4 +1,4 @@
-"""Streaming in segments is reading at once; the file is taken as it is needed."""
+"""Streaming in segments equals one forward pass; the file is read incrementally."""
 
 import itertools
 import json
@@ -20,13 +20,13 @@ def test_segments_carry_the_state():
     found = stream(model, iter([tokens[:30], tokens[30:]]), 100, segment=20, window=40)
     _, out = model(model.initial_state(1), tokens[None, :100])
     log_p = np.asarray(jax.nn.log_softmax(out.logits[0], -1))
-    paid = -log_p[np.arange(100), tokens[1:]]
-    np.testing.assert_allclose(found["losses"], [paid[:40].mean(), paid[40:80].mean()], rtol=1e-5)
+    nats = -log_p[np.arange(100), tokens[1:]]
+    np.testing.assert_allclose(found["losses"], [nats[:40].mean(), nats[40:80].mean()], rtol=1e-5)
     assert found["tokens"] == 100 and found["state_bytes"] == 64
     assert found["peak_bytes_late"] >= found["peak_bytes_early"] > 2**20
 
 
-def test_memory_does_not_grow_and_nothing_is_compiled_again():
+def test_stream_uses_constant_memory_and_one_compilation():
     model, text = Toy(), itertools.repeat(np.arange(256, dtype=np.int32))
     stream(model, text, 64, segment=32, window=32)
     compiled = streaming._segment._cache_size()
@@ -37,7 +37,7 @@ def test_memory_does_not_grow_and_nothing_is_compiled_again():
     assert len(found["losses"]) == 10
 
 
-def test_a_file_in_pieces_is_the_file(tmp_path, monkeypatch):
+def test_tokens_of_equals_encoding_the_whole_file(tmp_path, monkeypatch):
     text = "some words that\nare cut\n in pieces and end without a break"
     path = tmp_path / "text.txt"
     path.write_text(text)
@@ -55,7 +55,7 @@ def test_a_file_in_pieces_is_the_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read(words, len(text.split())), words.encode(text))
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     (tmp_path / "empty").write_text("")
     (tmp_path / "latin").write_bytes(b"caf\xe9 " * 3)
     for name, message in (("empty", "no token"), ("latin", "not UTF-8"), ("none", "No such file")):
@@ -63,13 +63,13 @@ def test_what_cannot_be_read(tmp_path):
             list(itertools.islice(tokens_of(tmp_path / name, ByteTokenizer()), 5))
 
 
-def test_a_loss_that_is_not_finite_is_said():
+def test_non_finite_loss_is_an_error():
     model = jax.tree.map(lambda x: x * np.nan, Toy())
     with pytest.raises(UserError, match="after 32 tokens"):
         stream(model, itertools.repeat(np.arange(64, dtype=np.int32)), 64, segment=32, window=32)
 
 
-def test_the_command_line(finished, texts, tmp_path, capsys):
+def test_command_line(finished, texts, tmp_path, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     file = sorted(texts.glob("*.txt"))[0]

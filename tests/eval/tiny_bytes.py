@@ -1,4 +1,4 @@
-"""A recurrent byte model small enough that compiling it costs nothing."""
+"""A recurrent byte model that compiles fast."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ class Out:
 
 
 class Toy(nnx.Module):
-    """h' = tanh(kernel h + table[token]); logits = head h'. Keeps the contract of a model."""
+    """h' = tanh(kernel h + table[token]); logits = head h'. Implements the model contract."""
 
     def __init__(self, seed=0, dtype="float32", width=16, vocab=256, sharpness=3.0):
         keys = jax.random.split(jax.random.key(seed), 3)

@@ -167,32 +167,25 @@ def test_short_conv(time, width, taps):
     check_equal(kernel, reference, (*arguments, draw(width)))
 
 
-# Extreme decays: retention from nothing to 1 - 1e-7, from a full state, over borders of chunks.
-LONG = 257
-
-
-def test_extreme_decays_of_wkv4():
-    draw = draws()
+def test_extreme_decays_over_257_tokens():
+    """Retention from nothing to 1 - 1e-7, from a full state, over borders of chunks."""
+    draw, time = draws(), 257
+    reset = resets(time)
     decay = np.exp(np.linspace(-16, 5, 24, dtype=np.float32))
     state = wkv4_state(draw, BATCH, 24)
-    tokens = 20.0 * draw(BATCH, LONG, 24), draw(BATCH, LONG, 24), decay, 5.0 * draw(24)
-    check_implementations(functools.partial(wkv4_sums, reset=resets(LONG)), (state, *tokens))
+    tokens = 20.0 * draw(BATCH, time, 24), draw(BATCH, time, 24), decay, 5.0 * draw(24)
+    check_implementations(functools.partial(wkv4_sums, reset=reset), (state, *tokens))
 
-
-def test_extreme_decays_of_ssd():
-    """The slope of a decay is the difference of large numbers, by either implementation."""
-    draw = draws()
-    delta, a = np.exp(6.0 * draw(BATCH, LONG, 6)), -np.exp(3.0 * draw(6))
-    x, b, c = draw(BATCH, LONG, 24), draw(BATCH, LONG, 8), draw(BATCH, LONG, 8)
+    delta, a = np.exp(6.0 * draw(BATCH, time, 6)), -np.exp(3.0 * draw(6))
+    x, b, c = draw(BATCH, time, 24), draw(BATCH, time, 8), draw(BATCH, time, 8)
     arguments = draw(BATCH, 1, 8, 24), x, delta, a, b, c, draw(6)
-    op = functools.partial(ssd, reset=resets(LONG), chunk_size=64)
+    # The slope of a decay is the difference of large numbers, by either implementation.
+    op = functools.partial(ssd, reset=reset, chunk_size=64)
     check_implementations(op, arguments, tolerance=1e-4)
 
-
-def test_extreme_decays_of_dplr():
-    state, r, log_w, *rest = dplr_arguments(LONG, heads=2, head=16)
+    state, r, log_w, *rest = dplr_arguments(time, heads=2, head=16)
     log_w = np.where(np.random.default_rng(0).random(log_w.shape) < 0.5, -0.6065, -1e-7)
-    op = functools.partial(dplr_mixed, reset=resets(LONG), chunk_size=64)
+    op = functools.partial(dplr_mixed, reset=reset, chunk_size=64)
     check_implementations(op, (state, r, log_w.astype(np.float32), *rest), tolerance=1e-4)
 
 

@@ -75,7 +75,10 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
             (*GOOD, "--coordinator=host:1", "--num-processes=2", "--process-id=2"),
             "--process-id must be 0 .. 1",
         ),
-        (("--config=toy.py", "--workdir=gs://bucket/run"), "a folder, one that all hosts share"),
+        (
+            ("--config=toy.py", "--workdir=gs://bucket/run"),
+            "a folder on a disk that all hosts share",
+        ),
         (("--config=toy.py", "--workdir=run", "--data", "smal.txt"), "smal.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "empty.txt"), "empty.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "small.txt", "binary.txt"), "binary.txt"),

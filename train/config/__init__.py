@@ -1,4 +1,4 @@
-"""Experiment configs: the table of fields (schema.py), files, overrides and JSON (read.py)."""
+"""Experiment configs: field table (schema.py); files, overrides and JSON (read.py)."""
 
 from train.config.read import (
     apply_overrides,

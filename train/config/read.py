@@ -1,8 +1,7 @@
-"""Experiment configs read and written: Python files, command-line overrides, JSON.
+"""Reading and writing of experiment configs: Python files, command-line overrides, JSON.
 
-A config file defines `get_config()` and returns a `ConfigDict`. Fields that it leaves out take
-their defaults, so that a file states what matters and `config.json` states everything. Whatever is
-wrong with a config is reported in one line that names the field (`UserError`).
+A config file defines `get_config()`, which returns a `ConfigDict`. Fields that it omits take their
+defaults; a run's `config.json` lists all fields. Errors name the field in one line (`UserError`).
 """
 
 from __future__ import annotations
@@ -40,20 +39,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
 def complete_config(
     config: ConfigDict | dict[str, Any], source: str = "config", *, stored: bool = False
 ) -> ConfigDict:
-    """Fill in all defaults, those of the model's own config included.
+    """Fill in all defaults, including those of the model's own config.
 
     Args:
-      config: the fields that are given.
+      config: the fields to set.
       source: file named in error messages.
-      stored: the config is one that a run has written. A vocabulary size that it does not list was
-        the model's default; elsewhere it is 0, resolved to that of the tokenizer.
+      stored: True for a config that a run has written: a missing vocabulary size is then the
+        model's default; elsewhere it is 0, resolved to the tokenizer's size.
 
     Raises:
       UserError: an unknown field, model or preset, or a field of the wrong type.
     """
     full = default_config()
-    given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    _merge(full, given, prefix="", source=source)
+    fields = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    _merge(full, fields, prefix="", source=source)
     if not full.model:
         raise UserError(f"{source}: the field 'model' is missing, e.g. model='prernk'")
     for name, value in model_defaults(full.model, stored=stored).items():
@@ -63,7 +62,7 @@ def complete_config(
 
 
 def _change_model(config: ConfigDict, model: str) -> None:
-    """Set another model; what the config stated beyond the old model's defaults stays."""
+    """Set another model; keep the fields that differ from the old model's defaults."""
     old = model_defaults(config.model)
     stated = {
         name: value
@@ -74,8 +73,8 @@ def _change_model(config: ConfigDict, model: str) -> None:
     config.model_config = ConfigDict(model_defaults(model) | stated)
 
 
-def _merge(into: ConfigDict, given: dict[str, Any], prefix: str, source: str) -> None:
-    for key, value in given.items():
+def _merge(into: ConfigDict, fields: dict[str, Any], prefix: str, source: str) -> None:
+    for key, value in fields.items():
         name = prefix + key
         if name in OPEN_GROUPS and isinstance(value, dict):
             into[key] = ConfigDict(dict(value))
@@ -92,9 +91,9 @@ def _merge(into: ConfigDict, given: dict[str, Any], prefix: str, source: str) ->
 
 
 def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
-    """Apply `--config.a.b=value` (or `--config.a.b value`) in place, each of the field's own type.
+    """Apply `--config.a.b=value` (or `--config.a.b value`) in place, parsed as the field's type.
 
-    `--config.model` is applied first, and brings the defaults of that model.
+    `--config.model` is applied first, with the defaults of that model.
 
     Raises:
       UserError: not an override, an unknown key (with the nearest valid name), or a wrong type.
@@ -124,7 +123,7 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """(dotted field, text) of each override."""
+    """Split each override into (dotted field, text)."""
     pairs, rest = [], list(overrides)
     while rest:
         argument = rest.pop(0)
@@ -192,10 +191,10 @@ def _literal(text: str) -> Any:
 
 
 def _checked(name: str, value: Any, current: Any) -> Any:
-    """Return `value` if its type is that of `current` (an int may stand for a float).
+    """Return `value` if its type matches that of `current` (ints are accepted as floats).
 
     Raises:
-      UserError: it is of another type.
+      UserError: the types differ.
     """
     if current is None or (
         value is None and not isinstance(current, bool | int | float | str | tuple)
@@ -224,12 +223,12 @@ def _wrong_type(name: str, expected: type, got: Any) -> UserError:
 
 
 def to_json(config: ConfigDict) -> str:
-    """Write the config as JSON text, keys sorted."""
+    """Return the config as JSON text with sorted keys."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
 def read_config(path: str | Path) -> ConfigDict:
-    """Read a run's config.json. Raises UserError for a file that holds no config."""
+    """Read a run's config.json; raises UserError if it holds no config."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -238,18 +237,18 @@ def read_config(path: str | Path) -> ConfigDict:
 
 
 def from_json(text: str, source: str = "config.json") -> ConfigDict:
-    """Read the config that `to_json` wrote. Raises UserError for text that is no config."""
+    """Parse the output of `to_json`; raises UserError if it is not a config."""
     try:
-        given = json.loads(text)
+        fields = json.loads(text)
     except ValueError as error:
         raise UserError(f"{source}: not a run's config ({error})") from error
-    if not isinstance(given, dict):
+    if not isinstance(fields, dict):
         raise UserError(f"{source}: not a run's config, expected a JSON object")
-    return complete_config(with_tuples(given), source=source, stored=True)
+    return complete_config(with_tuples(fields), source=source, stored=True)
 
 
 def with_tuples(value: Any) -> Any:
-    """Turn JSON's lists back into the tuples that they were."""
+    """Convert JSON lists back to tuples, recursively."""
     if isinstance(value, dict):
         return {key: with_tuples(item) for key, item in value.items()}
     return tuple(with_tuples(item) for item in value) if isinstance(value, list) else value

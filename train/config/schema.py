@@ -1,4 +1,4 @@
-"""All fields of an experiment, gathered from their owners, and what follows from the tables.
+"""The table of all experiment fields, and the defaults and checks derived from it.
 
 Lengths are in tokens, `batch_size` counts rows over all devices, `*_every` count steps.
 """
@@ -24,7 +24,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def _seed(value: int) -> str:
-    if value >= 2**32:  # of more bits JAX would use the last 32
+    if value >= 2**32:  # JAX would drop the higher bits
         return f"must be below 2^32 = {2**32}, got {value}"
     return at_least(0)(value)
 
@@ -37,26 +37,28 @@ LOOP = Group(
         free("steps", 1000, "Number of updates.", at_least(1)),
         Field("batch_size", 32, "Rows of a batch, over all devices.", at_least(1)),
         Field("seq_len", 64, "Tokens of a row.", at_least(1)),
-        Field("curriculum", (), "Lengths by share of the run, see train/tasks/lengths.py."),
-        Field("init_from", "", "Folder of a run whose last weights this one starts from."),
-        Field("seed", 0, "Of initialisation, data order, splits and dropout.", _seed),
-        Field("dtype", "float32", "Of matmul inputs: float32 or bfloat16.", one_of(DTYPES)),
+        Field(
+            "curriculum", (), "Sequence lengths by fraction of the run (train/tasks/lengths.py)."
+        ),
+        Field("init_from", "", "Run folder whose last weights initialise this run."),
+        Field("seed", 0, "Seed of initialisation, data order, splits and dropout.", _seed),
+        Field("dtype", "float32", "Dtype of matmul inputs: float32 or bfloat16.", one_of(DTYPES)),
         free("eval_every", 100, "Steps between validations; 0 = never.", at_least(0)),
         free("checkpoint_every", 100, "Steps between checkpoints.", at_least(1)),
         free("log_every", 10, "Steps between logged steps.", at_least(1)),
-        free("keep_last", 2, "Newest checkpoints that are kept.", at_least(1)),
-        free("keep_best", 1, "Best checkpoints that are kept as well.", at_least(0)),
+        free("keep_last", 2, "Number of newest checkpoints to keep.", at_least(1)),
+        free("keep_best", 1, "Number of best checkpoints to keep in addition.", at_least(0)),
     ),
     lambda config: lengths_of(config) and None,
 )
 GROUPS = (LOOP, PARALLEL, MESH, OPTIMIZER, DATA, CONTROL)
 FIELDS = {group.prefix + field.name: field for group in GROUPS for field in group.fields}
-# Groups whose keys are the user's own; those who read them check them.
+# Groups whose keys the user chooses; the code that reads them checks them.
 OPEN_GROUPS = tuple(name for name, field in FIELDS.items() if isinstance(field.default, dict))
 
 
 class Row(NamedTuple):
-    """One line of the reference of all config fields."""
+    """Row of the config reference."""
 
     group: str
     field: str
@@ -85,14 +87,13 @@ def default_config() -> ConfigDict:
 
 
 def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
-    """Return the fields of a model's own config with their defaults, or its preset's values.
+    """Return the fields of a model's own config with their default or preset values.
 
-    `dtype` and `seq_len` are left out, because they are fields of the experiment. A model that is
-    given by import path ("module:factory") has no fields that are known here.
+    `dtype` and `seq_len` are omitted: they are fields of the experiment.
 
     Args:
-      model: "system", "system/preset" or "module:factory".
-      stored: for a config that a run has written, see `complete_config`.
+      model: "system", "system/preset" or "module:factory" (returns {}).
+      stored: see `complete_config`.
 
     Raises:
       UserError: unknown model or preset.
@@ -115,11 +116,11 @@ def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
 
 
 def validate_config(config: ConfigDict, device_count: int | None = None) -> None:
-    """Check each value, and values against one another.
+    """Check each value and the joint constraints.
 
     Args:
       config: complete config.
-      device_count: over all processes; None leaves out the check of `batch_size` against it.
+      device_count: devices of all processes, to divide `batch_size`; None skips that check.
 
     Raises:
       UserError: one line naming the field and the fix.

@@ -1,4 +1,4 @@
-"""The controller at work in a run: its memory, and the way its decisions reach the optimizer."""
+"""The controller of a run: its history, and the application of its decisions."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Write = Callable[[int, str, Mapping[str, Any]], None]
 
 
 class Controller:
-    """Collects a run's metrics and decides after each validation; does nothing when disabled.
+    """Collector of a run's metrics that decides after each validation; inert when disabled.
 
-    Every process holds the same numbers, hence takes the same decisions.
+    All processes hold the same metrics and therefore take the same decisions.
 
     Args:
       config: complete config.
-      steps_per_epoch: of the training data; 0 = unknown.
-      past: lines of metrics.jsonl up to the step at which the run continues.
+      steps_per_epoch: steps per pass over the training data; 0 = unknown.
+      past: lines of metrics.jsonl up to the step at which the run resumes.
       monitor: inspects the components at each validation, or None.
       write: adds (step, split, values) to the log.
-      say: shows a line.
+      say: prints a line.
 
     Attributes:
-      stopped: why the run is over, "" as long as it is not.
+      stopped: reason for ending the run, "" while it continues.
     """
 
     def __init__(
@@ -60,34 +60,34 @@ class Controller:
             self.history.add(line["step"], line["split"], line)
         last = lines[-1] if lines and lines[-1]["split"] == "control" else {}
         if last.get("action") == STOP:
-            # Killed while it stopped, or resumed after that: only other settings let it continue.
+            # The run was killed while stopping, or resumed later: only other settings continue it.
             stop = self.history.decisions.pop()
             again = decide(self.history, self.settings)
             self.history.decisions.append(stop)
             self.stopped = again.reason if again.action == STOP else ""
 
     def add(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        """Take in a line of the log."""
+        """Add a line of the log to the history."""
         if self.enabled:
             self.history.add(step, split, values)
 
     def after_validation(
         self, step: int, valid: Mapping[str, float], state: TrainState, placement: Placement
     ) -> TrainState:
-        """Decide after a validation; returns the state, with a lower learning rate if so decided.
+        """Decide after a validation; return the state, with a lower learning rate if so decided.
 
         Args:
           step: number of updates.
           valid: means over the validation split.
-          state: on the devices, as `placement` lays it out.
-          placement: of the run.
+          state: state on the devices, as laid out by `placement`.
+          placement: placement of the run.
         """
         self.add(step, "valid", valid)
         if self.monitor:
             with jax.transfer_guard("allow"):
-                found = self.monitor.inspect(jax.tree.map(placement.fetch, state.model))
-            self.write(step, "flag", found)
-            self.add(step, "flag", found)
+                report = self.monitor.inspect(jax.tree.map(placement.fetch, state.model))
+            self.write(step, "flag", report)
+            self.add(step, "flag", report)
         if step == self.steps:
             return state
         decision, line = self.decide(step)
@@ -100,7 +100,7 @@ class Controller:
         return state
 
     def decide(self, step: int) -> tuple[Decision, dict[str, Any]]:
-        """-> (decision after the last validation, its line for the log, {} if there is none)."""
+        """Return (decision after the last validation, its log line or {})."""
         if not self.enabled:
             return Decision(CONTINUE, ""), {}
         probe = self.settings.probe

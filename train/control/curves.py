@@ -1,10 +1,9 @@
-"""Rules on loss curves: small pure functions on histories, for the controller and for reports.
+"""Rules on loss curves: pure functions for the controller and for reports.
 
-A curve is two sequences of equal length, steps (ascending ints) and values (losses, lower is
-better). Validation curves of recurrent hybrids are jagged, so that what counts is the envelope of
-their minima. Nothing here knows of devices or of a model. The rules and their thresholds are those
-of SYSTEMS G-26..G-46 and G-73; where the source leaves a word open, the docstring says how it is
-read.
+A curve is two sequences of equal length: steps (ascending ints) and values (losses, lower is
+better). Validation curves of recurrent hybrids are jagged, so the rules use the envelope of their
+minima. Rules and thresholds: docs/systems.md, G-26 to G-46 and G-73; docstrings note where the
+source needed interpretation.
 """
 
 from __future__ import annotations
@@ -20,36 +19,36 @@ Values = Sequence[float]
 
 
 def envelope(values: Values) -> list[float]:
-    """The lowest value so far at each point (G-41)."""
+    """Return the lowest value so far at each point (G-41)."""
     return np.minimum.accumulate(np.asarray(values, float)).tolist() if len(values) else []
 
 
 def minima(steps: Steps, values: Values, min_delta: float = 0.0) -> list[int]:
-    """Steps at which the curve went below all before, by more than the share `min_delta` of it."""
-    found, best = [], np.inf
+    """List the steps of new minima, lower than the last by a fraction of more than `min_delta`."""
+    minimum_steps, best = [], np.inf
     for step, value in zip(steps, values, strict=True):
         if value < best - (min_delta * abs(best) if np.isfinite(best) else 0.0):
-            found.append(step)
+            minimum_steps.append(step)
             best = value
-    return found
+    return minimum_steps
 
 
 def improvement_interval(steps: Steps, values: Values, min_delta: float = 0.0) -> float | None:
-    """Median gap in steps between new minima (G-40); None with fewer than two minima."""
-    found = minima(steps, values, min_delta)
-    return float(np.median(np.diff(found))) if len(found) > 1 else None
+    """Return the median gap in steps between minima (G-40), or None with fewer than two."""
+    at = minima(steps, values, min_delta)
+    return float(np.median(np.diff(at))) if len(at) > 1 else None
 
 
 def stale_steps(steps: Steps, values: Values, min_delta: float = 0.0) -> int:
-    """Steps since the last new minimum: how long the present plateau lasts (G-73)."""
-    found = minima(steps, values, min_delta)
-    return steps[-1] - found[-1] if found else 0
+    """Return the steps since the last new minimum, the length of the current plateau (G-73)."""
+    at = minima(steps, values, min_delta)
+    return steps[-1] - at[-1] if at else 0
 
 
 def patience_exhausted(
     steps: Steps, values: Values, factor: float = 4.0, min_delta: float = 0.0
 ) -> bool:
-    """No new minimum for `factor` (3 to 5) typical improvement intervals (G-40)."""
+    """Return True without a new minimum for `factor` (3 to 5) improvement intervals (G-40)."""
     interval = improvement_interval(steps, values, min_delta)
     return interval is not None and stale_steps(steps, values, min_delta) > factor * interval
 
@@ -57,11 +56,11 @@ def patience_exhausted(
 def overfit_rise(
     steps: Steps, values: Values, train_steps: Steps, train_values: Values, last: int = 3
 ) -> float:
-    """Share by which validation has risen above its best while training loss fell; else 0 (G-42).
+    """Return the relative rise of validation above its best while training falls, else 0 (G-42).
 
     The rise is that of the lowest of the `last` values, all later than the best one, so that a
-    tooth of the saw is none. Training loss has fallen if its mean since the best is lower than its
-    mean over as many steps before.
+    single spike does not count. Training falls if its mean since the best is lower than its mean
+    over as many steps before.
     """
     best = int(np.argmin(values)) if len(values) else 0
     if len(values) - 1 - best < last:
@@ -83,15 +82,15 @@ def overfitting(
     rise: float = 0.05,
     last: int = 3,
 ) -> bool:
-    """Validation up by more than `rise` (5 to 10 %) while training falls: stop now (G-42)."""
+    """Return True if validation is up by more than `rise` (5 to 10 %) in training's fall (G-42)."""
     return overfit_rise(steps, values, train_steps, train_values, last) > rise
 
 
 def plateau_class(share: float) -> str:
-    """Class of a plateau that lasts this share of the planned steps (G-43).
+    """Classify a plateau by its fraction of the planned steps (G-43).
 
-    "none" (< 1 %), "safe" (1 to 10 %), "watch" (to 20 %), "converged" (more). The source names the
-    second and the last; what lies between is neither.
+    "none" (< 1 %), "safe" (1 to 10 %), "watch" (to 20 %), "converged" (more). The source names only
+    "safe" and "converged".
     """
     if share < 0.01:
         return "none"
@@ -110,46 +109,44 @@ class Plateau:
 
     @property
     def steps(self) -> int:
-        """Its length."""
+        """Return the length."""
         return self.stop - self.start
 
 
 def plateaus(
     steps: Steps, values: Values, min_steps: float, min_delta: float = 0.0
 ) -> list[Plateau]:
-    """All stretches of more than `min_steps` steps without a new minimum, in order (G-27, G-73)."""
-    found = minima(steps, values, min_delta)
-    if not found:
+    """List stretches of over `min_steps` steps without a new minimum, in order (G-27, G-73)."""
+    at = minima(steps, values, min_delta)
+    if not at:
         return []
-    all_of_them = [Plateau(a, b, True) for a, b in itertools.pairwise(found)]
-    all_of_them.append(Plateau(found[-1], steps[-1], False))
-    return [plateau for plateau in all_of_them if plateau.steps > min_steps]
+    stretches = [Plateau(a, b, True) for a, b in itertools.pairwise(at)]
+    stretches.append(Plateau(at[-1], steps[-1], False))
+    return [plateau for plateau in stretches if plateau.steps > min_steps]
 
 
 def recent(steps: Steps, values: Values, span: float) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a curve in its last `span` steps."""
+    """Return (steps, values) of the last `span` steps of a curve."""
     at, curve = np.asarray(steps), np.asarray(values, float)
     inside = at >= at[-1] - span if len(at) else np.zeros(0, bool)
     return at[inside], curve[inside]
 
 
 def trend(steps: Steps, values: Values) -> float:
-    """Change of a fitted line from first to last step, as a share of the mean; 0 below 2 points."""
+    """Return the change of a fitted line over the curve / mean value; 0 below 2 points."""
     if len(steps) < 2:
         return 0.0
     return _line(steps, values)[0] * float(steps[-1] - steps[0]) / abs(float(np.mean(values)))
 
 
 def flowchart(steps: Steps, values: Values, share: float = 0.15, band: float = 0.005) -> str:
-    """Return the branch of the source's flowchart for the last `share` (10 to 20 %) (G-44).
+    """Classify the trend of the last `share` (10 to 20 %) of the steps so far (G-44).
 
-    "falling":     the fitted line falls by more than `band`: go on, perhaps with a lower rate.
-    "fluctuating": neither up nor down by more: 10 % more steps, then look again.
-    "rising":      what follows the run's best value, three points or more, rises by more, two of
-                   three changes go up, and so do the minima of its two halves: stop.
+    "falling":     the fitted line falls by more than `band`: continue, perhaps with a lower rate.
+    "fluctuating": it changes by at most `band`, or rises by jumps: 10 % more steps, then recheck.
+    "rising":      after the best value, at least three points rise by more than `band`, with two
+                   of three changes upward and higher minima in the second half: stop.
     "flat":        the last 30 % stay within `band` of their mean: converged.
-
-    Shares are of the steps so far. A curve that rises by jumps is "fluctuating".
     """
     if len(steps) < 3:
         return "falling"
@@ -171,12 +168,12 @@ def flowchart(steps: Steps, values: Values, share: float = 0.15, band: float = 0
 
 
 def heartbeat(values: Values, last: int = 5) -> bool:
-    """A new minimum, however small, among the last values: the curve still beats (G-45)."""
+    """Return True for a new minimum, however small, among the last values (G-45)."""
     return len(values) > last and min(values[-last:]) < min(values[:-last])
 
 
 def log_slope(steps: Steps, values: Values) -> tuple[float, float]:
-    """Slope of log(value) per 1000 steps, and its standard error; (0, inf) below 3 points."""
+    """Return slope and standard error of log(value) per 1000 steps; (0, inf) below 3 points."""
     if len(steps) < 3 or min(values) <= 0:
         return 0.0, float("inf")
     slope, residuals, at = _line(steps, np.log(np.asarray(values, float)))
@@ -185,23 +182,23 @@ def log_slope(steps: Steps, values: Values) -> tuple[float, float]:
 
 
 def still_learning(train_steps: Steps, train_values: Values) -> bool:
-    """Training loss falls on a log scale, however little: by twice its standard error (G-45)."""
+    """Return True if log training loss falls by more than two standard errors (G-45)."""
     slope, error = log_slope(train_steps, train_values)
     return slope < -2.0 * error
 
 
 def perplexity_improving(values: Values, last: int = 3) -> bool:
-    """The mean of the last validation losses is below that of as many before (G-45)."""
+    """Return True if the mean of the last losses is below that of as many before (G-45)."""
     if len(values) < 2 * last:
         return False
     return float(np.mean(values[-last:])) < float(np.mean(values[-2 * last : -last]))
 
 
 def scatter_exceeds_gain(values: Values, last: int = 5) -> bool:
-    """Validation scatters by more than it improves over the last 5 checkpoints (G-46).
+    """Return True if validation scatters by more than it improves over the last checkpoints (G-46).
 
-    The source compares a variance (nats squared) with an improvement (nats); read here in one unit:
-    standard deviation about the fitted line against the line's fall per checkpoint.
+    The source compares a variance (nats squared) with an improvement (nats). Here the standard
+    deviation about the fitted line is compared with the line's fall per checkpoint.
     """
     if len(values) < last:
         return False
@@ -212,9 +209,9 @@ def scatter_exceeds_gain(values: Values, last: int = 5) -> bool:
 def probe_degrades(
     probe: Values, train_values: Values, last: int = 3, min_fall: float = 0.02
 ) -> bool:
-    """A downstream probe (higher is better) gets worse while training loss falls (G-46).
+    """Return True if a probe (higher is better) gets worse while training loss falls (G-46).
 
-    Means of the last values against those before; the probe must lose the share `min_fall`.
+    Compares means of the last values with those before; the probe must lose a fraction `min_fall`.
     """
     if len(probe) < 2 * last or len(train_values) < 2 * last:
         return False
@@ -229,13 +226,13 @@ def probe_degrades(
 def fruitless_drops(
     steps: Steps, values: Values, drops: Sequence[int], min_delta: float = 0.0
 ) -> int:
-    """Number of learning-rate drops since the last new minimum (G-46: two or more, stop)."""
-    found = minima(steps, values, min_delta)
-    return sum(drop >= found[-1] for drop in drops) if found else 0
+    """Count the learning-rate drops since the last new minimum (G-46: two or more, stop)."""
+    at = minima(steps, values, min_delta)
+    return sum(drop >= at[-1] for drop in drops) if at else 0
 
 
 def _line(steps, values) -> tuple[float, np.ndarray, np.ndarray]:
-    """Least squares: slope, residuals, steps as floats. Sums only, the same on any machine."""
+    """Fit a line: return slope, residuals, float steps. Sums only, reproducible on any machine."""
     at, curve = np.asarray(steps, float), np.asarray(values, float)
     centred = at - at.mean()
     slope = float((centred * (curve - curve.mean())).sum() / np.square(centred).sum())

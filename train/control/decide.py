@@ -1,10 +1,9 @@
-"""The controller: what to do with a run, from what it has logged (SYSTEMS G-26, G-27, G-40..G-50).
+"""Decisions of the controller, from a run's logged history (docs/systems.md, G-26 to G-50).
 
     decision = decide(history, settings)     # CONTINUE, LOWER_LR, INVESTIGATE or STOP, and why
 
-A pure function of the history, so that a run that was killed and resumed, with its history read
-back from metrics.jsonl, takes the same decisions. The rules are in `curves.py` (curves) and
-`health.py` (components); here is only the order in which they speak:
+`decide` is a pure function of the history, so a resumed run, whose history is read from
+metrics.jsonl, takes the same decisions. `curves.py` and `health.py` hold the rules; their order:
 
 1. the target loss is reached                                       STOP
 2. too early to say                                                 CONTINUE
@@ -13,11 +12,11 @@ back from metrics.jsonl, takes the same decisions. The rules are in `curves.py` 
 5. red flags, once until the next new minimum                       INVESTIGATE
 6. a plateau: recognised, INVESTIGATE (small models); if it lasts, LOWER_LR by 30 to 50 %; after
    `max_drops` lowered rates without a new minimum, or one plateau more than the budget, STOP
-7. else, with the signs of life that were found (G-45, G-48)        CONTINUE
+7. else, with the signs of progress (G-45, G-48)                    CONTINUE
 
 The source calls 1 to 10 % of the run without a new minimum safe (G-43) and also asks to stop after
-3 to 5 improvement intervals (G-40): patience speaks only beyond the safe share. Each lowered rate
-starts a new attempt, so "more than 20 % is converged" ends a run at once only with `max_drops` 0.
+3 to 5 improvement intervals (G-40): patience applies only beyond the safe fraction. Each lowered
+rate starts a new attempt, so "more than 20 % is converged" stops at once only with `max_drops` 0.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ CONTINUE, LOWER_LR, INVESTIGATE, STOP = "CONTINUE", "LOWER_LR", "INVESTIGATE", "
 
 @dataclass(frozen=True)
 class Decision:
-    """An action, its reason in words, and the factor on the learning rate (1 = leave it)."""
+    """An action, its reason, and the factor on the learning rate (1 = unchanged)."""
 
     action: str
     reason: str
@@ -44,17 +43,17 @@ class Decision:
 
 @dataclass
 class History:
-    """The lines that a run has logged so far.
+    """The logged history of a run.
 
     Attributes:
-      total_steps: planned.
-      steps_per_epoch: of the training text; 0 = unknown.
-      probe_name: see `control.probe`.
+      total_steps: planned steps.
+      steps_per_epoch: steps per pass over the training data; 0 = unknown.
+      probe_name: `control.probe`.
       train_steps, train: main loss of single logged batches.
-      steps, valid: validation loss; probe: the metric beside it, if it is logged.
-      decisions: (step, action) of those that were written to the log.
-      flags: (step, sentence) of what is wrong in a component, from lines of split "flag".
-      entropies: of the states by component, when last looked at; empty if not watched.
+      steps, valid, probe: validation loss, and the probe metric if logged.
+      decisions: (step, action) of the logged decisions.
+      flags: (step, sentence) of red flags, from lines of split "flag".
+      entropies: last state entropy by component; empty without `control.watch`.
       norms: gradient norm by component, from train metrics "grad_norm/<component>".
       terms: the last weighted loss terms.
     """
@@ -74,7 +73,7 @@ class History:
     terms: dict[str, float] = field(default_factory=dict)
 
     def add(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        """Take in one line of metrics.jsonl; lines of other splits than the above are ignored."""
+        """Add a line of metrics.jsonl; splits that no rule reads are ignored."""
         if split == "train":
             self.train_steps.append(step)
             self.train.append(values.get("next_token", values["loss"]))
@@ -93,23 +92,26 @@ class History:
         elif split == "control":
             self.decisions.append((step, values["action"]))
         elif split == "flag":
-            found = {name: x for name, x in values.items() if name.startswith("state_entropy/")}
-            self.entropies = {name.removeprefix("state_entropy/"): x for name, x in found.items()}
+            self.entropies = {
+                name.removeprefix("state_entropy/"): x
+                for name, x in values.items()
+                if name.startswith("state_entropy/")
+            }
             if "reason" in values:
                 self.flags.append((step, values["reason"]))
 
     @property
     def drops(self) -> list[int]:
-        """Steps at which the learning rate was lowered (G-73)."""
+        """Return the steps at which the learning rate was lowered (G-73)."""
         return [step for step, action in self.decisions if action == LOWER_LR]
 
     def worth_logging(self, decision: Decision) -> bool:
-        """Every decision but a CONTINUE that follows a CONTINUE."""
+        """Return False only for a CONTINUE that follows a CONTINUE."""
         before = self.decisions[-1][1] if self.decisions else CONTINUE
         return decision.action != CONTINUE or before != CONTINUE
 
     def since_drop(self) -> float:
-        """Steps since the learning rate was last lowered."""
+        """Return the steps since the learning rate was last lowered."""
         return self.steps[-1] - self.drops[-1] if self.drops else float("inf")
 
 
@@ -122,7 +124,7 @@ def decide(history: History, settings: Settings) -> Decision:
         return Decision(STOP, f"validation loss {h.valid[-1]:.4f} reached {s.target_loss:g}")
     if h.steps[-1] < s.start * h.total_steps or len(h.valid) < 3:
         return Decision(CONTINUE, "too early to say")
-    return _harm(h, s) or _hold(h, s) or _red_flags(h, s) or _plateau(h, s) or _going_on(h, s)
+    return _harm(h, s) or _hold(h, s) or _red_flags(h, s) or _plateau(h, s) or _continue(h, s)
 
 
 def _harm(h: History, s: Settings) -> Decision | None:
@@ -148,16 +150,16 @@ def _hold(h: History, s: Settings) -> Decision | None:
 
 
 def _red_flags(h: History, s: Settings) -> Decision | None:
-    found = [sentence for step, sentence in h.flags if step == h.steps[-1]]
+    flags = [sentence for step, sentence in h.flags if step == h.steps[-1]]
     if health.oscillating(h.valid, limit=s.oscillation):
-        found.append(f"validation loss swings by more than {s.oscillation:g}")
+        flags.append(f"validation loss swings by more than {s.oscillation:g}")
     if h.steps_per_epoch:
         epochs = [step / h.steps_per_epoch for step in h.steps]
         if health.diverging_early(epochs, h.valid, s.early_epochs, s.overfit_rise):
-            found.append(f"validation diverges in epoch {epochs[-1]:.1f} already")
-    if not found or _asked(h, s):
+            flags.append(f"validation diverges in epoch {epochs[-1]:.1f} already")
+    if not flags or _investigated(h, s):
         return None
-    return Decision(INVESTIGATE, f"red flag: {'; '.join(found)}")
+    return Decision(INVESTIGATE, f"red flag: {'; '.join(flags)}")
 
 
 def _plateau(h: History, s: Settings) -> Decision | None:
@@ -175,7 +177,7 @@ def _plateau(h: History, s: Settings) -> Decision | None:
             signs.append(f"{s.patience:g} improvement intervals of {interval:g} steps are over")
         if curves.scatter_exceeds_gain(h.valid):
             signs.append("it scatters by more than it improves")
-    if not signs or (not final and _alive(h)):
+    if not signs or (not final and _improving(h)):
         return None
     what = f"no new minimum for {share:.1%} of the run: {', '.join(signs)}"
     count = len(curves.plateaus(h.steps, h.valid, s.plateau * h.total_steps, s.min_delta))
@@ -185,13 +187,13 @@ def _plateau(h: History, s: Settings) -> Decision | None:
     if drops >= s.max_drops:
         after = f"; {drops} lowered rates brought nothing" if drops else ""
         return Decision(STOP, what + after)
-    if s.investigate and not drops and not _asked(h, s):
+    if s.investigate and not drops and not _investigated(h, s):
         hints = health.plateau_report(h.norms, h.terms)
         return Decision(INVESTIGATE, f"plateau {max(count, 1)}: {what}; {'; '.join(hints)}")
     return Decision(LOWER_LR, f"{what}; rate cut by {s.lr_cut:.0%}", 1.0 - s.lr_cut)
 
 
-def _going_on(h: History, s: Settings) -> Decision:
+def _continue(h: History, s: Settings) -> Decision:
     signs = []
     if curves.heartbeat(h.valid):
         signs.append("new minima among the last validations")
@@ -212,8 +214,8 @@ def _going_on(h: History, s: Settings) -> Decision:
     return Decision(CONTINUE, ", ".join(signs) or "nothing speaks against it")
 
 
-def _alive(h: History) -> bool:
-    """Signs of life that outweigh spent patience and scatter, but no finished plateau (G-45)."""
+def _improving(h: History) -> bool:
+    """Return True for progress that outweighs patience and scatter, but no final plateau (G-45)."""
     return curves.perplexity_improving(h.valid) and curves.still_learning(*_late_training(h))
 
 
@@ -228,8 +230,7 @@ def _late_norms(h: History) -> dict[str, Values]:
     return {name: curves.recent(*h.norms[name], span)[1] for name, span in spans.items()}
 
 
-def _asked(h: History, s: Settings) -> bool:
-    """Return whether INVESTIGATE was decided since the last new minimum: once is enough."""
-    found = curves.minima(h.steps, h.valid, s.min_delta)
-    since = found[-1] if found else 0
+def _investigated(h: History, s: Settings) -> bool:
+    """Return whether INVESTIGATE was decided since the last new minimum."""
+    since = max(curves.minima(h.steps, h.valid, s.min_delta), default=0)
     return any(step > since and action == INVESTIGATE for step, action in h.decisions)

@@ -1,8 +1,7 @@
-"""Signs of sickness and health in a model's components, as functions on arrays and numbers.
+"""Health checks of a model's components, on host arrays (docs/systems.md, G-47 to G-50).
 
-The diagnostics measure (`eval`), these functions judge: red flags (SYSTEMS G-47), flags to go on
-(G-48), what each component does at a plateau (G-49, G-49b), and what a hybrid's result means beside
-its two baselines (G-50). Arrays are NumPy or what converts to it; nothing here touches a device.
+Red flags (G-47), signs of progress (G-48), component trends at a plateau (G-49, G-49b), and the
+comparison of a hybrid with its two baselines (G-50). Arrays are NumPy or convertible to it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ REMEDIES = (
 
 
 def oscillating(values: Values, last: int = 5, limit: float = 0.5) -> bool:
-    """The last losses swing by more than `limit` (nats) about their trend (G-47)."""
+    """Return True if the last losses swing by more than `limit` nats about their trend (G-47)."""
     curve = np.asarray(values[-last:], float)
     if len(curve) < 3:
         return False
@@ -35,10 +34,10 @@ def oscillating(values: Values, last: int = 5, limit: float = 0.5) -> bool:
 def diverging_early(
     epochs: Values, values: Values, before: float = 5.0, rise: float = 0.05
 ) -> bool:
-    """Validation has left its best by more than `rise` before epoch `before`, 5 to 10 (G-47).
+    """Return True if validation rises `rise` above its best before epoch `before`, 5 to 10 (G-47).
 
-    epochs: passes over the training text at each validation. The last two values must both lie
-    above, so that one tooth of the saw is none.
+    `epochs` are passes over the training data at each validation. The last two values must both be
+    above, so that a single spike does not count.
     """
     if len(values) < 3 or epochs[-1] >= before:
         return False
@@ -46,9 +45,9 @@ def diverging_early(
 
 
 def activation_collapsed(outputs, limit: float = 1e-6) -> bool:
-    """A component's outputs (batch, time, ...) hardly differ over batch and time (G-47).
+    """Return True if outputs (batch, time, ...) are constant over batch and time (G-47).
 
-    Variance over batch and time, as a share of the mean square, is below `limit` in every channel.
+    In every channel, variance over batch and time / mean square is at most `limit`.
     """
     outputs = np.asarray(outputs, float)
     flat = outputs.reshape(outputs.shape[0] * outputs.shape[1], -1)
@@ -56,14 +55,14 @@ def activation_collapsed(outputs, limit: float = 1e-6) -> bool:
 
 
 def selection_dead(delta, limit: float = 1e-6) -> bool:
-    """Mamba's step sizes (batch, time, ...) do not depend on the input: zero variance (G-47)."""
+    """Return True if Mamba's step sizes (batch, time, ...) ignore the input (G-47)."""
     return activation_collapsed(delta, limit)
 
 
 def decay_collapsed(retention, margin: float = 1e-5, share: float = 0.9) -> str:
-    """ "0" or "1" if that share of the retentions per token lies within `margin` of it, else "".
+    """Return "0" or "1" if a fraction `share` of the retentions is within `margin` of it, else "".
 
-    The identity initialisation, 0.9999, is not within the default margin of 1 (G-47).
+    The identity initialisation, 0.9999, is outside the default margin of 1 (G-47).
     """
     retention = np.asarray(retention, float)
     if (retention <= margin).mean() >= share:
@@ -72,13 +71,13 @@ def decay_collapsed(retention, margin: float = 1e-5, share: float = 0.9) -> str:
 
 
 def state_stuck(before, after, limit: float = 1e-6) -> bool:
-    """A state that was read into has hardly changed: relative distance below `limit` (G-47)."""
+    """Return True if a state has hardly changed: relative distance at most `limit` (G-47)."""
     before, after = np.asarray(before, float), np.asarray(after, float)
     return bool(np.linalg.norm(after - before) <= limit * max(np.linalg.norm(before), 1e-12))
 
 
 def gradients_vary(norms: Mapping[str, Values], limit: float = 1e-3) -> bool:
-    """Every component's gradient norm varies over the logged steps (G-48): none is asleep."""
+    """Return True if every component's gradient norm varies over the logged steps (G-48)."""
     return bool(norms) and all(
         len(values) > 1 and float(np.std(values)) > limit * max(float(np.mean(values)), 1e-12)
         for values in norms.values()
@@ -86,10 +85,9 @@ def gradients_vary(norms: Mapping[str, Values], limit: float = 1e-3) -> bool:
 
 
 def state_entropy(state) -> float:
-    """Mean entropy, in nats, of softmax over the last axis (G-64); at most the log of its length.
+    """Return the mean entropy (nats) of a softmax over the last axis (G-64).
 
-    A state of zeros has the largest there is: this number alone tells memory from emptiness as
-    little as it tells order from noise.
+    A zero state has the maximum, log(length): entropy alone does not tell memory from emptiness.
     """
     x = np.asarray(state, np.float64)
     x = x - x.max(-1, keepdims=True)
@@ -99,12 +97,12 @@ def state_entropy(state) -> float:
 
 
 def entropy_alive(entropies: Values, limit: float = 1e-3) -> bool:
-    """The entropy (nats) of every state dimension or layer is above zero (G-48)."""
+    """Return True if every entropy (nats, by layer or component) is above `limit` (G-48)."""
     return len(entropies) > 0 and min(entropies) > limit
 
 
 def steadily_falling(values: Values, parts: int = 4) -> bool:
-    """Training loss is monotone: its means over successive parts of the log fall (G-48)."""
+    """Return True if the means of successive parts of the training log fall (G-48)."""
     if len(values) < 2 * parts:
         return False
     means = [float(part.mean()) for part in np.array_split(np.asarray(values, float), parts)]
@@ -114,10 +112,7 @@ def steadily_falling(values: Values, parts: int = 4) -> bool:
 def component_trends(
     norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3
 ) -> dict[str, str]:
-    """Classify each component's gradient norm as falling, steady or rising (G-49).
-
-    A change of the fitted line by less than the share `quiet` is steady.
-    """
+    """Classify each gradient norm as falling, rising or, within `quiet`, steady (G-49)."""
     words = {}
     for name, (steps, values) in norms.items():
         change = trend(steps, values)
@@ -126,9 +121,9 @@ def component_trends(
 
 
 def unaligned(norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3) -> str:
-    """One sentence if some components' gradients die down while others' do not, else "" (G-49).
+    """Return a sentence if only some components' gradients die down, else "" (G-49).
 
-    Then a plateau of the whole may be one component that has converged and one that still learns.
+    A plateau of the whole may then combine a converged component with one that still learns.
     """
     words = component_trends(norms, quiet)
     done = sorted(name for name, word in words.items() if word == "falling")
@@ -139,7 +134,7 @@ def unaligned(norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3) -> 
 
 
 def loss_shares(terms: Mapping[str, float]) -> dict[str, float]:
-    """Share of each weighted loss term in the total (G-49b); all 0 if the total is 0."""
+    """Return each weighted loss term / total (G-49b); all 0 if the total is 0."""
     total = sum(abs(value) for value in terms.values())
     return {name: abs(value) / total if total else 0.0 for name, value in terms.items()}
 
@@ -147,7 +142,7 @@ def loss_shares(terms: Mapping[str, float]) -> dict[str, float]:
 def plateau_report(
     norms: Mapping[str, tuple[Steps, Values]], terms: Mapping[str, float]
 ) -> list[str]:
-    """Sentences for whoever looks into a plateau: components, objectives, what to try (G-49b)."""
+    """Return sentences on a plateau: components, objectives, remedies (G-49b)."""
     lines = [f"gradient norm of {name}: {word}" for name, word in component_trends(norms).items()]
     lines += [sentence] if (sentence := unaligned(norms)) else []
     shares = loss_shares(terms)
@@ -160,16 +155,16 @@ def plateau_report(
 def diagnose_hybrid(
     hybrid: float, baselines: Mapping[str, float], tolerance: float = 0.0
 ) -> tuple[str, str]:
-    """Compare a hybrid's loss with those of its parts at equal parameters and tokens (G-50).
+    """Compare a hybrid's loss with its parts' at equal parameters and tokens (G-50).
 
     Args:
-      hybrid: its validation loss, lower is better.
+      hybrid: validation loss of the hybrid.
       baselines: loss by name, e.g. {"rwkv": 1.61, "mamba": 1.58}.
-      tolerance: differences up to this, e.g. the spread over seeds, are none.
+      tolerance: differences up to this, e.g. the spread over seeds, count as equal.
 
     Returns:
-      (verdict, sentence); verdict is "wins", "training" (worse than all: something is wrong in how
-      it is trained), "capacity" (between: capacity or architecture) or "undecided".
+      (verdict, sentence); verdict is "wins", "training" (worse than all: suspect the training),
+      "capacity" (between: suspect capacity or architecture) or "undecided".
     """
     values = sorted(baselines.values())
     names = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(baselines.items()))

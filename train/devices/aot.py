@@ -1,12 +1,11 @@
-"""Compile a training step ahead of time for TPUs that are not there.
+"""Ahead-of-time compilation of the training step for absent TPUs (`python -m train.compile`).
 
-The TPU compiler, which PyPI's `libtpu` brings to any Linux machine, compiles the very step that
-`python -m train` runs for the devices of a topology. Nothing runs and no array is allocated.
+PyPI's `libtpu` contains the TPU compiler for any Linux machine. It compiles the same step that
+`python -m train` runs, for the devices of a topology; nothing runs and no array is allocated.
 
-pmap takes no absent devices, so the step is lowered through `jax.jit(jax.shard_map(...))`, which
-pmap itself is made of. libtpu is kept out of the default environment, because JAX would look for a
-TPU at every start: `<venv>/tpu` (or `$LIBTPU_DIR`, or an ordinary installation) is searched only
-here. `python -m train.compile` is the command.
+pmap rejects absent devices, so the step is lowered through `jax.jit(jax.shard_map(...))`, which
+implements pmap. libtpu is not in the default environment, because JAX would then probe for a TPU at
+every start: only this module searches `$LIBTPU_DIR`, `<venv>/tpu` and an ordinary installation.
 """
 
 from __future__ import annotations
@@ -45,15 +44,11 @@ _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "u64": 8, "token": 0}
 
 
 class DoesNotFit(Exception):
-    """The compiler ran out of the chip's memory; the message is one line."""
+    """Out of device memory at compile time; the message is one line."""
 
 
 def find_libtpu() -> Path:
-    """The compiler's shared library.
-
-    Raises:
-      UserError: it is nowhere; says how to get it.
-    """
+    """Return the path of libtpu.so; raises UserError with install instructions if absent."""
     folders = [Path(sys.prefix) / "tpu" / "libtpu"]
     if os.environ.get("LIBTPU_DIR"):
         folders.insert(0, Path(os.environ["LIBTPU_DIR"]) / "libtpu")
@@ -70,10 +65,10 @@ def find_libtpu() -> Path:
 
 
 def prepare_environment(library: Path) -> None:
-    """Sets what libtpu reads from the environment; call it before JAX first looks at a device."""
+    """Set the environment of libtpu; call this before JAX initialises its backends."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_LIBRARY_PATH"] = str(library)
-    # No metadata server to ask, no hardware to guard, nothing to log: it is only a compiler here.
+    # Compiler only: no metadata server, no hardware lock, no logs.
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-1"
@@ -84,21 +79,23 @@ def prepare_environment(library: Path) -> None:
 
 
 def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
-    """ "v5e:4x4" -> ("v5e", (4, 4)).
+    """Parse "v5e:4x4" to ("v5e", (4, 4)).
 
     Raises:
-      UserError: another form, an unknown generation, or the wrong number of axes.
+      UserError: malformed topology, unknown generation, or the wrong number of axes.
     """
-    known = ", ".join(example for _, example, _ in GENERATIONS.values())
+    examples = ", ".join(example for _, example, _ in GENERATIONS.values())
     match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", topology)
     if match is None:
         raise UserError(
             f"--topology={topology}: expected a TPU generation and its chips along each axis, "
-            f"e.g. {known}"
+            f"e.g. {examples}"
         )
     generation, sizes = match[1], tuple(int(size) for size in match[2].split("x"))
     if generation not in GENERATIONS:
-        raise UserError(f"--topology={topology}: unknown generation {generation!r}; known: {known}")
+        raise UserError(
+            f"--topology={topology}: unknown generation {generation!r}; choose from: {examples}"
+        )
     axes, example, _ = GENERATIONS[generation]
     if len(sizes) != axes or min(sizes) < 1:
         raise UserError(f"--topology={topology}: {generation} has {axes} axes, e.g. {example}")
@@ -106,13 +103,13 @@ def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
 
 
 def topology_devices(topology: str, slices: int = 1) -> list[Any]:
-    """The absent devices of a topology; call `prepare_environment` before."""
+    """Return the devices of a topology; call `prepare_environment` first."""
     import jax
     from jax.experimental import topologies
 
     generation, _ = parse_topology(topology)
     options: dict[str, Any] = {"num_slices": slices} if slices != 1 else {}
-    if generation == "v4":  # one device a chip, not one a core
+    if generation == "v4":  # one device per chip, not per core
         options = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
         options["num_slices"] = slices
     try:
@@ -126,18 +123,18 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
 
 
 def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
-    """Compiles an experiment's training step for a topology.
+    """Compile an experiment's training step for a topology.
 
     Args:
-      config: a complete experiment config; `batch_size` is global and must divide over the devices.
+      config: complete config; `batch_size` is global and must divide over the devices.
       topology: e.g. "v5p:8x8x16".
-      slices: how many such slices, joined by the data-centre network.
+      slices: number of such slices, joined by the data-centre network.
 
     Returns:
-      A dict that `json` can write: devices, mesh, bytes (per device), collectives, seconds, libtpu.
+      A JSON-serialisable dict: devices, mesh, bytes (per device), collectives, seconds, libtpu.
 
     Raises:
-      UserError: a topology or config that cannot be.
+      UserError: invalid topology or config.
       DoesNotFit: the program needs more memory than a device has.
     """
     import jax
@@ -148,7 +145,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
     devices = topology_devices(topology, slices)
     config = config.copy_and_resolve_references()
     config.parallel = "shard_map"
-    # Where the vocabulary is to be the tokenizer's, its size is known without reading a corpus.
+    # The tokenizer's vocabulary size follows from the config, without reading a corpus.
     if config.model_config.get("vocab_size") == 0:
         config.model_config.vocab_size = (
             256 if config.data.tokenizer == "byte" else config.data.max_tokens
@@ -171,11 +168,9 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
     memory = compiled.memory_analysis()
     try:
         program = compiled.as_text()
-    except (
-        jax.errors.JaxRuntimeError
-    ) as error:  # the compiler's program in a form that JAX is too old for
+    except jax.errors.JaxRuntimeError as error:  # a program format newer than this JAX
         raise UserError(
-            f"libtpu {libtpu_version()} and jax {jax.__version__} do not understand each other; "
+            f"libtpu {libtpu_version()} and jax {jax.__version__} are incompatible; "
             f"install {wanted_libtpu()}"
         ) from error
     return {
@@ -206,54 +201,53 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
 
 
 def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """Collectives in optimised HLO text: kind -> {"count", "bytes", "in_loops"}.
+    """Count the collectives in optimised HLO text: kind -> {"count", "bytes", "in_loops"}.
 
-    `count` operations, of them `in_loops` inside a loop's body, which run again at every pass;
-    `bytes` is the size of their results, each operation once. Of an asynchronous pair only the
-    start counts, and of a chain, which works at one operation behind others (even in a loop that
-    runs meanwhile), its head; "send" is traffic between slices.
+    `count` operations, `in_loops` of them in loop bodies, executed at every iteration; `bytes` is
+    the size of the results, each operation once. An asynchronous pair counts at its start, a chain
+    (one operation spread behind others) at its head; "send" is traffic between slices.
     """
-    found: dict[str, dict[str, int]] = {}
+    totals: dict[str, dict[str, int]] = {}
     kinds = "|".join(COLLECTIVES)
     # name = type kind(operands...); an async start has the type (operands..., results..., ...).
     pattern = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({kinds})(-start)?\(", re.M)
     computations = _computations(hlo)
     looped = _in_loops(computations)
     for name, body in computations.items():
-        if "AsyncCollectiveStart" not in body:  # where it is, a chain begins
+        if "AsyncCollectiveStart" not in body:  # not the head of a chain
             body = re.sub(r"^.*\bchain_id=.*$", "", body, flags=re.M)
         for match in pattern.finditer(body):
             kind, result = match[2], match[1]
-            if name.startswith("all-reduce-scatter"):  # how this compiler writes a reduce-scatter
+            if name.startswith("all-reduce-scatter"):  # libtpu's reduce-scatter
                 kind, result = "reduce-scatter", re.search(r"ROOT \S+ = (.*)", body)[1]
                 result = result.partition(" tuple(")[0]
             sizes = [
                 _BYTES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n)
                 for dtype, shape in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
             ]
-            entry = found.setdefault(kind, {"count": 0, "bytes": 0, "in_loops": 0})
+            entry = totals.setdefault(kind, {"count": 0, "bytes": 0, "in_loops": 0})
             entry["count"] += 1
-            # A start's type repeats its operands: all of it would double the traffic.
+            # The type of a start repeats its operands, which would double the traffic.
             entry["bytes"] += max(sizes, default=0) if match[3] else sum(sizes)
             entry["in_loops"] += name in looped
-    return found
+    return totals
 
 
 def _computations(hlo: str) -> dict[str, str]:
-    """Name -> text of each computation: a line at the margin that ends in "{", up to one "}"."""
-    found: dict[str, list[str]] = {}
+    """Return the text of each computation by name; its head is at the margin and ends in "{"."""
+    bodies: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+).*\{$", line)
         if head:
-            lines = found.setdefault(head[1], [])
+            lines = bodies.setdefault(head[1], [])
         elif line.startswith(" "):
             lines.append(line)
-    return {name: "\n".join(lines) for name, lines in found.items()}
+    return {name: "\n".join(lines) for name, lines in bodies.items()}
 
 
 def _in_loops(computations: dict[str, str]) -> set[str]:
-    """Computations that a while loop's body is or calls, however deep."""
+    """Return the computations that while-loop bodies are or call, transitively."""
     waiting = re.findall(r"\bbody=%?([\w.\-]+)", "\n".join(computations.values()))
     looped: set[str] = set()
     while waiting:
@@ -266,10 +260,10 @@ def _in_loops(computations: dict[str, str]) -> set[str]:
 
 
 def distil(message: str) -> str:
-    """The compiler's out-of-memory message in one line, with what to do about it."""
+    """Condense the compiler's out-of-memory message to one line, with remedies."""
     advice = (
         "lower --config.batch_size or --config.seq_len, raise --config.optimizer.accumulate or the "
-        "model's remat chunk, or take more chips"
+        "model's remat chunk, or use more chips"
     )
     sizes = re.search(r"(\d[\d.]*\w?) ?\)?,? exceeds.*?\(?(\d[\d.]*[KMGT])\)?", message)
     if sizes is None:
@@ -280,7 +274,7 @@ def distil(message: str) -> str:
 
 
 def _label_shapes(config):
-    """Shapes of the label fields that the data pipeline adds to a batch."""
+    """Return the shapes of the label fields that the data pipeline adds to a batch."""
     import jax
 
     from jaxmodels.data import FORMATS
@@ -295,7 +289,7 @@ def _label_shapes(config):
 
 
 def wanted_libtpu() -> str:
-    """The release that the installed JAX asks for, in pip's words, e.g. "libtpu==0.0.42.*"."""
+    """Return the release that the installed JAX requires, e.g. "libtpu==0.0.42.*"."""
     for requirement in importlib.metadata.requires("jax") or ():
         name, _, marker = requirement.partition(";")
         if name.startswith("libtpu") and "extra" in marker:
@@ -304,7 +298,7 @@ def wanted_libtpu() -> str:
 
 
 def libtpu_version() -> str:
-    """Return the version of the library that `prepare_environment` was given."""
+    """Return the version of the library set by `prepare_environment`."""
     library = Path(os.environ["TPU_LIBRARY_PATH"])
     for info in library.parent.parent.glob("libtpu-*.dist-info"):
         return info.name.removeprefix("libtpu-").removesuffix(".dist-info")

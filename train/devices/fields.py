@@ -1,4 +1,4 @@
-"""Config fields about devices: `parallel` and `mesh.*`."""
+"""Config fields `parallel` and `mesh.*`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ MESH = Group(
 
 
 def check_rows(config: ConfigDict, device_count: int) -> None:
-    """Refuse a batch that does not divide over the devices.
-
-    Args:
-      config: complete config.
-      device_count: devices that share out the rows, over all processes.
-
-    Raises:
-      UserError: names `batch_size` and the number that it must be a multiple of.
-    """
+    """Raise UserError unless `batch_size` divides over `device_count` (all processes' devices)."""
     parts = device_count * config.optimizer.accumulate
     if config.batch_size % parts:
         raise UserError(

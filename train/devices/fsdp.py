@@ -1,12 +1,10 @@
-"""Parameters split over chips (the mesh axis "fsdp"), gathered once a step instead of once a token.
+"""FSDP: parameters sharded over the mesh axis "fsdp", gathered once per step, not per token.
 
-Left to XLA, a matrix that is split over chips is gathered where it is used: inside the loops over
-time, again and again, and a weight gradient that the loop sums up is reduced at every turn of it.
-Here the part of a step that runs the model is mapped over "fsdp" by hand: every chip gathers the
-parameters before the loops, computes on its own rows, and the gradients are summed and split again
-after the loops. Optimiser and the rest of the step see split arrays and stay with XLA.
-
-"tensor", the mesh's third axis, is not touched: what is split there is meant to stay so.
+XLA's partitioner gathers a sharded matrix where it is used, inside the loops over time, and reduces
+weight gradients at every iteration. Here the part of a step that runs the model is mapped over
+"fsdp" manually: every chip gathers the parameters before the loops and computes on its own rows;
+the gradients are reduce-scattered after the loops. The optimizer works on sharded arrays, under
+XLA. The mesh axis "tensor" is left to XLA throughout.
 """
 
 from __future__ import annotations
@@ -24,8 +22,8 @@ PyTree = Any
 def parameter_spec(name: str, shape: Sequence[int], mesh: Any) -> P:
     """Return the partition of a leaf of the state over the mesh.
 
-    A kernel (and its moments): last axis over "tensor", the one before over "fsdp", each where it
-    divides evenly. Everything else is replicated; an embedding too, because of the look-up.
+    Kernels and their moments: last axis over "tensor", the one before over "fsdp", where divisible.
+    All else is replicated, including embeddings, because of the look-up.
     """
     if name.rsplit("/", 1)[-1] != "kernel" or len(shape) < 2 or FSDP not in mesh.axis_names:
         return P()
@@ -37,18 +35,17 @@ def parameter_spec(name: str, shape: Sequence[int], mesh: Any) -> P:
 
 
 def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
-    """`compute` on each chip's share of the rows, with whole parameters.
+    """Map `compute` over "fsdp": each chip's rows, with whole parameters.
 
     Args:
       compute: (params, rows, shared, key) -> (rows, sums, grads): `params` a flat dict of whole
-        arrays, `rows` a pytree with a leading axis of rows, `shared` a pytree that is the same
-        everywhere, `key` a random key of its own for each chip or None, `sums` a pytree of sums
-        over rows, `grads` the sum over rows for each of `params`, or {}.
-      gradients: whether `grads` has anything in it.
+        arrays, `rows` a pytree with leading axis rows, `shared` a replicated pytree, `key` a random
+        key per chip or None, `sums` and `grads` (flat like `params`, or {}) sums over rows.
+      gradients: True if `grads` is not empty.
 
     Returns:
-      A function of the same arguments and results, to be called where "fsdp" is an automatic axis
-      of the mesh at hand. Outside, parameters and gradients are split as `parameter_spec` says.
+      A function of the same signature, to be called where "fsdp" is an automatic axis of the
+      current mesh; its parameters and gradients are sharded by `parameter_spec`.
     """
 
     def run(params, rows, shared, key):
@@ -76,7 +73,7 @@ def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
 
 
 def _split_axis(name: str, shape: Sequence[int], mesh: Any) -> int | None:
-    """The axis of an array that lies over "fsdp", if any."""
+    """Return the axis of an array that is sharded over "fsdp", or None."""
     spec = tuple(parameter_spec(name, shape, mesh))
     return spec.index(FSDP) if FSDP in spec else None
 

@@ -1,4 +1,4 @@
-"""Keeping freed memory, on a CPU under glibc."""
+"""Allocator setting for CPU training under glibc."""
 
 import ctypes
 
@@ -6,14 +6,14 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to return large blocks to the kernel; returns whether it accepted that.
+    """Make glibc keep large freed blocks; return True if it accepted the setting.
 
-    XLA allocates a program's scratch memory again at every call. Blocks of that size go to and from
-    the kernel each time, and each page is faulted in and zeroed again: about a fifth of the CPU
-    time of a training step at batch 64 (`python -m eval.bench`, with and without --return-memory).
+    XLA allocates a program's scratch memory at every call. Otherwise the kernel takes such blocks
+    back and faults in and zeroes each page again: about a fifth of the CPU time of a training step
+    at batch 64 (`python -m eval.bench`, with and without --return-memory).
     """
     try:
         libc = ctypes.CDLL(None)
         return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
-    except (OSError, AttributeError):  # another C library: it has its own ways
+    except (OSError, AttributeError):  # not glibc
         return False

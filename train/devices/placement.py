@@ -1,17 +1,16 @@
-"""Running the one step on many devices, and moving its state between host, devices and checkpoints.
+"""Placement: the step on many devices, and transfer of its state between host and devices.
 
-Two ways, same function, same numbers:
+Two modes run the same function with the same results:
 
-    pmap       data parallel over all devices. The carry and a batch have a leading axis of (local)
-               devices, (devices, rows / devices, ...); everything else is replicated without such
-               an axis.
-    shard_map  `jax.jit(jax.shard_map(step, axis_names={"data"}))` over a mesh with axes data, fsdp,
-               tensor. "data" is the step's named axis; the other two stay automatic: parameters and
-               moments are laid out over them by `parameter_spec`, and XLA inserts what that needs,
-               but for the model itself, which runs on whole parameters (`fsdp.py`).
+    pmap       data parallel over all devices. The carry and a batch have a leading axis of local
+               devices, (devices, rows / devices, ...); the rest is replicated without such an axis.
+    shard_map  `jax.jit(jax.shard_map(step, axis_names={"data"}))` over a mesh (data, fsdp, tensor).
+               "data" is the step's named axis. The other two are automatic: XLA partitions the
+               optimizer over parameters sharded by `parameter_spec`; the model itself runs on
+               whole parameters (`fsdp.py`).
 
-The *global form* of a state has the carry as (batch_size, ...), whatever the number of devices.
-Checkpoints hold that form. Placement objects are the only code that knows the difference.
+In the *global form* of a state, which checkpoints hold, the carry is (batch_size, ...) whatever the
+number of devices.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ PyTree = Any
 
 
 class Placement:
-    """The devices of an experiment: compiled steps, and the movement of states and batches.
+    """Compiled steps of an experiment and transfer of its states and batches.
 
     Attributes:
       step: train_step over all devices; its first argument is donated.
       eval_step: (model, carry, batch) -> (carry, sums, counts); donates nothing.
       mesh: the mesh of the arrays that this process handles.
-      data_size: number of parts that the batch is split in, over all processes.
+      data_size: size of the "data" axis, over all processes.
     """
 
     def __init__(self, config: ConfigDict, devices: Sequence[jax.Device] | None = None):
@@ -68,14 +67,14 @@ class Placement:
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
         if config.mesh.tensor > 1 and _replicated_only(config):
             raise UserError(
-                f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' wants whole; "
+                f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' needs whole; "
                 "set tensor=1 or kernel='xla'"
             )
         self.data_size = len(devices) // inner
         if inner > 1 and self.data_size == 1 and devices[0].platform == "cpu":
             raise UserError(
                 f"config.mesh: fsdp x tensor takes all {inner} devices; XLA's CPU compiler needs "
-                f"at least {2 * inner}, so that rows are shared out too"
+                f"at least {2 * inner}, so that rows are split too"
             )
         check_rows(config, self.data_size * config.mesh.fsdp)
         if config.batch_size % jax.process_count():
@@ -117,7 +116,7 @@ class Placement:
         )
 
     def _refuse_shared_rows(self) -> None:
-        """Each process feeds rows of its own, so no row may lie on devices of two processes."""
+        """Reject meshes with a row on devices of two processes: each feeds its own rows."""
         if self.config.mesh.tensor == 1:
             return
         for group in self.mesh.devices.reshape(self.data_size, -1):
@@ -154,12 +153,12 @@ class Placement:
             )
         )
 
-    # States that begin.
+    # Initial states.
 
     def template(self) -> TrainState:
-        """The global form as `ShapeDtypeStruct`s, with the shardings that a checkpoint is read in.
+        """Return the global form as `ShapeDtypeStruct`s with the shardings to restore into.
 
-        None of them puts a leaf whole on a device where `put_state` would split it.
+        A leaf that `put_state` would split is never whole on one device.
         """
         if not self.uses_pmap:
             return self.abstract_state
@@ -169,31 +168,31 @@ class Placement:
         return rest.replace(carry=_laid_out(state.carry, self._global_rows()))
 
     def fresh_state(self) -> TrainState:
-        """The state before the first step, on all devices.
+        """Return the state before the first step, on all devices.
 
-        On a mesh that splits parameters it is made by one program, each device its own part: the
-        whole need not fit on any of them.
+        On a mesh that splits parameters one program creates it shard by shard: the whole state need
+        not fit on a device.
         """
         split = self.config.mesh.fsdp * self.config.mesh.tensor > 1
         return self.fresh_program()() if split else self.put_state(_fresh(self.config))
 
     def fresh_program(self) -> Callable[[], TrainState]:
-        """Under shard_map: makes that state with each leaf laid out as the step takes it."""
+        """Return the jitted initialiser, sharded as the step expects (shard_map only)."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         return jax.jit(lambda: _fresh(self.config), out_shardings=shardings)
 
     def fresh_rows(self) -> PyTree:
-        """This process's rows of the recurrent state before the first token, NumPy."""
+        """Return this process's rows of the initial recurrent state, NumPy."""
 
-        def make():  # the parameters are no result of it: they are never computed
+        def make():  # parameters are not an output, so they are never computed
             return build_model(self.config).initial_state(self.config.batch_size)
 
         return jax.tree.map(_rows_here, jax.jit(make, out_shardings=self._global_rows())())
 
-    # Shapes without arrays, for compiling ahead of time.
+    # Shapes, for compiling ahead of time.
 
     def abstract_train_state(self) -> TrainState:
-        """The step's first argument as `ShapeDtypeStruct`s with shardings; nothing is allocated."""
+        """Return the step's first argument as `ShapeDtypeStruct`s with shardings."""
         if not self.uses_pmap:
             return self.abstract_state
         state = jax.eval_shape(lambda: _fresh(self.config))
@@ -201,7 +200,7 @@ class Placement:
         return self._with_shardings(state.replace(carry=carry))
 
     def abstract_batch(self, labels: dict[str, jax.ShapeDtypeStruct] | None = None) -> PyTree:
-        """The step's second argument; `labels` adds further fields of shape (batch, time, ...)."""
+        """Return the step's second argument; `labels` adds fields (batch, time, ...)."""
         shape = (self.config.batch_size, self.config.seq_len)
         batch = {"inputs": "int32", "targets": "int32", "weights": "float32", "reset": "bool"}
         batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in batch.items()}
@@ -224,38 +223,36 @@ class Placement:
         return rest.replace(carry=_laid_out(state.carry, self._rows()))
 
     def _rows(self) -> NamedSharding:
-        """Rows over "data", and over "fsdp" too.
+        """Return the sharding of rows: over "data", and over "fsdp" without a "tensor" axis.
 
-        Not with a "tensor" axis: XLA aborts when it partitions a look-up over two automatic axes at
-        once, which happens to a model that learns by local updates.
+        XLA aborts when it partitions a look-up over two automatic axes, as in a model that learns
+        by local updates.
         """
         if self.config.mesh.fsdp > 1 and self.config.mesh.tensor == 1:
             return NamedSharding(self.mesh, P((AXIS, "fsdp")))
         return NamedSharding(self.mesh, P(AXIS))
 
     def _global_rows(self) -> NamedSharding:
-        """Rows of an array that all processes share: of the global form."""
+        """Return the sharding of rows in the global form."""
         return NamedSharding(self.global_mesh, P(AXIS)) if self.uses_pmap else self._rows()
 
-    # Movement.
+    # Transfer.
 
     def put_rows(self, tree: PyTree) -> PyTree:
-        """This process's rows, NumPy (rows, ...), on its devices in the form the step takes."""
+        """Put this process's rows, NumPy (rows, ...), on its devices as the step expects."""
         sharding, local = self._rows(), self.mesh.devices.size
         if self.uses_pmap:
             tree = jax.tree.map(lambda x: x.reshape(local, x.shape[0] // local, *x.shape[1:]), tree)
             return jax.device_put(tree, sharding)
         if jax.process_count() == 1:
             return jax.device_put(tree, sharding)
-        with jax.transfer_guard(
-            "allow"
-        ):  # explicit by intent; JAX counts this function as implicit
+        with jax.transfer_guard("allow"):  # JAX counts this explicit transfer as implicit
             return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
     def put_state(self, state: TrainState) -> TrainState:
-        """A state in global form on all devices, leaf by leaf.
+        """Put a state in global form on all devices, leaf by leaf.
 
-        Its leaves may be NumPy arrays, arrays on one device, or arrays that lie as `template` says.
+        Leaves are NumPy arrays, arrays on one device, or arrays sharded like `template`.
         """
 
         def place(path, x):
@@ -269,7 +266,7 @@ class Placement:
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
         if isinstance(x, jax.Array) and x.sharding == NamedSharding(self.global_mesh, P()):
-            # Read from a checkpoint, under pmap: every device has it, this mesh calls it otherwise.
+            # Restored under pmap: already on every device, but over the global mesh.
             here = [shard.data for shard in x.addressable_shards]
             return jax.make_array_from_single_device_arrays(x.shape, sharding, here)
         return jax.device_put(jax.device_get(x), sharding)
@@ -282,11 +279,11 @@ class Placement:
         return self.put_rows(jax.device_get(x)[first : first + rows])
 
     def put_scalar(self, value: np.generic) -> jax.Array:
-        """A number that all devices share, as `put_state` places it."""
+        """Put a replicated scalar on the devices, as `put_state` does."""
         return jax.device_put(value, NamedSharding(self.mesh, P()))
 
     def global_form(self, state: TrainState) -> TrainState:
-        """The state with its carry as (batch_size, ...), as arrays that all processes share."""
+        """Return the state in global form, as arrays that all processes share."""
         if self.uses_pmap:
             carry = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), state.carry)
             state = state.replace(carry=carry)
@@ -304,11 +301,11 @@ class Placement:
         return rest.replace(carry=carry)
 
     def fetch(self, x: jax.Array) -> np.ndarray:
-        """One leaf of the global form as a NumPy array, in every process."""
+        """Return a leaf of the global form as a NumPy array, in every process."""
         if not (x.is_fully_addressable or x.is_fully_replicated):
             return multihost_utils.process_allgather(x, tiled=True)
-        # An array keeps the host copy that was made of it for as long as it lives. These do not
-        # live long: a host that reads leaf after leaf never holds them all.
+        # An array caches its host copy while it lives. Short-lived aliases keep a host that reads
+        # leaf after leaf from holding all copies.
         whole = np.empty(x.shape, x.dtype)
         for shard in x.addressable_shards:
             if shard.replica_id == 0 or x.is_fully_replicated:
@@ -320,17 +317,17 @@ class Placement:
         return whole
 
     def to_host(self, state: TrainState) -> TrainState:
-        """The global form as NumPy arrays, in every process."""
+        """Return the global form as NumPy arrays, in every process."""
         return jax.tree.map(self.fetch, self.global_form(state))
 
 
 def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
-    """The very step that training runs, for these devices (default: all), to run or to lower:
+    """Build the step that training runs, for these devices (default: all), to run or to lower:
 
     placement = build_train_step(config, devices)
     lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
 
-    `devices` may be those of a topology without hardware; then use `config.parallel = "shard_map"`.
+    Absent `devices` (of a topology) need `config.parallel = "shard_map"`.
     """
     return Placement(config, devices)
 
@@ -348,6 +345,6 @@ def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:
 
 
 def _rows_here(x: jax.Array) -> np.ndarray:
-    """The rows of a global array that lie on this process's devices, in order."""
+    """Return the rows of a global array on this process's devices, in order."""
     parts = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
     return np.concatenate([jax.device_get(parts[first]) for first in sorted(parts)])

@@ -1,4 +1,4 @@
-"""Stop requests: SIGINT and SIGTERM end a run after the step at hand, with a checkpoint."""
+"""Stop requests: SIGINT and SIGTERM end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 
 
 class Signals:
-    """Context in which the first SIGINT or SIGTERM requests a stop; a second one kills."""
+    """Context in which the first SIGINT or SIGTERM requests a stop and a second one kills."""
 
     def __enter__(self):
         self.received = False
@@ -38,8 +38,7 @@ class Signals:
     def stop_requested(self, agree_now: bool) -> bool:
         """Return whether to stop after this step.
 
-        Several processes have to stop at the same step, so they only do where all of them call
-        this with `agree_now`.
+        Several processes stop only at a step with `agree_now`, which must be the same in all.
         """
         if jax.process_count() == 1:
             return self.received

@@ -24,9 +24,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
+from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten, nest, unflatten, unnest
 from train.config import complete_config, differences, may_change, with_tuples
@@ -194,9 +196,7 @@ def _put_aside(workdir: Path, path: Path) -> None:
 def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) -> TrainState:
     items = _items(template)
     raise_everywhere(lambda: _check(path, config, items, fingerprint))
-    everywhere = jax.sharding.NamedSharding(
-        jax.sharding.Mesh(np.array(jax.devices()), "all"), jax.sharding.PartitionSpec()
-    )
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), "all"), PartitionSpec())
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or everywhere), items
     )
@@ -219,9 +219,8 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
 def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
     """Refuse a checkpoint that is not of this experiment."""
     metadata = _metadata(path)
-    info = metadata.custom_metadata
-    check_info(info, config, path)
-    if info["data"] != fingerprint:
+    check_info(metadata.custom_metadata, config, path)
+    if metadata.custom_metadata["data"] != fingerprint:
         raise UserError(
             f"config.data.paths: not the text that {path} was trained on; "
             "give the same files with --data"
@@ -327,7 +326,7 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
       UserError: no such run or checkpoint, or none that is whole.
     """
     folder = Path(workdir).absolute() / "checkpoints"
-    step, metadata = _first_whole(folder, saved_steps(Path(workdir)), which)
+    step, metadata = _first_whole(folder, saved_steps(folder.parent), which)
     info = metadata.custom_metadata
     if info.get("format") != FORMAT:
         raise UserError(
@@ -349,29 +348,30 @@ def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
     """-> (step, its metadata) of the first checkpoint that is whole, in the order of preference."""
     if not steps:
         raise UserError(f"{folder.parent}: holds no checkpoint; give the --workdir of a run")
-    metadata = {step: _metadata_if_readable(folder / str(step)) for step in steps}
     candidates = sorted(steps, reverse=True)
     if which == "best":
-        losses = {step: m.custom_metadata.get("loss") for step, m in metadata.items() if m}
-        measured = [step for step in steps if losses.get(step) is not None]
-        others = [step for step in candidates if step not in measured]
-        candidates = [*sorted(measured, key=lambda step: losses[step]), *others]
+        losses = {step: _validation_loss(folder / str(step)) for step in steps}
+        candidates.sort(key=lambda s: (math.inf, -s) if losses[s] is None else (losses[s], s))
     elif which != "last":
         candidates = [step for step in steps if step == int(which)]
     for step in candidates:
-        if metadata[step] and find_corruption(folder / str(step)) is None:
-            return step, metadata[step]
+        if find_corruption(folder / str(step)) is None:
+            try:
+                return step, _metadata(folder / str(step))
+            except Exception:  # Orbax has no common class for what it finds unreadable
+                continue
     if which in ("best", "last"):
         raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
-    known = ", ".join(map(str, steps))
-    raise UserError(f"{folder}: no whole checkpoint of step {which}; choose from: {known}")
+    known = choose_from(map(str, steps))
+    raise UserError(f"{folder}: no whole checkpoint of step {which}{known}")
 
 
-def _metadata_if_readable(path: Path):
+def _validation_loss(path: Path) -> float | None:
+    """Read the loss from JSON alone; Orbax would open the arrays as well."""
     try:
-        return _metadata(path)
-    except Exception:  # Orbax has no common class for what it finds unreadable
-        return None
+        return json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged, as `find_corruption` will say
 
 
 def load_init_weights(workdir: str | Path, state: Any) -> Any:

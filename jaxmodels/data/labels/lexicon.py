@@ -86,7 +86,7 @@ def read_lexicon(paths: Sequence[str | Path] | str | Path) -> Lexicon:
                 entries[cells[0]] = (_category(cells[1], f"{file}:{number}"), cells[2])
             else:
                 for word, category in zip(cells, ("noun", "verb", "noun"), strict=True):
-                    # A pronoun stays one, although it stands where nouns stand.
+                    # Listed words keep their category, e.g. pronouns in noun position.
                     if category == "verb" or word not in entries:
                         entries[word] = (category, word)
     return Lexicon(entries)

@@ -1,23 +1,22 @@
-"""Relational labels for real text (SYSTEMS P-20): who does what to whom, found by a word list.
+"""Weak relation labels for English text: subject, verb, object and oblique, found with a lexicon.
 
-For every sentence the matcher lists its predicates in order. Relation number s of a sentence
-belongs to slot s (beyond the last slot: no label), its roles are
+Predicate number s of a sentence has slot s (beyond the last slot: no label). Its roles are
 
     0 subject   the nearest argument word before the verb
-    1 verb      a word of the lexicon's category "verb", unless a determiner or a preposition
-                other than "to" stands right before it
+    1 verb      a word of category "verb", unless it directly follows a determiner or a preposition
+                other than "to"
     2 object    the last word of the first run of content words after the verb, if no preposition,
-                verb or punctuation comes before that run
-    3 oblique   the same after the first preposition that follows the verb with no punctuation
-                between
+                verb or punctuation precedes that run
+    3 oblique   the same after the first preposition that follows the verb without punctuation
+                in between
 
 A label is the class of the word's lemma: a 64-bit polynomial hash of its lower-case bytes modulo
-`num_classes`. It is a weak, automatic label: no parser, English only.
+`num_classes`.
 
 **Causality.** The label at byte t is a function of bytes <= t. A word counts once the byte after it
 is read; a run of content words ends when the next word or punctuation is complete. Labels hold
-until the white space that follows the end of the sentence (`.`, `!`, `?`, or an empty line) and are
-given only for sentences that the recurrent state has read from their beginning (`since`).
+until the white space after the end of the sentence (`.`, `!`, `?`, or an empty line) and exist only
+for sentences that the recurrent state has read from their beginning (`since`).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import numpy as np
 from jaxmodels.data.labels.lexicon import Lexicon, builtin_lexicon
 
 ROLES = ("subject", "verb", "object", "oblique")
-_MAX_WORD = 24  # bytes of a word that its hash reads
+_MAX_WORD = 24  # bytes of a word that are hashed
 _NEVER = np.iinfo(np.int64).max
 _CONTENT, _VERB, _PRONOUN, _DETERMINER, _PREPOSITION, _CLOSED = range(6)
 _CODES = {
@@ -45,11 +44,11 @@ _CODES = {
 
 @dataclass(frozen=True)
 class RelationIndex:
-    """All relations of a text. Sentence n has relations first[n] .. first[n + 1] - 1.
+    """All relations of a text.
 
     Attributes:
-      sentences: (sentences,) int64, position where each begins.
-      first: (sentences + 1,) int64.
+      sentences: (sentences,) int64, first position of each.
+      first: (sentences + 1,) int64; sentence n has relations first[n] .. first[n + 1] - 1.
       classes: (relations, roles) int32.
       known: (relations, roles) int64, position from which the role is labelled; huge = never.
     """
@@ -61,13 +60,13 @@ class RelationIndex:
 
 
 class RelationLabeller:
-    """Gives batches the field `relation_labels`, int32 (rows, seq_len, slots, roles), -1 = none.
+    """The source of the batch field `relation_labels`, int32 (rows, seq_len, slots, roles).
 
     Args:
       slots: S, predicates per sentence.
-      roles: K; the first K of `ROLES`, further ones are never labelled.
-      num_classes: size of the label vocabulary.
-      lexicon: what is a verb and what can be no argument; None = the built-in one.
+      roles: K; the first K of `ROLES` are labelled.
+      num_classes: number of label classes; -1 = no label.
+      lexicon: categories of words; None = the built-in lexicon.
     """
 
     def __init__(
@@ -85,11 +84,11 @@ class RelationLabeller:
         self._hashes, self._codes, self._lemmas = _tables(lexicon or builtin_lexicon())
 
     def label_class(self, lemma: str) -> int:
-        """Return the class of this lemma."""
+        """Return the class of a lemma."""
         return int(_hash_words([lemma])[0] % np.uint64(self.num_classes))
 
     def labels(self, text: str | bytes) -> np.ndarray:
-        """Return the labels of one document, int32 (length, slots, roles)."""
+        """Return the labels of a document, int32 (length, slots, roles)."""
         data = text.encode() if isinstance(text, str) else text
         tokens = np.frombuffer(data, np.uint8)
         everywhere = np.arange(len(tokens))
@@ -120,10 +119,10 @@ class RelationLabeller:
         number = np.arange(n)
         noun = (code == _CONTENT) | (code == _PRONOUN)
 
-        # Last word of the run that a content word belongs to, and when that end is known.
-        goes_on = np.zeros(n, bool)
-        goes_on[:-1] = (code[:-1] == _CONTENT) & (code[1:] == _CONTENT) & ~words.closed[:-1]
-        run_end = _next(~goes_on, inclusive=True)
+        # Last word of the run of each content word, and the position from which it is known.
+        continues = np.zeros(n, bool)
+        continues[:-1] = (code[:-1] == _CONTENT) & (code[1:] == _CONTENT) & ~words.closed[:-1]
+        run_end = _next(~continues, inclusive=True)
         closing = np.full(n, _NEVER)
         closing[:-1] = words.complete[1:]
         closing = np.where(words.closed, words.punctuation, closing)
@@ -131,11 +130,11 @@ class RelationLabeller:
 
         next_noun, next_verb = _next(noun), _next(code == _VERB)
         next_preposition = _next(code == _PREPOSITION)
-        # Punctuation between a word and the next ones, counted so that two places can be compared.
+        # Running count of punctuation: words with equal counts have none in between.
         breaks = np.concatenate([[0], np.cumsum(words.closed)])
 
         def argument_after(anchor, stop):
-            """Head of the first run after `anchor`, -1 if `stop` or punctuation comes first."""
+            """Return the head of the first run after `anchor`, -1 if `stop` comes first."""
             head = np.where(anchor < n, next_noun[np.minimum(anchor, n - 1)], n)
             fits = (head < stop) & (head < n)
             head = np.minimum(head, n - 1)
@@ -165,7 +164,7 @@ class RelationLabeller:
         return RelationIndex(words.sentences, first, classes.astype(np.int32), known)
 
     def _classify(self, words: _Words) -> tuple[np.ndarray, np.ndarray]:
-        """(words,) category code and lemma hash; a verb form in a noun's place is a noun."""
+        """Return (words,) category codes and lemma hashes; verbs in noun position are nouns."""
         at = np.minimum(np.searchsorted(self._hashes, words.hash), len(self._hashes) - 1)
         listed = self._hashes[at] == words.hash
         code = np.where(listed, self._codes[at], _CONTENT)
@@ -181,11 +180,16 @@ class RelationLabeller:
 
 @dataclass(frozen=True)
 class _Words:
-    """Words in reading order. Every array (words,) but `sentences` (sentences,).
+    """The words of a text in reading order; arrays are (words,), `sentences` (sentences,).
 
-    hash: of the lower-case bytes. complete: position at which the word is known to have ended.
-    closed: punctuation, a sentence's or document's end follows. punctuation: where that is seen.
-    sentence: number of the sentence. possessive: ends in 's. sentences: where each sentence begins.
+    Attributes:
+      hash: hash of the lower-case bytes.
+      complete: position at which the word is known to have ended.
+      closed: whether punctuation or the end of the sentence or document follows.
+      punctuation: position of that punctuation.
+      sentence: index of the sentence.
+      possessive: whether the word ends in 's.
+      sentences: first position of each sentence.
     """
 
     hash: np.ndarray
@@ -215,9 +219,9 @@ def _find_words(tokens: np.ndarray, starts: np.ndarray) -> _Words:
     word[size] = False
 
     begins = np.flatnonzero(word & (first | ~np.concatenate([[False], word[:-1]])))
-    ends = np.flatnonzero(~word | first)  # the first of these past a word's begin is its end
+    ends = np.flatnonzero(~word | first)  # the first of these after its beginning ends a word
     end = ends[np.searchsorted(ends, begins, side="right")] if len(begins) else begins
-    # An apostrophe may go on or end the word; only the byte after it tells.
+    # The byte after an apostrophe determines whether it ends the word.
     complete = end + (text[end] == ord("'"))
     document_end = np.append(starts[1:], size)[np.searchsorted(starts, begins, side="right") - 1]
     complete = np.where(complete < document_end, complete, _NEVER)
@@ -229,14 +233,14 @@ def _find_words(tokens: np.ndarray, starts: np.ndarray) -> _Words:
     hard = (~word & ~soft) | blank
     hard[size] = False
 
-    # A sentence ends at white space after a terminator, at an empty line, with the document.
+    # A sentence ends at white space after a terminator, at an empty line, or with the document.
     stops = np.flatnonzero(terminator)
     spaces = np.flatnonzero(space)
     at = np.searchsorted(spaces, stops)
     stops, at = stops[at < len(spaces)], at[at < len(spaces)]
     ends_at = spaces[at]
     gap = np.cumsum(word)
-    ends_at = ends_at[gap[ends_at] == gap[stops]]  # "3.5" and "e.g" go on with a word
+    ends_at = ends_at[gap[ends_at] == gap[stops]]  # "3.5" and "e.g" continue a word
     sentences = np.unique(np.concatenate([starts, ends_at, np.flatnonzero(blank)]))
     sentence = np.searchsorted(sentences, begins, side="right") - 1
 
@@ -265,7 +269,7 @@ _LOWER[65:91] += np.uint64(32)
 
 
 def _hash(text: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """(words,) uint64: h <- 1099511628211 * (h + byte) over the first bytes of each word."""
+    """Return (words,) uint64: h <- 1099511628211 * (h + byte) over the first bytes of each word."""
     value = np.full(len(begins), 14695981039346656037, np.uint64)
     alive = np.arange(len(begins))
     for i in range(_MAX_WORD):
@@ -285,7 +289,7 @@ def _hash_words(words: Sequence[str]) -> np.ndarray:
 
 
 def _tables(lexicon: Lexicon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sorted word hashes, and the category code and lemma hash of each."""
+    """Return sorted word hashes, and the category code and lemma hash of each."""
     categories, lemmas = zip(*lexicon.entries.values(), strict=True)
     hashes = _hash_words(list(lexicon.entries))
     order = np.argsort(hashes)
@@ -294,13 +298,13 @@ def _tables(lexicon: Lexicon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _next(mask: np.ndarray, inclusive: bool = False) -> np.ndarray:
-    """(n,) index of the next True after each place (or at it), n if none."""
+    """Return (n,) indices of the next True after (inclusive: or at) each element, n if none."""
     n = len(mask)
     at = np.minimum.accumulate(np.where(mask, np.arange(n), n)[::-1])[::-1]
     return at if inclusive else np.append(at[1:], n)[:n]
 
 
 def _previous(mask: np.ndarray) -> np.ndarray:
-    """(n,) index of the last True before each place, -1 if none."""
+    """Return (n,) indices of the last True before each element, -1 if none."""
     at = np.maximum.accumulate(np.where(mask, np.arange(len(mask)), -1))
     return np.concatenate([[-1], at[:-1]])[: len(mask)]

@@ -107,7 +107,7 @@ def arrays_of(rows: Rows, group_sizes: np.ndarray) -> Arrays:
 
 
 def write_split(folder: Path, arrays: Arrays, vocab_size: int) -> None:
-    """Write one set "all" in both layouts; metadata last, so that without it a folder is unfinished."""
+    """Write one set "all" in both layouts; metadata last, as the mark of a finished folder."""
     metadata = Metadata(
         seq_len=arrays.inputs.shape[1],
         vocab_size=vocab_size,
@@ -181,7 +181,7 @@ def _read_split(folder: Path) -> Split:
         groups = sum(len(arrays.group_indices) - 1 for arrays in sets.values())
         if groups != metadata.total_groups:
             raise UserError(
-                f"{folder / name}: total_groups is {metadata.total_groups}, but the files have {groups}"
+                f"{folder / name}: total_groups is {metadata.total_groups}, files have {groups}"
             )
         read.append(Split(metadata, sets))
     if len(read) == 2:

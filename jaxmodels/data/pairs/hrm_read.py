@@ -96,7 +96,7 @@ def verify(folder: Path) -> str:
 def _grid_tokenizer(folder, split: Split, symbols: str) -> GridTokenizer:
     count = split.metadata.vocab_size - 1
     if count > len(SYMBOLS):
-        raise UserError(f"{folder}: a grid with {count} symbols; at most {len(SYMBOLS)} are supported")
+        raise UserError(f"{folder}: {count} grid symbols; {len(SYMBOLS)} are supported")
     return GridTokenizer(symbols or SYMBOLS[:count])
 
 

@@ -90,6 +90,15 @@ class Rows(NamedTuple):
     identifiers: np.ndarray
     kept: np.ndarray
 
+    def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return a batch of copies of the rows at these indices."""
+        return {
+            "inputs": self.inputs[chosen],
+            "targets": self.targets[chosen],
+            "weights": self.weights[chosen],
+            "identifiers": self.identifiers[chosen],
+        }
+
 
 def normalised(text: str) -> str:
     """Return a question as models read it: composed characters (NFC), no surrounding space."""
@@ -235,20 +244,16 @@ class _Shuffled:
         chosen = np.array(
             [self.order(int(e))[w] for e, w in zip(epochs, within, strict=True)], np.int64
         )
-        inputs, targets = self.rows.inputs[chosen], self.rows.targets[chosen]
+        batch = self.rows.batch(chosen)
         if self.augmentation is not None:
+            inputs, targets = batch["inputs"], batch["targets"]
             for row, number in enumerate(numbers):
                 # Block 1, so that the order of an epoch and an augmentation share no words.
                 words = random_words(self.seed, int(number), self.augmentation.words, block=1)
                 inputs[row], targets[row] = self.augmentation.apply(
                     words, inputs[row], targets[row]
                 )
-        return {
-            "inputs": inputs,
-            "targets": targets,
-            "weights": self.rows.weights[chosen],
-            "identifiers": self.rows.identifiers[chosen],
-        }
+        return batch
 
 
 class _InOrder:
@@ -265,11 +270,6 @@ class _InOrder:
             raise IndexError(step)
         numbers = int(step) * self.batch_size + self.mine
         real = numbers < len(self.rows.inputs)
-        chosen = np.minimum(numbers, len(self.rows.inputs) - 1)
-        weights = self.rows.weights[chosen] * real[:, None].astype(np.float32)
-        return {
-            "inputs": self.rows.inputs[chosen],
-            "targets": self.rows.targets[chosen],
-            "weights": weights,
-            "identifiers": self.rows.identifiers[chosen],
-        }
+        batch = self.rows.batch(np.minimum(numbers, len(self.rows.inputs) - 1))
+        batch["weights"] *= real[:, None]
+        return batch

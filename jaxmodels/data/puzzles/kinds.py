@@ -1,4 +1,4 @@
-"""Kinds of grids that an experiment may name: `PUZZLES`."""
+"""`PUZZLES`: the puzzles that a config can name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jaxmodels.data.tokenizers.grid import MAZE, SUDOKU4, SUDOKU9
 
 @dataclasses.dataclass(frozen=True)
 class Puzzle:
-    """A kind of grid.
+    """A kind of puzzle.
 
     Attributes:
-      cells: of a grid; rows must be so long.
-      symbols: of the `GridTokenizer`.
+      cells: cells of a grid, the length of a row.
+      symbols: symbols of the `GridTokenizer`.
       make: (count, seed) -> pairs.
       split: (pairs, held_out, seed) -> (train, unseen).
-      augmentation: its symmetries.
+      augmentation: symmetries.
     """
 
     cells: int

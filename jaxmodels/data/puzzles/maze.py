@@ -1,7 +1,7 @@
-"""Mazes with their shortest path, in the form of HRM's Maze-Hard (SYSTEMS 7.12).
+"""Mazes with a unique shortest path, in the format of HRM's Maze-Hard.
 
-"#" wall, " " free, "S" start, "G" goal; in the answer "o" marks the path between the two, which is
-the only shortest one. A maze's `combination` is the number of steps of its path.
+"#" wall, " " free, "S" start, "G" goal; in the answer, "o" marks the shortest path. The
+`combination` of a maze is the length of its path in steps.
 """
 
 from __future__ import annotations
@@ -22,46 +22,40 @@ AUGMENT_WORDS = 1
 def make_maze(size: int, count: int, seed: int, shortest: int | None = None) -> list[Pair]:
     """Make distinct mazes of size x size cells.
 
-    Corridors are dug at random as a tree, then some walls are opened, so that there are ways round;
-    start and goal lie far apart, and one shortest path joins them.
+    Corridors are a random tree; then some walls are opened, which creates alternative paths.
 
     Args:
       size: 5 or more.
-      count, seed: how many, and what they follow from.
-      shortest: a path has so many steps at least; None means `size`.
+      count, seed: number of mazes, and random seed.
+      shortest: minimum length of a path in steps; None means `size`.
 
     Raises:
-      UserError: sizes that cannot be.
+      UserError: invalid sizes, or too few such mazes found.
     """
     if size < 5 or count < 1:
-        raise UserError(f"a maze has 5 x 5 cells or more, got {size}; examples 1 or more, {count}")
-    least = size if shortest is None else shortest
-    if least < 1:
-        raise UserError(f"shortest: a path has 1 step or more, got {least}")
-    made: dict[str, Pair] = {}
+        raise UserError(f"a maze needs size >= 5 and examples >= 1, got {size} and {count}")
+    minimum = size if shortest is None else shortest
+    if minimum < 1:
+        raise UserError(f"shortest: must be 1 or more, got {minimum}")
+    mazes: dict[str, Pair] = {}
     for number in range(100 * count):
-        pair = _maze(size, random_words(seed, number, 8 * size * size), least)
+        pair = _maze(size, random_words(seed, number, 8 * size * size), minimum)
         if pair is not None:
-            made.setdefault(pair.question, pair)
-        if len(made) == count:
-            return list(made.values())
-    raise UserError(f"examples: found only {len(made)} mazes of {least} steps, asked for {count}")
+            mazes.setdefault(pair.question, pair)
+        if len(mazes) == count:
+            return list(mazes.values())
+    raise UserError(f"examples: only {len(mazes)} mazes of {minimum} steps, requested {count}")
 
 
-def _maze(size: int, words: np.ndarray, least: int) -> Pair | None:
+def _maze(size: int, words: np.ndarray, minimum: int) -> Pair | None:
     draw = iter(words.tolist()).__next__
     free = np.zeros((size, size), bool)
     start = (2 * (draw() % ((size + 1) // 2)), 2 * (draw() % ((size + 1) // 2)))
     free[start] = True
     stack = [start]
-    while stack:  # a tree over the cells with even places
+    while stack:  # a tree over the cells with even coordinates
         r, c = stack[-1]
-        ways = [
-            (r + 2 * dr, c + 2 * dc)
-            for dr, dc in STEPS
-            if 0 <= r + 2 * dr < size and 0 <= c + 2 * dc < size
-            if not free[r + 2 * dr, c + 2 * dc]
-        ]
+        ways = [to for to in _neighbours(stack[-1], free.shape, step=2) if not free[to]]
         if not ways:
             stack.pop()
             continue
@@ -73,7 +67,7 @@ def _maze(size: int, words: np.ndarray, least: int) -> Pair | None:
             if not free[r, c] and draw() % 8 == 0:
                 free[r, c] = True
     distance, _ = distances(free, start)
-    far = np.argwhere(distance >= least)
+    far = np.argwhere(distance >= minimum)
     if not len(far):
         return None
     goal = tuple(int(x) for x in far[draw() % len(far)])
@@ -89,54 +83,51 @@ def _maze(size: int, words: np.ndarray, least: int) -> Pair | None:
 
 
 def distances(free: np.ndarray, start: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (steps from start to each cell, -1 if unreachable; number of shortest paths to it)."""
+    """Return (steps from start to each cell, -1 = unreachable; number of shortest paths to it)."""
     steps = np.full(free.shape, -1)
     paths = np.zeros(free.shape, object)
     steps[start], paths[start] = 0, 1
     queue = deque([start])
     while queue:
-        r, c = queue.popleft()
-        for dr, dc in STEPS:
-            to = (r + dr, c + dc)
-            if not (0 <= to[0] < free.shape[0] and 0 <= to[1] < free.shape[1] and free[to]):
+        cell = queue.popleft()
+        for to in _neighbours(cell, free.shape):
+            if not free[to]:
                 continue
             if steps[to] < 0:
-                steps[to] = steps[r, c] + 1
+                steps[to] = steps[cell] + 1
                 queue.append(to)
-            if steps[to] == steps[r, c] + 1:
-                paths[to] += paths[r, c]
+            if steps[to] == steps[cell] + 1:
+                paths[to] += paths[cell]
     return steps, paths
 
 
+def _neighbours(cell: tuple[int, int], shape: tuple[int, int], step: int = 1):
+    cells = [(cell[0] + step * dr, cell[1] + step * dc) for dr, dc in STEPS]
+    return [(r, c) for r, c in cells if 0 <= r < shape[0] and 0 <= c < shape[1]]
+
+
 def only_shortest_path(free, start, goal) -> list[tuple[int, int]] | None:
-    """Return the cells from start to goal, or None unless exactly one path is the shortest."""
+    """Return the cells of the shortest path, or None if there are several or none."""
     steps, paths = distances(free, start)
     if paths[goal] != 1:
         return None
     path = [goal]
     while path[-1] != start:
-        r, c = path[-1]
-        path.append(
-            next(
-                (r + dr, c + dc)
-                for dr, dc in STEPS
-                if 0 <= r + dr < free.shape[0] and 0 <= c + dc < free.shape[1]
-                if steps[r + dr, c + dc] == steps[r, c] - 1
-            )
-        )
+        previous = steps[path[-1]] - 1
+        path.append(next(to for to in _neighbours(path[-1], free.shape) if steps[to] == previous))
     return path[::-1]
 
 
 def augment_maze(words: np.ndarray, question: np.ndarray, answer: np.ndarray):
-    """Apply one of the square's eight symmetries, drawn from one word; ids (size^2,) each."""
+    """Apply a random symmetry of the square to ids (size^2,)."""
     size = round(len(question) ** 0.5)
-    which = int(words[0] % np.uint64(8))
+    symmetry = int(words[0] % np.uint64(8))
 
-    def turned(ids):
-        grid = np.rot90(ids.reshape(size, size), which % 4)
-        return (grid.T if which >= 4 else grid).ravel()
+    def transform(ids):
+        grid = np.rot90(ids.reshape(size, size), symmetry % 4)
+        return (grid.T if symmetry >= 4 else grid).ravel()
 
-    return turned(question), turned(answer)
+    return transform(question), transform(answer)
 
 
 def split_mazes(pairs: Sequence[Pair], held_out: float, seed: int):

@@ -1,4 +1,4 @@
-"""Counting the solutions of a Sudoku: backtracking over bit masks, fewest candidates first."""
+"""Sudoku solver: backtracking over bit masks, the cell with fewest candidates first."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 
 @functools.cache
 def units_of(box: int) -> tuple[tuple[int, int, int], ...]:
-    """Return (row, column, box) of every cell of a grid of box^2 x box^2."""
+    """Return the (row, column, box) of every cell of a box^2 x box^2 grid."""
     size = box * box
     return tuple((r, c, r // box * box + c // box) for r in range(size) for c in range(size))
 
 
 def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | None = None):
-    """Return at most `limit` solutions of a grid and the number of guesses taken.
+    """Return the first solutions of a grid, and the number of guesses.
 
     Args:
       grid: box^4 numbers, 0 for an open cell.
       box: 2 for 4x4, 3 for 9x9.
-      limit: stop when so many are found.
-      order: of the digits 1 to box^2, in which they are tried; None means ascending.
+      limit: maximum number of solutions.
+      order: order in which the digits 1 to box^2 are tried; None means ascending.
 
     Returns:
-      (solutions, each a list; guesses: cells with more than one candidate that were branched on).
+      (solutions, each a list; number of cells with several candidates that were branched on).
     """
     size, units = box * box, units_of(box)
     full = (1 << size) - 1
@@ -40,12 +40,12 @@ def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | 
             rows[r] ^= bit
             columns[c] ^= bit
             boxes[b] ^= bit
-    tried = list(range(1, size + 1)) if order is None else list(order)
-    found: list[list[int]] = []
+    digits = list(range(1, size + 1)) if order is None else list(order)
+    solutions: list[list[int]] = []
     guesses = 0
     is_open = [cell for cell, digit in enumerate(cells) if not digit]
 
-    def go() -> None:
+    def search() -> None:
         nonlocal guesses
         best, fewest, at = -1, size + 1, 0
         for i, cell in enumerate(is_open):
@@ -57,7 +57,7 @@ def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | 
                 if count <= 1:
                     break
         if best < 0:
-            found.append(cells.copy())
+            solutions.append(cells.copy())
             return
         if not fewest:
             return
@@ -65,25 +65,25 @@ def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | 
         is_open[at] = is_open[-1]
         is_open.pop()
         r, c, b = units[best]
-        for digit in tried:
+        for digit in digits:
             bit = 1 << (digit - 1)
             if rows[r] & columns[c] & boxes[b] & bit:
                 cells[best] = digit
                 rows[r] ^= bit
                 columns[c] ^= bit
                 boxes[b] ^= bit
-                go()
+                search()
                 rows[r] ^= bit
                 columns[c] ^= bit
                 boxes[b] ^= bit
-                if len(found) >= limit:
+                if len(solutions) >= limit:
                     break
         cells[best] = 0
         is_open.append(best)
         is_open[at], is_open[-1] = is_open[-1], is_open[at]
 
-    go()
-    return found, guesses
+    search()
+    return solutions, guesses
 
 
 def is_solution(grid: Sequence[int], box: int) -> bool:
@@ -91,5 +91,5 @@ def is_solution(grid: Sequence[int], box: int) -> bool:
     size = box * box
     table = np.asarray(grid).reshape(size, size)
     blocks = table.reshape(box, box, box, box).swapaxes(1, 2).reshape(size, size)
-    wanted = np.arange(1, size + 1)
-    return all((np.sort(part, 1) == wanted).all() for part in (table, table.T, blocks))
+    digits = np.arange(1, size + 1)
+    return all((np.sort(part, 1) == digits).all() for part in (table, table.T, blocks))

@@ -1,8 +1,7 @@
-"""Sudokus: read, made with a proof that the solution is the only one, augmented by symmetries.
+"""Sudokus with a unique solution: read, generated, augmented and split.
 
-A puzzle and its solution are texts of box^4 symbols, "." for an open cell, row by row. A puzzle's
-`combination` is its number of open cells. Sources: sapientinc/HRM's Sudoku dataset (SYSTEMS 7.7,
-7.12).
+A puzzle and its solution are strings of box^4 symbols, row by row, "." for an open cell. The
+`combination` of a puzzle is its number of open cells. Source: the Sudoku dataset of sapientinc/HRM.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def read_sudoku(path: Path) -> Iterator[Pair]:
     """Read 9x9 puzzles from a CSV with HRM's columns source, question, answer, rating.
 
     Raises:
-      UserError: names file and line of what is no puzzle, or has another answer.
+      UserError: not a puzzle, or not its answer; names file and line.
     """
     lines = read_text(path).decode("utf-8").splitlines()
     reader = csv.reader(lines)
@@ -36,7 +35,7 @@ def read_sudoku(path: Path) -> Iterator[Pair]:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: not a CSV line, {error}") from error
+            raise UserError(f"{path}:{reader.line_num}: not valid CSV, {error}") from error
         number = reader.line_num
         if row is None:
             return
@@ -51,16 +50,16 @@ def read_sudoku(path: Path) -> Iterator[Pair]:
                 f"{len(answer)}"
             )
         if not set(question) <= set(".123456789") or not set(answer) <= set("123456789"):
-            raise UserError(f"{path}:{number}: cells are digits, or . where open")
+            raise UserError(f"{path}:{number}: cells must be digits, or . where open")
         if any(q not in (".", a) for q, a in zip(question, answer, strict=True)):
             raise UserError(f"{path}:{number}: the answer changes a given cell")
         if not is_solution(numbers(answer), 3):
-            raise UserError(f"{path}:{number}: the answer is no solution")
+            raise UserError(f"{path}:{number}: the answer is not a solution")
         yield pair_of(question, answer, "sudoku9")
 
 
 def pair_of(question: str, answer: str, task: str) -> Pair:
-    """Return a puzzle with its number of open cells."""
+    """Return a puzzle and its answer as a pair."""
     return Pair(question, answer, task, (str(question.count(".")),))
 
 
@@ -77,57 +76,57 @@ def text_of(grid: Sequence[int]) -> str:
 def make_sudoku(
     box: int, count: int, seed: int, blanks: tuple[int, int] | None = None
 ) -> list[Pair]:
-    """Make distinct puzzles with one solution each: open cells while it stays unique.
+    """Make distinct puzzles with a unique solution each.
 
     Args:
       box: 2 for 4x4, 3 for 9x9.
-      count: of puzzles.
-      seed: they follow from it.
-      blanks: fewest and most open cells aimed at, drawn evenly; None means 6 to 12 of 16, or 30 to
-        54 of 81. A puzzle has fewer where no further cell can be opened.
+      count, seed: number of puzzles, and random seed.
+      blanks: smallest and largest target number of open cells, drawn uniformly; None means 6 to 12
+        of 16, or 30 to 54 of 81. A puzzle has fewer if no further cell can be opened.
     """
     if count < 1:
-        raise UserError(f"examples: give 1 or more, got {count}")
+        raise UserError(f"examples: must be 1 or more, got {count}")
     if box not in (2, 3):
-        raise UserError(f"box: 2 for 4x4, 3 for 9x9, got {box}")
+        raise UserError(f"box: must be 2 for 4x4 or 3 for 9x9, got {box}")
     cells = box**4
     low, high = blanks or ((6, 12) if box == 2 else (30, 54))
     if not 1 <= low <= high < cells:
-        raise UserError(f"blanks: 1 <= fewest <= most < {cells}, got {low} and {high}")
-    made: dict[str, str] = {}
-    own = 2 * box**2 + augment_words(box)
+        raise UserError(f"blanks: must satisfy 1 <= low <= high < {cells}, got {low} and {high}")
+    answers: dict[str, str] = {}
+    grid_words = 2 * box**2 + augment_words(box)
     for number in range(100 * count):
-        words = random_words(seed, number, own + cells + 1)
-        solution = _full_grid(box, words[:own])
-        order = np.argsort(words[own:-1], kind="stable")
-        wanted = low + int(words[-1] % np.uint64(high - low + 1))
-        puzzle = _opened(solution, box, order, wanted)
+        words = random_words(seed, number, grid_words + cells + 1)
+        solution = _full_grid(box, words[:grid_words])
+        order = np.argsort(words[grid_words:-1], kind="stable")
+        target = low + int(words[-1] % np.uint64(high - low + 1))
+        puzzle = _opened(solution, box, order, target)
         if puzzle.count(0) >= low:
-            made.setdefault(text_of(puzzle), text_of(solution))
-        if len(made) == count:
+            answers.setdefault(text_of(puzzle), text_of(solution))
+        if len(answers) == count:
             break
     else:
-        raise UserError(f"examples: found only {len(made)} distinct puzzles, asked for {count}")
-    return [pair_of(question, answer, f"sudoku{box**2}") for question, answer in made.items()]
+        raise UserError(f"examples: found only {len(answers)} distinct puzzles, requested {count}")
+    return [pair_of(question, answer, f"sudoku{box**2}") for question, answer in answers.items()]
 
 
 def _full_grid(box: int, words: np.ndarray) -> list[int]:
-    """Return a random solved grid: a random first row, completed by a solver, then augmented.
+    """Return a random solved grid: a random first row, completed by the solver, then augmented.
 
-    The change matters: what the solver finds first lies in one corner of all grids.
+    Without augmentation, grids would be concentrated where the solver searches first.
     """
     size = box * box
     first = (np.argsort(words[:size], kind="stable") + 1).tolist()
     order = (np.argsort(words[size : 2 * size], kind="stable") + 1).tolist()
-    found, _ = solve(first + [0] * (size * (size - 1)), box, 1, order)
-    ids = np.array(found[0]) + 1
+    solutions, _ = solve(first + [0] * (size * (size - 1)), box, 1, order)
+    ids = np.array(solutions[0]) + 1
     return (augment_sudoku(words[2 * size :], ids, ids, box)[1] - 1).tolist()
 
 
-def _opened(solution: list[int], box: int, order: np.ndarray, wanted: int) -> list[int]:
+def _opened(solution: list[int], box: int, order: np.ndarray, target: int) -> list[int]:
+    """Open cells of a solution in this order while it stays unique, `target` at most."""
     grid, count = list(solution), 0
     for cell in order:
-        if count == wanted:
+        if count == target:
             break
         grid[cell] = 0
         if len(solve(grid, box, 2)[0]) == 1:
@@ -147,10 +146,10 @@ def augment_sudoku(words: np.ndarray, question: np.ndarray, answer: np.ndarray, 
 
     Args:
       words: uint64 (augment_words(box),).
-      question, answer: ids (box^4,) of a `GridTokenizer`: 1 open, 2 the digit 1, and so on.
+      question, answer: ids (box^4,) of a `GridTokenizer`: 1 = open, 2 = digit 1, ...
 
     Returns:
-      (question, answer) changed alike.
+      (question, answer), transformed alike.
     """
     size = box * box
     digits = np.argsort(words[:size], kind="stable")
@@ -166,7 +165,7 @@ def augment_sudoku(words: np.ndarray, question: np.ndarray, answer: np.ndarray, 
 
 
 def _lines(words: np.ndarray, box: int) -> np.ndarray:
-    """Return the rows in a random order that keeps bands together."""
+    """Return a random order of rows that keeps bands together."""
     bands = np.argsort(words[:box], kind="stable")
     inside = np.argsort(words[box:].reshape(box, box), axis=1, kind="stable")
     return (bands[:, None] * box + inside[bands]).ravel()
@@ -174,7 +173,7 @@ def _lines(words: np.ndarray, box: int) -> np.ndarray:
 
 @functools.cache
 def _symmetries(box: int) -> np.ndarray:
-    """Return (images, box^4): every reordering of cells that is a symmetry, for 4x4."""
+    """Return all permutations of cells that are symmetries, (images, box^4)."""
     orders = []
     inner = list(itertools.permutations(range(box)))
     for bands in inner:
@@ -186,7 +185,7 @@ def _symmetries(box: int) -> np.ndarray:
 
 
 def canonical(question: str) -> str:
-    """Return the alphabetically first of all 4x4 puzzles that are the same up to symmetry."""
+    """Return the alphabetically first 4x4 puzzle that equals this one up to symmetry."""
     grids = np.array(numbers(question))[_symmetries(2)]
     renamed = np.zeros_like(grids)
     next_name = np.ones(len(grids), int)
@@ -204,14 +203,14 @@ def canonical(question: str) -> str:
 def split_sudoku(pairs: Sequence[Pair], held_out: float, seed: int, box: int):
     """Return (train, unseen), split by puzzle up to symmetry (4x4) or by solution (9x9).
 
-    Augmentation cannot then make one of the unseen 4x4 puzzles out of one of the others; their
-    solutions all occur in training, since up to symmetry there are only two. Of 9x9 solutions there
-    are enough: a file may have several puzzles of one, and who knows one of them knows the rest.
+    Augmentation can then not turn a training puzzle into an unseen 4x4 puzzle. All 4x4 solutions
+    occur in training, since there are only two up to symmetry. A 9x9 file may have several puzzles
+    with the same solution, which stay together.
 
     Raises:
       UserError: puzzles of another size.
     """
     if any(len(pair.question) != box**4 for pair in pairs):
-        raise UserError(f"puzzles have {box**4} cells here; sudoku4 is for 4x4, sudoku9 for 9x9")
+        raise UserError(f"expected puzzles of {box**4} cells; sudoku4 is 4x4, sudoku9 is 9x9")
     keys = [canonical(pair.question) if box == 2 else pair.answer for pair in pairs]
     return split_by_key(pairs, keys, held_out, seed, use=77)

@@ -1,6 +1,6 @@
-"""Finding files, reading text from them, and the records that readers make of it.
+"""File discovery, text and JSON reading, and the records that readers return.
 
-Every fault of a file is a UserError of one line that names the place and the fix.
+Every fault of a file is a UserError of one line that names the location and the fix.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Record:
     """A document before tokenisation.
 
     Attributes:
-      name: file and, if it holds several documents, line or key.
+      name: file and, if it has several documents, line or key.
       text: UTF-8 bytes.
-      spans: label name -> spans of bytes; bytes outside all spans have no label.
+      spans: label name -> byte spans; other bytes have no label.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Record:
     spans: Mapping[str, Sequence[Span]] = field(default_factory=dict)
 
     def slice(self, start: int, stop: int, suffix: str) -> Record:
-        """Return bytes [start, stop) as a record of their own."""
+        """Return bytes [start, stop) as a record."""
         spans = {
             name: [
                 (max(a, start) - start, min(b, stop) - start, value)
@@ -47,41 +47,41 @@ class Record:
 
 
 def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFIXES) -> list[Path]:
-    """Resolve files, folders and globs to files, sorted within each, every file once.
+    """Resolve files, folders and globs to distinct files, sorted within each.
 
-    A folder gives its files with one of `suffixes` ('' = none), recursively, hidden ones left
-    out. A glob may contain `**`. A file named as such is taken whatever its suffix.
+    A folder gives its files with one of `suffixes` ('' = no suffix), recursively, without hidden
+    ones. A glob may contain `**`. A file that is named itself may have any suffix.
 
     Raises:
-      UserError: a path that is not there, a folder or glob without any file.
+      UserError: a path that does not exist, or a folder or glob without files.
     """
-    found: dict[Path, Path] = {}
-    for given in [paths] if isinstance(paths, str | Path) else paths:
-        path = Path(given).expanduser()
+    distinct: dict[Path, Path] = {}
+    for name in [paths] if isinstance(paths, str | Path) else paths:
+        path = Path(name).expanduser()
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if _wanted(file, path, suffixes)]
+            files = [file for file in sorted(path.rglob("*")) if _is_listed(file, path, suffixes)]
             if not files:
-                wanted = " ".join("*" + suffix for suffix in suffixes)
-                raise UserError(f"{given}: no text file in this folder (looked for {wanted})")
-        elif glob.has_magic(str(given)):
+                patterns = " ".join("*" + suffix for suffix in suffixes)
+                raise UserError(f"{name}: no text file in this folder (looked for {patterns})")
+        elif glob.has_magic(str(name)):
             files = [Path(f) for f in sorted(glob.glob(str(path), recursive=True))]
             files = [file for file in files if file.is_file()]
             if not files:
-                raise UserError(f"{given}: no file matches this pattern; check it, or quote it")
+                raise UserError(f"{name}: no file matches this pattern; check it, or quote it")
         else:
-            raise UserError(f"{given}: no such file or folder (working folder {Path.cwd()})")
+            raise UserError(f"{name}: no such file or folder (working folder {Path.cwd()})")
         for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+            distinct.setdefault(file.resolve(), file)
+    return list(distinct.values())
 
 
 def read_text(path: Path) -> bytes:
     """Return the file's UTF-8 bytes, without a byte order mark.
 
     Raises:
-      UserError: unreadable, empty, or no text, with offset and line of the first bad byte.
+      UserError: unreadable, empty, or not text; names offset and line of the first bad byte.
     """
     try:
         data = path.read_bytes()
@@ -115,14 +115,14 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, object) of a file with one JSON object a line."""
+    """Yield (line number, object) of a file with one JSON object per line."""
     for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{path}:{number}: not valid JSON, {error.msg} at column {error.colno}; "
-                "expected one JSON object a line"
+                "expected one JSON object per line"
             ) from error
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: expected a JSON object, got {line[:40]!r}")
@@ -130,7 +130,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
-    """Return the value of a file that is one JSON value of type `kind`, and its text."""
+    """Return the JSON value of a file, of type `kind`, and its text."""
     text = read_text(path).decode("utf-8")
     try:
         value = json.loads(text)
@@ -158,7 +158,7 @@ def require(row: dict, name: str, kind: type, path: Path, where: int | str) -> A
     return row[name]
 
 
-def _wanted(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
+def _is_listed(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     return file.is_file() and not hidden and file.suffix.lower() in suffixes
 

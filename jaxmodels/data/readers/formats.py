@@ -1,7 +1,7 @@
-"""Official dataset formats to records. One reader a format, all of them in `FORMATS`.
+"""`FORMATS`: the readers of official dataset formats.
 
-A line or field that is not as the format says ends in a UserError naming file, line and fix.
-The formats, where they come from and how to place them: `Data/<name>/README.md`.
+A line or field that violates its format raises a UserError that names file, line and fix.
+`Data/<name>/README.md` documents the formats, their sources and where to place the files.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Reader:
     """The reader of one format.
 
     Attributes:
-      read: file -> its records.
-      suffixes: of the files that are looked for in a folder.
-      labels: names of the labels that the records bring.
+      read: returns the records of a file.
+      suffixes: suffixes of the files to read in a folder.
+      labels: names of the labels that the records have.
     """
 
     read: Callable[[Path], Iterator[Record]]
@@ -46,16 +46,16 @@ def read_plain(path: Path) -> Iterator[Record]:
 
 
 def read_sentences(path: Path) -> Iterator[Record]:
-    """Read LL (SYSTEMS P-29): a line is a document, its line break included."""
+    """Read LL: a line, with its line break, is a document."""
     for number, line in numbered_lines(path):
         yield Record(f"{path}:{number}", line.strip().encode() + b"\n")
 
 
 def read_wikipedia(path: Path) -> Iterator[Record]:
-    """Read Wikipedia (SYSTEMS P-19): wikiextractor's JSON lines or <doc> blocks, or plain text.
+    """Read Wikipedia: wikiextractor's JSON lines or <doc> blocks, or plain text.
 
-    An article is a document: its title, an empty line, its text. Articles without text are left
-    out. A file that begins with neither "{" nor "<doc " is one plain document.
+    An article is a document: title, empty line, text. Articles without text are left out. A file
+    that begins with neither "{" nor "<doc " is one plain document.
     """
     start = read_text(path).lstrip()[:5]
     if start.startswith(b"{"):

@@ -1,4 +1,4 @@
-"""Reader of HRDoc: long documents as trees of lines."""
+"""Reader of HRDoc, long documents as trees of lines."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from jaxmodels.data.readers.files import Record, json_document, require
 from jaxmodels.errors import UserError
 
-# Deeper levels share the last class: a head needs a fixed number of classes.
+# Deeper levels share the last class, so that heads have a fixed number of classes.
 NUM_LEVEL_CLASSES = 16
 
 
 def read_hrdoc(path: Path) -> Iterator[Record]:
-    """Read HRDoc (SYSTEMS P-18): a file is a document; each line indented two spaces a level.
+    """Read HRDoc: a file is a document; each line is indented by two spaces per level.
 
-    The level of a line is 0 without parent, its parent's plus one if the parent `contain`s it, else
-    its parent's (`connect`: the same paragraph goes on; `equality`: a sibling). Label
-    `level_targets`.
+    The level of a line is 0 without parent, its parent's plus one if its relation is `contain`,
+    else its parent's (`connect`: same paragraph; `equality`: sibling). Label: `level_targets`.
     """
     lines, _ = json_document(path, list, "a list of lines")
     by_id = {}
@@ -42,11 +41,11 @@ def read_hrdoc(path: Path) -> Iterator[Record]:
 def _levels(path: Path, by_id: Mapping[int, dict]) -> dict[int, int]:
     levels = {-1: -1}
     for line_id in by_id:
-        chain = []  # from this line up to one whose level is known
+        chain = []  # ancestors whose level is not known yet
         while line_id not in levels:
             if line_id not in by_id:
                 raise UserError(
-                    f"{path}: line_id {chain[-1]} has parent_id {line_id}, which is no line of "
+                    f"{path}: line_id {chain[-1]} has parent_id {line_id}, which is not in "
                     "this document; correct it (-1 = no parent)"
                 )
             if line_id in chain:

@@ -1,4 +1,4 @@
-"""Readers of worked solutions, GSM8K and chains of thought, with a target for every step."""
+"""Readers of GSM8K and chains of thought, with a target for every step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from jaxmodels.data.readers.files import Record, json_document, json_lines, require
 from jaxmodels.errors import UserError
 
-# Later steps share the last class: a head needs a fixed number of classes.
+# Later steps share the last class, so that heads have a fixed number of classes.
 NUM_STEP_CLASSES = 16
 
 
 @dataclass(frozen=True)
 class GSM8KItem:
-    """One exercise (SYSTEMS P-16).
+    """One exercise.
 
     Attributes:
       question: as in the file.
-      answer: as in the file, calculator annotations and `#### n` included.
-      steps: lines of the solution without annotations, without the `#### n` line.
+      answer: as in the file, with calculator annotations and `#### n`.
+      steps: lines of the solution without annotations and without the `#### n` line.
       calculations: (expression, result) of every `<<expression=result>>`.
       final: the number after `####`, thousands separators removed.
     """
@@ -38,15 +38,15 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)")
 
 
 def parse_gsm8k(path: str | Path) -> list[GSM8KItem]:
-    """Return all exercises of one jsonl file."""
+    """Return all exercises of a JSON Lines file."""
     return [item for _, item in _gsm8k(Path(path))]
 
 
 def read_gsm8k(path: Path) -> Iterator[Record]:
     """Read GSM8K: "Question: ...", "Answer: ..." without calculator annotations, "#### n".
 
-    Label `step_targets`: the index of the solution line (from 0), the `#### n` line being the last
-    step; no label in the question.
+    Label `step_targets`: index of the line of the solution, from 0; the `#### n` line is the last
+    step. The question has no label.
     """
     for number, item in _gsm8k(path):
         yield _reasoning(
@@ -74,10 +74,10 @@ def _gsm8k(path: Path) -> Iterator[tuple[int, GSM8KItem]]:
 
 
 def read_cot(path: Path) -> Iterator[Record]:
-    """Read chain-of-thought exemplars (SYSTEMS P-17): source, rationale cut in steps, target.
+    """Read chain-of-thought exemplars: source, rationale, target.
 
-    A step of the rationale is a sentence or a line. Label `step_targets`: the step's index (from 0)
-    from its first byte up to the next step; the target is the last step; no label in the source.
+    A step of the rationale is a sentence or a line; the target is the last step. Label
+    `step_targets`: index of the step, from 0. The source has no label.
     """
     for name, number, row in _cot_rows(path):
         source = require(row, "source", str, path, number)

@@ -1,16 +1,15 @@
-"""Synthetic tasks that ask a cell for one ability each: to recall, to select, to track a state.
+"""Synthetic tasks that test one ability of a cell each: recall, selection, state tracking.
 
-Every task is a frozen dataclass with `vocab_size`, `seq_len`, fields of difficulty, `chance` (the
-accuracy of an answer given without reading the row) and
+Every task is a frozen dataclass with `vocab_size`, `seq_len`, difficulty fields, `chance` (the
+accuracy without reading the row) and
 
     task.batch(seed, index, batch_size)
 
--> inputs int32, targets int32, weights float32 (1 where an answer is scored), reset bool (True in
-column 0), each (batch_size, seq_len) and a function of the arguments alone. Another seed gives
-other rows, so train and test are told apart by the seed. An answer is only ever a label: nothing
-after a question shows it.
+which returns inputs int32, targets int32, weights float32 (1 where an answer is scored) and reset
+bool (True in column 0), each (batch_size, seq_len) and a function of the arguments alone. Train and
+test use different seeds. Answers are labels only: they never appear in the inputs.
 
-`TASKS` maps a name to its class (SYSTEMS 7.12, Z-13, G-63).
+`TASKS` maps a name to its class.
 """
 
 from jaxmodels.data.synthetic.recall import MQAR, InductionHeads, Passkey, SelectiveCopying

@@ -1,7 +1,7 @@
-"""Tasks of recall: something is read, and asked for later.
+"""Recall tasks: something is read and queried later.
 
-How much a recurrent cell can recall is bounded by the size of its state, so a number measured here
-means little without the bytes of state beside it (SYSTEMS 9.3).
+The recall of a recurrent cell is bounded by the size of its state, so report the bytes of state
+with every score.
 """
 
 import dataclasses
@@ -23,18 +23,17 @@ class MQAR:
 
         k1 v1 k2 v2 ... kD vD . . k2 . k1 . . . k5 . ...
 
-    Keys are 1..V/2-1, values V/2..V-1, each at most once a row; 0 is the filler. Every key is asked
-    once, an even number of tokens after the pairs; twice i tokens after the first place with a
-    weight of a i^(a-1). The label at a query is its value.
+    Keys are 1..V/2-1, values V/2..V-1, each at most once per row; 0 is the filler. Every key is
+    queried once, 2 i tokens after the first free position with probability proportional to i^(a-1).
+    The label at a query is its value.
 
-    Levels: 2/V without reading (`chance`), 1/D for a reader that knows which values were shown but
-    not of which key.
+    Accuracy 2/V without reading (`chance`), 1/D when knowing the values but not their keys.
 
     Attributes:
       seq_len: T, at least 4 D.
       vocab_size: V, even.
       pairs: D.
-      power: a; small values ask soon after the pairs.
+      power: a; small values query soon after the pairs.
     """
 
     seq_len: int = 64
@@ -47,7 +46,7 @@ class MQAR:
         if self.vocab_size % 2 or self.pairs > self.vocab_size // 2 - 1:
             raise UserError(
                 f"MQAR: vocab_size must be even and hold {self.pairs} keys below its half, got "
-                f"{self.vocab_size}; {2 * self.pairs + 2} would do"
+                f"{self.vocab_size}; {2 * self.pairs + 2} is enough"
             )
         if not self.power > 0.0:
             raise UserError(f"MQAR: power must be positive, got {self.power}")
@@ -55,39 +54,39 @@ class MQAR:
 
     @property
     def chance(self) -> float:
-        """One of the values."""
+        """Accuracy of guessing one of the values."""
         return 2 / self.vocab_size
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """See the package."""
+        """Return a batch, see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
-        half, shown = self.vocab_size // 2, 2 * self.pairs
+        half, context = self.vocab_size // 2, 2 * self.pairs
         row = np.arange(batch_size)[:, None]
         keys = 1 + _choose(rng, batch_size, np.zeros(half - 1), self.pairs)
         values = half + _choose(rng, batch_size, np.zeros(half), self.pairs)
-        places = np.arange(1, (self.seq_len - shown) // 2 + 1)
+        places = np.arange(1, (self.seq_len - context) // 2 + 1)
         weight = (self.power - 1.0) * np.log(places)
-        asked = shown + 2 * _choose(rng, batch_size, weight, self.pairs)
+        queries = context + 2 * _choose(rng, batch_size, weight, self.pairs)
         inputs = np.zeros((batch_size, self.seq_len), np.int64)
-        inputs[:, 0:shown:2], inputs[:, 1:shown:2] = keys, values
-        inputs[row, asked] = keys
+        inputs[:, 0:context:2], inputs[:, 1:context:2] = keys, values
+        inputs[row, queries] = keys
         targets, scored = np.zeros_like(inputs), np.zeros(inputs.shape, bool)
-        targets[row, asked], scored[row, asked] = values, True
+        targets[row, queries], scored[row, queries] = values, True
         return make_batch(inputs, targets, scored)
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveCopying:
-    """Selective copying (Mamba, arXiv 2312.00752): values among noise, then all of them in order.
+    """Selective copying (Mamba, arXiv 2312.00752): copy the values among noise, in order.
 
         . 4 . . 7 . 2 . . ! ! !     labels 4 7 2 at the three !
 
-    0 is the noise, 1 the question !, then the values, drawn with replacement.
+    0 is the noise, 1 the query !; the others are values, drawn with replacement.
 
     Attributes:
-      seq_len: T, questions included.
-      values: number of different values.
-      copies: values to be copied, and questions at the end.
+      seq_len: T, including queries.
+      values: number of distinct values.
+      copies: number of values to copy, and of queries at the end.
     """
 
     seq_len: int = 64
@@ -100,16 +99,16 @@ class SelectiveCopying:
 
     @property
     def vocab_size(self) -> int:
-        """Noise, question, values."""
+        """Number of tokens: noise, query, values."""
         return 2 + self.values
 
     @property
     def chance(self) -> float:
-        """One of the values."""
+        """Accuracy of guessing one of the values."""
         return 1 / self.values
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """See the package."""
+        """Return a batch, see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         body = self.seq_len - self.copies
         places = np.sort(_choose(rng, batch_size, np.zeros(body), self.copies), 1)
@@ -122,15 +121,15 @@ class SelectiveCopying:
 
 @dataclasses.dataclass(frozen=True)
 class InductionHeads:
-    """Induction heads as in Mamba (arXiv 2312.00752): what came after the special token?
+    """Induction heads (Mamba, arXiv 2312.00752): recall the token after the special token.
 
         3 9 1 * 6 2 5 ... 8 *       label 6 at the last token
 
-    0 is the special token *, 1..symbols are the others. One label a row.
+    0 is the special token *, 1..symbols are the others. One label per row.
 
     Attributes:
       seq_len: T.
-      symbols: number of different symbols.
+      symbols: number of distinct symbols.
     """
 
     seq_len: int = 64
@@ -141,16 +140,16 @@ class InductionHeads:
 
     @property
     def vocab_size(self) -> int:
-        """The special token and the symbols."""
+        """Number of tokens: the special one and the symbols."""
         return 1 + self.symbols
 
     @property
     def chance(self) -> float:
-        """One of the symbols."""
+        """Accuracy of guessing one of the symbols."""
         return 1 / self.symbols
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """See the package."""
+        """Return a batch, see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.integers(1, self.vocab_size, (batch_size, self.seq_len))
         row, place = np.arange(batch_size), rng.integers(0, self.seq_len - 2, batch_size)
@@ -160,19 +159,18 @@ class InductionHeads:
 
 @dataclasses.dataclass(frozen=True)
 class Passkey:
-    """A number hidden in noise and asked for at the end; the notes' passkey (2.10), repaired.
+    """A passkey: recall a number hidden in noise.
 
         w w # 3 1 4 1 5 w w w w w w w w ? ? ? ? ?     labels 3 1 4 1 5 at the five ?
 
-    The source wrote the answer into the text and counted words; here it is only a label and lengths
-    are tokens. Tokens: the digits 0..9, # = 10, ? = 11, then the words of the noise. The whole
-    number is right by chance with probability 10^-digits.
+    Tokens: the digits 0..9, # = 10, ? = 11, then noise words. The whole number is right by chance
+    with probability 10^-digits.
 
     Attributes:
-      seq_len: T, questions included.
-      digits: of the number.
-      words: number of different words in the noise.
-      distance: tokens of noise between number and questions; None: at random, all equally likely.
+      seq_len: T, including queries.
+      digits: number of digits.
+      words: number of distinct noise words.
+      distance: noise tokens between number and queries; None: uniformly random.
     """
 
     seq_len: int = 128
@@ -189,16 +187,16 @@ class Passkey:
 
     @property
     def vocab_size(self) -> int:
-        """Digits, two marks, words."""
+        """Number of tokens: digits, two marks, words."""
         return 12 + self.words
 
     @property
     def chance(self) -> float:
-        """One of ten digits."""
+        """Accuracy of guessing a digit."""
         return 0.1
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """See the package."""
+        """Return a batch, see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.integers(12, self.vocab_size, (batch_size, self.seq_len))
         number = rng.integers(0, 10, (batch_size, self.digits))
@@ -215,16 +213,16 @@ class Passkey:
 
 
 def _choose(rng, rows: int, log_weight: np.ndarray, count: int) -> np.ndarray:
-    """`count` different indices a row, drawn one after the other with the given weights.
+    """Draw `count` distinct indices per row, (rows, count), by the Gumbel top-k trick.
 
-    log_weight (n,) -> (rows, count). The order of weight and Gumbel noise is that of such draws.
+    log_weight: (n,) unnormalised log-probabilities of draws without replacement.
     """
     noisy = log_weight + rng.gumbel(size=(rows, len(log_weight)))
     return np.argsort(-noisy, 1)[:, :count]
 
 
 def _answered_at_the_end(inputs: np.ndarray, answers: np.ndarray) -> dict[str, np.ndarray]:
-    """The last tokens of each row are questions, with these answers (batch, questions)."""
+    """Return the batch whose last tokens are queries with these answers (batch, queries)."""
     targets, scored = np.zeros_like(inputs), np.zeros(inputs.shape, bool)
     targets[:, -answers.shape[1] :], scored[:, -answers.shape[1] :] = answers, True
     return make_batch(inputs, targets, scored)

@@ -1,6 +1,6 @@
-"""A relation grammar with known truth: facts about entities, and questions that need two of them.
+"""A relation grammar with known labels: facts about entities, and questions about one or two facts.
 
-An episode over E entities and V values, tokens in this order:
+An episode over E entities and V values has these tokens in order:
 
     START                                        1 token
     e HAS v       entity e has value v           3 tokens, E times  } 2 E facts, shuffled
@@ -9,20 +9,20 @@ An episode over E entities and V values, tokens in this order:
     VIA e v       question: of what e points at  3 tokens           } none twice, random order
 
 The values of an episode are distinct. Only the answers v to questions are targets (weight 1,
-predicted at the input e before). `hops` tells the kind: 1 = OWN, 2 = VIA, -1 elsewhere.
+predicted at the preceding input e). `hops` is the kind of question: 1 = OWN, 2 = VIA, -1 elsewhere.
 
-`relation_labels` (slots, roles): slot e is entity e. Role 0: its value. Role 1: what it points at.
-Role 2: the value of what it points at, which lies in *another slot*: whoever decodes it from slot e
-must have moved something from slot f to slot e, an off-diagonal influence. Each is -1 until the
-facts have been read. Classes: 0..V-1 values, V..V+E-1 entities. Further slots and roles stay -1.
+`relation_labels` (slots, roles): slot e is entity e. Role 0 is its value, role 1 what it points at,
+role 2 the value of what it points at, which is in *another slot*: decoding it from slot e requires
+an off-diagonal influence of slot f on slot e. Labels are -1 until their facts have been read.
+Classes: 0..V-1 values, V..V+E-1 entities. Further slots and roles stay -1.
 
-Levels without knowledge, for answers to VIA and for role 2: 1/V by chance; 1/(V-1) for a reader
-that sees slot e alone (never the own value); 1/(E-1) for one that knows which values occur, but not
-whose they are. At the default sizes 0.125, 0.143, 0.333. Answers to OWN need one slot only.
+Baseline accuracy for VIA answers and role 2: 1/V by chance; 1/(V-1) from slot e alone (never its
+own value); 1/(E-1) knowing the values of the episode but not their entities. At the default sizes:
+0.125, 0.143, 0.333. OWN answers need one slot only.
 
-Difficulty, for scale: a GRU of width 128 without labels (batch 64, Adam 3e-3, one busy CPU core)
-answers everything after 500 steps, 24 s, at `entities=3, values=4, shuffled=False`; one of width
-192 stays at the level of the value set for more than 500 steps at the default sizes.
+Difficulty: a GRU of width 128 without labels (batch 64, Adam 3e-3, one busy CPU core) answers
+everything after 500 steps, 24 s, at `entities=3, values=4, shuffled=False`; one of width 192 stays
+at 1/(E-1) for more than 500 steps at the default sizes.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class RelationGrammar:
     Attributes:
       entities: E, 2 or more.
       values: V >= E.
-      questions: per episode, at most 2 E (E if `own` is False).
+      questions: questions per episode, at most 2 E (E if `own` is False).
       own: False = VIA questions only.
       shuffled: False = facts in a fixed order, which makes the task much easier to learn.
-      slots, roles: S >= E and K of the labels.
+      slots, roles: shape of the labels; slots >= E.
     """
 
     entities: int = 4
@@ -73,27 +73,27 @@ class RelationGrammar:
             raise UserError(f"relation grammar: {self.vocab_size} tokens, at most 64: fewer values")
         if self.slots < self.entities or self.roles < 1:
             raise UserError("relation grammar: needs slots >= entities and roles >= 1")
-        most = self.entities * (1 + self.own)
-        if not 1 <= self.questions <= most:
-            raise UserError(f"relation grammar: questions must be 1..{most}, got {self.questions}")
+        limit = self.entities * (1 + self.own)
+        if not 1 <= self.questions <= limit:
+            raise UserError(f"relation grammar: questions must be 1..{limit}, got {self.questions}")
 
     @property
     def vocab_size(self) -> int:
-        """PAD START HAS POINTS OWN VIA, then the entities, then the values."""
+        """Number of tokens: PAD START HAS POINTS OWN VIA, the entities, the values."""
         return _FIRST_ENTITY + self.entities + self.values
 
     @property
     def num_classes(self) -> int:
-        """Classes of `relation_labels`."""
+        """Number of classes of `relation_labels`."""
         return self.values + self.entities
 
     @property
     def episode_len(self) -> int:
-        """Tokens of an episode."""
+        """Number of tokens of an episode."""
         return 1 + 6 * self.entities + 3 * self.questions
 
     def describe(self, tokens) -> str:
-        """Tokens as words, for reading a sample."""
+        """Return tokens as words, to read a sample."""
         names = ["PAD", "START", "HAS", "POINTS", "OWN", "VIA"]
         names += [f"e{i}" for i in range(self.entities)] + [f"v{i}" for i in range(self.values)]
         return " ".join(names[int(t)] for t in np.asarray(tokens).ravel())
@@ -109,9 +109,9 @@ def relation_stream(
     host_count: int = 1,
     prefetch: int = 0,
 ) -> grain.IterDataset:
-    """Endless batches; element = step, state = `{"next_index": step}`, rows as in `make_stream`.
+    """Return endless batches; element = step, rows as in `make_stream`.
 
-    A row holds as many whole episodes as fit; `reset` at the start of each; the rest is PAD with
+    A row has as many whole episodes as fit, with `reset` at the start of each; the rest is PAD with
     weight 0. Fields: inputs, targets, weights, reset, `relation_labels` int32 (rows, seq_len,
     slots, roles), `hops` int32 (rows, seq_len). Use another seed for evaluation.
 
@@ -147,7 +147,7 @@ class _Source:
 def relation_batch(
     grammar: RelationGrammar, batch_size: int, seq_len: int, seed: int, index: int
 ) -> dict[str, np.ndarray]:
-    """Batch number `index`, a function of its arguments alone (fields: `relation_stream`)."""
+    """Return batch number `index` with the fields of `relation_stream`."""
     per_row = seq_len // grammar.episode_len
     episodes = _episodes(grammar, batch_size * per_row, seed, index)
     padding = {"inputs": PAD, "targets": 0, "weights": 0, "reset": False}
@@ -160,19 +160,21 @@ def relation_batch(
 
 
 def _episodes(grammar: RelationGrammar, n: int, seed: int, index: int) -> dict[str, np.ndarray]:
-    """n episodes, every field (n, episode_len, ...)."""
+    """Return n episodes, every field (n, episode_len, ...)."""
     e, v, q = grammar.entities, grammar.values, grammar.questions
     words = random_words(seed, index, n * (v + 5 * e)).reshape(n, -1)
-    for_value, for_link, for_order, for_asked = np.split(words, np.cumsum([v, e, 2 * e]), axis=1)
+    value_words, link_words, order_words, asked_words = np.split(
+        words, np.cumsum([v, e, 2 * e]), axis=1
+    )
     row = np.arange(n)[:, None]
-    value = np.argsort(for_value, axis=1)[:, :e]  # (n, e), distinct within an episode
-    link = (for_link % np.uint64(e - 1)).astype(np.int64) + 1
+    value = np.argsort(value_words, axis=1)[:, :e]  # (n, e), distinct within an episode
+    link = (link_words % np.uint64(e - 1)).astype(np.int64) + 1
     link = (np.arange(e) + link) % e  # (n, e), never itself
     if not grammar.shuffled:
-        for_order = np.broadcast_to(np.arange(2 * e), for_order.shape)
-    order = np.argsort(for_order, axis=1)  # fact number f < e: value of f; else link of f - e
-    # Question number x asks VIA x if x < e, else OWN x - e; those not asked are cut off.
-    numbers = np.argsort(for_asked[:, : e * (1 + grammar.own)], axis=1)[:, :q]
+        order_words = np.broadcast_to(np.arange(2 * e), order_words.shape)
+    order = np.argsort(order_words, axis=1)  # fact f < e: value of f; else link of f - e
+    # Question x is VIA x if x < e, else OWN x - e; the first q are asked.
+    numbers = np.argsort(asked_words[:, : e * (1 + grammar.own)], axis=1)[:, :q]
     asked, via = numbers % e, numbers < e  # (n, q)
 
     entity, has_value = order % e, order < e
@@ -190,7 +192,7 @@ def _episodes(grammar: RelationGrammar, n: int, seed: int, index: int) -> dict[s
     ).astype(np.int32)
 
     length = grammar.episode_len
-    predicts = 1 + 6 * e + 1 + 3 * np.arange(q)  # places of the asked entity
+    predicts = 1 + 6 * e + 1 + 3 * np.arange(q)  # positions of the asked entity
     targets = np.zeros((n, length), np.int32)
     targets[:, predicts] = inputs[:, predicts + 1]
     weights = np.zeros((n, length), np.float32)
@@ -200,7 +202,7 @@ def _episodes(grammar: RelationGrammar, n: int, seed: int, index: int) -> dict[s
     reset = np.zeros((n, length), bool)
     reset[:, 0] = True
 
-    # When each fact has been read: fact number f stands at rank argsort(order)[f].
+    # Position at which each fact has been read: fact f has rank argsort(order)[f].
     read = 3 + 3 * np.argsort(order, axis=1)
     value_known, link_known = read[:, :e], read[:, e:]
     via_known = np.maximum(link_known, value_known[row, link])

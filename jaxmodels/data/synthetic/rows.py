@@ -1,4 +1,4 @@
-"""What all tasks share: checked numbers, a generator for each batch, the batch itself."""
+"""Shared parts of the tasks: checks of their fields, random generators, batches."""
 
 import numpy as np
 
@@ -7,11 +7,7 @@ from jaxmodels.errors import UserError
 
 
 def require_whole(task, **least: int) -> None:
-    """Each named field of the task is an integer of at least that size.
-
-    Raises:
-      UserError: one is not.
-    """
+    """Raise UserError unless each named field of the task is an integer of at least that size."""
     for name, smallest in least.items():
         value = getattr(task, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
@@ -20,25 +16,17 @@ def require_whole(task, **least: int) -> None:
             )
 
 
-def require_room(task, tokens: int, what: str) -> None:
-    """`tokens` fit into the task's seq_len.
-
-    Raises:
-      UserError: they do not; `what` says which field asks for them.
-    """
+def require_room(task, tokens: int, fields: str) -> None:
+    """Raise UserError unless `tokens` fit into the task's seq_len; `fields` names their cause."""
     if tokens > task.seq_len:
         raise UserError(
-            f"{type(task).__name__}: {what} takes {tokens} tokens, seq_len is {task.seq_len}: "
-            "raise seq_len or ask for less"
+            f"{type(task).__name__}: {fields} takes {tokens} tokens, seq_len is {task.seq_len}: "
+            "raise seq_len or lower these fields"
         )
 
 
 def batch_generator(seed: int, index: int, batch_size: int) -> np.random.Generator:
-    """The random numbers of batch `index`.
-
-    Raises:
-      UserError: a negative seed or index, or no rows.
-    """
+    """Return the generator of batch `index`; raise UserError for invalid arguments."""
     if seed < 0 or index < 0 or batch_size < 1:
         raise UserError(
             "a batch needs seed >= 0, index >= 0 and batch_size >= 1; "
@@ -48,7 +36,7 @@ def batch_generator(seed: int, index: int, batch_size: int) -> np.random.Generat
 
 
 def make_batch(inputs, targets, scored) -> dict[str, np.ndarray]:
-    """Three (batch, time) arrays as a batch of the model contract; targets are 0 where unscored."""
+    """Return a batch of three (batch, time) arrays; targets are 0 where unscored."""
     reset = np.zeros(inputs.shape, bool)
     reset[:, 0] = True
     return {

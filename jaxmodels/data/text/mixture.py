@@ -1,8 +1,8 @@
-"""Batches mixed from several sources, with shares that change in phases of a run (SYSTEMS G-29).
+"""Batches mixed from several sources, with proportions that change in phases of a run.
 
-Every row is a window of one source: which one, and from where, is drawn for (seed, step, row)
-alone, so that any step can be made at once. Windows are drawn with replacement and begin anywhere;
-the state starts afresh with each.
+Every row is a window of one source. Source and position depend on (seed, step, row) alone, so that
+any step can be made directly. Windows are drawn with replacement and begin anywhere; the recurrent
+state is reset at each.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from jaxmodels.errors import UserError
 if TYPE_CHECKING:
     import grain
 
-# The identity curriculum: mechanics, reflection, explicit identity, worldview (shares of the run).
+# Ends of the phases of the identity curriculum as fractions of a run: mechanics, reflection,
+# explicit identity, worldview.
 IDENTITY_PHASES = (0.2, 0.6, 0.9, 1.0)
 
 
 class Mixture:
-    """Element = step: a batch dict as in `streams`."""
+    """A source of batches as in `streams`: element = step."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Mixture:
         seed: int,
         labels: Labeller | None = None,
     ):
-        """weights: for each source one number a phase; ends: the step at which each phase ends."""
+        """Take weights, one per source and phase, and the step at which each phase ends."""
         self.shares = phase_shares(sources.keys(), weights, len(ends))
         documents = [[d for d in source if len(d)] for source in sources.values()]
         sizes = np.array([sum(len(d) for d in source) for source in documents], np.int64)
@@ -57,18 +58,15 @@ class Mixture:
         return sys.maxsize
 
     def phase(self, step: int) -> int:
-        """Return the index of the phase that a step is in; after the last end, the last."""
+        """Return the index of the phase of a step; after the last end, the last."""
         return min(int(np.searchsorted(self.ends, step, side="right")), len(self.ends) - 1)
 
     def sources(self, step: int) -> np.ndarray:
-        """Return (batch_size,): the index of the source of each row."""
+        """Return the index of the source of each row, (batch_size,)."""
         uniform = (self._words(step)[0] >> np.uint64(11)) * 2.0**-53
-        below = np.cumsum(self.shares[self.phase(step)])
-        return np.minimum(np.searchsorted(below, uniform, side="right"), self._last(step))
-
-    def _last(self, step: int) -> int:
-        """The last source that has a share: rounding must not draw one that has none."""
-        return int(np.flatnonzero(self.shares[self.phase(step)])[-1])
+        shares = self.shares[self.phase(step)]
+        last = int(np.flatnonzero(shares)[-1])  # rounding must not draw a source of share 0
+        return np.minimum(np.searchsorted(np.cumsum(shares), uniform, side="right"), last)
 
     def _words(self, step: int) -> np.ndarray:
         return random_words(self.seed, step, 2 * self.batch_size).reshape(2, -1)
@@ -80,34 +78,27 @@ class Mixture:
         begin = (self._words(step)[1][self.rows] % size.astype(np.uint64)).astype(np.int64)
         column = np.arange(self.seq_len)
         positions = first[:, None] + (begin[:, None] + column[None]) % size[:, None]
-        document = np.searchsorted(self.ring.ends, positions, side="right")
-        offset = positions - self.ring.starts[document]
-        return self.ring.batch(
-            positions,
-            reset=(offset == 0) | (column == 0)[None],
-            has_target=positions + 1 < self.ring.ends[document],
-            since=positions - np.minimum(offset, column[None]),
-        )
+        return self.ring.rows(positions, column)
 
 
 def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> np.ndarray:
-    """Return (phases, sources) shares that sum to 1 in each phase.
+    """Return the share of each source, (phases, sources), with sum 1 in each phase.
 
     Raises:
-      UserError: weights that are missing, negative, of another number, or all zero in a phase.
+      UserError: weights are missing, negative, too few or many, or all zero in a phase.
     """
     for name in names:
-        given = weights[name]
-        if len(given) != phases or not all(w >= 0 and np.isfinite(w) for w in given):
+        values = weights[name]
+        if len(values) != phases or not all(w >= 0 and np.isfinite(w) for w in values):
             raise UserError(
-                f"data.mixture.{name}: needs {phases} weights >= 0, one a phase, got {given!r}"
+                f"data.mixture.{name}: needs {phases} weights >= 0, one per phase, got {values!r}"
             )
     table = np.array([list(weights[name]) for name in names], float).T
     if (table.sum(1) <= 0).any():
-        raise UserError("data.mixture: in every phase some source needs a weight above 0")
+        raise UserError("data.mixture: every phase needs a source with a weight above 0")
     return table / table.sum(1, keepdims=True)
 
 
 def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
-    """Return endless batches; `iter()` has get_state()/set_state() with next_index == step."""
+    """Return the mixture as a Grain dataset, see `grain_dataset`."""
     return grain_dataset(source, prefetch)

@@ -1,4 +1,4 @@
-"""Packing of documents into rows of fixed length."""
+"""Packing of documents into rows of fixed length by best fit."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from jaxmodels.data.random import random_words
 def pack(
     starts: np.ndarray, lengths: np.ndarray, row_length: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pack the (input, target) pairs of documents into rows, best fit first.
+    """Pack the (input, target) pairs of documents into rows.
 
-    A document of n tokens has n - 1 pairs; its last token is never an input. A document with more
-    than `row_length` pairs is cut in pieces of that many; each piece begins with a fresh state.
-    Longest pieces go first, each into the fullest row that still has room; `seed` decides among
-    equals.
+    A document of n tokens has n - 1 pairs; its last token is never an input. Documents with more
+    than `row_length` pairs are cut into pieces of that many, each of which resets the state. Pieces
+    are placed longest first, each into the fullest row with room for it.
 
     Args:
       starts: (documents,) int64, position of the first token of each document.
       lengths: (documents,) int64, tokens of each.
-      row_length: pairs a row holds.
-      seed: any integer.
+      row_length: pairs per row.
+      seed: any integer; breaks ties between pieces of equal length.
 
     Returns:
-      positions: (rows, row_length) int32 (int64 past 2^31 tokens), position of the input token, -1
+      positions: (rows, row_length) int32 (int64 past 2^31 tokens), position of each input token, -1
       = padding. piece_starts: same shape, position of the first token of this input's piece.
     """
     pairs = np.maximum(lengths - 1, 0)
@@ -50,9 +49,9 @@ def pack(
 
 
 def _best_fit(sizes: list[int], row_length: int) -> tuple[list[int], list[int], int]:
-    """Return row and column of each piece and the number of rows; `sizes` must not increase."""
-    open_rows: list[list[int]] = [[] for _ in range(row_length + 1)]  # by free room
-    nonempty = 0  # bit r set: some row has room r left; finds the tightest fit in one operation
+    """Return the row and column of each piece, and the number of rows; sizes are descending."""
+    open_rows: list[list[int]] = [[] for _ in range(row_length + 1)]  # by free space
+    nonempty = 0  # bit r is set if a row has r free; the lowest bit >= size is the best fit
     row_of, column_of, rows = [], [], 0
     for size in sizes:
         fitting = nonempty >> size

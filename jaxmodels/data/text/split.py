@@ -1,4 +1,4 @@
-"""Splits of a corpus: by document, by position, or by the tail of each track."""
+"""Splits of a corpus by document, by position, or by the tail of each track."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jaxmodels.errors import UserError
 def split_records(
     records: list[Record], valid: float, test: float
 ) -> tuple[list[list[Record]], str]:
-    """Return (train, valid and test records, one sentence that says how they were split).
+    """Return ([train, valid, test] records, a one-sentence description of the split).
 
     Args:
-      valid, test: shares of the text. See `load_corpus` for the rule.
+      valid, test: fractions of the text; `load_corpus` states the rule.
     """
     smallest = min([fraction for fraction in (valid, test) if fraction > 0], default=0.0)
     if len(records) * smallest >= 1 - 1e-9:
@@ -38,14 +38,14 @@ def split_records(
 
 
 def _by_document(records: list[Record], valid: float, test: float) -> list[list[Record]]:
-    """Document i is held out when the running count i * fraction passes an integer at i."""
+    """Hold out document i where the running count i * fraction passes an integer."""
     splits = [[], [], []]
     held = valid + test
     for i, record in enumerate(records):
         taken = int(i * held + 1e-9)
         if int((i + 1) * held + 1e-9) == taken:
             splits[0].append(record)
-        else:  # of the held-out documents, the running share valid / held goes to valid
+        else:  # a fraction valid / held of the held-out documents goes to valid, evenly spaced
             to_valid = int((taken + 1) * valid / held + 1e-9) > int(taken * valid / held + 1e-9)
             splits[1 if to_valid else 2].append(record)
     return splits
@@ -63,7 +63,7 @@ def _by_position(record: Record, valid: float, test: float) -> list[Record]:
 
 
 def _cut(text: bytes, near: int) -> int:
-    """End of the line that holds byte `near`; failing that of the word, then of the character."""
+    """Return the end of the line at byte `near`, else of the word, else of the character."""
     if near >= len(text):
         return len(text)
     for pattern in (rb"\n", rb"\s"):
@@ -78,20 +78,18 @@ def _cut(text: bytes, near: int) -> int:
 def split_tails(
     documents: Sequence[Document], tracks: int, fraction: float = 0.1
 ) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """Cut the documents, end to end, in equal tracks: -> (heads, tails) as documents.
+    """Cut the concatenated documents into equal tracks; return (heads, tails) as documents.
 
-    No training batch can touch the tails (SYSTEMS G-33, 2.2.3).
-
-    The last `fraction` of each of the `tracks` tracks is held out; what is left over after whole
-    tracks belongs to the last tail. A document that a cut goes through becomes several, each with
-    a first token that nothing predicts, so that no target lies in the other part. Pieces of one
-    token have no target and are left out.
+    The last `fraction` of each track is held out, so that no training batch contains it; tokens
+    beyond the last whole track belong to the last tail. A document that contains a cut becomes
+    several, whose first tokens are not targets: no target is in the other part. Pieces of one token
+    are dropped.
 
     Raises:
       UserError: a fraction outside (0, 1), or tracks too short to have a tail.
     """
     if not 0 < fraction < 1:
-        raise UserError(f"data.valid_fraction: must lie in (0, 1) for tails, got {fraction}")
+        raise UserError(f"data.valid_fraction: must be in (0, 1) for tails, got {fraction}")
     total = sum(len(document) for document in documents)
     track = total // tracks
     tail = round(track * fraction)

@@ -18,7 +18,7 @@ class Tokenizer(Protocol):
         ...
 
     def byte_counts(self, text: str | bytes) -> np.ndarray | None:
-        """Return the bytes of text of each id of `encode(text)`, (length,) int32; None = one each."""
+        """Return the bytes of each id of `encode(text)`, (length,) int32; None = one each."""
         ...
 
     def decode(self, tokens) -> str:

@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="+", help="task, file or folder")
     parser.add_argument("--width", type=int, default=512, help="width of the model (default 512)")
-    parser.add_argument("--max-tokens", type=int, default=1000, help="vocabulary size of hybrid and bpe")
+    parser.add_argument("--max-tokens", type=int, default=1000, help="vocabulary: hybrid, bpe")
     parser.add_argument("--count", type=int, default=1000, help="pairs per task")
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling and splitting")
     args = parser.parse_args(arguments)

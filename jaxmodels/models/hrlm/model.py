@@ -75,11 +75,15 @@ class HRLM(nnx.Module):
         c = self.config = config
         small = truncated_normal(c.width**-0.5)
         self.embed = Embedding(c.vocab_size, c.width, init=small, rngs=rngs)
-        register, unit = (c.registers, c.width), truncated_normal(1.0)
-        drawn = unit(rngs.params(), register, jnp.float32) if c.registers else None
+        drawn = (
+            truncated_normal(1.0)(rngs.params(), (c.registers, c.width), jnp.float32)
+            if c.registers
+            else None
+        )
+        # Assigned once: an attribute that was None stays static for Flax.
         self.register = None if drawn is None else nnx.Param(drawn)
-        table = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
-        self.puzzle = None if table is None else nnx.Param(table)
+        vectors = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
+        self.puzzle = None if vectors is None else nnx.Param(vectors)
         if c.recurrent:
             self.core = HRM(c, rngs=rngs)
         else:

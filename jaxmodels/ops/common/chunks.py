@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxmodels.ops.common.precision import EXACT
+
 BOUNDARY_STATES = "states at chunk boundaries"
 
 
@@ -55,7 +57,7 @@ def segment_cumsum(x: jax.Array, visible: jax.Array) -> jax.Array:
       (..., c, d), sums over the tokens of the segment up to and including each token.
     """
     ones = jnp.broadcast_to(visible, (*x.shape[:-1], visible.shape[-1])).astype(x.dtype)
-    return jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(ones, x, precision=EXACT)
 
 
 def masked_exp(exponent: jax.Array, mask: jax.Array) -> jax.Array:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from jaxmodels.ops.common.precision import precision_of
+
 Step = Callable[[Callable[[str, jax.Array], jax.Array], Any, Any, Any], tuple[Any, Any]]
 
 
@@ -95,9 +97,8 @@ def _backward(step, keep, chunk, residuals, cotangents):
         running, (d_x, seen, d_taps) = jax.lax.scan(back, tuple(running), inputs, reverse=True)
 
         def add(total, v, d):
-            return total + jnp.einsum(
-                "tbi,tbo->io", v, d.astype(v.dtype), preferred_element_type=jnp.float32
-            )
+            options = {"precision": precision_of(v.dtype), "preferred_element_type": jnp.float32}
+            return total + jnp.einsum("tbi,tbo->io", v, d.astype(v.dtype), **options)
 
         d_weights = {name: add(d_weights[name], seen[name], d_taps[name]) for name in seen}
         return (d_weights, *running), d_x
@@ -171,7 +172,8 @@ def _recording_dot(weights):
 
 
 def _product(x, weight):
-    return jnp.dot(x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
+    options = {"precision": precision_of(weight.dtype), "preferred_element_type": jnp.float32}
+    return jnp.dot(x.astype(weight.dtype), weight, **options)
 
 
 @jax.custom_vjp

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
+from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.common.triangular import unit_lower_inverse
 
 LANES = 128
 VMEM_ENTRIES = 2**19  # size limit of a chunk's array: some dozens fit into a TPU's VMEM
-PRECISION = jax.lax.Precision.HIGH  # three passes of bfloat16 on a TPU, 16 bits; exact elsewhere
 
 
 def platform_dispatch(run, heads: int, widest: int, pack: int | None, *arguments):
@@ -119,8 +119,8 @@ def block_diagonal(pack: int, state):
 
 
 def product(x, y):
-    """Return x @ y at `PRECISION`, independent of the default matmul precision."""
-    return jnp.matmul(x, y, precision=PRECISION)
+    """Return x @ y in float32, independent of the default matmul precision."""
+    return jnp.matmul(x, y, precision=EXACT)
 
 
 def spread(pack: int, x):

@@ -13,6 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
+from jaxmodels.ops.common.precision import precision_of
+
 SUBLANES, LANES = 8, 128  # of a register
 VMEM_BYTES = 32 * 2**20  # limit per kernel, a quarter of a v5e's VMEM, to leave the rest to XLA
 
@@ -162,7 +164,8 @@ def _split(x, parts):
 
 def _contract(over, x, y):
     dims = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)
+    precision = precision_of(x.dtype)
+    return jax.lax.dot_general(x, y, dims, precision=precision, preferred_element_type=jnp.float32)
 
 
 def interleave(function, arguments):

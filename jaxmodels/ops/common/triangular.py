@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.ops.common.precision import EXACT
+
 BLOCK = 16
 
 
@@ -63,4 +65,4 @@ def _cut(a, down, size, apart):
 
 
 def _product(a, b):
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(a, b, precision=EXACT)

@@ -14,16 +14,17 @@ import jax.numpy as jnp
 
 from jaxmodels.ops.common import head_packing
 from jaxmodels.ops.common.chunks import same_segment, segment_cumsum, segment_ids
+from jaxmodels.ops.common.precision import EXACT
 
 MOST = 0.6066  # -log_w of RWKV-7 is at most e^{-1/2}
 
 
 def dplr_step(state, r, log_w, k, v, a, b):
     """Read a token: state (B, H, K, V); r, log_w, k, a, b (B, H, K); v (B, H, V) -> (state, y)."""
-    read = jnp.einsum("bhk,bhkv->bhv", a, state)
+    read = jnp.einsum("bhk,bhkv->bhv", a, state, precision=EXACT)
     state = jnp.exp(log_w)[..., None] * state
     state = state + b[..., None] * read[..., None, :] + k[..., None] * v[..., None, :]
-    return state, jnp.einsum("bhk,bhkv->bhv", r, state)
+    return state, jnp.einsum("bhk,bhkv->bhv", r, state, precision=EXACT)
 
 
 def dplr_chunked(mix, state, tokens, shared, reset=None, *, chunk_size=64, pack=None):

@@ -15,12 +15,11 @@ import numpy as np
 
 from jaxmodels.ops.common.chunk_loop import chunk_loop, rows_within
 from jaxmodels.ops.common.chunks import masked_exp, same_segment, segment_cumsum, segment_ids
+from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 
 LANES = 128
 VMEM_ENTRIES = 2**20  # size limit of a chunk's array: some dozens fit into VMEM
-EXACT = jax.lax.Precision.HIGHEST
-HIGH = jax.lax.Precision.HIGH  # three passes of bfloat16: 16 bits
 
 
 def mix(
@@ -59,7 +58,7 @@ def _chunk(eps, dtype, state, tokens, reset, params, kept):
     dot = functools.partial(_product, dtype)
 
     def wide(x):  # (..., H) -> (..., D)
-        return jnp.matmul(x, ones, precision=HIGH)
+        return jnp.matmul(x, ones, precision=EXACT)
 
     conv, mixed = _convolve(conv, xbc, ids, p)
     mixed = jax.nn.silu(mixed)
@@ -93,14 +92,14 @@ def _convolve(conv, xbc, ids, p):
     y = p.conv_bias.reshape(1, 1, -1) + xbc * taps[0].reshape(1, 1, -1)
     for back in range(1, before + 1):
         shift = (same & (t - i == back)[None]).astype(jnp.float32)
-        y = y + jnp.matmul(shift, xbc, precision=HIGH) * taps[back].reshape(1, 1, -1)
+        y = y + jnp.matmul(shift, xbc, precision=EXACT) * taps[back].reshape(1, 1, -1)
     # Contributions of the inputs before the chunk to its first K - 1 tokens.
     seen = []
     for token in range(min(before, size)):
         backs = range(token + 1, before + 1)
         seen.append(sum(conv[:, before + token - back] * taps[back][None] for back in backs))
     places = (np.arange(size)[:, None] == np.arange(len(seen))[None])[None] & (ids == 0)[..., None]
-    placed = jnp.matmul(places.astype(jnp.float32), jnp.stack(seen, 1), precision=HIGH)
+    placed = jnp.matmul(places.astype(jnp.float32), jnp.stack(seen, 1), precision=EXACT)
     y = y + jnp.where((ids == 0)[..., None], placed, 0.0)
     past = jnp.concatenate([conv, xbc[:, -before:]], 1)[:, -before:]
     past_ids = jnp.pad(ids, [(0, 0), (before, 0)])[:, -before:]

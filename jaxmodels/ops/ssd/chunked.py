@@ -23,6 +23,7 @@ from jaxmodels.ops.common.chunks import (
     segment_ids,
     to_chunks,
 )
+from jaxmodels.ops.common.precision import EXACT, precision_of
 
 LEAST = -128.0  # clamp of log decays; exp is 0 in float32 below
 GRAIN = 2.0**-8  # multiples of it up to 256 * 128 are exact in float32
@@ -45,7 +46,7 @@ def ssd_step(state, x, delta, a, b, c, d):
     x, b, c = _split_heads(state, x, delta, b, c)
     written = (delta[..., None] * x).reshape(*b.shape[:2], 1, -1)
     state = _broadcast_to_channels(jnp.exp(delta * a[None]), state) * state + b[..., None] * written
-    y = jnp.einsum("bgn,bgnd->bgd", c, state, precision=jax.lax.Precision.HIGHEST)
+    y = jnp.einsum("bgn,bgnd->bgd", c, state, precision=EXACT)
     return state, _add_skip(y.reshape(x.shape), x, d)
 
 
@@ -209,17 +210,18 @@ def _decays(a, delta, reset):
 def _segment_cumsum(visible, z, back=False):
     """Compute cumulative sums of z (B, H, c) within segments; `back`: from the end."""
     pattern = "bti,bht->bhi" if back else "bti,bhi->bht"
-    return jnp.einsum(pattern, visible.astype(z.dtype), z, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(pattern, visible.astype(z.dtype), z, precision=EXACT)
 
 
 def _product(dtype, pattern, x, y):
     """Return `einsum` of x and y, rounded to `dtype`, in float32."""
 
     def narrow(x, y):
-        return jnp.einsum(pattern, x, y, preferred_element_type=jnp.float32)
+        options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
+        return jnp.einsum(pattern, x, y, **options)
 
     def wide(x, y):  # XLA:CPU lacks some bfloat16 matmuls
-        return jnp.einsum(pattern, x.astype(jnp.float32), y.astype(jnp.float32))
+        return jnp.einsum(pattern, *(z.astype(jnp.float32) for z in (x, y)), precision=EXACT)
 
     x, y = x.astype(dtype), y.astype(dtype)
     if dtype == jnp.float32:

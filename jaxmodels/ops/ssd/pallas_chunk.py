@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jaxmodels.ops.common.pallas_tpu import LANES
-
-EXACT = jax.lax.Precision.HIGHEST
+from jaxmodels.ops.common.precision import precision_of
 
 
 class Sizes(NamedTuple):
@@ -47,12 +46,11 @@ class Inputs(NamedTuple):
 def _dot(sizes, x, y, over=(1, 0)):
     """Contract these axes of x and y, rounded to `sizes.dtype`, in float32."""
     dims = (((over[0],), (over[1],)), ((), ()))
-    narrow = sizes.dtype != jnp.float32
     return jax.lax.dot_general(
         x.astype(sizes.dtype),
         y.astype(sizes.dtype),
         dims,
-        precision=None if narrow else EXACT,
+        precision=precision_of(sizes.dtype),
         preferred_element_type=jnp.float32,
     )
 

@@ -66,7 +66,7 @@ def test_files_and_metadata(simple, split):
 
 
 def test_labels_and_inputs_of_a_row(simple):
-    """L-30, L-32 with the reading of SYSTEMS 5.3: blanks, and a label on the end."""
+    """L-30, L-32: blanks after the question, and a label for the end."""
     t = AnswerCharTokenizer()
     inputs, labels = (np.load(simple / "test" / f"{f}.npy") for f in ("inputs", "labels"))
     question, answer = next(
@@ -83,7 +83,7 @@ def test_labels_and_inputs_of_a_row(simple):
 
 
 def as_hrm_reads(folder):
-    """What `sapientinc/HRM:puzzle_dataset.py` relies on: every example by group and puzzle."""
+    """Read examples by group and puzzle, as `sapientinc/HRM:puzzle_dataset.py` does."""
     a = {f: np.load(folder / f"all__{f}.npy", mmap_mode="r") for f in FIELDS}
     for group in range(a["group_indices"].size - 1):
         for puzzle in range(a["group_indices"][group], a["group_indices"][group + 1]):
@@ -92,7 +92,7 @@ def as_hrm_reads(folder):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_group_is_a_question(simple, split):
+def test_each_question_is_a_group(simple, split):
     read = list(as_hrm_reads(simple / split))
     assert len(read) == {"train": 800, "test": 200}[split]
     assert {identifier for _, identifier, _ in read} == {0}
@@ -105,7 +105,7 @@ def test_a_group_is_a_question(simple, split):
 
 @pytest.mark.parametrize("mode", ["nar", "prefix_ar", "as_written"])
 @pytest.mark.parametrize("layout", [None, 0, 1])
-def test_reading_gives_back_what_was_laid_out(tmp_path, mode, layout):
+def test_written_rows_are_read_back(tmp_path, mode, layout):
     options = Options(mode=mode, count=60, tokenizer="hybrid", max_tokens=300, seq_len=96)
     build(["translation", "factual"], tmp_path / "d", options)
     if layout is not None:
@@ -130,7 +130,7 @@ def test_no_question_on_both_sides(name, seed):
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "seed_translation"])
-def test_what_is_unseen_is_made_of_what_was_seen(name):
+def test_unseen_combinations_consist_of_trained_values(name):
     """So few pairs that a split by question alone would hold out what stands in one of them."""
     train, test, _ = pairs_of_sources([name], count=60)
     shown = {(i, value) for p in train for i, value in enumerate(p.combination)}
@@ -138,8 +138,8 @@ def test_what_is_unseen_is_made_of_what_was_seen(name):
     assert {(i, value) for p in test for i, value in enumerate(p.combination)} <= shown
 
 
-def test_duplicates_and_other_answers_stay_on_one_side(tmp_path):
-    """SYSTEMS 5.3; across two files too."""
+def test_all_answers_of_a_question_are_on_one_side(tmp_path):
+    """Also across two files."""
     (tmp_path / "a.tsv").write_text("".join(f"word {i % 20}\tpalabra {i}\n" for i in range(60)))
     lines = [{"input": f" word {i} ", "output": f"mot {i}"} for i in range(20)]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -157,8 +157,8 @@ def test_duplicates_and_other_answers_stay_on_one_side(tmp_path):
     assert "questions on both sides: 0" in verify(tmp_path / "d")
 
 
-def test_what_a_file_repeats_of_a_task_is_no_test_question(tmp_path):
-    """What of it training shows; a file's row of a held out question may still be trained on."""
+def test_questions_shared_by_a_file_and_a_task_are_not_tested(tmp_path):
+    """Test questions exclude all questions in training."""
     pairs = TASKS["seed_translation"].all_pairs()
     lines = {f"{p.question}\t{p.answer}\n" for p in pairs} | {f"new {i}\tx\n" for i in range(20)}
     (tmp_path / "a.tsv").write_text("".join(sorted(lines)), encoding="utf-8")
@@ -171,7 +171,7 @@ def test_what_a_file_repeats_of_a_task_is_no_test_question(tmp_path):
     assert emptied  # the task's whole test question was in the file's training part
 
 
-def test_the_same_files_come_of_the_same_seed(tmp_path):
+def test_files_are_a_function_of_the_seed(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         options = Options(count=200, seed=seed, tokenizer="bpe", max_tokens=300)
         build(["grammar"], tmp_path / name, options)
@@ -186,7 +186,7 @@ def test_the_same_files_come_of_the_same_seed(tmp_path):
     assert a["train/inputs.npy"] != c["train/inputs.npy"]
 
 
-def test_a_tokenizer_learns_from_training_pairs_alone(tmp_path):
+def test_tokenizers_are_fitted_on_training_pairs_alone(tmp_path):
     """A word of test pairs alone is not in the vocabulary."""
     pairs = [f"common{i} word\tyes\n" for i in range(10)]
     (tmp_path / "a.tsv").write_text("".join(pairs))
@@ -196,7 +196,7 @@ def test_a_tokenizer_learns_from_training_pairs_alone(tmp_path):
     assert len(learnt) == 8
 
 
-def test_what_does_not_fit_is_named_or_counted(tmp_path):
+def test_pairs_that_are_too_long_are_refused_or_counted(tmp_path):
     lines = [f"question {i}\t{'long ' * (20 if i == 7 else 1)}\n" for i in range(30)]
     (tmp_path / "a.tsv").write_text("".join(lines))
     options = {"seq_len": 40}
@@ -224,7 +224,7 @@ def write_hrm_sudoku(folder):
     return inputs, labels
 
 
-def test_a_dataset_of_hrms_own_kind_is_read(tmp_path):
+def test_datasets_of_hrm_are_read(tmp_path):
     inputs, labels = write_hrm_sudoku(tmp_path)
     splits, tokenizer = read_built(tmp_path)
     assert tokenizer is None and list(splits) == ["train"]
@@ -249,26 +249,26 @@ def change(name, **fields):
 
 
 DAMAGE = {
-    "gone": (lambda f: (f / "train/all__labels.npy").unlink(), "all__labels.npy: is missing"),
+    "gone": (lambda f: (f / "train/all__labels.npy").unlink(), "all__labels.npy: missing"),
     "cut": (
         lambda f: (f / "train/labels.npy").write_bytes((f / "train/labels.npy").read_bytes()[:999]),
-        "train/labels.npy: no array that can be read",
+        "train/labels.npy: not a readable array",
     ),
     "no array": (
         lambda f: (f / "train/inputs.npy").write_text("hello"),
-        "train/inputs.npy: no array that can be read",
+        "train/inputs.npy: not a readable array",
     ),
-    "objects": (save("inputs.npy", np.array([None])), "inputs.npy: no array that can be read"),
-    "floats": (save("all__inputs.npy", np.ones((800, 256))), "expected whole numbers, got float64"),
+    "objects": (save("inputs.npy", np.array([None])), "inputs.npy: not a readable array"),
+    "floats": (save("all__inputs.npy", np.ones((800, 256))), "expected integers, got float64"),
     "big": (save("all__group_indices.npy", np.array([0, 2**40])), "do not fit in 32 bits"),
     "length": (save("all__inputs.npy", np.ones((800, 9), int)), r"expected \(n, 256\), got"),
     "rows": (save("all__labels.npy", np.ones((799, 256), int)), r"all__labels.npy: has shape"),
     "vocabulary": (save("all__inputs.npy", np.full((800, 256), 195)), r"has 195, .* in 0..194"),
     "label": (save("all__labels.npy", np.full((800, 256), -1)), r"labels.npy: has -1, which"),
     "identifier": (save("all__puzzle_identifiers.npy", np.ones(800, int)), r"has 1, .* in 0..0"),
-    "puzzles": (save("all__puzzle_indices.npy", np.array([0, 5])), "rise from 0 to the 800 exam"),
-    "steps": (save("all__group_indices.npy", np.array([0, 9, 9, 800])), "to the 800 puzzles"),
-    "count": (save("all__puzzle_indices.npy", np.array([0, 800])), "expected 801, one more"),
+    "puzzles": (save("all__puzzle_indices.npy", np.array([0, 5])), "increase from 0 to 800 exam"),
+    "steps": (save("all__group_indices.npy", np.array([0, 9, 9, 800])), "to 800 puzzles"),
+    "count": (save("all__puzzle_indices.npy", np.array([0, 800])), "expected 801 entries, one"),
     "groups": (save("all__group_indices.npy", np.array([0, 800])), "total_groups is 4, files h"),
     "two layouts": (save("inputs.npy", np.full((800, 256), 9)), "inputs differs between dataset"),
     "two metadata": (change("metadata.json", pad_id=1), "metadata differs between dataset"),
@@ -282,7 +282,7 @@ DAMAGE = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "not a tokenizer desc"),
     "unfinished": (
         lambda f: [(f / "train" / name).unlink() for name, _ in LAYOUTS],
-        "no dataset.json or metadata.json in it",
+        "has no dataset.json or metadata.json",
     ),
     "no JSON": (lambda f: (f / "train/dataset.json").write_text("{"), "dataset.json:1: not valid"),
     "field": (
@@ -302,12 +302,12 @@ def test_a_malformed_folder_is_refused_in_one_line(broken, name):
     assert "\n" not in str(refused.value) and str(broken) in str(refused.value)
 
 
-def test_a_folder_that_is_none(tmp_path):
-    with pytest.raises(UserError, match="no folder train or test in it"):
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="has no folder train or test"):
         read_built(tmp_path / "nothing")
 
 
-def test_verify_counts_a_leak_whatever_the_answer(tmp_path):
+def test_verify_counts_questions_on_both_sides(tmp_path):
     build(["factual"], tmp_path / "d", Options(mode="prefix_ar", count=50, seq_len=64))
     shutil.rmtree(tmp_path / "d" / "test")
     shutil.copytree(tmp_path / "d" / "train", tmp_path / "d" / "test")
@@ -342,16 +342,16 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         (["translatoin"], "translatoin: neither a file nor a task; did you mean 'translation'"),
         (["no/such.tsv"], "no/such.tsv: no such file"),
         (["bad.jsonl"], "bad.jsonl:2: expected the fields input and output"),
-        (["one.tsv"], "train_split: 1 pairs to train on and 0 to test"),
+        (["one.tsv"], "train_split: 1 training and 0 test pairs"),
         (["factual", "--count", "5000"], "'factual' has 1,600 pairs"),
-        (["factual", "--train-split", "1.0"], "train_split: a share between 0 and 1"),
+        (["factual", "--train-split", "1.0"], "train_split: must be between 0 and 1"),
         (["factual", "--tokenizer", "bpe", "--max-tokens", "9"], "BPE needs 260 or more"),
-        (["factual", "--tokenizer", "hybrid", "--max-tokens", "9"], "hybrid needs more than 195"),
+        (["factual", "--tokenizer", "hybrid", "--max-tokens", "9"], "hybrid needs 196 or more"),
         (["factual", "--seq-len", "8"], "does not fit in 8"),
-        ([], "name a task or files, or --verify"),
+        ([], "name a task or files, or pass --verify"),
     ],
 )
-def test_mistakes_of_the_user(tmp_path, capsys, monkeypatch, arguments, words):
+def test_invalid_arguments_are_refused_in_one_line(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"input": "a", "output": "b"}\n{"input": "c"}\n')
     (tmp_path / "one.tsv").write_text("a\tb\n")
@@ -362,7 +362,7 @@ def test_mistakes_of_the_user(tmp_path, capsys, monkeypatch, arguments, words):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, capsys, monkeypatch):
+def test_output_is_new_and_complete_or_absent(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d").mkdir()
     assert main(["factual", "--out", "d"]) == main(["factual", "--out", "."]) == 2

@@ -34,7 +34,7 @@ def test_json_lines_and_tables(tmp_path):
         ("a.jsonl", '{"input": "a", "output": "b"}\n{"input": "a"}\n', ":2: expected the fields"),
         ("a.jsonl", '{"input": "a", "output": 3}\n', ":1: the answer must be text, got 3"),
         ("a.jsonl", '{"input": "a", "output": " "}\n', ":1: the answer is empty"),
-        ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: half of a surrogate pair"),
+        ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: an unpaired surrogate"),
         ("a.tsv", "one\ttwo\nthree\n", ":2: expected question, tab, answer"),
         ("a.csv", "id,article\n1,text\n", ":1: expected the fields input and output or "),
         (
@@ -48,13 +48,13 @@ def test_json_lines_and_tables(tmp_path):
         ("a.json", '{"data": [3]}', "an article: expected an object with the field 'paragraphs'"),
     ],
 )
-def test_what_is_wrong_with_a_line(tmp_path, name, text, words):
+def test_malformed_lines_are_named(tmp_path, name, text, words):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=words):
         list(read_pairs(tmp_path / name))
 
 
-def test_csv_with_names(tmp_path):
+def test_csv_with_a_header(tmp_path):
     table = tmp_path / "news.csv"
     text = "x" * 200_000  # more than Python's reader takes without being told
     table.write_text(f'id,article,highlights\n1,"Long,\nof two lines","Short"\n2,{text},Brief\n')
@@ -77,7 +77,7 @@ def test_squad(tmp_path):
         list(read_pairs(path))
 
 
-def test_two_files_line_by_line(tmp_path):
+def test_parallel_files(tmp_path):
     (tmp_path / "a.en").write_text("Hello\n\nBye\n")
     (tmp_path / "a.es").write_text("Hola\n\nAdi\u00f3s\n", encoding="utf-8")
     (tmp_path / "c.tsv").write_text("one\tuno\n")
@@ -89,13 +89,13 @@ def test_two_files_line_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("one\n", "a.en: 2 lines, but .*a.es has 1; line by line"),
+        ("one\n", "a.en: 2 lines, but .*a.es has 1; parallel files"),
         ("uno\n \n", "a.en:2: the answer is empty"),
-        (None, "expected two files, QUESTIONS.ANSWERS; .*a.es is no file"),
+        (None, "expected two files, QUESTIONS.ANSWERS; .*a.es is not a file"),
         (" \nuno\n", "a.en:1: the answer is empty"),
     ],
 )
-def test_two_files_that_do_not_fit(tmp_path, other, words):
+def test_parallel_files_that_do_not_match(tmp_path, other, words):
     (tmp_path / "a.en").write_text("one\ntwo\n")
     if other is not None:
         (tmp_path / "a.es").write_text(other)
@@ -113,5 +113,5 @@ def test_files_are_read_once_and_a_plus_may_be_part_of_a_name(tmp_path):
         assert [(p.question, p.answer) for p in read_all(given)] == [("a", "b")]
     empty = tmp_path / "empty.csv"
     empty.write_text("input,output\n")
-    with pytest.raises(UserError, match=r"empty\.csv: no question with an answer"):
+    with pytest.raises(UserError, match=r"empty\.csv: contains no question"):
         read_all([str(empty)])

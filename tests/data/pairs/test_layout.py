@@ -16,26 +16,26 @@ def shown(mode, answer=A):
     return row.inputs.tolist(), labels.tolist()
 
 
-def test_answers_go_into_blanks():
+def test_nar_labels_are_at_the_blanks():
     inputs, labels = shown("nar")
     assert inputs == [10, 11, 12, SEP, PAD, PAD, PAD, PAD, PAD]
     assert labels == [-1, -1, -1, -1, 20, 21, EOS, -1, -1]
 
 
-def test_each_token_of_an_answer_is_predicted_by_the_one_before():
+def test_prefix_ar_labels_are_shifted_by_one():
     inputs, labels = shown("prefix_ar")
     assert inputs == [10, 11, 12, SEP, 20, 21, PAD, PAD, PAD]
     assert labels == [-1, -1, -1, 20, 21, EOS, -1, -1, -1]
 
 
-def test_as_written_the_answer_stands_in_the_input():
+def test_as_written_rows_contain_the_answer():
     inputs, labels = shown("as_written")
     assert inputs == [10, 11, 12, EOS, SEP, 20, 21, EOS, PAD]
     assert labels == [-1, -1, -1, -1, -1, 20, 21, -1, -1]
 
 
 @pytest.mark.parametrize(("mode", "alike"), [("nar", T), ("prefix_ar", 4), ("as_written", 5)])
-def test_asking_shows_what_training_showed(mode, alike):
+def test_prompts_equal_training_rows_up_to_the_answer(mode, alike):
     """nar: all of the row. prefix_ar: up to SEP, the rest is decoded. As written: the places that
     are to be answered held the answer."""
     trained, asked = lay_out(Q, A, mode, T), lay_out(Q, None, mode, T)
@@ -52,7 +52,7 @@ def test_asking_shows_what_training_showed(mode, alike):
 def test_grids():
     row = lay_out([1, 2, 3], [0, 5, 6], "grid", 3)
     assert row.inputs.tolist() == [1, 2, 3] and row.weights.tolist() == [0.0, 1.0, 1.0]
-    with pytest.raises(UserError, match="a grid's answer has 2 places, expected 3"):
+    with pytest.raises(UserError, match="a grid's answer has 2 cells, expected 3"):
         lay_out([1, 2, 3], [5, 6], "grid", 3)
 
 
@@ -68,7 +68,7 @@ def test_answers_are_read_back():
 
 
 @pytest.mark.parametrize("mode", ("nar", "prefix_ar", "as_written"))
-def test_what_does_not_fit_is_refused(mode):
+def test_rows_that_are_too_long_are_refused(mode):
     fits = {"nar": 4, "prefix_ar": 5, "as_written": 3}[mode]
     lay_out(Q, [20] * fits, mode, T)
     with pytest.raises(UserError, match=f"3 tokens and an answer of {fits + 1} does not fit in 9"):

@@ -22,7 +22,7 @@ def rows():
     return lay_out_pairs(PAIRS, CHARS, "nar", 16)
 
 
-def test_rows_that_do_not_fit_are_named_or_left_out():
+def test_pairs_that_are_too_long_are_refused_or_left_out():
     pairs = [Pair("short", "ok"), Pair("much too long for it", "no")]
     with pytest.raises(UserError, match=r"does not fit in 12 \(pair 1: 'much too"):
         lay_out_pairs(pairs, CHARS, "nar", 12)
@@ -45,7 +45,7 @@ def test_every_epoch_gives_every_row_once_in_a_new_order():
     np.testing.assert_array_equal(batches[0]["weights"][0], row.weights[first])
 
 
-def test_a_stream_goes_on_from_its_state_and_hosts_share_the_rows():
+def test_a_stream_resumes_from_its_state_and_hosts_divide_the_rows():
     def keys(batch):
         return batch["identifiers"].tolist()
 
@@ -67,7 +67,7 @@ def test_a_stream_goes_on_from_its_state_and_hosts_share_the_rows():
         assert keys(next(halves[0])) + keys(next(halves[1])) == batch
 
 
-def test_each_coming_of_a_row_is_changed_anew_and_reproducibly():
+def test_every_epoch_augments_rows_differently_and_reproducibly():
     def apply(words, question, answer):
         return np.full_like(question, words[0] % np.uint64(1000)), answer
 
@@ -81,7 +81,7 @@ def test_each_coming_of_a_row_is_changed_anew_and_reproducibly():
     assert len({x for batch in drawn(0) for x in batch}) > 15  # of 20 rows in two epochs
 
 
-def test_an_evaluation_gives_every_row_once_and_fills_up_with_nothing():
+def test_evaluation_gives_every_row_once_and_pads_with_weight_0():
     batches = list(pair_eval_stream(rows(), batch_size=4, prefetch=0))
     assert len(batches) == 3
     real = np.concatenate([batch["weights"].any(1) for batch in batches])
@@ -90,7 +90,7 @@ def test_an_evaluation_gives_every_row_once_and_fills_up_with_nothing():
     assert (batches[2]["weights"][2:] == 0).all()
 
 
-def test_a_fingerprint_changes_with_any_pair_or_tokenizer():
+def test_fingerprint_depends_on_pairs_and_tokenizer():
     corpus = PairCorpus("x", tuple(PAIRS[:8]), tuple(PAIRS[8:9]), tuple(PAIRS[9:]), CHARS, "")
     moved = PairCorpus("x", tuple(PAIRS[:7]), tuple(PAIRS[7:9]), tuple(PAIRS[9:]), CHARS, "")
     other = PairCorpus(

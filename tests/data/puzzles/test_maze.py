@@ -13,7 +13,7 @@ def as_grid(text):
 
 
 def shortest_paths(grid):
-    """(steps, number of shortest paths) by powers of the adjacency matrix."""
+    """Return (steps, number of shortest paths), by powers of the adjacency matrix."""
     free = np.argwhere(grid != "#")
     gap = np.abs(free[:, None] - free[None]).sum(-1)
     ways = (gap == 1).astype(object)
@@ -26,7 +26,7 @@ def shortest_paths(grid):
     return None
 
 
-def test_the_marked_path_is_the_only_shortest():
+def test_the_marked_path_is_the_unique_shortest_path():
     for pair in make_maze(9, 12, seed=0):
         question, answer = as_grid(pair.question), as_grid(pair.answer)
         assert shortest_paths(question) == (int(pair.combination[0]), 1)
@@ -38,23 +38,23 @@ def test_the_marked_path_is_the_only_shortest():
         assert (question[changed] == " ").all() and (answer[changed] == "o").all()
 
 
-def test_mazes_have_ways_round():
+def test_mazes_have_alternative_paths():
     counts = [distances(as_grid(p.question) != "#", (0, 0))[1] for p in make_maze(9, 20, seed=1)]
     assert any((count > 1).any() for count in counts)
 
 
-def test_mazes_follow_from_the_seed():
+def test_mazes_are_a_function_of_the_seed():
     assert make_maze(7, 3, 0) == make_maze(7, 5, 0)[:3] != make_maze(7, 3, 1)
-    with pytest.raises(UserError, match="5 x 5 cells or more"):
+    with pytest.raises(UserError, match="needs size >= 5"):
         make_maze(4, 1, 0)
     # Without a step S and G would be one cell.
-    with pytest.raises(UserError, match="1 step or more, got 0"):
+    with pytest.raises(UserError, match="must be 1 or more, got 0"):
         make_maze(5, 1, 0, shortest=0)
-    with pytest.raises(UserError, match="found only 0 mazes of 40 steps"):
+    with pytest.raises(UserError, match="only 0 mazes of 40 steps"):
         make_maze(5, 1, 0, shortest=40)
 
 
-def test_eight_symmetries_move_question_and_answer_alike():
+def test_symmetries_transform_question_and_answer_alike():
     pair = make_maze(7, 1, 0)[0]
     ids = np.arange(49)
     images = [augment_maze(np.array([i], np.uint64), ids, ids)[0] for i in range(8)]
@@ -67,7 +67,7 @@ def test_eight_symmetries_move_question_and_answer_alike():
         assert (question[answer != question] == " ").all()
 
 
-def test_unseen_is_unseen_up_to_symmetry():
+def test_unseen_mazes_are_new_up_to_symmetry():
     pairs = make_maze(5, 60, 0)
     train, unseen = split_mazes(pairs, 0.3, 0)
     assert len(train) + len(unseen) == 60 and unseen

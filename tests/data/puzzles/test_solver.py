@@ -11,7 +11,7 @@ from jaxmodels.data.puzzles.sudoku import make_sudoku, numbers, text_of
 
 @pytest.fixture(scope="module")
 def grids():
-    """(288, 16): every solved 4x4 grid, by trying all rows."""
+    """Return every solved 4x4 grid, (288, 16), by trying all rows."""
     rows = np.array(list(itertools.permutations(range(1, 5))))
     tables = rows[np.array(list(itertools.product(range(24), repeat=4)))]
     wanted = np.arange(1, 5)
@@ -32,7 +32,7 @@ def some_givens(grids, number):
     return grid
 
 
-def test_it_counts_what_there_is_and_stops_at_the_limit(grids):
+def test_solutions_are_counted_up_to_the_limit(grids):
     seen = set()
     for number in range(300):
         grid = some_givens(grids, number)
@@ -46,8 +46,8 @@ def test_it_counts_what_there_is_and_stops_at_the_limit(grids):
 
 
 @pytest.mark.parametrize("twice", [(0, 3), (0, 12), (0, 5)])
-def test_givens_against_a_rule_have_no_solution(twice):
-    """The same digit twice in a row, a column, a box, everything else being as it was."""
+def test_contradictory_givens_have_no_solution(twice):
+    """A digit is repeated in a row, column or box of an otherwise valid grid."""
     solved = [1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1]
     grid = [0] * 16
     for cell in twice:
@@ -59,7 +59,7 @@ def test_givens_against_a_rule_have_no_solution(twice):
     assert solve(solved, 2) == ([], 0)
 
 
-def test_the_order_of_digits_decides_what_is_found_first():
+def test_the_order_of_digits_determines_the_first_solution():
     first = solve([0] * 16, 2, 1)[0][0]
     last = solve([0] * 16, 2, 1, order=[4, 3, 2, 1])[0][0]
     assert first[:4] == [1, 2, 3, 4] and last[:4] == [4, 3, 2, 1]
@@ -83,7 +83,7 @@ def by_last_candidates(grid, box):
             table[r, c] = next(iter(digits))
 
 
-def test_no_guess_means_that_last_candidates_are_enough():
+def test_no_guesses_if_single_candidates_suffice():
     """So the guesses tell the puzzles that need thought from those that are filled in."""
     easy = []
     for pair in make_sudoku(3, 12, seed=2, blanks=(45, 54)):

@@ -39,7 +39,7 @@ def by_brute_force(grid):
     ]
 
 
-def test_the_solver_counts_as_brute_force_does():
+def test_solution_counts_equal_brute_force():
     puzzles = [numbers(pair.question) for pair in make_sudoku(2, 20, 5)]
     for i, grid in enumerate(puzzles):
         given = [c for c, digit in enumerate(grid) if digit]
@@ -52,7 +52,7 @@ def test_the_solver_counts_as_brute_force_does():
 
 
 @pytest.mark.parametrize("box", [2, 3])
-def test_puzzles_have_one_solution_and_differ(box):
+def test_puzzles_are_distinct_and_have_one_solution(box):
     pairs = make_sudoku(box, 60 if box == 2 else 6, seed=3)
     assert len({pair.question for pair in pairs}) == len(pairs)
     for pair in pairs:
@@ -62,14 +62,14 @@ def test_puzzles_have_one_solution_and_differ(box):
     assert make_sudoku(box, 3, seed=3) == pairs[:3] != make_sudoku(box, 3, seed=4)
 
 
-def test_solved_grids_are_spread():
+def test_solved_grids_are_diverse():
     # There are 288; 600 draws of all with equal chance would show 252 of them on average.
     answers = {pair.answer for pair in make_sudoku(2, 600, seed=0)}
     assert len(answers) > 220
 
 
 @pytest.mark.parametrize("box", [2, 3])
-def test_a_symmetry_keeps_the_answer_right_and_the_only_one(box):
+def test_symmetries_preserve_the_unique_solution(box):
     tokens = TOKENS[box]
     for number, pair in enumerate(make_sudoku(box, 8 if box == 2 else 3, seed=1)):
         for draw in range(20 if box == 2 else 4):
@@ -85,7 +85,7 @@ def test_a_symmetry_keeps_the_answer_right_and_the_only_one(box):
     np.testing.assert_array_equal(same, (question, answer))
 
 
-def test_canonical_forms_join_what_a_symmetry_joins_and_nothing_else():
+def test_canonical_forms_are_equal_exactly_for_symmetric_puzzles():
     tokens = TOKENS[2]
     pairs = make_sudoku(2, 40, seed=2)
     for number, pair in enumerate(pairs):
@@ -100,7 +100,7 @@ def test_canonical_forms_join_what_a_symmetry_joins_and_nothing_else():
     assert all(len(counts) == 1 for counts in blanks.values()) and len(blanks) > 20
 
 
-def test_unseen_is_unseen_up_to_symmetry():
+def test_unseen_puzzles_are_new_up_to_symmetry():
     pairs = make_sudoku(2, 300, seed=0)
     train, unseen = split_sudoku(pairs, 0.2, 0, 2)
     assert len(train) + len(unseen) == 300 and 20 < len(unseen) < 120
@@ -108,7 +108,7 @@ def test_unseen_is_unseen_up_to_symmetry():
     assert not shown & {canonical(pair.question) for pair in unseen}
 
 
-def test_unseen_9x9_puzzles_have_solutions_that_training_does_not():
+def test_unseen_9x9_puzzles_have_unseen_solutions():
     # Two puzzles of each solution: told apart by puzzle, most solutions would stand on both sides.
     pairs = make_sudoku(3, 20, seed=0)
     easier = []
@@ -121,10 +121,10 @@ def test_unseen_9x9_puzzles_have_solutions_that_training_does_not():
     assert not {pair.answer for pair in train} & {pair.answer for pair in unseen}
 
 
-def test_sizes_that_there_are_not():
-    with pytest.raises(UserError, match="2 for 4x4, 3 for 9x9, got 4"):
+def test_invalid_sizes():
+    with pytest.raises(UserError, match="2 for 4x4 or 3 for 9x9, got 4"):
         make_sudoku(4, 1, 0)
-    with pytest.raises(UserError, match="puzzles have 16 cells here"):
+    with pytest.raises(UserError, match="expected puzzles of 16 cells"):
         split_sudoku(make_sudoku(3, 1, 0), 0.5, 0, 2)
 
 
@@ -140,15 +140,15 @@ def test_a_csv_in_hrms_column_order(tmp_path):
     is_open = pair.question.index(".")
     for line, words in (
         (f"x,{pair.question[:-1]},{pair.answer},3", ":2: a puzzle and its answer have 81 cells"),
-        (f"x,{'x' * 81},{pair.answer},3", ":2: cells are digits"),
-        (f"x,{'.' * 81},{wrong},3", ":2: the answer is no solution"),
+        (f"x,{'x' * 81},{pair.answer},3", ":2: cells must be digits"),
+        (f"x,{'.' * 81},{wrong},3", ":2: the answer is not a solution"),
         (
             f"x,{pair.question[:is_open]}{int(pair.answer[is_open]) % 9 + 1}"
             f"{pair.question[is_open + 1 :]},{pair.answer},3",
             ":2: the answer changes a given cell",
         ),
         ("x", ":2: expected the columns"),
-        ("x" * 200_000, ":2: not a CSV line"),
+        ("x" * 200_000, ":2: not valid CSV"),
     ):
         path.write_text(f"{head}{line}\n")
         with pytest.raises(UserError, match=words):
@@ -171,7 +171,7 @@ def test_grid_tokens():
     assert tokens.vocab_size == 11 and tokens.encode(".19").tolist() == [1, 2, 10]
     assert tokens.decode(tokens.encode("1.9")) == "1.9" and tokens.decode([0, 11]) == "_?"
     assert tokenizer_from_json(tokens.to_json()) == tokens
-    with pytest.raises(UserError, match="no symbol 'x'"):
+    with pytest.raises(UserError, match="unknown symbol 'x'"):
         tokens.encode("1x")
 
 

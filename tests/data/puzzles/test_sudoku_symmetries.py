@@ -20,7 +20,7 @@ DIGITS = np.array(list(itertools.permutations(range(1, 5))))
 
 @pytest.fixture(scope="module")
 def cells():
-    """(128, 16): which cell stands where, after each symmetry that names no digit anew."""
+    """Return the permutation of cells of each symmetry that keeps digits, (128, 16)."""
     lines = [order for order in itertools.permutations(range(4)) if order[0] // 2 == order[1] // 2]
     assert len(lines) == 8
     where = np.arange(16).reshape(4, 4)
@@ -35,7 +35,7 @@ def images_of(question, cells):
     return {text_of(image) for image in images.tolist()}
 
 
-def test_every_symmetry_is_drawn_as_often_as_any_other(cells):
+def test_symmetries_are_drawn_uniformly(cells):
     draws, wanted = 12_000, augment_words(2)
     words = np.random.Philox(key=11).random_raw(draws * wanted).reshape(draws, wanted)
     # Two grids of digits, each cell's row and its column, tell together where every cell went.
@@ -54,7 +54,7 @@ def test_every_symmetry_is_drawn_as_often_as_any_other(cells):
         counts[place[tuple(row_of * 4 + column_of)], of_digits[tuple(digits)]] += 1
 
     def far(table):
-        """How many standard deviations chi-square lies above its mean."""
+        """Return the standard deviations of chi-square above its mean."""
         expected = draws / table.size
         chi = ((table - expected) ** 2 / expected).sum()
         return (chi - (table.size - 1)) / np.sqrt(2 * (table.size - 1))
@@ -64,7 +64,7 @@ def test_every_symmetry_is_drawn_as_often_as_any_other(cells):
     assert max(far(counts), far(counts.sum(0)), far(counts.sum(1))) < 4
 
 
-def test_no_cell_stays_no_cell():
+def test_missing_cells_stay_missing():
     words = np.random.Philox(key=2).random_raw(augment_words(3))
     question, answer = np.zeros((2, 81), np.int32)
     question[:5] = 1
@@ -73,7 +73,7 @@ def test_no_cell_stays_no_cell():
     assert moved[0].dtype == moved[1].dtype == np.int32
 
 
-def test_canonical_is_the_first_image_and_alike_for_images_only(cells):
+def test_canonical_is_the_first_image_and_equal_for_images_only(cells):
     pairs = make_sudoku(2, 60, seed=8)
     wholes = [images_of(pair.question, cells) for pair in pairs]
     for pair, images in zip(pairs, wholes, strict=True):
@@ -84,14 +84,14 @@ def test_canonical_is_the_first_image_and_alike_for_images_only(cells):
         assert alike == (pairs[b].question in wholes[a])
 
 
-def test_no_image_of_an_unseen_puzzle_is_trained_on(cells):
+def test_training_contains_no_image_of_an_unseen_puzzle(cells):
     train, unseen = split_sudoku(make_sudoku(2, 400, seed=1), 0.2, 1, 2)
     shown = {pair.question for pair in train}
     assert len(unseen) > 40
     assert not any(images_of(pair.question, cells) & shown for pair in unseen)
 
 
-def test_puzzles_have_as_many_open_cells_as_asked_for():
+def test_puzzles_have_the_requested_number_of_open_cells():
     # 12 are hardly ever reached: puzzles that fell short are left out, not handed on.
     opened = [int(pair.combination[0]) for pair in make_sudoku(2, 20, seed=0, blanks=(11, 12))]
     assert set(opened) == {11, 12}

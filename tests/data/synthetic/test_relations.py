@@ -11,7 +11,7 @@ GRAMMAR = RelationGrammar(entities=4, values=6, questions=5)
 
 @pytest.mark.parametrize("shuffled", [True, False])
 @pytest.mark.parametrize("own", [True, False])
-def test_truth_by_replaying_the_tokens(shuffled, own):
+def test_labels_equal_a_replay_of_the_tokens(shuffled, own):
     grammar = RelationGrammar(entities=4, values=6, questions=4, own=own, shuffled=shuffled)
     batch = relation_batch(grammar, 6, 2 * grammar.episode_len + 3, 0, 0)
     for row in range(6):
@@ -53,7 +53,7 @@ def test_truth_by_replaying_the_tokens(shuffled, own):
         assert len(set(value.values())) == 4
 
 
-def test_stated_levels():
+def test_baseline_accuracies():
     batch = relation_batch(RelationGrammar(questions=8), 2000, 60, 1, 0)
     labels = batch["relation_labels"][:, 30, :4]
     own, via = labels[..., 0], labels[..., 2]
@@ -115,7 +115,7 @@ def test_stream_is_a_function_of_seed_and_step():
         {"questions": 0},
     ],
 )
-def test_impossible_grammars(fields):
+def test_invalid_grammars(fields):
     with pytest.raises(UserError, match="relation grammar"):
         RelationGrammar(**fields)
 

@@ -78,7 +78,7 @@ SOLVERS = {
 
 
 @pytest.mark.parametrize("task", SAMPLES, ids=str)
-def test_labels_are_what_a_solver_finds(task):
+def test_labels_equal_the_solution(task):
     batch = task.batch(seed=3, index=1, batch_size=20)
     for tokens, targets, weights in zip(
         *(batch[name].tolist() for name in ("inputs", "targets", "weights")), strict=True
@@ -90,7 +90,7 @@ def test_labels_are_what_a_solver_finds(task):
 
 
 @pytest.mark.parametrize("task", SAMPLES, ids=str)
-def test_a_batch_keeps_the_contract_of_a_model(task):
+def test_batches_follow_the_model_contract(task):
     batch = task.batch(seed=0, index=0, batch_size=7)
     assert {name: (x.dtype, x.shape) for name, x in batch.items()} == {
         "inputs": (np.int32, (7, task.seq_len)),
@@ -114,7 +114,7 @@ def test_rows_are_a_function_of_seed_and_index(name):
         assert seen.isdisjoint(row.tobytes() for row in task.batch(seed, index, 256)["inputs"])
 
 
-def test_no_question_gives_its_answer_away():
+def test_inputs_do_not_reveal_the_answers():
     """No answer stands among the questions, and a question's token says nothing about its own."""
     for task, first in ((MQAR(), 16), (Copying(), 56)):
         batch = task.batch(0, 0, 4000)
@@ -132,7 +132,7 @@ def test_no_question_gives_its_answer_away():
 
 
 @pytest.mark.parametrize("task", SAMPLES, ids=str)
-def test_chance_is_the_share_of_the_best_blind_guess(task):
+def test_chance_is_the_accuracy_of_the_best_blind_guess(task):
     count = 4000
     batch = task.batch(1, 0, count)
     shares = []
@@ -188,7 +188,7 @@ def test_moves_of_s5():
     [
         (lambda: MQAR(pairs=0), "pairs must be an integer >= 1, got 0"),
         (lambda: MQAR(vocab_size=63), "must be even"),
-        (lambda: MQAR(vocab_size=16, pairs=8), "got 16; 18 would do"),
+        (lambda: MQAR(vocab_size=16, pairs=8), "got 16; 18 is enough"),
         (lambda: MQAR(seq_len=31), "pairs=8 takes 32 tokens, seq_len is 31"),
         (lambda: MQAR(power=0.0), "power must be positive"),
         (lambda: Copying(values=1), "values must be an integer >= 2"),
@@ -198,19 +198,19 @@ def test_moves_of_s5():
         (lambda: Passkey(distance=-1), "distance must be an integer >= 0"),
         (lambda: Passkey(seq_len=30, distance=20), "digits=5, distance=20 takes 31 tokens"),
         (lambda: Parity(seq_len=True), "seq_len must be an integer >= 1, got True"),
-        (lambda: S5(moves="turns"), "one of all, swaps, generators; got 'turns'"),
+        (lambda: S5(moves="turns"), "one of all, swaps, generators, got 'turns'"),
         (lambda: Parity().batch(-1, 0, 1), "seed >= 0"),
         (lambda: Parity().batch(0, 0, 0), "batch_size >= 1"),
     ],
 )
-def test_mistakes_are_named(make, message):
+def test_invalid_fields_are_named(make, message):
     with pytest.raises(UserError) as caught:
         make()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_longest_rows_that_fit_do_fit():
+def test_the_shortest_valid_seq_len_is_accepted():
     for task in (MQAR(seq_len=32), Copying(seq_len=16), Passkey(seq_len=11), InductionHeads(3)):
         batch = task.batch(0, 0, 50)
         assert batch["weights"].any(1).all()

@@ -150,7 +150,7 @@ def test_missing_paths(tmp_path):
         load_corpus(tmp_path, format="pdf")
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbfabc")
     corpus = load_corpus(path, valid_fraction=0, test_fraction=0)

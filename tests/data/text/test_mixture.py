@@ -61,7 +61,7 @@ def test_a_row_is_a_window_of_one_source():
     np.testing.assert_array_equal(targets, ~ends)
 
 
-def test_each_step_is_made_from_seed_and_step_alone():
+def test_batches_are_a_function_of_seed_and_step():
     iterator = iter(mixture_stream(mixture(), prefetch=0))
     for _ in range(3):
         batch = next(iterator)
@@ -72,7 +72,7 @@ def test_each_step_is_made_from_seed_and_step_alone():
     assert not np.array_equal(mixture()[3]["inputs"], batch["inputs"])
 
 
-def test_a_source_without_a_share_is_never_drawn():
+def test_sources_of_weight_0_are_never_drawn():
     thirds = {"low": (1 / 3,) * 3 + (0.0,), "high": (0.0, 1 / 3, 1 / 3, 1.0)}
     source = mixture(**thirds)
     assert not source.sources(5).any()
@@ -84,15 +84,15 @@ def test_a_source_without_a_share_is_never_drawn():
     [
         ({"a": (1.0,), "b": (1.0, 1.0)}, "data.mixture.a: needs 2 weights"),
         ({"a": (1.0, -1.0), "b": (1.0, 1.0)}, "data.mixture.a: needs 2 weights >= 0"),
-        ({"a": (1.0, 0.0), "b": (1.0, 0.0)}, "in every phase some source"),
+        ({"a": (1.0, 0.0), "b": (1.0, 0.0)}, "every phase needs a source"),
     ],
 )
-def test_weights_that_make_no_sense(weights, says):
+def test_invalid_weights(weights, says):
     with pytest.raises(UserError, match=says):
         phase_shares(weights, weights, 2)
 
 
-def test_questions_about_oneself():
+def test_generated_metacognition():
     made = make_metacognition(40, seed=1)
     assert [record.text for record in made] == [r.text for r in make_metacognition(40, seed=1)]
     assert len({record.text for record in made}) > 15
@@ -107,7 +107,7 @@ def test_questions_about_oneself():
         make_metacognition(1, kind="self")
 
 
-def test_the_sample_reads(tmp_path):
+def test_the_metacognition_sample_is_read(tmp_path):
     folder = "Data/metacognition"
     corpus = load_corpus(folder, format="metacognition", valid_fraction=0, test_fraction=0)
     text = bytes(corpus.train[0].tokens).decode()
@@ -146,11 +146,11 @@ def test_tails_never_overlap_training(sizes, tracks, fraction):
         assert not np.intersect1d(seen, valid).size
 
 
-def test_tails_that_cannot_be():
+def test_invalid_tails():
     documents = [Document("a", np.arange(30))]
     with pytest.raises(UserError, match="corpus too short: 30 tokens in 8 tracks"):
         split_tails(documents, 8, 0.1)
-    with pytest.raises(UserError, match=r"data.valid_fraction: must lie in \(0, 1\)"):
+    with pytest.raises(UserError, match=r"data.valid_fraction: must be in \(0, 1\)"):
         split_tails(documents, 2, 0.0)
 
 

@@ -110,7 +110,7 @@ def test_tracks_continue_from_batch_to_batch_and_restart_each_epoch():
     assert not (epochs[0] == epochs[1]).all() and not (epochs[1] == epochs[2]).all()
 
 
-def test_one_document_is_cut_elsewhere_each_epoch():
+def test_a_single_document_is_cut_differently_each_epoch():
     docs = documents([103])
     first = [
         b["inputs"][0, 0] for b in batches(make_stream(docs, batch_size=2, seq_len=50, seed=0), 6)
@@ -120,7 +120,7 @@ def test_one_document_is_cut_elsewhere_each_epoch():
 
 @given(lengths=LENGTHS, seed=st.integers(0, 9), width=st.integers(1, 12))
 @settings(deadline=None, max_examples=60)
-def test_packing_gives_every_target_once_an_epoch(lengths, seed, width):
+def test_packing_gives_every_target_once_per_epoch(lengths, seed, width):
     docs = documents(lengths)
     if num_targets(docs) == 0:
         return
@@ -144,7 +144,7 @@ def test_packing_gives_every_target_once_an_epoch(lengths, seed, width):
     assert rows == 1 or loads[0] + loads[1] > width
 
 
-def test_packed_documents_keep_whole_where_they_fit():
+def test_packed_documents_stay_whole_where_they_fit():
     docs = documents([9, 5, 5, 30])
     epoch = batches(make_stream(docs, batch_size=1, seq_len=8, seed=1, mode="packed"), 6)
     pieces = sum(int((b["reset"] & (b["weights"] == 1)).sum()) for b in epoch)
@@ -152,7 +152,7 @@ def test_packed_documents_keep_whole_where_they_fit():
     assert len(epoch) == 6 and sum(b["weights"].sum() for b in epoch) == 8 + 4 + 4 + 29
 
 
-def test_windows_cover_each_token_once_an_epoch():
+def test_windows_cover_each_token_once_per_epoch():
     docs = documents([40, 60, 20])
     stream = make_stream(docs, batch_size=4, seq_len=10, seed=3, mode="windows")
     for epoch in range(3):
@@ -188,7 +188,7 @@ def test_evaluation_covers_every_target_exactly_once(whole, lengths, batch, widt
 
 
 @pytest.mark.parametrize("mode", [*MODES, "eval", "eval_whole"])
-def test_hosts_side_by_side_give_the_batch_of_one_host(mode):
+def test_concatenated_host_batches_equal_the_batch_of_one_host(mode):
     docs = documents([33, 8, 20, 41, 9])
     sizes = {"batch_size": 6, "seq_len": 4}
 

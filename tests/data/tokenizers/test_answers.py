@@ -27,15 +27,15 @@ def test_vocabularies():
     assert AnswerCharTokenizer(SEED_CHARSET).encode("a").tolist() == [4]
 
 
-def test_the_seeds_characters_lose_what_spanish_needs():
-    """SYSTEMS 5.3: "Adios" with its accent could never be exact."""
+def test_the_seed_charset_loses_accents():
+    """An answer with an accent could never be exact."""
     lost = AnswerCharTokenizer(SEED_CHARSET)
     assert UNK in lost.encode(SPANISH) and lost.decode(lost.encode(SPANISH)) != SPANISH
     kept = AnswerCharTokenizer()
     assert UNK not in kept.encode(SPANISH) and kept.decode(kept.encode(SPANISH)) == SPANISH
 
 
-def test_decoding_stops_at_eos_and_skips_what_is_no_text():
+def test_decoding_stops_at_eos_and_skips_special_ids():
     t = AnswerCharTokenizer(SEED_CHARSET)
     a, b = t.encode("ab")
     assert t.encode("ab", add_eos=True).tolist() == [a, b, EOS]
@@ -71,7 +71,7 @@ def test_json(hybrid):
         np.testing.assert_array_equal(again.encode("xyz the cat"), tokenizer.encode("xyz the cat"))
 
 
-def test_refusals():
+def test_invalid_vocabularies():
     with pytest.raises(UserError, match="characters must be distinct"):
         AnswerCharTokenizer("aa")
     with pytest.raises(UserError, match="two characters or more"):

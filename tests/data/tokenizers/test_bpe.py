@@ -29,7 +29,7 @@ def test_frequent_pieces_are_one_token(bpe):
 
 @given(st.text(max_size=40))
 @settings(deadline=None)
-def test_any_text_comes_back(bpe, text):
+def test_any_text_round_trips(bpe, text):
     tokens = bpe.encode(text)
     assert tokens.dtype == np.int32 and (tokens >= len(SPECIALS)).all()
     assert (tokens < bpe.vocab_size).all()
@@ -40,20 +40,20 @@ def test_any_text_comes_back(bpe, text):
 
 
 @pytest.mark.parametrize("mark", SPECIALS)
-def test_a_mark_spelled_out_in_a_text_is_text(bpe, mark):
+def test_special_tokens_spelled_in_a_text_are_text(bpe, mark):
     """Or a question could end a row. The fitted texts hold "<eos>" too."""
     tokens = bpe.encode(f"a{mark} b")
     assert (tokens >= len(SPECIALS)).all() and bpe.decode(tokens) == f"a{mark} b"
 
 
-def test_decoding_stops_at_eos_and_skips_what_is_no_text(bpe):
+def test_decoding_stops_at_eos_and_skips_special_ids(bpe):
     a, b = bpe.encode("a")[0], bpe.encode("b")[0]
     assert bpe.encode("a", add_eos=True).tolist() == [a, EOS]
     assert bpe.decode([PAD, a, UNK, SEP, 9999, b, EOS, a]) == "ab"
     assert bpe.decode([]) == "" and len(bpe.encode("")) == 0
 
 
-def test_the_same_texts_give_the_same_pieces(bpe):
+def test_fitting_is_deterministic(bpe):
     again = BPETokenizer.fit(iter(TEXTS), vocab_size=300)
     assert again == bpe and again.to_json() == bpe.to_json()
 
@@ -64,7 +64,7 @@ def test_json(bpe):
     np.testing.assert_array_equal(again.encode(TEXTS[0]), bpe.encode(TEXTS[0]))
 
 
-def test_refusals(monkeypatch):
+def test_invalid_arguments(monkeypatch):
     with pytest.raises(UserError, match="BPE needs 260 or more"):
         BPETokenizer.fit(TEXTS, vocab_size=259)
     monkeypatch.setitem(sys.modules, "tokenizers", None)

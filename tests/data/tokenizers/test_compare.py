@@ -28,13 +28,13 @@ def test_counted_by_hand():
     assert byte.unknown == 0.0 and byte.lossless == 1.0 and byte.parameters == 5120
 
 
-def test_the_longest_twentieth_is_left_out():
+def test_p95_excludes_the_longest_twentieth():
     pairs = [Pair("a" * n, "a") for n in range(1, 101)]
     (row,) = compare_tokenizers(pairs, {"a": AnswerCharTokenizer("a")}, width=1)
     assert row.p95_tokens == 96  # questions of 1 to 95, and an answer of 1
 
 
-def test_words_lose_what_they_do_not_know():
+def test_unknown_words_are_lost():
     (row,) = compare_tokenizers(
         [Pair("a b", "a  y z")], {"word": WordTokenizer.fit(["a b"])}, width=1
     )
@@ -61,8 +61,8 @@ def test_command_line(capsys):
     assert "nothing: neither a file nor a task" in capsys.readouterr().err
 
 
-def test_refusals():
-    with pytest.raises(UserError, match="pairs: none"):
+def test_invalid_arguments():
+    with pytest.raises(UserError, match="pairs: must not be empty"):
         compare_tokenizers([], {}, 1)
     with pytest.raises(UserError, match="width must be positive"):
         compare_tokenizers(PAIRS, {}, 0)

@@ -16,7 +16,7 @@ KINDS = [SUDOKU4, SUDOKU9, MAZE]
 
 
 @pytest.mark.parametrize(("symbols", "vocab_size"), [(SUDOKU4, 6), (SUDOKU9, 11), (MAZE, 6)])
-def test_ids_are_those_of_hrm(symbols, vocab_size):
+def test_ids_equal_those_of_hrm(symbols, vocab_size):
     """An open cell is 1 and digit d is d + 1; wall, free, start, goal, path are 1 to 5."""
     tokens = GridTokenizer(symbols)
     assert tokens.vocab_size == vocab_size
@@ -33,7 +33,7 @@ def test_sudoku_and_maze_by_hand():
 
 @pytest.mark.parametrize("symbols", KINDS)
 @given(data=st.data())
-def test_nothing_is_lost(symbols, data):
+def test_text_round_trips(symbols, data):
     text = data.draw(st.text(symbols, max_size=30))
     tokens = GridTokenizer(symbols)
     ids = tokens.encode(text)
@@ -43,7 +43,7 @@ def test_nothing_is_lost(symbols, data):
     assert counts.dtype == np.int32 and counts.tolist() == [1] * len(text)
 
 
-def test_what_is_no_cell_does_not_pass_for_one():
+def test_missing_cells_are_not_symbols():
     """A model may answer PAD or an id beyond the last."""
     tokens = GridTokenizer(SUDOKU4)
     assert tokens.decode([PAD, 1, 5, 6, -1]) == "_.4??"
@@ -72,6 +72,6 @@ def test_json(symbols):
     "fields",
     [{}] + [{"symbols": symbols} for symbols in ("", ".11", 5, ["a", "b"], "_12")],
 )
-def test_a_description_of_no_grid_is_refused(fields):
+def test_invalid_descriptions_are_refused(fields):
     with pytest.raises(UserError, match="not a tokenizer description"):
         tokenizer_from_json(json.dumps({"kind": "grid"} | fields))

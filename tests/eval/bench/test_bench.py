@@ -1,4 +1,4 @@
-"""The benchmarks' command line and what they share."""
+"""Command line and shared measurements of the benchmarks."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
         ("race", "race", ""),
     ],
 )
-def test_a_command_line_reaches_its_benchmark(monkeypatch, line, name, rest):
+def test_command_line_selects_the_benchmark(monkeypatch, line, name, rest):
     seen = []
 
     class Module:
@@ -42,30 +42,30 @@ def test_a_command_line_reaches_its_benchmark(monkeypatch, line, name, rest):
     assert seen == [f"eval.bench.{name}", rest.split()]
 
 
-def test_an_unknown_benchmark_is_one_line(capsys):
+def test_unknown_benchmark_gives_a_one_line_error(capsys):
     assert command.main(["cell"]) == 2
     error = capsys.readouterr().err
     assert error == "error: unknown benchmark 'cell'; choose from: prernk, cells, race, tpu\n"
 
 
-def test_help_names_every_benchmark(capsys):
+def test_help_lists_every_benchmark(capsys):
     assert command.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n    {name}" in text for name in command.BENCHMARKS)
 
 
-def test_parameters_in_products_are_the_matrices():
+def test_matmul_parameters():
     config = RWKV7Config(width=32, ranks=(2, 2, 2, 3))
 
     def cell():
         return RWKV7Cell(config, rngs=nnx.Rngs(0))
 
-    # r, k, v, output; decay, rate, gate. Vectors, mixes and norms take part in no product.
+    # r, k, v, output; decay, rate, gate. Vectors, mixes and norms are not in matmuls.
     assert matmul_parameters(jax.eval_shape(cell)) == 4 * 32 * 32 + 2 * 32 * (2 + 2 + 3)
 
 
-def test_measurements_follow_the_formula(monkeypatch):
-    """Two experiments in turns; the rate before and after each is averaged."""
+def test_measure_utilisation(monkeypatch):
+    """Two interleaved experiments; the rates before and after each are averaged."""
     order = []
 
     @dataclasses.dataclass

@@ -1,4 +1,4 @@
-"""What hand-written kernels cost: the count over a listing, and what libtpu really writes."""
+"""Cost of custom kernels: counts over a listing, and real libtpu dumps."""
 
 import json
 import sys
@@ -31,20 +31,20 @@ LH: loop header
 """
 
 
-def test_loops_are_counted_as_often_as_they_turn():
+def test_bundles_are_multiplied_by_loop_iterations():
     bundles, unknown = count(LISTING)
     assert bundles == 2 + 6 * (1 + 8 * 3 + 2 + 1) + 1
     assert unknown == 1
 
 
-def test_bytes_are_those_of_whole_tiles_in_the_large_memory():
+def test_size_of_counts_padded_tiles_in_hbm():
     assert size_of("f32[8,128]{1,0:T(8,128)}") == 4 * 8 * 128
     assert size_of("f32[8,4096,1]{2,1,0:T(8,128)}") == 4 * 8 * 4096 * 128
     assert size_of("bf16[3,5]{0,1:T(8,128)(2,1)}") == 2 * 8 * 128
     assert size_of("(pred[16,128]{1,0:T(8,128)(4,1)}, f32[9,9]{1,0:T(8,128)S(1)})") == 16 * 128
 
 
-def test_a_kernel_costs_its_schedule_or_what_it_moves():
+def test_kernel_cost_is_schedule_or_memory_traffic():
     program = """\
 HloModule jit_run
 
@@ -67,7 +67,7 @@ custom_call_target="tpu_custom_call"
 
 
 @needs_libtpu
-def test_the_compiler_schedules_the_kernels(tmp_path):
+def test_schedules_of_compiled_kernels(tmp_path):
     sizes = "--width 256 --time 64 --batch 8 --no-scan".split()
     command = [sys.executable, "-m", "eval.bench", "cells", "--topology", "v5e:2x2"]
     path = tmp_path / "tpu.json"
@@ -126,5 +126,5 @@ print("all compiled")
 
 @needs_libtpu
 def test_odd_sizes_compile():
-    """What no block divides is padded, and chunks are of whole registers."""
+    """Sizes that no block divides are padded."""
     assert run_program([sys.executable, "-c", ODD_SIZES]).stdout.endswith("all compiled\n")

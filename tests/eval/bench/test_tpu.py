@@ -1,4 +1,4 @@
-"""The estimate for absent TPUs: the sum over HLO text, and what libtpu really gives."""
+"""Cost estimates for absent TPUs: sums over HLO text, and real libtpu output."""
 
 import json
 import os
@@ -133,20 +133,20 @@ condition=%outer_condition, body=%outer_body
 """
 
 
-def test_cycles_are_added_along_the_calls():
+def test_cycles_are_summed_along_the_calls():
     found = profile(HLO)
     # 3 x (4 x 7 + 11) in the loops, 5, and the dearer branch.
     assert found.cycles == 3 * (4 * 7 + 11) + 5 + 300
     assert found.by("kind") == {"reduction": 300, "product": 84, "movement": 33, "elementwise": 5}
-    dearest = found.costs[1]
-    assert (dearest.instruction.name, dearest.times, dearest.cycles) == ("f", 12, 84)
-    assert dearest.instruction.op_name == "jit(run)/while/body/dot_general"
+    largest = found.costs[1]
+    assert (largest.instruction.name, largest.times, largest.cycles) == ("f", 12, 84)
+    assert largest.instruction.op_name == "jit(run)/while/body/dot_general"
     assert found.by("source") == {"?": 333, "second.py:12 step": 84, "first.py:7 <module>": 5}
     assert found.without_estimate == {"tpu_custom_call": 1, "copy": 1}
     assert found.unknown_loops == ()
 
 
-def test_a_loop_without_a_constant_count_is_named_and_counts_once():
+def test_loop_without_constant_trip_count_counts_once():
     # The limit is an input of the program.
     text = HLO.replace("%four = s32[] constant(4)", "%four = s32[] parameter(1)")
     found = profile(text)
@@ -157,11 +157,11 @@ def test_a_loop_without_a_constant_count_is_named_and_counts_once():
     assert profile(changed).unknown_loops == ("loop",)
 
 
-def test_whole_layers_and_their_operations():
+def test_layer_of_and_its_flops():
     cell = layer_of("rwkv7", 128, 16, 2, 8)
     assert cell.cell.config.chunk_size == 16
     assert cell.cell.config.dtype == "bfloat16"
-    # Two heads of 64 x 64, nine operations an entry, the backward pass twice the forward.
+    # Two heads of 64 x 64, nine operations per entry, backward pass twice the forward.
     assert cell.flops[1] == 3 * 9 * 2 * 64 * 64
     with pytest.raises(UserError, match=r"unknown cell 'rwkv9'; choose from: .*rwkv7"):
         layer_of("rwkv9", 128, None, 2, 8)
@@ -171,11 +171,11 @@ def test_whole_layers_and_their_operations():
     ("line", "message"),
     [
         ("--topology v5e", "expected a TPU generation"),
-        ("--topology tpu7x:2x2x1", "no clock is known for tpu7x; choose from: v4, v5e, v5p, v6e"),
+        ("--topology tpu7x:2x2x1", "unknown generation tpu7x; choose from: v4, v5e, v5p, v6e"),
         ("--batch 0", "--batch=0: give 1 or more"),
     ],
 )
-def test_mistakes_are_one_line(capsys, line, message):
+def test_one_line_errors(capsys, line, message):
     assert tpu.main(line.split()) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -219,7 +219,7 @@ print(json.dumps({
 
 @needs_libtpu
 def test_anchors():
-    """A product of 4096^3 (96 % of 197 TFLOP/s at 1.5 GHz); loops cost in proportion to T."""
+    """A 4096^3 matmul reaches 96 % of 197 TFLOP/s at 1.5 GHz; loops cost in proportion to T."""
     done = run_program([sys.executable, "-c", ANCHORS])
     found = json.loads(done.stdout)
     assert found["product"] == 1_083_068
@@ -234,7 +234,7 @@ def test_anchors():
 
 @needs_libtpu
 def test_command_line(tmp_path):
-    """A small cell: the fast form of two chunk sizes beside the scan."""
+    """A small cell: two chunk sizes of the parallel implementation, and the scan."""
     sizes = "--width 64 --time 128 --batch 2 --chunk-sizes 16 32 --top 2".split()
     command = [sys.executable, "-m", "eval.bench", "cells", "--topology", "v5e:2x2"]
     path = tmp_path / "tpu.json"
@@ -253,24 +253,23 @@ def test_command_line(tmp_path):
     assert profile((tmp_path / "rwkv4-call-16.txt").read_text()).cycles == small["cycles"]
     assert "rwkv4, call, chunk 16:" in done.stdout
     assert "compiled at T 64, 128 (" in done.stdout
-    assert done.stderr.count("\n") == 4  # a line of progress for each program
+    assert done.stderr.count("\n") == 4  # one line of progress per program
 
 
-def test_the_batch_is_halved_until_it_fits(monkeypatch):
-    """And a layer that does not fit at all says so."""
-    asked = []
+def test_batch_is_halved_until_it_fits(monkeypatch):
+    batches = []
 
     def refuse(layer, form, batch, time, device):
-        asked.append(batch)
+        batches.append(batch)
         raise aot.DoesNotFit("needs 20G")
 
     monkeypatch.setattr(tpu, "compile_layer", refuse)
     fields = {"batch": 4, "width": 64, "time": 8, "topology": "v5e:2x2", "kernel": "xla"}
     fields["kernels"] = None
-    wanted = type("Wanted", (), fields)
+    options = type("Options", (), fields)
     with pytest.raises(aot.DoesNotFit):
-        tpu.estimate_call("rwkv7", wanted, None, jax.devices()[0], lambda line: None)
-    assert asked == [4, 2, 1]
+        tpu.estimate_call("rwkv7", options, None, jax.devices()[0], lambda line: None)
+    assert batches == [4, 2, 1]
 
 
 def run_program(command):

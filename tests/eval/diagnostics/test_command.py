@@ -1,4 +1,4 @@
-"""The whole of the diagnostics on small models, its files, and its command line."""
+"""All diagnostics on small models, their files, and the command line."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def run():
     return types.SimpleNamespace(model=model, corpus=corpus, config=config)
 
 
-def test_watching_token_by_token_is_reading(run):
+def test_watch_matches_the_forward_pass(run):
     tokens = excerpts(run.corpus.valid[0].tokens, ROWS, BLOCK, np.random.default_rng(0))
     hybrid, attention = look.watch(run.model, tokens, 0)
     state, _ = read(run.model, run.model.initial_state(ROWS), tokens)
@@ -46,12 +46,12 @@ def result(run):
     ]
     amounts = look.Amounts(distances=(0, 16), rows=64, context=64, watched=64, words=16)
     found = look.diagnose(run, Log(None, rows=rows), amounts, lambda what: None)
-    made = {"model": "groundthink", "step": 3, "parameters": 9, "corpus": "text", "command": "x"}
-    made |= {"amounts": {"rows": 64}, "device": "cpu", "versions": {"jax": "0"}, "seconds": 1.0}
-    return json_safe(made | found)
+    facts = {"model": "groundthink", "step": 3, "parameters": 9, "corpus": "text", "command": "x"}
+    facts |= {"amounts": {"rows": 64}, "device": "cpu", "versions": {"jax": "0"}, "seconds": 1.0}
+    return json_safe(facts | found)
 
 
-def test_everything_is_looked_at(result):
+def test_diagnose_covers_all_parts(result):
     assert result["missing"] == [] and set(look.PARTS) <= result.keys()
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     rows = result["states"]["layers"]
@@ -63,13 +63,13 @@ def test_everything_is_looked_at(result):
     recall = result["probes"]["recall"]
     assert [r["distance"] for r in recall] == [0, 16]
     assert recall[0]["decoded"].keys() == {"rwkv", "mamba", "all"}
-    # The embedding shows its last token in the shifts: a state right after the key holds it.
+    # The token shift stores the last token, so the state right after the key contains it.
     assert recall[0]["decoded"]["all"]["accuracy"] > 0.15
     assert result["probes"]["poisoning"]["after_reset"]["noise"] == 0.0
     assert result["probes"]["forgetting"]["leakage"] == 0.0
 
 
-def test_every_gate_is_asked(result):
+def test_diagnose_reports_every_gate(result):
     names = [gate["gate"] for gate in result["gates"]]
     for start in ("G0", "G1", "G2", "G3 ", "G3.5", "G4", "G5", "useful memory", "phase shift"):
         assert any(name.startswith(start) for name in names), start
@@ -81,14 +81,14 @@ def test_every_gate_is_asked(result):
     assert result["overall"] == "fail"
 
 
-def test_the_page_shows_it(result):
+def test_page_contains_all_sections(result):
     text = page.compose(result, "run")
     for words in ("Gates", "Memory", "States", "Components", "Identity", "useful memory", "τ"):
         assert words in text
     assert text.count("<svg") == 3 and "http" not in text.replace("http://www.w3.org", "")
 
 
-def test_attention_alone_has_nothing_recurrent_to_probe(run):
+def test_attention_only_model_has_no_recurrent_probe(run):
     model = small_model(layout="attention", write_gate=False)
     text = run.corpus.valid[0].tokens
     tokens = excerpts(text, ROWS, BLOCK, np.random.default_rng(0))
@@ -103,7 +103,7 @@ def test_attention_alone_has_nothing_recurrent_to_probe(run):
     assert Heading("Memory") in page.sections(result)
 
 
-def test_the_command_line_on_a_model_that_shows_little(finished, tmp_path, capsys):
+def test_command_line_on_a_model_without_layers(finished, tmp_path, capsys):
     out = tmp_path / "found.json"
     flags = [f"--workdir={finished}", "--checkpoint=last", "--rows=32", "--distances", "0", "8"]
     assert main([*flags, f"--json={out}"]) == 0
@@ -117,17 +117,17 @@ def test_the_command_line_on_a_model_that_shows_little(finished, tmp_path, capsy
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--rows=5"], "30 examples"),
-        (["--distances", "-3"], "fewer than 0"),
+        (["--rows=5"], "at least 30"),
+        (["--distances", "-3"], "--distances must be at least 0"),
         (["--json=/nowhere/x.json"], "no folder /nowhere"),
         (["--workdir=/nowhere"], "no such folder"),
     ],
 )
-def test_bad_flags_are_one_line(finished, capsys, flags, message):
+def test_bad_flags_give_one_line_errors(finished, capsys, flags, message):
     assert main([f"--workdir={finished}", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
-def test_what_json_cannot_say():
+def test_json_safe():
     assert json_safe({"a": [math.inf, (1.0, math.nan)]}) == {"a": ["inf", [1.0, "nan"]]}

@@ -1,4 +1,4 @@
-"""Gradients and worth of components, on a hybrid small enough to take apart by hand."""
+"""Gradients and ablations of components, on a small hybrid."""
 
 import math
 
@@ -26,14 +26,14 @@ def tokens():
     return np.random.default_rng(0).integers(0, TOKENIZER.vocab_size, (ROWS, 2 * BLOCK + 1))
 
 
-def test_norms_by_component_raw_and_per_parameter():
+def test_component_norms():
     grads = {"a/kernel": jnp.full((2, 3), 2.0), "a/bias": jnp.array([1.0]), "b/x": jnp.zeros(4)}
     norms = components.component_norms(grads, lambda name: name.split("/")[0] + "/matrix")
     assert norms["a"] == Norms(5.0, pytest.approx(5.0 / 7**0.5), 7)
     assert norms["b"] == Norms(0.0, 0.0, 4)
 
 
-def test_ratio_raw_and_rms_differ_by_the_sizes():
+def test_ratios_raw_and_rms():
     norms = {"rwkv": Norms(4.0, 0.4, 100), "mamba": Norms(2.0, 0.1, 400)}
     assert components.ratios(norms) == {"raw": 2.0, "rms": 4.0}
     assert components.ratios({"rwkv": norms["rwkv"]}) is None
@@ -42,7 +42,7 @@ def test_ratio_raw_and_rms_differ_by_the_sizes():
     assert math.isnan(components.ratios({"rwkv": zero, "mamba": zero})["raw"])
 
 
-def test_phase_shift_flags_step_sizes_alone():
+def test_phase_shift_depends_on_step_sizes():
     quiet = {"cell/dt_bias": jnp.full(4, 2.0), "cell/in_proj/kernel": jnp.full((2, 2), 0.5)}
     assert components.phase_shift(quiet).value == pytest.approx(4.0)
     assert components.phase_shift(quiet).outcome == "pass"
@@ -63,7 +63,7 @@ def test_gradients_of_every_component(model, tokens):
     assert all(n.raw > 0 for n in norms.values())
 
 
-def test_the_loss_is_a_mean_over_counted_targets():
+def test_mean_loss_is_weighted():
     toy, tokens = Toy(), np.random.default_rng(0).integers(0, 256, (2, 9))
     weights = np.ones((2, 8), np.float32)
     weights[1, 3:] = 0.0
@@ -87,13 +87,13 @@ def test_the_loss_is_a_mean_over_counted_targets():
 
 @pytest.mark.parametrize("component", ["rwkv", "mamba"])
 @pytest.mark.parametrize("path_norm", [True, False])
-def test_a_path_taken_out_leaves_the_other_alone(component, path_norm):
+def test_ablated_path_leaves_the_other_unchanged(component, path_norm):
     model = small_model(path_norm=path_norm, num_layers=1, attention_layers=())
     # RWKV's read-out starts at zero.
     model = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), model)
-    maimed = components.without(model, component)
+    ablated = components.without(model, component)
     x = jax.random.normal(jax.random.key(0), (1, 16))
-    whole, cut = model.layer(0).mixer, maimed.layer(0).mixer
+    whole, cut = model.layer(0).mixer, ablated.layer(0).mixer
     state = whole.initial_state(1)
     _, outs = whole._paths("step", state, x, None)
     other, share = {"rwkv": ("mamba", 0.4), "mamba": ("rwkv", 0.6)}[component]
@@ -102,7 +102,7 @@ def test_a_path_taken_out_leaves_the_other_alone(component, path_norm):
     np.testing.assert_allclose(cut.step(state, x)[1], expected, atol=1e-6)
 
 
-def test_attention_channel_and_adapter_taken_out():
+def test_ablation_of_attention_channel_and_adapter():
     model = jax.tree.map(lambda x: x + 0.1, small_model(adapter_rank=2))
     x = jax.random.normal(jax.random.key(0), (1, 16))
     anchor, cut = (m.layer(1).mixer for m in (model, components.without(model, "attention")))
@@ -113,17 +113,17 @@ def test_attention_channel_and_adapter_taken_out():
     assert jnp.any(model.layer(0)._after(x, 0.0 * x) != x)
 
 
-def test_dominance_measures_what_is_lost(model, tokens):
+def test_dominance_measures_the_loss_increase(model, tokens):
     found = components.dominance(model, tokens)
     assert found.rises.keys() == {"rwkv", "mamba", "attention", "channel"}
     assert found.loss == token_losses(model, model.initial_state(ROWS), tokens)[1].mean()
-    maimed = components.without(model, "mamba")
-    loss = token_losses(maimed, model.initial_state(ROWS), tokens)[1].mean()
+    ablated = components.without(model, "mamba")
+    loss = token_losses(ablated, model.initial_state(ROWS), tokens)[1].mean()
     assert found.rises["mamba"] == pytest.approx(loss - found.loss, abs=1e-6) != 0.0
     assert components.without(model, "gla") is None
 
 
-def test_dominance_in_words():
+def test_shares_and_their_text():
     shares, says = components._shares({"rwkv": 0.3, "mamba": 0.1, "channel": 9.0})
     assert shares == {"rwkv": pytest.approx(0.75), "mamba": pytest.approx(0.25)}
     assert says.startswith("rwkv carries 75%") and "dominates" not in says
@@ -133,7 +133,7 @@ def test_dominance_in_words():
     assert "no two paths" in components._shares({"rwkv": 1.0})[1]
 
 
-def test_a_model_without_labels_is_divided_by_names():
+def test_components_of_a_model_without_labels():
     toy = Toy()
     norms = components.component_norms(flatten(toy), components.labeller(toy))
     assert norms.keys() == {"table", "kernel", "head"}

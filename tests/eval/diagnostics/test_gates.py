@@ -1,4 +1,4 @@
-"""Gates: a value on each side of every bound."""
+"""Gates, with values on both sides of every bound."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_early_training_norms(norm, outcome):
     assert gates.early_training(falling, [norm] * 100).outcome == outcome
 
 
-def test_early_training_needs_a_falling_loss():
+def test_early_training_requires_a_falling_loss():
     assert gates.early_training(np.linspace(2.0, 5.0, 100), [1.0] * 100).outcome == "fail"
     assert gates.early_training([3.0] * 100, [1.0] * 100).outcome == "fail"
     assert gates.early_training([], []).outcome == "skip"
@@ -117,14 +117,14 @@ def test_balance(ratio, outcome):
     assert gates.balance(ratio).outcome == outcome
 
 
-def test_suite_names_what_is_absent():
+def test_suite_lists_absent_parts():
     results = {"a": {"x": 1.0}, "b": {}, "c": {"x": math.nan}, "d": [0.5], "e": "words"}
     assert gates.suite(results, ["a", "d", "e"]).outcome == "pass"
     verdict = gates.suite(results, ["a", "b", "c", "missing"])
     assert verdict.outcome == "fail" and "b, c, missing" in verdict.says
 
 
-def test_scale_up_has_no_meaning_for_characters():
+def test_scale_up_is_skipped_for_small_vocabularies():
     assert gates.scale_up(1.5, 97).outcome == "skip"
     assert gates.scale_up(6.4, 24576).outcome == "pass"
     assert gates.scale_up(6.5, 24576).outcome == "fail"
@@ -135,9 +135,9 @@ def test_scale_up_has_no_meaning_for_characters():
     [
         (100, 1000, "fail"),
         (125, 1000, "fail"),  # 2.6 standard errors
-        (150, 1000, "warn"),  # beyond chance, not by the margin
+        (150, 1000, "warn"),  # significant, below the margin
         (200, 1000, "pass"),
-        (4, 20, "fail"),  # the margin, but by luck one time in eight
+        (4, 20, "fail"),  # above the margin, not significant
     ],
 )
 def test_useful_memory(correct, asked, outcome):
@@ -145,7 +145,7 @@ def test_useful_memory(correct, asked, outcome):
     assert verdict.outcome == outcome and "chance 10.0%" in verdict.says
 
 
-def test_overall_is_the_worst():
+def test_overall_is_the_worst_outcome():
     def verdicts(*outcomes):
         return [gates.Verdict("x", outcome, None, "") for outcome in outcomes]
 

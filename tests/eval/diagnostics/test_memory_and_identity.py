@@ -1,4 +1,4 @@
-"""Probes on a model whose memory is known: a window of 64 tokens, sharp and hand-made."""
+"""Memory and identity diagnostics on a model with a known memory: a window of 64 tokens."""
 
 import dataclasses
 import math
@@ -37,7 +37,7 @@ def model():
     return Recalling(TOKENIZER.vocab_size, WINDOW)
 
 
-def test_reading_in_blocks_is_reading_at_once():
+def test_read_in_blocks_equals_one_call():
     model, tokens = Toy(), np.random.default_rng(0).integers(0, 256, (2, 151))
     reset = np.zeros((2, 150), bool)
     reset[1, 70] = True
@@ -51,27 +51,27 @@ def test_reading_in_blocks_is_reading_at_once():
     np.testing.assert_allclose(last, out.logits[:, -1], rtol=1e-5)
 
 
-def test_continuing_is_stepping():
+def test_generate_equals_stepping():
     model = Toy()
     forced = np.array([[65, 66, -1, -1, 67, -1] + [-1] * 14, [70, -1, 71, -1, -1, -1] + [-1] * 14])
     logits = jnp.zeros((2, 256))
-    said = reading.continued(model, model.initial_state(2), logits, forced)
-    assert said.shape == (2, 20) and (said[forced >= 0] == forced[forced >= 0]).all()
-    _, out = model(model.initial_state(2), jnp.asarray(said))
-    likeliest = np.asarray(out.logits.argmax(-1))[:, :-1]
+    tokens = reading.generate(model, model.initial_state(2), logits, forced)
+    assert tokens.shape == (2, 20) and (tokens[forced >= 0] == forced[forced >= 0]).all()
+    _, out = model(model.initial_state(2), jnp.asarray(tokens))
+    argmax = np.asarray(out.logits.argmax(-1))[:, :-1]
     own = forced[:, 1:] < 0
-    np.testing.assert_array_equal(said[:, 1:][own], likeliest[own])
-    few = reading.continued(model, model.initial_state(2), logits, forced, allowed=[7, 9])
+    np.testing.assert_array_equal(tokens[:, 1:][own], argmax[own])
+    few = reading.generate(model, model.initial_state(2), logits, forced, allowed=[7, 9])
     assert set(few[forced < 0]) <= {7, 9}
     hot = [
-        reading.continued(model, model.initial_state(2), logits, forced, temperature=2.0, seed=s)
+        reading.generate(model, model.initial_state(2), logits, forced, temperature=2.0, seed=s)
         for s in (0, 0, 1)
     ]
     np.testing.assert_array_equal(hot[0], hot[1])
-    assert (hot[0] != hot[2]).any() and (hot[0][:, 1:] != said[:, 1:]).any()
+    assert (hot[0] != hot[2]).any() and (hot[0][:, 1:] != tokens[:, 1:]).any()
 
 
-def test_features_by_component_leave_attention_out():
+def test_recurrent_features_exclude_attention():
     class Kinds:
         kinds = ("hybrid", "attention", "gla", "mamba")
 
@@ -96,7 +96,7 @@ def test_features_by_component_leave_attention_out():
     assert whole["state"].shape == (2, 7)
 
 
-def test_prompts_hold_the_key_once_and_count_tokens(key):
+def test_prompts_contain_the_key_once_at_the_distance(key):
     text, keys = key.prompts(37, 5, seed=(0,))
     assert text.shape[1] % reading.BLOCK == 0
     for row, answer in zip(text, keys, strict=True):
@@ -108,14 +108,14 @@ def test_prompts_hold_the_key_once_and_count_tokens(key):
     assert (key.prompts(37, 5, seed=(1,))[1] != keys).any()
 
 
-def test_symbols_are_what_the_vocabulary_has(noise):
+def test_symbols_are_chosen_from_the_vocabulary(noise):
     assert passkey.passkey_of(ByteTokenizer(), noise).shown == "0123456789"
     assert passkey.passkey_of(CharTokenizer("abcdefghijk"), noise).shown == "abcdefghij"
     words = WordTokenizer(("<pad>", "<unk>", *(f"w{i}" for i in range(15))))
     found = passkey.passkey_of(words, noise)
     np.testing.assert_array_equal(found.symbols, np.arange(7, 17))
     few = WordTokenizer(("<pad>", "<unk>", "a"))
-    with pytest.raises(UserError, match="12 are needed"):
+    with pytest.raises(UserError, match="at least 12 tokens"):
         passkey.passkey_of(few, noise)
 
 
@@ -124,7 +124,7 @@ def recalls(model, key):
     return {d: passkey.recall(model, key, d, rows=150) for d in (0, 30, 80)}
 
 
-def test_recall_reaches_as_far_as_the_window(recalls):
+def test_recall_is_limited_by_the_window(recalls):
     near, middle, far = recalls.values()
     assert near.accuracy > 0.99 and near.whole > 0.98 and near.asked == 160 * 5
     assert middle.accuracy > 0.95
@@ -133,7 +133,7 @@ def test_recall_reaches_as_far_as_the_window(recalls):
     assert far.best.accuracy < 0.2 and far.best.asked == 53 * 5
 
 
-def test_tau_is_where_half_is_lost(recalls):
+def test_persistence_interpolates(recalls):
     tau = passkey.persistence(recalls, [r.accuracy for r in recalls.values()])
     assert 30 < tau < 80
     assert passkey.persistence([0, 10, 20], [1.0, 0.75, 0.25]) == pytest.approx(15.0)
@@ -142,7 +142,7 @@ def test_tau_is_where_half_is_lost(recalls):
     assert passkey.persistence([0, 10], [0.4, 0.9]) == 0.0
 
 
-def test_eta_falls_if_a_new_document_sees_the_old_one(model, key):
+def test_eta_decreases_with_leakage(model, key):
     long = 3 * WINDOW  # the new document is a block
     sound = passkey.forgetting(Recalling(model.vocab, long), key)
     assert sound.retained > 0.99 and sound.leakage == 0.0
@@ -151,17 +151,17 @@ def test_eta_falls_if_a_new_document_sees_the_old_one(model, key):
     assert leaky.leakage > 0.9 and leaky.eta < 0.1
 
 
-def test_jitter_grows_with_the_noise(noise):
+def test_jitter_increases_with_the_noise(noise):
     model, tokens = Toy(), np.random.default_rng(0).integers(0, 256, (4, 41))
     rises = stress.jitter(model, tokens, sizes=(0.0, 0.01, 1.0))
     assert rises["0"] == 0.0 and abs(rises["0.01"]) < 0.1 * abs(rises["1"])
     state = {"wkv": jnp.ones((2, 3, 4)), "count": jnp.ones((2, 3))}
-    moved = stress.shaken(state, 0, 0.5)
+    moved = stress.add_noise(state, 0, 0.5)
     np.testing.assert_array_equal(moved["count"], 1.0)
     assert 0.3 < float((moved["wkv"] - 1.0).std()) < 0.7
 
 
-def test_poison_works_until_the_reset(model, noise):
+def test_poisoning_ends_at_the_reset(model, noise):
     few, sizes = noise % 3, dict(rows=6, prefix=50, length=33)  # what three tokens do, recurs
     sharp = stress.poisoning(model, few, 3, **sizes)
     assert sharp.after_reset == dict.fromkeys(("text", "noise", "repeat", "searched"), 0.0)
@@ -172,13 +172,13 @@ def test_poison_works_until_the_reset(model, noise):
     assert max(leaks.values()) > 0.01
 
 
-def test_rubric_is_matches_over_words():
+def test_persona_score_is_matches_over_words():
     assert persona.persona_score("My sword, my Lord! And tea.", "Knight") == pytest.approx(2 / 6)
     assert persona.persona_score("My sword, my Lord! And tea.", "Pirate") == 0.0
     assert persona.persona_score(" -- ", "Knight") == 0.0
 
 
-def test_log_probabilities_are_those_of_the_whole_text():
+def test_log_probabilities_match_the_full_forward_pass():
     model, tokenizer = Toy(), ByteTokenizer()
     tokens = jnp.asarray(tokenizer.encode("\n" * (65 - 5) + "abcde"), jnp.int32)[None]
     _, out = model(model.initial_state(1), tokens)
@@ -189,7 +189,7 @@ def test_log_probabilities_are_those_of_the_whole_text():
 
 
 class Listening:
-    """Stands in for `log_probabilities`: an answer is likely if the prompt names it."""
+    """Stub of `log_probabilities`: an answer is likely if the prompt contains it."""
 
     def __init__(self, weight):
         self.weight = weight
@@ -200,7 +200,7 @@ class Listening:
         return self.weight * np.array(named, np.float64)
 
 
-def test_lock_is_zero_for_who_does_not_listen(monkeypatch):
+def test_persona_lock_is_zero_without_influence(monkeypatch):
     monkeypatch.setattr(persona, "log_probabilities", Listening(0.0))
     assert persona.persona_lock(None, None) == {"Knight": 0.0, "Scientist": 0.0, "Pirate": 0.0}
     monkeypatch.setattr(persona, "log_probabilities", Listening(2.0))
@@ -209,7 +209,7 @@ def test_lock_is_zero_for_who_does_not_listen(monkeypatch):
     assert locks["Knight"] > 0.3 and locks["Pirate"] > 0.3 and locks["Scientist"] <= 0.1
 
 
-def test_choices_and_anchor(monkeypatch, noise):
+def test_choices_and_anchor_items(monkeypatch, noise):
     items = [("the box: ", "box", "bag"), ("the bag: ", "box", "bag")]
     monkeypatch.setattr(persona, "log_probabilities", Listening(1.0))
     assert persona.choices(None, None, items) == 0.5
@@ -222,7 +222,7 @@ def test_choices_and_anchor(monkeypatch, noise):
         assert right == name != wrong and 500 <= len(text) <= 540
 
 
-def test_identity_suite_runs_on_a_model():
+def test_identity_suite_runs():
     model = Toy()
     found = persona.identity_suite(model, ByteTokenizer(), np.arange(32, 127), tokens=20)
     assert found["rubric"].keys() == found["persona_lock"].keys() == persona.PERSONAS.keys()

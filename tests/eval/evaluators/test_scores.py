@@ -1,4 +1,4 @@
-"""Scores of answers, against cases worked by hand."""
+"""Scores of answers compared with hand calculations."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_right_and_wrong_answers():
 
 
 def test_a_short_right_answer_has_bleu_1():
-    # Without an effective order no sentence under four words could score at all (SYSTEMS 5.3).
+    # Without effective order, sentences of fewer than four words would score 0.
     assert text_scores(["si"], ["si"])["bleu"] == pytest.approx(1.0)
     assert text_scores(["no"], ["si"])["bleu"] == pytest.approx(0.0, abs=1e-9)
 
@@ -25,13 +25,13 @@ def test_bleu_by_hand():
     scores = text_scores(["a b c d e"], ["a b c d f"])
     assert scores["bleu"] == pytest.approx(expected, rel=1e-6)
     assert scores["corpus_bleu"] == pytest.approx(expected, rel=1e-6)
-    # "a b c" against "a b d": 2/3, 1/2, and the missing trigram counts half of one in one.
+    # "a b c" against "a b d": 2/3, 1/2, and the missing trigram is smoothed to 1/2.
     assert text_scores(["a b c"], ["a b d"])["bleu"] == pytest.approx(
         (2 / 3 * 1 / 2 * 1 / 2) ** (1 / 3), rel=1e-6
     )
 
 
-def test_rouge_knows_letters_beyond_z():
+def test_rouge_with_non_ascii_letters():
     assert text_scores(["el niño"], ["el niño"])["rouge_l"] == 1.0
     assert text_scores(["el ni"], ["el niño"])["rouge_l"] == pytest.approx(0.5)
 

@@ -1,4 +1,4 @@
-"""Evaluation: means by count, the same whatever the batch, and mistakes answered in one line."""
+"""Evaluation on text: weighted means, independence of the batch size, one-line errors."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def documents(*lengths, seed=0):
 
 
 def by_hand(model, docs):
-    """Nats and hits of every target, one document at a time from a fresh state."""
+    """Return nats, hits and count of all targets, one document at a time."""
     nats, hits, count = 0.0, 0, 0
     for doc in docs:
         tokens = jnp.asarray(doc.tokens.astype(np.int32))[None]
@@ -126,7 +126,7 @@ def test_one_split_other_text_and_little_of_it(finished, texts, tmp_path):
     other = str(texts / "0*.txt")
     arguments = ["--split", "test", "--data", other, "--max-bytes=300", "--checkpoint=last"]
     assert main([f"--workdir={workdir}", *arguments]) == 0
-    assert not (workdir / "eval.json").exists()  # measured on other text: not the run's own score
+    assert not (workdir / "eval.json").exists()  # not a score on the run's own text
     result = json.loads((workdir / "eval_other.json").read_text())
     assert list(result["splits"]) == ["test"]
     assert result["splits"]["test"]["bytes"] <= 300
@@ -146,7 +146,7 @@ def test_one_split_other_text_and_little_of_it(finished, texts, tmp_path):
         (["--workdir={finished}", "--checkpoint=newest"], "newest"),
     ],
 )
-def test_mistakes_are_answered_in_one_line(finished, tmp_path, capsys, arguments, message):
+def test_one_line_errors(finished, tmp_path, capsys, arguments, message):
     stopped = tmp_path / "stopped"
     stopped.mkdir()
     shutil.copy(finished / "config.json", stopped)

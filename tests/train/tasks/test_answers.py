@@ -159,9 +159,9 @@ def test_asking(finished, capsys):
     assert sum("<- halts" in line for line in lines) == 1
     assert HRLMInference(finished).predict(pair.question) == lines[0]
     assert predict([f"--workdir={finished}", "--input", "x" * 16]) == 2
-    assert "no symbol 'x'" in capsys.readouterr().err
+    assert "unknown symbol 'x'" in capsys.readouterr().err
     assert predict([f"--workdir={finished}", "--input", "1..."]) == 2
-    assert "has 4 places, expected 16" in capsys.readouterr().err
+    assert "has 4 cells, expected 16" in capsys.readouterr().err
 
 
 def test_asking_what_is_no_text(finished, capsys, monkeypatch):
@@ -224,7 +224,7 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
         ),
         ({"model": "transformer", "model_config": {}}, "'transformer' does not read 'puzzle'"),
         ({"curriculum": ((0.5, 8), (1.0, 16))}, "rows of pairs have one length"),
-        ({"seq_len": 20}, "has 16 places, expected 20"),
+        ({"seq_len": 20}, "has 16 cells, expected 20"),
     ],
 )
 def test_what_is_wrong_with_an_experiment(changes, words):
@@ -234,9 +234,7 @@ def test_what_is_wrong_with_an_experiment(changes, words):
 
 def test_what_a_model_cannot_read():
     model = jaxmodels.create("hrlm", **SIZES | {"vocab_size": 9}, seq_len=16)
-    with pytest.raises(
-        UserError, match="mode 'nar' requires 'pairs' or 'task' or 'built'"
-    ):
+    with pytest.raises(UserError, match="mode 'nar' requires 'pairs' or 'task' or 'built'"):
         model.check_data(config_of().data, 16)
     with pytest.raises(UserError, match="carry_state"):
         model.check_data(text_config(carry_state=False).data, 16)

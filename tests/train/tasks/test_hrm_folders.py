@@ -156,10 +156,10 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
             "name exactly one existing directory \\(--data\\), got none",
         ),
         ({"data": {"augment": True}}, "only known puzzles are augmented"),
-        ({"data": {"tasks": ("sudoku4",)}}, "vocab_size is 4, but that of the puzzle .* is 6"),
+        ({"data": {"tasks": ("sudoku4",)}}, "vocab_size is 4, but the puzzle .* has 6"),
         (
             {"seq_len": 5},
-            "train: rows have 4 places, but the model reads 5; set --config.seq_len=4",
+            "train: rows have 4 tokens, but the model reads 5; set --config.seq_len=4",
         ),
     ],
 )
@@ -177,5 +177,5 @@ def test_a_model_of_text_needs_to_know_what_ids_mean(shifts, tmp_path):
     with pytest.raises(UserError, match="not what a model in mode 'nar' reads"):
         open_task(config)
     shutil.rmtree(tmp_path / "d" / "test")
-    with pytest.raises(UserError, match="has only train; train and test are needed"):
+    with pytest.raises(UserError, match="has only train; expected train and test"):
         open_task(config)

@@ -1,0 +1,222 @@
+"""Whether a slow decay survives compute in bfloat16.
+
+Just below 1, bfloat16 has 0.996 and 1: a decay of 0.9988 a token, rounded, is no decay at all. In a
+few tokens of an untrained cell that is hidden by other rounding. Here the cell is made to forget
+slowly, by one parameter, and reads hundreds of zeros; what one leaf of its state was changed by
+before them shrinks by the decays alone, and so does a gradient on its way back through them. How
+much is left, bfloat16 and float32 have to agree on.
+
+A leaf is looked at by itself: what its change does to other leaves, and they to it, is cut off
+after every token. Where that makes no difference, as in every linear recurrence, bfloat16 is
+judged by the fastest form instead, in which nothing can be cut.
+"""
+
+import math
+
+import jax
+import numpy as np
+from ml_dtypes import bfloat16
+
+from jaxmodels.testing.lab import BATCH, names, need
+
+TOKENS = 256
+SETTLE, MEASURED = 64, 32  # tokens: what is forgotten at once is gone; the retention is measured
+SLOW = 0.9982, 0.9996  # retention a token that bfloat16 makes 1
+SLOWEST = 0.985  # if a cell has no such decay: one that bfloat16 changes as much
+TRIALS, LARGEST, PARAMETERS = 16, 8.0, 3  # of the search
+# Of the logarithm of what is left after TOKENS. A decay rounded to 1 is off by 0.1 to 0.46. Decays
+# in float32 are off by the rounding of the matmuls that make them: 0.5 % of a logarithm of 0.3.
+SURVIVAL = 0.03
+# What changes a logarithm by less than this does not count.
+NEGLIGIBLE = SURVIVAL / 3
+
+
+def slow_decays(lab) -> str:
+    """Raises Broken if what survives `TOKENS` tokens in bfloat16 is not what does in float32."""
+    if lab.half is None:
+        return "config has no dtype"
+    found, worst = [], 0.0
+    for leaf, name in enumerate(names(lab.cell.initial_state(1))):
+        slow = _slow_cell(lab, leaf)
+        if slow is None:
+            continue
+        cell, parameter, retention = slow
+        state, d_state, wanted = _by_steps(lab, cell, leaf)
+        if not _agree(wanted, _by_steps(lab, _rounded(cell), leaf)[2], NEGLIGIBLE):
+            continue  # of a chaotic cell: no decay, but whatever matmuls leave it at
+        if _agree(wanted, _by_steps(lab, cell, leaf, alone=False)[2], NEGLIGIBLE):
+            got, form = _by_windows(lab.half, cell, leaf, state, d_state), lab.forms[-1]
+        else:
+            got, form = _by_steps(lab.half, cell, leaf)[2], "step"
+        for what, left, left16 in zip(("state", "gradient"), wanted, got, strict=True):
+            need(
+                abs(left16 - left) <= SURVIVAL,
+                f"{what} {name}, retention {retention:.4f} by {parameter}: {math.exp(left16):.2f} "
+                f"is left after {TOKENS} tokens of {form}, in float32 {math.exp(left):.2f}",
+            )
+            worst = max(worst, abs(left16 - left))
+        found.append(f"{name} {retention:.4f} by {form}")
+    if not found:
+        return "no state whose retention a token can be made nearly 1"
+    return f"{', '.join(found)}: max error {worst:.0e} of a logarithm, allowed {SURVIVAL:g}"
+
+
+def _agree(a, b, most):
+    return all(abs(x - y) <= most for x, y in zip(a, b, strict=True))
+
+
+def _slow_cell(lab, leaf):
+    """(the cell with a parameter moved, its name, retention a token of this leaf), or None.
+
+    The parameter is one of those that a gradient says change what is left of the leaf. All of its
+    entries are moved by the same, found by doubling and bisection.
+    """
+    leaves, tree = jax.tree.flatten(lab.cell)
+    states, retention = _retention(lab, lab.cell, leaf)
+    slopes = _slopes(lab, leaf, states)
+    second = None
+    for index in np.argsort([-abs(slope) for slope in slopes])[:PARAMETERS]:
+        if not slopes[index]:
+            break
+        fast, slow = (0.0, None) if retention < SLOW[0] else (None, 0.0)
+        shift = math.copysign(2.0, slopes[index] if slow is None else -slopes[index])
+        for _ in range(TRIALS):
+            moved = leaves[index] + np.float32(shift)
+            cell = jax.tree.unflatten(tree, [*leaves[:index], moved, *leaves[index + 1 :]])
+            _, now = _retention(lab, cell, leaf)
+            if _telling(now) and (second is None or now > second[2]):
+                second = cell, names(lab.cell)[index], now
+            if SLOW[0] <= now <= SLOW[1]:
+                return second
+            fast, slow = (shift, slow) if now < SLOW[0] else (fast, shift)
+            shift = 2.0 * shift if None in (fast, slow) else (fast + slow) / 2.0
+            if abs(shift) > LARGEST:
+                break
+    return second
+
+
+def _telling(retention):
+    """Whether rounding it to bfloat16 would show."""
+    if not SLOWEST <= retention <= SLOW[1]:
+        return False
+    return abs(math.log(float(bfloat16(retention)) / retention)) * TOKENS > 3.0 * SURVIVAL
+
+
+def _rounded(cell):
+    """The cell, its matrices rounded to bfloat16."""
+
+    def rounded(x):
+        return np.asarray(x).astype(bfloat16).astype(np.float32) if x.ndim > 1 else x
+
+    return jax.tree.map(rounded, cell)
+
+
+def _retention(lab, cell, leaf):
+    """(the settled states, retention a token of what the leaf was changed by)."""
+    states = _steps(lab, cell, leaf, SETTLE + MEASURED)[SETTLE:]
+    before, after = (_norm(_gap(state, leaf)) for state in (states[0], states[-1]))
+    sound = before > 0.0 and math.isfinite(after)
+    return states, (after / before) ** (1.0 / MEASURED) if sound else 0.0
+
+
+def _slopes(lab, leaf, states):
+    """Of each parameter: how what is left of the leaf grows with it, mean over its entries."""
+    gap = _gap(states[-1], leaf)
+    toward = np.concatenate([-gap.sum(0, keepdims=True), gap]) / max(_norm(gap), 1e-30)
+    total = [0.0] * len(jax.tree.leaves(lab.cell))
+    for d_cell, _ in _steps_back(lab, lab.cell, leaf, states[:-1], toward):
+        d_cell = jax.device_get(jax.tree.leaves(d_cell))
+        total = [
+            x + float(np.mean(d, dtype=np.float64)) for x, d in zip(total, d_cell, strict=True)
+        ]
+    return [slope if math.isfinite(slope) else 0.0 for slope in total]
+
+
+def _by_steps(lab, cell, leaf, alone=True):
+    """(settled state, settled gradient of the leaf, logarithms of what TOKENS more leave of both).
+
+    alone: see the top of the file.
+    """
+    states = _steps(lab, cell, leaf, 2 * SETTLE + TOKENS, alone)
+    start, end = (_norm(_gap(states[t], leaf)) for t in (SETTLE, SETTLE + TOKENS))
+    d_leaf = np.abs(jax.tree.leaves(lab.cotangents[0])[leaf]) + 0.5
+    back = _steps_back(lab, cell, leaf, states[SETTLE:-1], d_leaf, alone)
+    gradients = [jax.tree.leaves(d_state)[leaf] for _, d_state in back]
+    first, last = gradients[SETTLE - 1], gradients[-1]
+    return states[SETTLE], first, (_log(end, start), _log(_norm(last), _norm(first)))
+
+
+def _by_windows(lab, cell, leaf, state, d_leaf):
+    """The same logarithms, from a settled state and gradient, in calls of `lab.time` tokens."""
+    count = round(TOKENS / lab.time) or 1
+    states, d_state = [state], _only(lab, leaf, d_leaf)
+    for _ in range(count):
+        states.append(_window(lab, cell, states[-1], d_state)[0])
+    for before in reversed(states[:-1]):
+        d_state = _window(lab, cell, before, d_state)[1][1]
+    share = TOKENS / (count * lab.time)
+    of_state = _log(*(_norm(_gap(x, leaf)) for x in (states[-1], states[0])))
+    of_gradient = _log(_norm(jax.tree.leaves(d_state)[leaf]), _norm(d_leaf))
+    return share * of_state, share * of_gradient
+
+
+def _steps(lab, cell, leaf, tokens, alone=True):
+    """The states before and after each of so many zeros.
+
+    It begins as after one zero; in all rows but the first the leaf is changed.
+    """
+    inputs = np.zeros((BATCH, lab.config.width), np.float32), np.zeros(BATCH, bool)
+    state = jax.device_get(lab.step(cell, cell.initial_state(BATCH), *inputs)[0])
+    leaves, tree = jax.tree.flatten(state)
+    change = np.random.default_rng(0).uniform(0.05, 0.15, leaves[leaf].shape).astype(np.float32)
+    change[0] = 0.0
+    leaves[leaf] = leaves[leaf] + change
+    states = [jax.tree.unflatten(tree, leaves)]
+    for _ in range(tokens):
+        state = jax.device_get(lab.step(cell, states[-1], *inputs)[0])
+        if alone:
+            parts = enumerate(jax.tree.leaves(state))
+            parts = [x if i == leaf else np.repeat(x[:1], BATCH, 0) for i, x in parts]
+            state = jax.tree.unflatten(tree, parts)
+        states.append(state)
+    return states
+
+
+def _steps_back(lab, cell, leaf, states, d_leaf, alone=True):
+    """Gradients of (cell, state) step by step, from that of the leaf after the last of them."""
+    inputs = np.zeros((BATCH, lab.config.width), np.float32), np.zeros(BATCH, bool)
+    d_y, d_state = np.zeros_like(lab.cotangents[1][:, 0]), _only(lab, leaf, d_leaf)
+    for state in reversed(states):
+        d_cell, d_state, _ = lab.step_back(cell, state, *inputs, d_state, d_y)
+        yield d_cell, d_state
+        if alone:
+            d_state = _only(lab, leaf, jax.tree.leaves(d_state)[leaf])
+
+
+def _window(lab, cell, state, d_state):
+    """(the state after `lab.time` zeros, gradients of (cell, state, xs)); compiled before."""
+    xs = np.zeros((BATCH, lab.time, lab.config.width), np.float32)
+    arguments = (state, xs, lab.no_reset, d_state, np.zeros_like(lab.cotangents[1]))
+    (after, _), gradients = jax.device_get(lab.run(lab.forms[-1], cell, *arguments))
+    return after, gradients
+
+
+def _only(lab, leaf, value):
+    """A cotangent of the state: zeros but in one leaf."""
+    leaves, tree = jax.tree.flatten(lab.cotangents[0])
+    parts = [value if i == leaf else np.zeros_like(x) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(tree, [np.asarray(x, np.float32) for x in parts])
+
+
+def _gap(state, leaf):
+    """float64: what the leaf differs by from row 0, (batch - 1, ...)."""
+    x = np.asarray(jax.tree.leaves(state)[leaf], np.float64)
+    return x[1:] - x[:1]
+
+
+def _norm(x):
+    return float(np.linalg.norm(x))
+
+
+def _log(last, first):
+    return math.log(max(last, 1e-30) / max(first, 1e-30))

@@ -1,0 +1,54 @@
+"""Which matmuls of a traced program leave float32 to the hardware's default."""
+
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from jaxmodels.ops.common.precision import EXACT
+
+MATMULS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
+
+
+def inexact_matmuls(jaxpr) -> list[str]:
+    """The places, "file.py:line", of matmuls of float32 that do not ask for `Precision.HIGHEST`.
+
+    Args:
+      jaxpr: as `jax.make_jaxpr` gives it; looked through with all that it calls: loops, branches,
+        derivatives, kernels.
+    """
+    return list(
+        dict.fromkeys(_place(equation) for equation in _matmuls(jaxpr) if _inexact(equation))
+    )
+
+
+def _inexact(equation) -> bool:
+    if any(x.aval.dtype != jnp.float32 for x in equation.invars[:2]):
+        return False
+    precision = equation.params["precision"]
+    return precision not in (EXACT, (EXACT, EXACT))
+
+
+def _matmuls(jaxpr) -> Iterator:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # a closed one holds its constants as well
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in MATMULS:
+            yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                yield from _matmuls(inner)
+
+
+def _is_program(x) -> bool:
+    return hasattr(x, "eqns") or hasattr(getattr(x, "jaxpr", None), "eqns")
+
+
+def _place(equation) -> str:
+    """The innermost line outside of installed packages and of this one."""
+    traceback = equation.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        path = pathlib.Path(frame.file_name)
+        if "site-packages" not in path.parts and path.parent != pathlib.Path(__file__).parent:
+            return f"{path.name}:{frame.line_num}"
+    return "unknown line"
