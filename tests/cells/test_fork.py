@@ -1,4 +1,4 @@
-"""The fork of docs/fork_a_cell.md, done: copy a cell, change a line of maths, then break it."""
+"""The example of docs/fork_a_cell.md: copy a cell, change one equation, then break it."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ SOURCE = pathlib.Path(jaxmodels.cells.rwkv7.__file__).read_text()
 
 
 def run(tmp_path, capsys, *changes):
-    """-> (exit status, names of the promises that do not hold)."""
+    """Return (exit status, names of broken promises) of the cell with these text changes."""
     text = SOURCE
     for old, new in changes:
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in rwkv7.py"
@@ -21,16 +21,16 @@ def run(tmp_path, capsys, *changes):
     return status, {line[5:39].strip() for line in lines if line.startswith("FAIL")}
 
 
-# A slower decay and a softer learning rate: another model, as sound as the first.
+# A slower decay: a different but valid model.
 CHANGED_MATHS = ("-jnp.exp(-0.5) * jax.nn.sigmoid(self.decay", "-0.3 * jax.nn.sigmoid(self.decay")
 
 
-def test_a_changed_line_of_maths_keeps_every_promise(tmp_path, capsys):
+def test_changed_maths_conforms(tmp_path, capsys):
     assert run(tmp_path, capsys, CHANGED_MATHS) == (0, set())
 
 
-def test_broken_causality_turns_its_line_red(tmp_path, capsys):
-    """The token shift of the fast form looks forward instead of back."""
+def test_broken_causality_is_detected(tmp_path, capsys):
+    """The token shift of `__call__` reads the next token."""
     broken = ("token_shift(xs, state.shift, reset), v_first", "jnp.roll(xs, -1, 1), v_first")
     status, failed = run(tmp_path, capsys, CHANGED_MATHS, broken)
     assert status == 1

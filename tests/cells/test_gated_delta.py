@@ -1,4 +1,4 @@
-"""The gated delta cell: its parameters at the start, its layout, its options."""
+"""Gated DeltaNet cell: initialisation, layout, options."""
 
 import jax
 import numpy as np
@@ -19,8 +19,8 @@ def cell():
     return GatedDeltaCell(config, rngs=nnx.Rngs(0), layer=1, num_layers=4)
 
 
-def test_decays_start_as_mamba_2s(cell):
-    """SYSTEMS 7.6: A uniform on (1, 16), softplus(dt_bias) log-uniform on (1e-3, 0.1)."""
+def test_decay_initialisation_equals_mamba2(cell):
+    """A is uniform on (1, 16), softplus(dt_bias) log-uniform on (1e-3, 0.1)."""
     A, dt = np.exp(cell.A_log[...]), np.logaddexp(0.0, cell.dt_bias[...])
     for x, low, high in ((A, 1.0, 16.0), (np.log(dt), np.log(1e-3), np.log(0.1))):
         x = (np.asarray(x) - low) / (high - low)
@@ -28,7 +28,7 @@ def test_decays_start_as_mamba_2s(cell):
         assert abs(x.mean() - 0.5) < 0.15 and abs(x.std() * 12**0.5 - 1.0) < 0.2  # of 48
 
 
-def test_matrices(cell):
+def test_matrix_initialisation(cell):
     values = 48 * 8
     for array, bound in (
         (cell.inputs.kernel, C**-0.5), (cell.decay.kernel, C**-0.5), (cell.rate.kernel, C**-0.5),
@@ -42,8 +42,8 @@ def test_matrices(cell):
     assert kernels == {f"{n}.kernel" for n in ("inputs", "decay", "rate", "gate", "output")}
 
 
-def test_layout_of_the_source():
-    """Heads for three quarters of the width, values twice as wide: some 6 C^2 parameters."""
+def test_default_layout_equals_source():
+    """Keys take three quarters of the width, values twice that: about 6 C^2 parameters."""
     cell = GatedDeltaCell(GatedDeltaConfig(C), rngs=nnx.Rngs(0))
     assert (cell.config.num_heads, cell.config.head_size, cell.config.value_size) == (3, 64, 128)
     count = sum(x.size for x in jax.tree.leaves(cell))
@@ -53,7 +53,7 @@ def test_layout_of_the_source():
 
 
 def test_negative_eigenvalues_reach_parity():
-    """With k alone, I - beta k k^T has the eigenvalue 1 - beta: below 0 only if beta may pass 1."""
+    """I - beta k k^T has the eigenvalue 1 - beta, negative only if beta exceeds 1."""
     xs = np.random.default_rng(0).standard_normal((2, 50, C), np.float32)
     for negative, most in ((False, 1.0), (True, 2.0)):
         config = GatedDeltaConfig(C, negative_eigenvalues=negative)
@@ -63,7 +63,7 @@ def test_negative_eigenvalues_reach_parity():
 
 
 @pytest.mark.slow
-def test_every_promise_of_a_variant():
+def test_variant_conforms():
     config = GatedDeltaConfig(
         16, head_size=8, value_size=4, num_heads=3, conv_size=3, chunk_size=16,
         negative_eigenvalues=True,
@@ -80,6 +80,6 @@ def test_every_promise_of_a_variant():
         ({"dtype": "half"}, "dtype must be one of"),
     ],
 )
-def test_mistakes(fields, message):
+def test_invalid_configs_are_rejected(fields, message):
     with pytest.raises(UserError, match=message):
         GatedDeltaConfig(32, **fields)

@@ -21,7 +21,7 @@ def make(**changes):
 
 
 def reference(cell, state, xs, reset):
-    """The equations of the docstring, token by token, in float64."""
+    """Compute the equations of `grounded_gla.py`, token by token, in float64."""
     c = cell.config
     p = {
         name: np.asarray(getattr(cell, name)[...], np.float64)
@@ -88,8 +88,8 @@ def test_against_numpy(changes):
     np.testing.assert_allclose(state.gla, want_state, atol=2e-5 * np.abs(want_state).max())
 
 
-def test_as_written_the_start_forgets():
-    """SYSTEMS 2.2.1, defect 2: 0.253 a token, 2.8e-10 after sixteen; repaired it is 0.747."""
+def test_initial_retention():
+    """As written 0.253 per token, 2.8e-10 after sixteen; repaired 0.747."""
     written, repaired = make(**AS_WRITTEN), make()
     np.testing.assert_allclose(written.retention(jnp.asarray(XS)), 0.2529, atol=1e-4)
     np.testing.assert_allclose(repaired.retention(jnp.asarray(XS)), 0.7471, atol=1e-4)
@@ -99,14 +99,14 @@ def test_as_written_the_start_forgets():
 
 
 @pytest.mark.parametrize("grounding", (True, False))
-def test_as_written_the_convolution_is_not_used(grounding):
+def test_convolution_has_gradient_only_with_grounding(grounding):
     cell = shaken(make(grounding=grounding), 0)
     grads = jax.grad(lambda cell: (cell(cell.initial_state(BATCH), XS)[1] ** 2).sum())(cell)
     for name in ("conv_taps", "grounding_scale"):
         assert (np.abs(getattr(grads, name)[...]).max() > 0.0) == grounding
 
 
-def test_a_learned_start_has_a_gradient_after_a_reset():
+def test_learned_initial_state_has_gradient_after_reset():
     cell = make(learn_initial_state=True)
     reset = np.zeros((BATCH, TIME), bool)
     reset[:, 3] = True
@@ -120,7 +120,7 @@ def test_a_learned_start_has_a_gradient_after_a_reset():
     assert np.abs(grad(cell, np.zeros_like(reset)).h0[...]).max() == 0.0
 
 
-def test_refusals():
+def test_invalid_configs_are_rejected():
     with pytest.raises(UserError, match=r"state_groups=5 must divide head_size\^2 = 64"):
         make(state_groups=5)
     with pytest.raises(UserError, match="decay_sign must be one of correct, inverted"):

@@ -1,4 +1,4 @@
-"""HRM's cell: float64 NumPy, the reach of the gradient, masks, memory; TRM as a case of it."""
+"""HRM recurrence: values in float64 NumPy, truncated gradients, masks, memory; TRM."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ think = quick_jit(lambda cell, *args: cell.think(*args))
 
 
 def reference(cell, state, x, mask):
-    """The equations of SYSTEMS 7.7 and 7.9, in float64."""
+    """Compute the equations of HRM and HRM-Text in float64."""
     c = cell.config
 
     def rms(z):
@@ -106,7 +106,7 @@ def test_against_numpy(changes):
 
 
 def by_hand(cell, start, x, counts):
-    """All calls one after the other; those that do not count see no parameter and no input."""
+    """Run all calls in sequence, with gradients only through those flagged in `counts`."""
     state, stop = start, jax.lax.stop_gradient
     for name, count in zip(call_schedule(cell.config), counts, strict=True):
         used, given = (cell, x) if count else (stop(cell), stop(x))
@@ -129,8 +129,8 @@ def assert_same(got, want):
         np.testing.assert_allclose(g, w, atol=1e-6 + 1e-5 * np.abs(w).max())
 
 
-def test_one_step_gradient_is_that_of_the_last_two_calls():
-    """L-02: no more (the state before, cut off, is a constant) and no less."""
+def test_one_step_gradient_covers_last_two_calls():
+    """docs/systems.md L-02: exactly the last two calls; the initial state has no gradient."""
     cell = make(high_cycles=3)
     got = gradients(lambda *a: a[0].think(*a[1:], MASK, POSITIONS), cell)
     assert_same(got, gradients(lambda *a: by_hand(*a, [False] * 7 + [True] * 2), cell))
@@ -142,13 +142,13 @@ def test_one_step_gradient_is_that_of_the_last_two_calls():
 
 
 @pytest.mark.parametrize("rule", ("last", "per_module"))
-def test_k_step_gradients_with_k_known_late(rule):
-    """K = 2..5 from one program, as the warm-up of HRM-Text wants it."""
+def test_gradient_calls_may_be_traced(rule):
+    """K = 2..5 in one program, as for the warm-up of HRM-Text."""
     shape = {"low_cycles": 3, "grad_calls": 5, "grad_rule": rule, "norm": "pre", "inject": False}
     cell = make(**shape)
     wants = {
         "last": ["00000011", "00000111", "00001111", "00011111"],
-        # The last min(2, K - 1) of H and as many of L as make up K.
+        # The last min(2, K - 1) calls of H, and the last calls of L, K in total.
         "per_module": ["00000011", "00010011", "00010111", "00011111"],
     }[rule]
     late = quick_jit(
@@ -163,8 +163,8 @@ def test_k_step_gradients_with_k_known_late(rule):
         assert_same(late(cell, jnp.int32(k)), by_hand_grad(cell))
 
 
-def test_memory_does_not_grow_with_the_cycles():
-    """What the compiled gradient keeps, at 2 cycles and at 12."""
+def test_memory_is_independent_of_cycles():
+    """The compiled gradient uses as much memory at 12 cycles as at 2."""
 
     def size(cycles):
         cell = make(high_cycles=cycles)
@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_the_cycles():
     assert size(12) < 1.05 * size(2)
 
 
-def test_recomputing_keeps_less_and_gives_the_same_gradient():
+def test_remat_saves_memory_and_keeps_gradient():
     def compiled(remat):
         cell = make(remat=remat, low_layers=6)
         grad = jax.jit(
@@ -190,7 +190,7 @@ def test_recomputing_keeps_less_and_gives_the_same_gradient():
     assert less < size
 
 
-def test_masked_keys_do_not_reach_anyone():
+def test_masked_keys_have_no_effect():
     cell = make()
     other = X.at[1, 3:].set(jnp.nan)
     start = jax.tree.map(lambda z: z.at[1, 3:].set(jnp.nan), START)
@@ -199,7 +199,7 @@ def test_masked_keys_do_not_reach_anyone():
     assert np.isnan(np.asarray(b[1, 3:])).all()
 
 
-def test_a_row_that_sees_nothing_gets_zeros_and_a_finite_gradient():
+def test_fully_masked_row_is_zero_with_finite_gradient():
     q = jnp.ones((1, 2, 1, 4))
     mask = np.array([[[True, True], [False, False]]])
 
@@ -210,8 +210,8 @@ def test_a_row_that_sees_nothing_gets_zeros_and_a_finite_gradient():
     assert np.isfinite(jax.grad(lambda q: attend(q).sum())(q)).all()
 
 
-def test_sizes_of_hrm():
-    """SYSTEMS 7.7: 27,275,266 parameters of HRM for Sudoku, with its embedding and heads."""
+def test_hrm_parameter_count():
+    """HRM for Sudoku has 27,275,266 parameters, with its embedding and heads."""
     config = HRMConfig(512)
     assert config.mlp_size == 1536
     cell = jax.eval_shape(lambda: HRM(config, rngs=nnx.Rngs(0)))
@@ -229,6 +229,6 @@ def test_sizes_of_hrm():
         ({"head_size": 1}, "head_size must be even"),
     ],
 )
-def test_refusals(changes, words):
+def test_invalid_configs_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         make(**changes)

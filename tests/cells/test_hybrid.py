@@ -1,4 +1,4 @@
-"""GroundThink's mixer: blend, retention at the start, state norms, the gate on writing."""
+"""GroundThink's mixer: weighted sum, initial retention, state norms, write gate."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def rms_norm(x, scale):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * np.asarray(scale)
 
 
-def test_sum_is_six_parts_rwkv_and_four_parts_mamba():
+def test_output_is_weighted_sum_of_paths():
     """G-04: 0.6 R + 0.4 M, of the paths' normalised outputs."""
     cell = make()
     state = cell.initial_state(BATCH)
@@ -43,7 +43,7 @@ def test_sum_is_six_parts_rwkv_and_four_parts_mamba():
     np.testing.assert_allclose(outs["rwkv"], alone, atol=1e-6)
 
 
-def test_a_learned_share_starts_there_and_has_the_gradient_of_the_blend():
+def test_learned_alpha_value_and_gradient():
     """G-05: d y / d alpha = R - M."""
     cell = make(learn_alpha=True)
     state = cell.initial_state(BATCH)
@@ -60,7 +60,7 @@ def test_a_learned_share_starts_there_and_has_the_gradient_of_the_blend():
 @pytest.mark.parametrize("rwkv", (6, 7))
 @pytest.mark.parametrize("mamba", (1, 2))
 def test_identity_init_retains_0_9999_in_both_paths(rwkv, mamba):
-    """G-13, measured on data, not read off a parameter."""
+    """G-13, measured on data."""
     cell = make(shake=False, rwkv_version=rwkv, mamba_version=mamba)
     state = cell.initial_state(BATCH)
     for path, before in ((cell.rwkv, state.rwkv), (cell.mamba, state.mamba)):
@@ -68,15 +68,15 @@ def test_identity_init_retains_0_9999_in_both_paths(rwkv, mamba):
         np.testing.assert_allclose(retention, 0.9999, atol=1e-5)
 
 
-def test_as_written_the_identity_init_retains_a_third():
-    """SYSTEMS 2.2.1, defect 3: log(0.9999) put where the raw decay belongs."""
+def test_as_written_identity_init_retains_a_third():
+    """The original assigns log(0.9999) to the raw decay."""
     cell = RWKV6Cell(RWKV6Config(C, head_size=8), rngs=nnx.Rngs(0))
     cell.decay[...] = jnp.full((C,), np.log(0.9999))
     retention = cell.retention(cell.initial_state(BATCH), jnp.asarray(XS))
     np.testing.assert_allclose(retention, np.exp(-0.9999), atol=1e-4)
 
 
-def test_groups_of_decays():
+def test_decay_groups():
     """G-15: a tenth of the channels at 0.999, the rest at 0.9."""
     cell = make(shake=False, init="groups")
     state = cell.initial_state(BATCH)
@@ -90,13 +90,13 @@ def test_groups_of_decays():
         make(rwkv_version=7, init="groups", decay_groups=((1.0, 0.5),))
 
 
-def test_state_dim_is_the_mamba_states_size():
-    """G-10: in the original it is an argument that nothing uses."""
+def test_state_dim_sets_mamba_state_size():
+    """G-10: unused in the original."""
     shapes = [make(state_dim=n).initial_state(BATCH).mamba.ssm.shape for n in (16, 32)]
     assert shapes == [(BATCH, 1, 16, 2 * C), (BATCH, 1, 32, 2 * C)]
 
 
-def test_paths_of_their_own_width():
+def test_path_widths():
     """G-07."""
     cell = make(rwkv_width=16, mamba_width=8, state_groups=1)
     state, ys = call(cell, cell.initial_state(BATCH), XS)
@@ -105,7 +105,7 @@ def test_paths_of_their_own_width():
 
 
 def closed(cell):
-    """The gate shut: sigma = 0 whatever the token."""
+    """Set the write gate to 0 for every token and return the cell."""
     cell.write_weight[...] = jnp.zeros((C,))
     cell.write_bias[...] = jnp.float32(-3.0)
     return cell
@@ -113,19 +113,19 @@ def closed(cell):
 
 @pytest.mark.parametrize("rwkv", (6, 7))
 @pytest.mark.parametrize("mamba", (1, 2))
-def test_a_shut_gate_leaves_the_states_as_they_are(rwkv, mamba):
-    """G-16: nothing decays and nothing is taken in; only the last tokens are remembered."""
+def test_closed_write_gate_keeps_states(rwkv, mamba):
+    """G-16: states neither decay nor change, except for the token shift."""
     cell = closed(make(write_gate=True, rwkv_version=rwkv, mamba_version=mamba))
     warm = jax.tree.map(lambda x: x + 0.5, cell.initial_state(BATCH))
     after, _ = call(cell, warm, XS)
-    # RWKV-7 adds up products with zeros in three parts.
+    # RWKV-7 rounds a sum of three matmuls, two of them with zeros.
     np.testing.assert_allclose(after.rwkv.wkv, warm.rwkv.wkv, rtol=1e-6 if rwkv == 7 else 0.0)
     np.testing.assert_array_equal(after.mamba.ssm, warm.mamba.ssm)
     np.testing.assert_array_equal(cell.write(jnp.asarray(XS)), np.zeros((BATCH, TIME)))
     assert np.abs(after.rwkv.shift - warm.rwkv.shift).max() > 0.1
 
 
-def test_an_open_gate_is_no_gate():
+def test_open_write_gate_equals_no_gate():
     gated, plain = make(write_gate=True), make()
     gated.write_weight[...] = jnp.zeros((C,))
     gated.write_bias[...] = jnp.float32(3.0)
@@ -142,7 +142,7 @@ def mean_squares(state, groups):
 
 @pytest.mark.parametrize("groups", (1, 4))
 def test_state_norm_per_token(groups):
-    """G-09: unit mean square in each group after every token, and in no other grouping."""
+    """G-09: unit mean square per group after every token, but not in other groupings."""
     cell = make(shake=False, state_norm="per_token", state_groups=groups, init="spread")
     state = cell.initial_state(BATCH)
     for t in range(3):
@@ -154,7 +154,7 @@ def test_state_norm_per_token(groups):
 
 
 def test_state_norm_at_boundaries():
-    """Every four tokens of a document; a reset starts the count anew; alike in call and step."""
+    """Every four tokens of a document, counted from a reset, equally in call and step."""
     cell = make(shake=False, state_norm="boundary", norm_every=4, state_groups=1, init="spread")
     reset = np.zeros((BATCH, TIME), bool)
     reset[1, 2] = True
@@ -187,6 +187,6 @@ def test_state_norm_at_boundaries():
         ({"state_norm": "sometimes"}, "state_norm must be one of read, boundary, per_token"),
     ],
 )
-def test_refusals(changes, words):
+def test_invalid_configs_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         HybridConfig(C, **{"head_size": 8} | changes)

@@ -1,4 +1,4 @@
-"""The initialisation of both Mambas is that of SYSTEMS 7.5 and 7.6; bad configs are refused."""
+"""Initialisation of Mamba-1 and Mamba-2 as in state-spaces/mamba; config errors."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def time_steps(bias, minimum=1e-3, maximum=0.1):
     uniform(2.0 * logs.clip(0.0, 1.0) - 1.0, 1.0)
 
 
-def test_mamba1(cells):
+def test_mamba1_initialisation(cells):
     cell, _ = cells
     inner, rank, size = 2 * WIDTH, 16, 16
     assert sum(x.size for x in jax.tree.leaves(cell)) == 437_760  # 438,016 less the block's norm
@@ -60,7 +60,7 @@ def test_mamba1(cells):
     assert all(layer.bias is None for layer in (cell.in_proj, cell.x_proj, cell.out_proj))
 
 
-def test_mamba2(cells):
+def test_mamba2_initialisation(cells):
     _, cell = cells
     inner, heads = 2 * WIDTH, 2 * WIDTH // 8
     assert cell.in_proj.kernel.shape == (WIDTH, 2 * inner + 2 * 128 + heads)
@@ -76,7 +76,7 @@ def test_mamba2(cells):
     assert (np.asarray(cell.norm_scale[...]) == 1.0).all()
 
 
-def test_only_projections_are_called_kernel(cells):
+def test_only_projections_are_named_kernel(cells):
     for cell in cells:
         paths = jax.tree_util.tree_flatten_with_path(cell)[0]
         names = {jax.tree_util.keystr(p, simple=True, separator=".") for p, _ in paths}
@@ -84,7 +84,7 @@ def test_only_projections_are_called_kernel(cells):
         assert kernels <= {f"{p}_proj.kernel" for p in ("in", "x", "dt", "out")}
 
 
-def test_a_bfloat16_cell_has_float32_parameters():
+def test_bfloat16_cell_has_float32_parameters():
     for cell, config in ((Mamba1Cell, Mamba1Config), (Mamba2Cell, Mamba2Config)):
         made = jax.eval_shape(lambda c=cell, k=config: c(k(32, dtype="bfloat16"), rngs=nnx.Rngs(0)))
         assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype("float32")}
@@ -103,6 +103,6 @@ def test_a_bfloat16_cell_has_float32_parameters():
         (Mamba2Config, {"norm_eps": 0.0}, "norm_eps must be positive, got 0.0"),
     ],
 )
-def test_mistakes(config, fields, message):
+def test_invalid_configs_are_rejected(config, fields, message):
     with pytest.raises(UserError, match=message.replace("*", r"\*")):
         config(**{"width": 32, **fields})

@@ -1,4 +1,4 @@
-"""RWKV-4's and RWKV-6's parameters at the start (SYSTEMS 7.2, 7.3), and what their mixes mean."""
+"""Initialisation of RWKV-4 and RWKV-6 as in RWKV-LM, and their mix conventions."""
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,13 @@ def same(parameter, want):
     np.testing.assert_allclose(parameter[...], np.broadcast_to(want, parameter.shape), atol=2e-6)
 
 
-def test_vectors_of_rwkv4(four):
+def test_rwkv4_vector_initialisation(four):
     same(four.mix, np.stack([(i / C) ** RHO, (i / C) ** RHO + 0.3 * R01, (i / C) ** (0.5 * RHO)]))
     same(four.decay, -5.0 + 8.0 * ramp ** (0.7 + 1.3 * R01))
     same(four.bonus, np.log(0.3) + 0.5 * zigzag)
 
 
-def test_vectors_of_rwkv6(six):
+def test_rwkv6_vector_initialisation(six):
     linear, root = 1.0 - (i / C) ** RHO, 1.0 - (i / C) ** (0.5 * RHO)
     same(six.mix_x, linear)
     assert MIXED == ("w", "k", "v", "r", "g")
@@ -50,7 +50,7 @@ def test_vectors_of_rwkv6(six):
     same(six.norm_bias, 0.0)
 
 
-def test_matrices(four, six):
+def test_matrix_initialisation(four, six):
     for linear in (four.receptance, four.key, four.output, six.output):
         assert not np.any(linear.kernel[...])
     gains = ((four.value, 1.0), (six.receptance, 1.0), (six.key, 0.1), (six.value, 1.0))
@@ -59,7 +59,7 @@ def test_matrices(four, six):
         np.testing.assert_allclose(kernel @ kernel.T, gain**2 * np.eye(C), atol=2e-5 * gain)
 
 
-def test_low_rank_maps_of_rwkv6(six):
+def test_rwkv6_low_rank_initialisation(six):
     assert six.mix_down.shape == (C, 5 * 32) and six.mix_up.shape == (5, 32, C)
     assert six.decay_down.shape == (C, 64) and six.decay_up.shape == (64, C)
     assert not np.any(six.mix_down[...]) and not np.any(six.decay_down[...])
@@ -70,13 +70,13 @@ def test_low_rank_maps_of_rwkv6(six):
         assert abs(up.mean()) < 2e-4
 
 
-def test_only_the_large_matrices_decay(four, six):
+def test_weight_decay_applies_to_large_matrices_only(four, six):
     large = {f"{name}.kernel" for name in ("receptance", "key", "value", "output")}
     assert {name for name in names(four) if "kernel" in name} == large
     assert {name for name in names(six) if "kernel" in name} == large | {"gate.kernel"}
 
 
-def test_one_layer_alone_is_finite():
+def test_single_layer_is_finite():
     """No division by num_layers - 1 or width - 1."""
     for cell in (
         RWKV4Cell(RWKV4Config(1), rngs=nnx.Rngs(0)), RWKV6Cell(RWKV6Config(1), rngs=nnx.Rngs(0))
@@ -85,7 +85,7 @@ def test_one_layer_alone_is_finite():
 
 
 @pytest.mark.parametrize("cell_class, own", [(RWKV4Cell, 1.0), (RWKV6Cell, 0.0)])
-def test_what_a_mix_means(cell_class, own):
+def test_mix_convention(cell_class, own):
     """RWKV-4 stores the share of the token itself, RWKV-6 that of the token before it."""
     config = (RWKV4Config if cell_class is RWKV4Cell else RWKV6Config)(16)
     cell = shaken(cell_class(config, rngs=nnx.Rngs(0)), 0)
@@ -116,6 +116,6 @@ def test_what_a_mix_means(cell_class, own):
         (RWKV6Config, {"width": 8, "decay_rank": 0}, "decay_rank must be a positive integer"),
     ],
 )
-def test_a_bad_config_is_refused(config, fields, message):
+def test_invalid_configs_are_rejected(config, fields, message):
     with pytest.raises(UserError, match=message):
         config(**fields)

@@ -1,4 +1,4 @@
-"""RWKV-7's parameters at the start (SYSTEMS 7.4), and its value residual in all three forms."""
+"""Initialisation of RWKV-7 as in RWKV-LM, and its value residual."""
 
 import functools
 
@@ -31,7 +31,7 @@ def same(parameter, want):
     np.testing.assert_allclose(parameter[...], np.broadcast_to(want, parameter.shape), atol=2e-6)
 
 
-def test_vectors(cell):
+def test_vector_initialisation(cell):
     for row, power in zip(cell.mix[...], (0.2, 0.9, 0.7, 0.7, 0.9, 0.2), strict=True):  # rwkvag
         np.testing.assert_allclose(row, 1.0 - (i / C) ** (power * RHO), atol=2e-6)
     same(cell.decay.bias, -6.0 + 6.0 * (i / (C - 1)) ** (1.0 + R01**0.3) + 0.5 + 2.5 * zz)
@@ -45,7 +45,7 @@ def test_vectors(cell):
     assert cell.gate.bias is None
 
 
-def test_matrices(cell):
+def test_matrix_initialisation(cell):
     for linear, bound in (
         (cell.receptance, 0.5 / C**0.5), (cell.value, 0.5 / C**0.5), (cell.key, 0.05 / C**0.5)
     ):  # fmt: skip
@@ -56,7 +56,7 @@ def test_matrices(cell):
     assert not np.any(cell.output.kernel[...])
 
 
-def test_low_rank_maps(cell):
+def test_low_rank_initialisation(cell):
     assert cell.config.ranks == (32, 32, 32, 64)  # max(32, 32 round(f sqrt(128) / 32))
     assert RWKV7Config(2048).ranks == (128, 128, 64, 224)
     maps = (cell.decay, cell.rate, cell.residual, cell.gate)
@@ -66,7 +66,7 @@ def test_low_rank_maps(cell):
         np.testing.assert_allclose(up @ up.T, 0.01 * np.eye(rank), atol=1e-6)
 
 
-def test_only_the_four_large_matrices_decay(cell):
+def test_weight_decay_applies_to_four_large_matrices_only(cell):
     kernels = {name for name in names(cell) if "kernel" in name}
     assert kernels == {f"{name}.kernel" for name in ("receptance", "key", "value", "output")}
     # The first layer has no value before it to mix in.
@@ -74,7 +74,7 @@ def test_only_the_four_large_matrices_decay(cell):
     assert set(names(cell)) - set(names(first)) == {f"residual.{n}" for n in ("bias", "down", "up")}
 
 
-def test_it_starts_as_the_identity_of_its_block(cell):
+def test_initial_output_is_zero(cell):
     xs = np.random.default_rng(0).standard_normal((2, 5, C), np.float32)
     run = quick_jit(lambda cell, xs: cell(cell.initial_state(2), xs, None, None, xs))
     _, ys = run(cell, xs)
@@ -92,7 +92,7 @@ def mixing():
     return cell, cell.initial_state(2), xs, reset, v_first
 
 
-def test_value_residual_in_every_form(mixing):
+def test_value_residual_in_every_implementation(mixing):
     """Values, and gradients, the one to the first layer's values included."""
     cell, state, xs, reset, v_first = mixing
     weights = np.random.default_rng(1).standard_normal(xs.shape, np.float32)

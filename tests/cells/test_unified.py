@@ -1,4 +1,4 @@
-"""The unified cell's checklist, SYSTEMS P-01 to P-10 and P-21 to P-24; the ids are in the names."""
+"""Requirements of the unified cell, docs/systems.md P-01 to P-10 and P-21 to P-24."""
 
 import functools
 
@@ -75,7 +75,7 @@ def test_p04_rows_of_the_mask_sum_to_one(gating):
     assert (seen.causal_mask[..., above] == 0).all() == (gating == "lower_triangular")
 
 
-def test_p05_the_first_abstraction_is_as_wide_as_h():
+def test_p05_first_abstraction_has_width_of_h():
     assert UnifiedConfig(64).abstraction_sizes == (64, 32, 16)
     with pytest.raises(UserError, match=r"abstraction_sizes .*hidden_size=16, got \(8, 4\)"):
         UnifiedConfig(WIDTH, hidden_size=16, abstraction_sizes=(8, 4))
@@ -94,7 +94,7 @@ def test_p05_the_first_abstraction_is_as_wide_as_h():
         ("remat_chunk", -1),
     ],
 )
-def test_config_names_the_wrong_field(field, value):
+def test_config_errors_name_the_field(field, value):
     with pytest.raises(UserError, match=f"{field} must") as error:
         UnifiedConfig(**dict({"width": WIDTH}, **{field: value}))
     assert str(error.value).count("\n") == 0
@@ -145,13 +145,13 @@ def test_p08_off_diagonal_entries_change_h():
     assert min(off_diagonal("full")) > 1e-4
 
 
-def test_p08_as_written_they_do_not():
+def test_p08_diagonal_gating_ignores_off_diagonal_entries():
     """Z-09: the original reads the diagonal only."""
     among_others, from_itself = off_diagonal("diagonal")
     assert among_others == 0.0 and from_itself > 1e-4
 
 
-def test_p08_slots_have_no_order():
+def test_p08_context_is_invariant_to_slot_order():
     """Permuting slots with the rows and columns of the mask leaves the context as it is."""
     state, order = warm(), np.array([3, 0, 4, 1, 2])
     means = state.relations.mean(2)
@@ -176,7 +176,7 @@ def test_double_softmax_of_the_identity_is_nearly_uniform(slots, diagonal):
     assert abs(trace[1] / slots - diagonal) < 5e-4
 
 
-def test_p09_the_fused_cell_is_its_three_blocks():
+def test_p09_fused_cell_equals_blocks():
     cell, state, xs = make(), warm(), tokens()
 
     def blockwise(state, xs):
@@ -194,7 +194,7 @@ def test_p09_the_fused_cell_is_its_three_blocks():
 
 
 @pytest.mark.parametrize(("jit", "chunk"), [(jax.jit, 0), (quick_jit, 8)], ids=["jit", "remat"])
-def test_p10_p24_debug_runs_the_production_path(jit, chunk):
+def test_p10_p24_debug_equals_production_path(jit, chunk):
     """Bit for bit, but for the order in which the last relation tensor is summed up.
 
     With remat, XLA may fuse the loop that also returns the intermediates differently: rounding.
@@ -253,7 +253,7 @@ def backward(chunk, time):
 
 
 @pytest.mark.parametrize("time", [pytest.param(21, marks=pytest.mark.slow), 1024])
-def test_p23_remat_leaves_gradients_alone(time):
+def test_p23_remat_keeps_gradients(time):
     """To 1e-6 of the gradient's length: sums over tokens, in two orders."""
     want, _ = backward(0, time)
     got, _ = backward(32 if time == 1024 else 8, time)
@@ -303,7 +303,7 @@ def test_dropout_needs_a_key():
 
 
 def test_initial_parameters():
-    """SYSTEMS 1.2: statistics, and the source's number of parameters in each block."""
+    """Statistics, and the number of parameters of each block in the source."""
     cell = quick_jit(
         lambda: UnifiedCell(
             UnifiedConfig(

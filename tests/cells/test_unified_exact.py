@@ -88,7 +88,7 @@ def test_values(variant):
         assert_close(unified_numpy.from_jax(got), last)
 
 
-def test_gelu_is_the_one_of_the_source_as_written():
+def test_exact_gelu_equals_source():
     """torch's nn.GELU is x Phi(x): 0.8413447 at 1, where the tanh form has 0.8411920."""
     assert jaxmodels.make_config("prernk/as_written").cell.exact_gelu
     closed, one = jnp.full((1, 10), -100.0), jnp.ones((1, 10))
@@ -138,7 +138,7 @@ def test_gradients(variant):
         assert abs((up - down) / 2e-5 - slope) < SLOPES * length, name
 
 
-def test_debug_shows_what_the_reference_computes():
+def test_debug_equals_reference():
     """P-10: h_mid and context token by token."""
     cell, state, xs, reset = setting("debug")
     _, _, inner = quick_jit(lambda *args: cell.debug(*args))(state, xs, reset)

@@ -1,6 +1,6 @@
-"""The unified cell once more, in float64 NumPy, token by token, from SYSTEMS 1.2, 1.3 and 7.2.
+"""Reference implementation of the unified cell in float64 NumPy, token by token.
 
-Nothing here comes from the JAX code but the names of the parameters: p maps them to arrays.
+Independent of the JAX code except for the names of the parameters: p maps them to arrays.
 State: a dict with h, time_state, relations, causal_mask, abstractions (list), and sums: numerator
 and denominator of wkv, (B, 2, D).
 """

@@ -1,4 +1,4 @@
-"""Every model keeps the contract; the page's example does and trains; each sabotage is seen."""
+"""Model contract: every model and the documented example conform, each mutation is detected."""
 
 import importlib.util
 import pathlib
@@ -32,16 +32,16 @@ EXAMPLE, CHECK, *_ = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOT
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model(name):
+def test_registered_models_conform(name):
     check_model(name)
 
 
 @pytest.mark.parametrize("make", [lambda: toy.create(vocab_size=17), tiny_bytes.Toy])
-def test_the_smallest_models(make):
+def test_minimal_models_conform(make):
     check_model(make(), frozen=("sharpness",))
 
 
-def test_the_page_shows_a_model_that_trains(tmp_path, monkeypatch, capsys):
+def test_documented_example_trains(tmp_path, monkeypatch, capsys):
     assert len(EXAMPLE.splitlines()) <= 60
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -141,7 +141,7 @@ def test_terms_share_counts_and_ramps():
     assert term_sums(model.terms, 1.0, {}) == {"a": 1.0, "b": 2.0, "c": 1.0}
 
 
-def test_labels_may_be_absent():
+def test_absent_labels_have_zero_sums_and_counts():
     terms = label_terms("stop", lambda batch: batch.get("stop"), weight=0.5)
     assert [term.name for term in terms] == ["stop", "stop_accuracy"]
     assert all(term.count({}) == 0.0 and term.sum(None, {}) == 0.0 for term in terms)
@@ -159,7 +159,7 @@ def test_traits_have_defaults():
 
 
 @pytest.mark.parametrize("name", ["rwkv", "mamba"])
-def test_kernels_of_a_tpu_are_not_partitioned(name):
+def test_pallas_models_are_replicated_only(name):
     for kernel in ("xla", "pallas"):
         config = small_config(name, kernel=kernel)
         model = jax.eval_shape(lambda c=config: MODELS[name][1](c, rngs=nnx.Rngs(0)))

@@ -1,4 +1,4 @@
-"""Token by token, nothing twice: equal to reading the whole row again."""
+"""Cached autoregressive decoding equals full forward passes."""
 
 import copy
 import dataclasses
@@ -57,7 +57,7 @@ def reader(request):
     return Reader(MODELS[request.param])
 
 
-def test_every_step_equals_reading_the_whole_row(reader):
+def test_decode_step_equals_full_forward(reader):
     """Prompts of unequal length in one batch; the last one's answer fills its row."""
     rows = rows_of(PROMPTS)
     step = quick_jit(decode_step)
@@ -72,7 +72,7 @@ def test_every_step_equals_reading_the_whole_row(reader):
     assert cache.lengths.tolist() == (LENGTHS + 6).tolist()
 
 
-def test_generating_is_choosing_the_likeliest_until_the_end(reader):
+def test_generate_is_greedy_until_eos(reader):
     got = reader.generate(rows_of(PROMPTS))
     assert got.shape == (3, S) and got.dtype == np.int32
     rows, done = rows_of(PROMPTS), np.zeros(3, bool)
@@ -87,7 +87,7 @@ def test_generating_is_choosing_the_likeliest_until_the_end(reader):
     assert done.all()
 
 
-def test_an_answer_does_not_depend_on_the_rows_beside_it(reader):
+def test_answers_are_independent_of_batch(reader):
     together = reader.generate(rows_of(PROMPTS))
     for i in range(3):
         alone = reader.generate(rows_of([PROMPTS[i]] * 3))
@@ -102,7 +102,7 @@ def small():
     return model
 
 
-def test_prompts_may_be_told_by_their_lengths(small):
+def test_prefill_accepts_prompt_lengths(small):
     """Then no token is SEP, and what stands behind a prompt is not read."""
     rows = rows_of([(5, SEP, 7, 6), (9, 8), (4, SEP, 8, SEP, 11, 7)])
     rows[1, 2:] = 13
@@ -115,7 +115,7 @@ def test_prompts_may_be_told_by_their_lengths(small):
     np.testing.assert_array_equal(run(small, rows, LENGTHS), got)
 
 
-def test_answers_end_with_the_token_of_the_config(small):
+def test_generate_stops_at_configured_eos(small):
     """Without one, nothing does but the end of the row, or the length that is asked for."""
     run = quick_jit(lambda model, rows: generate(model, rows, 8))
     model = copy.copy(small)
@@ -130,6 +130,6 @@ def test_answers_end_with_the_token_of_the_config(small):
     assert got.tolist() == endless[0, : first + 1].tolist() + [endless[0, 2]] * (7 - first)
 
 
-def test_other_modes_are_refused():
+def test_other_modes_are_rejected():
     with pytest.raises(UserError, match="'nar' does not answer token by token"):
         jax.eval_shape(lambda rows: prefill(jaxmodels.create("hrlm", **SIZES), rows), rows_of([]))

@@ -1,4 +1,4 @@
-"""GroundThink: what it is built of, its contract, its labels, and what its authors had built."""
+"""GroundThink: layouts, contract, parameter labels, and the original variants."""
 
 import chex
 import jax
@@ -41,8 +41,8 @@ def count(name, **changes):
         ("groundthink/v3_as_written", {}, 11_040_011),
     ],
 )
-def test_parameter_counts_of_the_specification(name, changes, parameters):
-    """SYSTEMS 2.3 gives the first three to three digits, 2.2.1 the last exactly."""
+def test_parameter_counts(name, changes, parameters):
+    """The source gives the first three to three digits, and the last exactly."""
     assert count(name, **changes) == parameters
 
 
@@ -126,7 +126,7 @@ def near(got, want):
         assert np.abs(np.asarray(g) - np.asarray(w)).max() <= CLOSE * scale
 
 
-def test_call_is_step_after_step(case):
+def test_call_equals_steps(case):
     model, tokens, reset, call, state = case
     last, out = call(model, state, tokens, reset)
     assert out.logits.shape == (BATCH, TIME, VOCAB) and out.logits.dtype == jnp.float32
@@ -140,7 +140,7 @@ def test_call_is_step_after_step(case):
         near(one.logits, out.logits[:, t])
 
 
-def test_segments_hand_on_and_a_reset_is_a_fresh_start(case):
+def test_segments_equal_one_call_and_reset_equals_fresh_start(case):
     """G-14: f([A; B]) is f(A), f(B); behind a new document B knows nothing of A."""
     model, tokens, _, call, state = case
     none = np.zeros((BATCH, TIME), bool)
@@ -156,7 +156,7 @@ def test_segments_hand_on_and_a_reset_is_a_fresh_start(case):
     assert np.abs(after.logits - second.logits).max() > 1e-3
 
 
-def test_causality_bit_for_bit(case):
+def test_causality_is_bit_exact(case):
     model, tokens, reset, call, state = case
     _, out = call(model, state, tokens, reset)
     other = tokens.copy()
@@ -166,7 +166,7 @@ def test_causality_bit_for_bit(case):
     assert np.abs(out.logits[:, 9:] - changed.logits[:, 9:]).max() > 1e-3
 
 
-def test_looking_inside_changes_nothing(case):
+def test_intermediates_equal_call(case):
     model, tokens, reset, call, state = case
     last, _ = call(model, state, tokens, reset)
     seen_last, seen = quick_jit(lambda model, *args: model.intermediates(*args))(
@@ -184,7 +184,7 @@ def test_looking_inside_changes_nothing(case):
             assert 0.0 <= retention.min() and retention.max() <= 1.0
 
 
-def test_every_parameter_learns_and_has_one_label(case):
+def test_every_parameter_has_gradient_and_label(case):
     """G-20, G-21: a component and a role each; only linear maps decay."""
     model, tokens, reset, _, state = case
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "reset": reset[:, :-1]}
@@ -206,7 +206,7 @@ def test_every_parameter_learns_and_has_one_label(case):
     assert {kind for kind in model.kinds if kind != "hybrid"} <= found
 
 
-def test_labels_name_what_they_say():
+def test_parameter_labels():
     labels = jax.eval_shape(lambda: jaxmodels.create(config(learn_alpha=True, write_gate=True)))
     labels = {name: labels.parameter_label(name) for name in flatten(labels)}
     for part, label in {
@@ -225,7 +225,7 @@ def test_labels_name_what_they_say():
         assert found and set(found.values()) <= {label, "attention/norm"}, (part, found)
 
 
-def test_residuals_start_at_gamma():
+def test_residual_scales_start_at_gamma():
     """G-08: a hundredth of what the halves give, so that a layer begins as the identity."""
     for gamma in (0.01, 0.1, 1.0):
         model = jaxmodels.create(config(gamma=gamma, num_layers=1, attention_layers=()))
@@ -237,7 +237,7 @@ def test_residuals_start_at_gamma():
         np.testing.assert_allclose(y, want, atol=1e-6)
 
 
-def test_an_adapter_starts_at_nothing_and_is_small():
+def test_adapter_starts_at_zero_and_is_low_rank():
     """G-17: less than 100,000 parameters on the twelve layers."""
     added = count("groundthink", adapter_rank=8) - count("groundthink")
     assert 0 < added < 100_000
@@ -260,11 +260,11 @@ def test_an_adapter_starts_at_nothing_and_is_small():
         ({"gamma": -0.1}, "gamma must be a number, 0 or more"),
     ],
 )
-def test_refusals(changes, words):
+def test_invalid_configs_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         config(**changes)
 
 
-def test_config_round_trips():
+def test_config_json_round_trip():
     wanted = config(attention_layers=(1,), decay_groups=((0.5, 0.9), (0.5, 0.99)))
     assert jaxmodels.config_from_json(jaxmodels.config_to_json(wanted)) == wanted

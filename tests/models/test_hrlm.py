@@ -1,4 +1,4 @@
-"""HRLM: its ledger, what each mode may see, halting, losses, and the leak as it was written."""
+"""HRLM: parameter counts, attention masks, halting, losses, and the leak of `as_written`."""
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,8 @@ def rows(count=B):
         ("trm_sudoku", 6_828_034),
     ],
 )
-def test_ledger(name, parameters):
-    """L-09 to L-11, SYSTEMS 7.7 and 7.8, which do not count the vectors of puzzles."""
+def test_parameter_counts(name, parameters):
+    """docs/systems.md L-09 to L-11, and the papers of HRM and TRM, without puzzle vectors."""
     config = jaxmodels.make_config(f"hrlm/{name}")
     shapes = jax.eval_shape(lambda: jaxmodels.create(config))
     vectors = config.puzzle_ids * config.width
@@ -69,7 +69,7 @@ def test_text_preset():
     assert np.std(thoughts.low) == pytest.approx(1.0, rel=0.03)
 
 
-def test_a_prefix_sees_itself_and_an_answer_what_came_before():
+def test_prefix_mask_is_bidirectional_then_causal():
     model = shaken(make("hrlm/prefix_ar"), 0)
     tokens = rows()
     read = quick_jit(lambda tokens: model(None, tokens)[1].logits)
@@ -88,7 +88,7 @@ def test_a_prefix_sees_itself_and_an_answer_what_came_before():
         assert np.abs(read(other)[row, 0] - before[row, 0]).max() > 1e-5
 
 
-def test_windows_and_hidden_pad():
+def test_window_and_pad_masks():
     model = shaken(make(mode="as_written", mask_pad=True, window=3, registers=1), 0)
     tokens = rows()
     seen = np.asarray(model.mask(jnp.asarray(tokens)))
@@ -107,7 +107,7 @@ def thinker(**changes):
 
 
 @pytest.mark.parametrize("changes", ({}, {"registers": 0, "q_continue": False}), ids=str)
-def test_halting_is_exact(changes):
+def test_solve_keeps_the_step_of_halting(changes):
     """Rows that halt at different rounds answer as they do alone."""
     model = thinker(**changes)
     tokens = jnp.asarray(rows(8))
@@ -140,7 +140,7 @@ def batch_of(tokens):
     return {"inputs": inputs, "targets": tokens, "weights": answer}
 
 
-def test_rounds_of_training():
+def test_training_act_steps():
     """L-03: a row keeps its sample until it halts; bounds, exploration, the carry's values."""
     model = thinker(halt_exploration=0.5)
     step = quick_jit(lambda state, batch, key: model.loss_sums(state, batch, key))
@@ -173,7 +173,7 @@ def test_rounds_of_training():
     assert 1 < len(set(seen)) and max(seen) <= 6.0
 
 
-def test_a_puzzles_vector_is_read_and_learned_by_its_puzzle_alone():
+def test_puzzle_vector_depends_on_its_puzzle_only():
     model = thinker(puzzle_ids=3, q_continue=False)
     rng = np.random.default_rng(0)
     model.puzzle[...] = model.puzzle[...] + rng.normal(size=model.puzzle.shape)
@@ -198,7 +198,7 @@ def test_a_puzzles_vector_is_read_and_learned_by_its_puzzle_alone():
     assert state.identifiers.tolist() == [1, *which[1:].tolist()]
 
 
-def test_fixed_rounds_do_not_ask_the_head():
+def test_fixed_act_steps_ignore_q_head():
     """A head that always wishes to halt is obeyed when adaptive; else samples think to the end."""
     for adaptive, expected in ((True, [1.0] * 7), (False, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0])):
         model = thinker(halt_exploration=0.0, adaptive=adaptive, q_continue=False)
@@ -212,7 +212,7 @@ def test_fixed_rounds_do_not_ask_the_head():
         assert seen == expected
 
 
-def test_an_evaluation_halts_as_it_is_told():
+def test_evaluation_follows_eval_halt():
     """The head always wishes to halt: only "adaptive" hears it."""
     for halt, expected in (("max", 6.0), ("adaptive", 1.0)):
         model = thinker(eval_halt=halt, q_continue=False)
@@ -222,7 +222,7 @@ def test_an_evaluation_halts_as_it_is_told():
         assert sums["steps"] == expected * B
 
 
-def test_a_causal_question_is_read_left_to_right():
+def test_causal_mode_masks_the_question():
     sizes = {"mode": "prefix_ar", "registers": 0, "halt_max_steps": 1}
     tokens = rows()
     for causal in (True, False):
@@ -233,8 +233,8 @@ def test_a_causal_question_is_read_left_to_right():
         make(mode="nar", causal=True)
 
 
-def test_worth_of_halting_and_of_going_on():
-    """SYSTEMS 7.7: against being right, and against sigma(max(q_h', q_c')) of the next round."""
+def test_q_head_targets():
+    """HRM: correctness, and sigmoid(max(q_halt, q_continue)) of the next ACT step."""
     model = thinker(halt_exploration=0.0)
     batch = batch_of(rows())
     state = model.initial_state(B)
@@ -257,7 +257,7 @@ def test_worth_of_halting_and_of_going_on():
     assert set(counts) == set(sums) and counts["answer"] == B
 
 
-def test_answer_loss_is_the_mean_of_each_rows_mean():
+def test_answer_loss_averages_rows_then_batch():
     """L-50, L-51, against float64."""
     logits = RNG.standard_normal((3, T, V)).astype(np.float32) * 4
     targets = RNG.integers(0, V, (3, T))
@@ -278,7 +278,7 @@ def test_answer_loss_is_the_mean_of_each_rows_mean():
     assert np.isfinite(losses.log_stablemax(jnp.array([-1e30, 0.0, 1e30]))).all()
 
 
-def test_calls_with_a_gradient_rise_from_two_to_five():
+def test_gradient_calls_warm_up_from_two_to_five():
     c = jaxmodels.make_config("hrlm/prefix_ar")
     calls = [int(act.calls_at(c, jnp.float32(p))) for p in (0.0, 0.06, 0.07, 0.14, 0.2, 1.0)]
     assert calls == [2, 2, 3, 4, 5, 5]
@@ -308,9 +308,10 @@ def learned(mode, batches, steps=120):
     return model, float(exact[-10:].mean())
 
 
-def test_as_written_it_learns_to_copy_the_answer_from_its_input():
-    """SYSTEMS 5.3: answers drawn at random cannot be known. As written they are "learned", and
-    gone when the answer is not given; with blanks in their place they stay unknown."""
+def test_as_written_mode_copies_answer_from_input():
+    """Random answers cannot be predicted. In mode as_written the model reproduces them, but not if
+    the input omits them; with blanks in their place it does not learn them.
+    """
     tokens = rows(32 * 120).reshape(120, 32, T)
     blank = jax.tree.map(lambda *x: np.stack(x), *[batch_of(part) for part in tokens])
     leaking = blank | {"inputs": tokens}
@@ -334,6 +335,6 @@ def test_as_written_it_learns_to_copy_the_answer_from_its_input():
         ({"recurrent": False}, "recurrent=False does not support halting"),
     ],
 )
-def test_refusals(changes, words):
+def test_invalid_configs_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         make(**changes)

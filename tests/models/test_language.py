@@ -1,4 +1,4 @@
-"""The contract of a model, for every stacked language model; forms, resets, depth, remat."""
+"""Language models: call and step, resets, causality, depth, rematerialisation."""
 
 import chex
 import jax
@@ -52,7 +52,7 @@ def near(got, want):
         assert np.abs(np.asarray(g) - np.asarray(w)).max() <= CLOSE * scale
 
 
-def test_call_is_step_after_step(case):
+def test_call_equals_steps(case):
     _, model, tokens, reset, call, step, state = case
     last, out = call(model, state, tokens, reset)
     assert out.logits.shape == (BATCH, TIME, VOCAB) and out.logits.dtype == jnp.float32
@@ -67,7 +67,7 @@ def test_call_is_step_after_step(case):
         near(state, last)
 
 
-def test_segments_hand_on(case):
+def test_segments_equal_one_call(case):
     _, model, tokens, reset, call, _, state = case
     _, whole = call(model, state, tokens, reset)
     half, first = call(model, state, tokens[:, :7], reset[:, :7])
@@ -75,7 +75,7 @@ def test_segments_hand_on(case):
     near(np.concatenate([first.logits, second.logits], 1), whole.logits)
 
 
-def test_causality_bit_for_bit(case):
+def test_causality_is_bit_exact(case):
     """Z-03: nothing before token 9 knows what comes from there on."""
     _, model, tokens, reset, call, _, state = case
     _, out = call(model, state, tokens, reset)
@@ -87,7 +87,7 @@ def test_causality_bit_for_bit(case):
     assert same[:9].all() and not same[9]
 
 
-def test_every_parameter_learns_and_remat_changes_nothing(case):
+def test_every_parameter_has_gradient_and_remat_keeps_it(case):
     """Z-07, P-23."""
     name, model, tokens, reset, *_ = case
     batch = {"inputs": tokens, "targets": tokens[:, ::-1], "reset": reset}
@@ -107,7 +107,7 @@ def test_every_parameter_learns_and_remat_changes_nothing(case):
 
 
 @pytest.mark.parametrize("chunk", [6, 19, 32])  # 19 tokens: with a rest, exactly, all in one
-def test_pieces_of_time_change_nothing(case, chunk):
+def test_remat_chunk_equals_full_sequence(case, chunk):
     """P-23: the same logits, state and gradients with `remat_chunk`."""
     name, model, tokens, reset, call, _, state = case
     fields = {"window": 8} if name == "transformer" else {"chunk_size": 16}
@@ -129,7 +129,7 @@ def test_pieces_of_time_change_nothing(case, chunk):
         near(gradient(pieces), gradient(model))
 
 
-def test_pieces_of_time_save_memory():
+def test_remat_chunk_saves_memory():
     """P-23: 512 tokens, 32 at a time, in a quarter of the scratch memory or less."""
 
     def scratch(chunk):
@@ -147,7 +147,7 @@ def test_pieces_of_time_save_memory():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_program_does_not_grow_with_depth(name):
+def test_program_size_is_independent_of_depth(name):
     def program(layers):
         model = small(name, num_layers=layers)
         tokens = jnp.zeros((1, 17), jnp.int32)
@@ -167,14 +167,14 @@ def _equations(jaxpr):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_config_round_trip(name):
+def test_config_json_round_trip(name):
     model = small(name)
     again = jaxmodels.config_from_json(jaxmodels.config_to_json(model.config))
     assert again == model.config
 
 
 @pytest.mark.parametrize("name", ["rwkv/4", "rwkv/7", "mamba/2"])
-def test_kernels_change_nothing(name):
+def test_pallas_kernel_equals_xla(name):
     """Logits, states and gradients are those of XLA's form, the layers' norms included."""
     plain = shaken(small(name), 0)
     kernels = jax.tree.unflatten(
@@ -193,7 +193,7 @@ def test_kernels_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["rwkv/6", "mamba/1"])
-def test_versions_without_kernels_say_so(name):
+def test_versions_without_kernel_are_rejected(name):
     with pytest.raises(UserError, match=f"version {name[-1]} has no Pallas kernel"):
         small(name, kernel="pallas")
 
@@ -239,12 +239,12 @@ def test_learns_a_pattern():
         ("mamba/7", {}, "unknown preset 'mamba/7'"),
     ],
 )
-def test_mistakes_are_named(name, fields, message):
+def test_config_errors_name_the_field(name, fields, message):
     with pytest.raises(UserError, match=message):
         jaxmodels.make_config(name, **fields)
 
 
-def test_l2_wrap_pulls_the_largest_logit_down():
+def test_l2_wrap_gradient_is_on_the_largest_logit():
     model = small("rwkv/7", l2_wrap=1e-2)
     batch = {"inputs": np.zeros((1, 4), np.int32), "targets": np.ones((1, 4), np.int32)}
     batch["weights"] = np.ones((1, 4), np.float32)

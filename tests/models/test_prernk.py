@@ -1,4 +1,4 @@
-"""PRERNK: the contract of a model, the five losses, and what was repaired."""
+"""PRERNK: contract, the five losses, and corrections of the original."""
 
 import dataclasses
 import functools
@@ -162,13 +162,13 @@ def test_presets_and_names():
     ],
     ids=str,
 )
-def test_config_names_the_wrong_field(changes, message):
+def test_config_errors_name_the_field(changes, message):
     with pytest.raises(UserError) as error:
         jaxmodels.make_config("prernk", **dict(SMALL, **changes))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_json_round_trip():
+def test_config_json_round_trip():
     """Z-02, P-30: text to an equal config, and one config builds the other."""
     for config in (
         jaxmodels.make_config("prernk"),
@@ -181,7 +181,7 @@ def test_json_round_trip():
             assert getattr(cell, field.name) == getattr(config, field.name)
 
 
-def test_keys_whatever_is_switched_on():
+def test_loss_keys_match_terms():
     """Sums, counts and masks agree; a weight is a term's; labels may be absent."""
     options = itertools.product(
         ("next_token", "regression"),
@@ -293,7 +293,7 @@ def test_p11_to_p15_every_loss_by_its_definition(changes):
         assert counts[name] == value, name
 
 
-def test_absent_labels_count_nothing():
+def test_absent_labels_have_zero_sums_and_counts():
     """P-12: without labels, and with labels of -1 only, a term is 0 of 0 and moves nothing."""
     model = make(**EVERYTHING)
     none = {k: v for k, v in batch().items() if k not in ("relation_labels", "step_targets")}
@@ -308,7 +308,7 @@ def test_absent_labels_count_nothing():
     assert not any(g.any() for g in moved.values())
 
 
-def test_unweighted_targets_count_nothing():
+def test_targets_of_weight_zero_are_ignored():
     model = make()
     data = dict(batch(), targets=np.where(batch()["weights"] > 0, batch()["targets"], -1))
     found, want = sums(model, data)[0], sums(model)[0]
@@ -344,7 +344,7 @@ def test_p25_weights_follow_the_ramp():
 
 
 @pytest.mark.parametrize("core", ["ema", "rwkv4"])
-def test_z07_every_parameter_learns(core):
+def test_z07_every_parameter_has_gradient(core):
     model = make(**EVERYTHING, core=core)
     weights = {k: v for k, v in loss_weights(model, 1.0).items()}
     for name, gradient in gradients(model, weights).items():
@@ -365,7 +365,7 @@ def test_z09_dead_abstractions_as_written():
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_p14_a_head_reaches_its_level(level):
+def test_p14_head_gradient_reaches_its_level(level):
     """Without feedback from above, a head teaches its own level and those below, no other."""
     model = make(topdown=False, abstraction_heads=(1, 2), abstraction_vocab=3)
     moved = gradients(model, {f"head_{level}": 1.0})
@@ -376,7 +376,7 @@ def test_p14_a_head_reaches_its_level(level):
 
 
 @pytest.mark.parametrize(("fidelity", "reaches"), [("probe", False), ("loss", True)])
-def test_p15_a_probe_does_not_teach(fidelity, reaches):
+def test_p15_probe_gradient_stops_at_relations(fidelity, reaches):
     model = make(fidelity=fidelity, relation_vocab=LABELS)
     moved = gradients(model, {"fidelity": 1.0})
     others = {name for name, g in moved.items() if g.any() and not name.startswith("decoders")}
@@ -384,7 +384,7 @@ def test_p15_a_probe_does_not_teach(fidelity, reaches):
     assert moved["decoders.0.kernel"].any() and moved["decoders.1.kernel"].any()
 
 
-def test_p12_symbolic_loss_teaches_the_binding():
+def test_p12_symbolic_loss_gradient_reaches_binding():
     moved = gradients(make(symbolic="contrastive", relation_vocab=LABELS), {"symbolic": 1.0})
     for name in ("cell.bind.bind.kernel", "cell.rwkv.project.kernel", "embed.table"):
         assert moved[name].any(), name

@@ -1,4 +1,4 @@
-"""What bfloat16 products cost PRERNK in training (SYSTEMS P-22, Z-10)."""
+"""Training PRERNK with bfloat16 matmuls (docs/systems.md P-22, Z-10)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""PRERNK tells an experiment whose labels do not fit it so, before training starts."""
+"""PRERNK rejects labels that do not fit the config before training starts."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ SIZES |= {"symbol_slots": 3, "role_slots": 2}
         ({"labels": "none", "label_slots": 2}, None),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(changes, says):
+def test_mismatched_labels_are_rejected(changes, says):
     model = jaxmodels.create(
         "prernk", **SIZES, symbolic="cross_entropy", relation_vocab=256, relations_every=4
     )
@@ -47,7 +47,7 @@ def test_labels_that_do_not_fit_are_refused(changes, says):
         ("relation_labels", {"fidelity": "probe", "relation_vocab": 5, "relations_every": 1}),
     ],
 )
-def test_labels_that_the_text_brings_must_have_a_logit_each(label, fields):
+def test_corpus_labels_beyond_vocab_are_rejected(label, fields):
     data = ConfigDict({"labels": "none"})
     model = jaxmodels.create("prernk", **SIZES, **fields)
     model.check_data(data, 8)
@@ -57,14 +57,14 @@ def test_labels_that_the_text_brings_must_have_a_logit_each(label, fields):
     jaxmodels.create("prernk", **SIZES).check_data(data, 8, {label: 6})  # nothing reads them
 
 
-def test_why_they_must():
+def test_label_beyond_vocab_has_unbounded_loss():
     """Past the last class the loss falls without bound, as no logit answers for the label."""
     logits, one = jnp.full((1, 5), -100.0), jnp.ones(1)
     assert losses.cross_entropy_sum(logits, jnp.array([4]), one) > 0.0
     assert losses.cross_entropy_sum(logits, jnp.array([5]), one) < -90.0
 
 
-def test_training_does_not_start_on_them(tmp_path):
+def test_training_rejects_mismatched_labels(tmp_path):
     """GSM8K has a class a step of the solution."""
     folder = Path(__file__).parents[2] / "Data" / "GSM8K"
     fields = SIZES | {"vocab_size": 256, "abstraction_heads": (0,), "abstraction_vocab": 2}

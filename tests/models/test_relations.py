@@ -1,6 +1,6 @@
-"""Relations with known truth: the symbolic loss puts them into R, and the full read-out reads them.
+"""Relations with known ground truth: the symbolic loss encodes them, the full readout reads them.
 
-The levels without knowledge stand in `jaxmodels.data.synthetic.relations`.
+Chance levels are in `jaxmodels.data.synthetic.relations`.
 """
 
 import functools
@@ -86,7 +86,7 @@ def compare(grammar, steps):
     return with_loss, without, blind(grammar)
 
 
-def test_symbolic_loss_puts_relations_into_r():
+def test_symbolic_loss_encodes_relations():
     """P-12, P-15: decoders that do not teach find them with the loss, and not without."""
     with_loss, without, level = compare(SMALL, 200)
     assert with_loss["symbolic_accuracy"] > level + 0.2
@@ -97,7 +97,7 @@ def test_symbolic_loss_puts_relations_into_r():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_symbolic_loss_given_time():
+def test_symbolic_loss_converges():
     """P-12, P-15: nearly all predicates can be read off, and the questions are answered, too."""
     with_loss, without, _ = compare(LARGER, 800)
     assert with_loss["symbolic_accuracy"] > 0.9
@@ -160,7 +160,7 @@ def pointer_accuracy(gating, steps=400):
     return float((jnp.argmax(logits, -1) == wanted).mean())
 
 
-def test_the_diagonal_read_out_cannot_follow_a_pointer():
+def test_diagonal_gating_cannot_follow_pointers():
     """P-08, Z-09: as written a slot cannot read another; no training helps."""
     relations, _, _ = pointers(np.random.default_rng(2), 1)
     seen = {"full": [], "diagonal": []}

@@ -1,4 +1,4 @@
-"""Comparing two forms of a recurrence: what the tests of the state-space operations share."""
+"""Comparison of two implementations of a recurrence, for tests of the state-space ops."""
 
 import jax
 import jax.numpy as jnp

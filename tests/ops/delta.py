@@ -1,4 +1,4 @@
-"""What the tests of the two delta rules share: inputs, resets, references, errors."""
+"""Inputs, resets, references and errors for the tests of the two delta rules."""
 
 import functools
 

@@ -103,7 +103,7 @@ def test_against_numpy(window):
 
 
 @pytest.mark.parametrize("borders", [(3, 30), (8, 17), (20, 21)])
-def test_the_ring_goes_on(borders):
+def test_ring_continues_across_calls(borders):
     """Three calls, of lengths below and above the window, are one."""
     cell, xs = make(11), tokens(37)
     reset = resets(37, (0, 9), (1, 21))
@@ -114,7 +114,7 @@ def test_the_ring_goes_on(borders):
     assert error(np.concatenate(parts, 1), in_numpy(cell, xs, reset)) < ROUNDING
 
 
-def test_gradients_against_a_plain_softmax():
+def test_gradients_equal_plain_softmax():
     """Through blocks, maxima and checkpoints: as JAX differentiates a masked softmax."""
     cell, xs = make(11), tokens(37)
     reset = resets(37, (0, 11), (1, 30))
@@ -146,7 +146,7 @@ def test_gradients_against_a_plain_softmax():
         assert error(g, w) < ROUNDING
 
 
-def test_rotation():
+def test_rotary_positions():
     """Only the distance counts, lengths stay, and the position 0 turns nothing."""
     rng = np.random.default_rng(0)
     q, k = rng.standard_normal((2, 5, 3, 8), np.float32)
@@ -165,7 +165,7 @@ def test_rotation():
 
 
 @pytest.mark.parametrize("form", ["scan", "__call__"])
-def test_what_empty_slots_hold_is_never_read(form):
+def test_empty_slots_are_never_read(form):
     """The position alone says which are empty: NaN there reaches no output and no gradient."""
     cell, xs = make(11), tokens(14)
     state, _ = run(cell, tokens(4, seed=1))
@@ -184,7 +184,7 @@ def test_what_empty_slots_hold_is_never_read(form):
         np.testing.assert_array_equal(got, want)
 
 
-def test_prefix():
+def test_prefix_attention():
     """Tokens of a prefix see each other both ways: over blocks, within document and window."""
     cell, xs = make(15), tokens(37)
     reset = resets(37, (0, 0), (0, 20), (1, 12))
@@ -200,7 +200,7 @@ def test_prefix():
         cell.scan(cell.initial_state(BATCH), xs, prefix=prefix)
 
 
-def test_no_array_grows_faster_than_time():
+def test_memory_is_linear_in_time():
     """Cost per token is flat from the window on."""
 
     def largest(time):
@@ -219,7 +219,7 @@ def sizes(jaxpr):
             yield from sizes(inner)
 
 
-def test_every_promise_with_groups_norms_and_a_ring_that_goes_round():
+def test_variant_with_groups_norms_and_wrapping_ring_conforms():
     config = AttentionConfig(
         WIDTH, head_size=SIZE, kv_heads=2, window=11, qk_norm=True, chunk_size=8
     )
@@ -236,6 +236,6 @@ def test_every_promise_with_groups_norms_and_a_ring_that_goes_round():
         ({"dtype": "float16"}, "dtype must be one of"),
     ],
 )
-def test_mistakes(fields, message):
+def test_invalid_configs_are_rejected(fields, message):
     with pytest.raises(UserError, match=message):
         AttentionConfig(WIDTH, **fields)

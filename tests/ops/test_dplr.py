@@ -1,4 +1,4 @@
-"""RWKV-7's recurrence: NumPy in float64, the step scanned, and the chunk form."""
+"""RWKV-7 recurrence: float64 NumPy, scanned steps, and the chunked implementation."""
 
 import functools
 
@@ -58,7 +58,7 @@ def make(time, seed=0, log_w=None, rate=None, batch=BATCH, heads=HEADS):
 
 
 def in_numpy(state, r, log_w, k, v, a, b, reset):
-    """SYSTEMS 7.4 in its own layout, S (V, K): S diag(w) + (S a) b^T + v k^T ; y = S r."""
+    """Compute RWKV-7 in the paper's layout, S (V, K): S diag(w) + (S a) b^T + v k^T ; y = S r."""
     state, *xs = (np.asarray(x, np.float64) for x in (state, r, log_w, k, v, a, b))
     last, ys = np.empty_like(state), np.empty((*r.shape[:3], VALUES))
     for row, head in np.ndindex(*state.shape[:2]):
@@ -101,14 +101,14 @@ def test_extreme_decays(log_w, rate, form):
 
 
 @both_forms
-def test_the_largest_chunk(form):
+def test_largest_chunk(form):
     """128 tokens at the fastest decay: the factors reach exp(39)."""
     inputs, reset = make(128, log_w=LEAST), np.zeros((BATCH, 128), bool)
     got = quick_jit(functools.partial(form, chunk_size=128))(*inputs, reset)
     assert max(map(error, got, in_numpy(*inputs, reset))) < ROUNDING
 
 
-def test_isolation_with_heads_side_by_side():
+def test_packed_heads_are_isolated():
     """Bit for bit: nothing of the past of a reset, NaN included, nor of the future."""
     inputs, reset = make(2 * CHUNK + 5), np.zeros((BATCH, 2 * CHUNK + 5), bool)
     place = CHUNK + 7
@@ -139,7 +139,7 @@ def test_equal_keys(keys):
         assert max(map(error, got, in_numpy(*inputs, reset))) < ROUNDING
 
 
-def test_16384_tokens():
+def test_16k_tokens():
     inputs = make(16384, log_w=-1e-4, batch=1, heads=1)
     reset = np.zeros((1, 16384), bool)
     got = quick_jit(chunked)(*inputs, reset)
@@ -147,7 +147,7 @@ def test_16384_tokens():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_16384_tokens_through_the_cell(dtype):
+def test_16k_tokens_of_the_cell(dtype):
     cell = shaken(RWKV7Cell(RWKV7Config(16, ranks=(4,) * 4, dtype=dtype), rngs=nnx.Rngs(0)), 0)
     xs = np.random.default_rng(0).standard_normal((1, 16384, 16), np.float32)
 

@@ -1,4 +1,4 @@
-"""The gated delta rule: NumPy in float64, the step scanned, the chunk form, and RWKV-7's rule."""
+"""Gated delta rule: float64 NumPy, scanned steps, the chunked implementation, and RWKV-7."""
 
 import functools
 
@@ -46,7 +46,7 @@ def make(time, seed=0, g=None, beta=None, batch=BATCH, heads=HEADS):
 
 
 def in_numpy(state, q, k, v, g, beta, reset):
-    """SYSTEMS 7.6: S <- e^g S; S <- S + beta k (v - S^T k)^T; y = S^T q."""
+    """Compute S <- e^g S; S <- S + beta k (v - S^T k)^T; y = S^T q in float64."""
     state, *xs = (np.asarray(x, np.float64) for x in (state, q, k, v, g, beta))
     last, ys = np.empty_like(state), np.empty((*q.shape[:3], VALUES))
     for row, head in np.ndindex(*state.shape[:2]):
@@ -97,7 +97,7 @@ def test_extreme_decays(decays, beta, form):
 
 
 @both_forms
-def test_one_token_for_ever(form):
+def test_repeated_token(form):
     """Equal keys, all of the old value replaced: the hardest system that a chunk can pose."""
     state, q, k, v, g, beta = make(129, g=DECAYS["0.9999"], beta=1.0)
     k = np.broadcast_to(k[:, :1], k.shape) + 0.0
@@ -106,7 +106,7 @@ def test_one_token_for_ever(form):
     assert max(errors) < ROUNDING
 
 
-def test_it_is_a_case_of_rwkv7s_rule():
+def test_gated_delta_is_special_case_of_dplr():
     """w = e^g, a = -e^g k, b = beta k, and beta k v^T is written."""
     inputs, reset = make(40), random_resets(np.random.default_rng(0), 40)
     state, q, k, v, g, beta = (np.float64(x) for x in inputs)
@@ -118,7 +118,7 @@ def test_it_is_a_case_of_rwkv7s_rule():
     assert max(map(error, got, in_numpy(*inputs, reset))) < 1e-13  # float64
 
 
-def test_16384_tokens():
+def test_16k_tokens():
     inputs = make(16384, g=DECAYS["0.9999"], batch=1, heads=1)
     reset = np.zeros((1, 16384), bool)
     got = quick_jit(gated_delta_chunked)(*inputs, reset)
@@ -126,7 +126,7 @@ def test_16384_tokens():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_16384_tokens_through_the_cell(dtype):
+def test_16k_tokens_of_the_cell(dtype):
     cell = GatedDeltaCell(GatedDeltaConfig(16, dtype=dtype), rngs=nnx.Rngs(0))
     xs = np.random.default_rng(0).standard_normal((1, 16384, 16), np.float32)
 

@@ -39,7 +39,7 @@ def test_cross_entropy(labels, weights):
     np.testing.assert_allclose(got, right.sum(), rtol=TOLERANCE)
 
 
-def test_cross_entropy_of_hopeless_logits_and_half_precision():
+def test_cross_entropy_of_extreme_logits_and_half_precision():
     logits = jnp.asarray([[3e4, -3e4, 0.0], [0.0, -jnp.inf, 1.0]])
     # The -inf belongs to a class that is not the label, or to a target without weight.
     loss = losses.cross_entropy_sum(logits, jnp.asarray([1, 0]), jnp.ones(2))

@@ -1,4 +1,4 @@
-"""Mamba-2's loop for a TPU against the form for a CPU, which the other tests hold to the step."""
+"""One-loop implementation of the Mamba-2 mixer against the default XLA implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def test_mixed_decays():
     agree(run("xla_loop", cell, *arguments), run("xla", cell, *arguments))
 
 
-def test_isolation():
+def test_documents_are_isolated():
     """Bit for bit: nothing from before a reset, NaN in the state included, nor from the future."""
     cell, state, xs, reset = make(2 * CHUNK + 5)
     place = CHUNK + 7
@@ -104,12 +104,12 @@ def test_isolation():
 
 
 @pytest.mark.parametrize("implementation", ["xla_loop", "pallas"])
-def test_groups_are_refused(implementation):
+def test_groups_are_rejected(implementation):
     with pytest.raises(UserError, match=f"'{implementation}' needs groups and norm_groups 1"):
         call(implementation, *make(2, groups=2))
 
 
-def test_the_loop_refuses_a_write_gate():
+def test_xla_loop_rejects_write_gate():
     cell, state, xs, reset = make(2)
     with pytest.raises(UserError, match="takes no `write`"):
         call("xla_loop", cell, state, xs, reset, write=xs[..., 0])

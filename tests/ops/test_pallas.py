@@ -68,7 +68,7 @@ def check_implementations(op, arguments, tolerance=CLOSE):
 
 
 @pytest.mark.parametrize("cell", ["rwkv4", "rwkv7", "mamba2"])
-def test_cells_keep_every_promise(cell):
+def test_pallas_cells_conform(cell):
     configs = {
         "rwkv4": RWKV4Config(32, chunk_size=16, kernel="pallas"),
         "rwkv7": RWKV7Config(32, head_size=16, chunk_size=16, kernel="pallas"),
@@ -226,7 +226,7 @@ def small_cell(name, chunk_size, **changes):
 
 
 @pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
-def test_nan_of_a_finished_document_is_dropped(name):
+def test_nan_of_finished_document_is_dropped(name):
     """With a reset in the middle of a chunk: tokens before it are lost, those after it are not."""
     cell = small_cell(name, 8)
     state = cell.initial_state(BATCH)
@@ -241,7 +241,7 @@ def test_nan_of_a_finished_document_is_dropped(name):
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(state))
 
 
-def test_no_gradient_comes_from_a_dropped_state():
+def test_dropped_state_has_no_gradient():
     """NaN in the state, a reset at the first token of all or of the second chunk: none after it."""
     draw, time = draws(), 12
     x, b, c = draw(BATCH, time, 32), draw(BATCH, time, 8), draw(BATCH, time, 8)
@@ -260,7 +260,7 @@ def test_no_gradient_comes_from_a_dropped_state():
         assert bool(jnp.isfinite(gradient[:, place:]).all()), place
 
 
-def test_mamba2_honours_the_write_gate():
+def test_mamba2_write_gate():
     config = Mamba2Config(32, state_size=8, head_size=16, chunk_size=8)
     cell = Mamba2Cell(config, rngs=nnx.Rngs(0))
     draw = draws()
@@ -275,7 +275,7 @@ def test_mamba2_honours_the_write_gate():
 
 
 @pytest.mark.parametrize("over", [(1, 0), (1, 1), (0, 0), (0, 1)], ids=str)
-def test_matmuls_of_two_parts_keep_16_bits(over):
+def test_two_part_matmuls_keep_16_bits(over):
     draw = draws()
     shape = {0: (24, 16), 1: (16, 24)}  # the axis of 24 is summed over
     x, y = draw(*shape[over[0]]), draw(*shape[over[1]])
@@ -298,7 +298,7 @@ def test_matmuls_of_two_parts_keep_16_bits(over):
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_three_parts_are_float32(side):
+def test_three_part_matmuls_are_float32(side):
     draw = draws()
     choice = np.float32(np.tri(12))
     x = draw(12, 12) * np.float32(1e3)
@@ -315,7 +315,7 @@ def test_three_parts_are_float32(side):
     np.testing.assert_allclose(d_x, back, rtol=1e-5, atol=1e-6 * np.abs(back).max())
 
 
-def test_interleave_equals_one_after_the_other():
+def test_interleave_equals_sequential_calls():
     draw = draws()
     shared = jnp.asarray(draw(3))
     each = [(draw(3), {"z": draw(3)}) for _ in range(3)]
@@ -336,7 +336,7 @@ def test_interleave_equals_one_after_the_other():
     assert last == first + 2  # one operation for all, then the next
 
 
-def test_unsupported_configs_are_refused():
+def test_unsupported_configs_are_rejected():
     for make in (
         lambda: RWKV4Config(32, kernel="triton"),
         lambda: Mamba2Config(32, groups=2, head_size=16, kernel="pallas"),
@@ -346,7 +346,7 @@ def test_unsupported_configs_are_refused():
             make()
 
 
-def test_unknown_implementations_are_refused():
+def test_unknown_implementations_are_rejected():
     ones = jnp.ones((1, 8))
     with pytest.raises(UserError, match=r"'triton'.*choose from: auto, xla, pallas"):
         layer_norm(ones, ones[0], ones[0], implementation="triton")

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba-1: both ways through a chunk against NumPy, steps and differences."""
+"""Selective scan of Mamba-1: both chunk implementations against NumPy, steps, differences."""
 
 import functools
 
@@ -49,7 +49,7 @@ def arguments(time, extreme=False):
 
 
 def reference(state, x, delta, a, b, c, reset):
-    """SYSTEMS 7.5 in float64, token by token."""
+    """Compute the Mamba-1 recurrence in float64, token by token."""
     state, x, delta, a, b, c = (np.asarray(z, np.float64) for z in (state, x, delta, a, b, c))
     ys = []
     for t in range(x.shape[1]):
@@ -80,7 +80,7 @@ def test_gradients(scan, time):
     close(gradients(scan, inputs, None), gradients(definition, inputs, no_reset), GRADIENTS, NAMES)
 
 
-def test_gradients_are_finite_differences(scan):
+def test_gradients_equal_finite_differences(scan):
     inputs, reset = arguments(CHUNK + 3)
     check_differences(reference, scan, inputs, reset, VALUES, NAMES)
 
@@ -93,7 +93,7 @@ def test_extreme_decays(scan):
     close(gradients(scan, inputs, reset), want, GRADIENTS, NAMES)
 
 
-def test_a_reset_drops_nan_and_its_gradient(scan):
+def test_reset_drops_nan_and_its_gradient(scan):
     inputs, reset = arguments(CHUNK + 1)
     reset[:, 0] = True
     broken = (np.full_like(inputs[0], np.nan), *inputs[1:])
@@ -103,7 +103,7 @@ def test_a_reset_drops_nan_and_its_gradient(scan):
     jax.tree.map(np.testing.assert_array_equal, *out)
 
 
-def test_memory_does_not_hold_all_states():
+def test_memory_excludes_per_token_states():
     """Forward and backward of 2,048 tokens need less than one array (B, T, N, D)."""
     shapes = [(2, 16, 64), (2, 2048, 64), (2, 2048, 64), (16, 64), (2, 2048, 16), (2, 2048, 16)]
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]

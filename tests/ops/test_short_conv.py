@@ -1,4 +1,4 @@
-"""The short convolution is its definition: values, carried state, resets, gradients."""
+"""Short convolution against its definition: values, carried state, resets, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def by_steps(state, xs, taps, bias, reset):
 
 
 @pytest.mark.parametrize("time", [1, 2, 3, 4, 19])
-def test_values_are_those_of_the_definition(time):
+def test_values_equal_definition(time):
     for resets in (False, True):
         inputs, reset = arguments(time, resets)
         want = reference(*inputs, reset)
@@ -65,7 +65,7 @@ def test_values_are_those_of_the_definition(time):
                 np.testing.assert_allclose(g, w, rtol=ROUNDING, atol=10 * ROUNDING)
 
 
-def test_gradients_are_those_of_the_steps():
+def test_gradients_equal_those_of_steps():
     inputs, reset = arguments(19)
 
     def gradients(run, *inputs):
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_steps():
         np.testing.assert_allclose(g, w, rtol=10 * ROUNDING, atol=10 * ROUNDING)
 
 
-def test_nothing_of_another_document_is_read_nan_included():
+def test_documents_are_isolated_even_from_nan():
     (state, xs, taps, bias), _ = arguments(9)
     reset = np.zeros((BATCH, 9), bool)
     reset[:, 5] = True

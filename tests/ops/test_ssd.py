@@ -1,4 +1,4 @@
-"""The chunks of Mamba-2 against NumPy, steps and differences; large decays lose nothing."""
+"""Chunked SSD of Mamba-2 against NumPy, steps and finite differences; large decays."""
 
 import functools
 
@@ -54,7 +54,7 @@ def arguments(time, extreme=False):
 
 
 def reference(state, x, delta, a, b, c, reset):
-    """SYSTEMS 7.6 in float64, token by token and head by head."""
+    """Compute the Mamba-2 recurrence in float64, token by token and head by head."""
     state, x, delta, a, b, c = (np.asarray(z, np.float64) for z in (state, x, delta, a, b, c))
     out, last = np.zeros(x.shape), np.zeros(state.shape)
     per_group = HEADS // GROUPS
@@ -94,7 +94,7 @@ def test_gradients(time):
     close(gradients(chunked, inputs, None), want, GRADIENTS, NAMES)
 
 
-def test_gradients_are_finite_differences():
+def test_gradients_equal_finite_differences():
     inputs, reset = arguments(CHUNK + 3)
     check_differences(reference, chunked, inputs, reset, VALUES, NAMES)
 
@@ -107,7 +107,7 @@ def test_extreme_decays():
     close(gradients(chunked, inputs, reset), want, GRADIENTS, NAMES)
 
 
-def test_small_decays_after_large_ones_keep_their_digits():
+def test_small_decays_after_large_ones_are_accurate():
     """A difference of plain cumulative sums is off by 1e-4 here, and above 0 at times."""
     (state, x, delta, a, b, c), reset = arguments(128)
     a = np.full_like(a, -100.0)
@@ -132,7 +132,7 @@ def test_equal_decays_never_grow():
     assert all(np.isfinite(z).all() for z in gradients(chunked, inputs, reset))
 
 
-def test_bfloat16_products():
+def test_bfloat16_matmuls():
     inputs, reset = arguments(257)
     narrow = functools.partial(chunked, dtype="bfloat16")
     got, want = (quick_jit(run)(*inputs, reset) for run in (narrow, chunked))
@@ -143,7 +143,7 @@ def test_bfloat16_products():
     close(got, want, 2.0 * BFLOAT16, NAMES)
 
 
-def test_a_reset_drops_nan_and_its_gradient():
+def test_reset_drops_nan_and_its_gradient():
     inputs, reset = arguments(CHUNK + 1)
     reset[:, 0] = True
     broken = (np.full_like(inputs[0], np.nan), *inputs[1:])
@@ -153,7 +153,7 @@ def test_a_reset_drops_nan_and_its_gradient():
     jax.tree.map(np.testing.assert_array_equal, *out)
 
 
-def test_nan_in_the_state_ends_inside_a_chunk():
+def test_nan_in_state_ends_at_reset_inside_chunk():
     inputs, reset = arguments(CHUNK)
     reset[:, 5] = True
     broken = (np.full_like(inputs[0], np.nan), *inputs[1:])

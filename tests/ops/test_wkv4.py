@@ -1,4 +1,4 @@
-"""RWKV-4's average: steps and chunks against the sums of SYSTEMS 7.2 in float64 NumPy."""
+"""RWKV-4 recurrence: steps and chunks against explicit sums in float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def test_gradients(time):
         assert error(g, w) < GRADIENTS
 
 
-def test_gradients_are_those_of_the_definition():
+def test_gradients_equal_those_of_steps():
     """`stop_gradient` on the exponents is exact: central differences of the float64 sums agree."""
     arguments = inputs(2 * CHUNK + 1, resets=0.03)
     reset, rng = arguments[-1], np.random.default_rng(3)
@@ -150,7 +150,7 @@ EXTREMES = np.float32([1e-4, 1e-4, 1e-6, 0.7, 0.7, 5.0, 25.0, 25.0])
 
 
 @pytest.mark.parametrize("keys", [1.0, 60.0])
-def test_extremes(keys):
+def test_extreme_keys(keys):
     """Keys of +-60: e^60 beside e^-60, and o - w rounds a decay of 1e-4 by 1 %."""
     arguments = inputs(257, 0.01, decay=EXTREMES)
     sign = np.where(np.random.default_rng(0).random(arguments[1].shape) < 0.5, -1, 1)
@@ -163,7 +163,7 @@ def test_extremes(keys):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sixteen_thousand_tokens(dtype):
+def test_16k_tokens(dtype):
     """Finite, and where the last document is short enough for the sums, still right."""
     state, k, v, decay, bonus, _ = inputs(16384, keys=20.0, decay=EXTREMES)
     k, v = jnp.asarray(k, dtype), jnp.asarray(v, dtype)

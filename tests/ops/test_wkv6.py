@@ -1,4 +1,4 @@
-"""RWKV-6's recurrence: steps and chunks against SYSTEMS 7.3 in float64 NumPy."""
+"""RWKV-6 recurrence: steps and chunks against float64 NumPy."""
 
 import functools
 
@@ -123,7 +123,7 @@ def test_gradients(time, form):
         assert error(g, w) < ROUNDING
 
 
-def test_gradients_are_those_of_the_definition():
+def test_gradients_equal_those_of_steps():
     """Central differences of the float64 recurrence, along a random way in each input."""
     arguments = inputs(2 * CHUNK + 1, resets=0.03)
     found, loss = gradients(chunked, arguments), gradients(reference, arguments)
@@ -167,7 +167,7 @@ def test_extreme_decays(chunk_size):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_sixteen_thousand_tokens(dtype):
+def test_16k_tokens(dtype):
     time = 16384
     state, r, log_w, k, v, bonus, reset = inputs(time, 0.0, log_w=extreme_decays(time))
     r, k, v = (jnp.asarray(x, dtype) for x in (r, k, v))

@@ -74,13 +74,13 @@ def test_values_and_gradients(time):
     agree(run(loop, time, chunk_size=CHUNK), run(in_python, time, size=CHUNK))
 
 
-def test_rows_at_a_time():
+def test_row_groups():
     """Groups of rows, one after the other, make the same."""
     want = run(in_python, 3 * CHUNK + 2, size=CHUNK)
     agree(run(loop, 3 * CHUNK + 2, chunk_size=CHUNK, rows=1), want)
 
 
-def test_time_on_another_axis():
+def test_time_axis():
     def turned(state, tokens, reset, params, kept):
         out, kept = body(state, tuple(x.swapaxes(1, 2) for x in tokens), reset, params, kept)
         return (out[0], out[1].swapaxes(1, 2)), kept
@@ -94,7 +94,7 @@ def test_time_on_another_axis():
     agree(run(other, time), run(in_python, time, size=CHUNK))
 
 
-def test_what_is_dear_is_computed_once():
+def test_kept_values_are_computed_once():
     """The backward pass takes what was kept instead of another cosine."""
     state, tokens, reset, params = make(3 * CHUNK)
 

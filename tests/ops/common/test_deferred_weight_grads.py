@@ -1,4 +1,4 @@
-"""`deferred_scan` is `lax.scan`: same values, same gradients, whatever the number of steps."""
+"""`deferred_scan` against `lax.scan`: values and gradients, for any number of steps."""
 
 import jax
 import jax.numpy as jnp
@@ -106,13 +106,13 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_loss_that_uses_one_output(part):
+def test_loss_of_one_output(part):
     """Cotangents of the others are left out, not wrong."""
     got, want = both(arguments(CHUNK + 1), pick=PARTS[part])
     assert_close(got, want, ROUNDING)
 
 
-def test_keeping_nothing():
+def test_keep_is_optional():
     got, want = both(arguments(CHUNK + 1), keep=())
     assert got[0][2] == {}
     assert_close(got, want, ROUNDING)
@@ -136,7 +136,7 @@ def test_vmap():
     assert_close(got, want, ROUNDING)
 
 
-def test_a_name_used_twice_is_refused():
+def test_duplicate_name_is_rejected():
     def twice(dot, params, carry, x):
         return carry, dot("own", dot("own", x))
 
@@ -145,7 +145,7 @@ def test_a_name_used_twice_is_refused():
         deferred_scan(twice, inputs[0], {}, 0.0, inputs[3]["value"])
 
 
-def test_sound_derivative_by_differences():
+def test_derivative_equals_finite_differences():
     """The gradient is that of the function, not only that of another program's opinion of it."""
     inputs = arguments(2 * CHUNK + 1)
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""`token_mix` against its formula: values, and gradients against those that JAX makes of it."""
+"""`token_mix` against its formula: values and gradients."""
 
 import jax
 import numpy as np

@@ -23,7 +23,7 @@ def error(strict):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64])
-def test_numpy_inverse(size):
+def test_equals_numpy_inverse(size):
     rng = np.random.default_rng(size)
     lower = np.tril(np.ones((size, size)), -1)
     keys = rng.standard_normal((2, 3, size, 8))
@@ -40,7 +40,7 @@ def test_equal_keys(rate):
     assert error(-rate * np.tril(noise, -1)) < ROUNDING
 
 
-def test_derivative_against_finite_differences():
+def test_derivative_equals_finite_differences():
     rng = np.random.default_rng(0)
     size, step = 20, 1e-5
     strict, change = np.tril(0.5 * rng.standard_normal((2, size, size)), -1)
