@@ -1,12 +1,12 @@
-"""The conformance suite: what every cell promises, checked on yours, one line a promise.
+"""Conformance suite of cells: checks every promise of the `Cell` contract, one line each.
 
     python -m jaxmodels.testing                     every registered cell
     python -m jaxmodels.testing unified             one of them
-    python -m jaxmodels.testing path/to/my_cell.py  every Cell defined in a file of yours
+    python -m jaxmodels.testing path/to/my_cell.py  every Cell defined in a file
 
-The reference is `step` in a Python loop, differentiated step by step: it knows nothing of `scan`,
-of chunks or of custom gradients. States before a sequence are warm (a few tokens read), never zero.
-All promises share a handful of compiled functions.
+The reference is `step` in a Python loop, differentiated step by step, independent of `scan`, chunks
+and custom gradients. Initial states are warm (a few tokens read), never zero. All promises share a
+few compiled functions.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ CHECKED = CELLS | DEPTH
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One line: the promise, whether it holds, and the numbers."""
+    """Result of one promise: its name, True if it holds, and the measured numbers."""
 
     promise: str
     ok: bool
@@ -43,25 +43,25 @@ class Result:
 
 
 def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True) -> list[Result]:
-    """Checks every promise of `jaxmodels.cells.base.Cell` and prints one line for each.
+    """Check every promise of `jaxmodels.cells.base.Cell` and print one line for each.
 
     Args:
       cell: a name in `CELLS`, "hrm" (see `testing.depth`), or a subclass of Cell.
-      config: the cell's config, small; None means the config class (from CELLS, or from the
-        annotation of `config` in `__init__`) made with width=32. If it has a field `dtype`, float32
-        and bfloat16 are checked, whatever it says.
-      chunk: block length of the fast form; lengths around it are tried. None means
-        config.chunk_size or config.remat_chunk if positive, else 16.
-      frozen: ends of names of parameters that need no gradient.
-      seed: of parameters and inputs.
-      raises: False returns the results instead of raising.
+      config: a small config; None means the config class (from CELLS, or from the annotation of
+        `config` in `__init__`) with width=32. If it has a field `dtype`, both float32 and bfloat16
+        are checked.
+      chunk: chunk length of `__call__`; lengths around it are tested. None means config.chunk_size
+        or config.remat_chunk if positive, else 16.
+      frozen: suffixes of names of parameters that need no gradient.
+      seed: seed of parameters and inputs.
+      raises: raise AssertionError if a promise is broken.
 
     Returns:
-      One Result a promise.
+      One Result per promise.
 
     Raises:
-      AssertionError: listing the promises that do not hold.
-      UserError: no such cell, or no config can be made for it.
+      AssertionError: a promise is broken; lists them.
+      UserError: no such cell, or no config can be constructed for it.
     """
     warn_if_unsafe()
     name, cell_class, config = _resolve(cell, config)
@@ -77,7 +77,7 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
                 result = Result(promise, True, check(lab))
             except Broken as broken:
                 result = Result(promise, False, str(broken))
-            except Exception as error:  # the cell's own: it breaks the promise, not the suite
+            except Exception as error:  # raised by the cell: the promise is broken
                 result = Result(promise, False, _one_line(error))
             results.append(result)
             print(result, flush=True)
@@ -89,7 +89,7 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
 
 
 def _resolve(cell, config):
-    """-> (name, cell class, config in float32)."""
+    """Return (name, cell class, config in float32)."""
     if isinstance(cell, str):
         if cell not in CHECKED:
             raise UserError(f"unknown cell {cell!r}{did_you_mean(cell, CHECKED)}")
@@ -125,7 +125,7 @@ def _of_width(config_class, width):
 
 
 def _one_line(error):
-    """The exception and where in the cell it came from."""
+    """Format the exception and the location in the cell that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     here = str(pathlib.Path(__file__).parent)
     own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]
@@ -135,17 +135,17 @@ def _one_line(error):
 
 
 def cells_in_file(path) -> list[type[Cell]]:
-    """The subclasses of Cell that a Python file defines, in its order.
+    """Return the subclasses of Cell defined in a Python file, in order.
 
     Raises:
       UserError: no such file, the file fails to run, or it defines no cell.
     """
     module = import_file(path, purpose="of cells")
-    found = [
+    cells = [
         item
         for item in vars(module).values()
         if inspect.isclass(item) and issubclass(item, Cell) and item.__module__ == module.__name__
     ]
-    if not found:
+    if not cells:
         raise UserError(f"{path} defines no subclass of jaxmodels.cells.base.Cell")
-    return found
+    return cells

@@ -15,7 +15,7 @@ from jaxmodels.testing import CHECKED, cells_in_file, check_cell
 
 @cli.command(interrupted="stopped; not every promise was checked")
 def main(arguments: list[str]) -> int:
-    """Check the cells that are named; return 0, or 1 if a promise is broken."""
+    """Check the named cells; return 0, or 1 if a promise is broken."""
     parser = cli.parser("jaxmodels.testing", __doc__)
     parser.add_argument(
         "cells", metavar="CELL", nargs="*", default=list(CHECKED), help="name or file"

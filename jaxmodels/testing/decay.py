@@ -1,14 +1,12 @@
-"""Whether a slow decay survives compute in bfloat16.
+"""Check that slow decays are not rounded to 1 in bfloat16 compute.
 
-Just below 1, bfloat16 has 0.996 and 1: a decay of 0.9988 a token, rounded, is no decay at all. In a
-few tokens of an untrained cell that is hidden by other rounding. Here the cell is made to forget
-slowly, by one parameter, and reads hundreds of zeros; what one leaf of its state was changed by
-before them shrinks by the decays alone, and so does a gradient on its way back through them. How
-much is left, bfloat16 and float32 have to agree on.
+The largest bfloat16 below 1 is 0.996, so a decay of 0.9988 per token would be rounded to 1. Over a
+few tokens of an untrained cell, other rounding hides that. So one parameter is changed until the
+cell forgets slowly, and the cell reads hundreds of zeros: a perturbation of one state leaf, and a
+gradient, then shrink by the decays alone. bfloat16 and float32 must agree on what is left.
 
-A leaf is looked at by itself: what its change does to other leaves, and they to it, is cut off
-after every token. Where that makes no difference, as in every linear recurrence, bfloat16 is
-judged by the fastest form instead, in which nothing can be cut.
+Interactions with other leaves are removed after every token. Where that makes no difference, as in
+every linear recurrence, the fastest implementation is checked in bfloat16 instead of steps.
 """
 
 import math
@@ -20,19 +18,18 @@ from ml_dtypes import bfloat16
 from jaxmodels.testing.lab import BATCH, names, need
 
 TOKENS = 256
-SETTLE, MEASURED = 64, 32  # tokens: what is forgotten at once is gone; the retention is measured
-SLOW = 0.9982, 0.9996  # retention a token that bfloat16 makes 1
-SLOWEST = 0.985  # if a cell has no such decay: one that bfloat16 changes as much
-TRIALS, LARGEST, PARAMETERS = 16, 8.0, 3  # of the search
-# Of the logarithm of what is left after TOKENS. A decay rounded to 1 is off by 0.1 to 0.46. Decays
-# in float32 are off by the rounding of the matmuls that make them: 0.5 % of a logarithm of 0.3.
+SETTLE, MEASURED = 64, 32  # tokens until fast transients are gone; tokens to measure retention
+SLOW = 0.9982, 0.9996  # range of retention per token that bfloat16 rounds to 1
+SLOWEST = 0.985  # lower limit if a cell cannot reach SLOW: rounding has a similar effect
+TRIALS, LARGEST, PARAMETERS = 16, 8.0, 3  # limits of the search
+# Tolerance of the log of what is left after TOKENS. A decay rounded to 1 is off by 0.1 to 0.46. The
+# rounding of matmuls that compute float32 decays changes a log of 0.3 by 0.5 %.
 SURVIVAL = 0.03
-# What changes a logarithm by less than this does not count.
-NEGLIGIBLE = SURVIVAL / 3
+NEGLIGIBLE = SURVIVAL / 3  # smaller changes of a log are ignored
 
 
 def slow_decays(lab) -> str:
-    """Raises Broken if what survives `TOKENS` tokens in bfloat16 is not what does in float32."""
+    """Raise Broken if bfloat16 and float32 disagree on what survives `TOKENS` tokens."""
     if lab.half is None:
         return "config has no dtype"
     found, worst = [], 0.0
@@ -43,7 +40,7 @@ def slow_decays(lab) -> str:
         cell, parameter, retention = slow
         state, d_state, wanted = _by_steps(lab, cell, leaf)
         if not _agree(wanted, _by_steps(lab, _rounded(cell), leaf)[2], NEGLIGIBLE):
-            continue  # of a chaotic cell: no decay, but whatever matmuls leave it at
+            continue  # chaotic: the result depends on the rounding of matmuls
         if _agree(wanted, _by_steps(lab, cell, leaf, alone=False)[2], NEGLIGIBLE):
             got, form = _by_windows(lab.half, cell, leaf, state, d_state), lab.forms[-1]
         else:
@@ -66,10 +63,10 @@ def _agree(a, b, most):
 
 
 def _slow_cell(lab, leaf):
-    """(the cell with a parameter moved, its name, retention a token of this leaf), or None.
+    """Return (cell with one parameter shifted, its name, retention per token of this leaf) or None.
 
-    The parameter is one of those that a gradient says change what is left of the leaf. All of its
-    entries are moved by the same, found by doubling and bisection.
+    The parameter is chosen by its gradient; all of its entries are shifted by the same amount,
+    found by doubling and bisection.
     """
     leaves, tree = jax.tree.flatten(lab.cell)
     states, retention = _retention(lab, lab.cell, leaf)
@@ -84,7 +81,7 @@ def _slow_cell(lab, leaf):
             moved = leaves[index] + np.float32(shift)
             cell = jax.tree.unflatten(tree, [*leaves[:index], moved, *leaves[index + 1 :]])
             _, now = _retention(lab, cell, leaf)
-            if _telling(now) and (second is None or now > second[2]):
+            if _is_sensitive(now) and (second is None or now > second[2]):
                 second = cell, names(lab.cell)[index], now
             if SLOW[0] <= now <= SLOW[1]:
                 return second
@@ -95,15 +92,15 @@ def _slow_cell(lab, leaf):
     return second
 
 
-def _telling(retention):
-    """Whether rounding it to bfloat16 would show."""
+def _is_sensitive(retention):
+    """Return True if rounding the retention to bfloat16 would be detected."""
     if not SLOWEST <= retention <= SLOW[1]:
         return False
     return abs(math.log(float(bfloat16(retention)) / retention)) * TOKENS > 3.0 * SURVIVAL
 
 
 def _rounded(cell):
-    """The cell, its matrices rounded to bfloat16."""
+    """Return the cell with its matrices rounded to bfloat16."""
 
     def rounded(x):
         return np.asarray(x).astype(bfloat16).astype(np.float32) if x.ndim > 1 else x
@@ -112,7 +109,7 @@ def _rounded(cell):
 
 
 def _retention(lab, cell, leaf):
-    """(the settled states, retention a token of what the leaf was changed by)."""
+    """Return (states after settling, retention per token of the leaf's perturbation)."""
     states = _steps(lab, cell, leaf, SETTLE + MEASURED)[SETTLE:]
     before, after = (_norm(_gap(state, leaf)) for state in (states[0], states[-1]))
     sound = before > 0.0 and math.isfinite(after)
@@ -120,7 +117,7 @@ def _retention(lab, cell, leaf):
 
 
 def _slopes(lab, leaf, states):
-    """Of each parameter: how what is left of the leaf grows with it, mean over its entries."""
+    """Return, for each parameter, the mean slope of the leaf's remaining perturbation."""
     gap = _gap(states[-1], leaf)
     toward = np.concatenate([-gap.sum(0, keepdims=True), gap]) / max(_norm(gap), 1e-30)
     total = [0.0] * len(jax.tree.leaves(lab.cell))
@@ -133,9 +130,9 @@ def _slopes(lab, leaf, states):
 
 
 def _by_steps(lab, cell, leaf, alone=True):
-    """(settled state, settled gradient of the leaf, logarithms of what TOKENS more leave of both).
+    """Return (state and gradient of the leaf after settling, logs of what TOKENS leave of both).
 
-    alone: see the top of the file.
+    alone: remove interactions with other leaves.
     """
     states = _steps(lab, cell, leaf, 2 * SETTLE + TOKENS, alone)
     start, end = (_norm(_gap(states[t], leaf)) for t in (SETTLE, SETTLE + TOKENS))
@@ -147,7 +144,7 @@ def _by_steps(lab, cell, leaf, alone=True):
 
 
 def _by_windows(lab, cell, leaf, state, d_leaf):
-    """The same logarithms, from a settled state and gradient, in calls of `lab.time` tokens."""
+    """Return the logs of `_by_steps`, from a settled state and gradient, by calls of the cell."""
     count = round(TOKENS / lab.time) or 1
     states, d_state = [state], _only(lab, leaf, d_leaf)
     for _ in range(count):
@@ -161,9 +158,9 @@ def _by_windows(lab, cell, leaf, state, d_leaf):
 
 
 def _steps(lab, cell, leaf, tokens, alone=True):
-    """The states before and after each of so many zeros.
+    """Return the states before and after each of `tokens` zeros.
 
-    It begins as after one zero; in all rows but the first the leaf is changed.
+    The first is the state after one zero, with the leaf perturbed in all rows but the first.
     """
     inputs = np.zeros((BATCH, lab.config.width), np.float32), np.zeros(BATCH, bool)
     state = jax.device_get(lab.step(cell, cell.initial_state(BATCH), *inputs)[0])
@@ -183,7 +180,7 @@ def _steps(lab, cell, leaf, tokens, alone=True):
 
 
 def _steps_back(lab, cell, leaf, states, d_leaf, alone=True):
-    """Gradients of (cell, state) step by step, from that of the leaf after the last of them."""
+    """Yield gradients of (cell, state) step by step, from that of the leaf after the last state."""
     inputs = np.zeros((BATCH, lab.config.width), np.float32), np.zeros(BATCH, bool)
     d_y, d_state = np.zeros_like(lab.cotangents[1][:, 0]), _only(lab, leaf, d_leaf)
     for state in reversed(states):
@@ -194,7 +191,7 @@ def _steps_back(lab, cell, leaf, states, d_leaf, alone=True):
 
 
 def _window(lab, cell, state, d_state):
-    """(the state after `lab.time` zeros, gradients of (cell, state, xs)); compiled before."""
+    """Return the state after `lab.time` zeros, and gradients of (cell, state, xs)."""
     xs = np.zeros((BATCH, lab.time, lab.config.width), np.float32)
     arguments = (state, xs, lab.no_reset, d_state, np.zeros_like(lab.cotangents[1]))
     (after, _), gradients = jax.device_get(lab.run(lab.forms[-1], cell, *arguments))
@@ -202,14 +199,14 @@ def _window(lab, cell, state, d_state):
 
 
 def _only(lab, leaf, value):
-    """A cotangent of the state: zeros but in one leaf."""
+    """Return a cotangent of the state that is zero except in one leaf."""
     leaves, tree = jax.tree.flatten(lab.cotangents[0])
     parts = [value if i == leaf else np.zeros_like(x) for i, x in enumerate(leaves)]
     return jax.tree.unflatten(tree, [np.asarray(x, np.float32) for x in parts])
 
 
 def _gap(state, leaf):
-    """float64: what the leaf differs by from row 0, (batch - 1, ...)."""
+    """Return the difference of the leaf from row 0, float64 (batch - 1, ...)."""
     x = np.asarray(jax.tree.leaves(state)[leaf], np.float64)
     return x[1:] - x[:1]
 

@@ -1,7 +1,7 @@
-"""The promises that a recurrence in depth keeps: HRM, whose positions all think at once.
+"""Promises of a recurrence in depth, HRM (`jaxmodels.cells.hrm`).
 
-It has no step and no chunks, so what compares those does not apply. In their place stand its
-hand-off, round after round, its mask, and the reach of its gradient (`jaxmodels.cells.hrm`).
+It has no step and no chunks; instead, the hand-off between ACT steps, the mask, and the truncation
+of the gradient are checked.
 """
 
 import collections
@@ -23,7 +23,7 @@ DEPTH = {"hrm": (HRMConfig, HRM)}
 
 
 class DepthLab:
-    """A module with `think`, inputs for it, and the compiled functions that promises share."""
+    """Module with `think`, its inputs, and the compiled functions that the promises share."""
 
     def __init__(self, cell_class, config, frozen, seed):
         self.again = functools.partial(DepthLab, cell_class, frozen=frozen, seed=seed)
@@ -43,26 +43,26 @@ class DepthLab:
         return cell.think(state, x, mask, self.positions)
 
     def _run(self, cell, state, x, mask, d_state):
-        """-> (state, gradients of (cell, state, x))."""
+        """Return (state, gradients of (cell, state, x))."""
         self.traces["gradient"] += 1
         think = functools.partial(_think, mask=mask, positions=self.positions)
         after, back = jax.vjp(think, cell, state, x)
         return after, back(d_state)
 
     def think(self, state=None, x=None, mask=None):
-        """The state after a round; what is not given is the lab's own."""
+        """Return the state after one ACT step; arguments default to the lab's."""
         state, x = self.state if state is None else state, self.x if x is None else x
         mask = self.mask if mask is None else mask
         return jax.device_get(self.forward(self.cell, state, x, mask))
 
     @functools.cached_property
     def gradients(self):
-        """(state, gradients of (cell, state, x)) of a loss that looks at all of the state."""
+        """(state, gradients of (cell, state, x)) for a loss on the whole state."""
         return jax.device_get(self.run(self.cell, self.state, self.x, self.mask, self.cotangents))
 
     @functools.cached_property
     def half(self):
-        """The same with matmuls in bfloat16."""
+        """Lab with matmuls in bfloat16."""
         return self.again(dataclasses.replace(self.config, dtype="bfloat16"))
 
 
@@ -81,14 +81,14 @@ def _state(lab):
 
 
 def _handoff(lab):
-    """Two rounds are one round of twice the cycles: nothing but the state is carried."""
+    """Compare two ACT steps with one of twice the cycles: only the state is carried."""
     twice = lab.again(dataclasses.replace(lab.config, high_cycles=2 * lab.config.high_cycles))
     once = lab.think(lab.think())
     return compare([("two rounds", once, twice.think())], VALUES)
 
 
 def _mask(lab):
-    """Under a causal mask, bit for bit."""
+    """Check bit-exact causality under a causal mask."""
     last = lab.think()
     for i in (1, TIME // 2, TIME - 1):
         state, x = jax.tree.map(np.copy, (lab.state, lab.x))
@@ -144,7 +144,7 @@ def _bfloat16(lab):
 
 
 def _vmap(lab):
-    """Two groups of rows with a state each."""
+    """Compare a vmap over two groups of rows with separate calls."""
     groups = jax.tree.map(lambda a, b: np.stack([a, b]), lab.state, lab.cotangents)
     xs = np.stack([lab.x, -lab.x])
     run = quick_jit(jax.vmap(_think, (None, 0, 0, None, None)))
@@ -157,7 +157,7 @@ def _vmap(lab):
 
 
 def _traces(lab):
-    """A state that comes back fits the function that made it."""
+    """Check that a returned state fits the same compiled function."""
     lab.think(jax.tree.map(jnp.asarray, lab.think()))
     again = [f"{name} ({count} times)" for name, count in lab.traces.items() if count > 1]
     need(not again, f"traced anew: {'; '.join(again)}")

@@ -1,4 +1,4 @@
-"""A cell, inputs for it, and the few compiled functions that all promises share."""
+"""Shared fixtures of the conformance suite: a cell, its inputs, compiled functions, comparisons."""
 
 import collections
 import dataclasses
@@ -15,14 +15,14 @@ from jaxmodels.tree import leaf_name
 
 BATCH = 3
 WARM = 8  # tokens read before the first
-DRAWS, NUDGES, CALM = 8, 3, 3e-5  # see `Lab.inputs`; a draw that is upset less than CALM will do
-# A sum that cancels leaves the rounding of its summands: entries of a gradient are measured against
-# at least this share of the largest gradient.
+DRAWS, NUDGES, CALM = 8, 3, 3e-5  # see `Lab.inputs`; rounding below CALM is accepted at once
+# A sum that cancels leaves the rounding of its summands: errors of a gradient are relative to at
+# least this fraction of the largest gradient.
 GRADIENT_FLOOR = 1e-3
 
 
 def quick_jit(function, **arguments):
-    """`jax.jit`, told not to optimise: on a CPU, compiling takes far longer than these runs."""
+    """Apply `jax.jit` without optimisation: on a CPU, compiling takes far longer than running."""
     return jax.jit(function, compiler_options=_options(), **arguments)
 
 
@@ -40,11 +40,11 @@ def _options():
 
 
 class Broken(Exception):
-    """A promise that does not hold; the message says how."""
+    """Raised by a promise that does not hold, with the reason as message."""
 
 
 class Lab:
-    """A cell, inputs, and the compiled functions that all promises share."""
+    """Cell, inputs, and the compiled functions that all promises share."""
 
     def __init__(self, cell_class, config, chunk, frozen, seed):
         self.again = lambda config: Lab(cell_class, config, chunk, frozen, seed)
@@ -53,7 +53,7 @@ class Lab:
         sizes = (chunk, getattr(config, "chunk_size", 0), getattr(config, "remat_chunk", 0), 16)
         self.chunk = max(2, next(size for size in sizes if size))
         self.time = 2 * self.chunk + 1
-        # A cell that keeps the inherited call has one form: nothing to compile twice.
+        # With the inherited `__call__`, only `scan` is compiled.
         self.forms = ("scan",) if cell_class.__call__ is Cell.__call__ else ("scan", "call")
         self.traces, self.known = collections.Counter(), {}
         self.rng = np.random.default_rng(seed)
@@ -73,7 +73,7 @@ class Lab:
         return run(state, xs) if reset is None else run(state, xs, reset)
 
     def _run(self, form, cell, state, xs, reset, d_state, d_ys):
-        """-> ((state, ys), gradients of (cell, state, xs)), for cotangents of state and ys."""
+        """Return ((state, ys), gradients of (cell, state, xs)), for cotangents of state and ys."""
 
         def forward(*args):
             return self._forward(form, *args, reset)
@@ -91,12 +91,11 @@ class Lab:
 
     @functools.cached_property
     def inputs(self):
-        """(state, xs, `rounding`): of a few random draws the one that rounding upsets least.
+        """(state, xs, `rounding`) of the random draw that is least sensitive to rounding.
 
-        An untrained recurrence may be chaotic: what one rounding changes grows from token to token,
-        by a factor that differs a hundredfold between draws. Where it grows much, no two programs
-        in float32 agree, however right both are. How much is asked of `step` alone; the forms to be
-        judged have no say in it.
+        An untrained recurrence may be chaotic: rounding errors grow from token to token, by a
+        factor that differs a hundredfold between draws. If it is large, no two correct float32
+        programs agree. Sensitivity is measured on `step` alone, not on the code under test.
         """
         best = None
         for _ in range(DRAWS):
@@ -105,17 +104,17 @@ class Lab:
             fresh = self.cell.initial_state(BATCH)
             states, _ = self._walk(self.cell, fresh, xs[:, :WARM], np.zeros((BATCH, WARM), bool))
             state, xs = states[-1], xs[:, WARM:]
-            upset = self._upset(state, xs, best[2] if best else math.inf)
-            if best is None or upset < best[2]:
-                best = state, xs, upset
-            if upset < CALM:
+            rounding = self._sensitivity(state, xs, best[2] if best else math.inf)
+            if best is None or rounding < best[2]:
+                best = state, xs, rounding
+            if rounding < CALM:
                 break
         return best
 
-    def _upset(self, state, xs, enough):
-        """How far gradients move, with resets and without, when each parameter moves by one ulp.
+    def _sensitivity(self, state, xs, enough):
+        """Return the largest change of gradients, with and without resets, for one-ulp moves.
 
-        The worst of a few such moves, or of as many as it takes to find `enough`.
+        It is the maximum over a few random moves of all parameters; stops when it reaches `enough`.
         """
         worst = 0.0
         try:
@@ -127,35 +126,35 @@ class Lab:
                     worst = max(worst, *(_error(*pair, GRADIENT_FLOOR)[0] for pair in pairs))
                     if worst >= enough:
                         return worst
-        except Exception:  # no derivative, say: the promises about gradients tell
+        except Exception:  # e.g. no derivative: reported by the promises about gradients
             return math.inf
         return worst
 
     @functools.cached_property
     def half(self):
-        """The same with matmuls in bfloat16, or None if the config has no field `dtype`."""
+        """Lab with matmuls in bfloat16, or None if the config has no field `dtype`."""
         if not hasattr(self.config, "dtype"):
             return None
         return self.again(dataclasses.replace(self.config, dtype="bfloat16"))
 
     @property
     def warm(self):
-        """A state that the cell can be in: a random one might be none (a mask, a denominator)."""
+        """A reachable state; a random one may be invalid (a mask, a denominator)."""
         return self.inputs[0]
 
     @property
     def xs(self):
-        """(batch, time, width)."""
+        """Inputs, (batch, time, width)."""
         return self.inputs[1]
 
     @property
     def rounding(self):
-        """See `_upset`."""
+        """Sensitivity of the inputs, see `_sensitivity`."""
         return self.inputs[2]
 
     @functools.cached_property
     def nudged(self):
-        """The cell a few times, each parameter moved to the next float32, up or down."""
+        """Copies of the cell with each parameter moved to an adjacent float32, up or down."""
         rng = np.random.default_rng(0)
 
         def nudge(x):
@@ -166,7 +165,7 @@ class Lab:
 
     @functools.cached_property
     def cotangents(self):
-        """Random weights of a loss that looks at the last state and at every output."""
+        """Random cotangents of the last state and of every output."""
         x = jax.ShapeDtypeStruct((BATCH, self.config.width), jnp.float32)
         state, y = jax.eval_shape(self.cell.step, self.cell.initial_state(BATCH), x)
         rng = np.random.default_rng(1)
@@ -175,9 +174,9 @@ class Lab:
         return d_state, draw((BATCH, self.time, *y.shape[1:]))
 
     def sequence(self, form, time=None, reset=None, state=None, xs=None, d_state=None, d_ys=None):
-        """((state, ys), gradients) of a form on `time` tokens, one of `lengths`.
+        """Return ((state, ys), gradients) of "scan" or "call" on `time` tokens, one of `lengths`.
 
-        Gradients are None where `lengths` does not name them. What is not given is the lab's own.
+        Gradients are None where `lengths` excludes them. Other arguments default to the lab's.
         """
         time = time or self.time
         state = self.warm if state is None else state
@@ -190,7 +189,7 @@ class Lab:
         return jax.device_get(self.run(form, self.cell, state, xs, reset, d_state, d_ys))
 
     def _walk(self, cell, state, xs, reset):
-        """`step` in a loop -> ([state before each token ..., last state], ys)."""
+        """Run `step` in a loop -> ([state before each token ..., last state], ys)."""
         states, ys = [state], []
         for t in range(xs.shape[1]):
             state, y = self.step(cell, states[-1], xs[:, t], reset[:, t])
@@ -199,7 +198,7 @@ class Lab:
         return states, np.stack(ys, 1)
 
     def _back(self, cell, state, xs, reset, state_counts=True):
-        """((state, ys), gradients) by `_walk` and, step by step, back."""
+        """Return ((state, ys), gradients) by `_walk` and its step-by-step derivative."""
         states, ys = self._walk(cell, state, xs, reset)
         d_state, d_ys = self.cotangents
         if not state_counts:
@@ -215,7 +214,7 @@ class Lab:
         return jax.device_get(((states[-1], ys), gradients))
 
     def stepped(self, time, resets, state_counts=True):
-        """The reference: as `sequence`, by a loop over `step` and its gradient."""
+        """Return the reference of `sequence`, by a loop over `step` and its gradient."""
         case = (time, resets, state_counts)
         if case not in self.known:
             reset = self.reset if resets else self.no_reset
@@ -225,7 +224,7 @@ class Lab:
         return self.known[case]
 
     def lengths(self, form):
-        """{(time, a reset array is given): also differentiated}: what `form` is compiled for."""
+        """Return the shapes compiled for `form`: {(time, has reset array): is differentiated}."""
         if form == "scan":
             return {(self.time, True): True, (self.chunk + 1, False): False}
         return {
@@ -243,27 +242,27 @@ def _restart_and_step(cell, state, x, reset):
 
 
 def shaken(cell, seed):
-    """The cell with small noise in place of every array of zeros.
+    """Return the cell with small noise in place of every array of zeros.
 
-    An output matrix that starts at zero, as RWKV's does, would hide all that lies before it.
+    An output matrix initialised to zero, as RWKV's, would hide errors before it.
     """
     rng = np.random.default_rng(seed)
 
     def shake(x):
         rows = max(x.shape[0] if x.ndim else 1, 1)
         noise = 0.3 * rng.standard_normal(x.shape, np.float32) / rows**0.5
-        return jnp.asarray(x if np.any(x) else noise, x.dtype)  # of no weak type, as if restored
+        return jnp.asarray(x if np.any(x) else noise, x.dtype)  # not weakly typed
 
     return jax.tree.map(shake, cell)
 
 
 def names(tree):
-    """A dotted name for each leaf."""
+    """Return a dotted name for each leaf."""
     return [leaf_name(path, ".") for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
 
 
 def _error(got, want, floor=0.0):
-    """(largest error relative to the largest entry of its array, the array's name)."""
+    """Return (largest error relative to the largest entry of its array, the array's name)."""
     largest = max((float(np.abs(w).max()) for w in jax.tree.leaves(want) if w.size), default=0.0)
     errors = []
     for name, g, w in zip(names(want), jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -276,9 +275,8 @@ def _error(got, want, floor=0.0):
 
 
 def compare(pairs, tolerance, floor=0.0, note=""):
-    """pairs: (label, got, want). -> "max error ...", or Broken naming the worst."""
-    found = [(*_error(got, want, floor), label) for label, got, want in pairs]
-    error, name, label = max(found)
+    """Compare pairs (label, got, want); return "max error ..." or raise Broken for the worst."""
+    error, name, label = max((*_error(got, want, floor), label) for label, got, want in pairs)
     if error > tolerance:
         raise Broken(
             f"{label}: {name} off by {error:.1e} of its largest entry, allowed {tolerance:g}{note}"
@@ -287,13 +285,13 @@ def compare(pairs, tolerance, floor=0.0, note=""):
 
 
 def same_bits(a, b):
-    """Whether two trees hold equal arrays; NaN is equal to nothing."""
+    """Return True if two trees have equal arrays; NaN equals nothing."""
     return all(
         np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 
 def need(condition, message):
-    """Raises Broken with the message unless the condition holds."""
+    """Raise Broken with the message unless the condition holds."""
     if not condition:
         raise Broken(message)

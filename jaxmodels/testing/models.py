@@ -1,11 +1,11 @@
-"""The conformance suite for models: what the trainer and evaluators rely on, one line a promise.
+"""Conformance suite of models: checks the contract with trainer and evaluators.
 
     check_model("rwkv")                              # a name in MODELS, small sizes
-    check_model(create(vocab_size=17, width=32))     # a model of your own
+    check_model(create(vocab_size=17, width=32))     # any other model
 
-Left-to-right language models, those whose call gives logits for the same state and tokens as
-`Model.__call__` says, are held to the promises about sequences too. All systems are held to the
-rest. As in the suite for cells, parameters that start at zero are shaken.
+The promises about sequences apply only to left-to-right language models, whose call takes (state,
+tokens, reset) and returns logits (B, T, vocab). As in the suite for cells, parameters that start at
+zero are replaced by noise.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from jaxmodels.testing.lab import Broken, compare, names, need, quick_jit, same_
 from jaxmodels.tree import flatten
 
 BATCH, TIME, CUT = 3, 12, 5
-# Two orders of summation in float32 differ by some 1e-6 of the largest logit here; a missing or
-# misplaced operation shows from 1e-2 on.
+# Different orders of summation in float32 differ by about 1e-6 of the largest logit here; a missing
+# or misplaced operation by at least 1e-2.
 VALUES = 1e-4
-# Sizes that compile in seconds; a config takes those that it has.
+# Sizes that compile in seconds; a config gets those that it has fields for.
 SMALL = {
     "vocab_size": 17,
     "width": 32,
@@ -53,23 +53,23 @@ SMALL = {
 
 
 def small_config(name: str, **fields):
-    """Make the config of a model in MODELS, "system" or "system/preset", with small sizes."""
-    known = {field.name for field in dataclasses.fields(jaxmodels.make_config(name))}
-    return jaxmodels.make_config(name, **{k: v for k, v in SMALL.items() if k in known} | fields)
+    """Return the config of a model in MODELS, "system" or "system/preset", with small sizes."""
+    accepted = {field.name for field in dataclasses.fields(jaxmodels.make_config(name))}
+    return jaxmodels.make_config(name, **{k: v for k, v in SMALL.items() if k in accepted} | fields)
 
 
 def check_model(model, *, batch=None, frozen=(), raises=True) -> list[Result]:
     """Check every promise that applies to a model, and print one line for each.
 
     Args:
-      model: a name in `MODELS`, a config of one of them, or a model of your own with small sizes.
-      batch: {field: array (3, 12, ...)} with what `loss_sums` reads beyond inputs, targets, weights
-        and reset, for models with losses on labels.
-      frozen: ends of names of parameters that need no gradient.
-      raises: False returns the results instead of raising.
+      model: a name in `MODELS`, a config of one of them, or a model with small sizes.
+      batch: {field: array (3, 12, ...)}, fields that `loss_sums` reads in addition to inputs,
+        targets, weights and reset.
+      frozen: suffixes of names of parameters that need no gradient.
+      raises: raise AssertionError if a promise is broken.
 
     Raises:
-      AssertionError: listing the promises that do not hold.
+      AssertionError: a promise is broken; lists them.
       UserError: no such model.
     """
     name = model if isinstance(model, str) else type(model).__name__
@@ -84,7 +84,7 @@ def check_model(model, *, batch=None, frozen=(), raises=True) -> list[Result]:
                 result = Result(promise, True, check(lab))
             except Broken as broken:
                 result = Result(promise, False, str(broken))
-            except Exception as error:  # the model's own: it breaks the promise, not the suite
+            except Exception as error:  # raised by the model: the promise is broken
                 line = (str(error).strip() or "no message").splitlines()[0]
                 result = Result(promise, False, f"{type(error).__name__}: {line[:200]}")
             results.append(result)
@@ -97,7 +97,7 @@ def check_model(model, *, batch=None, frozen=(), raises=True) -> list[Result]:
 
 
 class ModelLab:
-    """A model, a batch, and the compiled functions that the promises share."""
+    """Model, batch, and the compiled functions that the promises share."""
 
     def __init__(self, model, batch, frozen):
         self.model, self.frozen = shaken(model, 0), tuple(frozen)
@@ -120,29 +120,29 @@ class ModelLab:
         self.sums = quick_jit(lambda model, *args: model.loss_sums(*args))
 
     def _vocab_of_call(self) -> int | None:
-        """Classes of the logits of `model(state, tokens, reset)`; None if the call is another."""
+        """Return the vocabulary size of `model(state, tokens, reset)`, or None if that fails."""
         try:
             state, tokens = self.model.initial_state(BATCH), jnp.zeros((BATCH, TIME), jnp.int32)
             reset = jnp.zeros((BATCH, TIME), bool)
             _, out = jax.eval_shape(lambda m, *args: m(*args), self.model, state, tokens, reset)
             shape = out.logits.shape
-        except Exception:  # another kind of call: the promises about sequences do not apply
+        except Exception:  # another signature: the promises about sequences do not apply
             return None
         return shape[2] if shape[:2] == (BATCH, TIME) else None
 
     def logits(self, state, tokens, reset=None):
-        """-> (state, logits), on the host."""
+        """Return (state, logits) as NumPy arrays."""
         reset = np.zeros(tokens.shape, bool) if reset is None else reset
         state, out = self.call(self.model, state, tokens, reset)
         return jax.device_get((state, out.logits))
 
     @functools.cached_property
     def warm(self):
-        """(state, logits) after the batch: a state that is not the initial one."""
+        """(state, logits) after the batch, for a state other than the initial one."""
         return self.logits(self.model.initial_state(BATCH), self.tokens)
 
     def key(self):
-        """A key, or one for each row, as the trainer gives."""
+        """Return one key, or one per row for models with `draws_by_row`."""
         key = jax.random.key(0)
         return jax.random.split(key, BATCH) if self.traits.draws_by_row else key
 
@@ -183,7 +183,7 @@ def _terms(lab):
 
 
 def _padding(lab):
-    """Targets without weight must not count: their values may be anything."""
+    """Check that targets of weight 0 have no effect."""
     hidden = lab.batch["weights"] == 0
     other = lab.batch | {"targets": np.where(hidden, 0, lab.batch["targets"])}
     state = lab.model.initial_state(BATCH)
@@ -217,7 +217,7 @@ def _gradients(lab):
 
 
 def _of_sequences(check):
-    """Apply a promise to left-to-right language models alone."""
+    """Restrict a promise to left-to-right language models."""
 
     @functools.wraps(check)
     def promise(lab):
@@ -250,7 +250,7 @@ def _handoff(lab):
 
 @_of_sequences
 def _reset(lab):
-    """What was before must not even be able to spread NaN."""
+    """Check that logits after a reset equal a fresh start, even if the previous state is NaN."""
     reset = lab.no_reset.copy()
     reset[:, CUT] = True
     fresh = lab.model.initial_state(BATCH)
@@ -268,7 +268,7 @@ def _reset(lab):
 
 @_of_sequences
 def _causality(lab):
-    """Bit for bit under one compiled function."""
+    """Check bit-exact causality with one compiled function."""
     _, want = lab.logits(lab.warm[0], lab.tokens)
     for at in (1, CUT, TIME - 1):
         tokens = lab.tokens.copy()
@@ -311,8 +311,8 @@ def _abilities(lab):
         for name, array in jax.device_get(arrays).items():
             need(array.shape[0] in (TIME, TIME - 1), f"trace {name} has shape {array.shape}")
             need(np.isfinite(array).all(), f"trace {name} is not finite")
-    found = [f.name for f in dataclasses.fields(Traits) if getattr(lab.traits, f.name)]
-    return ", ".join(name for name in found if name != "main_term") or "none"
+    present = [f.name for f in dataclasses.fields(Traits) if getattr(lab.traits, f.name)]
+    return ", ".join(name for name in present if name != "main_term") or "none"
 
 
 PROMISES = {

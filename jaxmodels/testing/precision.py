@@ -1,4 +1,4 @@
-"""Which matmuls of a traced program leave float32 to the hardware's default."""
+"""Search of a traced program for float32 matmuls without `Precision.HIGHEST`."""
 
 import pathlib
 from collections.abc import Iterator
@@ -12,11 +12,10 @@ MATMULS = ("dot_general", "ragged_dot_general", "conv_general_dilated")
 
 
 def inexact_matmuls(jaxpr) -> list[str]:
-    """The places, "file.py:line", of matmuls of float32 that do not ask for `Precision.HIGHEST`.
+    """Return the locations, "file.py:line", of float32 matmuls without `Precision.HIGHEST`.
 
-    Args:
-      jaxpr: as `jax.make_jaxpr` gives it; looked through with all that it calls: loops, branches,
-        derivatives, kernels.
+    jaxpr: as returned by `jax.make_jaxpr`; searched recursively, including loops, branches,
+    derivatives and kernels.
     """
     return list(
         dict.fromkeys(_place(equation) for equation in _matmuls(jaxpr) if _inexact(equation))
@@ -31,7 +30,7 @@ def _inexact(equation) -> bool:
 
 
 def _matmuls(jaxpr) -> Iterator:
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # a closed one holds its constants as well
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)  # unwrap a closed jaxpr
     for equation in jaxpr.eqns:
         if equation.primitive.name in MATMULS:
             yield equation
@@ -45,7 +44,7 @@ def _is_program(x) -> bool:
 
 
 def _place(equation) -> str:
-    """The innermost line outside of installed packages and of this one."""
+    """Return the innermost source line outside of installed packages and of this package."""
     traceback = equation.source_info.traceback
     for frame in traceback.frames if traceback else ():
         path = pathlib.Path(frame.file_name)

@@ -1,4 +1,4 @@
-"""The promises: each a function of the lab that returns a line of numbers or raises Broken."""
+"""Promises of a cell: functions of the lab that return a line of numbers or raise Broken."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ from jaxmodels.testing.lab import (
 )
 from jaxmodels.testing.precision import inexact_matmuls
 
-# Relative to the largest entry of an array. Two orders of summation in float32 differ by some 1e-6
-# here (33 tokens); a missing or misplaced term shows from 1e-2 on.
+# Relative to the largest entry of an array. Orders of summation in float32 differ by about 1e-6
+# here (33 tokens); a missing or misplaced term by at least 1e-2.
 VALUES = 1e-4
-# Gradients are products of Jacobians over the tokens: an untrained cell multiplies rounding by some
-# hundred (the unified cell: up to 2e-5 on inputs that the lab has chosen for it, see `inputs`).
+# Gradients are products of Jacobians over the tokens: an untrained cell amplifies rounding about a
+# hundredfold (the unified cell: up to 2e-5 on the inputs chosen by `Lab.inputs`).
 GRADIENTS = 1e-4
-# bfloat16 keeps 8 bits, 0.4 % a product, adding up over the tokens; a cast that loses more shows.
+# bfloat16 has 8 bits, an error of 0.4 % per matmul that accumulates over the tokens.
 BFLOAT16 = 0.25
 
 
@@ -60,7 +60,7 @@ def _shapes(lab):
 
 
 def _forms(lab, forms, resets, part):
-    """Values (part 0) or gradients (part 1) of forms against the reference, at every length."""
+    """Compare values (part 0) or gradients (part 1) with the reference, at every length."""
     pairs = []
     for form in forms:
         for (time, given), differentiated in lab.lengths(form).items():
@@ -80,8 +80,8 @@ def _forms(lab, forms, resets, part):
 def _call(lab, part):
     if "call" not in lab.forms:
         return "call is scan"
-    tried = {time for (time, _), back in lab.lengths("call").items() if back or not part}
-    lengths = ", ".join(map(str, sorted(tried)))
+    times = {time for (time, _), back in lab.lengths("call").items() if back or not part}
+    lengths = ", ".join(map(str, sorted(times)))
     return f"{_forms(lab, ['call'], False, part)} at {lengths} tokens"
 
 
@@ -91,7 +91,7 @@ def _resets(lab):
 
 
 def _handoff(lab):
-    """Neither part ends with a block; the second is read by the same form and by steps."""
+    """Split within a chunk, and continue with the same function and with steps."""
     form, border, pairs = lab.forms[-1], lab.chunk + 1, []
     (whole, ys), _ = lab.sequence(form, reset=lab.no_reset)
     given = lab.no_reset if form == "call" else None
@@ -110,7 +110,7 @@ def _handoff(lab):
 
 
 def _fresh_start(lab):
-    """Rows restart at different places; what was before must not even be able to spread NaN."""
+    """Restart rows at different tokens; earlier values, even NaN, must have no effect."""
     starts = [lab.chunk, 1, 2 * lab.chunk][:BATCH]
     reset = lab.no_reset.copy()
     reset[range(BATCH), starts] = True
@@ -118,8 +118,8 @@ def _fresh_start(lab):
     d_ys = lab.cotangents[1] * after[..., None]
     nan = jax.tree.map(lambda x: np.full_like(x, np.nan), jax.device_get(lab.warm))
     initial = jax.device_get(lab.cell.initial_state(BATCH))
-    # In a chunk of matrix products a NaN token is NaN times 0 to its neighbours, reset or not; so
-    # where a row restarts inside the first chunk its NaN state is dropped before the first token.
+    # Within a chunk, matmuls multiply a NaN token by 0 for its neighbours, even across a reset. So
+    # a row that restarts inside the first chunk has its NaN state reset before the first token.
     border = reset.copy()
     border[1, 0] = True
     other = np.where(after[..., None], lab.xs, 7.0 - lab.xs)
@@ -146,7 +146,7 @@ def _fresh_start(lab):
 
 
 def _causality(lab):
-    """Bit for bit under one compiled function; a change far larger than rounding."""
+    """Check bit-exact causality with one compiled function, by large changes of the inputs."""
     places = (1, lab.chunk - 1, lab.chunk, lab.chunk + 1, lab.time - 1)
     no_state = jax.tree.map(np.zeros_like, lab.cotangents[0])
     for form in lab.forms:
@@ -181,7 +181,7 @@ def _rows(lab):
 
 
 def _gradients(lab):
-    """By the outputs alone: a parameter that only moves a state nobody reads is dead, too."""
+    """Check gradients of the outputs alone, so that an unread state does not count as use."""
     _, (d_cell, _, _) = lab.stepped(lab.time, False, state_counts=False)
     named = list(zip(names(d_cell), jax.tree.leaves(d_cell), strict=True))
     bad = [name for name, g in named if not np.isfinite(g).all()]
@@ -192,7 +192,7 @@ def _gradients(lab):
 
 
 def _full_precision(lab):
-    """Of step, scan and call, and of their gradients; states are float32 in bfloat16 compute, too.
+    """Check the matmuls of step, scan, call and their gradients, also with dtype bfloat16.
 
     Functions that other promises have compiled are not traced again.
     """
@@ -240,7 +240,7 @@ def _bfloat16(lab):
 
 
 def _traces(lab):
-    """States of every origin fit one compiled function: no weak types, no changing dtypes."""
+    """Check that all states fit one compiled function: no weak types, no changing dtypes."""
     for form in lab.forms:
         (last, _), _ = lab.sequence(form, reset=lab.no_reset, state=lab.cell.initial_state(BATCH))
         lab.sequence(form, reset=lab.no_reset, state=last)
@@ -250,7 +250,7 @@ def _traces(lab):
 
 
 def _vmap(lab):
-    """Two groups of rows with a state each, by one vmap over the call."""
+    """Compare a vmap over two groups of rows with separate calls."""
     time = lab.chunk + 1
     states = (jax.device_get(lab.warm), jax.device_get(lab.cell.initial_state(BATCH)))
     groups = jax.tree.map(lambda *x: np.stack(x), *states)
