@@ -58,8 +58,8 @@ class Lab:
         self.traces, self.known = collections.Counter(), {}
         self.rng = np.random.default_rng(seed)
         reset = self.rng.random((BATCH, self.time)) < 0.15
-        border = self.chunk
-        reset[0, [0, 1, border]] = reset[1, [border - 1, border + 1]] = True
+        boundary = self.chunk
+        reset[0, [0, 1, boundary]] = reset[1, [boundary - 1, boundary + 1]] = True
         self.reset, self.no_reset = reset, np.zeros_like(reset)
         self.forward = quick_jit(self._forward, static_argnums=0)
         self.run = quick_jit(self._run, static_argnums=0)

@@ -92,20 +92,20 @@ def _resets(lab):
 
 def _handoff(lab):
     """Split within a chunk, and continue with the same function and with steps."""
-    form, border, pairs = lab.forms[-1], lab.chunk + 1, []
+    form, boundary, pairs = lab.forms[-1], lab.chunk + 1, []
     (whole, ys), _ = lab.sequence(form, reset=lab.no_reset)
     given = lab.no_reset if form == "call" else None
-    (half, first), _ = lab.sequence(form, border, given)
-    pairs.append(("first part, ys", first, ys[:, :border]))
+    (half, first), _ = lab.sequence(form, boundary, given)
+    pairs.append(("first part, ys", first, ys[:, :boundary]))
     if form == "call":
-        xs = lab.xs[:, border:]
+        xs = lab.xs[:, boundary:]
         (last, second), _ = lab.sequence(form, lab.chunk, lab.no_reset, half, xs)
-        pairs += [("second part, ys", second, ys[:, border:]), ("state", last, whole)]
+        pairs += [("second part, ys", second, ys[:, boundary:]), ("state", last, whole)]
     state, second = half, []
-    for t in range(border, lab.time):
+    for t in range(boundary, lab.time):
         state, y = lab.step(lab.cell, state, lab.xs[:, t], lab.no_reset[:, t])
         second.append(y)
-    pairs += [("steps, ys", np.stack(second, 1), ys[:, border:]), ("steps, state", state, whole)]
+    pairs += [("steps, ys", np.stack(second, 1), ys[:, boundary:]), ("steps, state", state, whole)]
     return compare(pairs, VALUES)
 
 
@@ -120,14 +120,14 @@ def _fresh_start(lab):
     initial = jax.device_get(lab.cell.initial_state(BATCH))
     # Within a chunk, matmuls multiply a NaN token by 0 for its neighbours, even across a reset. So
     # a row that restarts inside the first chunk has its NaN state reset before the first token.
-    border = reset.copy()
-    border[1, 0] = True
+    early = reset.copy()
+    early[1, 0] = True
     other = np.where(after[..., None], lab.xs, 7.0 - lab.xs)
     pairs = []
     for form in lab.forms:
         (last, ys), gradients = lab.sequence(form, reset=reset, d_ys=d_ys)
         for what, state, xs, starting in (
-            ("NaN in the state", nan, lab.xs, border),
+            ("NaN in the state", nan, lab.xs, early),
             ("the state", initial, lab.xs, reset),
             ("inputs", lab.warm, other, reset),
         ):

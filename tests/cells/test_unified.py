@@ -129,7 +129,7 @@ def test_p07_mixing_ratios_zero_and_one(logit, keeps):
 
 
 def off_diagonal(gating):
-    """How much h moves if slot 1 reads more of slot 3 and less of itself, or of slot 2."""
+    """Return the change of h if slot 1 reads more of slot 3 and less of itself, or of slot 2."""
     reducer, state = make(gating=gating).reduce, warm()
     h_mid = state.h
 
@@ -271,7 +271,7 @@ def test_p23_remat_needs_a_quarter_of_the_memory():
 
 @pytest.mark.parametrize("remat_chunk", [0, 8])
 def test_relations_every_n_tokens(remat_chunk):
-    """The tensor summed up after the loop is the one that stepping carries."""
+    """The tensor computed after the loop equals the one carried by steps."""
     cell, state, xs = make(remat_chunk=remat_chunk), warm(), tokens()
     reset = np.zeros((BATCH, TIME), bool)
     reset[0, 5] = reset[1, [8, 9]] = True

@@ -106,7 +106,7 @@ def test_exact_gelu_equals_source():
 
 @pytest.mark.parametrize("variant", ["default", "rwkv4", "as written"])
 def test_gradients(variant):
-    """Of the fused form, parameter by parameter, against differences of the float64 reference."""
+    """Fused gradients, per parameter, against finite differences of the float64 reference."""
     cell, state, xs, reset = setting(variant)
     rng = np.random.default_rng(1)
     mix_ys = rng.standard_normal((BATCH, TIME, cell.config.hidden_size))

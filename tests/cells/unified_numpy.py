@@ -124,7 +124,7 @@ def sigmoid(x):
 
 
 def gelu(x):
-    """The tanh form, as `jax.nn.gelu`."""
+    """Apply the tanh approximation, as `jax.nn.gelu`."""
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 

@@ -116,7 +116,7 @@ def test_prefill_accepts_prompt_lengths(small):
 
 
 def test_generate_stops_at_configured_eos(small):
-    """Without one, nothing does but the end of the row, or the length that is asked for."""
+    """Without one, only the end of the row or the requested length ends an answer."""
     run = quick_jit(lambda model, rows: generate(model, rows, 8))
     model = copy.copy(small)
     rows = rows_of(PROMPTS)

@@ -213,7 +213,7 @@ def test_fixed_act_steps_ignore_q_head():
 
 
 def test_evaluation_follows_eval_halt():
-    """The head always wishes to halt: only "adaptive" hears it."""
+    """The Q-head always halts; only "adaptive" uses it."""
     for halt, expected in (("max", 6.0), ("adaptive", 1.0)):
         model = thinker(eval_halt=halt, q_continue=False)
         model.q_head.bias[...] = model.q_head.bias[...] * 0.0 + 100.0

@@ -84,7 +84,7 @@ def gradients(model, weights, data=None):
 
 @functools.cache
 def compiled_call():
-    """One program for the tests of the contract."""
+    """Compile one function for the tests of the contract."""
     model = make()
     return quick_jit(lambda state, tokens, reset: model(state, tokens, reset))
 
@@ -227,7 +227,7 @@ def picked(log_p, labels):
     ids=["cross-entropy, entropy", "regression, contrastive, l1"],
 )
 def test_p11_to_p15_every_loss_by_its_definition(changes):
-    """All five, in both criteria, from the outputs, in NumPy."""
+    """Recompute all five losses and both criteria from the outputs in NumPy."""
     model, data = make(**changes), batch()
     found, counts = sums(model)
     run = quick_jit(
@@ -356,7 +356,7 @@ def layer(moved, level):
 
 
 def test_z09_dead_abstractions_as_written():
-    """The language-model loss: nothing above the first level as written, everything repaired."""
+    """The next-token loss reaches only the first level as written, all levels if repaired."""
     weights = {"next_token": 1.0}
     written = gradients(make(topdown=False, gating="diagonal", double_softmax=True), weights)
     assert layer(written, 0) and not layer(written, 1) and not layer(written, 2)
@@ -366,7 +366,7 @@ def test_z09_dead_abstractions_as_written():
 
 @pytest.mark.parametrize("level", [1, 2])
 def test_p14_head_gradient_reaches_its_level(level):
-    """Without feedback from above, a head teaches its own level and those below, no other."""
+    """Without top-down feedback, a head has gradients to its own and lower levels only."""
     model = make(topdown=False, abstraction_heads=(1, 2), abstraction_vocab=3)
     moved = gradients(model, {f"head_{level}": 1.0})
     assert layer(moved, level) and moved[f"heads.{level - 1}.kernel"].any()
@@ -392,7 +392,7 @@ def test_p12_symbolic_loss_gradient_reaches_binding():
 
 
 def test_trace():
-    """What a picture needs, equal to what the model says."""
+    """The traced arrays equal the model's outputs."""
     model, tokens = make(**EVERYTHING), batch()["inputs"][0]
     seen = quick_jit(lambda model, tokens: model.trace(tokens))(model, tokens)
     assert seen["relations"].shape == (TIME, 4, 2, 8)

@@ -71,7 +71,7 @@ def train(grammar, steps, rows=32, **changes):
 
 
 def blind(grammar):
-    """The accuracy of the best constant guess for each slot and role, nothing read."""
+    """Return the accuracy of the best constant guess for each slot and role."""
     labels = relation_batch(grammar, 1000, grammar.episode_len, 1, 0)["relation_labels"]
     columns = labels.reshape(-1, grammar.slots * grammar.roles).T
     known = [column[column >= 0] for column in columns]
@@ -125,7 +125,7 @@ def pointers(rng, rows):
 
 
 class PointerReader(nnx.Module):
-    """The reducer and a linear head; h_mid and the abstractions are zero."""
+    """Reducer and linear head; h_mid and the abstractions are zero."""
 
     def __init__(self, gating):
         config = UnifiedConfig(8, 16, SLOTS, 1, CLASSES, abstraction_sizes=(16, 8), gating=gating)

@@ -21,7 +21,7 @@ def weights_like(out):
 
 
 def gradients(run, inputs, reset):
-    """Of a loss that weighs the last state and every output; run(*inputs, reset)."""
+    """Return gradients of a loss on the last state and every output of run(*inputs, reset)."""
 
     def both(*inputs):
         out, back = jax.vjp(lambda *inputs: run(*inputs, reset), *inputs)
@@ -31,7 +31,7 @@ def gradients(run, inputs, reset):
 
 
 def by_steps(step):
-    """The definition: `step` of a selective state space over time, with resets."""
+    """Scan `step` of a selective state-space model over time, with resets."""
 
     def run(state, x, delta, a, b, c, reset):
         def body(state, inputs):

@@ -21,7 +21,7 @@ def sigmoid(x):
 
 
 def random_resets(rng, time):
-    """bool (BATCH, time): some tokens, and a few around the borders of chunks."""
+    """Return random resets, bool (BATCH, time), and some around chunk boundaries."""
     reset = rng.random((BATCH, time)) < 0.03
     for row, places in enumerate(((0, CHUNK, CHUNK + 1), (1, CHUNK - 1, 3 * CHUNK))):
         reset[row, [place for place in places if place < time]] = True
@@ -29,7 +29,7 @@ def random_resets(rng, time):
 
 
 def sequential(step, inputs, reset):
-    """The definition: step(state, *tokens) over inputs = (state, *sequences), by lax.scan."""
+    """Scan step(state, *tokens) over inputs = (state, *sequences)."""
     state, *xs = inputs
 
     def body(state, x):
@@ -62,7 +62,7 @@ def forms(step, chunked):
 
 
 def error(got, want):
-    """The largest error relative to the largest entry."""
+    """Return the largest error relative to the largest entry."""
     assert got.shape == want.shape
     return np.abs(np.asarray(got, np.float64) - want).max() / (np.abs(want).max() or 1.0)
 

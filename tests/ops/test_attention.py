@@ -43,7 +43,7 @@ def run(cell, xs, reset=None, state=None, form="__call__", **arguments):
 
 
 def in_numpy(cell, xs, reset, prefix=None):
-    """From empty rings: every token looks at every other and asks whether it may."""
+    """Compute attention from empty rings, by a mask over all pairs of tokens."""
     c = cell.config
     kernels = (cell.query, cell.key, cell.value, cell.output)
     wq, wk, wv, wo = (np.asarray(linear.kernel[...], np.float64) for linear in kernels)
@@ -102,13 +102,13 @@ def test_against_numpy(window):
         np.testing.assert_allclose(got, want, atol=ROUNDING * np.abs(want).max())
 
 
-@pytest.mark.parametrize("borders", [(3, 30), (8, 17), (20, 21)])
-def test_ring_continues_across_calls(borders):
+@pytest.mark.parametrize("boundaries", [(3, 30), (8, 17), (20, 21)])
+def test_ring_continues_across_calls(boundaries):
     """Three calls, of lengths below and above the window, are one."""
     cell, xs = make(11), tokens(37)
     reset = resets(37, (0, 9), (1, 21))
     state, parts = None, []
-    for begin, end in zip((0, *borders), (*borders, 37), strict=True):
+    for begin, end in zip((0, *boundaries), (*boundaries, 37), strict=True):
         state, ys = run(cell, xs[:, begin:end], reset[:, begin:end], state)
         parts.append(ys)
     assert error(np.concatenate(parts, 1), in_numpy(cell, xs, reset)) < ROUNDING
@@ -166,7 +166,7 @@ def test_rotary_positions():
 
 @pytest.mark.parametrize("form", ["scan", "__call__"])
 def test_empty_slots_are_never_read(form):
-    """The position alone says which are empty: NaN there reaches no output and no gradient."""
+    """NaN in slots that are empty by position reaches no output and no gradient."""
     cell, xs = make(11), tokens(14)
     state, _ = run(cell, tokens(4, seed=1))
     empty = (np.arange(11) >= 4)[None, :, None, None]

@@ -26,7 +26,7 @@ from tests.ops.delta import (
 
 
 def chunked(state, *tokens_and_reset, **options):
-    """The recurrence alone, of tokens (B, T, H, size)."""
+    """Run the bare recurrence on tokens (B, T, H, size)."""
     *tokens, reset = tokens_and_reset
     tokens = [x.reshape(*x.shape[:2], -1) for x in tokens]
     options = {"chunk_size": CHUNK} | options

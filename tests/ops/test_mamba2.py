@@ -16,7 +16,7 @@ ROUNDING = 1e-5  # float32, sums of some hundred terms
 
 
 def make(time, seed=0, **fields):
-    """(cell, state that has read something, tokens, resets at and around borders of chunks)."""
+    """Return (cell, warm state, tokens, resets at and around chunk boundaries)."""
     fields = {"head_size": 4, "state_size": 6, "chunk_size": CHUNK} | fields
     cell = shaken(Mamba2Cell(Mamba2Config(WIDTH, **fields), rngs=nnx.Rngs(seed)), seed)
     rng = np.random.default_rng(seed)
@@ -33,7 +33,7 @@ def make(time, seed=0, **fields):
 
 
 def call(implementation, cell, state, xs, reset, write=None):
-    """The cell's call by this implementation of the mixer."""
+    """Call the cell with this implementation of the mixer."""
     c = cell.config
     options = {"chunk_size": c.chunk_size, "norm_eps": c.norm_eps, "norm_groups": c.norm_groups}
     return mamba2_mixer(
@@ -75,7 +75,7 @@ def test_one_head_and_no_resets():
 
 
 def test_mixed_decays():
-    """Hardly any, and to nothing, side by side: small sums keep their digits behind large ones."""
+    """Weak and total decays together: small sums are accurate after large ones."""
     cell, *arguments = make(2 * CHUNK)
     cell.A_log[...] = jnp.log(jnp.array([1e-4, 1.0, 30.0, 1e4]))
     agree(run("xla_loop", cell, *arguments), run("xla", cell, *arguments))

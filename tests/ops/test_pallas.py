@@ -113,7 +113,7 @@ def test_ssd_in_blocks_and_packs_of_heads(monkeypatch, heads, head, dtype):
 
 
 def mixed(recur, tokens, shared, head_sum):
-    """As RWKV-7 does: a unit direction that is removed, a bonus, a gate."""
+    """Mix as RWKV-7: a unit removal direction, a bonus, a gate."""
     r, log_w, k, v, gate = tokens
     unit = k * jax.lax.rsqrt(head_sum(k * k) + 1e-6)
     state, y = recur(r, log_w, k, v, -unit, unit * 0.5)
@@ -139,7 +139,7 @@ def test_dplr_in_blocks_of_packs():
 
 
 def test_dplr_with_three_pass_matmuls(monkeypatch):
-    """As a TPU multiplies: 16 bits of each factor, over chunks of 64 and an inverse."""
+    """As on a TPU: 16 bits per factor, with chunks of 64 and an inverse."""
     call = dplr_module.kernel_call
 
     def rounded(body, name, **options):
@@ -168,7 +168,7 @@ def test_short_conv(time, width, taps):
 
 
 def test_extreme_decays_over_257_tokens():
-    """Retention from nothing to 1 - 1e-7, from a full state, over borders of chunks."""
+    """Retention from 0 to 1 - 1e-7, from a nonzero state, across chunk boundaries."""
     draw, time = draws(), 257
     reset = resets(time)
     decay = np.exp(np.linspace(-16, 5, 24, dtype=np.float32))
@@ -218,7 +218,7 @@ def test_norms():
 
 
 def small_cell(name, chunk_size, **changes):
-    """Of width 32, by kernels; nothing hides behind zeros."""
+    """Return a cell of width 32 with Pallas kernels and no zero parameters."""
     sizes = {"rwkv7": {"head_size": 16}, "mamba2": {"state_size": 8, "head_size": 16}}
     config_class, cell_class = CELLS[name]
     fields = {"chunk_size": chunk_size, "kernel": "pallas", **sizes.get(name, {}), **changes}
@@ -227,7 +227,7 @@ def small_cell(name, chunk_size, **changes):
 
 @pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
 def test_nan_of_finished_document_is_dropped(name):
-    """With a reset in the middle of a chunk: tokens before it are lost, those after it are not."""
+    """With a reset inside a chunk, NaN tokens before it have no effect after it."""
     cell = small_cell(name, 8)
     state = cell.initial_state(BATCH)
     memory = "ssm" if name == "mamba2" else "wkv"

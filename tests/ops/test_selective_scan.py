@@ -21,7 +21,7 @@ GRADIENTS = 1e-4
 
 @pytest.fixture(scope="module", params=["in_turn", "at_once"])
 def scan(request):
-    """The op, with the way through a chunk that a CPU takes and the one for accelerators."""
+    """Return the op with the chunk implementation of CPUs or of accelerators."""
     patch = pytest.MonkeyPatch()
     if request.param == "at_once":
         patch.setattr(module.jax.lax, "platform_dependent", lambda *a, default, **_: default(*a))
@@ -30,7 +30,7 @@ def scan(request):
 
 
 def arguments(time, extreme=False):
-    """-> (arguments by NAMES, reset). `extreme`: retention from 1 - 1e-7 to nothing at all."""
+    """Draw (arguments by NAMES, reset); `extreme`: retention from 1 - 1e-7 to 0."""
     rng = np.random.default_rng(time)
 
     def draw(*shape):

@@ -35,7 +35,7 @@ chunked = functools.partial(by_heads(ssd), chunk_size=CHUNK)
 
 
 def arguments(time, extreme=False):
-    """-> (arguments by NAMES, reset). `extreme`: retention from 1 - 1e-7 to nothing at all."""
+    """Draw (arguments by NAMES, reset); `extreme`: retention from 1 - 1e-7 to 0."""
     rng = np.random.default_rng(time)
 
     def draw(*shape):

@@ -15,7 +15,7 @@ GRADIENTS = 2e-5
 
 
 def reference(state, k, v, decay, bonus, reset):
-    """The definition, in float64, as weights of all pairs of tokens. -> (y, p e^o, q e^o, top).
+    """Compute (y, p e^o, q e^o, top) in float64 from the weights of all pairs of tokens.
 
     The last two, sums after the last token, are over e^top.
     """
@@ -43,7 +43,7 @@ def reference(state, k, v, decay, bonus, reset):
 
 
 def scan(state, k, v, decay, bonus, reset):
-    """The definition of the op: one step a token."""
+    """Run the op one step per token."""
     empty = wkv4_initial(BATCH, WIDTH)
 
     def body(state, inputs):
@@ -99,7 +99,7 @@ def test_values(time):
 
 
 def gradients(form, arguments):
-    """Of a loss that looks at every output and at the last sums."""
+    """Return gradients of a loss on every output and on the last sums."""
 
     def loss(state, k, v, decay, bonus):
         after, y = form(state, k, v, decay, bonus, arguments[-1])
@@ -151,7 +151,7 @@ EXTREMES = np.float32([1e-4, 1e-4, 1e-6, 0.7, 0.7, 5.0, 25.0, 25.0])
 
 @pytest.mark.parametrize("keys", [1.0, 60.0])
 def test_extreme_keys(keys):
-    """Keys of +-60: e^60 beside e^-60, and o - w rounds a decay of 1e-4 by 1 %."""
+    """Keys of +-60: e^60 and e^-60 together; o - w rounds a decay of 1e-4 by 1 %."""
     arguments = inputs(257, 0.01, decay=EXTREMES)
     sign = np.where(np.random.default_rng(0).random(arguments[1].shape) < 0.5, -1, 1)
     arguments = (arguments[0], np.float32(keys * sign), *arguments[2:])

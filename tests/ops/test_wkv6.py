@@ -30,7 +30,7 @@ def reference(state, r, log_w, k, v, bonus, reset):
 
 
 def scan(state, r, log_w, k, v, bonus, reset):
-    """The definition of the op: one step a token."""
+    """Run the op one step per token."""
 
     def body(state, inputs):
         *inputs, reset = inputs
@@ -98,7 +98,7 @@ def test_any_chunk_size(chunk_size):
 
 
 def gradients(form, arguments):
-    """Of a loss that looks at every output and at the last state."""
+    """Return gradients of a loss on every output and on the last state."""
     rng = np.random.default_rng(9)
     of_state = rng.standard_normal(arguments[0].shape)
     of_y = rng.standard_normal(arguments[4].shape)

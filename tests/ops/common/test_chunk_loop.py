@@ -95,7 +95,7 @@ def test_time_axis():
 
 
 def test_kept_values_are_computed_once():
-    """The backward pass takes what was kept instead of another cosine."""
+    """The backward pass uses the kept value instead of computing the cosine again."""
     state, tokens, reset, params = make(3 * CHUNK)
 
     def loss(tokens):

@@ -16,7 +16,7 @@ BFLOAT16 = 0.03
 
 
 def step(dot, params, carry, x):
-    """Two products a step, one after the other, and a boolean input."""
+    """Step with two dependent matmuls and a boolean input."""
     h, total = carry
     value, flag = x["value"], x["flag"]
     h = jnp.where(flag[:, None], params["start"][None], h)
@@ -26,7 +26,7 @@ def step(dot, params, carry, x):
 
 
 def plain(step, weights, params, carry, xs, *, keep=(), chunk=None):
-    """The specification: products as `deferred_scan` describes them, differentiated by JAX."""
+    """Scan with plain matmuls, differentiated by JAX."""
 
     def body(carry, x):
         products = {}
@@ -146,7 +146,7 @@ def test_duplicate_name_is_rejected():
 
 
 def test_derivative_equals_finite_differences():
-    """The gradient is that of the function, not only that of another program's opinion of it."""
+    """Compare the gradient with finite differences."""
     inputs = arguments(2 * CHUNK + 1)
     rng = np.random.default_rng(1)
 
