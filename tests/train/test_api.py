@@ -1,4 +1,4 @@
-"""Training from Python, and configs that build the model's own (SYSTEMS P-27, P-30)."""
+"""Training from Python, and configs that match the model's defaults."""
 
 import jax.numpy as jnp
 import pytest

@@ -83,8 +83,8 @@ def test_the_plan_trains_nothing(here, capsys):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (GOOD, "which stages? give one of --protocol and --stages"),
-        ((*GOOD, "--protocol=thaw"), "name the one group that waits, e.g. --freeze mamba"),
+        (GOOD, "give one of --protocol and --stages"),
+        ((*GOOD, "--protocol=thaw"), "name the one group to freeze, e.g. --freeze mamba"),
         ((*GOOD, "--protocol=identity"), "name the texts, e.g. --identity"),
         ((*GOOD, "--stages=tow.py"), "--stages=tow.py: no such file; did you mean two.py?"),
         ((*GOOD, "--stages=toy.py"), "--stages=toy.py: it defines no get_stages()"),

@@ -116,7 +116,7 @@ class Plateau:
 def plateaus(
     steps: Steps, values: Values, min_steps: float, min_delta: float = 0.0
 ) -> list[Plateau]:
-    """List stretches of more than `min_steps` steps without a new minimum, in order (G-27, G-73)."""
+    """List stretches without a new minimum longer than `min_steps` steps (G-27, G-73)."""
     at = minima(steps, values, min_delta)
     if not at:
         return []

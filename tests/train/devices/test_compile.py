@@ -130,7 +130,7 @@ def test_kernels_are_not_split():
     changes = ["--config.mesh.tensor=2", "--config.model_config.kernel=pallas"]
     done = compile_for(ROOT / "configs" / "rwkv.py", "v5e:2x2", *changes)
     assert done.returncode == 2
-    assert "config.mesh.tensor=2 splits what kernel='pallas' wants whole" in done.stderr
+    assert "config.mesh.tensor=2 splits what kernel='pallas' needs whole" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -176,7 +176,7 @@ def test_refused_topologies_are_one_line(experiment, topology, arguments, messag
 @pytest.mark.parametrize(
     ("topology", "message"),
     [
-        ("v9:4x4", "unknown generation 'v9'; known: v4:2x2x4, v5e:4x4"),
+        ("v9:4x4", "unknown generation 'v9'; choose from: v4:2x2x4, v5e:4x4"),
         ("4x4", "expected a TPU generation"),
         ("v5e:4x4x4", "v5e has 2 axes, e.g. v5e:4x4"),
         ("v5p:4x4", "v5p has 3 axes"),

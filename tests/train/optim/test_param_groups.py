@@ -194,7 +194,7 @@ def test_the_latest_start_counts():
         ({"groups": {"mamba": -1.0}}, "config.optimizer.groups.mamba: must not be negative"),
         ({"groups": {"mamba": "fast"}}, "config.optimizer.groups.mamba: expected a number"),
         ({"group_clip": {"mamba": 0}}, "config.optimizer.group_clip.mamba: must be positive"),
-        ({"freeze": {"mamba": 1.5}}, "config.optimizer.freeze.mamba: a step, or -1"),
+        ({"freeze": {"mamba": 1.5}}, "config.optimizer.freeze.mamba: must be a step, or -1"),
         ({"freeze": {"rwkv": -1, "mamba": -1, "head": -1}}, "all parameters are frozen"),
     ],
 )
@@ -243,7 +243,7 @@ def test_warmup_by_size():
     assert suggested_warmup(11_000_000, 10_000, factor=2.0) == pytest.approx(396, abs=2)
     assert suggested_warmup(125_000_000, 1000) == 100
     assert suggested_warmup(10, 5) == 1
-    with pytest.raises(UserError, match="factor of the warm-up"):
+    with pytest.raises(UserError, match="warm-up factor"):
         suggested_warmup(10, 5, factor=9.0)
 
 

@@ -216,14 +216,14 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
         ({"data": {"tasks": ("sudoku5",)}}, "unknown 'sudoku5'; did you mean 'sudoku"),
         ({"data": {"tasks": ()}}, "config.data.tasks: name at least one of sudoku4"),
         ({"data": {"tokenizer": "byte"}}, "format 'puzzle' needs one of answer_char"),
-        ({"data": {"tokenizer": "hybrid"}}, "'grid' is the one of puzzles"),
+        ({"data": {"tokenizer": "hybrid"}}, "puzzles need 'grid'"),
         ({"data": {"valid_fraction": 0.0}}, "valid_fraction must be above 0"),
         (
             {"data": {"format": "pairs", "tokenizer": "bpe", "augment": False}},
             "name files of pairs",
         ),
         ({"model": "transformer", "model_config": {}}, "'transformer' does not read 'puzzle'"),
-        ({"curriculum": ((0.5, 8), (1.0, 16))}, "rows of pairs have one length"),
+        ({"curriculum": ((0.5, 8), (1.0, 16))}, "rows of pairs have a fixed length"),
         ({"seq_len": 20}, "has 16 places, expected 20"),
     ],
 )

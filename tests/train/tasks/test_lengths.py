@@ -88,13 +88,13 @@ def test_starts_and_factors():
 @pytest.mark.parametrize(
     ("curriculum", "says"),
     [
-        (((0.1, 4),), "shares begin at 0"),
+        (((0.1, 4),), "fractions must start at 0"),
         (((0.0, 4), (0.5, 8), (0.4, 16)), "ascend"),
         (((0.0, 4), (0.001, 8)), "ascend by a step or more"),
         (((0.0, 0),), "a length above 0"),
-        (((0.0,),), "entries are"),
-        ((4, 8), "entries are"),
-        (((0.0, 4, -1.0),), "factor on the rate is positive"),
+        (((0.0,),), "entries must be"),
+        ((4, 8), "entries must be"),
+        (((0.0, 4, -1.0),), "rate factor must be positive"),
     ],
 )
 def test_curricula_that_make_no_sense(curriculum, says):
@@ -140,5 +140,5 @@ def test_resumed_in_the_middle_it_is_the_same_run(tmp_path, monkeypatch):
     targets = {m["step"]: m["targets"] for m in read_metrics(tmp_path / "whole") if "targets" in m}
     assert max(targets[step] for step in range(1, 9)) <= 4 * 4
     assert all(4 * 12 < targets[step] <= 4 * 16 for step in range(9, 17))
-    with pytest.raises(UserError, match="the shares of its curriculum or mixture are of them"):
+    with pytest.raises(UserError, match="on which its curriculum or mixture depends"):
         go(changed(config, steps=48), tmp_path / "half", devices=1, resume=True)
