@@ -90,7 +90,7 @@ def test_starts_and_factors():
     [
         (((0.1, 4),), "fractions must start at 0"),
         (((0.0, 4), (0.5, 8), (0.4, 16)), "ascend"),
-        (((0.0, 4), (0.001, 8)), "ascend by a step or more"),
+        (((0.0, 4), (0.001, 8)), "ascend by >= 1 step"),
         (((0.0, 0),), "a length above 0"),
         (((0.0,),), "entries must be"),
         ((4, 8), "entries must be"),
