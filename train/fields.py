@@ -105,7 +105,7 @@ def within(interval: str) -> Check:
         inside = 0 <= value <= 1  # False for NaN
         if inside and not (value == 0 and open_left) and not (value == 1 and open_right):
             return ""
-        return f"must lie in {interval}, got {value}"
+        return f"must be in {interval}, got {value}"
 
     return check
 
