@@ -64,11 +64,7 @@ class Group:
         return f"{self.name}." if self.name else ""
 
     def validate(self, config: ConfigDict) -> None:
-        """Check every value, then the group as a whole.
-
-        Raises:
-          UserError: naming the field, the error and the fix.
-        """
+        """Check every value, then the group; raises UserError naming field, error and fix."""
         check_values(self, config[self.name] if self.name else config)
         if self.check is not None:
             self.check(config)

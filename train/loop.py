@@ -78,7 +78,8 @@ def run(
     task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
     config, iterator = task.config, iter(task.train)
     state, step, notes = _first_state(task, workdir, resume, placement, iterator)
-    _share_inputs(workdir, task)
+    raise_everywhere(lambda: _write_inputs(workdir, task))
+    raise_everywhere(lambda: _check_shared(workdir))
     past = _logged_before(workdir, step) if config.control.enabled else []
     log, line = RunLog(workdir, step), ProgressLine(config.steps, step, quiet)
     controller = Controller(config, task.steps_per_epoch(), past, monitor, log.write, line.say)
@@ -162,15 +163,7 @@ def _first_state(
     return state, 0, notes
 
 
-def _halt(
-    queue: MetricsQueue,
-    state: TrainState,
-    valid: dict[str, float],
-    placement: Placement,
-    iterator: Any,
-    log: RunLog,
-    checkpoints: Checkpoints,
-) -> RunResult:
+def _halt(queue, state, valid, placement, iterator, log, checkpoints) -> RunResult:
     """Save `state`, the last good one: the step itself discarded the failed update."""
     step = int(jax.device_get(state.step))
     iterator.set_state(queue.position)
@@ -180,15 +173,7 @@ def _halt(
     return RunResult("halted", step, queue.failure, valid)
 
 
-def _save(
-    checkpoints: Checkpoints,
-    log: RunLog,
-    step: int,
-    placement: Placement,
-    state: TrainState,
-    iterator: Any,
-    loss: float | None,
-) -> None:
+def _save(checkpoints, log, step, placement, state, iterator, loss: float | None) -> None:
     log.flush()  # the log on the disk must not lag behind the checkpoint
     with jax.transfer_guard("allow"):
         checkpoints.save(step, placement.global_form(state), iterator, loss)
@@ -250,14 +235,8 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
         )
 
 
-def _share_inputs(workdir: Path, task: Task) -> None:
-    """Write config.json and tokenizer.json; every process checks that it sees them."""
-    raise_everywhere(lambda: _write_inputs(workdir, task))
-    raise_everywhere(lambda: _refuse_unshared(workdir))
-
-
 def _write_inputs(workdir: Path, task: Task) -> None:
-    """Write the files that evaluation needs besides the checkpoints."""
+    """Write config.json and tokenizer.json, which evaluation needs besides the checkpoints."""
     if jax.process_index() != 0:
         return
     try:
@@ -268,7 +247,7 @@ def _write_inputs(workdir: Path, task: Task) -> None:
     write_atomically(workdir / "tokenizer.json", task.corpus.tokenizer.to_json())
 
 
-def _refuse_unshared(workdir: Path) -> None:
+def _check_shared(workdir: Path) -> None:
     """Reject a folder without the file that process 0 has written."""
     if not (workdir / "config.json").is_file():
         raise UserError(

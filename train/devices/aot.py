@@ -79,11 +79,7 @@ def prepare_environment(library: Path) -> None:
 
 
 def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
-    """Parse "v5e:4x4" to ("v5e", (4, 4)).
-
-    Raises:
-      UserError: malformed topology, unknown generation, or the wrong number of axes.
-    """
+    """Parse "v5e:4x4" to ("v5e", (4, 4)); UserError for malformed or unknown topologies."""
     examples = ", ".join(example for _, example, _ in GENERATIONS.values())
     match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", topology)
     if match is None:

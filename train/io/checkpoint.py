@@ -200,7 +200,8 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or everywhere), items
     )
-    same_count = (path / "data" / _grain_file()).exists()
+    grain_file = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    same_count = (path / "data" / grain_file).exists()
     if iterator is not None and same_count:
         abstract["data"] = iterator
     loaded = ocp.load_checkpointables(path, abstract)
@@ -243,18 +244,9 @@ def _metadata(path: Path):
         logger.setLevel(level)
 
 
-def _grain_file() -> str:
-    return f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-
-
 def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
     """Raise UserError for a checkpoint of another format or experiment."""
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
-            "use the version that wrote it"
-        )
-    old = complete_config(with_tuples(info["config"]), source=str(path), stored=True)
+    old = _stored_config(info, path)
     if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
         raise UserError(
             f"config.steps: {path} was made with {old.steps}, on which its curriculum or mixture "
@@ -267,6 +259,15 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
                 f"config.{name}: {path} was made with {before!r}, not {now!r}; "
                 "use its value or another --workdir"
             )
+
+
+def _stored_config(info: dict[str, Any], path: Path) -> ConfigDict:
+    if info.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
+            "use the version that wrote it"
+        )
+    return complete_config(with_tuples(info["config"]), source=str(path), stored=True)
 
 
 def _get(config: ConfigDict, name: str) -> Any:
@@ -327,11 +328,7 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
     folder = Path(workdir).absolute() / "checkpoints"
     step, metadata = _first_whole(folder, saved_steps(Path(workdir)), which)
     info = metadata.custom_metadata
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{folder}: checkpoint format {info.get('format')}, this version reads {FORMAT}"
-        )
-    config = complete_config(with_tuples(info["config"]), source=str(folder), stored=True)
+    config = _stored_config(info, folder)
     model = build_model(config)
     item = "ema" if "ema" in metadata.metadata else "model"
     leaves = nest(model)
@@ -349,7 +346,12 @@ def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
     """Return (step, metadata) of the first intact checkpoint in order of preference."""
     if not steps:
         raise UserError(f"{folder.parent}: holds no checkpoint; give the --workdir of a run")
-    metadata = {step: _metadata_if_readable(folder / str(step)) for step in steps}
+    metadata: dict[int, Any] = {}
+    for step in steps:
+        try:
+            metadata[step] = _metadata(folder / str(step))
+        except Exception:  # Orbax has no common class for unreadable checkpoints
+            metadata[step] = None
     candidates = sorted(steps, reverse=True)
     if which == "best":
         losses = {step: m.custom_metadata.get("loss") for step, m in metadata.items() if m}
@@ -367,19 +369,8 @@ def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
     raise UserError(f"{folder}: no whole checkpoint of step {which}; choose from: {options}")
 
 
-def _metadata_if_readable(path: Path):
-    try:
-        return _metadata(path)
-    except Exception:  # Orbax has no common class for unreadable checkpoints
-        return None
-
-
 def load_init_weights(workdir: str | Path, state: Any) -> Any:
-    """Replace the weights (and EMA) of a fresh state on the devices by another run's last weights.
-
-    Raises:
-      UserError: no such run, or a model with other parameters.
-    """
+    """Replace weights and EMA of a fresh state by another run's last ones; raises UserError."""
     trained = flatten(load_model(workdir, "last").model)
     fresh = flatten(state.model)
     for name in sorted(trained.keys() | fresh.keys()):

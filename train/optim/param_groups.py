@@ -30,11 +30,7 @@ Labels = dict[str, str]
 
 
 def parameter_labels(model: Any, names) -> Labels:
-    """Return {parameter name: "component/role"}, in the order of `names`.
-
-    Raises:
-      ValueError: the model's own labels are not of that form.
-    """
+    """Return {parameter name: "component/role"}; ValueError if the model's labels are malformed."""
     label = traits_of(model).parameter_label
     if label is None:
         kinds = {True: "model/matrix", False: "model/other"}

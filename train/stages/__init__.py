@@ -70,11 +70,7 @@ def folders(stages: Sequence[Stage], workdir: str | Path) -> list[Path]:
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Return a complete config with some dotted fields changed.
-
-    Raises:
-      UserError: an unknown field or a value of the wrong type.
-    """
+    """Return a complete config with some dotted fields changed; UserError for invalid ones."""
     fields = config.to_dict()
     for name, value in changes.items():
         *groups, last = name.split(".")
@@ -86,11 +82,7 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def read_stages(path: str | Path) -> tuple[Stage, ...]:
-    """Read `get_stages()` of a Python file: `Stage`s or (name, {field: value}) pairs.
-
-    Raises:
-      UserError: no such file or function, or it returns something else.
-    """
+    """Read `get_stages()` of a file: `Stage`s or (name, {field: value}) pairs; raises UserError."""
     value = returned_by(path, "get_stages", "--stages", "configs/groundthink/stages.py")
     stages = []
     for stage in value if isinstance(value, Sequence) else ():
@@ -152,11 +144,8 @@ def run_stages(
 ) -> list[RunResult]:
     """Run the stages in order; with `resume`, continue the one that was interrupted.
 
-    Returns:
-      A result for each stage run, up to the first that was interrupted or halted.
-
-    Raises:
-      UserError: from `check_stages`, before the first run, or from `train.loop.run`.
+    Returns a result for each stage run, up to the first that was interrupted or halted. Raises
+    UserError from `check_stages`, before the first run, or from `train.loop.run`.
     """
     configs = raise_everywhere(lambda: check_stages(config, stages))
     results: list[RunResult] = []

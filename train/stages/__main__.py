@@ -62,7 +62,33 @@ def main(arguments: list[str]) -> int:
     cli.quiet_absl()
     args, overrides = _parser().parse_known_args(arguments)
     keep_freed_memory()
-    return _run(args, overrides)
+    workdir = Path(args.workdir)
+    config, stages = raise_everywhere(lambda: _chain(args, overrides, workdir))
+    if args.plan:
+        check_stages(config, stages)
+        for folder, stage in zip(folders(stages, workdir), stages, strict=True):
+            fields = ", ".join(f"{name}={value}" for name, value in stage.changes.items())
+            print(f"{folder}: {fields or 'the config as it is'}")
+        return 0
+    if not args.resume:  # an invalid chain leaves no folder behind
+        raise_everywhere(lambda: check_stages(config, stages))
+    raise_everywhere(lambda: _write(workdir / CHAIN, config, stages))
+    results = run_stages(config, stages, workdir, resume=args.resume, quiet=args.quiet)
+    if jax.process_index() == 0:
+        for folder, result in zip(folders(stages, workdir), results, strict=False):
+            why = f": {result.message}" if result.message else ""
+            loss = f", validation loss {result.valid['loss']:.4f}" if result.valid else ""
+            _print_result(
+                args, f"{folder}: {result.status} at step {result.step}{loss}{why}", result.status
+            )
+            if result.status in ("finished", "stopped") and not args.quiet:
+                from eval.after_training import after_training  # slow to import
+
+                after_training(folder, result, show=False)
+        if results[-1].status in ("halted", "interrupted"):
+            resume = f"python -m train.stages --workdir={shlex.quote(str(workdir))} --resume"
+            print(f"continue with\n  {resume}", file=sys.stderr)
+    return EXIT_STATUS[results[-1].status]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,36 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue the chain in --workdir")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser
-
-
-def _run(args: argparse.Namespace, overrides: list[str]) -> int:
-    workdir = Path(args.workdir)
-    config, stages = raise_everywhere(lambda: _chain(args, overrides, workdir))
-    if args.plan:
-        check_stages(config, stages)
-        for folder, stage in zip(folders(stages, workdir), stages, strict=True):
-            fields = ", ".join(f"{name}={value}" for name, value in stage.changes.items())
-            print(f"{folder}: {fields or 'the config as it is'}")
-        return 0
-    if not args.resume:  # an invalid chain leaves no folder behind
-        raise_everywhere(lambda: check_stages(config, stages))
-    raise_everywhere(lambda: _write(workdir / CHAIN, config, stages))
-    results = run_stages(config, stages, workdir, resume=args.resume, quiet=args.quiet)
-    if jax.process_index() == 0:
-        for folder, result in zip(folders(stages, workdir), results, strict=False):
-            why = f": {result.message}" if result.message else ""
-            loss = f", validation loss {result.valid['loss']:.4f}" if result.valid else ""
-            _print_result(
-                args, f"{folder}: {result.status} at step {result.step}{loss}{why}", result.status
-            )
-            if result.status in ("finished", "stopped") and not args.quiet:
-                from eval.after_training import after_training  # slow to import
-
-                after_training(folder, result, show=False)
-        if results[-1].status in ("halted", "interrupted"):
-            resume = f"python -m train.stages --workdir={shlex.quote(str(workdir))} --resume"
-            print(f"continue with\n  {resume}", file=sys.stderr)
-    return EXIT_STATUS[results[-1].status]
 
 
 def _chain(args, overrides, workdir) -> tuple[ConfigDict, tuple[Stage, ...]]:

@@ -40,24 +40,19 @@ class Task(Protocol):
     @classmethod
     def load_corpus(cls, config: ConfigDict) -> Any:
         """Read or generate the corpus alone; raises UserError."""
-        ...
 
     @classmethod
     def open(cls, config: ConfigDict) -> Task:
         """Read the corpus and make the streams; raises UserError."""
-        ...
 
     def label_classes(self) -> dict[str, int]:
         """Return the number of classes of each label field of the corpus."""
-        ...
 
     def steps_per_epoch(self) -> float:
         """Return the steps per pass over the training split."""
-        ...
 
     def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
         """Return {"bits_per_byte": x} if the training loss converts to it, else {}."""
-        ...
 
 
 def of(config: ConfigDict) -> type[Task]:

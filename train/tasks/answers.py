@@ -126,8 +126,7 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
     """Return the pairs of an experiment, split, and their tokenizer.
 
     Raises:
-      UserError: unknown task, invalid file, fractions that leave a split empty, or a tokenizer that
-        does not match the format.
+      UserError: unknown task, invalid file, an empty split, or a tokenizer of another format.
     """
     d = config.data
     if d.tokenizer not in ANSWER_TOKENIZERS:
@@ -251,11 +250,7 @@ def _tokenizer(config, train):
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
-    """Lay out pairs as the model of an experiment reads them.
-
-    Raises:
-      UserError: the model does not read pairs, or a pair does not fit.
-    """
+    """Lay out pairs as the experiment's model reads them; UserError if a pair does not fit."""
     model = jaxmodels.make_config(config.model, **model_fields(config))
     skip = config.data.skip_long
     try:
@@ -275,7 +270,7 @@ def _check_fit(config: ConfigDict) -> None:
         raise UserError("config.curriculum: rows of pairs have a fixed length, leave it out")
     if d.augment and not (d.format == "puzzle" or (d.format == "built" and len(d.tasks))):
         raise UserError("config.data.augment: only known puzzles are augmented, set it to false")
-    if ":" not in config.model and not _has_mode(config.model):
+    if ":" not in config.model and not hasattr(jaxmodels.make_config(config.model), "mode"):
         raise UserError(
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "
             "hrlm and hrm do"
@@ -311,7 +306,3 @@ def _check_identifiers(config, corpus):
             f"config.model_config.puzzle_ids: {learned} vectors, but the data have {needed} "
             f"puzzles; set it to {needed}, or to 0 for none"
         )
-
-
-def _has_mode(name: str) -> bool:
-    return hasattr(jaxmodels.make_config(name), "mode")

@@ -39,10 +39,10 @@ def test_falling_curve_continues():
 
 def test_overfitting_stops_at_its_threshold():
     best = 2.1
-    for rise, message in ((0.04, []), (0.06, [(1300, STOP)])):
+    for rise, expected in ((0.04, []), (0.06, [(1300, STOP)])):
         valid = falling_then([best * (1 + rise), best * (1 + rise + 0.01), best * (1 + rise)])
         _, decisions = replay(valid, Settings())
-        assert actions(decisions) == message, rise
+        assert actions(decisions) == expected, rise
     assert decisions[-1][1].reason.startswith("overfitting: validation is 6.0% above its best 2.1")
     lenient = Settings(overfit_rise=0.1)
     assert "overfitting" not in replay(valid, lenient)[1][-1][1].reason
