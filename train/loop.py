@@ -74,7 +74,9 @@ def run(
     Raises:
       UserError: invalid config, data, folder or checkpoint.
     """
-    workdir = _checked_folder(workdir)
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
+    workdir = Path(workdir)
     task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
     config, iterator = task.config, iter(task.train)
     state, step, notes = _first_state(task, workdir, resume, placement, iterator)
@@ -216,12 +218,6 @@ def _logged_before(workdir: Path, step: int) -> list[dict[str, Any]]:
     if not (step and (workdir / "metrics.jsonl").exists()):
         return []
     return [line for line in read_metrics(workdir) if line["step"] <= step]
-
-
-def _checked_folder(workdir: str | Path) -> Path:
-    if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
-    return Path(workdir)
 
 
 def _refuse_occupied(workdir: Path, resume: bool) -> None:

@@ -111,5 +111,5 @@ def _red_flags(component: str, before: Layer, after: Layer) -> list[str]:
 
 
 def _layers(depths: Sequence[int]) -> str:
-    shown = ", ".join(map(str, depths[:8])) + (", ..." if len(depths) > 8 else "")
-    return f"layer{'s' if len(depths) > 1 else ''} {shown}"
+    listing = ", ".join(map(str, depths[:8])) + (", ..." if len(depths) > 8 else "")
+    return f"layer{'s' if len(depths) > 1 else ''} {listing}"

@@ -66,7 +66,8 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
-        if config.mesh.tensor > 1 and _replicated_only(config):
+        model = jax.eval_shape(lambda: build_model(config)) if config.mesh.tensor > 1 else None
+        if model is not None and traits_of(model).replicated_only:
             raise UserError(
                 f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' needs whole; "
                 "set tensor=1 or kernel='xla'"
@@ -332,10 +333,6 @@ def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = 
 
 def _fresh(config: ConfigDict) -> TrainState:
     return init_train_state(build_model(config), config)
-
-
-def _replicated_only(config: ConfigDict) -> bool:
-    return traits_of(jax.eval_shape(lambda: build_model(config))).replicated_only
 
 
 def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:

@@ -33,12 +33,7 @@ class MetricsQueue:
       failure: step and component that became NaN or Inf, or "".
     """
 
-    def __init__(
-        self,
-        components: Sequence[str],
-        position: Any,
-        record: Callable[[int, dict[str, jax.Array]], None],
-    ):
+    def __init__(self, components: Sequence[str], position: Any, record: Callable):
         self.components, self.position, self.record = components, position, record
         self.failure = ""
         self._steps: collections.deque = collections.deque()

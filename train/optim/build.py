@@ -98,24 +98,15 @@ def _main(
 
 def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     o = config.optimizer
+    decay = {"weight_decay": o.weight_decay, "mask": decay_mask}
     if o.name == "adamw":
-        main = optax.adamw(
-            schedule,
-            o.b1,
-            o.b2,
-            o.eps,
-            weight_decay=o.weight_decay,
-            mask=decay_mask,
-            mu_dtype=jnp.float32,
-        )
-    elif o.name == "adam_atan2":
-        main = adam_atan2(schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask)
-    elif o.name == "lion":
-        main = optax.lion(
-            schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask, mu_dtype=jnp.float32
-        )
-    elif o.name == "muon":
-        main = optax.contrib.muon(
+        return optax.adamw(schedule, o.b1, o.b2, o.eps, mu_dtype=jnp.float32, **decay)
+    if o.name == "adam_atan2":
+        return adam_atan2(schedule, o.b1, o.b2, **decay)
+    if o.name == "lion":
+        return optax.lion(schedule, o.b1, o.b2, mu_dtype=jnp.float32, **decay)
+    if o.name == "muon":
+        return optax.contrib.muon(
             schedule,
             beta=o.b1,
             eps=o.eps,
@@ -126,9 +117,7 @@ def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransf
             muon_weight_dimension_numbers=_matrices,
             consistent_rms=0.2,  # steps of AdamW's size: one learning rate fits both
         )
-    else:
-        raise UserError(f"config.optimizer.name: unknown {o.name!r}{choose_from(OPTIMIZERS)}")
-    return main
+    raise UserError(f"config.optimizer.name: unknown {o.name!r}{choose_from(OPTIMIZERS)}")
 
 
 def _matrices(params: Flat) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:

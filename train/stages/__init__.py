@@ -86,13 +86,11 @@ def read_stages(path: str | Path) -> tuple[Stage, ...]:
     value = returned_by(path, "get_stages", "--stages", "configs/groundthink/stages.py")
     stages = []
     for stage in value if isinstance(value, Sequence) else ():
-        pair = (stage.name, stage.changes) if isinstance(stage, Stage) else stage
-        if not (isinstance(pair, Sequence) and len(pair) == 2):
-            break
-        name, changes = pair
-        if not (isinstance(name, str) and isinstance(changes, Mapping)):
-            break
-        stages.append(Stage(name, changes))
+        match (stage.name, stage.changes) if isinstance(stage, Stage) else stage:
+            case (str() as name, Mapping() as changes):
+                stages.append(Stage(name, changes))
+            case _:
+                break
     if not stages or len(stages) < len(value):
         raise UserError(
             f"--stages={path}: get_stages() must return a list of (name, {{field: value}}), "
