@@ -170,7 +170,8 @@ def _halt(queue, state, valid, placement, iterator, log, checkpoints) -> RunResu
     step = int(jax.device_get(state.step))
     iterator.set_state(queue.position)
     log.stop(step + 1, queue.failure)
-    if step > checkpoints.newest and _finite(state):
+    leaves = flatten(state.model).values()
+    if step > checkpoints.newest and all(np.isfinite(jax.device_get(x)).all() for x in leaves):
         _save(checkpoints, log, step, placement, state, iterator, None)
     return RunResult("halted", step, queue.failure, valid)
 
@@ -205,12 +206,6 @@ def _batch_sums(placement: Placement, model: Any, batches: Iterable, carry: Any)
 
 def _due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
-
-
-def _finite(state: TrainState) -> bool:
-    return all(
-        bool(np.isfinite(jax.device_get(leaf)).all()) for leaf in flatten(state.model).values()
-    )
 
 
 def _logged_before(workdir: Path, step: int) -> list[dict[str, Any]]:

@@ -64,7 +64,11 @@ def check_rules(config: ConfigDict, labels: Labels) -> None:
             if group not in valid:
                 near = difflib.get_close_matches(group, valid, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise UserError(f"{field}: the model has no such group; {hint}{_listed(valid)}")
+                names = ", ".join(name for name in valid if "/" not in name)
+                raise UserError(
+                    f"{field}: the model has no such group; {hint}choose from: {names}, "
+                    "or component/role"
+                )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"{field}: expected a number, got {value!r}")
             if rule == "freeze" and (int(value) != value or value < -1):
@@ -77,10 +81,6 @@ def check_rules(config: ConfigDict, labels: Labels) -> None:
         raise UserError(
             "config.optimizer.freeze: all parameters are frozen, nothing would be trained"
         )
-
-
-def _listed(valid: list[str]) -> str:
-    return "valid: " + ", ".join(name for name in valid if "/" not in name) + ", or component/role"
 
 
 def named_by(group: str, label: str) -> bool:
@@ -124,7 +124,10 @@ def with_groups(
     unfrozen later starts with fresh moments and the run's learning rate at that step.
     """
     starts = frozen_until(config, labels)
-    names = {step: _state_name(step) for step in sorted(set(starts.values()))}
+    # Checkpoints contain these names, which must not depend on the other groups.
+    names = {
+        s: "never" if math.isinf(s) else f"from_{int(s)}" for s in sorted(set(starts.values()))
+    }
     by_start = {name: names[step] for name, step in starts.items()}
 
     def thawed(make: Callable[[int], optax.GradientTransformation]):
@@ -155,11 +158,6 @@ def with_groups(
     else:
         chain = [*chain, make_main(0)]
     return optax.chain(*chain, optax.partition(scales, labels))
-
-
-def _state_name(step: float) -> str:
-    """Return a checkpoint name that is independent of the other groups."""
-    return "never" if math.isinf(step) else f"from_{int(step)}"
 
 
 def suggested_warmup(parameters: int, steps: int, factor: float = 3.0) -> int:

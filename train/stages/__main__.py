@@ -78,9 +78,11 @@ def main(arguments: list[str]) -> int:
         for folder, result in zip(folders(stages, workdir), results, strict=False):
             why = f": {result.message}" if result.message else ""
             loss = f", validation loss {result.valid['loss']:.4f}" if result.valid else ""
-            _print_result(
-                args, f"{folder}: {result.status} at step {result.step}{loss}{why}", result.status
-            )
+            line = f"{folder}: {result.status} at step {result.step}{loss}{why}"
+            if result.status == "halted":
+                print(f"error: {line}", file=sys.stderr)
+            elif not args.quiet:
+                print(line)
             if result.status in ("finished", "stopped") and not args.quiet:
                 from eval.after_training import after_training  # slow to import
 
@@ -183,13 +185,6 @@ def _write(path: Path, config: ConfigDict, stages: Sequence[Stage]) -> None:
         raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
     text = json.dumps({"config": config.to_dict(), "stages": listed}, indent=2)
     cli.write_atomically(path, text + "\n")
-
-
-def _print_result(args: argparse.Namespace, text: str, status: str) -> None:
-    if status == "halted":
-        print(f"error: {text}", file=sys.stderr)
-    elif not args.quiet:
-        print(text)
 
 
 if __name__ == "__main__":

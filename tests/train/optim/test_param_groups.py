@@ -190,7 +190,10 @@ def test_latest_freeze_step_wins():
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"groups": {"mamda": 2.0}}, "no such group; did you mean 'mamba'? valid: dynamics, head"),
+        (
+            {"groups": {"mamda": 2.0}},
+            "no such group; did you mean 'mamba'? choose from: dynamics, head",
+        ),
         ({"groups": {"mamba": -1.0}}, "config.optimizer.groups.mamba: must not be negative"),
         ({"groups": {"mamba": "fast"}}, "config.optimizer.groups.mamba: expected a number"),
         ({"group_clip": {"mamba": 0}}, "config.optimizer.group_clip.mamba: must be positive"),
