@@ -41,7 +41,7 @@ def last_step(workdir) -> int:
 def kill_and_resume(
     folder: Path, kills: int, seed: int, steps: int, say=print
 ) -> tuple[Path, Path]:
-    """Returns the folders of the undisturbed and of the killed run."""
+    """Return the folders of the uninterrupted and of the killed run."""
     text = folder / "small.txt"
     text.write_text(small_text())
     length = f"--config.steps={steps}"

@@ -82,7 +82,7 @@ def overfitting(
     rise: float = 0.05,
     last: int = 3,
 ) -> bool:
-    """Return True if validation is up by more than `rise` (5 to 10 %) in training's fall (G-42)."""
+    """Return True if `overfit_rise` exceeds `rise`, 5 to 10 %: stop (G-42)."""
     return overfit_rise(steps, values, train_steps, train_values, last) > rise
 
 
