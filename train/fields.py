@@ -64,11 +64,7 @@ class Group:
         return f"{self.name}." if self.name else ""
 
     def validate(self, config: ConfigDict) -> None:
-        """Check every value, then the group as a whole.
-
-        Raises:
-          UserError: naming the field, the error and the fix.
-        """
+        """Check every value, then the group; raises UserError naming field, error and fix."""
         check_values(self, config[self.name] if self.name else config)
         if self.check is not None:
             self.check(config)
@@ -105,7 +101,7 @@ def within(interval: str) -> Check:
         inside = 0 <= value <= 1  # False for NaN
         if inside and not (value == 0 and open_left) and not (value == 1 and open_right):
             return ""
-        return f"must lie in {interval}, got {value}"
+        return f"must be in {interval}, got {value}"
 
     return check
 

@@ -74,11 +74,14 @@ def run(
     Raises:
       UserError: invalid config, data, folder or checkpoint.
     """
-    workdir = _checked_folder(workdir)
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
+    workdir = Path(workdir)
     task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
     config, iterator = task.config, iter(task.train)
     state, step, notes = _first_state(task, workdir, resume, placement, iterator)
-    _share_inputs(workdir, task)
+    raise_everywhere(lambda: _write_inputs(workdir, task))
+    raise_everywhere(lambda: _check_shared(workdir))
     past = _logged_before(workdir, step) if config.control.enabled else []
     log, line = RunLog(workdir, step), ProgressLine(config.steps, step, quiet)
     controller = Controller(config, task.steps_per_epoch(), past, monitor, log.write, line.say)
@@ -162,33 +165,18 @@ def _first_state(
     return state, 0, notes
 
 
-def _halt(
-    queue: MetricsQueue,
-    state: TrainState,
-    valid: dict[str, float],
-    placement: Placement,
-    iterator: Any,
-    log: RunLog,
-    checkpoints: Checkpoints,
-) -> RunResult:
+def _halt(queue, state, valid, placement, iterator, log, checkpoints) -> RunResult:
     """Save `state`, the last good one: the step itself discarded the failed update."""
     step = int(jax.device_get(state.step))
     iterator.set_state(queue.position)
     log.stop(step + 1, queue.failure)
-    if step > checkpoints.newest and _finite(state):
+    leaves = flatten(state.model).values()
+    if step > checkpoints.newest and all(np.isfinite(jax.device_get(x)).all() for x in leaves):
         _save(checkpoints, log, step, placement, state, iterator, None)
     return RunResult("halted", step, queue.failure, valid)
 
 
-def _save(
-    checkpoints: Checkpoints,
-    log: RunLog,
-    step: int,
-    placement: Placement,
-    state: TrainState,
-    iterator: Any,
-    loss: float | None,
-) -> None:
+def _save(checkpoints, log, step, placement, state, iterator, loss: float | None) -> None:
     log.flush()  # the log on the disk must not lag behind the checkpoint
     with jax.transfer_guard("allow"):
         checkpoints.save(step, placement.global_form(state), iterator, loss)
@@ -220,23 +208,11 @@ def _due(step: int, every: int, steps: int) -> bool:
     return step % every == 0 or step == steps
 
 
-def _finite(state: TrainState) -> bool:
-    return all(
-        bool(np.isfinite(jax.device_get(leaf)).all()) for leaf in flatten(state.model).values()
-    )
-
-
 def _logged_before(workdir: Path, step: int) -> list[dict[str, Any]]:
     """Return the lines of metrics.jsonl up to `step`, at which the run resumes."""
     if not (step and (workdir / "metrics.jsonl").exists()):
         return []
     return [line for line in read_metrics(workdir) if line["step"] <= step]
-
-
-def _checked_folder(workdir: str | Path) -> Path:
-    if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
-    return Path(workdir)
 
 
 def _refuse_occupied(workdir: Path, resume: bool) -> None:
@@ -250,14 +226,8 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
         )
 
 
-def _share_inputs(workdir: Path, task: Task) -> None:
-    """Write config.json and tokenizer.json; every process checks that it sees them."""
-    raise_everywhere(lambda: _write_inputs(workdir, task))
-    raise_everywhere(lambda: _refuse_unshared(workdir))
-
-
 def _write_inputs(workdir: Path, task: Task) -> None:
-    """Write the files that evaluation needs besides the checkpoints."""
+    """Write config.json and tokenizer.json, which evaluation needs besides the checkpoints."""
     if jax.process_index() != 0:
         return
     try:
@@ -268,7 +238,7 @@ def _write_inputs(workdir: Path, task: Task) -> None:
     write_atomically(workdir / "tokenizer.json", task.corpus.tokenizer.to_json())
 
 
-def _refuse_unshared(workdir: Path) -> None:
+def _check_shared(workdir: Path) -> None:
     """Reject a folder without the file that process 0 has written."""
     if not (workdir / "config.json").is_file():
         raise UserError(

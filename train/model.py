@@ -41,11 +41,7 @@ def model_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def resolve_vocab(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """Return the config with `model_config.vocab_size` 0, if present, set to the tokenizer's size.
-
-    Raises:
-      UserError: the config states a size that differs from the tokenizer's.
-    """
+    """Set a `model_config.vocab_size` of 0 to the tokenizer's; UserError for any other mismatch."""
     stated = config.model_config.get("vocab_size")
     if stated is None or stated == vocab_size:
         return config

@@ -75,11 +75,7 @@ class TrainState:
 
 
 def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
-    """Return the state before the first step; `carry` has `config.batch_size` rows.
-
-    Raises:
-      UserError: optimizer settings that do not apply to this model.
-    """
+    """Return the initial state, `config.batch_size` rows; UserError for inapplicable settings."""
     params = flatten(model)
     learns_locally = traits_of(model).local_update is not None
     if learns_locally and config.control.enabled and config.control.max_drops:

@@ -1,4 +1,4 @@
-"""Kill a run with SIGKILL at random moments, resume it, and compare it with an undisturbed one.
+"""Kill a run with SIGKILL at random moments, resume it, and compare it with an uninterrupted one.
 
     python -m tests.train.kill_script [--kills 20] [--seed 0] [--steps 200]
 
@@ -41,7 +41,7 @@ def last_step(workdir) -> int:
 def kill_and_resume(
     folder: Path, kills: int, seed: int, steps: int, say=print
 ) -> tuple[Path, Path]:
-    """Returns the folders of the undisturbed and of the killed run."""
+    """Return the folders of the uninterrupted and of the killed run."""
     text = folder / "small.txt"
     text.write_text(small_text())
     length = f"--config.steps={steps}"
@@ -52,8 +52,7 @@ def kill_and_resume(
     choose = random.Random(seed)
     killed = folder / "killed"
     for kill in range(kills):
-        # Spread so that the kills are used up about when the run is; the first steps of a process
-        # and its start are among the moments.
+        # Spread the kills over the run, including the start and first steps of a process.
         done = last_step(killed)
         goal = done + choose.randrange(max(2 * (steps - done) // (kills - kill + 1), 1))
         process = start(killed, text, length, "--resume")
@@ -85,7 +84,9 @@ def assert_same(calm: Path, killed: Path) -> None:
     assert (calm / "metrics.jsonl").read_bytes() == (killed / "metrics.jsonl").read_bytes()
     assert saved_steps(calm)[-1] == saved_steps(killed)[-1]
     step = str(saved_steps(calm)[-1])
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Grain's part has no metadata, says Orbax
+    logging.getLogger("absl").setLevel(
+        logging.ERROR
+    )  # Orbax warns that Grain's item has no metadata
     import jax
 
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])

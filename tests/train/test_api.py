@@ -1,4 +1,4 @@
-"""Training from Python, and configs that build the model's own (SYSTEMS P-27, P-30)."""
+"""Training from Python, and configs that match the model's defaults."""
 
 import jax.numpy as jnp
 import pytest
@@ -28,7 +28,7 @@ SMALL = {
 }
 
 
-def test_an_experiment_builds_the_config_of_its_model():
+def test_experiment_builds_the_config_of_its_model():
     config = text_config("prernk", SMALL)
     model = build_model(resolve_vocab(config, 256))
     assert model.config.abstraction_sizes == (12, 6)
@@ -41,7 +41,7 @@ def test_an_experiment_builds_the_config_of_its_model():
     )
 
 
-def test_every_field_of_the_model_is_in_the_shipped_config():
+def test_shipped_config_lists_every_model_field():
     shipped, built = load_config("configs/prernk.py"), text_config("prernk")
     assert shipped.model_config.keys() == built.model_config.keys()
     shipped = resolve_vocab(shipped, 256)
@@ -50,7 +50,7 @@ def test_every_field_of_the_model_is_in_the_shipped_config():
     assert "model_config.width" not in differences(shipped, built)
 
 
-def test_what_the_model_refuses_is_one_line():
+def test_model_errors_are_one_line():
     with pytest.raises(UserError, match=r"did you mean 'model_config.hidden_size'"):
         text_config("prernk", {"model_config.hiden_size": 3})
     config = text_config("prernk", SMALL | {"model_config.abstraction_sizes": (5, 6)})

@@ -46,7 +46,7 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
         (("--config=toi.py", "--workdir=run"), "toi.py: no such file; did you mean toy.py?"),
         (("--workdir=run",), "--config is missing"),
@@ -90,7 +90,7 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_mistake_is_answered_in_one_line(here, capsys, argv, says):
+def test_invalid_input_is_a_one_line_error(here, capsys, argv, message):
     (here / "empty.txt").write_text("")
     (here / "nothing.py").write_text("def get_config():\n    pass\n")
     (here / "binary.txt").write_bytes(bytes(range(256)) * 40)
@@ -98,11 +98,11 @@ def test_a_mistake_is_answered_in_one_line(here, capsys, argv, says):
     (here / "stored").mkdir()
     (here / "stored" / "config.json").write_bytes(b'{"model": "caf\xe9"}')
     (here / "latin.txt").write_bytes("first line\nd\u00e9j\u00e0 vu\n".encode("latin-1") * 50)
-    assert says in refused(capsys, *argv)
+    assert message in refused(capsys, *argv)
     assert not (here / "run").exists()
 
 
-def test_a_run_from_two_paths_and_what_it_says_at_the_end(here, capsys):
+def test_two_paths_and_the_printed_commands(here, capsys):
     assert main([*GOOD, "second.txt", "--config.log_every=3"]) == 0
     out = capsys.readouterr().out
     assert "validation: loss" in out
@@ -122,7 +122,7 @@ def test_a_run_from_two_paths_and_what_it_says_at_the_end(here, capsys):
     assert json.loads((here / "run/metrics.jsonl").read_text().splitlines()[-1])["step"] == 12
 
 
-def test_a_loss_that_is_not_finite_exits_with_3(here, capsys):
+def test_nonfinite_loss_exits_with_3(here, capsys):
     assert main([*GOOD, "--config.model_config.poison_step=500"]) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 2
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_exits_with_3(here, capsys):
     assert "python -m train --workdir=run --resume --config.optimizer.learning_rate=0.005" in err
 
 
-def test_ctrl_c_before_training_is_no_traceback(here, capsys, monkeypatch):
+def test_ctrl_c_before_training_prints_no_traceback(here, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -147,7 +147,7 @@ def test_ctrl_c_before_training_is_no_traceback(here, capsys, monkeypatch):
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
     ids=["ctrl-c", "sigterm"],
 )
-def test_ctrl_c_saves_and_says_how_to_go_on(here, capsys, number):
+def test_ctrl_c_saves_and_prints_the_resume_command(here, capsys, number):
     root = os.path.dirname(os.path.dirname(os.path.abspath(train.loop.__file__)))
     command = [sys.executable, "-W", "error", "-m", "train", *GOOD, "--config.steps=100000"]
     command += ["--config.checkpoint_every=100000", "--config.eval_every=0"]
@@ -176,7 +176,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(here, capsys, number):
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == step + 2
 
 
-def test_help_helps(capsys):
+def test_help_lists_options_and_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0

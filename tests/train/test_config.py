@@ -28,7 +28,7 @@ def get_config():
 """
 
 
-def test_a_file_states_what_matters_and_defaults_fill_the_rest(tmp_path):
+def test_defaults_complete_a_file(tmp_path):
     (tmp_path / "c.py").write_text(FILE)
     config = load_config(
         tmp_path / "c.py", ["--config.batch_size=64", "--config.data.carry_state", "false"]
@@ -50,7 +50,7 @@ def test_a_file_states_what_matters_and_defaults_fill_the_rest(tmp_path):
         ("--config.model_config.width=16", "model_config.width", 16),
     ],
 )
-def test_overrides_take_the_type_of_the_field(override, name, value):
+def test_overrides_are_parsed_as_the_field_type(override, name, value):
     config = toy_config()
     apply_overrides(config, [override])
     for part in name.split("."):
@@ -60,7 +60,7 @@ def test_overrides_take_the_type_of_the_field(override, name, value):
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
         ("--config.stpes=7", "did you mean 'steps'"),
         ("--config.optimizer.learning_rat=1", "did you mean 'optimizer.learning_rate'"),
@@ -76,15 +76,15 @@ def test_overrides_take_the_type_of_the_field(override, name, value):
         ("--step=3", "unknown argument '--step=3'"),
     ],
 )
-def test_a_wrong_override_says_what_would_be_right(override, says):
+def test_invalid_overrides_name_the_fix(override, message):
     with pytest.raises(UserError) as error:
         apply_overrides(toy_config(), [override])
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"steps": 0}, "config.steps: must be at least 1"),
         ({"dtype": "float61"}, "did you mean"),
@@ -92,7 +92,7 @@ def test_a_wrong_override_says_what_would_be_right(override, says):
         ({"optimizer__name": "adanw"}, "did you mean 'adamw'"),
         ({"optimizer__schedule": "cosin"}, "did you mean 'cosine'"),
         ({"optimizer__warmup_steps": 20}, "do not fit in 20 steps"),
-        ({"optimizer__b2": 1.0}, "config.optimizer.b2: must lie in [0, 1)"),
+        ({"optimizer__b2": 1.0}, "config.optimizer.b2: must be in [0, 1)"),
         ({"optimizer__learning_rate": float("nan")}, "config.optimizer.learning_rate"),
         ({"optimizer__accumulate": 3}, "make it a multiple of 12"),
         ({"seed": 2**32}, "config.seed: must be below 2^32"),
@@ -100,10 +100,10 @@ def test_a_wrong_override_says_what_would_be_right(override, says):
         ({"data__mode": "track"}, "did you mean 'tracks'"),
     ],
 )
-def test_values_are_checked(changes, says):
+def test_values_are_checked(changes, message):
     with pytest.raises(UserError) as error:
         validate_config(toy_config(**changes), device_count=4)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -113,11 +113,11 @@ def get_config():
 """
 
 
-def test_a_model_field_that_the_file_does_not_list_can_be_overridden(tmp_path):
+def test_unlisted_model_field_can_be_overridden(tmp_path):
     (tmp_path / "c.py").write_text(RWKV)
     config = load_config(tmp_path / "c.py", ["--config.model_config.chunk_size=32"])
     assert (config.model_config.chunk_size, config.model_config.width) == (32, 32)
-    assert config.model_config.version == 4  # that of the preset
+    assert config.model_config.version == 4  # from the preset
     assert "dtype" not in config.model_config  # the experiment's own field
     with pytest.raises(UserError, match=r"did you mean 'model_config.chunk_size'"):
         load_config(tmp_path / "c.py", ["--config.model_config.chunksize=32"])
@@ -125,7 +125,7 @@ def test_a_model_field_that_the_file_does_not_list_can_be_overridden(tmp_path):
         load_config(tmp_path / "c.py", ["--config.model_config.num_layers=2.5"])
 
 
-def test_another_model_takes_its_own_defaults(tmp_path):
+def test_changed_model_uses_its_own_defaults(tmp_path):
     (tmp_path / "c.py").write_text(RWKV)
     more = ["--config.model_config.state_size=8", "--config.model=mamba"]
     config = load_config(tmp_path / "c.py", more)
@@ -133,21 +133,21 @@ def test_another_model_takes_its_own_defaults(tmp_path):
     assert "ranks" not in config.model_config
 
 
-def test_a_stored_config_that_lists_fewer_fields_is_the_same_experiment(tmp_path):
+def test_partial_stored_config_is_the_same_experiment(tmp_path):
     (tmp_path / "c.py").write_text(RWKV)
     config = load_config(tmp_path / "c.py")
     config.model_config.vocab_size = 256
     stored = config.to_dict()
-    stored["model_config"] = {"width": 32}  # as written by a version that filled in nothing
+    stored["model_config"] = {"width": 32}  # written by a version without defaults
     assert differences(from_json(json.dumps(stored)), config) == []
 
 
-def test_the_toy_config_itself_is_valid():
+def test_toy_config_is_valid():
     validate_config(toy_config(), device_count=4)
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "message"),
     [
         ({"model": "prernk", "step": 3}, "unknown field 'step'; did you mean 'steps'"),
         ({"model": "prernk", "optimizer": {"lr": 3}}, "unknown field 'optimizer.lr'"),
@@ -156,14 +156,14 @@ def test_the_toy_config_itself_is_valid():
         ({"steps": 3}, "'model' is missing"),
     ],
 )
-def test_a_config_file_is_checked_like_an_override(given, says):
+def test_config_file_is_checked_like_an_override(given, message):
     with pytest.raises(UserError, match="config") as error:
         complete_config(given)
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (None, "no such file; did you mean"),
         ("x = 1", "defines no get_config()"),
@@ -175,14 +175,14 @@ def test_a_config_file_is_checked_like_an_override(given, says):
         (b"# caf\xe9\n", "goood.py: "),
     ],
 )
-def test_a_missing_or_broken_file(tmp_path, text, says):
+def test_missing_or_broken_file(tmp_path, text, message):
     (tmp_path / "good.py").write_text(FILE)
     path = tmp_path / "goood.py"
     if text is not None:
         path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(UserError) as error:
         load_config(path)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -199,7 +199,7 @@ def test_json_round_trip_keeps_values_and_types():
 
 
 @pytest.mark.parametrize("stored", [b"{", b"[]", b'{"model": "caf\xe9"}', None])
-def test_a_stored_config_that_is_none(tmp_path, stored):
+def test_invalid_stored_config(tmp_path, stored):
     path = tmp_path / "config.json"
     if stored is not None:
         path.write_bytes(stored)
@@ -234,5 +234,5 @@ def test_every_field_is_documented_once():
         ("seed", False),
     ],
 )
-def test_what_may_change_on_resume(name, free):
+def test_may_change_on_resume(name, free):
     assert may_change(name) is free

@@ -41,7 +41,7 @@ def config(text):
     )
 
 
-def go(config, workdir, devices=2, **kwargs):
+def train_run(config, workdir, devices=2, **kwargs):
     return run(
         config.copy_and_resolve_references(),
         workdir,
@@ -66,7 +66,7 @@ def changed(config, **changes):
 def whole(config, tmp_path_factory):
     """An undisturbed run."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, go(config, workdir)
+    return workdir, train_run(config, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def stopped(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 15)
-        result = go(config, workdir)
+        result = train_run(config, workdir)
     assert (result.status, result.step) == ("interrupted", 15)
     return workdir
 
@@ -91,7 +91,7 @@ def stop_at(patch, step):
     patch.setattr(Signals, "stop_requested", lambda self, agree_now: next(calls) == step)
 
 
-def test_what_a_finished_run_leaves(whole):
+def test_files_of_a_finished_run(whole):
     workdir, result = whole
     assert (result.status, result.step, len(result.digest)) == ("finished", STEPS, 64)
     lines = read_metrics(workdir)
@@ -118,13 +118,13 @@ def test_what_a_finished_run_leaves(whole):
     assert json.loads((workdir / "tokenizer.json").read_text()) == {"kind": "byte"}
 
 
-def test_a_state_may_be_a_bare_array(config, whole, tmp_path, monkeypatch):
+def test_carried_state_may_be_a_bare_array(config, whole, tmp_path, monkeypatch):
     """The same run as with a dataclass around it, stopped and resumed; a NaN in it has a name."""
     bare = changed(config, model="tests.train.toy:create_bare")
     with monkeypatch.context() as patch:
         stop_at(patch, 15)
-        go(bare, tmp_path / "w")
-    result = go(bare, tmp_path / "w", resume=True)
+        train_run(bare, tmp_path / "w")
+    result = train_run(bare, tmp_path / "w", resume=True)
     assert (result.status, result.step) == ("finished", STEPS)
     numbers = [line for line in read_metrics(tmp_path / "w") if "loss" in line]
     assert numbers == [line for line in read_metrics(whole[0]) if "loss" in line]
@@ -132,7 +132,7 @@ def test_a_state_may_be_a_bare_array(config, whole, tmp_path, monkeypatch):
     assert component_names(state)[2] == "carried state"
 
 
-def test_the_newest_and_the_best_are_kept_and_whole(whole):
+def test_newest_and_best_checkpoints_are_kept(whole):
     workdir, _ = whole
     assert saved_steps(workdir) == [18, 20]
     for step in (18, 20):
@@ -141,7 +141,7 @@ def test_the_newest_and_the_best_are_kept_and_whole(whole):
         assert find_corruption(path) is None
 
 
-def test_the_best_stays_when_newer_ones_are_worse(config, tmp_path):
+def test_best_checkpoint_is_kept_among_worse_ones(config, tmp_path):
     """With a huge learning rate at the end, validation gets worse after step 4."""
     worse = changed(
         config,
@@ -153,7 +153,7 @@ def test_the_best_stays_when_newer_ones_are_worse(config, tmp_path):
         optimizer__warmup_steps=0,
         optimizer__schedule="constant",
     )
-    go(worse, tmp_path / "w")
+    train_run(worse, tmp_path / "w")
     losses = {
         m["step"]: m["loss"] for m in read_metrics(tmp_path / "w") if m.get("split") == "valid"
     }
@@ -167,7 +167,7 @@ def test_the_best_stays_when_newer_ones_are_worse(config, tmp_path):
         load_model(tmp_path / "w", 5)
 
 
-def test_validation_is_what_the_definition_gives(whole, config):
+def test_validation_matches_its_definition(whole, config):
     """Recomputed without the loop: every byte but the first of a document, once."""
     workdir, result = whole
     trained = load_model(workdir, "last")
@@ -178,7 +178,7 @@ def test_validation_is_what_the_definition_gives(whole, config):
     model, total, count = trained.model, 0.0, 0
     rows = -(-sum(map(len, documents)) // config.batch_size)
     stream = np.concatenate([d.tokens for d in documents])
-    for start in range(0, len(stream), rows):  # batch_size rows, each begun with a fresh state
+    for start in range(0, len(stream), rows):  # batch_size rows, each from a fresh state
         tokens = stream[start : start + rows + 1].astype(np.int32)[None]
         _, out = model(model.initial_state(1), tokens[:, :-1])
         logp = jax.nn.log_softmax(out.logits[0])
@@ -189,16 +189,16 @@ def test_validation_is_what_the_definition_gives(whole, config):
     assert result.valid["bits_per_byte"] == pytest.approx(total / count / np.log(2), rel=1e-5)
 
 
-def test_stopped_and_resumed_is_bit_identical(whole, half, config):
+def test_resumed_run_is_bit_identical(whole, half, config):
     assert saved_steps(half) == [12, 15]
-    result = go(config, half, resume=True)
+    result = train_run(config, half, resume=True)
     assert result.digest == whole[1].digest
     assert (half / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
 
 
 def test_resuming_twice_changes_nothing(whole, config, tmp_path):
     shutil.copytree(whole[0], tmp_path / "copy")
-    assert go(config, tmp_path / "copy", resume=True).digest == whole[1].digest
+    assert train_run(config, tmp_path / "copy", resume=True).digest == whole[1].digest
     assert (tmp_path / "copy/metrics.jsonl").read_bytes() == (
         whole[0] / "metrics.jsonl"
     ).read_bytes()
@@ -223,12 +223,12 @@ def spoil(newest, how):
         (newest / "model" / "_METADATA").unlink()
 
 
-def test_a_truncated_checkpoint_gives_way_to_the_one_before(whole, half, config, capsys):
+def test_truncated_checkpoint_falls_back_to_the_previous(whole, half, config, capsys):
     spoil(half / "checkpoints" / "15", "truncate")
     result = run(config.copy_and_resolve_references(), half, resume=True, devices=jax.devices()[:2])
-    said = capsys.readouterr().out
-    assert "checkpoint 15 is damaged" in said
-    assert "resuming from step 12" in said
+    out = capsys.readouterr().out
+    assert "checkpoint 15 is damaged" in out
+    assert "resuming from step 12" in out
     assert result.digest == whole[1].digest
     assert (half / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
     assert (half / "damaged" / "15").is_dir()
@@ -237,22 +237,22 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(whole, half, config,
 @pytest.mark.parametrize(
     "how", ["flip", "delete", "manifest", "metadata", "no manifest, no metadata", ""]
 )
-def test_other_damage_is_noticed_too(half, config, how):
+def test_damage_is_detected(half, config, how):
     spoil(half / "checkpoints" / "15", how)
     data = open_task(config.copy_and_resolve_references())
-    iterator, said = iter(data.train), []
+    iterator, messages = iter(data.train), []
     template = jax.eval_shape(lambda: init_train_state(build_model(config), config))
-    state = restore(half, config, template, iterator, data.fingerprint, said.append)
+    state = restore(half, config, template, iterator, data.fingerprint, messages.append)
     assert int(state.step) == iterator.get_state()["next_index"] == (12 if how else 15)
-    assert len(said) == (1 if how else 0)
+    assert len(messages) == (1 if how else 0)
 
 
-def test_killed_between_commit_and_manifest(whole, half, config):
+def test_kill_between_commit_and_manifest(whole, half, config):
     (half / "checkpoints" / "15" / "manifest.json").unlink()
-    assert go(config, half, resume=True).digest == whole[1].digest
+    assert train_run(config, half, resume=True).digest == whole[1].digest
 
 
-def test_only_the_checkpoint_that_is_read_is_hashed(half, monkeypatch):
+def test_only_the_loaded_checkpoint_is_hashed(half, monkeypatch):
     hashed, checksum = [], train.io.manifest._checksum
     monkeypatch.setattr(
         train.io.manifest, "_checksum", lambda file: hashed.append(file) or checksum(file)
@@ -265,7 +265,7 @@ def test_only_the_checkpoint_that_is_read_is_hashed(half, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "delete", "manifest", "metadata"])
-def test_a_damaged_checkpoint_is_not_loaded(half, how):
+def test_damaged_checkpoint_is_not_loaded(half, how):
     spoil(half / "checkpoints" / "15", how)
     assert load_model(half, "last").step == load_model(half).step == 12
     with pytest.raises(UserError, match="no whole checkpoint of step 15; choose from: 12, 15"):
@@ -273,28 +273,28 @@ def test_a_damaged_checkpoint_is_not_loaded(half, how):
     assert saved_steps(half) == [12, 15]
 
 
-def test_no_whole_checkpoint_at_all(half, config):
+def test_no_intact_checkpoint(half, config):
     for step in (12, 15):
         for file in (half / "checkpoints" / str(step) / "model").rglob("d/*"):
             file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(UserError, match="none of its 2 checkpoints is whole"):
         load_model(half)
     with pytest.raises(UserError, match="none of its 2 checkpoints is whole"):
-        go(config, half, resume=True)
+        train_run(config, half, resume=True)
 
 
-def test_killed_before_the_first_checkpoint_starts_again(whole, config, tmp_path):
+def test_kill_before_the_first_checkpoint_restarts(whole, config, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         '{"step": 4, "split": "train", "loss": 1}\n{"step": 8, "spl'
     )
-    assert go(config, tmp_path, resume=True).digest == whole[1].digest
+    assert train_run(config, tmp_path, resume=True).digest == whole[1].digest
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(("devices", "parallel"), [(4, "pmap"), (4, "shard_map")])
-def test_resumed_on_another_number_of_devices(whole, half, config, devices, parallel):
+def test_resume_on_another_number_of_devices(whole, half, config, devices, parallel):
     """Exact state and data; from there on, rounding of float32."""
-    result = go(changed(config, parallel=parallel), half, resume=True, devices=devices)
+    result = train_run(changed(config, parallel=parallel), half, resume=True, devices=devices)
     assert result.status == "finished"
     for got, want in zip(read_metrics(half), read_metrics(whole[0]), strict=True):
         for name in want.keys() - {"digest", "split"}:
@@ -310,7 +310,7 @@ def test_carried_state_is_stored_in_global_form(stopped, config):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"model_config__width": 4}, "config.model_config.width: "),
         ({"batch_size": 4}, "config.batch_size: "),
@@ -320,24 +320,24 @@ def test_carried_state_is_stored_in_global_form(stopped, config):
         ({"steps": 14}, "config.steps: "),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(half, config, changes, says):
+def test_checkpoint_of_another_config_is_rejected(half, config, changes, message):
     before = (half / "metrics.jsonl").read_bytes()
     with pytest.raises(UserError) as error:
-        go(changed(config, **changes), half, resume=True)
-    assert str(error.value).startswith(says)
+        train_run(changed(config, **changes), half, resume=True)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
     assert (half / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_checkpoint_of_other_code_or_format_or_text(half, config, tmp_path, monkeypatch):
+def test_checkpoint_of_other_code_format_or_text_is_rejected(half, config, tmp_path, monkeypatch):
     other = tmp_path / "other.txt"
     other.write_text(small_text(5000))
     with pytest.raises(UserError, match=r"config.data.paths: not the text"):
-        go(changed(config, data__paths=(str(other),)), half, resume=True)
+        train_run(changed(config, data__paths=(str(other),)), half, resume=True)
     with monkeypatch.context() as patch:
         patch.setattr("train.io.checkpoint.FORMAT", 2)
         with pytest.raises(UserError, match="checkpoint format 1, this version reads format 2"):
-            go(config, half, resume=True)
+            train_run(config, half, resume=True)
     with monkeypatch.context() as patch:
         build = train.devices.placement.build_model
         other_code = lambda c: build(changed(c, model_config__width=4))  # noqa: E731
@@ -345,25 +345,25 @@ def test_a_checkpoint_of_other_code_or_format_or_text(half, config, tmp_path, mo
         with pytest.raises(
             UserError, match=r"model/cell/bias is .16,. in the checkpoint and .8,. in the model"
         ):
-            go(config, half, resume=True)
+            train_run(config, half, resume=True)
 
 
-def test_a_folder_with_a_run_is_not_overwritten(half, config):
+def test_existing_run_is_not_overwritten(half, config):
     with pytest.raises(UserError, match="already holds a run; add --resume"):
-        go(config, half)
+        train_run(config, half)
 
 
-def test_what_may_change_on_resuming(half, config):
+def test_free_fields_may_change_on_resume(half, config):
     longer = changed(config, steps=24, eval_every=12, optimizer__learning_rate=5e-3)
-    assert go(longer, half, resume=True).step == 24
+    assert train_run(longer, half, resume=True).step == 24
     assert read_metrics(half)[-1]["step"] == 24
 
 
-def test_not_finite_stops_and_keeps_the_last_good_state(config, tmp_path):
+def test_nonfinite_step_halts_with_the_last_good_state(config, tmp_path):
     poisoned = changed(
         config, model_config__poison_step=450
     )  # of 1000: step 9 of 20 completes the harm
-    result = go(poisoned, tmp_path / "w")
+    result = train_run(poisoned, tmp_path / "w")
     assert (result.status, result.step) == ("halted", 9)
     assert result.message == "step 10: gradient of cell/bias is not finite"
     assert saved_steps(tmp_path / "w") == [6, 9]
@@ -371,23 +371,23 @@ def test_not_finite_stops_and_keeps_the_last_good_state(config, tmp_path):
     assert last == {"step": 10, "split": "stop", "reason": result.message}
     for leaf in flatten(load_model(tmp_path / "w", "last").model).values():
         assert np.isfinite(leaf).all()
-    # The position is that of the good state: it goes on with the very batch that was refused.
+    # The position is that of the good state: the run continues with the rejected batch.
     position = json.loads((tmp_path / "w/checkpoints/9/data/process_0-of-1.json").read_text())
     assert position == {"next_index": 9}
-    again = go(poisoned, tmp_path / "w", resume=True)
+    again = train_run(poisoned, tmp_path / "w", resume=True)
     assert (again.status, again.step, again.message) == ("halted", 9, result.message)
 
 
-def test_averaged_parameters_are_validated_and_read_back(config, tmp_path):
+def test_ema_is_validated_and_loaded(config, tmp_path):
     averaging = changed(config, steps=4, eval_every=4, optimizer__ema_decay=0.5)
-    go(averaging, tmp_path / "w")
+    train_run(averaging, tmp_path / "w")
     trained = load_model(tmp_path / "w")
     assert trained.averaged
     longer = changed(averaging, steps=8)
-    assert go(longer, tmp_path / "w", resume=True).status == "finished"
+    assert train_run(longer, tmp_path / "w", resume=True).status == "finished"
 
 
-def test_truncate_log_tolerates_what_a_kill_leaves(tmp_path):
+def test_truncate_log_after_a_kill(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 1, "split": "train"}\n{"step": 3, "split": "train"}\n{"final": true, "step": 1}\n'
@@ -403,7 +403,7 @@ def test_word_tokenizer_resolves_the_vocabulary(config, tmp_path):
     words = changed(
         config, steps=3, eval_every=3, data__tokenizer="word", model_config__vocab_size=0
     )
-    result = go(words, tmp_path / "w")
+    result = train_run(words, tmp_path / "w")
     stored = from_json((tmp_path / "w/config.json").read_text())
     assert 10 < stored.model_config.vocab_size < 30
     assert result.valid["bits_per_byte"] < result.valid["loss"] / np.log(
@@ -412,4 +412,4 @@ def test_word_tokenizer_resolves_the_vocabulary(config, tmp_path):
     with pytest.raises(
         UserError, match=r"config.model_config.vocab_size: 256, but the 'word' tokenizer"
     ):
-        go(changed(words, model_config__vocab_size=256), tmp_path / "v")
+        train_run(changed(words, model_config__vocab_size=256), tmp_path / "v")

@@ -7,7 +7,7 @@ import pytest
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
-from tests.train.test_loop import changed, go, stop_at
+from tests.train.test_loop import changed, stop_at, train_run
 from tests.train.toy import toy_config
 from train.io.checkpoint import load_model
 from train.io.log import read_metrics
@@ -47,7 +47,7 @@ def chain(config, tmp_path_factory):
     return workdir, results
 
 
-def test_the_first_stage_ends_at_its_loss(chain):
+def test_first_stage_ends_at_its_target_loss(chain):
     workdir, results = chain
     assert [result.status for result in results] == ["stopped", "finished"]
     assert results[0].message.endswith("reached 4.4")
@@ -56,30 +56,32 @@ def test_the_first_stage_ends_at_its_loss(chain):
     assert all(loss > 4.4 for loss in valid[:-1])
 
 
-def test_frozen_groups_stand_still_and_weights_are_handed_on(chain, config):
+def test_frozen_groups_keep_their_weights_across_stages(chain, config):
     workdir, _ = chain
     fresh = {name: np.asarray(x) for name, x in flatten(build_model(config)).items()}
     first, second = weights(workdir / "1_without"), weights(workdir / "2_together")
     for name in fresh:
         assert np.array_equal(first[name], fresh[name]) == name.endswith("kernel"), name
-        np.testing.assert_allclose(second[name], first[name], atol=1e-6)  # at a rate of nothing
+        np.testing.assert_allclose(
+            second[name], first[name], atol=1e-6
+        )  # at a learning rate near 0
 
 
-def test_stages_of_the_protocol():
+def test_protocol_stages():
     foundation, induction, alignment = protocol(["talk.txt"], frozen=("embed", "head"))
-    assert foundation.changes["control.max_drops"] == 0  # so that the first plateau is the end
+    assert foundation.changes["control.max_drops"] == 0  # the first plateau ends it
     assert induction.changes["optimizer.freeze"] == {"embed": -1, "head": -1}
     assert induction.changes["data.paths"] == ("talk.txt",)
     assert alignment.changes == {}
 
 
-def test_what_does_not_fit(chain, config, tmp_path):
+def test_mismatched_stages_are_rejected(chain, config, tmp_path):
     workdir, _ = chain
     wider = changed(config, init_from=str(workdir / "1_without"), model_config__width=4)
     with pytest.raises(UserError, match=r"config.init_from: cell/bias is \(16,\) in .* and \(8,\)"):
-        go(wider, tmp_path / "w")
+        train_run(wider, tmp_path / "w")
     with pytest.raises(UserError, match="holds no checkpoint"):
-        go(changed(config, init_from=str(tmp_path)), tmp_path / "v")
+        train_run(changed(config, init_from=str(tmp_path)), tmp_path / "v")
     with pytest.raises(UserError, match="stages: names must differ"):
         run_stages(config, [Stage("a", {}), Stage("a", {})], tmp_path)
     with pytest.raises(UserError, match="stage 'a': config: unknown field 'step'; did you mean"):

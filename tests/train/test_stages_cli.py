@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_chain_interrupted_goes_on_by_itself(here, capsys):
+def test_interrupted_chain_resumes(here, capsys):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 5)  # the first step of the second stage
         assert main([*GOOD, "--stages=two.py"]) == 130
@@ -59,7 +59,7 @@ def test_a_chain_interrupted_goes_on_by_itself(here, capsys):
     frozen = json.loads((here / "chain/1_still/config.json").read_text())["optimizer"]["freeze"]
     assert frozen == {"other": -1}
     assert all((here / f"chain/{name}/report.html").exists() for name in ("1_still", "2_all"))
-    # What is there is neither begun anew nor mixed with other stages.
+    # An existing chain is neither restarted nor mixed with other stages.
     assert main([*GOOD, "--stages=two.py"]) == 2
     assert "already holds a chain; add --resume" in capsys.readouterr().err
     assert main([*GOOD, "--protocol=thaw", "--freeze", "matrix", "--resume"]) == 2
@@ -67,7 +67,7 @@ def test_a_chain_interrupted_goes_on_by_itself(here, capsys):
     assert saved_steps(here / "chain/2_all")[-1] == 6
 
 
-def test_the_plan_trains_nothing(here, capsys):
+def test_plan_trains_nothing(here, capsys):
     assert main([*GOOD, *TALK, "--plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
@@ -81,15 +81,15 @@ def test_the_plan_trains_nothing(here, capsys):
 
 
 @pytest.mark.parametrize(
-    ("argv", "says"),
+    ("argv", "message"),
     [
-        (GOOD, "which stages? give one of --protocol and --stages"),
-        ((*GOOD, "--protocol=thaw"), "name the one group that waits, e.g. --freeze mamba"),
+        (GOOD, "give one of --protocol and --stages"),
+        ((*GOOD, "--protocol=thaw"), "name the one group to freeze, e.g. --freeze mamba"),
         ((*GOOD, "--protocol=identity"), "name the texts, e.g. --identity"),
         ((*GOOD, "--stages=tow.py"), "--stages=tow.py: no such file; did you mean two.py?"),
         ((*GOOD, "--stages=toy.py"), "--stages=toy.py: it defines no get_stages()"),
         ((*GOOD, "--stages=broken.py"), "must return a list of (name, {field: value})"),
-        # What is wrong with a later stage is said before the first is trained.
+        # Errors of later stages are reported before the first is trained.
         ((*GOOD, "--stages=group.py"), "stage 'b': config.optimizer.freeze.othr: the model has no"),
         (
             (*GOOD, "--config.data.tokenizer=char", "--config.model_config.vocab_size=0", *TALK),
@@ -100,11 +100,11 @@ def test_the_plan_trains_nothing(here, capsys):
         ((*GOOD, "--stages=two.py", "--resum"), "unknown argument '--resum'"),
     ],
 )
-def test_mistakes_are_one_line(here, capsys, argv, says):
+def test_invalid_chains_are_one_line_errors(here, capsys, argv, message):
     assert main(list(argv)) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
-    assert says in err
+    assert message in err
     assert not (here / "chain").exists()
 
 
@@ -112,5 +112,5 @@ def test_help(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("--protocol identity", "--until-loss", "get_stages()"))
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("--protocol identity", "--until-loss", "get_stages()"))

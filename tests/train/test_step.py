@@ -16,7 +16,7 @@ from train.model import build_model
 from train.step import component_names, init_train_state
 
 ROWS, TIME = 8, 16
-# Sums over rows in another order: units in the last place of float32, grown over a few updates.
+# Sums over rows in another order differ by float32 ulps, which grow over a few updates.
 ROUNDING = 1e-5
 
 
@@ -25,10 +25,10 @@ def batches():
     """Rows with very different numbers of targets: the first has one in ten, the last all."""
     rng = np.random.default_rng(0)
     share = np.linspace(0.1, 1.0, ROWS)[:, None]
-    made = []
+    result = []
     for _ in range(5):
         tokens = rng.integers(0, 256, (ROWS, TIME + 1), np.int32)
-        made.append(
+        result.append(
             {
                 "inputs": tokens[:, :-1],
                 "targets": tokens[:, 1:],
@@ -36,7 +36,7 @@ def batches():
                 "reset": rng.random((ROWS, TIME)) < 0.1,
             }
         )
-    return made
+    return result
 
 
 def start(devices, config):
@@ -70,7 +70,7 @@ def assert_same_run(run, reference):
                 got[name], want[name], rtol=ROUNDING, atol=1e-6, err_msg=f"{name}, step {step}"
             )
     for name, leaf in flatten(run[1].model).items():
-        # Adam divides by the root of a tiny second moment: rounding shows more in parameters.
+        # Adam divides by the root of a tiny second moment, which amplifies rounding in parameters.
         np.testing.assert_allclose(leaf, flatten(reference[1].model)[name], atol=2e-4, err_msg=name)
     np.testing.assert_allclose(run[1].carry.h, reference[1].carry.h, atol=1e-4)
 
@@ -88,11 +88,11 @@ def assert_same_run(run, reference):
     ],
     ids=str,
 )
-def test_same_curve_however_rows_are_spread(one_device, devices, changes):
+def test_curve_is_independent_of_placement(one_device, devices, changes):
     assert_same_run(curve(devices, **changes), one_device)
 
 
-def test_evaluation_sums_the_same_over_split_parameters():
+def test_evaluation_is_equal_with_sharded_parameters():
     sums = []
     for devices, changes in ((1, {}), (4, {"parallel": "shard_map", "mesh__fsdp": 2})):
         placement, state = start(devices, toy_config(**changes))
@@ -102,7 +102,7 @@ def test_evaluation_sums_the_same_over_split_parameters():
     chex.assert_trees_all_close(*sums, rtol=ROUNDING)
 
 
-def test_the_curve_is_the_one_plain_jax_gives(one_device):
+def test_curve_matches_plain_jax(one_device):
     """Loss and gradient of the first step by the definition: sum over rows / number of targets."""
     config = toy_config()
     model, batch = build_model(config), jax.tree.map(jnp.asarray, batches()[0])
@@ -119,7 +119,7 @@ def test_the_curve_is_the_one_plain_jax_gives(one_device):
     assert first["targets"] == batches()[0]["weights"].sum()
 
 
-def test_a_mean_of_means_would_be_something_else(one_device):
+def test_mean_of_means_differs(one_device):
     """The masks are uneven enough for the test above to tell the two apart."""
     config = toy_config()
     model, batch = build_model(config), jax.tree.map(jnp.asarray, batches()[0])
@@ -136,7 +136,7 @@ def test_a_mean_of_means_would_be_something_else(one_device):
     assert abs(norm - one_device[0][0]["grad_norm"]) > 0.02 * norm
 
 
-def test_compiled_once(monkeypatch):
+def test_step_compiles_once(monkeypatch):
     make = train.devices.placement.make_train_step
     traced = chex.assert_max_traces(n=1)
     monkeypatch.setattr(
@@ -145,11 +145,11 @@ def test_compiled_once(monkeypatch):
     chex.clear_trace_counter()
     placement, state = start(2, toy_config())
     steps(placement, state, 3)
-    # Donated: a second copy of parameters and moments is never alive.
+    # Donation: there is never a second copy of parameters and moments.
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.model, state.opt_state)))
 
 
-def test_random_numbers_follow_from_seed_and_step():
+def test_random_numbers_depend_on_seed_and_step():
     config = toy_config(
         model_config__dropout=0.5, optimizer__learning_rate=0.0, data__carry_state=False
     )
@@ -169,21 +169,21 @@ def test_random_numbers_follow_from_seed_and_step():
     assert len(set(losses(0) + losses(1))) == 6
 
 
-def test_lowered_without_data():
+def test_step_lowers_without_data():
     for parallel in ("pmap", "shard_map"):
         placement = build_train_step(toy_config(parallel=parallel), jax.devices()[:2])
         lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
         assert "all_reduce" in lowered.as_text()
 
 
-def test_without_carry_each_segment_starts_afresh(one_device):
+def test_without_carry_each_segment_starts_fresh(one_device):
     metrics, state = curve(data__carry_state=False)
     assert state.carry == ()
     assert metrics[0]["loss"] == one_device[0][0]["loss"]
     assert metrics[1]["loss"] != one_device[0][1]["loss"]
 
 
-def test_clipping_bounds_the_step_and_not_the_metric(one_device):
+def test_clipping_affects_the_step_not_the_metric(one_device):
     metrics, clipped = curve(optimizer__clip_norm=1e-30, optimizer__weight_decay=0.0, count=1)
     assert metrics[0]["grad_norm"] == one_device[0][0]["grad_norm"] > 1e-3
     before = flatten(build_model(toy_config()))
@@ -191,7 +191,7 @@ def test_clipping_bounds_the_step_and_not_the_metric(one_device):
         np.testing.assert_allclose(leaf, before[name], atol=1e-9, err_msg=name)
 
 
-def test_the_average_follows_the_parameters():
+def test_ema_follows_the_parameters():
     _, state = curve(optimizer__ema_decay=0.9, count=1)
     new, old = flatten(state.model), flatten(build_model(toy_config()))
     for name, average in state.ema.items():
@@ -210,7 +210,7 @@ def test_bfloat16_keeps_masters_moments_and_carry_in_float32(one_device):
     np.testing.assert_allclose(losses, [m["loss"] for m in one_device[0]], atol=5e-3)
 
 
-def test_nothing_changes_once_a_number_is_not_finite():
+def test_state_is_frozen_after_a_nonfinite_value():
     """Step 3 meets a NaN; it and later steps leave the state of step 2, and the cause is named."""
     config = toy_config(model_config__poison_step=100, steps=20)
     placement, state = start(4, config)
@@ -223,7 +223,7 @@ def test_nothing_changes_once_a_number_is_not_finite():
     chex.assert_trees_all_equal(state.replace(halted=0), good.replace(halted=0))
 
 
-def test_the_first_cause_is_named():
+def test_halted_names_the_first_cause():
     placement, state = start(1, toy_config())
     model = build_model(toy_config())
     for leaf, value, cause in (
@@ -257,7 +257,7 @@ def create_local(*, seed=0, dtype="float32", **fields):
     return Local(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
 
 
-def test_a_model_may_learn_by_local_updates():
+def test_model_with_local_updates():
     runs = [curve(n, model="tests.train.test_step:create_local", count=3) for n in (1, 4)]
     counts = np.zeros(256)
     for batch in batches()[:3]:

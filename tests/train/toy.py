@@ -1,6 +1,6 @@
-"""A small gated RNN that follows the model contract, and configs for it: the loop's test double.
+"""A small gated RNN that follows the model contract, and configs for it, for tests of the loop.
 
-It knows nothing of the zoo, which proves that the loop knows no system by name.
+It is not registered as a model, which proves that the loop depends on no system's name.
 """
 
 import dataclasses

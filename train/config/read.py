@@ -7,6 +7,7 @@ defaults; a run's `config.json` lists all fields. Errors name the field in one l
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import json
 from collections.abc import Sequence
@@ -166,12 +167,9 @@ def _parse(key: str, text: str, current: Any) -> Any:
     if isinstance(current, bool):
         value = {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
     elif isinstance(current, int | float):
-        for kind in (int, float):
-            try:
+        for kind in (float, int):
+            with contextlib.suppress(ValueError):
                 value = kind(text)
-                break
-            except ValueError:
-                continue
     elif isinstance(current, tuple | list):
         value = _literal(text)
         if isinstance(value, str):
@@ -191,11 +189,7 @@ def _literal(text: str) -> Any:
 
 
 def _checked(name: str, value: Any, current: Any) -> Any:
-    """Return `value` if its type matches that of `current` (ints are accepted as floats).
-
-    Raises:
-      UserError: the types differ.
-    """
+    """Return `value` if its type matches that of `current`, ints as floats; else UserError."""
     if current is None or (
         value is None and not isinstance(current, bool | int | float | str | tuple)
     ):

@@ -89,14 +89,8 @@ def default_config() -> ConfigDict:
 def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
     """Return the fields of a model's own config with their default or preset values.
 
-    `dtype` and `seq_len` are omitted: they are fields of the experiment.
-
-    Args:
-      model: "system", "system/preset" or "module:factory" (returns {}).
-      stored: see `complete_config`.
-
-    Raises:
-      UserError: unknown model or preset.
+    `dtype` and `seq_len` are omitted: they are fields of the experiment. Returns {} for
+    "module:factory"; raises UserError for an unknown model. `complete_config` describes `stored`.
     """
     if ":" in model:
         return {}
@@ -116,14 +110,9 @@ def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
 
 
 def validate_config(config: ConfigDict, device_count: int | None = None) -> None:
-    """Check each value and the joint constraints.
+    """Check values and joint constraints of a complete config; raises UserError.
 
-    Args:
-      config: complete config.
-      device_count: devices of all processes, to divide `batch_size`; None skips that check.
-
-    Raises:
-      UserError: one line naming the field and the fix.
+    `batch_size` is checked against `device_count` (devices of all processes) unless that is None.
     """
     for group in GROUPS:
         group.validate(config)

@@ -82,7 +82,7 @@ def overfitting(
     rise: float = 0.05,
     last: int = 3,
 ) -> bool:
-    """Return True if validation is up by more than `rise` (5 to 10 %) in training's fall (G-42)."""
+    """Return True if `overfit_rise` exceeds `rise`, 5 to 10 %: stop (G-42)."""
     return overfit_rise(steps, values, train_steps, train_values, last) > rise
 
 
@@ -116,7 +116,7 @@ class Plateau:
 def plateaus(
     steps: Steps, values: Values, min_steps: float, min_delta: float = 0.0
 ) -> list[Plateau]:
-    """List stretches of over `min_steps` steps without a new minimum, in order (G-27, G-73)."""
+    """List stretches without a new minimum longer than `min_steps` steps (G-27, G-73)."""
     at = minima(steps, values, min_delta)
     if not at:
         return []

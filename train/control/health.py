@@ -45,18 +45,13 @@ def diverging_early(
 
 
 def activation_collapsed(outputs, limit: float = 1e-6) -> bool:
-    """Return True if outputs (batch, time, ...) are constant over batch and time (G-47).
+    """Return True if outputs or Mamba step sizes (batch, time, ...) are constant (G-47).
 
     In every channel, variance over batch and time / mean square is at most `limit`.
     """
     outputs = np.asarray(outputs, float)
     flat = outputs.reshape(outputs.shape[0] * outputs.shape[1], -1)
     return bool((flat.var(0) <= limit * np.square(flat).mean(0) + 1e-30).all())
-
-
-def selection_dead(delta, limit: float = 1e-6) -> bool:
-    """Return True if Mamba's step sizes (batch, time, ...) ignore the input (G-47)."""
-    return activation_collapsed(delta, limit)
 
 
 def decay_collapsed(retention, margin: float = 1e-5, share: float = 0.9) -> str:

@@ -31,14 +31,8 @@ Layer = Mapping[str, np.ndarray]
 class ComponentMonitor:
     """Inspector of a model on one fixed text.
 
-    Args:
-      config: complete config.
-      model: a model of this kind, shapes suffice; checked for `intermediates`.
-      corpus: source of the text, the first validation tokens (training tokens if there are none),
-        repeated if too few.
-
-    Raises:
-      UserError: the model has no `intermediates`.
+    The text is the first validation tokens of `corpus` (training tokens if there are none),
+    repeated if too few. `model` may be abstract; raises UserError if it has no `intermediates`.
     """
 
     def __init__(self, config: ConfigDict, model: Any, corpus: Corpus):
@@ -105,7 +99,7 @@ def _red_flags(component: str, before: Layer, after: Layer) -> list[str]:
     out, delta = after.get(f"{component}_out"), after.get(f"{component}_delta")
     if out is not None and health.activation_collapsed(out):
         flags.append(f"{component}'s output is constant")
-    if delta is not None and health.selection_dead(delta):
+    if delta is not None and health.activation_collapsed(delta):  # ignores the input
         flags.append(f"{component} selects nothing")
     retention = after.get(f"{component}_retention")
     if retention is not None and (end := health.decay_collapsed(retention)):
@@ -117,5 +111,5 @@ def _red_flags(component: str, before: Layer, after: Layer) -> list[str]:
 
 
 def _layers(depths: Sequence[int]) -> str:
-    shown = ", ".join(map(str, depths[:8])) + (", ..." if len(depths) > 8 else "")
-    return f"layer{'s' if len(depths) > 1 else ''} {shown}"
+    listing = ", ".join(map(str, depths[:8])) + (", ..." if len(depths) > 8 else "")
+    return f"layer{'s' if len(depths) > 1 else ''} {listing}"

@@ -31,13 +31,7 @@ GENERATIONS = {
     "tpu7x": (3, "tpu7x:4x4x4", 192),
 }
 COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-    "send",
+    "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast|send"
 )
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
 _BYTES |= {"s32": 4, "u32": 4, "f32": 4, "u64": 8, "token": 0}
@@ -79,11 +73,7 @@ def prepare_environment(library: Path) -> None:
 
 
 def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
-    """Parse "v5e:4x4" to ("v5e", (4, 4)).
-
-    Raises:
-      UserError: malformed topology, unknown generation, or the wrong number of axes.
-    """
+    """Parse "v5e:4x4" to ("v5e", (4, 4)); UserError for malformed or unknown topologies."""
     examples = ", ".join(example for _, example, _ in GENERATIONS.values())
     match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", topology)
     if match is None:
@@ -208,9 +198,8 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
     (one operation spread behind others) at its head; "send" is traffic between slices.
     """
     totals: dict[str, dict[str, int]] = {}
-    kinds = "|".join(COLLECTIVES)
     # name = type kind(operands...); an async start has the type (operands..., results..., ...).
-    pattern = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({kinds})(-start)?\(", re.M)
+    pattern = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({COLLECTIVES})(-start)?\(", re.M)
     computations = _computations(hlo)
     looped = _in_loops(computations)
     for name, body in computations.items():

@@ -15,6 +15,7 @@ number of devices.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,7 +66,8 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
-        if config.mesh.tensor > 1 and _replicated_only(config):
+        model = jax.eval_shape(lambda: build_model(config)) if config.mesh.tensor > 1 else None
+        if model is not None and traits_of(model).replicated_only:
             raise UserError(
                 f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' needs whole; "
                 "set tensor=1 or kernel='xla'"
@@ -243,8 +245,7 @@ class Placement:
         sharding, local = self._rows(), self.mesh.devices.size
         if self.uses_pmap:
             tree = jax.tree.map(lambda x: x.reshape(local, x.shape[0] // local, *x.shape[1:]), tree)
-            return jax.device_put(tree, sharding)
-        if jax.process_count() == 1:
+        if self.uses_pmap or jax.process_count() == 1:
             return jax.device_put(tree, sharding)
         with jax.transfer_guard("allow"):  # JAX counts this explicit transfer as implicit
             return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
@@ -289,16 +290,14 @@ class Placement:
             state = state.replace(carry=carry)
         if jax.process_count() == 1 or not self.uses_pmap:
             return state
-        shared = NamedSharding(self.global_mesh, P())
-        split = NamedSharding(self.global_mesh, P(AXIS))
-        carry = jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), state.carry
-        )
-        rest = jax.tree.map(
-            lambda x: jax.make_array_from_process_local_data(shared, np.asarray(x)),
-            state.replace(carry=()),
-        )
-        return rest.replace(carry=carry)
+
+        def share(tree, spec):
+            join = functools.partial(
+                jax.make_array_from_process_local_data, NamedSharding(self.global_mesh, spec)
+            )
+            return jax.tree.map(lambda x: join(np.asarray(x)), tree)
+
+        return share(state.replace(carry=()), P()).replace(carry=share(state.carry, P(AXIS)))
 
     def fetch(self, x: jax.Array) -> np.ndarray:
         """Return a leaf of the global form as a NumPy array, in every process."""
@@ -334,10 +333,6 @@ def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = 
 
 def _fresh(config: ConfigDict) -> TrainState:
     return init_train_state(build_model(config), config)
-
-
-def _replicated_only(config: ConfigDict) -> bool:
-    return traits_of(jax.eval_shape(lambda: build_model(config))).replicated_only
 
 
 def _laid_out(tree: PyTree, sharding: NamedSharding) -> PyTree:

@@ -1,12 +1,12 @@
-"""Checkpoints: Orbax for the arrays, Grain for the data position, checksums for trust.
+"""Checkpoints: Orbax for arrays, Grain for the data position, checksums for integrity.
 
     checkpoints/<step>/model, training, data    written asynchronously, committed by one rename
     checkpoints/<step>/manifest.json            size and SHA-256 of each file, written after that
 
-The arrays lie under readable names (`model/cell/gate/kernel`), the carried state in global form
-(batch_size, ...), so that a checkpoint restores onto another number of devices or processes. The
-newest one that is whole wins; a damaged one is put aside (`damaged/`), and said so. A checkpoint
-without a manifest was committed just before the run was killed: Orbax's rename vouches for it.
+Arrays are stored under readable names (`model/cell/gate/kernel`), the carried state in global form
+(batch_size, ...), so a checkpoint restores onto another number of devices or processes. The newest
+intact one is restored; damaged ones are moved to `damaged/` and reported. A checkpoint without a
+manifest was committed just before the run was killed: Orbax's rename guarantees that it is whole.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ PyTree = Any
 
 
 class Checkpoints:
-    """Writes the checkpoints of one run. Open it after `restore`.
+    """Writer of a run's checkpoints; open it after `restore`.
 
     Args:
-      workdir: the run's folder.
-      config: its config; keep_last newest and keep_best by validation loss are kept.
-      fingerprint: of the corpus, so that a run is not continued on other text.
-      newest: step of the newest checkpoint there is.
+      workdir: run folder.
+      config: run config; `keep_last` newest and `keep_best` by validation loss are kept.
+      fingerprint: hash of the corpus, so that a run is not continued on other text.
+      newest: step of the newest existing checkpoint.
 
     Attributes:
-      newest: step of the newest checkpoint, its writing perhaps still under way.
+      newest: step of the newest checkpoint, possibly still being written.
     """
 
     def __init__(self, workdir: Path, config: ConfigDict, fingerprint: str, newest: int = 0):
@@ -76,10 +76,10 @@ class Checkpoints:
         self._pending: Future | None = None
 
     def save(self, step: int, state: TrainState, iterator, loss: float | None) -> None:
-        """Start to write `state` (global form) and the iterator's position; returns soon.
+        """Start to write `state` (global form) and the iterator's position asynchronously.
 
-        `loss` is the validation loss at this very step, None if it was not measured. The arrays may
-        be donated as soon as this returns.
+        `loss` is the validation loss at this step, or None. The arrays may be donated as soon as
+        this returns.
         """
         self.wait()
         self.newest = step
@@ -100,7 +100,7 @@ class Checkpoints:
             write_manifest(path)
 
     def wait(self) -> None:
-        """Until all that was saved is on the disk; raises what went wrong in writing it."""
+        """Block until all checkpoints are on disk; raises any error of writing them."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -121,7 +121,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the committed checkpoints, whole or not, ascending."""
+    """Return the steps of the committed checkpoints, intact or not, ascending."""
     folder = Path(workdir) / "checkpoints"
     return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
 
@@ -134,22 +134,22 @@ def restore(
     fingerprint: str,
     say: Callable[[str], None] = print,
 ) -> TrainState | None:
-    """The newest whole checkpoint; sets the iterator to its position.
+    """Restore the newest intact checkpoint and set the iterator to its position.
 
     Args:
-      workdir: the run's folder.
-      config: config of the continuing run.
-      template: a state in global form, as `ShapeDtypeStruct`s. Each leaf is read into the
-        sharding that its struct has, shard by shard, and onto every device if it has none.
-      iterator: the training data's; None leaves the position alone.
-      fingerprint: of the corpus at hand.
-      say: told about damaged checkpoints that are passed over.
+      workdir: run folder.
+      config: config of the resumed run.
+      template: state in global form, as `ShapeDtypeStruct`s; each leaf is read shard by shard into
+        its struct's sharding, or onto every device if that is None.
+      iterator: training iterator, or None.
+      fingerprint: hash of the current corpus.
+      say: called with a message for each damaged checkpoint.
 
     Returns:
       The state in global form, or None if the run has no checkpoint yet.
 
     Raises:
-      UserError: another model, config, format or text than the checkpoint's; or all are damaged.
+      UserError: the checkpoint has another model, config, format or text; or all are damaged.
     """
     steps = saved_steps(workdir)
     reason = ""
@@ -161,7 +161,7 @@ def restore(
                 return _load(path, config, template, iterator, fingerprint)
             except UserError:
                 raise
-            except Exception as error:  # Orbax has no common class for what it finds unreadable
+            except Exception as error:  # Orbax has no common class for unreadable checkpoints
                 if jax.process_count() > 1:
                     raise
                 reason = f"unreadable ({type(error).__name__})"
@@ -170,13 +170,13 @@ def restore(
     if steps:
         raise UserError(
             f"{workdir}/checkpoints: none of its {len(steps)} checkpoints is whole "
-            f"(oldest: {reason}); start anew in another --workdir"
+            f"(oldest: {reason}); start again in another --workdir"
         )
     return None
 
 
 def _agreed(reason: str | None) -> str | None:
-    """All processes go by what the first one found."""
+    """Return process 0's verdict, in every process."""
     if jax.process_count() == 1:
         return reason
     bad = multihost_utils.broadcast_one_to_all(np.int32(reason is not None))
@@ -200,12 +200,13 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or everywhere), items
     )
-    same_count = (path / "data" / _grain_file()).exists()
+    grain_file = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+    same_count = (path / "data" / grain_file).exists()
     if iterator is not None and same_count:
         abstract["data"] = iterator
     loaded = ocp.load_checkpointables(path, abstract)
     if iterator is not None and not same_count:
-        # Written by another number of processes; positions count steps, the same in all.
+        # Another number of processes wrote it; positions count steps, the same in all.
         file = sorted((path / "data").glob("process_0-of-*.json"))[0]
         iterator.set_state(json.loads(file.read_text()))
     training = unnest(template.replace(model=(), ema=None, halted=()), loaded["training"])
@@ -217,7 +218,7 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
 
 
 def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
-    """Refuse a checkpoint that is not of this experiment."""
+    """Raise unless the checkpoint belongs to this experiment."""
     metadata = _metadata(path)
     check_info(metadata.custom_metadata, config, path)
     if metadata.custom_metadata["data"] != fingerprint:
@@ -226,13 +227,13 @@ def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
             "give the same files with --data"
         )
     for name, item in items.items():
-        if not metadata.metadata.get(name):  # Orbax only logs that it could not read it
+        if not metadata.metadata.get(name):  # Orbax only logs a read failure
             raise OSError(f"{name} is unreadable")
         _check_shapes(item, metadata.metadata[name], name, path)
 
 
 def _metadata(path: Path):
-    """Orbax's description of a checkpoint, without its warning that Grain's part has none."""
+    """Return Orbax's metadata of a checkpoint, without its warning about Grain's item."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -242,22 +243,13 @@ def _metadata(path: Path):
         logger.setLevel(level)
 
 
-def _grain_file() -> str:
-    return f"process_{jax.process_index()}-of-{jax.process_count()}.json"
-
-
 def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
-    """Refuse a checkpoint of another format or another experiment (`UserError`)."""
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
-            "use the version that wrote it"
-        )
-    old = complete_config(with_tuples(info["config"]), source=str(path), stored=True)
+    """Raise UserError for a checkpoint of another format or experiment."""
+    old = _stored_config(info, path)
     if (config.curriculum or len(config.data.mixture)) and old.steps != config.steps:
         raise UserError(
-            f"config.steps: {path} was made with {old.steps}, and the shares of its curriculum or "
-            "mixture are of them; use that value or another --workdir"
+            f"config.steps: {path} was made with {old.steps}, on which its curriculum or mixture "
+            "depends; use that value or another --workdir"
         )
     for name in differences(old, config):
         if not may_change(name):
@@ -268,6 +260,15 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             )
 
 
+def _stored_config(info: dict[str, Any], path: Path) -> ConfigDict:
+    if info.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
+            "use the version that wrote it"
+        )
+    return complete_config(with_tuples(info["config"]), source=str(path), stored=True)
+
+
 def _get(config: ConfigDict, name: str) -> Any:
     node: Any = config
     for part in name.split("."):
@@ -275,16 +276,15 @@ def _get(config: ConfigDict, name: str) -> Any:
     return node
 
 
-def _check_shapes(wanted: PyTree, stored: PyTree, item: str, path: Path) -> None:
+def _check_shapes(expected: PyTree, stored: PyTree, item: str, path: Path) -> None:
     def shapes(tree):
         return {k: tuple(getattr(v, "shape", np.shape(v))) for k, v in flatten(tree).items()}
 
-    wanted_shapes = shapes(wanted)
-    stored_shapes = shapes(jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored))
-    for name in sorted(wanted_shapes | stored_shapes):
-        have, want = stored_shapes.get(name), wanted_shapes.get(name)
+    model = shapes(expected)
+    checkpoint = shapes(jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), stored))
+    for name in sorted(model | checkpoint):
+        have, want = checkpoint.get(name, "absent"), model.get(name, "absent")
         if have != want:
-            have, want = ("absent" if shape is None else shape for shape in (have, want))
             raise UserError(
                 f"{path}: {item}/{name} is {have} in the checkpoint and {want} in the model; "
                 "it was written by another version of the model's code"
@@ -293,15 +293,15 @@ def _check_shapes(wanted: PyTree, stored: PyTree, item: str, path: Path) -> None
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model read back from a run, and what it was.
+    """A model read from a run, and its provenance.
 
     Attributes:
-      model: the module with its trained (or averaged) parameters.
+      model: the module with its trained (or EMA) parameters.
       config: the run's config.
       step: number of updates.
-      loss: validation loss (nats a token) at that step, None if not measured then.
-      averaged: True if the parameters are the running average (EMA).
-      data: fingerprint of the text that it was trained on.
+      loss: validation loss (nats per token) at that step, or None.
+      averaged: True for EMA parameters.
+      data: fingerprint of the training text.
     """
 
     model: PyTree
@@ -313,39 +313,36 @@ class TrainedModel:
 
 
 def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
-    """Read a trained model, for evaluation and sampling. Changes nothing in the run's folder.
+    """Read a trained model for evaluation and sampling, without changing the run folder.
 
-    Only the files of the checkpoint that is read are hashed; a damaged one gives way to the next
-    best, or to the one before.
+    Only the chosen checkpoint is hashed; if damaged, the next best or previous one is read.
 
     Args:
-      workdir: a run's folder.
+      workdir: run folder.
       which: "best" (lowest validation loss among those kept), "last", or a step.
 
     Raises:
-      UserError: no such run or checkpoint, or none that is whole.
+      UserError: no such run or checkpoint, or none that is intact.
     """
     folder = Path(workdir).absolute() / "checkpoints"
     step, metadata = _first_whole(folder, saved_steps(folder.parent), which)
     info = metadata.custom_metadata
-    if info.get("format") != FORMAT:
-        raise UserError(
-            f"{folder}: checkpoint format {info.get('format')}, this version reads {FORMAT}"
-        )
-    config = complete_config(with_tuples(info["config"]), source=str(folder), stored=True)
+    config = _stored_config(info, folder)
     model = build_model(config)
     item = "ema" if "ema" in metadata.metadata else "model"
-    wanted = nest(model)
-    _check_shapes(wanted, metadata.metadata[item], item, folder / str(step))
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), wanted)
+    leaves = nest(model)
+    _check_shapes(leaves, metadata.metadata[item], item, folder / str(step))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), leaves
+    )
     loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
     model = unnest(model, loaded)
     return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])
 
 
 def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
-    """-> (step, its metadata) of the first checkpoint that is whole, in the order of preference."""
+    """Return (step, metadata) of the first intact checkpoint in order of preference."""
     if not steps:
         raise UserError(f"{folder.parent}: holds no checkpoint; give the --workdir of a run")
     candidates = sorted(steps, reverse=True)
@@ -375,13 +372,7 @@ def _validation_loss(path: Path) -> float | None:
 
 
 def load_init_weights(workdir: str | Path, state: Any) -> Any:
-    """Return a fresh state on the devices with the last weights of another run in place of its own.
-
-    A running average starts from them too. Optimizer, carried state and data position stay fresh.
-
-    Raises:
-      UserError: no such run, or a model with other parameters.
-    """
+    """Replace weights and EMA of a fresh state by another run's last ones; raises UserError."""
     trained = flatten(load_model(workdir, "last").model)
     fresh = flatten(state.model)
     for name in sorted(trained.keys() | fresh.keys()):

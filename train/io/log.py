@@ -18,11 +18,11 @@ from jaxmodels.tree import flatten
 
 
 class RunLog:
-    """Appends to the files of a run; a process other than the first writes nothing.
+    """Writer of a run's logs, active in process 0 only.
 
-    metrics.jsonl holds nothing that depends on the clock or the machine: killed and resumed, a run
-    leaves the same bytes as undisturbed. On opening, lines later than `step` are cut off, as are a
-    half-written last line and the closing line of a finished run.
+    metrics.jsonl is independent of clock and machine: a run that is killed and resumed writes the
+    same bytes as an uninterrupted one. Opening drops lines later than `step`, a partial last line
+    and the closing line of a finished run.
     """
 
     def __init__(self, workdir: Path, step: int):
@@ -36,7 +36,7 @@ class RunLog:
         self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """One line {"step": ..., "split": ..., name: value, ...} and the same to TensorBoard."""
+        """Write a line {"step": ..., "split": ..., name: value, ...}, also to TensorBoard."""
         if self.active:
             self._line(self._metrics, {"step": step, "split": split} | values)
             for name, value in values.items():
@@ -44,23 +44,23 @@ class RunLog:
                     self._events.add_scalar(f"{split}/{name}", value, step)
 
     def stop(self, step: int, reason: str) -> None:
-        """The run cannot go on: the line names the step that failed and why."""
+        """Write the failed step and the reason why the run halted."""
         if self.active:
             self._line(self._metrics, {"step": step, "split": "stop", "reason": reason})
 
     def final(self, step: int, digest: str, stopped: str = "") -> None:
-        """The last line of a finished run; `stopped`: why the controller ended it early."""
+        """Write the last line of a run; `stopped` is the controller's reason to end it."""
         if self.active:
             early = {"stopped": stopped} if stopped else {}
             self._line(self._metrics, {"final": True, "step": step, "digest": digest} | early)
 
     def timing(self, values: dict[str, Any]) -> None:
-        """One line of timing.jsonl."""
+        """Write a line of timing.jsonl."""
         if self.active:
             self._line(self._timing, values)
 
     def flush(self) -> None:
-        """Bring everything to the disk: a log must not lag behind its checkpoint."""
+        """Sync all files to disk: a log must not lag behind its checkpoint."""
         if self.active:
             self._events.flush()
             for stream in (self._metrics, self._timing):
@@ -82,7 +82,7 @@ class RunLog:
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`, a partial last line and the closing one from a metrics file."""
+    """Drop lines after `step`, a partial last line and the closing line of a metrics file."""
     if not path.exists():
         return
     kept = []
@@ -97,7 +97,7 @@ def truncate_log(path: Path, step: int) -> None:
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """Return all whole lines of a run's metrics.jsonl."""
+    """Return the complete lines of a run's metrics.jsonl."""
     lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     values = []
     for line in lines:
@@ -116,7 +116,7 @@ def float32_repr(value: Any) -> float:
 def digest(state: Any, position: Any, fetch: Callable[[Any], np.ndarray] = jax.device_get) -> str:
     """Return the SHA-256 over each array of a state (name, dtype, shape, bytes) and the position.
 
-    `fetch` brings a leaf to the host; one at a time, none is kept.
+    `fetch` copies a leaf to the host; only one copy is alive at a time.
     """
     total = hashlib.sha256()
     for name, leaf in sorted(flatten(state).items()):

@@ -1,4 +1,4 @@
-"""Checksums of a checkpoint's files: written after it is committed, compared before it is read."""
+"""Checksums of a checkpoint's files: written after its commit, verified before reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_manifest(path: Path) -> None:
 
 
 def find_corruption(path: Path) -> str | None:
-    """Say what is wrong with the files of a checkpoint, or None."""
+    """Return the first mismatch between a checkpoint's files and its manifest, or None."""
     manifest = path / MANIFEST
     if not manifest.exists():
         return None

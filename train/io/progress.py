@@ -1,4 +1,4 @@
-"""The live line of a run: rich on a terminal, plain lines elsewhere, only in the first process."""
+"""Progress display: a live bar on a terminal, plain lines elsewhere; process 0 only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PLAIN_EVERY = 10.0  # seconds between two plain lines
 
 
 class ProgressLine:
-    """Shows step, loss, bits per byte, bytes/s and the time left.
+    """Display of step, loss, bits per byte, bytes per second and the time left.
 
     Args:
-      steps: of the whole run.
-      start: step that it begins at.
-      quiet: show nothing at all.
+      steps: total steps of the run.
+      start: first step.
+      quiet: print nothing.
     """
 
     def __init__(self, steps: int, start: int, quiet: bool = False):
@@ -53,12 +53,12 @@ class ProgressLine:
         self.say(f"step {step}/{self.steps}  {text}  {left:.0f} s left")
 
     def restart(self, step: int) -> None:
-        """Count the time left from here: what came before was compilation."""
+        """Restart the estimate of the time left, to exclude compilation."""
         self.begun = self.last = time.monotonic()
         self.start = step
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         if not self.quiet:
             self.console.print(text, markup=False)
 
@@ -69,7 +69,7 @@ class ProgressLine:
 
 
 def describe(values: dict[str, float]) -> str:
-    """Loss and bits per byte (or nats a token) as text."""
+    """Format loss and, if present, bits per byte."""
     parts = [f"loss {values['loss']:.4f}"] if "loss" in values else []
     if "bits_per_byte" in values:
         parts.append(f"{values['bits_per_byte']:.3f} bits/byte")

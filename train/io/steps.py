@@ -1,4 +1,4 @@
-"""Metrics of training steps on their way from the devices to the log, without stalling the loop."""
+"""Transfer of step metrics from the devices to the log, without stalling the loop."""
 
 from __future__ import annotations
 
@@ -17,34 +17,29 @@ if TYPE_CHECKING:
     from train.tasks import Task
 
 
-IN_FLIGHT = 2  # steps or batches that the host may be ahead of the devices
+IN_FLIGHT = 2  # steps or batches by which the host may run ahead of the devices
 
 
 class MetricsQueue:
-    """Steps that the devices may still be computing, oldest first.
+    """Queue of dispatched steps, oldest first.
 
     Args:
-      components: what the number in metrics["halted"] means, see `train.step.component_names`.
-      position: of the data iterator, before the first step.
+      components: names indexed by metrics["halted"] (`train.step.component_names`).
+      position: data position before the first step.
       record: called with (step, metrics) for each finite step, in order.
 
     Attributes:
       position: data position after the newest step known to be finite.
-      failure: the step and component that became NaN or Inf, "" as long as none has.
+      failure: step and component that became NaN or Inf, or "".
     """
 
-    def __init__(
-        self,
-        components: Sequence[str],
-        position: Any,
-        record: Callable[[int, dict[str, jax.Array]], None],
-    ):
+    def __init__(self, components: Sequence[str], position: Any, record: Callable):
         self.components, self.position, self.record = components, position, record
         self.failure = ""
         self._steps: collections.deque = collections.deque()
 
     def push(self, step: int, metrics: dict[str, jax.Array], position: Any) -> None:
-        """Append a step that was dispatched, and the data position after it."""
+        """Append a dispatched step and the data position after it."""
         self._steps.append((step, metrics, position))
 
     def drain(self, keep: int) -> None:
@@ -68,12 +63,12 @@ class Clock:
         self.compile_seconds: float | None = None
 
     def compiled(self) -> None:
-        """Take the time so far for that of the first step's compilation."""
+        """Record the time so far as that of compilation."""
         self.compile_seconds = time.perf_counter() - self.time
         self.restart(self.step + 1)
 
     def restart(self, step: int) -> None:
-        """Count from here."""
+        """Restart the measurement at `step`."""
         self.step, self.time = step, time.perf_counter()
 
     def lap(self, step: int, bytes_per_step: float) -> dict[str, Any]:
@@ -90,13 +85,13 @@ class Clock:
 
 
 class StepRecorder:
-    """Writes every `log_every`-th step to the log, the controller's history and the progress line.
+    """Writer of every `log_every`-th step to the log, the controller and the progress line.
 
     Args:
-      task: which also holds the config.
-      log, line: where to write.
+      task: the task, which holds the config.
+      log, line: destinations.
       observe: called with (step, "train", metrics), e.g. `Controller.add`.
-      step: at which the run starts or continues.
+      step: step at which the run starts or resumes.
     """
 
     def __init__(self, task: Task, log: RunLog, line: ProgressLine, observe: Callable, step: int):
@@ -105,7 +100,7 @@ class StepRecorder:
         self.lengths, self.clock = lengths_of(self.config), Clock(step)
 
     def record(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Record a step, if it is one to be logged; `metrics` are scalars on the devices."""
+        """Record a step that is due for logging; `metrics` are scalars on the devices."""
         if step % self.config.log_every and step != self.config.steps:
             return
         host = jax.device_get(metrics)
@@ -121,7 +116,7 @@ class StepRecorder:
         self.line.update(step, values, timing["bytes_per_second"])
 
     def dispatched(self, step: int, metrics: Any, *, first: bool) -> None:
-        """Leave compilation out of the timing: of the first step, and of a new sequence length."""
+        """Exclude compilation, at the first step and at new sequence lengths, from the timing."""
         if first:
             jax.block_until_ready(metrics)
             self.clock.compiled()
@@ -131,7 +126,7 @@ class StepRecorder:
 
 
 def total_terms(parts: Iterable) -> tuple[dict[str, float], dict[str, float]]:
-    """Add up (sums, counts), dicts of device scalars, in float64, a few batches in flight."""
+    """Total (sums, counts), dicts of device scalars, in float64, with batches in flight."""
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
     waiting: collections.deque = collections.deque()

@@ -1,1 +1,1 @@
-"""Optimisers, learning-rate schedules and parameter groups."""
+"""Optimizers, learning-rate schedules and parameter groups."""

@@ -1,10 +1,9 @@
-"""AdamATan2: Adam without an epsilon, its step bounded, as HRM trains (SYSTEMS 7.11).
+"""AdamATan2: Adam with atan2 in place of the division and epsilon, the optimizer of HRM.
 
     p <- p - rate * ( atan2(m, sqrt(v) / sqrt(1 - b2^t)) / (1 - b1^t) + weight_decay p )
 
-Source: arXiv 2407.05872 and the reference of sapientinc/HRM, whose form this is. The step does not
-change when all gradients are scaled, and is at most pi/2 rate / (1 - b1^t). Rates are not those of
-AdamW (SYSTEMS 9.3).
+Source: arXiv 2407.05872, in the variant of sapientinc/HRM. The step is invariant to the scale of
+the gradients and at most pi/2 rate / (1 - b1^t), so AdamW's learning rates do not transfer.
 """
 
 import jax
@@ -13,7 +12,7 @@ import optax
 
 
 def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
-    """Moments in float32; of step t the update is atan2(m, sqrt(v / (1 - b2^t))) / (1 - b1^t)."""
+    """Scale by atan2(m, sqrt(v / (1 - b2^t))) / (1 - b1^t) at step t; float32 moments."""
 
     def init(params):
         zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
@@ -36,7 +35,7 @@ def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
 
 
 def adam_atan2(learning_rate, b1: float, b2: float, *, weight_decay: float, mask):
-    """The optimiser, with decoupled weight decay; arguments as `optax.adamw`."""
+    """Return the optimizer with decoupled weight decay; arguments as `optax.adamw`."""
     return optax.chain(
         scale_by_adam_atan2(b1, b2),
         optax.add_decayed_weights(weight_decay, mask),

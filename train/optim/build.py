@@ -1,7 +1,7 @@
-"""Optimisers and learning-rate schedules from Optax, chosen by name.
+"""Optimizers and learning-rate schedules, selected by name.
 
-They work on a flat dict {"path/of/leaf": array}: the optimiser's state is then plain dicts, cheap
-to pass to a jitted function and readable in a checkpoint.
+They work on a flat dict {"path/of/leaf": array}, so that optimizer state is plain dicts: cheap to
+pass to a jitted function and readable in a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from train.tasks.lengths import lengths_of, scaled
 
 
 def decay_mask(params: Flat) -> dict[str, bool]:
-    """True for the leaves whose attribute is called `kernel`: linear maps, nothing else."""
+    """Return True for leaves named `kernel`, the linear maps."""
     return {name: name.rsplit("/", 1)[-1] == "kernel" for name in params}
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
-    """step -> learning rate, with linear warm-up from 0 over `warmup_steps`.
+    """Return step -> learning rate, with linear warm-up from 0 over `warmup_steps`.
 
-    constant: the peak throughout. cosine, linear: from the peak to `final_fraction` of it at the
-    last step. wsd: constant until the last `decay_fraction` of the steps, then linear to
-    `final_fraction`. A curriculum of lengths multiplies all of it by its factors.
+    constant: the peak. cosine, linear: decay to `final_fraction` of the peak at the last step.
+    wsd: constant, then linear to `final_fraction` over the last `decay_fraction` of the steps. A
+    length curriculum multiplies the rate by its factors.
     """
     return scaled(_plain_schedule(config), lengths_of(config))
 
@@ -55,26 +55,24 @@ def _plain_schedule(config: ConfigDict) -> optax.Schedule:
         )
     if o.warmup_steps == 0:
         return main
-    # The first update already moves: its rate is peak / warmup_steps, not 0.
+    # The rate of the first update is peak / warmup_steps, not 0.
     warmup = optax.linear_schedule(peak / o.warmup_steps, peak, max(o.warmup_steps - 1, 1))
     return optax.join_schedules([warmup, main], [o.warmup_steps])
 
 
 def make_optimizer(config: ConfigDict, labels: Labels | None = None):
-    """Clipping by global norm, then the named optimiser; its state is float32.
+    """Return clipping by global norm followed by the named optimizer, with float32 state.
 
-    Args:
-      config: complete config.
-      labels: of the parameters (`groups.parameter_labels`), needed where a rule for groups is set.
+    `labels` (`param_groups.parameter_labels`) are required with rules for parameter groups.
     """
     o, schedule = config.optimizer, make_schedule(config)
     signed = {name for name, label in (labels or {}).items() if label.endswith("/sign")}
-    # A place for clipping even without it, so that a run may be resumed with it switched on or off.
+    # `identity` keeps the state's structure, so that a resumed run may switch clipping on or off.
     clip = optax.clip_by_global_norm(o.clip_norm) if o.clip_norm else optax.identity()
     if not has_rules(config):
         return optax.chain(clip, _main(config, schedule, signed))
     if labels is None:
-        raise ValueError("rules for groups of parameters need their labels")
+        raise ValueError("rules for parameter groups need `labels`")
 
     def later(start: int):
         return _main(config, lambda count: schedule(count + start), signed)
@@ -85,7 +83,7 @@ def make_optimizer(config: ConfigDict, labels: Labels | None = None):
 def _main(
     config: ConfigDict, schedule: optax.Schedule, signed: set[str]
 ) -> optax.GradientTransformation:
-    """The named optimiser; the parameters in `signed` learn by the sign of their gradient."""
+    """Return the named optimizer, with sign descent for the parameters in `signed`."""
     main, o = _named(config, schedule), config.optimizer
     if not signed:
         return main
@@ -100,24 +98,15 @@ def _main(
 
 def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     o = config.optimizer
+    decay = {"weight_decay": o.weight_decay, "mask": decay_mask}
     if o.name == "adamw":
-        main = optax.adamw(
-            schedule,
-            o.b1,
-            o.b2,
-            o.eps,
-            weight_decay=o.weight_decay,
-            mask=decay_mask,
-            mu_dtype=jnp.float32,
-        )
-    elif o.name == "adam_atan2":
-        main = adam_atan2(schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask)
-    elif o.name == "lion":
-        main = optax.lion(
-            schedule, o.b1, o.b2, weight_decay=o.weight_decay, mask=decay_mask, mu_dtype=jnp.float32
-        )
-    elif o.name == "muon":
-        main = optax.contrib.muon(
+        return optax.adamw(schedule, o.b1, o.b2, o.eps, mu_dtype=jnp.float32, **decay)
+    if o.name == "adam_atan2":
+        return adam_atan2(schedule, o.b1, o.b2, **decay)
+    if o.name == "lion":
+        return optax.lion(schedule, o.b1, o.b2, mu_dtype=jnp.float32, **decay)
+    if o.name == "muon":
+        return optax.contrib.muon(
             schedule,
             beta=o.b1,
             eps=o.eps,
@@ -126,18 +115,16 @@ def _named(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransf
             adam_b2=o.b2,
             mu_dtype=jnp.float32,
             muon_weight_dimension_numbers=_matrices,
-            consistent_rms=0.2,  # steps as large as AdamW's, so that one learning rate serves both
+            consistent_rms=0.2,  # steps of AdamW's size: one learning rate fits both
         )
-    else:
-        raise UserError(f"config.optimizer.name: unknown {o.name!r}{choose_from(OPTIMIZERS)}")
-    return main
+    raise UserError(f"config.optimizer.name: unknown {o.name!r}{choose_from(OPTIMIZERS)}")
 
 
 def _matrices(params: Flat) -> dict[str, optax.contrib.MuonDimensionNumbers | None]:
-    """Muon for kernels (leading axes are stacked layers), Adam for the rest."""
+    """Select Muon for kernels (leading axes are stacked layers), Adam for the rest."""
     last_two = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     kernels = decay_mask(params)
-    # Of a parameter that another group's optimiser has, `partition` leaves a mark without axes.
+    # `partition` replaces other groups' parameters by placeholders without `ndim`.
     return {
         name: last_two if kernels[name] and getattr(p, "ndim", 0) >= 2 else None
         for name, p in params.items()

@@ -1,16 +1,15 @@
-"""Groups of parameters with a learning rate, a clipping or a start of their own (SYSTEMS G-20..28).
+"""Parameter groups with their own learning rate, clipping or start (docs/systems.md, G-20 to G-28).
 
-Every parameter has exactly one label, "component/role": what the model's `parameter_label(name)`
-says, or "model/matrix" for kernels and "model/other" for the rest where it says nothing. A rule
-names a component, a role or a whole label:
+Every parameter has one label, "component/role", from the model's `parameter_label(name)`; without
+it, kernels are "model/matrix" and the rest "model/other". A rule names a component, a role or a
+whole label:
 
     optimizer.groups     {"dynamics": 0.1, "mamba": 2.0}   multipliers of the learning rate
-    optimizer.group_clip {"rwkv": 1.0, "mamba": 1.0}       bounds of the norm over each group
+    optimizer.group_clip {"rwkv": 1.0, "mamba": 1.0}       limits of the norm over each group
     optimizer.freeze     {"mamba": 500}                    frozen until that step; -1 = throughout
 
-A parameter that several rules name gets the product of the multipliers, each of the clippings, and
-the latest of the steps. The two opposite counsels of G-20, dynamics at 0.1x and Mamba at 1.5x to
-3x, are each one field.
+A parameter that matches several rules gets the multipliers' product, every clipping, and the latest
+of the steps.
 """
 
 from __future__ import annotations
@@ -31,28 +30,24 @@ Labels = dict[str, str]
 
 
 def parameter_labels(model: Any, names) -> Labels:
-    """{parameter name: "component/role"}, one label each, in the order of `names`.
-
-    Raises:
-      ValueError: the model's own labels are not of that form.
-    """
+    """Return {parameter name: "component/role"}; ValueError if the model's labels are malformed."""
     label = traits_of(model).parameter_label
     if label is None:
         kinds = {True: "model/matrix", False: "model/other"}
         return {name: kinds[name.rsplit("/", 1)[-1] == "kernel"] for name in names}
     labels = {name: label(name) for name in names}
-    for name, found in labels.items():
-        if found.count("/") != 1 or not all(found.split("/")):
-            raise ValueError(f"parameter_label({name!r}) is {found!r}, expected 'component/role'")
+    for name, text in labels.items():
+        if text.count("/") != 1 or not all(text.split("/")):
+            raise ValueError(f"parameter_label({name!r}) is {text!r}, expected 'component/role'")
     return labels
 
 
 def components(labels: Labels) -> dict[str, list[str]]:
-    """Parameter names by component, sorted by component."""
-    found: dict[str, list[str]] = {}
+    """Return parameter names by component, sorted by component."""
+    names: dict[str, list[str]] = {}
     for name, label in labels.items():
-        found.setdefault(label.split("/")[0], []).append(name)
-    return dict(sorted(found.items()))
+        names.setdefault(label.split("/")[0], []).append(name)
+    return dict(sorted(names.items()))
 
 
 def has_rules(config: ConfigDict) -> bool:
@@ -61,11 +56,7 @@ def has_rules(config: ConfigDict) -> bool:
 
 
 def check_rules(config: ConfigDict, labels: Labels) -> None:
-    """Refuse rules for groups that the model has not, and values that make no sense.
-
-    Raises:
-      UserError: names the field, what is wrong, and the nearest group.
-    """
+    """Raise UserError, naming field and nearest group, for unknown groups and invalid values."""
     valid = sorted({part for x in labels.values() for part in (x, *x.split("/"))})
     for rule in RULES:
         for group, value in config.optimizer[rule].items():
@@ -73,21 +64,23 @@ def check_rules(config: ConfigDict, labels: Labels) -> None:
             if group not in valid:
                 near = difflib.get_close_matches(group, valid, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise UserError(f"{field}: the model has no such group; {hint}{_listed(valid)}")
+                names = ", ".join(name for name in valid if "/" not in name)
+                raise UserError(
+                    f"{field}: the model has no such group; {hint}choose from: {names}, "
+                    "or component/role"
+                )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise UserError(f"{field}: expected a number, got {value!r}")
             if rule == "freeze" and (int(value) != value or value < -1):
-                raise UserError(f"{field}: a step, or -1 for throughout, got {value}")
+                raise UserError(f"{field}: must be a step, or -1 for throughout, got {value}")
             if rule == "group_clip" and not value > 0:
                 raise UserError(f"{field}: must be positive, got {value}")
             if rule == "groups" and not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{field}: must not be negative, got {value}")
     if all(math.isinf(step) for step in frozen_until(config, labels).values()):
-        raise UserError("config.optimizer.freeze: all parameters are frozen, nothing would learn")
-
-
-def _listed(valid: list[str]) -> str:
-    return "valid: " + ", ".join(name for name in valid if "/" not in name) + ", or component/role"
+        raise UserError(
+            "config.optimizer.freeze: all parameters are frozen, nothing would be trained"
+        )
 
 
 def named_by(group: str, label: str) -> bool:
@@ -96,7 +89,7 @@ def named_by(group: str, label: str) -> bool:
 
 
 def multipliers(config: ConfigDict, labels: Labels) -> dict[str, float]:
-    """Learning-rate multiplier by label."""
+    """Return the learning-rate multiplier of each label."""
     groups = config.optimizer.groups
     return {
         label: math.prod(float(x) for group, x in groups.items() if named_by(group, label))
@@ -105,7 +98,7 @@ def multipliers(config: ConfigDict, labels: Labels) -> dict[str, float]:
 
 
 def frozen_until(config: ConfigDict, labels: Labels) -> dict[str, float]:
-    """The step from which each parameter learns; infinity = never."""
+    """Return the step from which each parameter is trained; infinity = never."""
     until = {g: math.inf if s < 0 else float(s) for g, s in config.optimizer.freeze.items()}
     return {
         name: max((step for group, step in until.items() if named_by(group, label)), default=0.0)
@@ -119,24 +112,26 @@ def with_groups(
     make_main: Callable[[int], optax.GradientTransformation],
     clip: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """The optimiser with the rules of `config.optimizer` around it.
+    """Wrap the optimizer in the rules of `config.optimizer`.
 
     Args:
       config: complete config.
-      labels: of all parameters.
-      make_main: the optimiser, its schedule `n` steps further; n is where a group begins.
-      clip: clipping by the norm over all parameters that learn.
+      labels: labels of all parameters.
+      make_main: start step of a group -> optimizer with the schedule shifted by it.
+      clip: clipping by the norm over all trained parameters.
 
-    Gradients of frozen parameters are zero before any norm is taken. An optimiser of a group that
-    is thawed later begins with fresh moments and counts from there, and its learning rate is that
-    of the run at that step.
+    Gradients of frozen parameters are zeroed before any norm. The optimizer of a group that is
+    unfrozen later starts with fresh moments and the run's learning rate at that step.
     """
     starts = frozen_until(config, labels)
-    names = {step: _state_name(step) for step in sorted(set(starts.values()))}
+    # Checkpoints contain these names, which must not depend on the other groups.
+    names = {
+        s: "never" if math.isinf(s) else f"from_{int(s)}" for s in sorted(set(starts.values()))
+    }
     by_start = {name: names[step] for name, step in starts.items()}
 
     def thawed(make: Callable[[int], optax.GradientTransformation]):
-        """An optimiser for each start: zero before it, its state untouched until then."""
+        """Partition by start: zero updates and untouched optimizer state before it."""
         parts = {}
         for step, name in names.items():
             if math.isinf(step):
@@ -165,20 +160,14 @@ def with_groups(
     return optax.chain(*chain, optax.partition(scales, labels))
 
 
-def _state_name(step: float) -> str:
-    """A name that does not change with the list of other groups, for checkpoints."""
-    return "never" if math.isinf(step) else f"from_{int(step)}"
-
-
 def suggested_warmup(parameters: int, steps: int, factor: float = 3.0) -> int:
-    """Steps of warm-up for a recurrent hybrid of this size (G-22).
+    """Return the warm-up steps for a recurrent hybrid with this many parameters (G-22).
 
-    `factor`, 2 to 4, times a transformer's warm-up, which is taken to grow with the square root of
-    its size: 667 steps at 125M. That gives the source's own settings, 2000 at 125M (V3_RESEARCH_
-    NOTES 2.30) and about 500 at 11M (its V3 config), at factor 3. Never more than a tenth of the
-    run, which did better there than half of it.
+    `factor`, 2 to 4, times a transformer's warm-up of 667 sqrt(parameters / 125M) steps. Factor 3
+    gives the source's settings, 2000 at 125M and about 500 at 11M. Capped at a tenth of the run,
+    which did better there than half of it.
     """
     if not 1.0 <= factor <= 4.0:
-        raise UserError(f"factor of the warm-up: must lie in [1, 4], got {factor}")
+        raise UserError(f"warm-up factor must be in [1, 4], got {factor}")
     transformer = 667.0 * math.sqrt(parameters / 125e6)
     return max(1, min(round(factor * transformer), steps // 10))

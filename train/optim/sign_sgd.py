@@ -1,9 +1,8 @@
-"""Sign descent on the rows of a table that a batch has looked up, as HRM learns puzzle vectors.
+"""Sign descent on the looked-up rows of an embedding table, as in HRM's puzzle embeddings.
 
     row <- row (1 - rate * weight_decay) - rate * sign(gradient)      if the row was looked up
 
-Source: the sparse SignSGD of sapientinc/HRM (SYSTEMS 7.7). A row that was looked up is known by its
-gradient, which is then not all zero.
+Source: the sparse SignSGD of sapientinc/HRM. A row counts as looked up if its gradient is not zero.
 """
 
 import jax
@@ -16,7 +15,7 @@ def sparse_sign_sgd(learning_rate, weight_decay: float) -> optax.GradientTransfo
 
     Args:
       learning_rate: number, or step -> number.
-      weight_decay: of the rows that move.
+      weight_decay: weight decay of the updated rows.
     """
 
     def update(grads, state, params):

@@ -1,11 +1,10 @@
-"""Runs in a chain, each starting from the weights of the one before (SYSTEMS G-28, G-30).
+"""Chains of runs, each starting from the weights of the one before (docs/systems.md, G-28, G-30).
 
     run_stages(config, protocol(identity_texts, frozen=("embed",)), "runs/identity")
 
-Each stage is a run of its own in a folder of its own, `<number>_<name>`, with its own log, report
-and checkpoints; its optimiser starts afresh, its weights are the previous stage's last ones. What
-ends a stage is its number of steps or its controller: the first plateau, or a loss. On the command
-line: `python -m train.stages --help`.
+Each stage is a run in its own folder `<number>_<name>`, with a fresh optimizer and the previous
+stage's last weights. It ends after its number of steps or by its controller, at the first plateau
+or a target loss. Command line: `python -m train.stages --help`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from train.tasks import open_task
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a chain: its name, and the fields ("optimizer.freeze": {...}) that differ."""
+    """A run of a chain: its name and changed fields, e.g. {"optimizer.freeze": {...}}."""
 
     name: str
     changes: Mapping[str, Any]
@@ -40,11 +39,11 @@ class Stage:
 def protocol(
     identity: Sequence[str], frozen: Sequence[str] = ("embed",), format: str = ""
 ) -> tuple[Stage, ...]:
-    """The three stages of G-30; the first ends at its first plateau.
+    """Return the three stages of G-30.
 
-    1. foundation: the config as it is. 2. induction: the groups `frozen` stand still, the text is
-    `identity` (meta-cognitive dialogue, see Data/metacognition), in the `format` given or else the
-    config's. 3. alignment: everything learns, on the config's own text again.
+    1. foundation: the config unchanged, until its first plateau. 2. induction: the groups `frozen`
+    are frozen, the text is `identity` (meta-cognitive dialogue, e.g. Data/metacognition) in
+    `format` (default: the config's). 3. alignment: all parameters, on the config's own text.
     """
     to_plateau = {"control.enabled": True, "control.max_drops": 0, "control.investigate": False}
     freeze = {group: -1 for group in frozen}
@@ -57,7 +56,7 @@ def protocol(
 
 
 def frozen_until_loss(group: str, loss: float = 7.0) -> tuple[Stage, ...]:
-    """G-28: one component frozen until validation loss has come down to `loss`, then all learn."""
+    """Return the stages of G-28: a component is frozen until validation loss reaches `loss`."""
     wait = {"control.enabled": True, "control.target_loss": loss}
     return (
         Stage("without", wait | {"optimizer.freeze": {group: -1}}),
@@ -71,11 +70,7 @@ def folders(stages: Sequence[Stage], workdir: str | Path) -> list[Path]:
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A complete config that differs in some dotted fields.
-
-    Raises:
-      UserError: an unknown field or a value of the wrong type.
-    """
+    """Return a complete config with some dotted fields changed; UserError for invalid ones."""
     fields = config.to_dict()
     for name, value in changes.items():
         *groups, last = name.split(".")
@@ -87,50 +82,44 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def read_stages(path: str | Path) -> tuple[Stage, ...]:
-    """Read `get_stages()` of a Python file: `Stage`s or (name, {field: value}) pairs.
-
-    Raises:
-      UserError: no such file or function, or it returns something else.
-    """
-    given = returned_by(path, "get_stages", "--stages", "configs/groundthink/stages.py")
+    """Read `get_stages()` of a file: `Stage`s or (name, {field: value}) pairs; raises UserError."""
+    value = returned_by(path, "get_stages", "--stages", "configs/groundthink/stages.py")
     stages = []
-    for stage in given if isinstance(given, Sequence) else ():
-        pair = (stage.name, stage.changes) if isinstance(stage, Stage) else stage
-        if not (isinstance(pair, Sequence) and len(pair) == 2):
-            break
-        name, changes = pair
-        if not (isinstance(name, str) and isinstance(changes, Mapping)):
-            break
-        stages.append(Stage(name, changes))
-    if not stages or len(stages) < len(given):
+    for stage in value if isinstance(value, Sequence) else ():
+        match (stage.name, stage.changes) if isinstance(stage, Stage) else stage:
+            case (str() as name, Mapping() as changes):
+                stages.append(Stage(name, changes))
+            case _:
+                break
+    if not stages or len(stages) < len(value):
         raise UserError(
             f"--stages={path}: get_stages() must return a list of (name, {{field: value}}), "
-            f"got {given!r:.100}"
+            f"got {value!r:.100}"
         )
     return tuple(stages)
 
 
 def check_stages(config: ConfigDict, stages: Sequence[Stage]) -> list[ConfigDict]:
-    """The complete config of each stage; everything is looked at before any of them is run.
+    """Return the complete config of each stage, after checks of all of them.
 
     Raises:
-      UserError: two stages of one name or a name that is no folder's, unknown fields or groups,
-        values or texts that are refused, texts that are tokenized in different ways.
+      UserError: duplicate or invalid stage names, unknown fields or groups, invalid values or
+        texts, texts with different tokenizers.
     """
     if len({stage.name for stage in stages}) < len(stages):
         raise UserError(f"stages: names must differ, got {[stage.name for stage in stages]}")
     configs, tokenizers = [], []
     for stage in stages:
         if not stage.name or "/" in stage.name:
-            raise UserError(f"stages: a name is part of a folder's, got {stage.name!r}")
+            raise UserError(f"stages: names must be valid folder names, got {stage.name!r}")
         try:
-            one = changed(config, stage.changes)
-            validate_config(one)
-            task = open_task(one)
-            configs.append(one)  # the vocabulary left open
+            stage_config = changed(config, stage.changes)
+            validate_config(stage_config)
+            task = open_task(stage_config)
+            configs.append(stage_config)  # vocab_size still 0
             tokenizers.append(task.corpus.tokenizer.to_json())
             model = jax.eval_shape(lambda task=task: build_model(task.config))
-            check_rules(one, parameter_labels(model, flatten(model)))
+            check_rules(stage_config, parameter_labels(model, flatten(model)))
         except UserError as error:
             raise UserError(f"stage {stage.name!r}: {error}") from error
         if tokenizers[-1] != tokenizers[0]:
@@ -151,25 +140,18 @@ def run_stages(
     quiet: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> list[RunResult]:
-    """Run the stages one after the other.
+    """Run the stages in order; with `resume`, continue the one that was interrupted.
 
-    With `resume`, stages that have ended are left as they are (running one again that is finished
-    only writes its last line anew), and the one that was interrupted goes on.
-
-    Returns:
-      A result for each stage that was run; the last is of one that was interrupted or halted, if
-      any was.
-
-    Raises:
-      UserError: as `train.loop.run`, and as `check_stages`, before the first is run.
+    Returns a result for each stage run, up to the first that was interrupted or halted. Raises
+    UserError from `check_stages`, before the first run, or from `train.loop.run`.
     """
     configs = raise_everywhere(lambda: check_stages(config, stages))
     results: list[RunResult] = []
     before = config.init_from
-    for folder, one in zip(folders(stages, workdir), configs, strict=True):
-        one.init_from = str(before)
-        begun = resume and (folder / "config.json").exists()
-        results.append(run(one, folder, resume=begun, quiet=quiet, devices=devices))
+    for folder, stage_config in zip(folders(stages, workdir), configs, strict=True):
+        stage_config.init_from = str(before)
+        started = resume and (folder / "config.json").exists()
+        results.append(run(stage_config, folder, resume=started, quiet=quiet, devices=devices))
         if results[-1].status not in ("finished", "stopped"):
             break
         before = folder

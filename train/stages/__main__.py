@@ -1,4 +1,4 @@
-"""`python -m train.stages`: runs in a chain, or the rest of a chain that was interrupted."""
+"""`python -m train.stages`: run a chain of stages, or resume one."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from train.stages import (
 
 CHAIN = "chain.json"
 HELP = """\
-Train in stages, each a run of its own that begins with the last weights of the one before, in
-WORKDIR/1_<name>, WORKDIR/2_<name>, ... Every stage is looked at before the first is trained. Killed
-at any moment, a chain goes on with --resume: stages that have ended are left as they are.
+Train in stages: runs in WORKDIR/1_<name>, WORKDIR/2_<name>, ..., each starting from the last
+weights of the one before. All stages are checked before the first is trained. A chain killed at any
+moment resumes with --resume; finished stages are kept.
 
-which stages (one of):
+stages (one of):
   --protocol identity --identity PATH ...   foundation, to its first plateau; induction, on those
-                                            texts and with the groups of --freeze standing still
-                                            (embed if none is named); alignment, everything again
-  --protocol thaw --freeze GROUP            one group frozen until validation loss has come down to
-                                            --until-loss, then all learn
-  --stages FILE                             of your own: a Python file with get_stages(), which
-                                            returns [(name, {"field": value, ...}), ...], what
-                                            differs from the config in each
+                                            texts with the groups of --freeze frozen (default:
+                                            embed); alignment, all parameters
+  --protocol thaw --freeze GROUP            one group frozen until validation loss reaches
+                                            --until-loss, then all parameters
+  --stages FILE                             Python file with get_stages(), which returns
+                                            [(name, {"field": value, ...}), ...], the changes to
+                                            the config in each stage
 
 examples:
   python -m train.stages --config=configs/groundthink/cpu.py --workdir=runs/identity \\
@@ -53,52 +53,15 @@ examples:
       --stages=configs/groundthink/stages.py --plan
   python -m train.stages --workdir=runs/own --resume
 
-exit status: as of `python -m train`, for the last stage that was run."""
-NOT_BOTH = "give one of --protocol and --stages"
+exit status: that of `python -m train` for the last stage run."""
 
 
 @cli.command(interrupted="interrupted; what was saved before is intact")
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     cli.quiet_absl()
     args, overrides = _parser().parse_known_args(arguments)
     keep_freed_memory()
-    return _run(args, overrides)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser(
-        "train.stages",
-        HELP,
-        usage="python -m train.stages --config=FILE --workdir=DIR (--protocol NAME | --stages FILE)"
-        " [--config.FIELD=VALUE ...] [--resume]",
-    )
-    add = parser.add_argument
-    add("--config", metavar="FILE", help="of all stages; with --resume, by default the chain's own")
-    add("--config.FIELD", metavar="VALUE", help="set a field of the config, in all stages")
-    add("--workdir", metavar="DIR", required=True, help="folder of the chain")
-    add("--data", metavar="PATH", nargs="+", help="text files, folders or globs")
-    add("--protocol", choices=("identity", "thaw"))
-    add("--stages", metavar="FILE")
-    add("--identity", metavar="PATH", nargs="+", default=[], help="texts of the induction")
-    add(
-        "--identity-format", default="metacognition", help="theirs, e.g. text; default: %(default)s"
-    )
-    add(
-        "--freeze",
-        metavar="GROUP",
-        nargs="+",
-        default=[],
-        help="groups, see train/optim/param_groups.py",
-    )
-    add("--until-loss", type=float, metavar="NATS", default=7.0, help="default: %(default)s")
-    add("--plan", action="store_true", help="look at every stage, say what it changes, and end")
-    add("--resume", action="store_true", help="go on with the chain in --workdir")
-    add("--quiet", action="store_true", help="print nothing but errors")
-    return parser
-
-
-def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     workdir = Path(args.workdir)
     config, stages = raise_everywhere(lambda: _chain(args, overrides, workdir))
     if args.plan:
@@ -107,7 +70,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
             fields = ", ".join(f"{name}={value}" for name, value in stage.changes.items())
             print(f"{folder}: {fields or 'the config as it is'}")
         return 0
-    if not args.resume:  # a chain that cannot be run leaves no folder behind
+    if not args.resume:  # an invalid chain leaves no folder behind
         raise_everywhere(lambda: check_stages(config, stages))
     raise_everywhere(lambda: _write(workdir / CHAIN, config, stages))
     results = run_stages(config, stages, workdir, resume=args.resume, quiet=args.quiet)
@@ -115,7 +78,11 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
         for folder, result in zip(folders(stages, workdir), results, strict=False):
             why = f": {result.message}" if result.message else ""
             loss = f", validation loss {result.valid['loss']:.4f}" if result.valid else ""
-            _say(args, f"{folder}: {result.status} at step {result.step}{loss}{why}", result.status)
+            line = f"{folder}: {result.status} at step {result.step}{loss}{why}"
+            if result.status == "halted":
+                print(f"error: {line}", file=sys.stderr)
+            elif not args.quiet:
+                print(line)
             if result.status in ("finished", "stopped") and not args.quiet:
                 from eval.after_training import after_training  # slow to import
 
@@ -126,8 +93,37 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     return EXIT_STATUS[results[-1].status]
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "train.stages",
+        HELP,
+        usage="python -m train.stages --config=FILE --workdir=DIR (--protocol NAME | --stages FILE)"
+        " [--config.FIELD=VALUE ...] [--resume]",
+    )
+    add = parser.add_argument
+    add(
+        "--config",
+        metavar="FILE",
+        help="config of all stages; default with --resume: the chain's own",
+    )
+    add("--config.FIELD", metavar="VALUE", help="set a field of the config, in all stages")
+    add("--workdir", metavar="DIR", required=True, help="folder of the chain")
+    add("--data", metavar="PATH", nargs="+", help="text files, folders or globs")
+    add("--protocol", choices=("identity", "thaw"))
+    add("--stages", metavar="FILE")
+    add("--identity", metavar="PATH", nargs="+", default=[], help="texts of the induction")
+    add("--identity-format", default="metacognition", help="their format; default: %(default)s")
+    groups = "parameter groups (train/optim/param_groups.py)"
+    add("--freeze", metavar="GROUP", nargs="+", default=[], help=groups)
+    add("--until-loss", type=float, metavar="NATS", default=7.0, help="default: %(default)s")
+    add("--plan", action="store_true", help="check all stages, print their changes, and exit")
+    add("--resume", action="store_true", help="continue the chain in --workdir")
+    add("--quiet", action="store_true", help="print nothing but errors")
+    return parser
+
+
 def _chain(args, overrides, workdir) -> tuple[ConfigDict, tuple[Stage, ...]]:
-    """The config of all stages and what each changes, from the command line or from chain.json."""
+    """Return config and stages, from the command line or chain.json."""
     path = workdir / CHAIN
     stored = _read(path) if path.is_file() else None
     if stored and not (args.resume or args.plan):
@@ -157,12 +153,12 @@ def _chain(args, overrides, workdir) -> tuple[ConfigDict, tuple[Stage, ...]]:
 
 def _stages(args: argparse.Namespace) -> tuple[Stage, ...]:
     if bool(args.protocol) == bool(args.stages):
-        raise UserError(f"which stages? {NOT_BOTH}")
+        raise UserError("give one of --protocol and --stages")
     if args.stages:
         return read_stages(args.stages)
     if args.protocol == "thaw":
         if len(args.freeze) != 1:
-            raise UserError("--protocol=thaw: name the one group that waits, e.g. --freeze mamba")
+            raise UserError("--protocol=thaw: name the one group to freeze, e.g. --freeze mamba")
         return frozen_until_loss(args.freeze[0], args.until_loss)
     if not args.identity:
         raise UserError("--protocol=identity: name the texts, e.g. --identity Data/metacognition")
@@ -171,11 +167,11 @@ def _stages(args: argparse.Namespace) -> tuple[Stage, ...]:
 
 def _read(path: Path) -> tuple[ConfigDict, tuple[Stage, ...]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(Stage(name, with_tuples(changes)) for name, changes in found["stages"])
-        config = from_json(json.dumps(found["config"]), source=str(path))
+        chain = json.loads(path.read_text(encoding="utf-8"))
+        stages = tuple(Stage(name, with_tuples(changes)) for name, changes in chain["stages"])
+        config = from_json(json.dumps(chain["config"]), source=str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not what this command wrote ({error})") from error
+        raise UserError(f"{path}: not a chain.json of this command ({error})") from error
     return config, stages
 
 
@@ -189,13 +185,6 @@ def _write(path: Path, config: ConfigDict, stages: Sequence[Stage]) -> None:
         raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
     text = json.dumps({"config": config.to_dict(), "stages": listed}, indent=2)
     cli.write_atomically(path, text + "\n")
-
-
-def _say(args: argparse.Namespace, text: str, status: str) -> None:
-    if status == "halted":
-        print(f"error: {text}", file=sys.stderr)
-    elif not args.quiet:
-        print(text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Tasks: from a config to a corpus, a training stream and validation batches.
+"""Tasks: corpus, training stream and validation batches of an experiment.
 
-A task is text (`text.py`) or questions with answers (`answers.py`). `of` is the only place that
-tells them apart; everything else uses the protocol below.
+A task is text (`text.py`) or questions with answers (`answers.py`), selected by `of`; all other
+code uses the protocol `Task`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from train.tasks.text import TextTask
 
 
 class Task(Protocol):
-    """The data of a run, opened.
+    """The opened data of a run.
 
     Attributes:
-      kind: "text" or "answers", by which evaluation chooses its evaluator.
-      config: of the experiment, its vocabulary size resolved.
-      corpus: the three splits (train, valid, test) and the tokenizer.
+      kind: "text" or "answers", which selects the evaluator.
+      config: the experiment's config, vocabulary size resolved.
+      corpus: the splits train, valid, test and the tokenizer.
       train: endless Grain dataset of batches, this process's rows.
-      valid: finite one over (a share of) the validation split, or None if there is no evaluation.
+      valid: finite dataset over (part of) the validation split; None without evaluation.
       valid_bytes: bytes of text behind the targets of `valid`.
-      bytes_per_token: of the training split.
-      fingerprint: SHA-256 of all that is read; a run is not resumed on other data.
+      bytes_per_token: bytes of text per token of the training split.
+      fingerprint: SHA-256 of the data; a run is not resumed on other data.
     """
 
     kind: ClassVar[str]
@@ -40,35 +40,26 @@ class Task(Protocol):
     @classmethod
     def load_corpus(cls, config: ConfigDict) -> Any:
         """Read or generate the corpus alone; raises UserError."""
-        ...
 
     @classmethod
     def open(cls, config: ConfigDict) -> Task:
-        """Read the corpus and make the streams; raises UserError for whatever is wrong."""
-        ...
+        """Read the corpus and make the streams; raises UserError."""
 
     def label_classes(self) -> dict[str, int]:
         """Return the number of classes of each label field of the corpus."""
-        ...
 
     def steps_per_epoch(self) -> float:
-        """Return the steps in which as much is read as the training split holds."""
-        ...
+        """Return the steps per pass over the training split."""
 
     def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """Return {"bits_per_byte": x} where a training loss can be told in bits, else {}."""
-        ...
+        """Return {"bits_per_byte": x} if the training loss converts to it, else {}."""
 
 
 def of(config: ConfigDict) -> type[Task]:
-    """Return the kind of task that an experiment is about."""
+    """Return the task class of an experiment."""
     return AnswerTask if AnswerTask.reads(config.data.format) else TextTask
 
 
 def open_task(config: ConfigDict) -> Task:
-    """Open the task of an experiment.
-
-    Raises:
-      UserError: whatever is wrong with the data or their fit to the config.
-    """
+    """Open the task of an experiment; raises UserError for invalid data."""
     return of(config).open(config)

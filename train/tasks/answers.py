@@ -1,17 +1,16 @@
-"""Answer tasks: questions with answers, for models that solve such (HRLM).
+"""Answer tasks: questions with answers, for HRLM and HRM.
 
-    data.format "pairs"    files of `data.paths` (jaxmodels.data.pairs.files), split by unique
-                           question
-                "task"     generated texts, `data.tasks` of jaxmodels.data.tasks, split by unseen
-                           combination of what fills their slots
-                "puzzle"   generated grids, `data.tasks` of jaxmodels.data.puzzles, or Sudokus read
-                           from `data.paths`; split by puzzle
-                "built"    a folder of rows in files (jaxmodels.data.build, or HRM's own datasets),
-                           `data.paths`, with its own split and tokenizer; `data.tasks` may name the
-                           kind of puzzle, whose symbols and augmentation it then has
+    data.format "pairs"    files `data.paths` (jaxmodels.data.pairs.files), split by unique question
+                "task"     generated texts `data.tasks` (jaxmodels.data.tasks), split by unseen
+                           combination of slot values
+                "puzzle"   generated grids `data.tasks` (jaxmodels.data.puzzles), or Sudokus from
+                           `data.paths`; split by puzzle
+                "built"    folder `data.paths` of preprocessed rows (jaxmodels.data.build, or HRM's
+                           datasets) with its own split and tokenizer; `data.tasks` may name the
+                           kind of puzzle, for its symbols and augmentation
 
-The rows' mode and length are those of the model. Of what is held out, `test_fraction /
-(valid_fraction + test_fraction)` is the test split.
+The model determines the rows' mode and length. `test_fraction / (valid_fraction + test_fraction)`
+of the held-out pairs form the test split.
 """
 
 from __future__ import annotations
@@ -57,10 +56,10 @@ from train.tasks.fields import ANSWER_FORMATS, ANSWER_TOKENIZERS
 
 @dataclasses.dataclass(frozen=True)
 class AnswerTask:
-    """Questions with answers; see `train.tasks.Task` for the attributes.
+    """Questions with answers; `train.tasks.Task` documents the attributes.
 
-    `bytes_per_token` counts questions and answers by place in a training row, `valid_bytes` the
-    answers alone; `rows` is the number of training rows.
+    `bytes_per_token` counts bytes of questions and answers per row position, `valid_bytes` answers
+    only; `rows` is the number of training rows.
     """
 
     kind: ClassVar[str] = "answers"
@@ -75,21 +74,17 @@ class AnswerTask:
 
     @staticmethod
     def reads(format: str) -> bool:
-        """Return whether `data.format` is one of questions with answers."""
+        """Return whether `format` is one of the answer formats."""
         return format in ANSWER_FORMATS
 
     @classmethod
     def load_corpus(cls, config: ConfigDict) -> PairCorpus:
-        """Read or generate the pairs alone; see `pairs_of`."""
+        """Read or generate the pairs alone (`pairs_of`)."""
         return pairs_of(config)
 
     @classmethod
     def open(cls, config: ConfigDict) -> AnswerTask:
-        """Make or read the pairs and the streams.
-
-        Raises:
-          UserError: whatever is wrong with the pairs or their fit to the config.
-        """
+        """Read or generate the pairs and make the streams; raises UserError."""
         _check_fit(config)
         corpus = pairs_of(config)
         config = resolve_vocab(config, corpus.tokenizer.vocab_size)
@@ -114,25 +109,24 @@ class AnswerTask:
         )
 
     def label_classes(self) -> dict[str, int]:
-        """Return {}: pairs bring no labels but the answer."""
+        """Return {}: pairs have no labels besides the answer."""
         return {}
 
     def steps_per_epoch(self) -> float:
-        """Return the steps in which each training row comes once."""
+        """Return the steps per pass over the training rows."""
         return self.rows / self.config.batch_size
 
     def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """Return {}: an answer's loss is not that of a text."""
+        """Return {}: an answer's loss does not convert to bits per byte of text."""
         del nats_per_token
         return {}
 
 
 def pairs_of(config: ConfigDict) -> PairCorpus:
-    """The pairs of an experiment, split, and their tokenizer.
+    """Return the pairs of an experiment, split, and their tokenizer.
 
     Raises:
-      UserError: unknown task, a file that is not as it should be, fractions that leave a split
-        empty, a tokenizer that does not fit.
+      UserError: unknown task, invalid file, an empty split, or a tokenizer of another format.
     """
     d = config.data
     if d.tokenizer not in ANSWER_TOKENIZERS:
@@ -164,9 +158,9 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
 
 
 def _apart(unseen, split, config):
-    """-> (valid, test): by the same keys as training, so that neither says anything of the other.
+    """Split the held-out pairs into (valid, test) by the training split's keys, against leakage.
 
-    split: (pairs, share, seed) -> two parts.
+    `split` is (pairs, fraction, seed) -> two parts.
     """
     d = config.data
     return split(unseen, d.test_fraction / (d.valid_fraction + d.test_fraction), config.seed)
@@ -175,7 +169,7 @@ def _apart(unseen, split, config):
 def _from_files(config):
     d = config.data
     if not d.paths:
-        raise UserError("config.data.paths: name files of pairs (--data pairs.jsonl), none given")
+        raise UserError("config.data.paths: name files of pairs (--data pairs.jsonl), got none")
     pairs = read_all(d.paths, d.question_prefix)
     train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
     parts = train, *_apart(unseen, split_by_question, config)
@@ -184,7 +178,7 @@ def _from_files(config):
 
 def _from_tasks(config):
     d = config.data
-    _known("config.data.tasks", d.tasks, TASKS)
+    _check_tasks(d.tasks, TASKS)
     parts: tuple[list[Pair], ...] = ([], [], [])
     for name in d.tasks:
         pairs = make_task(name, d.examples, config.seed)
@@ -213,12 +207,12 @@ def _from_puzzles(config):
 def _from_built(config):
     d = config.data
     if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
-        given = ", ".join(d.paths) or "none"
         raise UserError(
-            f"config.data.paths: must name exactly one existing directory (--data), got {given}"
+            "config.data.paths: must name exactly one existing directory (--data), got "
+            f"{', '.join(d.paths) or 'none'}"
         )
     fields = model_fields(config)
-    fields.pop("vocab_size", None)  # perhaps not resolved yet
+    fields.pop("vocab_size", None)  # possibly not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
     symbols = puzzle_of(config).symbols if len(d.tasks) and model.mode == "grid" else ""
     parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
@@ -227,28 +221,28 @@ def _from_built(config):
 
 
 def puzzle_of(config: ConfigDict) -> Puzzle:
-    """The kind of grid of an experiment with puzzles."""
+    """Return the kind of puzzle of an experiment."""
     names = config.data.tasks
-    _known("config.data.tasks", names, PUZZLES)
+    _check_tasks(names, PUZZLES)
     if len(names) != 1:
-        raise UserError(f"config.data.tasks: one kind of puzzle, got {', '.join(names)}")
+        raise UserError(f"config.data.tasks: must name one kind of puzzle, got {', '.join(names)}")
     return PUZZLES[names[0]]
 
 
-def _known(field, names, valid):
+def _check_tasks(names, valid):
     if not names:
-        raise UserError(f"{field}: name at least one of {', '.join(valid)}")
+        raise UserError(f"config.data.tasks: name at least one of {', '.join(valid)}")
     for name in names:
         if name not in valid:
-            raise UserError(f"{field}: unknown {name!r}{did_you_mean(name, valid)}")
+            raise UserError(f"config.data.tasks: unknown {name!r}{did_you_mean(name, valid)}")
 
 
 def _tokenizer(config, train):
     d = config.data
     if (d.tokenizer == "grid") != (d.format == "puzzle"):
         raise UserError(
-            f"config.data.tokenizer: {d.tokenizer!r} does not go with format {d.format!r}; "
-            "'grid' is the one of puzzles"
+            f"config.data.tokenizer: {d.tokenizer!r} does not support format {d.format!r}; "
+            "puzzles need 'grid', which supports nothing else"
         )
     if d.tokenizer == "grid":
         return GridTokenizer(puzzle_of(config).symbols)
@@ -256,11 +250,7 @@ def _tokenizer(config, train):
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
-    """Pairs laid out as the model of an experiment reads them.
-
-    Raises:
-      UserError: the model does not read pairs, or a pair does not fit.
-    """
+    """Lay out pairs as the experiment's model reads them; UserError if a pair does not fit."""
     model = jaxmodels.make_config(config.model, **model_fields(config))
     skip = config.data.skip_long
     try:
@@ -274,13 +264,13 @@ def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
 
 
 def _check_fit(config: ConfigDict) -> None:
-    """Refuse what does not go with questions, before anything is read."""
+    """Reject config values that do not apply to pairs, before anything is read."""
     d = config.data
     if config.curriculum:
-        raise UserError("config.curriculum: rows of pairs have one length, leave it out")
+        raise UserError("config.curriculum: rows of pairs have a fixed length, leave it out")
     if d.augment and not (d.format == "puzzle" or (d.format == "built" and len(d.tasks))):
         raise UserError("config.data.augment: only known puzzles are augmented, set it to false")
-    if ":" not in config.model and not _has_mode(config.model):
+    if ":" not in config.model and not hasattr(jaxmodels.make_config(config.model), "mode"):
         raise UserError(
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "
             "hrlm and hrm do"
@@ -297,18 +287,18 @@ def _stream_arguments(config: ConfigDict) -> dict[str, int]:
 
 
 def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:
-    """-> (batches over a share of the validation pairs, bytes of the answers of all of them)."""
+    """Return (batches over `eval_tokens` of the validation pairs, bytes of their answers)."""
     tokens = config.data.eval_tokens
     held = rows_of(config, corpus.valid, corpus.tokenizer)
-    most = max(tokens // config.seq_len, 1) if tokens else None
-    chosen = np.array(evenly_spaced(range(len(held.kept)), most))  # some of every task and file
+    limit = max(tokens // config.seq_len, 1) if tokens else None
+    chosen = np.array(evenly_spaced(range(len(held.kept)), limit))  # from every task and file
     held = Rows(*(column[chosen] for column in held))
     valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
     return pair_eval_stream(held, **_stream_arguments(config)), valid_bytes
 
 
 def _check_identifiers(config, corpus):
-    """A table that is too short would be read at its last row, without a word."""
+    """Reject a table of puzzle vectors that is too short: look-ups would silently clamp."""
     learned = model_fields(config).get("puzzle_ids", 0)
     needed = 1 + max(p.identifier for p in (*corpus.train, *corpus.valid, *corpus.test))
     if learned and learned < needed:
@@ -316,7 +306,3 @@ def _check_identifiers(config, corpus):
             f"config.model_config.puzzle_ids: {learned} vectors, but the data have {needed} "
             f"puzzles; set it to {needed}, or to 0 for none"
         )
-
-
-def _has_mode(name: str) -> bool:
-    return hasattr(jaxmodels.make_config(name), "mode")

@@ -1,4 +1,4 @@
-"""Config fields `data.*`: what is read, how it is split, tokenised and batched."""
+"""Config fields `data.*`: sources, splits, tokenisation and batching."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VALID_FROM = ("split", "tail_of_tracks")
 
 
 def _piece(tokens: int) -> str:
-    return "" if tokens == 0 or tokens >= 2 else f"0 (whole) or >= 2, got {tokens}"
+    return "" if tokens == 0 or tokens >= 2 else f"must be 0 (whole) or >= 2, got {tokens}"
 
 
 _FORMATS = ", ".join((*FORMATS, *ANSWER_FORMATS))
@@ -26,21 +26,21 @@ GROUP = Group(
     (
         free("paths", (), "Files, folders or globs; none = the packaged corpus."),
         Field("format", "text", f"One of {_FORMATS}.", one_of((*FORMATS, *ANSWER_FORMATS))),
-        Field("valid_fraction", 0.05, "Share of the documents held out for validation."),
-        Field("test_fraction", 0.05, "Share of the documents held out for the test split."),
+        Field("valid_fraction", 0.05, "Fraction of the documents held out for validation."),
+        Field("test_fraction", 0.05, "Fraction of the documents held out for testing."),
         Field("valid_from", "split", f"One of {', '.join(VALID_FROM)}.", one_of(VALID_FROM)),
         Field("mixture", {}, "Sources by name with weights by phase (train/tasks/text.py)."),
-        Field("mixture_ends", IDENTITY_PHASES, "Share of the steps at which each phase ends."),
+        Field("mixture_ends", IDENTITY_PHASES, "Fraction of the steps at which each phase ends."),
         Field("tokenizer", "byte", f"One of {', '.join(TOKENIZERS)}.", one_of(TOKENIZERS)),
         Field("max_tokens", 4096, "Largest vocabulary of a fitted tokenizer.", at_least(3)),
-        Field("min_freq", 1, "Occurrences that make a word a token of its own."),
+        Field("min_freq", 1, "Minimum number of occurrences of a word in the vocabulary."),
         Field("mode", "tracks", f"How rows are cut: {', '.join(MODES)}.", one_of(MODES)),
         Field("piece_tokens", 0, "Cut documents into pieces of this length; 0 = no.", _piece),
         Field("carry_state", True, "Hand the recurrent state from segment to segment."),
         Field("labels", "none", f"One of {', '.join(LABELS)}.", one_of(LABELS)),
-        Field("label_slots", 16, "Slots of those labels."),
-        Field("label_roles", 4, "Roles of those labels."),
-        Field("label_classes", 256, "Classes of those labels."),
+        Field("label_slots", 16, "Slots of the relation labels."),
+        Field("label_roles", 4, "Roles of the relation labels."),
+        Field("label_classes", 256, "Classes of the relation labels."),
         Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py)."),
         Field("examples", 2000, "Examples of each task or puzzle, over all splits."),
         Field("question_prefix", "", "Text in front of each question of format `pairs`."),

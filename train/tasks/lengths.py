@@ -1,14 +1,12 @@
-"""Sequence lengths that grow during a run (SYSTEMS G-25: Grow-P2 2.18, State-Sync 2.23).
+"""Sequence lengths that grow during a run (docs/systems.md, G-25: Grow-P2, State-Sync).
 
-    curriculum = ((0.0, 128), (0.05, 256), (0.25, 512), (0.75, 1024))     from which share of the
-                                                                          steps on, tokens a row
-    curriculum = ((0.0, 128, 1.0), (0.05, 256, 0.9), ...)                 and with which factor on
-                                                                          the learning rate
+    curriculum = ((0.0, 128), (0.05, 256), (0.25, 512))     (fraction of the steps, tokens per row)
+    curriculum = ((0.0, 128, 1.0), (0.05, 256, 0.9))        and the factor on the learning rate
 
-On a change of length the weights, the moments and the carried state stay, and every row goes on
-where it stopped: rows are constant, so that a step's batch in tokens grows by new / old and the
-learning rate is divided by that, which is what 2.23 asks. Where the factors are written out (2.18:
-1, 0.9, 0.8, 0.7), they hold instead. `seq_len` remains the length of validation.
+Weights, moments and carried state are kept on a change of length, and every row continues where it
+stopped. The number of rows is constant: tokens per step grow by new / old and, as State-Sync asks,
+the learning rate is divided by that unless a factor is given (Grow-P2: 1, 0.9, 0.8, 0.7). `seq_len`
+remains the length of validation.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from jaxmodels.errors import UserError
 
 @dataclass(frozen=True)
 class Length:
-    """A sequence length, the step from which it holds, and its factor on the learning rate."""
+    """A sequence length, its first step, and its factor on the learning rate."""
 
     start: int
     seq_len: int
@@ -33,32 +31,30 @@ class Length:
 
 
 def lengths_of(config: ConfigDict) -> tuple[Length, ...]:
-    """The lengths of a run in order; a single one without a curriculum.
-
-    Raises:
-      UserError: a curriculum that makes no sense, or that its data mode cannot follow.
-    """
+    """Return the lengths of a run in order, a single one without a curriculum; raises UserError."""
     if not config.curriculum:
         return (Length(0, config.seq_len, 1.0),)
     if config.data.mode != "tracks":
-        raise UserError("config.curriculum: rows go on where they stopped; set data.mode='tracks'")
-    found: list[Length] = []
+        raise UserError("config.curriculum: needs rows that continue; set data.mode='tracks'")
+    lengths: list[Length] = []
     for part in config.curriculum:
         if not isinstance(part, tuple | list) or len(part) not in (2, 3):
-            raise UserError(f"config.curriculum: entries are (share, seq_len), got {part!r}")
-        share, seq_len, *factor = part
-        if not (_number(share) and 0 <= share < 1 and isinstance(seq_len, int) and seq_len > 0):
+            raise UserError(f"config.curriculum: entries must be (fraction, seq_len), got {part!r}")
+        fraction, seq_len, *factor = part
+        if not (
+            _number(fraction) and 0 <= fraction < 1 and isinstance(seq_len, int) and seq_len > 0
+        ):
             raise UserError(
-                f"config.curriculum: a share in [0, 1) and a length above 0, got {part!r}"
+                f"config.curriculum: needs a fraction in [0, 1) and a length above 0, got {part!r}"
             )
         if factor and not (_number(factor[0]) and factor[0] > 0 and math.isfinite(factor[0])):
-            raise UserError(f"config.curriculum: the factor on the rate is positive, got {part!r}")
-        start = round(share * config.steps)
-        if start <= (found[-1].start if found else -1) or (not found and start):
-            raise UserError("config.curriculum: shares begin at 0 and ascend by a step or more")
-        first = found[0].seq_len if found else seq_len
-        found.append(Length(start, seq_len, float(factor[0]) if factor else first / seq_len))
-    return tuple(found)
+            raise UserError(f"config.curriculum: the rate factor must be positive, got {part!r}")
+        start = round(fraction * config.steps)
+        if start <= (lengths[-1].start if lengths else -1) or (not lengths and start):
+            raise UserError("config.curriculum: fractions must start at 0 and ascend by >= 1 step")
+        first = lengths[0].seq_len if lengths else seq_len
+        lengths.append(Length(start, seq_len, float(factor[0]) if factor else first / seq_len))
+    return tuple(lengths)
 
 
 def _number(value) -> bool:
@@ -66,12 +62,12 @@ def _number(value) -> bool:
 
 
 def length_at(lengths: tuple[Length, ...], step: int) -> Length:
-    """Return the length of the step that follows `step` updates."""
+    """Return the length in effect after `step` updates."""
     return [length for length in lengths if length.start <= step][-1]
 
 
 def scaled(schedule: Callable, lengths: tuple[Length, ...]) -> Callable:
-    """The schedule step -> learning rate times the factor of the length at that step."""
+    """Multiply the schedule (step -> learning rate) by the factor of the length at each step."""
     if len(lengths) == 1 and lengths[0].lr_factor == 1.0:
         return schedule
     starts = tuple(length.start for length in lengths)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TextTask:
-    """Text that is read from left to right; see `train.tasks.Task` for the attributes."""
+    """Text read from left to right; `train.tasks.Task` documents the attributes."""
 
     kind: ClassVar[str] = "text"
     config: ConfigDict
@@ -48,16 +48,12 @@ class TextTask:
 
     @classmethod
     def load_corpus(cls, config: ConfigDict) -> Corpus:
-        """Read the corpus alone, split and tokenised; see `corpus_of`."""
+        """Read the corpus alone, split and tokenised (`corpus_of`)."""
         return corpus_of(config)
 
     @classmethod
     def open(cls, config: ConfigDict) -> TextTask:
-        """Read the corpus and make the streams.
-
-        Raises:
-          UserError: whatever is wrong with the files or their fit to the config.
-        """
+        """Read the corpus and make the streams; raises UserError."""
         corpus, labels = corpus_of(config), labeller_of(config)
         config = resolve_vocab(config, corpus.tokenizer.vocab_size)
         train = _train_stream(config, corpus, labels)
@@ -83,12 +79,12 @@ class TextTask:
         return label_classes(self.corpus.train + self.corpus.valid + self.corpus.test)
 
     def steps_per_epoch(self) -> float:
-        """Return the steps in which as many tokens are read as the training split has."""
+        """Return the steps per pass over the training split, by tokens."""
         tokens = sum(len(document) for document in self.corpus.train)
         return tokens / (self.config.batch_size * self.config.seq_len)
 
     def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """Convert a loss for byte tokenizers; {} otherwise: a batch records no byte counts."""
+        """Convert the loss for byte tokenizers; {} otherwise: batches record no byte counts."""
         if self.corpus.tokenizer.name != "byte":
             return {}
         return {"bits_per_byte": nats_per_token / math.log(2)}
@@ -117,11 +113,11 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
 
 
 def corpus_of(config: ConfigDict) -> Corpus:
-    """The corpus of an experiment, split and tokenised; `load_corpus` says what it raises.
+    """Return the corpus of an experiment, split and tokenised; raises like `load_corpus`.
 
-    With `data.mixture` it is that of all sources together. With `data.valid_from` "tail_of_tracks"
-    validation is the last `valid_fraction` of each of `batch_size` equal tracks, cut before any
-    training batch is made (a tokenizer that is fitted has seen them).
+    With `data.mixture` it joins all sources. With `data.valid_from` "tail_of_tracks", validation is
+    the last `valid_fraction` of each of `batch_size` equal tracks, cut before batching (but a
+    fitted tokenizer has seen it).
     """
     d = config.data
     corpus = _load(config, d.paths, d.format) if not len(d.mixture) else _mixed(config)[0]
@@ -148,10 +144,10 @@ def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None) -> Corp
 
 
 def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]:
-    """-> (all sources as one corpus, training documents by source).
+    """Return (all sources as one corpus, training documents by source).
 
-    Sources are taken by name, since a config read back from JSON has them so. A tokenizer that is
-    fitted is fitted on the first one.
+    Sources are ordered by name, as in a config read from JSON. A fitted tokenizer is fitted on the
+    first.
     """
     d = config.data
     if d.mode != "windows" or d.piece_tokens or d.valid_from != "split":
@@ -166,8 +162,8 @@ def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]
             raise UserError(f"config.data.mixture.{name}: needs the fields paths and weights")
         if unknown := sorted(fields.keys() - {"paths", "weights", "format"}):
             raise UserError(
-                f"config.data.mixture.{name}: unknown field {unknown[0]!r}, valid: paths, weights, "
-                "format"
+                f"config.data.mixture.{name}: unknown field {unknown[0]!r}; choose from: paths, "
+                "weights, format"
             )
         tokenizer = next(iter(parts.values())).tokenizer if parts else None
         parts[name] = _load(config, fields["paths"], fields.get("format", d.format), tokenizer)
@@ -181,11 +177,11 @@ def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]
 
 
 def _mixture(config: ConfigDict, hosts: dict[str, int], labels) -> Any:
-    """The stream of `data.mixture`: {source: {"paths", "weights" (one a phase), "format"}}."""
+    """Return the stream of `data.mixture`: {source: {"paths", "weights" (per phase), "format"}}."""
     d = config.data
     ends = tuple(d.mixture_ends)
     if not ends or ends[-1] != 1.0 or list(ends) != sorted(set(ends)) or ends[0] <= 0:
-        raise UserError(f"config.data.mixture_ends: shares that ascend to 1.0, got {ends}")
+        raise UserError(f"config.data.mixture_ends: must ascend to 1.0, got {ends}")
     local = config.batch_size // hosts["host_count"]
     source = Mixture(
         _mixed(config)[1],
@@ -205,15 +201,13 @@ def labeller_of(config: ConfigDict) -> RelationLabeller | None:
     d = config.data
     if d.labels != "relations":
         return None
-    from jaxmodels.data.labels.relations import (
-        RelationLabeller,  # its word lists are read on import
-    )
+    from jaxmodels.data.labels.relations import RelationLabeller  # slow import: reads word lists
 
     return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
 
 
 def my_rows(tree: Any, batch_size: int) -> Any:
-    """This process's share of the rows of a NumPy pytree with leading axis `batch_size`."""
+    """Return this process's rows of a NumPy pytree with leading axis `batch_size`."""
     rows = batch_size // jax.process_count()
     first = jax.process_index() * rows
     return jax.tree.map(lambda x: np.asarray(x)[first : first + rows], tree)

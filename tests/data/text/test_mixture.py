@@ -191,7 +191,7 @@ def test_a_mixture_from_a_config(texts):
     assert data.corpus.name == "talk + text"
     for wrong, says in (
         ({"mode": "tracks"}, "set data.mode='windows'"),
-        ({"mixture_ends": (0.5, 0.2, 0.3, 1.0)}, "shares that ascend to 1.0"),
+        ({"mixture_ends": (0.5, 0.2, 0.3, 1.0)}, "must ascend to 1.0"),
     ):
         other = config.copy_and_resolve_references()
         for name, value in wrong.items():

@@ -1,4 +1,4 @@
-"""The controller in the loop: what it does to a run, and that a resumed run is told the same."""
+"""The controller in the loop: effect on a run, and equal decisions on resume."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from eval.report.introspect import Inspection
 from eval.report.run_page import compose
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
-from tests.train.test_loop import changed, go, stop_at
+from tests.train.test_loop import changed, stop_at, train_run
 from tests.train.toy import toy_config
 from train.config import complete_config, validate_config
 from train.control.controller import Controller
@@ -51,44 +51,44 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    return workdir, go(config, workdir)
+    return workdir, train_run(config, workdir)
 
 
-def said(workdir):
+def decisions_of(workdir):
     lines = [line for line in read_metrics(workdir) if line.get("split") == "control"]
     return [(line["step"], line["action"]) for line in lines]
 
 
-def test_the_rate_is_lowered(whole, config):
+def test_controller_lowers_the_rate(whole, config):
     lines = read_metrics(whole[0])
-    drops = [step for step, action in said(whole[0]) if action == "LOWER_LR"]
-    assert drops, said(whole[0])
+    drops = [step for step, action in decisions_of(whole[0]) if action == "LOWER_LR"]
+    assert drops, decisions_of(whole[0])
     rates = {line["step"]: line["learning_rate"] for line in lines if line.get("split") == "train"}
     for step, rate in rates.items():
         before = sum(drop < step for drop in drops)
         assert rate == pytest.approx(config.optimizer.learning_rate * 0.6**before, rel=1e-6)
 
 
-def test_killed_and_resumed_it_says_the_same(whole, config, tmp_path):
+def test_resumed_controller_decides_the_same(whole, config, tmp_path):
     """Stopped just after the first lowered rate; the log then holds what a kill leaves there."""
-    drop = next(step for step, action in said(whole[0]) if action == "LOWER_LR")
+    drop = next(step for step, action in decisions_of(whole[0]) if action == "LOWER_LR")
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, drop + 1)
-        assert go(config, tmp_path / "w").step == drop + 1
+        assert train_run(config, tmp_path / "w").step == drop + 1
     with open(tmp_path / "w" / "metrics.jsonl", "a") as stream:
         stream.write(json.dumps({"step": drop + 9, "split": "valid", "loss": 0.1}) + "\n")
         stream.write('{"step": 99, "spl')
-    result = go(config, tmp_path / "w", resume=True)
+    result = train_run(config, tmp_path / "w", resume=True)
     assert result.digest == whole[1].digest
     assert (tmp_path / "w/metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
 
 
-def test_the_controller_is_there_from_the_start_or_never(config, tmp_path):
+def test_controller_cannot_be_toggled_on_resume(config, tmp_path):
     plain = changed(config, control__enabled=False)
-    made = {"format": 1, "config": plain.to_dict()}
+    info = {"format": 1, "config": plain.to_dict()}
     with pytest.raises(UserError, match=r"config.control.enabled: .* was made with False"):
-        check_info(made, config, tmp_path)
-    check_info(made, changed(plain, control__patience=5.0), tmp_path)
+        check_info(info, config, tmp_path)
+    check_info(info, changed(plain, control__patience=5.0), tmp_path)
     controller = Controller(plain, 100.0)
     for step in (100, 200, 300):
         controller.add(step, "valid", {"loss": 1.0 + step})
@@ -113,10 +113,10 @@ def overfitted(tmp_path_factory):
         data__test_fraction=0.0,
         control__enabled=True,
     )
-    return config, folder / "w", go(config, folder / "w")
+    return config, folder / "w", train_run(config, folder / "w")
 
 
-def test_overfitting_ends_a_run_well(overfitted):
+def test_overfitting_stops_a_run_cleanly(overfitted):
     config, workdir, result = overfitted
     assert result.status == "stopped"
     assert result.step < config.steps
@@ -133,19 +133,19 @@ def test_overfitting_ends_a_run_well(overfitted):
     }
 
 
-def test_a_stopped_run_stays_stopped_until_its_settings_change(overfitted, tmp_path):
+def test_stopped_run_stays_stopped_until_settings_change(overfitted, tmp_path):
     config, workdir, result = overfitted
     lines = (workdir / "metrics.jsonl").read_bytes()
     shutil.copytree(workdir, tmp_path / "w")
-    again = go(config, tmp_path / "w", resume=True)
+    again = train_run(config, tmp_path / "w", resume=True)
     assert (again.status, again.digest, again.message) == ("stopped", result.digest, result.message)
     assert (tmp_path / "w/metrics.jsonl").read_bytes() == lines
     lenient = changed(config, steps=result.step + 10, control__start=0.99)
-    onwards = go(lenient, tmp_path / "w", resume=True)
+    onwards = train_run(lenient, tmp_path / "w", resume=True)
     assert (onwards.status, onwards.step) == ("finished", result.step + 10)
 
 
-def test_the_report_tells(overfitted):
+def test_report_shows_decisions(overfitted):
     _, workdir, result = overfitted
     text = compose(read_log(workdir), {}, Inspection())
     assert "Controller decisions" in text
@@ -171,22 +171,22 @@ def test_lr_scale_multiplies_the_updates(config):
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
-        ({"hold": 1.5}, "config.control.hold: must lie in"),
-        ({"lr_cut": 0.0}, "config.control.lr_cut: must lie in"),
+        ({"hold": 1.5}, "config.control.hold: must be in"),
+        ({"lr_cut": 0.0}, "config.control.lr_cut: must be in"),
         ({"patience": 0.0}, "config.control.patience: must be positive"),
         ({"max_drops": -1}, "config.control.max_drops: must not be negative"),
         ({"enabled": True, "patiense": 3.0}, "unknown field 'control.patiense'; did you mean"),
     ],
 )
-def test_settings_that_make_no_sense(fields, says):
+def test_invalid_settings_are_rejected(fields, message):
     with pytest.raises(UserError) as error:
         validate_config(complete_config({"model": "prernk", "control": fields}))
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
-def test_what_the_controller_needs(config, tmp_path):
+def test_controller_requirements(config, tmp_path):
     with pytest.raises(UserError, match="the controller needs validation, set eval_every"):
         validate_config(changed(config, eval_every=0))
     controller = Controller(changed(config, control__probe="passkey"), 100.0)
@@ -195,4 +195,4 @@ def test_what_the_controller_needs(config, tmp_path):
         controller.decide(100)
     local = changed(config, model="tests.train.test_step:create_local")
     with pytest.raises(UserError, match=r"config.control.max_drops: .* set it to 0"):
-        go(local, tmp_path / "v")
+        train_run(local, tmp_path / "v")

@@ -1,4 +1,4 @@
-"""The controller on synthetic runs: what it says, in which order, and that it forgets nothing."""
+"""Decisions of the controller on synthetic runs, their order, and their reproducibility."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def falling_then(tail, count=10):
     return [3.0 - 0.1 * i for i in range(count)] + list(tail)
 
 
-def test_a_falling_curve_is_left_alone():
+def test_falling_curve_continues():
     _, decisions = replay(falling_then([], 20), Settings())
     assert actions(decisions) == []
     assert "held-out perplexity improves" in decisions[-1][1].reason
@@ -39,16 +39,16 @@ def test_a_falling_curve_is_left_alone():
 
 def test_overfitting_stops_at_its_threshold():
     best = 2.1
-    for rise, says in ((0.04, []), (0.06, [(1300, STOP)])):
+    for rise, expected in ((0.04, []), (0.06, [(1300, STOP)])):
         valid = falling_then([best * (1 + rise), best * (1 + rise + 0.01), best * (1 + rise)])
         _, decisions = replay(valid, Settings())
-        assert actions(decisions) == says, rise
+        assert actions(decisions) == expected, rise
     assert decisions[-1][1].reason.startswith("overfitting: validation is 6.0% above its best 2.1")
     lenient = Settings(overfit_rise=0.1)
     assert "overfitting" not in replay(valid, lenient)[1][-1][1].reason
 
 
-def test_a_steady_rise_stops_without_overfitting():
+def test_steady_rise_stops_without_overfitting():
     valid = falling_then([2.12, 2.14, 2.16, 2.18])
     _, decisions = replay(valid, Settings(), train=lambda at: 2.0)
     assert actions(decisions)[-1][1] == STOP
@@ -60,7 +60,7 @@ def plateau(count):
     return falling_then([(2.13, 2.16)[i % 2] for i in range(count)])
 
 
-def test_a_plateau_is_looked_into_then_answered_then_ended():
+def test_plateau_investigates_then_lowers_then_stops():
     history, decisions = replay(plateau(10), Settings(), train=lambda at: 2.0)
     # 10 % of the run after the minimum at 1000, then the next validation; 15 % held each time.
     assert actions(decisions) == [(1300, INVESTIGATE), (1400, LOWER_LR), (1800, LOWER_LR)]
@@ -75,13 +75,13 @@ def test_a_plateau_is_looked_into_then_answered_then_ended():
     assert decisions[-1][1].reason.endswith("; 2 lowered rates brought nothing")
 
 
-def test_a_new_minimum_ends_a_plateau():
+def test_new_minimum_ends_a_plateau():
     valid = [*plateau(5), 2.0, 2.1, 2.13]
     _, decisions = replay(valid, Settings(), train=lambda at: 2.0)
     assert actions(decisions) == [(1300, INVESTIGATE), (1400, LOWER_LR)]
 
 
-def test_large_models_do_not_ask_and_may_never_lower():
+def test_investigate_and_drops_can_be_disabled():
     _, decisions = replay(plateau(4), Settings(investigate=False), train=lambda at: 2.0)
     assert actions(decisions) == [(1300, LOWER_LR)]
     settings = Settings(investigate=False, max_drops=0)
@@ -89,7 +89,7 @@ def test_large_models_do_not_ask_and_may_never_lower():
     assert actions(decisions)[0] == (1300, STOP)
 
 
-def test_patience_is_silent_while_training_and_perplexity_still_improve():
+def test_patience_waits_while_loss_and_perplexity_improve():
     """Best at 1000 by a stroke of luck, and a curve that falls slowly towards it."""
     valid = [*falling_then([], 9), 1.9, 2.05, 2.0, 1.99, 1.98, 1.97, 1.96]
     settings = Settings(converged=0.4, investigate=False)
@@ -98,13 +98,13 @@ def test_patience_is_silent_while_training_and_perplexity_still_improve():
     _, decisions = replay(valid, settings, train=lambda at: 2.0)
     assert actions(decisions) == [(1300, LOWER_LR)]
     assert "it scatters by more than it improves" in dict(decisions)[1300].reason
-    # More than the converged share is final, whatever training does.
+    # A plateau beyond `converged` is final, whatever training does.
     _, decisions = replay(valid, Settings(converged=0.2, investigate=False))
     assert actions(decisions) == [(1500, LOWER_LR)]
     assert "more than 20% is converged" in decisions[-2][1].reason
 
 
-def test_the_budget_of_plateaus():
+def test_plateau_budget():
     valid = [3.0, 2.9, 2.8]
     for level in (2.8, 2.7, 2.6):
         valid += [level + 0.03, level + 0.06, level + 0.03, level - 0.1]
@@ -117,7 +117,7 @@ def test_the_budget_of_plateaus():
     assert STOP not in dict(actions(decisions)).values()
 
 
-def test_red_flags_are_said_once():
+def test_red_flags_are_reported_once():
     valid = [*falling_then([], 6), 2.0, 3.0, 2.0, 3.0, 2.0, 3.0]
     history, decisions = replay(valid, Settings(), train=lambda at: 2.0)
     assert actions(decisions)[0] == (800, INVESTIGATE)
@@ -137,7 +137,7 @@ def test_early_divergence_is_a_red_flag():
     assert actions(late) == []
 
 
-def test_a_flag_from_the_diagnostics_asks():
+def test_diagnostic_flag_investigates():
     history = History(TOTAL)
     for step in (100, 200, 300):
         history.add(step, "valid", {"loss": 3.0 - step / 1000})
@@ -147,7 +147,7 @@ def test_a_flag_from_the_diagnostics_asks():
     assert decision.reason == "red flag: decay of layer 3 collapsed to 0"
 
 
-def test_a_probe_that_degrades_stops():
+def test_degrading_probe_stops():
     history = History(TOTAL, probe_name="passkey")
     for number, score in enumerate([0.8, 0.8, 0.8, 0.6, 0.6, 0.6]):
         step = 100 * (number + 1)
@@ -158,7 +158,7 @@ def test_a_probe_that_degrades_stops():
     assert decide(history, Settings(probe="passkey")).action == CONTINUE
 
 
-def test_the_target_loss_stops_even_early():
+def test_target_loss_stops_early():
     history = History(TOTAL)
     history.add(100, "valid", {"loss": 6.9})
     assert decide(history, Settings(target_loss=7.0)).action == STOP
@@ -170,7 +170,7 @@ SIGNS = ("training loss falls steadily", "every component varies", "no state has
 
 
 @pytest.mark.parametrize("missing", ["", *SIGNS])
-def test_signs_of_life_are_named_and_what_is_dead_is_not(missing):
+def test_only_present_signs_of_progress_are_named(missing):
     history = History(TOTAL)
     for number in range(20):
         step = EVERY * (number + 1)
@@ -190,7 +190,7 @@ def test_signs_of_life_are_named_and_what_is_dead_is_not(missing):
         assert (sign in decision.reason) == (sign != missing)
 
 
-def test_only_what_matters_is_logged():
+def test_repeated_continue_is_not_logged():
     history, _ = replay(plateau(10), Settings(), train=lambda at: 2.0)
     assert history.decisions == [
         (1300, INVESTIGATE),
@@ -201,7 +201,7 @@ def test_only_what_matters_is_logged():
     ]
 
 
-def test_a_history_read_back_from_its_lines_decides_the_same():
+def test_history_from_log_lines_decides_the_same():
     lines = []
 
     class Recorded(History):

@@ -11,7 +11,7 @@ from jaxmodels.models import observe
 from jaxmodels.tree import flatten, unflatten
 from tests.eval.small_ground import TEXT, TOKENIZER, small_model
 from tests.train.corpus import small_text
-from tests.train.test_loop import changed, go, stop_at
+from tests.train.test_loop import changed, stop_at, train_run
 from tests.train.toy import Toy, ToyConfig, toy_config
 from train.control.monitor import PIECE, ROWS, ComponentMonitor, judge
 from train.io.log import read_metrics
@@ -58,14 +58,14 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def muted(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "muted"
-    return workdir, go(config, workdir)
+    return workdir, train_run(config, workdir)
 
 
 def lines_of(workdir, split):
     return [line for line in read_metrics(workdir) if line.get("split") == split]
 
 
-def test_a_path_that_gives_nothing_is_a_red_flag_of_the_run(muted):
+def test_constant_path_is_a_red_flag(muted):
     workdir, result = muted
     assert result.status == "finished"
     seen = lines_of(workdir, "flag")
@@ -76,33 +76,33 @@ def test_a_path_that_gives_nothing_is_a_red_flag_of_the_run(muted):
         assert line["output_rms/rwkv"] > 0.01 and line["output_variance/rwkv"] > 0.01
         assert 0.1 < line["state_entropy/rwkv"] <= np.log(16)
         assert line["state_norm/rwkv"] > 0.01 and 0.3 < line["retention/rwkv"] < 0.7
-    said = lines_of(workdir, "control")[0]
-    assert (said["step"], said["action"]) == (12, "INVESTIGATE")  # the third validation
-    assert said["reason"] == "red flag: mamba's output is constant in layer 1"
+    decision = lines_of(workdir, "control")[0]
+    assert (decision["step"], decision["action"]) == (12, "INVESTIGATE")  # the third validation
+    assert decision["reason"] == "red flag: mamba's output is constant in layer 1"
 
 
-def test_unwatched_it_trains_the_same_and_says_nothing(muted, config, tmp_path):
+def test_training_is_equal_without_monitor(muted, config, tmp_path):
     sound = changed(config, control__watch=False, model_config__mute=False)
-    assert go(sound, tmp_path / "w").digest == muted[1].digest
+    assert train_run(sound, tmp_path / "w").digest == muted[1].digest
     assert lines_of(tmp_path / "w", "flag") == []
     assert not any("red flag" in line["reason"] for line in lines_of(tmp_path / "w", "control"))
 
 
-def test_killed_and_resumed_it_sees_the_same(muted, config, tmp_path):
+def test_resumed_monitor_logs_the_same(muted, config, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 13)
-        assert go(config, tmp_path / "w").step == 13
-    assert go(config, tmp_path / "w", resume=True).digest == muted[1].digest
+        assert train_run(config, tmp_path / "w").step == 13
+    assert train_run(config, tmp_path / "w", resume=True).digest == muted[1].digest
     whole = (muted[0] / "metrics.jsonl").read_bytes()
     assert (tmp_path / "w" / "metrics.jsonl").read_bytes() == whole
 
 
 @pytest.mark.slow
-def test_split_over_devices_it_sees_the_same(muted, config, tmp_path):
+def test_monitor_is_independent_of_placement(muted, config, tmp_path):
     split = changed(config, parallel="shard_map", mesh__fsdp=2)
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 4)
-        go(split, tmp_path / "w", devices=4)
+        train_run(split, tmp_path / "w", devices=4)
     (line,), first = lines_of(tmp_path / "w", "flag"), lines_of(muted[0], "flag")[0]
     assert line.pop("reason") == first["reason"]
     numbers = {name: value for name, value in first.items() if name in line}
@@ -110,11 +110,11 @@ def test_split_over_devices_it_sees_the_same(muted, config, tmp_path):
     assert line == pytest.approx(numbers, rel=1e-4)  # after four steps, summed in other orders
 
 
-def test_a_model_that_shows_nothing_is_refused(config, tmp_path):
+def test_model_without_intermediates_is_rejected(config, tmp_path):
     plain = changed(config, model="tests.train.toy:create")
     del plain.model_config["mute"]
     with pytest.raises(UserError, match=r"config.control.watch: .* has no `intermediates`"):
-        go(plain, tmp_path / "w")
+        train_run(plain, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -133,7 +133,7 @@ def layer(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"rwkv_out": np.zeros((2, 8, 4))}, "rwkv's output is constant"),
         ({"mamba_out": 3.0 + np.zeros((2, 8, 4))}, "mamba's output is constant"),
@@ -142,23 +142,23 @@ def layer(**changes):
         ({"mamba_retention": np.ones((2, 8, 1))}, "mamba's retention collapsed to 1"),
     ],
 )
-def test_what_is_wrong_in_one_layer(changes, says):
+def test_red_flags_of_one_layer(changes, message):
     before, after = layer(), layer()
     assert "reason" not in judge([before, {}], [after, {}])
     found = judge([before, {}, before], [after, {}, after | changes])
-    assert found["reason"] == f"{says} in layer 2"
+    assert found["reason"] == f"{message} in layer 2"
     everywhere = judge([before] * 10, [after | changes] * 10)
-    assert everywhere["reason"] == f"{says} in layers 0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert everywhere["reason"] == f"{message} in layers 0, 1, 2, 3, 4, 5, 6, 7, ..."
 
 
-def test_a_state_that_does_not_move():
+def test_stuck_state_is_a_red_flag():
     before = layer()
     still = layer(rwkv_state=before["rwkv_state"])
     assert judge([before], [still])["reason"] == "rwkv's state does not move in layer 0"
 
 
-def test_a_hybrid_with_one_path_cut_off():
-    """GroundThink itself: sound as it is made, and without what reads Mamba out."""
+def test_hybrid_with_one_path_cut_off():
+    """GroundThink: healthy at initialisation, flagged without Mamba's output projection."""
     documents = (Document("text", TOKENIZER.encode(TEXT), None, {}),)
     corpus = Corpus("text", documents, (), (), tokenizer=TOKENIZER, split="none")
     model = jax.device_get(small_model())
@@ -174,4 +174,4 @@ def test_a_hybrid_with_one_path_cut_off():
     assert cut
     broken = unflatten(model, flat | {name: np.zeros_like(flat[name]) for name in cut})
     assert monitor.inspect(broken)["reason"] == "mamba's output is constant in layer 0"
-    assert observe._compiled._cache_size() == programs  # looking again compiles nothing
+    assert observe._compiled._cache_size() == programs  # a second inspection compiles nothing

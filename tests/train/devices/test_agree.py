@@ -26,29 +26,29 @@ def fails(message, kind=UserError):
 
 @pytest.fixture
 def others(monkeypatch):
-    """Three processes, of which the others say what the list holds; this one is process 1."""
-    said = ["", ""]
+    """Three emulated processes, this one number 1; the list holds the others' messages."""
+    messages = ["", ""]
 
     def gather(mine):
-        theirs = [train.devices.processes._encoded(message) for message in said]
+        theirs = [train.devices.processes._encoded(message) for message in messages]
         return np.stack([theirs[0], mine, theirs[1]])
 
     monkeypatch.setattr(train.devices.processes.jax, "process_count", lambda: 3)
     monkeypatch.setattr(train.devices.processes.multihost_utils, "process_allgather", gather)
-    return said
+    return messages
 
 
-def test_a_result_when_all_is_well(others):
+def test_success_returns_the_result(others):
     assert raise_everywhere(lambda: 7) == 7
 
 
-def test_what_another_process_says_is_raised_here(others):
+def test_error_of_another_process_is_raised(others):
     others[1] = "no such\nfile"
     with pytest.raises(UserError, match=r"^process 2 of 3: no such file$"):
         raise_everywhere(lambda: 7)
 
 
-def test_what_this_process_says(others):
+def test_error_of_this_process_is_raised(others):
     with pytest.raises(UserError, match=r"^process 1 of 3: bad$"):
         raise_everywhere(fails("bad"))
     others[:] = ["bad", "worse"]
@@ -59,7 +59,7 @@ def test_what_this_process_says(others):
         raise_everywhere(fails("bad"))
 
 
-def test_an_error_of_ours_keeps_its_traceback_where_it_is(others):
+def test_unexpected_error_keeps_its_traceback(others):
     with pytest.raises(ZeroDivisionError):
         raise_everywhere(lambda: 1 / 0)
     others[0] = repr(ZeroDivisionError("division by zero"))
@@ -74,7 +74,7 @@ def test_messages_of_any_length_and_alphabet(others):
     assert common(["", "", ""]) == ""
 
 
-def test_one_process_is_left_alone(monkeypatch):
+def test_single_process_does_not_communicate(monkeypatch):
     monkeypatch.setattr(train.devices.processes.multihost_utils, "process_allgather", None)
     with pytest.raises(UserError, match=r"^bad$"):
         raise_everywhere(fails("bad"))
@@ -85,13 +85,13 @@ SAYS = (
     "another folder",
     "process 1 of 2: absent.txt: no such file or folder",
     "process 0 of 2: --workdir=small.txt/run: cannot be written (Not a directory)",
-    "process 1 of 2: --workdir=own1: not the folder that process 0 writes to; it must lie on a "
+    "process 1 of 2: --workdir=own1: not the folder that process 0 writes to; it must be on a "
     "disk that all hosts share",
 )
 
 
-def test_two_processes_refuse_as_one(tmp_path):
-    """What each of two processes says of four starts that fail in one of them alone."""
+def test_two_processes_raise_the_same_error(tmp_path):
+    """Both processes report four starts that fail in one of them."""
     (tmp_path / "small.txt").write_text(small_text(2000))
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "metrics.jsonl").write_text("")
@@ -111,11 +111,11 @@ def test_two_processes_refuse_as_one(tmp_path):
         for i in range(2)
     ]
     try:
-        said = [process.communicate(timeout=200)[0].splitlines() for process in processes]
+        outputs = [process.communicate(timeout=200)[0].splitlines() for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for lines in said:
+    for lines in outputs:
         lines = [line for line in lines if not line.startswith("[Gloo]")]
         assert [line.partition(" (working folder")[0] for line in lines] == list(SAYS)
 

@@ -78,17 +78,17 @@ def test_compiles_without_hardware(experiment, topology, arguments, chips, devic
     assert 3 * parameters / mesh.get("fsdp", 1) < sizes["arguments"] < 3 * parameters + 2e5
     assert sizes["program"] > 0
     assert 0 < sizes["peak"] < result["hbm_bytes"]
-    # The state is donated: what comes in is what goes out.
+    # The state is donated: inputs alias outputs.
     assert sizes["aliased"] > 0.9 * sizes["outputs"]
     reduced = result["collectives"]["all-reduce"]
     assert reduced["count"] >= 1
-    # Nothing is exchanged token by token, split parameters neither: each is gathered once.
+    # No communication per token: each sharded parameter is gathered once.
     assert all(entry["in_loops"] == 0 for entry in result["collectives"].values())
     kernels = 4 * (16 * 16 + 8 * 256)
     if "fsdp" in mesh:
         assert kernels / 2 <= result["collectives"]["all-gather"]["bytes"] < 1.2 * kernels
     if len(mesh) == 1 and not arguments[:1] == ["--slices=2"]:
-        # All gradients are reduced once, and nothing else of that size is.
+        # Gradients are reduced once, and nothing else of that size.
         assert parameters <= reduced["bytes"] < 1.2 * parameters
     if "--slices=2" in arguments:
         assert result["collectives"]["send"]["count"] >= 1
@@ -96,7 +96,7 @@ def test_compiles_without_hardware(experiment, topology, arguments, chips, devic
 
 
 @needs_libtpu
-def test_a_larger_model_is_gathered_once():
+def test_parameters_are_gathered_once():
     """`configs/prernk_tpu.py` in small: loops over time within loops over chunks."""
     sizes = {"width": 8, "hidden_size": 16, "symbol_slots": 4, "role_slots": 2, "relation_size": 8}
     sizes |= {"vocab_size": 32, "abstraction_sizes": "16,8", "remat_chunk": 8}
@@ -115,7 +115,7 @@ def test_a_larger_model_is_gathered_once():
 
 @needs_libtpu
 @pytest.mark.parametrize(("version", "mesh"), [(4, []), (7, ["--config.mesh.fsdp=2"])])
-def test_kernels_run_in_a_step_over_chips(version, mesh):
+def test_pallas_kernels_compile_over_chips(version, mesh):
     """XLA divides none by itself: every axis of the mesh is the step's own."""
     changes = {"version": version, "width": 128, "num_layers": 1, "kernel": "pallas"}
     changes = [f"--config.model_config.{name}={value}" for name, value in changes.items()]
@@ -126,11 +126,11 @@ def test_kernels_run_in_a_step_over_chips(version, mesh):
 
 
 @needs_libtpu
-def test_kernels_are_not_split():
+def test_pallas_kernels_are_not_split():
     changes = ["--config.mesh.tensor=2", "--config.model_config.kernel=pallas"]
     done = compile_for(ROOT / "configs" / "rwkv.py", "v5e:2x2", *changes)
     assert done.returncode == 2
-    assert "config.mesh.tensor=2 splits what kernel='pallas' wants whole" in done.stderr
+    assert "config.mesh.tensor=2 splits what kernel='pallas' needs whole" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -140,7 +140,7 @@ def kernel_bytes(model, sizes):
 
 
 @needs_libtpu
-def test_prints_what_a_person_reads(experiment):
+def test_text_output(experiment):
     done = compile_for(experiment, "v5e:2x2")
     assert done.returncode == 0, done.stderr
     for words in ("4 chips", "bytes per chip", "temporaries", "all-reduce", "compiled in"):
@@ -149,7 +149,7 @@ def test_prints_what_a_person_reads(experiment):
 
 
 @needs_libtpu
-def test_says_in_one_line_why_it_does_not_fit(experiment):
+def test_out_of_memory_is_one_line(experiment):
     done = compile_for(experiment, "v5e:2x2", "--config.batch_size=65536", "--config.seq_len=16384")
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("\n") == 1
@@ -176,7 +176,7 @@ def test_refused_topologies_are_one_line(experiment, topology, arguments, messag
 @pytest.mark.parametrize(
     ("topology", "message"),
     [
-        ("v9:4x4", "unknown generation 'v9'; known: v4:2x2x4, v5e:4x4"),
+        ("v9:4x4", "unknown generation 'v9'; choose from: v4:2x2x4, v5e:4x4"),
         ("4x4", "expected a TPU generation"),
         ("v5e:4x4x4", "v5e has 2 axes, e.g. v5e:4x4"),
         ("v5p:4x4", "v5p has 3 axes"),
@@ -190,7 +190,7 @@ def test_unknown_topologies_name_the_known_ones(experiment, capsys, topology, me
     assert error.count("\n") == 1
 
 
-def test_missing_compiler_says_how_to_get_it(experiment, monkeypatch, tmp_path, capsys):
+def test_missing_compiler_prints_install_command(experiment, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.delenv("LIBTPU_DIR", raising=False)
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
@@ -200,7 +200,7 @@ def test_missing_compiler_says_how_to_get_it(experiment, monkeypatch, tmp_path, 
     assert error.count("\n") == 1
 
 
-def test_compiler_of_another_folder_is_found(monkeypatch, tmp_path):
+def test_compiler_in_another_folder_is_found(monkeypatch, tmp_path):
     library = tmp_path / "libtpu" / "libtpu.so"
     library.parent.mkdir()
     library.touch()
@@ -233,7 +233,7 @@ ENTRY %main (p: f32[2]) -> f32[2] {
   ROOT %rs = s32[] reduce-scatter(%f), dimensions={0}
 }
 """
-# One operation behind others, among them those of a loop: a head, a link in the loop, and an end.
+# A chain, one operation spread behind others: a head, a link in a loop, and an end.
 CHAIN = """
 %head (p: f32[2]) -> f32[8] {
   %g1 = f32[8]{0} all-gather(%p), dimensions={0}, frontend_attributes={chain_id="0"}
@@ -320,7 +320,7 @@ def test_label_shapes_are_those_of_the_stream():
 
 
 @pytest.mark.parametrize(("name", "folder"), [("cot", "CoT"), ("hrdoc", "HRDoc")])
-def test_labels_that_the_text_brings_have_their_shapes_too(name, folder):
+def test_shapes_of_labels_from_text(name, folder):
     config = toy_config(data__format=name)
     batch = build_train_step(config).abstract_batch(aot._label_shapes(config))
     corpus = load_corpus(ROOT / "Data" / folder, format=name, valid_fraction=0, test_fraction=0)

@@ -35,7 +35,7 @@ def placement(config):
 
 @pytest.fixture(scope="module")
 def fresh(placement):
-    with pytest.MonkeyPatch.context() as patch:  # nothing whole is handed out to the devices
+    with pytest.MonkeyPatch.context() as patch:  # no whole array is put on a device
         patch.setattr(Placement, "put_state", None)
         return placement.fresh_state()
 
@@ -64,15 +64,15 @@ def shardings(state):
     return {name: x.sharding for name, x in flatten(state).items()}
 
 
-def test_a_fresh_state_is_made_in_parts(config, placement, fresh):
+def test_fresh_state_is_created_in_shards(config, placement, fresh):
     assert_split(fresh)
     whole = init_train_state(build_model(config), config)
-    # One program instead of one an operation: what it fuses may round otherwise in the last place.
+    # One fused program instead of one per operation may round differently in the last place.
     chex.assert_trees_all_close(placement.to_host(fresh), jax.device_get(whole), rtol=3e-7)
     assert shardings(fresh) == shardings(placement.put_state(whole))
 
 
-def test_no_value_of_the_program_that_makes_it_is_a_whole_kernel(config, placement):
+def test_initialiser_has_no_whole_kernel(config, placement):
     program = placement.fresh_program().lower().compile().as_text()
     shapes = set(re.findall(r"\w+\[(\d+,\d+)\]", program))
     assert {"16,16", "8,128"} <= shapes  # parts of cell (32, 32) and head (16, 256)
@@ -81,7 +81,7 @@ def test_no_value_of_the_program_that_makes_it_is_a_whole_kernel(config, placeme
     assert {"32,32", "16,256"} <= set(re.findall(r"\w+\[(\d+,\d+)\]", whole))
 
 
-def test_a_restored_state_is_read_in_parts(config, placement, fresh, saved, monkeypatch):
+def test_checkpoint_is_restored_in_shards(config, placement, fresh, saved, monkeypatch):
     state = restore(saved, config, placement.template(), None, "text")
     assert_split(state)
     assert state.carry.h.sharding == fresh.carry.h.sharding
@@ -102,7 +102,7 @@ def whole_only_if_small(device_put):
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_it_is_read_onto_whole_devices_too(config, placement, fresh, saved, devices):
+def test_sharded_checkpoint_restores_onto_whole_devices(config, placement, fresh, saved, devices):
     other = config.copy_and_resolve_references()
     other.parallel, other.mesh.fsdp, other.mesh.tensor = "pmap", 1, 1
     replicated = build_train_step(other, jax.devices()[:devices])
@@ -112,12 +112,12 @@ def test_it_is_read_onto_whole_devices_too(config, placement, fresh, saved, devi
     chex.assert_trees_all_equal(replicated.to_host(state), placement.to_host(fresh))
 
 
-def test_the_rows_before_the_first_token(config, placement):
+def test_fresh_rows(config, placement):
     want = jax.device_get(build_model(config).initial_state(config.batch_size))
     chex.assert_trees_all_equal(placement.fresh_rows(), want)
 
 
-def test_a_digest_holds_one_leaf_at_a_time(placement, fresh):
+def test_digest_holds_one_leaf_at_a_time(placement, fresh):
     alive = []
 
     def fetch(x):

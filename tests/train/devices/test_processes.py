@@ -18,7 +18,7 @@ def two_devices(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 
-def test_killed_and_resumed_is_bit_identical(tmp_path):
+def test_killed_and_resumed_run_is_bit_identical(tmp_path):
     calm, killed = kill_and_resume(tmp_path, kills=1, seed=1, steps=100)
     assert_same(calm, killed)
     lines = (killed / "metrics.jsonl").read_text()
@@ -48,7 +48,7 @@ def get_config():
     ],
     ids=str,
 )
-def test_two_processes_train_as_one(tmp_path, each, fields):
+def test_two_processes_match_one(tmp_path, each, fields):
     """Loopback, gloo: the same curve as one process with as many devices; only the first writes."""
     (tmp_path / "toy.py").write_text(CONFIG)
     (tmp_path / "small.txt").write_text(small_text())
@@ -98,7 +98,7 @@ def test_two_processes_train_as_one(tmp_path, each, fields):
         for name in want.keys() - {"digest", "split"}:
             assert got[name] == pytest.approx(want[name], rel=1e-5, abs=1e-6), (name, want["step"])
 
-    # A checkpoint of two processes goes on in two, and in one.
+    # A checkpoint of two processes resumes in two, and in one.
     pair("--resume", "--config.steps=9")
     assert read_metrics(tmp_path / "both")[-1]["step"] == 9
     further = start("both", 2 * each, "--resume", "--config.steps=10")

@@ -24,7 +24,7 @@ def steps(grads, scale=1.0, start=(1.0, -2.0)):
 GRADS = np.random.default_rng(0).standard_normal((5, 2))
 
 
-def test_against_numpy():
+def test_adam_atan2_matches_numpy():
     m, v, want = np.zeros(2), np.zeros(2), {"w": np.array([1.0, -2.0]), "b": np.zeros(2)}
     for t, grad in enumerate(GRADS, 1):
         m, v = B1 * m + (1 - B1) * grad, B2 * v + (1 - B2) * grad**2
@@ -36,10 +36,10 @@ def test_against_numpy():
 
 
 @pytest.mark.parametrize("scale", (1e-12, 1e12))
-def test_the_scale_of_the_gradients_does_not_matter(scale):
+def test_step_is_invariant_to_gradient_scale(scale):
     """Adam's epsilon would swallow the small ones."""
     np.testing.assert_allclose(steps(GRADS, scale)["b"], steps(GRADS)["b"], rtol=1e-5)
 
 
-def test_no_gradient_no_step():
+def test_zero_gradient_gives_zero_step():
     np.testing.assert_array_equal(steps(np.zeros((3, 2)))["b"], np.zeros(2))

@@ -80,7 +80,7 @@ def test_every_optimizer_descends_and_keeps_float32(name):
         ("wsd", {0: 0.25, 3: 1.0, 79: 1.0, 80: 1.0, 90: 0.55, 100: 0.1}),
     ],
 )
-def test_schedules_at_their_corners(schedule, expected):
+def test_schedule_boundary_values(schedule, expected):
     config = toy_config(
         steps=100,
         optimizer__learning_rate=1.0,
@@ -93,6 +93,6 @@ def test_schedules_at_their_corners(schedule, expected):
         assert float(rate(step)) == pytest.approx(value, rel=1e-5), step
 
 
-def test_one_step_of_warmup_is_none():
+def test_one_warmup_step_equals_no_warmup():
     config = toy_config(optimizer__warmup_steps=1, optimizer__schedule="constant")
     assert float(make_schedule(config)(0)) == pytest.approx(1e-2)

@@ -65,7 +65,7 @@ def updates_of(config, params, steps=1, grads=None):
     return all_of_them
 
 
-def test_every_parameter_of_every_model_has_one_label():
+def test_every_parameter_has_one_label():
     for name in ("prernk", "mamba", "rwkv", "groundthink"):
         model = jax.eval_shape(lambda name=name: jaxmodels.create(name, seed=0))
         names = set(flatten(model))
@@ -78,7 +78,7 @@ def test_every_parameter_of_every_model_has_one_label():
     assert {"rwkv", "mamba"} <= set(by_component)  # of the last, the hybrid
 
 
-def test_labels_of_a_model_that_gives_none_or_wrong_ones():
+def test_default_and_invalid_labels():
     model = create(width=4, vocab_size=8)
     labels = parameter_labels(model, flatten(model))
     assert labels["cell/kernel"] == "model/matrix"
@@ -111,7 +111,7 @@ def test_multipliers_multiply(params):
         assert np.abs(plain[name]).max() > 0
 
 
-def test_without_rules_the_optimizer_is_the_plain_one(params):
+def test_no_rules_gives_the_plain_optimizer(params):
     state = make_optimizer(config_with(), LABELS).init(params)
     assert jax.tree.structure(state) == jax.tree.structure(
         make_optimizer(config_with()).init(params)
@@ -141,7 +141,7 @@ def test_clipping_by_component(params):
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
-def test_frozen_until_its_step(params, name):
+def test_group_is_frozen_until_its_step(params, name):
     config = config_with(freeze={"mamba": 2, "head": -1})
     config.optimizer.name = name
     config.optimizer.weight_decay = 0.1
@@ -159,7 +159,7 @@ def test_frozen_until_its_step(params, name):
             np.testing.assert_allclose(thawed[leaf], first[leaf], rtol=1e-5, atol=1e-8)
 
 
-def test_a_thawed_group_has_the_rate_of_the_run(params):
+def test_unfrozen_group_uses_the_schedule_of_the_run(params):
     config = config_with(freeze={"mamba": 10})
     config.optimizer.schedule, config.steps = "linear", 20
     steps = updates_of(config, params, 12)
@@ -167,7 +167,7 @@ def test_a_thawed_group_has_the_rate_of_the_run(params):
     assert np.abs(steps[10]["b/kernel"]).mean() == pytest.approx(0.5 * first, rel=1e-3)
 
 
-def test_frozen_gradients_do_not_count_in_the_global_norm(params):
+def test_frozen_gradients_are_excluded_from_the_global_norm(params):
     config = config_with(freeze={"mamba": 5})
     config.optimizer.clip_norm = 1.0
     huge = {n: 1e3 * p if LABELS[n].startswith("mamba") else 0.01 * p for n, p in params.items()}
@@ -176,7 +176,7 @@ def test_frozen_gradients_do_not_count_in_the_global_norm(params):
     np.testing.assert_array_equal(got["a/kernel"], want["a/kernel"])
 
 
-def test_the_latest_start_counts():
+def test_latest_freeze_step_wins():
     config = config_with(freeze={"mamba": 5, "dynamics": 9, "head/matrix": -1})
     assert frozen_until(config, LABELS) == {
         "a/kernel": 0.0,
@@ -188,24 +188,27 @@ def test_the_latest_start_counts():
 
 
 @pytest.mark.parametrize(
-    ("rules", "says"),
+    ("rules", "message"),
     [
-        ({"groups": {"mamda": 2.0}}, "no such group; did you mean 'mamba'? valid: dynamics, head"),
+        (
+            {"groups": {"mamda": 2.0}},
+            "no such group; did you mean 'mamba'? choose from: dynamics, head",
+        ),
         ({"groups": {"mamba": -1.0}}, "config.optimizer.groups.mamba: must not be negative"),
         ({"groups": {"mamba": "fast"}}, "config.optimizer.groups.mamba: expected a number"),
         ({"group_clip": {"mamba": 0}}, "config.optimizer.group_clip.mamba: must be positive"),
-        ({"freeze": {"mamba": 1.5}}, "config.optimizer.freeze.mamba: a step, or -1"),
+        ({"freeze": {"mamba": 1.5}}, "config.optimizer.freeze.mamba: must be a step, or -1"),
         ({"freeze": {"rwkv": -1, "mamba": -1, "head": -1}}, "all parameters are frozen"),
     ],
 )
-def test_rules_that_make_no_sense(rules, says):
+def test_invalid_rules_are_rejected(rules, message):
     with pytest.raises(UserError) as error:
         check_rules(config_with(**rules), LABELS)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_rules_come_from_files_and_the_command_line():
+def test_rules_are_set_by_file_and_command_line():
     config = complete_config({"model": "x:y", "optimizer": {"groups": {"mamba/dynamics": 0.1}}})
     apply_overrides(config, ["--config.optimizer.groups.mamba=2", "--config.optimizer.freeze.x=-1"])
     assert config.optimizer.groups.to_dict() == {"mamba/dynamics": 0.1, "mamba": 2}
@@ -221,7 +224,7 @@ def test_rules_come_from_files_and_the_command_line():
         pytest.param(4, {"parallel": "shard_map", "mesh__fsdp": 2}, marks=pytest.mark.slow),
     ],
 )
-def test_frozen_in_the_training_step(devices, fields):
+def test_training_step_keeps_frozen_parameters(devices, fields):
     """Matrices stand still for one step and then move; also where parameters are split."""
     config = toy_config(**fields)
     config.optimizer.freeze = type(config)({"matrix": 1})
@@ -237,13 +240,13 @@ def test_frozen_in_the_training_step(devices, fields):
         assert moved == [not name.endswith("kernel"), True], name
 
 
-def test_warmup_by_size():
+def test_suggested_warmup():
     assert suggested_warmup(125_000_000, 100_000) == 2001
     assert suggested_warmup(11_000_000, 10_000) == pytest.approx(594, abs=2)
     assert suggested_warmup(11_000_000, 10_000, factor=2.0) == pytest.approx(396, abs=2)
     assert suggested_warmup(125_000_000, 1000) == 100
     assert suggested_warmup(10, 5) == 1
-    with pytest.raises(UserError, match="factor of the warm-up"):
+    with pytest.raises(UserError, match="warm-up factor"):
         suggested_warmup(10, 5, factor=9.0)
 
 

@@ -64,15 +64,15 @@ def finished(tmp_path_factory):
     return workdir
 
 
-def test_a_run_goes_on_from_a_checkpoint_as_if_undisturbed(finished, tmp_path):
-    # The thoughts of puzzles that had not halted are part of what is saved.
+def test_resumed_answer_run_is_bit_identical(finished, tmp_path):
+    # Checkpoints include the carries of puzzles that had not halted.
     assert one_device(config_of(steps=3), tmp_path / "half").status == "finished"
     again = one_device(config_of(), tmp_path / "half", resume=True)
     last = (finished / "metrics.jsonl").read_text().splitlines()[-1]
     assert again.digest == json.loads(last)["digest"]
 
 
-def test_the_log_has_answers_and_halting(finished):
+def test_log_has_answers_and_halting(finished):
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     train_rows = [row for row in rows if row.get("split") == "train"]
     valid_rows = [row for row in rows if row.get("split") == "valid"]
@@ -82,8 +82,8 @@ def test_the_log_has_answers_and_halting(finished):
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (1, 2)])
-def test_who_explores_does_not_depend_on_the_placement(devices, accumulate, tmp_path, monkeypatch):
-    # Every row would halt after one round, but for those that explore.
+def test_exploration_is_independent_of_placement(devices, accumulate, tmp_path, monkeypatch):
+    # Every row except those that explore would halt after one ACT step.
     monkeypatch.setattr(act, "should_halt", lambda config, out: out.q_halt < jnp.inf)
     curves = []
     for name, count, parts in (("one", 1, 1), ("other", devices, accumulate)):
@@ -100,7 +100,7 @@ def test_who_explores_does_not_depend_on_the_placement(devices, accumulate, tmp_
         assert one["answer"] == pytest.approx(other["answer"], rel=1e-4)
 
 
-def test_an_evaluation_writes_answers_and_a_page(finished, capsys):
+def test_evaluation_writes_answers_and_a_page(finished, capsys):
     assert evaluate([f"--workdir={finished}", "--max-pairs=8", "--batch-size=4"]) == 0
     assert "unseen questions exactly" in capsys.readouterr().out.replace("\n", " ")
     result = json.loads((finished / "answers.json").read_text())
@@ -114,7 +114,7 @@ def test_an_evaluation_writes_answers_and_a_page(finished, capsys):
     assert "for runs on text" in capsys.readouterr().err
 
 
-def test_pairs_that_do_not_fit_disturb_nothing_afterwards(tmp_path, capsys):
+def test_long_pairs_are_skipped(tmp_path, capsys):
     """Mode prefix_ar from a file most of whose pairs, the first ones too, are too long."""
     file = tmp_path / "a.tsv"
     far = "".join(f"a question {i} without an end\tanswer {i}\n" for i in range(60))
@@ -140,7 +140,7 @@ def test_pairs_that_do_not_fit_disturb_nothing_afterwards(tmp_path, capsys):
         load_run(workdir)
 
 
-def test_the_scores_are_those_of_the_answers_that_are_given():
+def test_scores_match_the_selected_answers():
     pairs = [Pair("q1", "a"), Pair("q2", "b")]
     answers = Answers([["a", "x"], ["x", "b"]], np.array([1, 2]))
     scores = _split(pairs, answers, answers.adaptive, grid=False)
@@ -148,7 +148,7 @@ def test_the_scores_are_those_of_the_answers_that_are_given():
     assert scores["exact_by_round"] == [0.5, 0.5]
 
 
-def test_asking(finished, capsys):
+def test_ask_command(finished, capsys):
     pair = pairs_of(config_of()).test[0]
     asked = [f"--workdir={finished}", "--input", pair.question, "--show"]
     assert predict(asked) == 0
@@ -164,7 +164,7 @@ def test_asking(finished, capsys):
     assert "has 4 cells, expected 16" in capsys.readouterr().err
 
 
-def test_asking_what_is_no_text(finished, capsys, monkeypatch):
+def test_ask_command_with_invalid_text(finished, capsys, monkeypatch):
     raw = io.TextIOWrapper(io.BytesIO("¿1...?\n".encode("latin-1")), encoding="utf-8")
     monkeypatch.setattr("sys.stdin", raw)
     assert predict([f"--workdir={finished}"]) == 2
@@ -175,7 +175,7 @@ def test_asking_what_is_no_text(finished, capsys, monkeypatch):
     assert "puzzle: must be 0 to 0" in capsys.readouterr().err
 
 
-def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
+def test_question_is_encoded_as_in_training(finished, monkeypatch):
     model = HRLMInference(finished)
     question = pairs_of(config_of()).test[0].question
     assert model.predict(question.replace(".", "0")) == model.predict(question)
@@ -189,11 +189,11 @@ def test_a_question_is_asked_as_training_had_it(finished, monkeypatch):
     assert asked == ["To Spanish: cat", "To Spanish: dog"]
 
 
-def test_halting_of_an_asker_is_that_of_solve(finished):
+def test_answerer_halts_like_solve(finished):
     model = HRLMInference(finished).answerer.model
     corpus = pairs_of(config_of())
     rows = np.stack([corpus.tokenizer.encode(p.question) for p in corpus.train[:12]])
-    # A head that lets half of them halt at once.
+    # A head with which half of them halt at once.
     shape = model.q_head.kernel.shape
     model.q_head.kernel[...] = 5.0 * jax.random.normal(jax.random.key(0), shape)
     q = model(model.initial_carry(*rows.shape), rows)[1].q_halt
@@ -216,23 +216,23 @@ def test_halting_of_an_asker_is_that_of_solve(finished):
         ({"data": {"tasks": ("sudoku5",)}}, "unknown 'sudoku5'; did you mean 'sudoku"),
         ({"data": {"tasks": ()}}, "config.data.tasks: name at least one of sudoku4"),
         ({"data": {"tokenizer": "byte"}}, "format 'puzzle' needs one of answer_char"),
-        ({"data": {"tokenizer": "hybrid"}}, "'grid' is the one of puzzles"),
+        ({"data": {"tokenizer": "hybrid"}}, "puzzles need 'grid'"),
         ({"data": {"valid_fraction": 0.0}}, "valid_fraction must be above 0"),
         (
             {"data": {"format": "pairs", "tokenizer": "bpe", "augment": False}},
             "name files of pairs",
         ),
         ({"model": "transformer", "model_config": {}}, "'transformer' does not read 'puzzle'"),
-        ({"curriculum": ((0.5, 8), (1.0, 16))}, "rows of pairs have one length"),
+        ({"curriculum": ((0.5, 8), (1.0, 16))}, "rows of pairs have a fixed length"),
         ({"seq_len": 20}, "has 16 cells, expected 20"),
     ],
 )
-def test_what_is_wrong_with_an_experiment(changes, words):
+def test_invalid_experiments_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         open_task(config_of(**changes))
 
 
-def test_what_a_model_cannot_read():
+def test_unsupported_data_is_rejected():
     model = jaxmodels.create("hrlm", **SIZES | {"vocab_size": 9}, seq_len=16)
     with pytest.raises(UserError, match="mode 'nar' requires 'pairs' or 'task' or 'built'"):
         model.check_data(config_of().data, 16)
@@ -242,7 +242,7 @@ def test_what_a_model_cannot_read():
         model.check_data(text_config().data, 32)
 
 
-def test_tasks_and_their_tokenizers():
+def test_tokenizers_of_tasks():
     config = text_config(tasks=("translation", "factual"), examples=400)
     data = open_task(config)
     assert data.config.model_config.vocab_size == data.corpus.tokenizer.vocab_size
@@ -253,7 +253,7 @@ def test_tasks_and_their_tokenizers():
     assert not seen & {p.combination for p in data.corpus.valid + data.corpus.test}
 
 
-def test_validation_reads_of_every_task():
+def test_validation_covers_every_task():
     config = text_config(
         tasks=("translation", "factual", "extraction"), examples=400, max_tokens=2000
     )
@@ -265,14 +265,14 @@ def test_validation_reads_of_every_task():
     texts = [data.corpus.tokenizer.decode(row[: np.argmax(row == SEP)]) for row in rows]
     tasks = [next(p.task for p in data.corpus.valid if p.question == text) for text in texts]
     assert len(tasks) == 12 and len(set(tasks)) == len(set(order)) == 3
-    # Validation chooses the checkpoint, so that nothing of it may be in the test.
+    # Validation selects the checkpoint, so the test split must not overlap with it.
     held = data.corpus.valid, data.corpus.test
     for field in ("combination", "question"):
         sides = [{(p.task, getattr(p, field)) for p in part} for part in held]
         assert not sides[0] & sides[1]
 
 
-def test_how_hard_a_question_is():
+def test_difficulty_of_questions():
     lengths = {difficulty(pair) - len(pair.answer) for pair in make_task("extraction", 50, 0)}
     assert lengths == {0}
     assert difficulty(Pair("1..4", "1324", "sudoku4", ("2",))) == 2
@@ -298,7 +298,7 @@ def test_files_are_split_by_question(tmp_path):
     assert all(p.question.startswith("To Spanish: word") for p in corpus.train)
 
 
-def test_the_vectors_of_puzzles_have_an_optimiser_of_their_own():
+def test_puzzle_vectors_use_sign_descent():
     config = config_of(optimizer={"schedule": "constant", "weight_decay": 0.0, "clip_norm": 0.0})
     params = {"puzzle": np.ones((2, 3), np.float32), "head/kernel": np.ones((3, 3), np.float32)}
     grads = jax.tree.map(lambda p: np.full_like(p, 1e-3), params)
@@ -312,7 +312,7 @@ def test_the_vectors_of_puzzles_have_an_optimiser_of_their_own():
     np.testing.assert_allclose(updates["head/kernel"], -o.learning_rate, rtol=1e-3)
 
 
-def test_only_rows_that_were_looked_up_move_by_their_sign():
+def test_sign_descent_updates_only_looked_up_rows():
     table = {"puzzle": np.array([[1.0, -2.0], [3.0, 4.0]], np.float32)}
     grads = {"puzzle": np.array([[0.0, 0.0], [0.3, -7.0]], np.float32)}
     optimizer = sparse_sign_sgd(0.1, 0.5)

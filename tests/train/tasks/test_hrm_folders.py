@@ -56,13 +56,13 @@ def shift_config(folder, **changes):
     return config
 
 
-def test_what_a_puzzle_does_is_learned_by_its_vector(shifts, tmp_path):
+def test_puzzle_vectors_learn_the_puzzle(shifts, tmp_path):
     config = shift_config(shifts)
     assert one_device(config, tmp_path / "run").status == "finished"
     assert evaluate([f"--workdir={tmp_path / 'run'}"]) == 0
     scores = json.loads((tmp_path / "run" / "answers.json").read_text())["splits"]["unseen"]
     assert scores["exact"] > 0.9 and scores["open_cells"] > 0.9
-    # Without knowing which puzzle it is, a third of them at most can be right.
+    # Without the puzzle's identity at most a third of them can be right.
     trained, tokenizer = load_trained(tmp_path / "run")
     pairs = [pair for pair in pairs_of(config).test if "_" not in pair.answer]
     answerer = Answerer(trained.model, tokenizer, batch_size=16)
@@ -77,25 +77,25 @@ def test_what_a_puzzle_does_is_learned_by_its_vector(shifts, tmp_path):
     assert (np.asarray(trained.model.puzzle[...]) != 0).all()
 
 
-def test_places_that_are_no_cell_have_no_label(shifts):
+def test_positions_outside_the_grid_have_no_label(shifts):
     data = open_task(shift_config(shifts))
     batch = next(iter(data.train))
     np.testing.assert_array_equal(batch["weights"], batch["inputs"] != 0)
     assert set(batch["identifiers"].tolist()) == set(range(PUZZLES))
     assert {len(pair.question) for pair in data.corpus.test} == {CELLS}
     assert any("_" in pair.answer for pair in data.corpus.test)
-    # How hard one is: cells in which the answer differs. Puzzle 0 changes nothing.
+    # Difficulty: cells in which the answer differs. Puzzle 0 changes nothing.
     assert {p.combination for p in data.corpus.train if not p.identifier} == {("0",)}
     others = [dataclasses.replace(p, identifier=0) for p in data.corpus.train]
     assert dataclasses.replace(data.corpus, train=tuple(others)).fingerprint() != data.fingerprint
 
 
 @pytest.mark.parametrize("mode", ["nar", "prefix_ar"])
-def test_texts_are_trained_on_as_they_were_built(mode, tmp_path):
+def test_texts_train_as_built(mode, tmp_path):
     folder = tmp_path / "d"
     options = Options(mode=mode, seq_len=64, tokenizer="hybrid", max_tokens=300, count=60)
     build(["translation"], folder, options)
-    config = text_config(format="built", paths=(str(folder),))  # whose tasks are another matter
+    config = text_config(format="built", paths=(str(folder),))
     config.update({"seq_len": 64, "batch_size": 4})
     if mode == "prefix_ar":
         config.model = "hrlm/prefix_ar"
@@ -127,7 +127,7 @@ def test_unknown_characters_stay_unknown(tokenizer, tmp_path):
     assert {row.tobytes() for row in batch} <= {row.tobytes() for row in stored}
 
 
-def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
+def test_named_puzzle_has_symbols_and_symmetries(tmp_path):
     rng = np.random.default_rng(0)
     base = np.array([1, 2, 3, 4, 3, 4, 1, 2, 2, 1, 4, 3, 4, 3, 2, 1])
     for split in ("train", "test"):
@@ -143,8 +143,8 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
     data = open_task(config_of(data={"format": "built", "paths": (str(tmp_path / "d"),)}))
     assert set("".join(pair.answer for pair in data.corpus.train)) == set("1234")
     stream = iter(data.train)
-    shown = {row.tobytes() for _ in range(4) for row in next(stream)["inputs"]}
-    assert len(shown) > 4
+    variants = {row.tobytes() for _ in range(4) for row in next(stream)["inputs"]}
+    assert len(variants) > 4
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_a_puzzle_that_is_named_has_its_symbols_and_symmetries(tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_is_said(shifts, changes, words):
+def test_mismatches_are_rejected(shifts, changes, words):
     with pytest.raises(UserError, match=words):
         open_task(shift_config(shifts, **changes))
 
 
-def test_a_model_of_text_needs_to_know_what_ids_mean(shifts, tmp_path):
+def test_text_model_needs_a_tokenizer(shifts, tmp_path):
     config = text_config(format="built", paths=(str(shifts),), tasks=())
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         open_task(config)

@@ -6,7 +6,7 @@ import pytest
 from jaxmodels.data import Document, make_stream
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
-from tests.train.test_loop import changed, go, stop_at
+from tests.train.test_loop import changed, stop_at, train_run
 from tests.train.toy import toy_config
 from train.config import apply_overrides, from_json, to_json, validate_config
 from train.io.log import read_metrics
@@ -29,7 +29,7 @@ def batches(count, **fields):
     return [next(stream) for _ in range(count)]
 
 
-def test_one_length_gives_the_batches_of_plain_tracks():
+def test_single_length_equals_plain_tracks():
     for carry_state in (True, False):
         plain = batches(40, seq_len=8, carry_state=carry_state)
         grown = batches(40, seq_len=1, lengths=[(0, 8)], carry_state=carry_state)
@@ -39,14 +39,14 @@ def test_one_length_gives_the_batches_of_plain_tracks():
                 np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_tracks_go_on_where_they_stopped():
+def test_tracks_continue_across_lengths():
     """The tokens end to end are those of one-token segments, whatever the segments are."""
     lengths = [(0, 2), (5, 3), (9, 8), (14, 4)]
     grown = batches(60, seq_len=1, lengths=lengths)
     widths = [batch["inputs"].shape[1] for batch in grown]
     assert widths[:16] == [2] * 5 + [3] * 4 + [8] * 5 + [4] * 2
     total = sum(widths)
-    epoch = 218 // 16 * 8  # of a track of each epoch, in whole longest segments
+    epoch = 218 // 16 * 8  # steps per epoch of a track, in whole longest segments
     assert total > 2 * epoch
     single = batches(total, seq_len=1, lengths=[(0, 1), (10**6, 8)])
     for name in ("inputs", "targets", "weights", "reset"):
@@ -56,10 +56,10 @@ def test_tracks_go_on_where_they_stopped():
             err_msg=name,
         )
     resets = np.concatenate([batch["reset"] for batch in grown], 1)
-    assert resets[:, [0, epoch, 2 * epoch]].all()  # where a track begins, inside a segment or not
+    assert resets[:, [0, epoch, 2 * epoch]].all()  # at track starts, also inside a segment
 
 
-def test_any_step_can_be_made_at_once():
+def test_batches_are_randomly_accessible():
     stream = make_stream(documents(), batch_size=2, seq_len=1, seed=3, lengths=[(0, 2), (3, 8)])
     iterator = iter(stream)
     for _ in range(7):
@@ -86,25 +86,25 @@ def test_starts_and_factors():
 
 
 @pytest.mark.parametrize(
-    ("curriculum", "says"),
+    ("curriculum", "message"),
     [
-        (((0.1, 4),), "shares begin at 0"),
+        (((0.1, 4),), "fractions must start at 0"),
         (((0.0, 4), (0.5, 8), (0.4, 16)), "ascend"),
-        (((0.0, 4), (0.001, 8)), "ascend by a step or more"),
+        (((0.0, 4), (0.001, 8)), "ascend by >= 1 step"),
         (((0.0, 0),), "a length above 0"),
-        (((0.0,),), "entries are"),
-        ((4, 8), "entries are"),
-        (((0.0, 4, -1.0),), "factor on the rate is positive"),
+        (((0.0,),), "entries must be"),
+        ((4, 8), "entries must be"),
+        (((0.0, 4, -1.0),), "rate factor must be positive"),
     ],
 )
-def test_curricula_that_make_no_sense(curriculum, says):
-    with pytest.raises(UserError, match=says):
+def test_invalid_curricula_are_rejected(curriculum, message):
+    with pytest.raises(UserError, match=message):
         validate_config(toy_config(curriculum=curriculum))
     with pytest.raises(UserError, match=r"set data.mode='tracks'"):
         validate_config(toy_config(curriculum=GROWING, data__mode="windows"))
 
 
-def test_resumed_in_the_middle_it_is_the_same_run(tmp_path, monkeypatch):
+def test_resumed_curriculum_is_bit_identical(tmp_path, monkeypatch):
     (tmp_path / "small.txt").write_text(small_text(600))
     config = toy_config(
         steps=16,
@@ -129,16 +129,16 @@ def test_resumed_in_the_middle_it_is_the_same_run(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("train.devices.placement.make_train_step", counted)
-        whole = go(config, tmp_path / "whole", devices=1)
-    assert traced == [4, 16]  # a program for each length, no more
+        whole = train_run(config, tmp_path / "whole", devices=1)
+    assert traced == [4, 16]  # one program per length
     with monkeypatch.context() as patch:
         stop_at(patch, 9)
-        go(config, tmp_path / "half", devices=1)
-    assert go(config, tmp_path / "half", devices=1, resume=True).digest == whole.digest
+        train_run(config, tmp_path / "half", devices=1)
+    assert train_run(config, tmp_path / "half", devices=1, resume=True).digest == whole.digest
     lines = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "half")]
     assert lines[0] == lines[1]
     targets = {m["step"]: m["targets"] for m in read_metrics(tmp_path / "whole") if "targets" in m}
     assert max(targets[step] for step in range(1, 9)) <= 4 * 4
     assert all(4 * 12 < targets[step] <= 4 * 16 for step in range(9, 17))
-    with pytest.raises(UserError, match="the shares of its curriculum or mixture are of them"):
-        go(changed(config, steps=48), tmp_path / "half", devices=1, resume=True)
+    with pytest.raises(UserError, match="on which its curriculum or mixture depends"):
+        train_run(changed(config, steps=48), tmp_path / "half", devices=1, resume=True)
