@@ -192,7 +192,7 @@ def _gradients(lab):
 
 
 def _full_precision(lab):
-    """Check the matmuls of step, scan, call and their gradients, also with dtype bfloat16.
+    """Check matmuls of step, scan, call and their gradients; with bfloat16, those left in float32.
 
     Functions that other promises have compiled are not traced again.
     """
@@ -207,14 +207,13 @@ def _full_precision(lab):
             else:
                 traced = lab.forward.trace(*arguments)
             found, count = found + inexact_matmuls(traced.jaxpr), count + 1
-    for cells in filter(None, (lab, lab.half)):
-        first = (lab.warm, lab.xs[:, 0], lab.reset[:, 0])
-        d_state, d_ys = lab.cotangents
-        traced = cells.step_back.trace(cells.cell, *first, d_state, d_ys[:, 0])
-        found, count = found + inexact_matmuls(traced.jaxpr), count + 1
+    first, (d_state, d_ys) = (lab.warm, lab.xs[:, 0], lab.reset[:, 0]), lab.cotangents
+    others = [lab.step_back.trace(lab.cell, *first, d_state, d_ys[:, 0])]
     if lab.half:
-        whole = (lab.half.cell, lab.warm, lab.xs, lab.reset, *lab.cotangents)
-        traced = lab.half.run.trace(lab.forms[-1], *whole)
+        half, whole = lab.half.cell, (lab.warm, lab.xs, lab.reset)
+        others.append(lab.half.step.trace(half, *first))
+        others.append(lab.half.forward.trace(lab.forms[-1], half, *whole))
+    for traced in others:
         found, count = found + inexact_matmuls(traced.jaxpr), count + 1
     need(not found, f"left to the hardware's default: {', '.join(dict.fromkeys(found))}")
     return f"Precision.HIGHEST in {count} programs"
