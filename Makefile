@@ -1,4 +1,4 @@
-# make train | test | bench | report | install | install-tpu | lock | lint
+# make train | check | test | test-slow | bench | install | install-tpu | lock | lint
 # The newest interpreter that runs and can make an environment: a shim may be found and only fail.
 ifeq ($(PYTHON),)
 PYTHON := $(shell for python in python3.13 python3.12 python3.11; do \
@@ -8,10 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/prernk
 
-.PHONY: help install install-tpu train test test-slow bench lint lock clean
+.PHONY: help install install-tpu train check test test-slow bench lint lock clean
 help:
 	@echo "make train      install, then train PRERNK on the State of the Union speeches (4 minutes)"
-	@echo "make test       install, then run the tests"
+	@echo "make check      lint, and a smoke test of each room: a minute"
+	@echo "make test       install, then run the tests: ten minutes on two cores"
 	@echo "make test-slow  the long tests as well (20 random kills, ...)"
 	@echo "make bench      model-FLOPs utilisation of the training step"
 	@echo "make install    create $(VENV) and install the locked requirements"
@@ -42,6 +43,13 @@ install-tpu: $(TPU)
 
 train: install
 	$(BIN)/python -m train --config=configs/prernk.py --workdir=$(RUN)
+
+# One quick test of each room.
+SMOKE := tests/test_architecture.py tests/ops/test_losses.py tests/ops/common/test_triangular.py \
+  "tests/cells/test_conformance.py::test_registered_cells[rwkv4]" tests/data/tokenizers \
+  tests/train/optim/test_build.py tests/train/test_config.py tests/eval/test_document.py
+check: lint
+	$(BIN)/python -m pytest $(SMOKE)
 
 test: install install-tpu
 	$(BIN)/python -m pytest
