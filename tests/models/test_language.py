@@ -129,6 +129,7 @@ def test_remat_chunk_equals_full_sequence(case, chunk):
         near(gradient(pieces), gradient(model))
 
 
+@pytest.mark.slow
 def test_remat_chunk_saves_memory():
     """P-23: 512 tokens, 32 at a time, in a quarter of the scratch memory or less."""
 
@@ -173,7 +174,10 @@ def test_config_json_round_trip(name):
     assert again == model.config
 
 
-@pytest.mark.parametrize("name", ["rwkv/4", "rwkv/7", "mamba/2"])
+SLOW_KERNELS = [pytest.param(name, marks=pytest.mark.slow) for name in ("rwkv/7", "mamba/2")]
+
+
+@pytest.mark.parametrize("name", ["rwkv/4", *SLOW_KERNELS])
 def test_pallas_kernel_equals_xla(name):
     """Logits, states and gradients are those of XLA's form, the layers' norms included."""
     plain = shaken(small(name), 0)
@@ -198,6 +202,7 @@ def test_versions_without_kernel_are_rejected(name):
         small(name, kernel="pallas")
 
 
+@pytest.mark.slow
 def test_learns_a_pattern():
     """A model that copies the token of three steps before learns it within 60 updates."""
     rng = np.random.default_rng(0)
