@@ -72,7 +72,7 @@ def test_json(hybrid):
 
 
 def test_invalid_vocabularies():
-    with pytest.raises(UserError, match="characters must be distinct"):
+    with pytest.raises(UserError, match="its characters distinct"):
         AnswerCharTokenizer("aa")
     with pytest.raises(UserError, match="two characters or more"):
         HybridTokenizer(("a",))

@@ -68,5 +68,5 @@ def test_invalid_arguments(monkeypatch):
     with pytest.raises(UserError, match="BPE needs 260 or more"):
         BPETokenizer.fit(TEXTS, vocab_size=259)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(UserError, match=r"pip install jaxmodels\[text\]"):
+    with pytest.raises(UserError, match=r"pip install 'jaxmodels\[text\]'"):
         BPETokenizer.fit(TEXTS, vocab_size=300)

@@ -136,7 +136,7 @@ def test_long_pairs_are_skipped(tmp_path, capsys):
     assert evaluate([f"--workdir={workdir}", "--max-pairs=8", "--batch-size=4"]) == 0
     scores = json.loads((workdir / "answers.json").read_text())["splits"]
     assert scores["unseen"]["expected_length"] < 8 and scores["seen"]["pairs"] == 8
-    with pytest.raises(UserError, match="a run that answers questions, not one on text"):
+    with pytest.raises(UserError, match="expected a run on text, got one that answers questions"):
         load_run(workdir)
 
 
