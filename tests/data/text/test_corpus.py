@@ -93,7 +93,7 @@ def test_words_are_fitted_on_the_training_split_only(tmp_path):
     )
     assert num_targets(corpus.train) == len(document) - 1
     assert num_target_bytes(corpus.train) == document.num_bytes - document.byte_counts[0]
-    with pytest.raises(UserError, match="'byte', 'char' or 'word'"):
+    with pytest.raises(UserError, match="did you mean 'byte'"):
         load_corpus(tmp_path / "a.txt", "bytes")
     assert load_corpus(tmp_path / "a.txt", corpus.tokenizer).tokenizer is corpus.tokenizer
 
