@@ -258,7 +258,10 @@ def distil(message: str) -> str:
     if sizes is None:
         sizes = re.search(r"Used (\S+) of (\S+) hbm", message)
     if sizes is None:
-        return f"{_one_line(message)}; {advice}"
+        sizes = re.search(r"\(size=(\d+)\) would exceed memory \(size=(\d+)\)", message)
+        if sizes is None:
+            return f"{_one_line(message)}; {advice}"
+        sizes = [None, *(f"{int(size) / 2**30:.2f}G" for size in sizes.groups())]
     return f"the step needs {sizes[1]} of device memory, a device has {sizes[2]}; {advice}"
 
 
