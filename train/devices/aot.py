@@ -97,6 +97,7 @@ def topology_devices(topology: str, slices: int = 1) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
+    jax.config.update("jax_enable_compilation_cache", False)  # no device to load a program on
     generation, _ = parse_topology(topology)
     options: dict[str, Any] = {"num_slices": slices} if slices != 1 else {}
     if generation == "v4":  # one device per chip, not per core
