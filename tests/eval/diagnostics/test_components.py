@@ -64,7 +64,8 @@ def test_gradients_of_every_component(model, tokens):
 
 
 def test_mean_loss_is_weighted():
-    toy, tokens = Toy(), np.random.default_rng(0).integers(0, 256, (2, 9))
+    toy = Toy()
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 9), dtype=np.int32)
     weights = np.ones((2, 8), np.float32)
     weights[1, 3:] = 0.0
     batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "weights": weights}
