@@ -98,7 +98,7 @@ def test_ablated_path_leaves_the_other_unchanged(component, path_norm):
     state = whole.initial_state(1)
     _, outs = whole._paths("step", state, x, None)
     other, share = {"rwkv": ("mamba", 0.4), "mamba": ("rwkv", 0.6)}[component]
-    expected = share * getattr(whole, other).normed(outs[other])
+    expected = share * getattr(whole, other).normalize(outs[other])
     assert float(jnp.abs(expected).max()) > 1e-3
     np.testing.assert_allclose(cut.step(state, x)[1], expected, atol=1e-6)
 
