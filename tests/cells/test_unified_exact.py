@@ -90,7 +90,7 @@ def test_values(variant):
 
 def test_exact_gelu_equals_source():
     """torch's nn.GELU is x Phi(x): 0.8413447 at 1, where the tanh form has 0.8411920."""
-    assert jaxmodels.make_config("prernk/as_written").cell.exact_gelu
+    assert jaxmodels.make_config("prernk/as_written").exact_gelu
     closed, one = jnp.full((1, 10), -100.0), jnp.ones((1, 10))
     zeros = jnp.zeros((1, 10))
     for exact, want in ((True, 0.8413447), (False, 0.8411920)):

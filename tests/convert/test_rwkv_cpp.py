@@ -164,12 +164,12 @@ def test_tensors_that_do_not_fit(version, tmp_path):
     for name in ("blocks.1.ln2.bias", "blocks.2.ffn.value.weight", "head.weight"):
         wrong = np.zeros((3, 5), np.float32)
         try_with(arrays | {name: wrong}, f"'{name}'", "(3, 5)", "expected")
-    try_with(arrays | {"emb.weight": wrong}, "vocab 24 in the header, 3 in the tensors")
+    try_with(arrays | {"emb.weight": wrong}, "vocab is 24 in the header, 3 in the tensors")
     try_with(arrays | {"emb.weight": wrong[0]}, "'emb.weight'", "(5,)")
     try_with(arrays | {"blocks.1.att.extra": arrays["ln_out.bias"]}, "unexpected", "extra'")
     if version == 4:
         positive = {"blocks.1.att.time_decay": -arrays["blocks.1.att.time_decay"]}
-        try_with(arrays | positive, "'blocks.1.att.time_decay'", "above 0")
+        try_with(arrays | positive, "'blocks.1.att.time_decay'", "values > 0")
 
 
 def test_headers(tmp_path):
