@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import train.devices.placement
 from jaxmodels.tree import flatten
@@ -252,8 +253,6 @@ class Local(Toy):
 
 
 def create_local(*, seed=0, dtype="float32", **fields):
-    from flax import nnx
-
     return Local(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
 
 
@@ -268,3 +267,35 @@ def test_model_with_local_updates():
     np.testing.assert_allclose(
         [m["loss"] for m in runs[0][0]], [m["loss"] for m in runs[1][0]], rtol=ROUNDING
     )
+
+
+class ByRow(Toy):
+    """Scales each row's loss by a number that is drawn for it."""
+
+    draws_by_row = True
+
+    def loss_sums(self, state, batch, key=None, progress=None):
+        if key is not None:
+            noise = jax.vmap(jax.random.uniform)(key)[:, None]
+            batch = batch | {"weights": batch["weights"] * noise}
+        return super().loss_sums(state, batch, progress=progress)
+
+
+def create_by_row(*, seed=0, dtype="float32", **fields):
+    return ByRow(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
+
+
+@pytest.mark.parametrize(
+    ("devices", "changes"),
+    [
+        (4, {"optimizer__accumulate": 2}),
+        (8, {"parallel": "shard_map", "mesh__fsdp": 2, "mesh__tensor": 2}),
+    ],
+    ids=str,
+)
+def test_rows_draw_the_same_numbers_wherever_they_lie(devices, changes):
+    model = {"model": "tests.train.test_step:create_by_row", "count": 2}
+    reference = curve(**model)
+    assert_same_run(curve(devices, **model, **changes), reference)
+    unscaled = curve(count=2)[0][0]["loss"]
+    assert abs(reference[0][0]["loss"] - unscaled) > 0.1 * unscaled

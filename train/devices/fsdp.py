@@ -39,8 +39,8 @@ def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
 
     Args:
       compute: (params, rows, shared, key) -> (rows, sums, grads): `params` a flat dict of whole
-        arrays, `rows` a pytree with leading axis rows, `shared` a replicated pytree, `key` a random
-        key per chip or None, `sums` and `grads` (flat like `params`, or {}) sums over rows.
+        arrays, `rows` a pytree with leading axis rows, `shared` a replicated pytree, `key` one random
+        key, a key for each row (rows,), or None, `sums` and `grads` (flat like `params`, or {}) sums over rows.
       gradients: True if `grads` is not empty.
 
     Returns:
@@ -53,8 +53,10 @@ def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
         axes = {name: _split_axis(name, x.shape, mesh) for name, x in params.items()}
         specs = {n: P() if axis is None else P(*[None] * axis, FSDP) for n, axis in axes.items()}
 
+        by_row = key is not None and key.ndim == 1
+
         def one_chip(params, rows, shared, key):
-            if key is not None:
+            if not by_row and key is not None:
                 key = jax.random.fold_in(key, jax.lax.axis_index(FSDP))
             whole = {name: _gather(x, axes[name]) for name, x in params.items()}
             rows, sums, grads = compute(whole, rows, shared, key)
@@ -63,7 +65,7 @@ def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
 
         return jax.shard_map(
             one_chip,
-            in_specs=(specs, P(FSDP), P(), P()),
+            in_specs=(specs, P(FSDP), P(), P(FSDP) if by_row else P()),
             out_specs=(P(FSDP), P(), specs if gradients else {}),
             axis_names={FSDP},
             check_vma=False,
