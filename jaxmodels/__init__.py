@@ -51,11 +51,11 @@ def make_config(name: str, /, **overrides):
 
 
 def create(model, seed: int = 0, **overrides) -> nnx.Module:
-    """Return a model with newly initialised float32 parameters.
+    """Return a model with newly initialized float32 parameters.
 
     Args:
       model: "system", "system/preset", or a config object.
-      seed: seed of the initialisation.
+      seed: seed of the initialization.
       **overrides: config fields to replace.
     """
     warn_if_unsafe()

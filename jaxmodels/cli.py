@@ -74,7 +74,7 @@ def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -
 
     A UserError prints one line to standard error, Ctrl-C the line `interrupted` unless it is "".
     If standard output is closed (`| head`), work continues without output; see `output_lost`. Sets
-    XLA's safe flags first, before JAX initialises its backends.
+    XLA's safe flags first, before JAX initializes its backends.
     """
     set_safe_flags()
     with contextlib.redirect_stdout(_Output(sys.stdout)) as output:

@@ -1,6 +1,6 @@
 """Conversion of modules to flat and nested dicts of named leaves.
 
-A leaf's name is its attribute path, e.g. "layers/cell/gate/kernel"; optimiser states, metrics and
+A leaf's name is its attribute path, e.g. "layers/cell/gate/kernel"; optimizer states, metrics and
 checkpoints use it.
 """
 

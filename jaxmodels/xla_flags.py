@@ -12,7 +12,7 @@ import warnings
 
 import jax
 import jaxlib
-from jax._src import xla_bridge  # no public function reports whether backends are initialised
+from jax._src import xla_bridge  # no public function reports whether backends are initialized
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 SAFE = "individual_dot"
@@ -28,7 +28,7 @@ def is_affected(version: str) -> bool:
 def set_safe_flags() -> None:
     """Add the safe flag to XLA_FLAGS if jaxlib needs it; every command calls this first.
 
-    Keeps a value set by the user, and does nothing once JAX has initialised its backends, which
+    Keeps a value set by the user, and does nothing once JAX has initialized its backends, which
     read the flags.
     """
     flags = os.environ.get("XLA_FLAGS", "")

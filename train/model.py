@@ -14,7 +14,7 @@ from jaxmodels.errors import UserError
 
 
 def build_model(config: ConfigDict):
-    """Build the model of an experiment, initialised from `config.seed`.
+    """Build the model of an experiment, initialized from `config.seed`.
 
     `config.model` is a name for `jaxmodels.create`, or "package.module:factory" for a custom model,
     called as `factory(seed=..., dtype=..., **config.model_config)`; its exceptions propagate.

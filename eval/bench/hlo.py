@@ -1,4 +1,4 @@
-"""Cycles of a program as estimated by the TPU compiler, summed over its optimised HLO text.
+"""Cycles of a program as estimated by the TPU compiler, summed over its optimized HLO text.
 
 libtpu writes `"estimated_cycles":"N"` into the backend_config of the instructions that it has
 costed, for their operands in HBM or VMEM. The sum follows the schedule:
@@ -200,7 +200,7 @@ class Program:
 
 
 def profile(text: str, cost_of_kernel=None) -> Profile:
-    """Sum the estimates in the optimised HLO of a program.
+    """Sum the estimates in the optimized HLO of a program.
 
     Args:
       text: `compiled.as_text()`.
@@ -265,7 +265,7 @@ def _index(instruction: Instruction) -> int:
 
 
 def _parse(line: str) -> Instruction | None:
-    """Parse `[ROOT] %name = shape opcode(operands), attributes`; tuple shapes are parenthesised."""
+    """Parse `[ROOT] %name = shape opcode(operands), attributes`; tuple shapes are parenthesized."""
     head = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
     if head is None:
         return None

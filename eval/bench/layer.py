@@ -115,7 +115,7 @@ def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tup
       device: from `train.devices.aot.topology_devices`.
 
     Returns:
-      (optimised HLO text, compile seconds, peak bytes).
+      (optimized HLO text, compile seconds, peak bytes).
 
     Raises:
       train.devices.aot.DoesNotFit: the device has too little memory.

@@ -1,6 +1,6 @@
 """`python -m eval.bench race`: validation loss against wall-clock, including compilation.
 
-Each entrant is an experiment config. Its time includes building the model, initialisation,
+Each entrant is an experiment config. Its time includes building the model, initialization,
 compilation, training and validation. Entrants run one after the other in this process, so the
 machine should be idle.
 """

@@ -297,7 +297,7 @@ def main(arguments: list[str]) -> int | None:
     parser.add_argument("--no-scan", action="store_true", help="skip the lax.scan baseline")
     parser.add_argument("--top", type=int, default=5, help="number of instructions to list")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file")
-    parser.add_argument("--hlo", metavar="FOLDER", help="write the optimised HLO to this folder")
+    parser.add_argument("--hlo", metavar="FOLDER", help="write the optimized HLO to this folder")
     options = parser.parse_args(arguments)
     start = time.perf_counter()
 

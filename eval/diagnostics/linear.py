@@ -63,7 +63,7 @@ def _decode_all(train, test, labels, split) -> Decoded:
 
 
 def _kernels(features, split: int):
-    """Return the linear kernels (train, train) and (test, train) of standardised examples."""
+    """Return the linear kernels (train, train) and (test, train) of standardized examples."""
     x = np.array(features, np.float32).reshape(len(features), -1)
     x -= x[:split].mean(0)
     spread = x[:split].std(0)

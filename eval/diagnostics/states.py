@@ -23,7 +23,7 @@ def entropy_label(entropy: float) -> str:
 
 
 def effective_rank(state) -> np.ndarray:
-    """Return exp of the entropy of the normalised singular values: (..., K, V) -> (...).
+    """Return exp of the entropy of the normalized singular values: (..., K, V) -> (...).
 
     1 for rank 1, min(K, V) for an orthogonal matrix, 0 for zeros.
     """

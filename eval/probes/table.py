@@ -82,7 +82,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 EXPLANATION = """\
 Each row is a model of residual blocks (cell, then SwiGLU), trained on generated rows and tested on
 1,024 rows of another seed. Accuracy: fraction of correct scored positions, mean ± sample standard
-deviation over the seeds of initialisation and training rows. Chance: accuracy without reading the
+deviation over the seeds of initialization and training rows. Chance: accuracy without reading the
 input. Whole rows: fraction of rows without an error. The learning rate is selected on validation
 rows of a third seed. State bytes: recurrent state per sequence, over all layers (for attention, the
 keys and values of a whole row). Width: of the model / of the SwiGLU layer, which takes the

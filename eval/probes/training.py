@@ -1,4 +1,4 @@
-"""Training of probe models, vectorised over the seeds and learning rates of a cell and task."""
+"""Training of probe models, vectorized over the seeds and learning rates of a cell and task."""
 
 import dataclasses
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Recipe:
       steps: limit; training stops when the validation accuracy of all seeds at one rate is 0.995.
       batch_size: rows per step.
       learning_rates: peak rates; the best one is selected on validation rows.
-      seeds: models per rate, which differ in initialisation and training rows.
+      seeds: models per rate, which differ in initialization and training rows.
       warmup: fraction of the steps.
       weight_decay: decoupled weight decay, multiplied by the learning rate.
       clip_norm: limit of a model's gradient norm.

@@ -53,7 +53,7 @@ def _subtitle(config) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """Summarise the result in two sentences."""
+    """Summarize the result in two sentences."""
     seen, unseen = result["splits"]["seen"], result["splits"]["unseen"]
     text = (
         f"After {result['step']} steps the model answers {100 * unseen['exact']:.1f} % of "

@@ -268,7 +268,7 @@ def _optimiser(log: Log) -> list[Block]:
             figure = figures.curves({label: series}, ylabel=label, height=2.0)
             caption = f"{label.capitalize()} at each step."
             blocks.append(Picture(figures.svg(figure, name), caption))
-    return [Heading("Optimiser"), *blocks] if blocks else []
+    return [Heading("Optimizer"), *blocks] if blocks else []
 
 
 def _control(log: Log) -> list[Block]:
@@ -288,7 +288,7 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
         facts["batch"] = f"{config.get('batch_size')} rows of {config.get('seq_len')} tokens"
         facts["matmuls in"] = str(config.get("dtype"))
         if optimizer:
-            facts["optimiser"] = (
+            facts["optimizer"] = (
                 f"{optimizer.get('name')}, learning rate {optimizer.get('learning_rate'):g}, "
                 f"{optimizer.get('schedule')}"
             )

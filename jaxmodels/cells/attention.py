@@ -4,7 +4,7 @@
 
 The state is a ring buffer of keys and values, so the cost per token is constant. Rotary positions
 (arXiv 2104.09864), grouped-query attention (arXiv 2305.13245), query and key norms (arXiv
-2010.04245, as in arXiv 2302.05442), initialisation as in GPT-2.
+2010.04245, as in arXiv 2302.05442), initialization as in GPT-2.
 
 Shapes: B batch, T time, C width, W window, H heads, K key and value heads, N head_size (C = H N).
 """

@@ -3,7 +3,7 @@
     S_t = e^{g_t} S_{t-1} + beta_t k_t (v_t - e^{g_t} S_{t-1}^T k_t)^T    (`ops/gated_delta.py`)
 
 Source: arXiv 2412.06464 and flash-linear-attention (layers/gated_deltanet.py); decay parameters as
-in Mamba-2, matrices and taps with PyTorch's default initialisation.
+in Mamba-2, matrices and taps with PyTorch's default initialization.
 
 Shapes: B batch, T time, C width, H heads, K head_size (keys), V value size, D = H (2 K + V).
 """
@@ -151,12 +151,12 @@ class GatedDeltaCell(Cell):
         )
 
     def _read_out(self, y, x):
-        """Normalise, gate and project y (..., H, V), with tokens x (..., C), to (..., C)."""
+        """Normalize, gate and project y (..., H, V), with tokens x (..., C), to (..., C)."""
         gate = jax.nn.silu(self.gate(x, self.config.dtype))
         y = rms_norm(y, self.norm_scale[...])
         return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
 
 
 def _unit(x):
-    """Normalise x along the last axis; epsilon inside the square root, as in the source."""
+    """Normalize x along the last axis; epsilon inside the square root, as in the source."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)

@@ -8,7 +8,7 @@
 Source: `9to5ninja-projects/groundthink`, layers_v030.py and archive/layers_v020.py. There w, meant
 as the retention, is passed to a kernel that takes log(1 - w), so a token retains 0.253 of the state
 at the start instead of 0.747; and the short convolution is computed but not used. Both are options
-here, and so is the state normalisation, which the original applies after each segment in training
+here, and so is the state normalization, which the original applies after each segment in training
 but after each token in decoding; here both are the same.
 
 Shapes: B batch, T time, C width, H heads, N head_size (C = H N), K taps.
@@ -42,15 +42,15 @@ class GroundedGLAConfig:
       alpha: weight of the learned decay in w; the rest depends on the data.
       decay_sign: "correct" retains w of the state, "inverted" 1 - w, as in the original code.
       grounding: r, k and v read x + 0.1 conv(x); if False, as in the original, just x.
-      state_norm: normalise the state to unit mean square: "none", "boundary" (every `norm_every`
+      state_norm: normalize the state to unit mean square: "none", "boundary" (every `norm_every`
         tokens of a document) or "per_token". The latter two run as a scan.
-      state_groups: groups of rows of each head's N x N state that are normalised separately, with a
+      state_groups: groups of rows of each head's N x N state that are normalized separately, with a
         gain per entry; 0 means each row separately without a gain, as in v0.2.0.
       norm_every: see `state_norm`.
       learn_initial_state: learn the initial state; runs as a scan.
       base_decay: initial b.
       decay_init: standard deviation of the initial W_d.
-      output_gain: gain of the Glorot initialisation of W_o; None means a normal of 0.02.
+      output_gain: gain of the Glorot initialization of W_o; None means a normal of 0.02.
       conv_size: K.
       chunk_size: tokens per chunk in `__call__`, preferably a power of two.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.

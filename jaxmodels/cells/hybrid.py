@@ -4,7 +4,7 @@
 
 Source: `9to5ninja-projects/groundthink` (V3_RESEARCH_NOTES 2.21, 9.6 and V4). The raw outputs of
 the two paths differ by two to five orders of magnitude, hence one norm per path. The state can be
-normalised, too ("StateNorm"): on reading (the default), which keeps the recurrence linear and the
+normalized, too ("StateNorm"): on reading (the default), which keeps the recurrence linear and the
 chunked implementation exact, or in place, which requires a scan.
 
 Shapes: B batch, T time, C width.
@@ -49,11 +49,11 @@ class HybridConfig:
       state_norm: "read": on reading, by the norm before each cell's output projection; "boundary":
         in place, every `norm_every` tokens of a document; "per_token": in place after each token.
         The latter two run as a scan.
-      state_groups: channel groups, preferably whole heads, that are normalised separately (RWKV-6,
+      state_groups: channel groups, preferably whole heads, that are normalized separately (RWKV-6,
         Mamba-2); None means RWKV's heads.
       norm_every: see `state_norm`.
       init: "identity": both paths retain 0.9999 per token; "groups": see `decay_groups`; "spread":
-        the reference initialisation of each cell.
+        the reference initialization of each cell.
       decay_groups: pairs (fraction of the channels, retention) for "groups".
       write_gate: scale each token's update of the states by a gate in [0, 1].
       chunk_size: tokens per chunk of both paths, at most 128.
@@ -226,7 +226,7 @@ class HybridCell(Cell):
         return self._normalised(state), self._blend(outs)
 
     def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`; the paths' fast implementations unless the state is normalised."""
+        """See `Cell.scan`; the paths' fast implementations unless the state is normalized."""
         if self.config.state_norm != "read":
             return self.scan(state, xs, reset, key)
         state, outs = self._paths("__call__", state, xs, reset, key)
@@ -271,7 +271,7 @@ class HybridCell(Cell):
         return state, outs
 
     def _normalised(self, state):
-        """Normalise the state after a token, as configured by `state_norm`."""
+        """Normalize the state after a token, as configured by `state_norm`."""
         c = self.config
         if c.state_norm == "read":
             return state

@@ -1,4 +1,4 @@
-"""Layers and initialisers: float32 parameters, matmuls in the compute dtype.
+"""Layers and initializers: float32 parameters, matmuls in the compute dtype.
 
 Weight decay applies to the parameters named `kernel`, and only to these.
 """
@@ -17,7 +17,7 @@ GLOROT = nnx.initializers.glorot_uniform()
 
 
 def symmetric_uniform(bound: float):
-    """Return an initialiser that is uniform on (-bound, bound)."""
+    """Return an initializer that is uniform on (-bound, bound)."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -26,7 +26,7 @@ def symmetric_uniform(bound: float):
 
 
 def truncated_normal(deviation: float):
-    """Return a normal initialiser truncated at two deviations and rescaled to `deviation`."""
+    """Return a normal initializer truncated at two deviations and rescaled to `deviation`."""
     return nnx.initializers.truncated_normal(deviation / 0.87962566103423978)
 
 
@@ -130,7 +130,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
     def __call__(self, x: jax.Array, implementation: str = "auto") -> jax.Array:
-        """Normalise x (..., width) to float32; for `implementation`, see `ops.norms.layer_norm`."""
+        """Normalize x (..., width) to float32; for `implementation`, see `ops.norms.layer_norm`."""
         return layer_norm(x, self.scale[...], self.bias[...], implementation=implementation)
 
 
@@ -154,7 +154,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise x (..., width) to float32."""
+        """Normalize x (..., width) to float32."""
         return rms_norm(x, self.scale[...], self.eps)
 
 

@@ -126,7 +126,7 @@ class Mamba1Cell(Cell):
     def __call__(self, state, xs, reset=None, key=None, write=None):
         """See `Cell.scan`; `write`: (B, T) or None, see `step`.
 
-        Rematerialises everything except the large matmuls and the states at chunk boundaries:
+        Rematerializes everything except the large matmuls and the states at chunk boundaries:
         storing it would cost more than recomputing it.
         """
         x, z = self._project(time_major(xs))
@@ -145,7 +145,7 @@ class Mamba1Cell(Cell):
         return state, swap_time(recompute_inside(self._read_out)(y, z))
 
     def set_retention(self, groups) -> None:
-        """Initialise the retention per token, independent of the data.
+        """Initialize the retention per token, independent of the data.
 
         groups: pairs (fraction of the channels, retention in (0, 1)), see `assign_rates`.
         """
@@ -170,7 +170,7 @@ class Mamba1Cell(Cell):
         return self._selected(x, write)[0]
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalise the SSM state, see `normalize_channels`."""
+        """Normalize the SSM state, see `normalize_channels`."""
         return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u):

@@ -48,7 +48,7 @@ class Mamba2Config:
       conv_size: K.
       head_size: P, divides D; None means 64, or D if that is smaller.
       groups: G, number of head groups that share b and c; divides H.
-      norm_groups: number of parts of D that are normalised separately; None means G.
+      norm_groups: number of parts of D that are normalized separately; None means G.
       norm_eps: epsilon of that norm.
       chunk_size: tokens per chunk in `__call__`, at most 256; best 64 on a CPU, 128 on a TPU.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
@@ -188,7 +188,7 @@ class Mamba2Cell(Cell):
         return Mamba2State(conv, ssm), ys
 
     def set_retention(self, groups) -> None:
-        """Initialise the retention per token, independent of the data.
+        """Initialize the retention per token, independent of the data.
 
         groups: pairs (fraction of the heads, retention in (0, 1)), see `assign_rates`.
         """
@@ -209,7 +209,7 @@ class Mamba2Cell(Cell):
         return step_sizes(self._project(xs)[-1], self.dt_bias[...], write)
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalise the SSM state, see `normalize_channels`."""
+        """Normalize the SSM state, see `normalize_channels`."""
         return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u, split_conv=False):

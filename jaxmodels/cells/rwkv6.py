@@ -34,7 +34,7 @@ class RWKV6Config:
       head_size: N, divides C; None means 64, or C if that is smaller.
       mix_rank: rank of the low-rank map to each of the five token-shift mixtures.
       decay_rank: rank of the low-rank map to the decay.
-      norm_groups: number of parts of C that are normalised separately on reading; None means H.
+      norm_groups: number of parts of C that are normalized separately on reading; None means H.
       chunk_size: tokens per chunk in `__call__`, preferably a power of two.
       dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
@@ -133,7 +133,7 @@ class RWKV6Cell(Cell):
         return RWKV6State(xs[:, -1], wkv), self._read_out(y, gate)
 
     def set_retention(self, groups) -> None:
-        """Initialise the retention per token, independent of the data.
+        """Initialize the retention per token, independent of the data.
 
         groups: pairs (fraction of the channels, retention in (0, 1)), see `assign_rates`.
         """
@@ -149,7 +149,7 @@ class RWKV6Cell(Cell):
         return jnp.exp(self._project(xs, before, write)[0][1])
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalise the matrix state, see `normalize_heads`."""
+        """Normalize the matrix state, see `normalize_heads`."""
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def _project(self, x, before, write=None):
@@ -177,7 +177,7 @@ class RWKV6Cell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _read_out(self, y, gate):
-        """Normalise, gate and project y (..., H, N) to (..., C)."""
+        """Normalize, gate and project y (..., H, N) to (..., C)."""
         y = y.reshape(*y.shape[:-2], self.config.norm_groups, -1)
         y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
         return self.output(y * gate, self.config.dtype)

@@ -156,7 +156,7 @@ class RWKV7Cell(Cell):
         return RWKV7State(xs[:, -1], wkv), self.output(y, c.dtype)
 
     def set_retention(self, groups) -> None:
-        """Initialise the retention per token, independent of the data.
+        """Initialize the retention per token, independent of the data.
 
         groups: pairs (fraction of the channels, retention in (0.5452, 1)), see `assign_rates`.
         """
@@ -175,7 +175,7 @@ class RWKV7Cell(Cell):
         return jnp.exp(self._heads(self._project(xs, before, None, write)[1]))
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalise the matrix state, see `normalize_heads`."""
+        """Normalize the matrix state, see `normalize_heads`."""
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def values(self, x, before):
@@ -195,7 +195,7 @@ class RWKV7Cell(Cell):
         rate = jax.nn.sigmoid(self.rate(xa, c.dtype))
         if c.value_residual:
             v = v + (v_first - v) * jax.nn.sigmoid(self.residual(xv, c.dtype))
-        if write is not None:  # kk is normalised, so scaling k does not change it
+        if write is not None:  # kk is normalized, so scaling k does not change it
             log_w, k, rate = (z * write[..., None] for z in (log_w, k, rate))
         return r, log_w, k, v, rate, self.gate(xg, c.dtype)
 

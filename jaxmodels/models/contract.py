@@ -40,7 +40,7 @@ def num_targets(batch: Batch) -> jax.Array:
 class Term:
     """A loss or metric: a sum over targets, the number of targets, and a weight.
 
-    The trainer minimises  sum over losses of  weight * ramp(progress) * sum / count,  with sums
+    The trainer minimizes  sum over losses of  weight * ramp(progress) * sum / count,  with sums
     and counts reduced over all devices and micro-batches, so that all real targets weigh the same.
     It logs sum / count under `name`. A metric has no weight and no gradient.
 

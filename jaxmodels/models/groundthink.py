@@ -55,7 +55,7 @@ class GroundThinkConfig:
       attn_window: attention span of an anchor in tokens, also the size of its key-value cache.
       gamma: initial per-channel scale of both residual branches.
       channel_expansion: hidden width of channel mixing over width.
-      adapter_rank: rank of a zero-initialised low-rank map added to each layer; 0 = none.
+      adapter_rank: rank of a zero-initialized low-rank map added to each layer; 0 = none.
       decay_sign, grounding, learn_initial_state, base_decay, decay_init, output_gain: for "gla"
         layers, see `GroundedGLAConfig`; in these, `state_norm="read"` means none.
       placement: "pre", or "post" as in v0.2.0: x <- RMSNorm x + RMSNorm(f(RMSNorm x)), no gamma.

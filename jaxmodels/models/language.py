@@ -88,7 +88,7 @@ class LanguageModel(nnx.Module):
         return remat_over_time(read, state, inputs, chunk, time_axis=1)
 
     def hidden(self, state, tokens, reset=None, key=None):
-        """Return the state and the normalised output of the last layer, (B, T, width)."""
+        """Return the state and the normalized output of the last layer, (B, T, width)."""
         del key  # no randomness
         xs = self.embed_tokens(tokens)
         extras = self.extras(state, xs, reset)

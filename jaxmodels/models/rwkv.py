@@ -210,7 +210,7 @@ class RWKV(LanguageModel):
         return self.config.kernel == "pallas"
 
     def embed_tokens(self, tokens):
-        """Embed int (...) as float32 (..., width), normalised because the table starts at 1e-4."""
+        """Embed int (...) as float32 (..., width), normalized because the table starts at 1e-4."""
         return self.norm_embed(self.embed(tokens))
 
     def extras(self, state, xs, reset=None):

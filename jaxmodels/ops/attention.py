@@ -169,7 +169,7 @@ def _heads_first(x):
 
 
 def _part(q, k, v, visible, dtype):
-    """Compute an unnormalised softmax over some of the keys.
+    """Compute an unnormalized softmax over some of the keys.
 
     q (B, K, G, t, N); k, v (B, K, s, N); visible bool (B, t, s) -> maximum score (B, K, G, t), -inf
     if no key is visible; sum of exp(score - maximum) (B, K, G, t); weighted values (B, K, G, t, N).
@@ -190,7 +190,7 @@ def _part(q, k, v, visible, dtype):
 
 
 def _join(*parts):
-    """Combine parts of a softmax and normalise -> (B, K, G, t, N)."""
+    """Combine parts of a softmax and normalize -> (B, K, G, t, N)."""
     largest = functools.reduce(jnp.maximum, [part[0] for part in parts])
     scales = [jnp.exp(part[0] - largest) for part in parts]
     total = sum(scale * part[1] for scale, part in zip(scales, parts, strict=True))

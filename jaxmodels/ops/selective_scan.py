@@ -7,7 +7,7 @@ has its own decay, so there is no matmul formulation. The chunked implementation
 traffic: it stores only the states at chunk boundaries, recomputes those inside for a custom
 backward pass, and holds (B, T, N, D) for at most one chunk.
 
-The state is (B, N, D), channels last for vectorisation. Shapes: B batch, T time, N state size,
+The state is (B, N, D), channels last for vectorization. Shapes: B batch, T time, N state size,
 D channels, c chunk size, n chunks.
 """
 

@@ -165,7 +165,7 @@ def _traces(lab):
 
 
 def _determinism(lab):
-    need(same_bits(lab.again(lab.config).cell, lab.cell), "one seed, two initialisations")
+    need(same_bits(lab.again(lab.config).cell, lab.cell), "one seed, two initializations")
     need(same_bits(lab.think(), lab.think()), "the same arguments, another result")
     return "same seed, same parameters; same arguments, same bits"
 

@@ -22,7 +22,7 @@ GRADIENT_FLOOR = 1e-3
 
 
 def quick_jit(function, **arguments):
-    """Apply `jax.jit` without optimisation: on a CPU, compiling takes far longer than running."""
+    """Apply `jax.jit` without optimization: on a CPU, compiling takes far longer than running."""
     return jax.jit(function, compiler_options=_options(), **arguments)
 
 
@@ -244,7 +244,7 @@ def _restart_and_step(cell, state, x, reset):
 def shaken(cell, seed):
     """Return the cell with small noise in place of every array of zeros.
 
-    An output matrix initialised to zero, as RWKV's, would hide errors before it.
+    An output matrix initialized to zero, as RWKV's, would hide errors before it.
     """
     rng = np.random.default_rng(seed)
 

@@ -265,7 +265,7 @@ def _vmap(lab):
 
 
 def _determinism(lab):
-    need(same_bits(lab.again(lab.config).cell, lab.cell), "one seed, two initialisations")
+    need(same_bits(lab.again(lab.config).cell, lab.cell), "one seed, two initializations")
     for form in lab.forms:
         once, twice = (lab.sequence(form, reset=lab.reset) for _ in range(2))
         need(same_bits(once, twice), f"{form}: the same arguments, another result")

@@ -1,4 +1,4 @@
-"""Gated DeltaNet cell: initialisation, layout, options."""
+"""Gated DeltaNet cell: initialization, layout, options."""
 
 import jax
 import numpy as np

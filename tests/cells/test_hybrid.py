@@ -31,7 +31,7 @@ def rms_norm(x, scale):
 
 
 def test_output_is_weighted_sum_of_paths():
-    """G-04: 0.6 R + 0.4 M, of the paths' normalised outputs."""
+    """G-04: 0.6 R + 0.4 M, of the paths' normalized outputs."""
     cell = make()
     state = cell.initial_state(BATCH)
     _, outs = outputs(cell, state, XS)

@@ -1,4 +1,4 @@
-"""Initialisation of Mamba-1 and Mamba-2 as in state-spaces/mamba; config errors."""
+"""Initialization of Mamba-1 and Mamba-2 as in state-spaces/mamba; config errors."""
 
 import jax
 import jax.numpy as jnp

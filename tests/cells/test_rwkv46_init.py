@@ -1,4 +1,4 @@
-"""Initialisation of RWKV-4 and RWKV-6 as in RWKV-LM, and their mix conventions."""
+"""Initialization of RWKV-4 and RWKV-6 as in RWKV-LM, and their mix conventions."""
 
 import jax
 import jax.numpy as jnp

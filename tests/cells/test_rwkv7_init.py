@@ -1,4 +1,4 @@
-"""Initialisation of RWKV-7 as in RWKV-LM, and its value residual."""
+"""Initialization of RWKV-7 as in RWKV-LM, and its value residual."""
 
 import functools
 

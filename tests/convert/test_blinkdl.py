@@ -66,7 +66,7 @@ def test_version_7_keeps_an_unused_value_residual():
 
 
 def test_version_7_of_one_layer():
-    """With the unused tensors as initialised (v1 is 0), and without them."""
+    """With the unused tensors as initialized (v1 is 0), and without them."""
     tensors = blinkdl_numpy.random_tensors(7)
     one = {k: x for k, x in tensors.items() if not k.startswith(("blocks.1.", "blocks.2."))}
     extra = {f"blocks.0.att.v{n}": tensors[f"blocks.1.att.v{n}"] for n in (0, 1, 2)}

@@ -63,7 +63,7 @@ MODELS = {
 def shake(model) -> None:
     """Moves every parameter, so that none is 0 or 1 throughout.
 
-    Mamba's projections and time steps also grow, as its state hardly matters at initialisation.
+    Mamba's projections and time steps also grow, as its state hardly matters at initialization.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Language models: call and step, resets, causality, depth, rematerialisation."""
+"""Language models: call and step, resets, causality, depth, rematerialization."""
 
 import chex
 import jax

@@ -2,7 +2,7 @@
 
     python -m tests.train.kill_script [--kills 20] [--seed 0] [--steps 200]
 
-Compared bit for bit: metrics.jsonl, which ends in the digest over parameters, optimiser state,
+Compared bit for bit: metrics.jsonl, which ends in the digest over parameters, optimizer state,
 carried state and data position; and every array of the last checkpoint.
 """
 
@@ -117,4 +117,4 @@ if __name__ == "__main__":
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         assert_same(*kill_and_resume(Path(folder), flags.kills, flags.seed, flags.steps))
-    print("bit-identical: metrics, parameters, optimiser state, carried state, data position")
+    print("bit-identical: metrics, parameters, optimizer state, carried state, data position")

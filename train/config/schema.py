@@ -40,8 +40,8 @@ LOOP = Group(
         Field(
             "curriculum", (), "Sequence lengths by fraction of the run (train/tasks/lengths.py)."
         ),
-        Field("init_from", "", "Run folder whose last weights initialise this run."),
-        Field("seed", 0, "Seed of initialisation, data order, splits and dropout.", _seed),
+        Field("init_from", "", "Run folder whose last weights initialize this run."),
+        Field("seed", 0, "Seed of initialization, data order, splits and dropout.", _seed),
         Field("dtype", "float32", "Dtype of matmul inputs: float32 or bfloat16.", one_of(DTYPES)),
         free("eval_every", 100, "Steps between validations; 0 = never.", at_least(0)),
         free("checkpoint_every", 100, "Steps between checkpoints.", at_least(1)),

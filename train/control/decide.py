@@ -10,7 +10,7 @@ metrics.jsonl, takes the same decisions. `curves.py` and `health.py` hold the ru
 3. overfitting; a probe that degrades; validation that rises        STOP
 4. within `hold` of a lowered rate: 10 to 20 % more steps           CONTINUE
 5. red flags, once until the next new minimum                       INVESTIGATE
-6. a plateau: recognised, INVESTIGATE (small models); if it lasts, LOWER_LR by 30 to 50 %; after
+6. a plateau: recognized, INVESTIGATE (small models); if it lasts, LOWER_LR by 30 to 50 %; after
    `max_drops` lowered rates without a new minimum, or one plateau more than the budget, STOP
 7. else, with the signs of progress (G-45, G-48)                    CONTINUE
 

@@ -57,7 +57,7 @@ def activation_collapsed(outputs, limit: float = 1e-6) -> bool:
 def decay_collapsed(retention, margin: float = 1e-5, share: float = 0.9) -> str:
     """Return "0" or "1" if a fraction `share` of the retentions is within `margin` of it, else "".
 
-    The identity initialisation, 0.9999, is outside the default margin of 1 (G-47).
+    The identity initialization, 0.9999, is outside the default margin of 1 (G-47).
     """
     retention = np.asarray(retention, float)
     if (retention <= margin).mean() >= share:

@@ -59,7 +59,7 @@ def find_libtpu() -> Path:
 
 
 def prepare_environment(library: Path) -> None:
-    """Set the environment of libtpu; call this before JAX initialises its backends."""
+    """Set the environment of libtpu; call this before JAX initializes its backends."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_LIBRARY_PATH"] = str(library)
     # Compiler only: no metadata server, no hardware lock, no logs.
@@ -122,7 +122,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
       slices: number of such slices, joined by the data-centre network.
 
     Returns:
-      A JSON-serialisable dict: devices, mesh, bytes (per device), collectives, seconds, libtpu.
+      A JSON-serializable dict: devices, mesh, bytes (per device), collectives, seconds, libtpu.
 
     Raises:
       UserError: invalid topology or config.
@@ -192,7 +192,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
 
 
 def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """Count the collectives in optimised HLO text: kind -> {"count", "bytes", "in_loops"}.
+    """Count the collectives in optimized HLO text: kind -> {"count", "bytes", "in_loops"}.
 
     `count` operations, `in_loops` of them in loop bodies, executed at every iteration; `bytes` is
     the size of the results, each operation once. An asynchronous pair counts at its start, a chain

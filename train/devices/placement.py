@@ -179,7 +179,7 @@ class Placement:
         return self.fresh_program()() if split else self.put_state(_fresh(self.config))
 
     def fresh_program(self) -> Callable[[], TrainState]:
-        """Return the jitted initialiser, sharded as the step expects (shard_map only)."""
+        """Return the jitted initializer, sharded as the step expects (shard_map only)."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         return jax.jit(lambda: _fresh(self.config), out_shardings=shardings)
 

@@ -1,4 +1,4 @@
-"""Config fields `data.*`: sources, splits, tokenisation and batching."""
+"""Config fields `data.*`: sources, splits, tokenization and batching."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class TextTask:
 
     @classmethod
     def load_corpus(cls, config: ConfigDict) -> Corpus:
-        """Read the corpus alone, split and tokenised (`corpus_of`)."""
+        """Read the corpus alone, split and tokenized (`corpus_of`)."""
         return corpus_of(config)
 
     @classmethod
@@ -113,7 +113,7 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
 
 
 def corpus_of(config: ConfigDict) -> Corpus:
-    """Return the corpus of an experiment, split and tokenised; raises like `load_corpus`.
+    """Return the corpus of an experiment, split and tokenized; raises like `load_corpus`.
 
     With `data.mixture` it joins all sources. With `data.valid_from` "tail_of_tracks", validation is
     the last `valid_fraction` of each of `batch_size` equal tracks, cut before batching (but a

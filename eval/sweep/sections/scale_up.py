@@ -82,7 +82,7 @@ def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
     name, rise = worst
     text = f"no run ends more than {RISE:.0%} above its best value"
     if worse:
-        text = f"{len(worse)} runs do and need regularisation: {', '.join(worse)}"
+        text = f"{len(worse)} runs do and need regularization: {', '.join(worse)}"
     maximum = f"maximum {rise:+.1%}, {name}" if rise else "each ends at its best"
     return {"Does validation diverge?": f"{text}; {maximum}"}
 

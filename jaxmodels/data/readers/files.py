@@ -21,7 +21,7 @@ Span = tuple[int, int, int]  # first byte, byte after the last, label
 
 @dataclass(frozen=True)
 class Record:
-    """A document before tokenisation.
+    """A document before tokenization.
 
     Attributes:
       name: file and, if it has several documents, line or key.

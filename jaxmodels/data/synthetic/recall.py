@@ -215,7 +215,7 @@ class Passkey:
 def _choose(rng, rows: int, log_weight: np.ndarray, count: int) -> np.ndarray:
     """Draw `count` distinct indices per row, (rows, count), by the Gumbel top-k trick.
 
-    log_weight: (n,) unnormalised log-probabilities of draws without replacement.
+    log_weight: (n,) unnormalized log-probabilities of draws without replacement.
     """
     noisy = log_weight + rng.gumbel(size=(rows, len(log_weight)))
     return np.argsort(-noisy, 1)[:, :count]

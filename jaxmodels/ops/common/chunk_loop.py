@@ -190,7 +190,7 @@ def _backward(body, grid, saved, cotangents):
 
 
 def _barrier(parts):
-    """Materialise a slice; otherwise every fusion that consumes it re-reads the full array."""
+    """Materialize a slice; otherwise every fusion that consumes it re-reads the full array."""
     return jax.lax.optimization_barrier(parts)
 
 

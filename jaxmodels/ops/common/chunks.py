@@ -78,7 +78,7 @@ def recompute_inside(function):
 
 
 def remat_over_time(body, state, inputs, chunk: int, *, time_axis: int):
-    """Run `body` over pieces of `chunk` tokens, each rematerialised in the backward pass.
+    """Run `body` over pieces of `chunk` tokens, each rematerialized in the backward pass.
 
     Only the states between pieces are stored. The program contains the body once, or twice if the
     last piece is shorter.

@@ -22,7 +22,7 @@ def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> ja
 def token_mix(x: jax.Array, before: jax.Array, mix: jax.Array) -> tuple[jax.Array, ...]:
     """Return n arrays x + (before - x) * mu, float32 (..., C), for mu in mix (n, C).
 
-    The custom gradient adds up the cotangents in one pass; the default one would materialise each
+    The custom gradient adds up the cotangents in one pass; the default one would materialize each
     of them times its mu, and read those arrays three times.
     """
     return _forward(x, before, mix)[0]

@@ -17,10 +17,10 @@ def depend_on(values, with_each):
 
 
 def materialize_rows(*vectors: jax.Array) -> list[jax.Array]:
-    """Return the vectors, (n,) each, materialised in contiguous memory.
+    """Return the vectors, (n,) each, materialized in contiguous memory.
 
     Inside a scan over layers, XLA:CPU indexes into the stacked parameter array once per element.
-    Multiplying by the identity materialises the vectors once.
+    Multiplying by the identity materializes the vectors once.
     """
     table = jnp.stack(vectors * (2 if len(vectors) == 1 else 1))
 

@@ -14,7 +14,7 @@ def mix(
 ):
     """See `mamba2_mixer`.
 
-    Rematerialises everything except the matmuls and the states at chunk boundaries: storing it
+    Rematerializes everything except the matmuls and the states at chunk boundaries: storing it
     would cost more than recomputing it.
     """
     z, xbc, raw = inputs

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis: XLA and Pallas TPU implementations."""
+"""Normalization over the last axis: XLA and Pallas TPU implementations."""
 
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.dispatch import select_implementation
@@ -26,7 +26,7 @@ def gated_rms_norm(y, z, scale, eps=1e-5, *, groups=1, implementation="auto"):
       y, z: (..., D) float32.
       scale: (D,).
       eps: added to the mean square.
-      groups: parts of D that are normalised separately; 1 for "pallas".
+      groups: parts of D that are normalized separately; 1 for "pallas".
       implementation: "auto" and "xla", or "pallas".
     """
     run = select_implementation(

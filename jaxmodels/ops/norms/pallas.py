@@ -91,7 +91,7 @@ def _mean(x):
 
 
 def _layer_norm(x, eps):
-    """Return normalised x and 1 / standard deviation."""
+    """Return normalized x and 1 / standard deviation."""
     x = x - _mean(x)
     inverse = jax.lax.rsqrt(_mean(x * x) + eps)
     return x * inverse, inverse

@@ -1,4 +1,4 @@
-"""Normalisation over the last axis, in float32 for any input dtype."""
+"""Normalization over the last axis, in float32 for any input dtype."""
 
 import jax
 import jax.numpy as jnp

@@ -74,7 +74,7 @@ def test_scaling_criteria():
     run["valid"]["values"] = [5.0, 2.05, 4.1]
     assert scale_up.last_above_best(run) == pytest.approx(1.0)
     text = scale_up.criteria(result)["Does validation diverge?"]
-    assert "1 runs do and need regularisation: b, seed 1; maximum +100.0%, b, seed 1" in text
+    assert "1 runs do and need regularization: b, seed 1; maximum +100.0%, b, seed 1" in text
     text = scale_up.criteria(result)[
         "Which differences are significant (5 % false discovery rate)?"
     ]

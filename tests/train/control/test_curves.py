@@ -187,7 +187,7 @@ def test_collapsed_decay():
     rng = np.random.RandomState(0)
     assert health.decay_collapsed(np.full(64, 1e-7)) == "0"
     assert health.decay_collapsed(np.full(64, 1 - 1e-7)) == "1"
-    assert health.decay_collapsed(np.full(64, 0.9999)) == ""  # the identity initialisation
+    assert health.decay_collapsed(np.full(64, 0.9999)) == ""  # the identity initialization
     assert health.decay_collapsed(rng.rand(64)) == ""
     assert health.decay_collapsed([1.0] * 8 + [0.5] * 2) == ""
     assert health.decay_collapsed([1.0] * 9 + [0.5]) == "1"

@@ -158,7 +158,7 @@ def test_stuck_state_is_a_red_flag():
 
 
 def test_hybrid_with_one_path_cut_off():
-    """GroundThink: healthy at initialisation, flagged without Mamba's output projection."""
+    """GroundThink: healthy at initialization, flagged without Mamba's output projection."""
     documents = (Document("text", TOKENIZER.encode(TEXT), None, {}),)
     corpus = Corpus("text", documents, (), (), tokenizer=TOKENIZER, split="none")
     model = jax.device_get(small_model())

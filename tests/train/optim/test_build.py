@@ -1,4 +1,4 @@
-"""Optimisers: what decays, schedules at their corners, float32 moments, every name trains."""
+"""Optimizers: what decays, schedules at their corners, float32 moments, every name trains."""
 
 import jax
 import jax.numpy as jnp
