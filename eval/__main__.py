@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     from eval import evaluators
     from eval.report.document import to_terminal
 
-    evaluator = evaluators.of(options.workdir)
+    evaluator = evaluators.evaluator_of(options.workdir)
     result = evaluator.run(options, shlex.join(["python", "-m", "eval", *arguments]))
     to_terminal(evaluator.summary(result))
 

@@ -47,7 +47,7 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
     config = read_config(workdir / "config.json")
-    answers = tasks.of(config).kind == "answers"
+    answers = tasks.task_class_of(config).kind == "answers"
     if answers:
         commands = [f"python -m eval --workdir={folder}"]
     else:
@@ -84,7 +84,7 @@ def _print_answers(workdir: Path) -> str:
     """Print answers to a few validation questions; return the first question."""
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
-    corpus = tasks.of(config).load_corpus(config)
+    corpus = tasks.task_class_of(config).load_corpus(config)
     pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
     answerer = Answerer(model, tokenizer, batch_size=len(pairs))
     for pair, answer in zip(pairs, answerer.answer([p.question for p in pairs]), strict=True):

@@ -53,7 +53,7 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
-    if tasks.of(config).kind == "answers":
+    if tasks.task_class_of(config).kind == "answers":
         raise UserError(
             f"--workdir={workdir}: expected a run on text, got one that answers questions; "
             "use python -m eval or python -m eval.predict"

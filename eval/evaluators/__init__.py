@@ -11,12 +11,8 @@ from eval.log import read_log
 from train.tasks import AnswerTask
 
 
-def of(workdir: str) -> ModuleType:
-    """Return the evaluator for the run in a folder.
-
-    Raises:
-      UserError: the folder holds no run.
-    """
+def evaluator_of(workdir: str) -> ModuleType:
+    """Return the evaluator for the run in a folder; raise UserError if it holds none."""
     if AnswerTask.reads(read_log(workdir).config.get("data", {}).get("format")):
         from eval.evaluators import answers as evaluator
     else:

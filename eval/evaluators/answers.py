@@ -59,9 +59,9 @@ def measure(
     start = time.perf_counter()
     trained, _ = load_trained(workdir, checkpoint)
     config, model = trained.config, trained.model
-    if tasks.of(config).kind != "answers":
+    if tasks.task_class_of(config).kind != "answers":
         raise UserError(f"--workdir={workdir}: a run on text; use python -m eval")
-    corpus = tasks.of(config).load_corpus(config)
+    corpus = tasks.task_class_of(config).load_corpus(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
     answerer = Answerer(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)

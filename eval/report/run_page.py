@@ -88,7 +88,7 @@ def compose(log: Log, evaluation: Mapping[str, Any], inspection: Inspection) -> 
         *_abstractions(log),
         *introspect.sections(inspection),
         *_auxiliary(log),
-        *_optimiser(log),
+        *_optimizer(log),
         *_control(log),
     ]
     if inspection.sample is not None:
@@ -260,7 +260,7 @@ def _picture(name: str, lines: figures.Series, label: str, caption: str) -> list
     return [Picture(figures.svg(figures.curves(lines, ylabel=label), name), caption)]
 
 
-def _optimiser(log: Log) -> list[Block]:
+def _optimizer(log: Log) -> list[Block]:
     blocks = []
     for name, label in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm")):
         series = log.series("train", name)

@@ -1,7 +1,7 @@
 """Tasks: corpus, training stream and validation batches of an experiment.
 
-A task is text (`text.py`) or questions with answers (`answers.py`), selected by `of`; all other
-code uses the protocol `Task`.
+A task is text (`text.py`) or questions with answers (`answers.py`), as `task_class_of` selects; all
+other code uses the protocol `Task`.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Task(Protocol):
 
     @classmethod
     def load_corpus(cls, config: ConfigDict) -> Any:
-        """Read or generate the corpus alone; raises UserError."""
+        """Read or generate the corpus alone; raise UserError if it is invalid."""
 
     @classmethod
     def open(cls, config: ConfigDict) -> Task:
-        """Read the corpus and make the streams; raises UserError."""
+        """Read the corpus and make the streams; raise UserError for invalid data."""
 
     def label_classes(self) -> dict[str, int]:
         """Return the number of classes of each label field of the corpus."""
@@ -55,11 +55,11 @@ class Task(Protocol):
         """Return {"bits_per_byte": x} if the training loss converts to it, else {}."""
 
 
-def of(config: ConfigDict) -> type[Task]:
+def task_class_of(config: ConfigDict) -> type[Task]:
     """Return the task class of an experiment."""
     return AnswerTask if AnswerTask.reads(config.data.format) else TextTask
 
 
 def open_task(config: ConfigDict) -> Task:
-    """Open the task of an experiment; raises UserError for invalid data."""
-    return of(config).open(config)
+    """Open the task of an experiment; raise UserError for invalid data."""
+    return task_class_of(config).open(config)
