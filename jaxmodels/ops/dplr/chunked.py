@@ -1,4 +1,4 @@
-"""Diagonal-plus-low-rank recurrence of RWKV-7, token by token and chunked, in float32.
+"""Diagonal-plus-low-rank recurrence of RWKV-7 in float32: defined by `dplr_step`, and chunked.
 
     S_t = diag(w_t) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T ;   y_t = S_t^T r_t
 
