@@ -14,7 +14,7 @@ help:
 	@echo "make check      lint, and a smoke test of each room: a minute"
 	@echo "make test       install, then run the tests: ten minutes on two cores"
 	@echo "make test-slow  the long tests as well (20 random kills, ...)"
-	@echo "make bench      model-FLOPs utilisation of the training step"
+	@echo "make bench      model-FLOPs utilization of the training step"
 	@echo "make install    create $(VENV) and install the locked requirements"
 	@echo "make lint       ruff"
 	@echo "options: PYTHON=python3.12 (else the newest of 3.13, 3.12, 3.11 that works), RUN=runs/name"

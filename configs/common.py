@@ -10,7 +10,7 @@ from jaxmodels.errors import UserError
 
 
 def sotu_bytes(model: str, learning_rate: float = 2e-3, **model_config: Any) -> ConfigDict:
-    """Return 800 steps on the State of the Union speeches, byte by byte.
+    """Return the config of 800 steps on the State of the Union speeches, byte by byte.
 
     Batches are contiguous tracks of text; the recurrent state is carried from batch to batch.
     """

@@ -15,7 +15,7 @@ from configs.common import sotu_bytes
 
 
 def get_config() -> ConfigDict:
-    """Return configs/prernk.py with a wider cell, a larger batch and longer segments."""
+    """Return the config of configs/prernk.py with wider cell, larger batch and longer segments."""
     config = sotu_bytes(
         "prernk",
         learning_rate=1e-3,

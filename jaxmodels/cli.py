@@ -53,7 +53,7 @@ def parser(
 
 
 def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Callable]:
-    """Decorate `main(arguments) -> status or None` as a command line, see `run`.
+    """Decorate `main(arguments) -> status or None` as a command line; see `run`.
 
     The decorated function takes the arguments of the command line, by default `sys.argv[1:]`.
     """

@@ -61,7 +61,7 @@ def returned_by(path: str | Path, function: str, flag: str, example: str, *argum
     path = Path(path)
     module = import_file(path, f"{flag}=", f"that defines {function}()")
     if not callable(getattr(module, function, None)):
-        raise UserError(f"{flag}={path}: it defines no {function}(), see {example}")
+        raise UserError(f"{flag}={path}: it defines no {function}(); see {example}")
     return _explained(path, f"{flag}=", lambda: getattr(module, function)(*arguments))
 
 

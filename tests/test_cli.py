@@ -118,7 +118,7 @@ def test_python_file_names_the_line(tmp_path):
         ("def get_x(:\n", "line 1: "),
         ("\n1 / 0\n", "line 2: ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit('bye')\n", "line 2: SystemExit: bye"),
-        ("y = 1\n", r"it defines no get_x\(\), see other.py"),
+        ("y = 1\n", r"it defines no get_x\(\); see other.py"),
         ("def get_x(n):\n    return [][n]\n", "line 2: IndexError"),
     ):
         path.write_text(text)

@@ -41,7 +41,7 @@ loss or gradient became NaN or Inf (the last good state is saved); 130 stopped b
 
 @cli.command(interrupted="interrupted; what was saved before is intact")
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     cli.quiet_absl()
     args, overrides = _parser().parse_known_args(arguments)
     keep_freed_memory()

@@ -21,7 +21,7 @@ from train.devices import aot
 
 @cli.command()
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = cli.parser(
         "train.compile",
         "Compile the training step for a TPU topology on a machine without one.",

@@ -64,14 +64,14 @@ class Group:
         return f"{self.name}." if self.name else ""
 
     def validate(self, config: ConfigDict) -> None:
-        """Check every value, then the group; raises UserError naming field, error and fix."""
+        """Check every value, then the group; raise a UserError that names field, error and fix."""
         check_values(self, config[self.name] if self.name else config)
         if self.check is not None:
             self.check(config)
 
 
 def check_values(group: Group, values: Mapping[str, Any]) -> None:
-    """Check each value separately; raises UserError."""
+    """Check each value separately; raise UserError for an invalid one."""
     for field in group.fields:
         if field.check and (wrong := field.check(values[field.name])):
             raise UserError(f"config.{group.prefix}{field.name}: {wrong}")

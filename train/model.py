@@ -25,7 +25,7 @@ def build_model(config: ConfigDict):
     fields = model_fields(config)
     if fields.get("vocab_size", 1) == 0:
         raise UserError(
-            "config.model_config.vocab_size: 0 (as the tokenizer) is not resolved yet, set it"
+            "config.model_config.vocab_size: 0 (the tokenizer's size) is not resolved yet; set it"
         )
     if ":" in config.model:
         return _imported(config.model)(seed=config.seed, dtype=config.dtype, **fields)
@@ -41,7 +41,7 @@ def model_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def resolve_vocab(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """Set a `model_config.vocab_size` of 0 to the tokenizer's; UserError for any other mismatch."""
+    """Set a `model_config.vocab_size` of 0 to the tokenizer's; raise UserError for a mismatch."""
     stated = config.model_config.get("vocab_size")
     if stated is None or stated == vocab_size:
         return config

@@ -75,7 +75,7 @@ class TrainState:
 
 
 def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
-    """Return the initial state, `config.batch_size` rows; UserError for inapplicable settings."""
+    """Return the initial state, `config.batch_size` rows; raise UserError for invalid settings."""
     params = flatten(model)
     learns_locally = traits_of(model).local_update is not None
     if learns_locally and config.control.enabled and config.control.max_drops:

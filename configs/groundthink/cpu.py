@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return 400 steps over contiguous tracks of text; the state is carried between batches."""
+    """Return the config: 400 steps over contiguous tracks; the state is carried between batches."""
     return ConfigDict(
         {
             "model": "groundthink",

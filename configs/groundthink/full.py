@@ -14,7 +14,7 @@ from configs.groundthink import cpu
 
 
 def get_config() -> ConfigDict:
-    """Return 10,000 steps of 8 x 256 characters."""
+    """Return the config: 10,000 steps of 8 x 256 characters."""
     config = cpu.get_config()
     config.model_config.update({"width": 256, "head_size": 32})
     config.model_config.update({"attn_window": 256, "norm_every": 256})

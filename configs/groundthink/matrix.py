@@ -5,8 +5,8 @@
 
 "cpu" is 12 layers x 64, 300 steps, for two cores; "full" is 12 x 256, 10,000 steps with the
 authors' batch size and length; "claim" is the 1,000 steps of their one recorded result; "smoke"
-runs everything in minutes. Every entry reads the same tokens; entries whose parameter count would
-differ much are matched to the baseline. Results: docs/results/groundthink.md.
+runs everything in minutes. All entries read the same tokens; those that would differ much in size
+are matched to the baseline's number of parameters. Results: docs/results/groundthink.md.
 
     python -m eval.sweep --config=configs/groundthink/matrix.py --workdir=runs/claim --preset claim
                          --only hybrid transformer "pure RWKV" "pure Mamba" --data input.txt
@@ -100,7 +100,7 @@ def get_sweep(preset: str = "cpu") -> dict[str, Any]:
     config.model_config.update(model)
     config.optimizer.warmup_steps = min(steps // 10, 500)
     if preset in ("claim", "full"):
-        config.optimizer.update({"learning_rate": 6e-4, "accumulate": 4})  # as full.py
+        config.optimizer.update({"learning_rate": 6e-4, "accumulate": 4})  # as in full.py
     if preset == "full":
         config.data.eval_tokens = 0
     return {

@@ -12,7 +12,7 @@ from configs.hrlm import translate
 
 
 def get_config() -> ConfigDict:
-    """Return the preset "hrlm/prefix_ar" (HRM-Text) at a size for two cores; BPE, 2,000 tokens."""
+    """Return a config of "hrlm/prefix_ar" (HRM-Text) at a size for two cores; BPE, 2,000 tokens."""
     config = translate.prefix_ar_config()
     config.model_config.update(width=192, high_layers=2, low_layers=2, low_cycles=3)
     config.model_config.mlp_multiple = 64

@@ -12,7 +12,7 @@ from configs.hrlm import translate
 
 
 def get_config() -> ConfigDict:
-    """Return 600 steps with answers left to right; 1,600 pairs per task, 3,840 to train on.
+    """Return the config: 600 steps, answers left to right; 1,600 pairs per task, 3,840 to train on.
 
     Answered in parallel, as in configs/hrlm/translate.py, 15 % were exact after 1,500 steps.
     """

@@ -14,7 +14,7 @@ from configs.hrlm import translate
 
 
 def get_config() -> ConfigDict:
-    """Return 100,000 steps with characters, AdamW and no weight averaging.
+    """Return the config: 100,000 steps on characters, AdamW, no weight averaging.
 
     The source counts epochs but does not define one.
     """

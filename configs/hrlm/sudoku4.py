@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return 3,000 steps; digits, bands and lines of each puzzle are permuted at random."""
+    """Return the config: 3,000 steps; digits, bands and lines of each puzzle randomly permuted."""
     return ConfigDict(
         {
             "model": "hrm",

@@ -12,7 +12,7 @@ from configs.hrlm import sudoku4
 
 
 def get_config() -> ConfigDict:
-    """Return the 4x4 experiment with longer rows; without --data, puzzles are generated."""
+    """Return the 4x4 config with longer rows; without --data, puzzles are generated."""
     config = sudoku4.get_config()
     config.update({"batch_size": 32, "seq_len": 81})
     config.data.update({"tasks": ("sudoku9",), "eval_tokens": 16384})

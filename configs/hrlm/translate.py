@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """Return 2,000 steps; a fifth of the pairs, combinations of slots not trained on, is held out.
+    """Return the config of 2,000 steps; a fifth of the pairs, with unseen slots, is held out.
 
     The carry holds the states of samples that have not halted.
     """
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
                 "mlp_multiple": 32,
                 "halt_max_steps": 4,
                 "eval_halt": "adaptive",
-                "q_continue": False,  # as TRM: no second forward pass to estimate it
+                "q_continue": False,  # as in TRM: no second forward pass to estimate it
             },
             "steps": 2000,
             "batch_size": 64,
@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
 
 
 def prefix_ar_config() -> ConfigDict:
-    """Return the experiment at the same sizes, with answers left to right ("hrlm/prefix_ar")."""
+    """Return the config at the same sizes, with answers left to right ("hrlm/prefix_ar")."""
     config = get_config()
     config.model = "hrlm/prefix_ar"
     sizes = ("width", "head_size", "high_layers", "low_layers", "mlp_multiple")

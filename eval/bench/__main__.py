@@ -1,6 +1,6 @@
 """`python -m eval.bench [BENCHMARK] ...`: measured speed, or predicted speed on a TPU.
 
-    prernk   utilisation of PRERNK's training step (the default)
+    prernk   utilization of PRERNK's training step (the default)
     cells    training step, prefill and decode of every cell, optionally of peer packages
     race     validation loss against wall-clock
     tpu      predicted cost of every cell's layer on a TPU; also `cells --topology v5e:2x2`

@@ -2,7 +2,7 @@
 
 Every model has 6 layers of width 256 and a vocabulary of 97. A training step reads 8 x 256 tokens
 (float32, forward, backward, AdamW) in four micro-batches. `eval/bench/measure.py` defines
-utilisation; prefill counts 2 operations per parameter and token. --peers adds the same step of PyPI
+utilization; prefill counts 2 operations per parameter and token. --peers adds the same step of PyPI
 packages, interleaved with ours (`eval/bench/peers.py`); --topology predicts the cost on a TPU
 instead (`eval/bench/tpu.py`).
 """
@@ -220,7 +220,7 @@ def show(title: str, rows: list[dict], columns: dict[str, tuple[str, str]]) -> N
 
 SPEED = {
     "train tokens/s": ("tokens_per_second", ",.0f"),
-    "utilisation": ("utilisation", ".1%"),
+    "utilisation": ("utilization", ".1%"),
     "prefill tokens/s": ("prefill_tokens_per_second", ",.0f"),
     "decode tokens/s": ("decode_tokens_per_second", ",.0f"),
     "state bytes": ("state_bytes", ",d"),

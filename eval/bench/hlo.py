@@ -182,7 +182,7 @@ class Program:
         return instruction
 
     def kind_of(self, instruction: Instruction) -> str:
-        """Return product (convolution or dot), movement, reduction or elementwise."""
+        """Return "product" (convolution or dot), "movement", "reduction" or "elementwise"."""
         opcodes = self._opcodes(instruction)
         if opcodes & {"convolution", "dot"}:
             return "product"

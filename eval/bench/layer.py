@@ -112,7 +112,7 @@ def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tup
       layer: see `layer_of`.
       form: "call", the parallel implementation, or "scan", `lax.scan` over the step.
       batch, time: sizes of the input (batch, time, width) float32.
-      device: from `train.devices.aot.topology_devices`.
+      device: one of `train.devices.aot.topology_devices`.
 
     Returns:
       (optimized HLO text, compile seconds, peak bytes).
@@ -149,7 +149,7 @@ def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tup
 
 
 def compile_function(function, arguments, device) -> tuple[str, float, int]:
-    """Compile a function for abstract arguments; return values and errors as `compile_layer`."""
+    """Compile a function for abstract arguments; return values and errors as in `compile_layer`."""
     sharding = jax.sharding.SingleDeviceSharding(device)
     arguments = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments

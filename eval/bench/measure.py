@@ -1,6 +1,6 @@
 """Interleaved measurements of benchmarks, relative to the matmul rate of the machine.
 
-utilisation = model FLOPs per second / float32 rate of a 1024^3 matmul,
+utilization = model FLOPs per second / float32 rate of a 1024^3 matmul,
 
 with the rate measured in the same process and interleaved with the work, under the same load. Model
 FLOPs of a training step are 6 x matmul parameters x tokens (two operations per parameter forward,

@@ -1,6 +1,6 @@
-"""`python -m eval.bench`: model-FLOPs utilisation of the training step (forward, backward, AdamW).
+"""`python -m eval.bench`: model-FLOPs utilization of the training step (forward, backward, AdamW).
 
-utilisation = 6 x matmul parameters x tokens/s / float32 rate of a 1024^3 matmul; see
+utilization = 6 x matmul parameters x tokens/s / float32 rate of a 1024^3 matmul; see
 `eval/bench/measure.py`.
 """
 
@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> None:
                 plain = Experiment(config, args.devices)
             experiments[f"batch {batch_size}, plain scan"] = plain
     rows = measure(experiments, args.repeats)
-    header = ("", "utilisation", "range", "tokens/s", "1024^3 GFLOP/s", "compile s", "temp MB")
+    header = ("", "utilization", "range", "tokens/s", "1024^3 GFLOP/s", "compile s", "temp MB")
     cells = [
         [
             row["name"],
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> None:
         ]
         for row in rows
     ]
-    title = "training step, float32, T 64: model-FLOPs utilisation"
+    title = "training step, float32, T 64: model-FLOPs utilization"
     to_terminal([Heading(title), Table(header, cells)])
     print(
         f"jax {jax.__version__}, {device_description()}, {rows[0]['matmul_parameters']:,} "

@@ -93,7 +93,7 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
 
 
 def _split_validation(data, config):
-    """Split the validation text into one part per row of a batch; each part loses its context."""
+    """Split the validation text into one part per row of a batch; each starts without context."""
     length = -(-sum(len(document) for document in data.corpus.valid) // config.batch_size)
     parts = split_documents(data.corpus.valid, length)
     valid = eval_stream(parts, batch_size=config.batch_size, seq_len=config.seq_len)

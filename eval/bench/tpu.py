@@ -9,7 +9,7 @@ over the step, and sums the compiler's cycle estimates (`eval/bench/hlo.py`). No
 waits for asynchronous copies are not included. Estimates are deterministic, so they can be used to
 choose chunk sizes.
 
-    utilisation = 6 x matmul parameters x tokens / (cycles x FLOPs per cycle)
+    utilization = 6 x matmul parameters x tokens / (cycles x FLOPs per cycle)
 
 "with recurrence" adds 3 x the operations of one step to the numerator. A model preset, e.g.
 "rwkv/7", is a whole layer with norms, residuals and channel mixing.
@@ -201,7 +201,7 @@ def _rows(options, say) -> list[dict]:
             calls.append(row)
             say(
                 f"{name}: chunk {row['chunk_size']}, {row['cycles']:,} cycles, "
-                f"utilisation {row['utilisation']:.1%}, compiled in {row['compile_seconds']:.0f} s"
+                f"utilization {row['utilisation']:.1%}, compiled in {row['compile_seconds']:.0f} s"
             )
         rows += calls
         if not options.no_scan:
@@ -218,7 +218,7 @@ def show(rows: list[dict], options) -> None:
     clock, peak, _ = CHIPS[generation]
     title = f"a layer forward and backward on one {generation} chip, predicted: width "
     title += f"{options.width}, T {options.time}, bfloat16 matmuls"
-    header = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilisation")
+    header = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilization")
     header += ("with recurrence", "scan / call", "compile s", "peak GB")
     cells = [
         [

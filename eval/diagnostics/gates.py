@@ -1,7 +1,7 @@
 """The gates G0 to G5 of GroundThink, and a gate of useful memory (docs/systems.md, G-80 to G-89).
 
-Each gate maps numbers to a `Verdict`. Thresholds are the source's; where its table leaves a gap
-between two bounds, the verdict is "warn". A state that forgets everything within a few tokens
+Each gate maps numbers to a `Verdict`. Bounds (pass / warn / fail) are the source's; in a gap that
+its table leaves, the verdict is "warn". A state that forgets everything within a few tokens
 passes the gates G3.5 on movement, rank and saturation; `useful_memory` tests what is retained.
 """
 
@@ -41,7 +41,7 @@ def overall(verdicts: Sequence[Verdict]) -> str:
 
 
 def control_tokens(tokenizer) -> Verdict:
-    """Judge G0: every control token, e.g. `<|user|>`, is a single token (G-80)."""
+    """Judge G0: every control token, e.g. `<|user|>`, must be one token (G-80)."""
     lengths, ids = {}, []
     for name in CONTROL:
         encoded = np.asarray(tokenizer.encode(f"<|{name}|>"))
@@ -58,7 +58,7 @@ def control_tokens(tokenizer) -> Verdict:
 
 
 def forward(logits, shape: tuple[int, ...]) -> Verdict:
-    """Judge G1: the logits have the expected shape and are finite (G-81)."""
+    """Judge G1: the logits must have the expected shape and be finite (G-81)."""
     logits = np.asarray(logits)
     if logits.shape != tuple(shape):
         says = f"expected logits of shape {tuple(shape)}, got {logits.shape}"
@@ -82,7 +82,7 @@ def entropy_at_start(entropy: float, longest: int) -> Verdict:
 
 
 def early_training(losses: Sequence[float], grad_norms: Sequence[float]) -> Verdict:
-    """Judge G3: the loss falls over the first 1,000 steps with a moderate gradient norm (G-83).
+    """Judge G3: over 1,000 steps the loss must fall, with a moderate gradient norm (G-83).
 
     Falls: the mean of the last tenth is below that of the first. Median norm: 0.5-1.5 passes, above
     5 or below 0.01 fails, otherwise warns.
@@ -100,7 +100,7 @@ def early_training(losses: Sequence[float], grad_norms: Sequence[float]) -> Verd
 
 
 def cosine_variance(evolution: Evolution) -> Verdict:
-    """Judge G3.5 by the table: variance of consecutive cosines, >0.1 / 0.01-0.1 / <0.01 (G-84).
+    """Judge G3.5 by the source's table: variance of cosines, >0.1 / 0.01-0.1 / <0.01 (G-84).
 
     0.1 requires a standard deviation of 0.32, which the source's own recorded pass did not reach.
     """
@@ -111,7 +111,7 @@ def cosine_variance(evolution: Evolution) -> Verdict:
 
 
 def movement(evolution: Evolution) -> Verdict:
-    """Judge G3.5 by the script: mean cosine of the least moving layer; up to 0.99 passes."""
+    """Judge G3.5 by the source's script: the stillest layer's mean cosine; up to 0.99 passes."""
     least = max(evolution.by_layer)
     outcome = "fail" if evolution.label in ("FROZEN", "STATIC") else "pass"
     says = f"least moving layer {least:.4f}: {evolution.label}; {evolution.says} "
@@ -153,7 +153,7 @@ def balance(ratio: float, quantity: str = "gradient norm") -> Verdict:
 
 
 def suite(results: Mapping[str, object], parts: Sequence[str]) -> Verdict:
-    """Judge G4: every part of the suite has a finite number or a finding (G-88)."""
+    """Judge G4: every part of the suite must yield a finite number or a finding (G-88)."""
     absent = [name for name in parts if not _measured(results.get(name))]
     if absent:
         says = f"{len(absent)} of {len(parts)} parts have no result: {', '.join(absent)}"

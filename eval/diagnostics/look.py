@@ -28,7 +28,7 @@ class Amounts:
 
     Attributes:
         distances: passkey distances in tokens, ascending.
-        rows: keys at each distance.
+        rows: number of keys at each distance.
         context: tokens read before the states are recorded.
         watched: tokens during which the states are recorded.
         words: tokens generated after each persona's description.

@@ -34,7 +34,7 @@ def read(model, state, tokens, reset=None):
 
 
 def token_losses(model, state, tokens, reset=None):
-    """Return (state, loss of each token after the first in nats (B, T)) of tokens int (B, T + 1).
+    """Return (state, loss in nats of each token after the first (B, T)) of tokens int (B, T + 1).
 
     reset: bool (B, T) or None, for all tokens but the last.
     """

@@ -16,7 +16,7 @@ SATURATED = 5.0  # |state| above which an entry is saturated (G-86)
 
 
 def entropy_label(entropy: float) -> str:
-    """Return "collapse" (below 1), "low" (2), "healthy" (up to 5), "diverse" (7) or "chaos"."""
+    """Return "collapse" (< 1), "low" (< 2), "healthy" (<= 5), "diverse" (<= 7) or "chaos"."""
     if entropy < 2.0:
         return "collapse" if entropy < 1.0 else "low"
     return "healthy" if entropy <= 5.0 else "diverse" if entropy <= 7.0 else "chaos"
@@ -97,7 +97,7 @@ def consecutive_cosine(states) -> np.ndarray:
 
 
 def movement_label(mean_cosine: float) -> str:
-    """Return FROZEN (above 0.999), STATIC (0.99), EVOLVING (0.9) or DYNAMIC."""
+    """Return FROZEN (> 0.999), STATIC (> 0.99), EVOLVING (> 0.9) or DYNAMIC."""
     for bound, label in ((0.999, "FROZEN"), (0.99, "STATIC"), (0.9, "EVOLVING")):
         if mean_cosine > bound:
             return label

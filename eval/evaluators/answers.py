@@ -228,7 +228,7 @@ def _correlation(difficulties, rounds) -> float | None:
 
 
 def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dict[str, float]:
-    """Measure latency and batched throughput, without compilation (docs/systems.md, L-75)."""
+    """Measure latency (ms) and batched questions per second, without compilation (L-75)."""
     sizes = {"batch_size": 1, "max_steps": answerer.rounds}
     single = Answerer(answerer.model, answerer.tokenizer, halt=answerer.halt, **sizes)
 

@@ -41,7 +41,7 @@ class ProbeConfig:
 
     Attributes:
       cell: a name in `CELLS`.
-      vocab_size: V, of inputs and answers.
+      vocab_size: V, vocabulary of inputs and answers.
       seq_len: length of the rows, and the window of an attention cell.
       width: C.
       hidden: H, width of the SwiGLU layer.

@@ -1,4 +1,4 @@
-"""Plans of the probes: task sizes, and the measurement of one row of the table."""
+"""Plans of the probes, one per row of the table: task, sizes, recipe, and the measurement."""
 
 import argparse
 import dataclasses

@@ -34,7 +34,7 @@ class Recipe:
       batch_size: rows per step.
       learning_rates: peak rates; the best one is selected on validation rows.
       seeds: models per rate, which differ in initialization and training rows.
-      warmup: fraction of the steps.
+      warmup: length of the warm-up, a fraction of the steps.
       weight_decay: decoupled weight decay, multiplied by the learning rate.
       clip_norm: limit of a model's gradient norm.
     """

@@ -120,7 +120,7 @@ def provenance(
     Args:
         facts: further facts, listed after the command.
         command: the command line to reproduce the result.
-        seed: of initialization and data.
+        seed: seed of initialization and data.
         device: see `eval.log.device_description`.
         versions: see `eval.log.versions`.
         seconds: wall time.

@@ -259,9 +259,9 @@ def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: floa
 
 
 def bands(lines: Mapping[str, tuple[Sequence[float], np.ndarray]], *, ylabel: str) -> Figure:
-    """Draw means over seeds with the range of the seeds as a band, labelled at their ends.
+    """Draw means over seeds, labelled at their ends, each in a band from lowest to highest seed.
 
-    lines: name -> (steps, values (seeds, steps)). The y axis is fitted to the last two thirds.
+    lines: name -> (steps, values (seeds, steps)). The y axis fits the last two thirds of the steps.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(7.4, 3.6)

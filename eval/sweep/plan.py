@@ -2,7 +2,7 @@
 
 A sweep file defines `get_sweep()`, or `get_sweep(preset)`, which returns a mapping:
 
-    config     base config, as `get_config()` returns it
+    config     base config, from `get_config()`
     seeds      seeds of every entry
     entries    name -> {"says": description, "changes": {field: value}, "group": group,
                "match": field, "multiple": number, "config": another base}, all optional
@@ -139,7 +139,7 @@ def read_sweep(
         spec = {"config": config, "seeds": (0,), "entries": {"as it is": {}}}
     else:
         raise UserError(
-            f"--config={path}: does not define get_sweep(), see {EXAMPLE}; "
+            f"--config={path}: does not define get_sweep(); see {EXAMPLE}; "
             "to vary a training config add --set NAME FIELD=VALUE"
         )
     for name, *fields in variants:

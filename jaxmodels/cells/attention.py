@@ -40,7 +40,7 @@ class AttentionConfig:
       rope_base: the slowest pair of channels has a period of about 2 pi rope_base tokens.
       qk_norm: RMSNorm of each head's query and key, before rotation.
       chunk_size: query tokens per block in `__call__`.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -124,7 +124,7 @@ class AttentionCell(Cell):
         return Cell.scan(self, state, xs, reset, key, step=step)
 
     def __call__(self, state, xs, reset=None, key=None, prefix=None):
-        """See `Cell.scan`; processes blocks of queries.
+        """See `Cell.scan`; computed by blocks of queries.
 
         prefix: bool (B, T) or None. Where it is True, attention within a document is bidirectional,
         limited by the window; a prefix must not continue in the next call.

@@ -29,14 +29,14 @@ class GatedDeltaConfig:
 
     Attributes:
       width: C.
-      head_size: K, of queries and keys; None means 64, or C if that is smaller.
+      head_size: K, size of queries and keys; None means 64, or C if that is smaller.
       value_size: V; None means 2 K.
       num_heads: H; None means 3/4 C / K, at least 1, as in the source (about 6 C^2 parameters).
       conv_size: taps of the short convolution.
       negative_eigenvalues: beta in (0, 2) instead of (0, 1), which allows state tracking such as
         parity (arXiv 2411.12537).
       chunk_size: tokens per chunk in `__call__`.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int

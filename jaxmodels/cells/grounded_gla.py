@@ -53,7 +53,7 @@ class GroundedGLAConfig:
       output_gain: gain of the Glorot initialization of W_o; None means a normal of 0.02.
       conv_size: K.
       chunk_size: tokens per chunk in `__call__`, preferably a power of two.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int

@@ -37,8 +37,8 @@ class HRMConfig:
       high_layers, low_layers: transformer blocks in f_H and f_L.
       expansion: M is 2/3 expansion C, rounded up to a multiple of `mlp_multiple`.
       mlp_multiple: see expansion.
-      norm: "post" as HRM, RMS(h + f(h)); "pre" as HRM-Text, h + f(RMS h) and a norm at the end of
-        each module. Norms have no gain.
+      norm: "post" as in HRM, RMS(h + f(h)); "pre" as in HRM-Text, h + f(RMS h) and a norm at the
+        end of each module. Norms have no gain.
       norm_eps: epsilon of every norm.
       head_gate: gate the attention output, sigma(W_g h) * o, as in HRM-Text.
       inject: add x in every call of f_L; if False, x enters only as the initial z_H.
@@ -46,10 +46,10 @@ class HRMConfig:
       grad_calls: K, limit of calls with a gradient; 2 is HRM's one-step gradient, low_cycles + 1
         TRM's whole last cycle.
       grad_rule: "last": the last K calls in order; "per_module": the last min(high_cycles, K - 1)
-        calls of f_H, and the last of f_L for a total of K, as HRM-Text.
+        calls of f_H, and the last of f_L for a total of K, as in HRM-Text.
       rope_base: base of the rotary positions.
       remat: recompute each block in the backward pass.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and states are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     width: int
@@ -95,12 +95,12 @@ class HRMConfig:
 
     @property
     def calls(self) -> int:
-        """Calls of both modules together, in one ACT step."""
+        """Number of calls of both modules together in one ACT step."""
         return self.high_cycles * (self.low_cycles + 1)
 
     @property
     def mlp_size(self) -> int:
-        """M."""
+        """Hidden width of SwiGLU, M."""
         size = round(self.expansion * self.width * 2 / 3)
         return -(-size // self.mlp_multiple) * self.mlp_multiple
 
@@ -114,7 +114,7 @@ class HRMState:
 
 
 def lecun(key, shape, dtype=jnp.float32):
-    """Draw a truncated normal of variance 1 / inputs, as HRM's matrices."""
+    """Draw a truncated normal of variance 1 / inputs, as for HRM's matrices."""
     return truncated_normal(shape[-2] ** -0.5)(key, shape, dtype)
 
 

@@ -57,7 +57,7 @@ class HybridConfig:
       decay_groups: pairs (fraction of the channels, retention) for "groups".
       write_gate: scale each token's update of the states by a gate in [0, 1].
       chunk_size: tokens per chunk of both paths, at most 128.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int

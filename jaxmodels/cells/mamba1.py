@@ -47,7 +47,7 @@ class Mamba1Config:
       conv_size: K.
       dt_rank: R; None means ceil(C / 16).
       chunk_size: tokens per chunk in `__call__`.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -158,19 +158,19 @@ class Mamba1Cell(Cell):
     def retention(self, state, xs, reset=None, write=None):
         """Return the decay factor of the slowest state entry at each token, (B, T, D).
 
-        Arguments as for the call; resets do not count as decay.
+        Arguments as for `__call__`; resets do not count as decay.
         """
         slowest = jax.lax.reduce_max(-jnp.exp(self.A_log[...]), (0,))
         return jnp.exp(self.step_sizes(state, xs, reset, write) * slowest.reshape((1, 1, -1)))
 
     def step_sizes(self, state, xs, reset=None, write=None):
-        """Return delta, (B, T, D); arguments as for the call."""
+        """Return delta, (B, T, D); arguments as for `__call__`."""
         x, _ = self._project(xs)
         _, x = short_conv_silu(state.conv, x, self.conv_taps[...], self.conv_bias[...], reset)
         return self._selected(x, write)[0]
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalize the SSM state, see `normalize_channels`."""
+        """Normalize the SSM state; see `normalize_channels`."""
         return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u):

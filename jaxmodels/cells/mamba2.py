@@ -51,7 +51,7 @@ class Mamba2Config:
       norm_groups: number of parts of D that are normalized separately; None means G.
       norm_eps: epsilon of that norm.
       chunk_size: tokens per chunk in `__call__`, at most 256; best 64 on a CPU, 128 on a TPU.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
         (tests only); they require groups and norm_groups 1 and conv_size at most 7.
     """
@@ -100,17 +100,17 @@ class Mamba2Config:
 
     @property
     def inner(self) -> int:
-        """D."""
+        """Inner width, D."""
         return self.expand * self.width
 
     @property
     def heads(self) -> int:
-        """H."""
+        """Number of heads, H."""
         return self.inner // self.head_size
 
     @property
     def conv_width(self) -> int:
-        """E."""
+        """Number of channels of the convolution, E = D + 2 G N."""
         return self.inner + 2 * self.groups * self.state_size
 
 
@@ -200,16 +200,16 @@ class Mamba2Cell(Cell):
         kernel[...] = kernel[...].at[:, -heads:].set(0.0)
 
     def retention(self, state, xs, reset=None, write=None):
-        """Return the decay factor at each token, (B, T, H); arguments as for the call."""
+        """Return the decay factor at each token, (B, T, H); arguments as for `__call__`."""
         a = -jnp.exp(self.A_log[...])
         return jnp.exp(self.step_sizes(state, xs, reset, write) * a.reshape((1, 1, -1)))
 
     def step_sizes(self, state, xs, reset=None, write=None):
-        """Return delta, (B, T, H); arguments as for the call."""
+        """Return delta, (B, T, H); arguments as for `__call__`."""
         return step_sizes(self._project(xs)[-1], self.dt_bias[...], write)
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalize the SSM state, see `normalize_channels`."""
+        """Normalize the SSM state; see `normalize_channels`."""
         return state.replace(ssm=normalize_channels(state.ssm, groups, gain))
 
     def _project(self, u, split_conv=False):

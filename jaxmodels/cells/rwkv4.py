@@ -26,7 +26,7 @@ class RWKV4Config:
     Attributes:
       width: C.
       chunk_size: tokens per chunk in `__call__`.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
         (tests only).
     """

@@ -36,7 +36,7 @@ class RWKV6Config:
       decay_rank: rank of the low-rank map to the decay.
       norm_groups: number of parts of C that are normalized separately on reading; None means H.
       chunk_size: tokens per chunk in `__call__`, preferably a power of two.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
     """
 
     width: int
@@ -143,13 +143,13 @@ class RWKV6Cell(Cell):
     def retention(self, state, xs, reset=None, write=None):
         """Return the decay factor of each key channel at each token, (B, T, H, N).
 
-        Arguments as for the call; resets do not count as decay.
+        Arguments as for `__call__`; resets do not count as decay.
         """
         before = token_shift(xs, state.shift, reset)
         return jnp.exp(self._project(xs, before, write)[0][1])
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalize the matrix state, see `normalize_heads`."""
+        """Normalize the matrix state; see `normalize_heads`."""
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def _project(self, x, before, write=None):

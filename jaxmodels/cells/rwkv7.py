@@ -31,11 +31,11 @@ class RWKV7Config:
     Attributes:
       width: C.
       head_size: N, divides C; None means 64, or C if that is smaller.
-      ranks: of the low-rank maps to decay w, learning rate a, value residual v and gate g; None
-        means the reference's: max(32, 32 round(f sqrt(C) / 32)), f = 2.5, 2.5, 1.7, 5.
+      ranks: ranks of the low-rank maps to decay w, learning rate a, value residual v and gate g;
+        None means the reference's: max(32, 32 round(f sqrt(C) / 32)), f = 2.5, 2.5, 1.7, 5.
       value_residual: take `v_first`, the values of the model's first layer, and mix them into v.
       chunk_size: tokens per chunk in `__call__`, at most 128.
-      dtype: of the matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
         (tests only).
     """
@@ -169,13 +169,13 @@ class RWKV7Cell(Cell):
     def retention(self, state, xs, reset=None, write=None):
         """Return w, the diagonal decay factor at each token, (B, T, H, N).
 
-        Arguments as for the call; resets do not count as decay.
+        Arguments as for `__call__`; resets do not count as decay.
         """
         before = token_shift(xs, state.shift, reset)
         return jnp.exp(self._heads(self._project(xs, before, None, write)[1]))
 
     def normalize_state(self, state, groups: int, gain):
-        """Normalize the matrix state, see `normalize_heads`."""
+        """Normalize the matrix state; see `normalize_heads`."""
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def values(self, x, before):

@@ -37,7 +37,7 @@ class UnifiedConfig:
       symbol_slots, role_slots, relation_size: S, K, R of the relation tensor; relation_size None
         means D / 4.
       abstraction_sizes: widths A_l, the first equal to D (P-05); None means (D, D/2, D/4).
-      activation: of the candidate in the RWKV block: gelu, silu or relu.
+      activation: activation of the candidate in the RWKV block: gelu, silu or relu.
       core: "ema", the element-wise gate of the source; "rwkv4", a true wkv with state (p, q, o).
       gating: how slots read each other through the mask C. "full": every slot reads all slots.
         "lower_triangular": slots are ordered and influence flows only forward. "diagonal": as
@@ -46,7 +46,7 @@ class UnifiedConfig:
       topdown: abstractions l >= 1 feed back into h. As written they do not, and get no gradient.
       exact_gelu: use the exact GELU, as written, instead of the tanh approximation, which is
         cheaper and differs by at most 5e-4.
-      dropout: rate in training; as written 0.1.
+      dropout: dropout rate in training; as written 0.1.
       input_gain: factor on the initial RWKV projection; its square multiplies the rows of the first
         abstraction that read h_mid. With 1, as written, h_mid is ten times smaller than a_0 in
         their common LayerNorm, and learning starts late.
@@ -178,7 +178,7 @@ def _activated(x, name, exact_gelu):
 
 
 def _wkv(wkv, key, value, time_decay, time_first):
-    """Run one overflow-free RWKV-4 step on (p, q, o), see `ops/wkv4/chunked.py`."""
+    """Run one overflow-free RWKV-4 step on (p, q, o); see `ops/wkv4/chunked.py`."""
     p, q, o = wkv[:, 0], wkv[:, 1], wkv[:, 2]
     bonus = time_first[None] + key
     top = jnp.maximum(o, bonus)

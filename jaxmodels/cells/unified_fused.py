@@ -262,7 +262,7 @@ def _chunk(cell, folded, state, xs, reset, relations_every, debug):
 
 
 def unroll(cell, state, xs, reset, relations_every, debug=False):
-    """See `UnifiedCell.unroll`; also returns the intermediates, {} without `debug`."""
+    """See `UnifiedCell.unroll`; also return the intermediates, {} without `debug`."""
     folded = _fold_cell(cell)
     chunk = cell.config.remat_chunk
     xs = xs.swapaxes(0, 1)

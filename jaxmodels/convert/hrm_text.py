@@ -75,7 +75,7 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
         if tensors.count_layers(prefix) != layers:
             raise UserError(
                 f"{tensors.path}: tensors {prefix}* have {tensors.count_layers(prefix)} layers, "
-                f"{path.name} has {layers}"
+                f"but {path.name} has {layers}"
             )
     tensors.expect(START, (fields["hidden_size"],))
     start = tensors.take(START).tolist()

@@ -88,7 +88,7 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
     if tensors.count_layers(prefix) != fields["num_hidden_layers"]:
         raise UserError(
             f"{tensors.path}: tensors have {tensors.count_layers(prefix)} layers, "
-            f"num_hidden_layers in {CONFIG} is {fields['num_hidden_layers']}"
+            f"but num_hidden_layers in {CONFIG} is {fields['num_hidden_layers']}"
         )
     try:
         config = _rwkv_config(fields) if kind == "rwkv" else _mamba_config(kind, fields)

@@ -31,7 +31,7 @@ def read(folder: Path):
     if stacked and layers is not None and stacked != {(layers,)}:
         # Checked first: a damaged config may state so many layers that tracing would not end.
         counts = ", ".join(str(shape[0] if shape else "none") for shape in sorted(stacked))
-        raise UserError(f"{tensors.path}: arrays have {counts} layers, the config has {layers}")
+        raise UserError(f"{tensors.path}: {counts} layers in the arrays, {layers} in the config")
     with _fields_of(folder / CONFIG):
         abstract = abstract_model(config)
     for name, x in leaves_of(abstract).items():

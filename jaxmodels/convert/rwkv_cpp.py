@@ -180,7 +180,7 @@ class _Reader:
             return TYPES[kind]
         name = QUANTISED.get(kind, f"unknown ({kind})")
         raise UserError(
-            f"{self.path}: the type of {subject} is {name}; only FP32 and FP16 are supported, "
+            f"{self.path}: the type of {subject} is {name}; only FP32 and FP16 are supported; "
             "convert the original again"
         )
 

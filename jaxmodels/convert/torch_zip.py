@@ -54,8 +54,8 @@ def read_torch(path: Path) -> Tensors:
     """Read the tensors of a flat state dict.
 
     Raises:
-      UserError: truncated, damaged, not a dict of tensors, not float32, float16 or bfloat16, or a
-        pickle that imports anything but tensors.
+      UserError: the file is truncated, damaged or no dict of tensors; a tensor is not float32,
+        float16 or bfloat16; or the pickle imports anything but tensors.
     """
     try:
         with zipfile.ZipFile(path) as archive:

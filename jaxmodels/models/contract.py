@@ -123,7 +123,7 @@ class Traits:
         (`models/segments.py`); lets diagnostics report by component.
       solve: (tokens int32 (B, T), *, adaptive, max_steps, identifiers) -> (logits, ACT steps, q): a
         model that answers questions instead of continuing text.
-      check_data: (data config, seq_len, classes) -> None, raises UserError if the experiment's data
+      check_data: (data config, seq_len, classes) -> None; raises UserError if the experiment's data
         do not fit. Called before training starts and before evaluation on other text; `classes`
         maps each label field of the corpus to its number of classes.
       parameter_label: leaf name -> "component/role", for per-group learning rates, clipping and

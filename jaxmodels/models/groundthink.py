@@ -131,13 +131,13 @@ class GroundThinkConfig:
 
     @property
     def anchors(self) -> tuple[int, ...]:
-        """Indices of the layers that are attention in any layout."""
+        """Indices of the layers that are attention whatever the layout."""
         middle = (self.num_layers // 2,)
         return middle if self.attention_layers is None else self.attention_layers
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kind of each layer."""
+        """Kind of each layer, in order of depth."""
         pattern, depth = LAYOUTS[self.layout], self.num_layers
         if self.layout == "sequential":
             kinds = [pattern[2 * i >= depth] for i in range(depth)]
@@ -201,7 +201,7 @@ MIXERS = {"attention": AttentionCell, "gla": GroundedGLACell}
 
 
 class ChannelMix(nnx.Module):
-    """sigma(W_r x) * W_v relu(W_k x)^2, without a token shift."""
+    """Channel mixing sigma(W_r x) * W_v relu(W_k x)^2, without a token shift."""
 
     def __init__(self, width: int, expansion: float, *, rngs: nnx.Rngs):
         hidden = int(width * expansion)
@@ -211,7 +211,7 @@ class ChannelMix(nnx.Module):
         self.value = Linear(hidden, width, bias=False, init=outward, rngs=rngs)
 
     def __call__(self, x, dtype):
-        """(..., C) -> (..., C)."""
+        """Map x (..., C) to (..., C)."""
         hidden = jnp.square(jax.nn.relu(self.key(x, dtype)))
         return jax.nn.sigmoid(self.receptance(x, dtype)) * self.value(hidden, dtype)
 
@@ -289,7 +289,7 @@ class GroundThink(Segmented):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kind of each layer: "hybrid", "rwkv", "mamba", "attention" or "gla"."""
+        """Kind of each layer, in order: "hybrid", "rwkv", "mamba", "attention" or "gla"."""
         return self.config.kinds
 
     def _logits(self, x):
@@ -297,7 +297,7 @@ class GroundThink(Segmented):
         return cap * jnp.tanh(logits / cap) if cap else logits
 
     def intermediates(self, state, tokens, reset=None):
-        """Return the state and every layer's intermediates, see `models/observe.py`."""
+        """Return the state and every layer's intermediates; see `models/observe.py`."""
         from jaxmodels.models.observe import intermediates
 
         return intermediates(self, state, tokens, reset)

@@ -21,12 +21,12 @@ class MambaConfig:
 
     Attributes:
       version: 1 or 2.
-      state_size: per channel (version 1) or per head (2); None means 16 or 128.
+      state_size: state size per channel (version 1) or per head (2); None means 16 or 128.
       expand: inner width over width.
       conv_size: taps of the short convolution.
-      dt_rank: version 1; None means ceil(width / 16).
-      head_size: version 2; None means 64, or the inner width if that is smaller.
-      groups: version 2, number of head groups that share B and C.
+      dt_rank: for version 1; None means ceil(width / 16).
+      head_size: for version 2; None means 64, or the inner width if that is smaller.
+      groups: for version 2, number of head groups that share B and C.
       chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
       norm_eps: epsilon of every RMSNorm.
       tie_embeddings: share the embedding table with the head.
@@ -34,7 +34,7 @@ class MambaConfig:
       remat: keep only each layer's input for the backward pass.
       remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
-      kernel: version 2, "xla" or "pallas", see `Mamba2Config`.
+      kernel: for version 2, "xla" or "pallas", see `Mamba2Config`.
     """
 
     version: int = 2

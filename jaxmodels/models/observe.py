@@ -15,7 +15,7 @@ def intermediates(model, state, tokens, reset=None):
 
     Args:
       model: a `GroundThink`.
-      state, tokens (B, T), reset: as for the call of the model.
+      state, tokens (B, T), reset: as for the model's `__call__`.
 
     Returns:
       (state, dicts), each dict with those keys that apply to the layer:

@@ -119,10 +119,10 @@ class PRERNKOutput:
 
     Attributes:
       logits: float32 (B, T, vocab).
-      values: with objective="regression" (B, T, regression_size), else None.
+      values: (B, T, regression_size) with objective="regression", else None.
       abstractions: tuple of (B, T, A_l).
       causal_mask: (B, T, S, S).
-      relations: with labelled losses (B, T // relations_every, S, K, R), else None; in `step` the
+      relations: (B, T // relations_every, S, K, R) with labelled losses, else None; in `step` the
         current tensor (B, S, K, R).
       label_logits: only in `loss_sums`, {loss: logits of its labels, (..., classes)}.
     """

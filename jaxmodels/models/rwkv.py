@@ -34,17 +34,17 @@ class RWKVConfig:
 
     Attributes:
       version: 4, 6 or 7.
-      head_size: versions 6 and 7; None means 64, or the width if that is smaller.
+      head_size: for versions 6 and 7; None means 64, or the width if that is smaller.
       channel_size: hidden width of channel mixing; None means 4, 3.5 (rounded down to a multiple of
         32) or 4 times the width, as in the reference.
-      ranks: low-rank maps, version 6: (mix, decay), version 7: (decay, rate, residual, gate); None
-        means the reference's.
+      ranks: ranks of the low-rank maps, for version 6 (mix, decay), for version 7 (decay, rate,
+        residual, gate); None means the reference's.
       chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
       l2_wrap: weight of the penalty on the largest logit (reference: 1e-4); 0 = off.
       remat: keep only each layer's input for the backward pass.
       remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
-      kernel: versions 4 and 7, "xla" or "pallas", see their cells.
+      kernel: for versions 4 and 7, "xla" or "pallas", see their cells.
     """
 
     version: int = 7

@@ -52,7 +52,7 @@ class Segmented(LanguageModel):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kind of each layer."""
+        """Kind of each layer, in order of depth."""
         raise NotImplementedError
 
     def initial_state(self, batch_size: int):

@@ -22,7 +22,7 @@ class TransformerConfig:
     """Configuration of the transformer.
 
     Attributes:
-      head_size: None means 64, or the width if that is smaller.
+      head_size: channels per attention head; None means 64, or the width if that is smaller.
       kv_heads: key and value heads; None means as many as query heads.
       window: attention span in tokens, including the current one.
       mlp_size: hidden width of SwiGLU; None means 8/3 of the width, rounded up to a multiple of 32.

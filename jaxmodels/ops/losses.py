@@ -41,7 +41,7 @@ def log_stablemax(logits: jax.Array) -> jax.Array:
 
 
 def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-    """Return the weighted number of correct argmax predictions; shapes as `cross_entropy_sum`."""
+    """Return the weighted count of correct argmax predictions; shapes as in `cross_entropy_sum`."""
     return jnp.sum(weights * (jnp.argmax(logits, -1) == labels))
 
 

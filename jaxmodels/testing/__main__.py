@@ -1,10 +1,10 @@
-"""The conformance suite: one line a promise, of cells of the zoo or of a file of one's own.
+"""Check cells, registered or in a file of your own; print one line per promise.
 
     python -m jaxmodels.testing                      # all cells
     python -m jaxmodels.testing rwkv7 mamba2
     python -m jaxmodels.testing path/to/my_cell.py   # every cell that the file defines
 
-exit status: 0 all promises kept, 1 one is broken, 2 a mistake in the input
+exit status: 0 all promises kept, 1 a promise broken, 2 invalid input
 """
 
 import sys

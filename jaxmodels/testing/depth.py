@@ -57,7 +57,7 @@ class DepthLab:
 
     @functools.cached_property
     def gradients(self):
-        """(state, gradients of (cell, state, x)) for a loss on the whole state."""
+        """State and gradients of (cell, state, x) for a loss on the whole state."""
         return jax.device_get(self.run(self.cell, self.state, self.x, self.mask, self.cotangents))
 
     @functools.cached_property

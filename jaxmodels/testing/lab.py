@@ -91,7 +91,7 @@ class Lab:
 
     @functools.cached_property
     def inputs(self):
-        """(state, xs, `rounding`) of the random draw that is least sensitive to rounding.
+        """State, xs and `rounding` of the random draw that is least sensitive to rounding.
 
         An untrained recurrence may be chaotic: rounding errors grow from token to token, by a
         factor that differs a hundredfold between draws. If it is large, no two correct float32
@@ -114,7 +114,7 @@ class Lab:
     def _sensitivity(self, state, xs, enough):
         """Return the largest change of gradients, with and without resets, for one-ulp moves.
 
-        It is the maximum over a few random moves of all parameters; stops when it reaches `enough`.
+        The maximum over a few random moves of all parameters; the search ends at `enough`.
         """
         worst = 0.0
         try:
@@ -149,7 +149,7 @@ class Lab:
 
     @property
     def rounding(self):
-        """Sensitivity of the inputs, see `_sensitivity`."""
+        """Sensitivity of the inputs; see `_sensitivity`."""
         return self.inputs[2]
 
     @functools.cached_property
@@ -244,7 +244,7 @@ def _restart_and_step(cell, state, x, reset):
 def shaken(cell, seed):
     """Return the cell with small noise in place of every array of zeros.
 
-    An output matrix initialized to zero, as RWKV's, would hide errors before it.
+    An output matrix initialized to zero, like RWKV's, would hide errors before it.
     """
     rng = np.random.default_rng(seed)
 

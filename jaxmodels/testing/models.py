@@ -138,7 +138,7 @@ class ModelLab:
 
     @functools.cached_property
     def warm(self):
-        """(state, logits) after the batch, for a state other than the initial one."""
+        """State and logits after the batch, for a state other than the initial one."""
         return self.logits(self.model.initial_state(BATCH), self.tokens)
 
     def key(self):

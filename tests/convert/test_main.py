@@ -68,8 +68,8 @@ def test_malformed_native_folders(folder):
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"num_layers": 4}, "3 layers, the config has 4"),
-        ({"num_layers": 10**12}, "3 layers, the config has"),
+        ({"num_layers": 4}, "3 layers in the arrays, 4 in the config"),
+        ({"num_layers": 10**12}, "3 layers in the arrays"),
         ({"num_layers": "2"}, "num_layers"),
         ({"width": 16}, "'embed.table'"),
         ({"version": 5}, "version"),

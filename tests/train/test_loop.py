@@ -336,7 +336,7 @@ def test_checkpoint_of_other_code_format_or_text_is_rejected(half, config, tmp_p
         train_run(changed(config, data__paths=(str(other),)), half, resume=True)
     with monkeypatch.context() as patch:
         patch.setattr("train.io.checkpoint.FORMAT", 2)
-        with pytest.raises(UserError, match="checkpoint format 1, this version reads format 2"):
+        with pytest.raises(UserError, match="checkpoint format 1, but this version reads format 2"):
             train_run(config, half, resume=True)
     with monkeypatch.context() as patch:
         build = train.devices.placement.build_model

@@ -135,7 +135,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
         key, equals, text = argument.removeprefix("--config.").partition("=")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UserError(f"--config.{key}: a value is missing, write --config.{key}=value")
+                raise UserError(f"--config.{key}: a value is missing; write --config.{key}=value")
             text = rest.pop(0)
         pairs.append((key, text))
     return pairs
@@ -222,7 +222,7 @@ def to_json(config: ConfigDict) -> str:
 
 
 def read_config(path: str | Path) -> ConfigDict:
-    """Read a run's config.json; raises UserError if it holds no config."""
+    """Read a run's config.json; raise UserError if it holds no config."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -231,7 +231,7 @@ def read_config(path: str | Path) -> ConfigDict:
 
 
 def from_json(text: str, source: str = "config.json") -> ConfigDict:
-    """Parse the output of `to_json`; raises UserError if it is not a config."""
+    """Parse the output of `to_json`; raise UserError if it is not a config."""
     try:
         fields = json.loads(text)
     except ValueError as error:

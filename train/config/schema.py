@@ -89,8 +89,8 @@ def default_config() -> ConfigDict:
 def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
     """Return the fields of a model's own config with their default or preset values.
 
-    `dtype` and `seq_len` are omitted: they are fields of the experiment. Returns {} for
-    "module:factory"; raises UserError for an unknown model. `complete_config` describes `stored`.
+    `dtype` and `seq_len` are omitted: they are fields of the experiment. Return {} for
+    "module:factory"; raise UserError for an unknown model. `complete_config` describes `stored`.
     """
     if ":" in model:
         return {}
@@ -110,7 +110,7 @@ def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
 
 
 def validate_config(config: ConfigDict, device_count: int | None = None) -> None:
-    """Check values and joint constraints of a complete config; raises UserError.
+    """Check values and joint constraints of a complete config; raise UserError if any fails.
 
     `batch_size` is checked against `device_count` (devices of all processes) unless that is None.
     """

@@ -24,7 +24,7 @@ def envelope(values: Values) -> list[float]:
 
 
 def minima(steps: Steps, values: Values, min_delta: float = 0.0) -> list[int]:
-    """List the steps of new minima, lower than the last by a fraction of more than `min_delta`."""
+    """List the steps of new minima, each more than the fraction `min_delta` below the last."""
     minimum_steps, best = [], np.inf
     for step, value in zip(steps, values, strict=True):
         if value < best - (min_delta * abs(best) if np.isfinite(best) else 0.0):
@@ -48,7 +48,7 @@ def stale_steps(steps: Steps, values: Values, min_delta: float = 0.0) -> int:
 def patience_exhausted(
     steps: Steps, values: Values, factor: float = 4.0, min_delta: float = 0.0
 ) -> bool:
-    """Return True without a new minimum for `factor` (3 to 5) improvement intervals (G-40)."""
+    """Return True after no new minimum for `factor` (3 to 5) improvement intervals (G-40)."""
     interval = improvement_interval(steps, values, min_delta)
     return interval is not None and stale_steps(steps, values, min_delta) > factor * interval
 
@@ -58,8 +58,8 @@ def overfit_rise(
 ) -> float:
     """Return the relative rise of validation above its best while training falls, else 0 (G-42).
 
-    The rise is that of the lowest of the `last` values, all later than the best one, so that a
-    single spike does not count. Training falls if its mean since the best is lower than its mean
+    The rise is measured at the lowest of the `last` values, all later than the best one, so that
+    a single spike does not count. Training falls if its mean since the best is lower than its mean
     over as many steps before.
     """
     best = int(np.argmin(values)) if len(values) else 0

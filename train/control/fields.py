@@ -12,7 +12,7 @@ from train.fields import Field, Group, at_least, check_values, free, positive, w
 
 def _check(config: ConfigDict) -> None:
     if config.control.enabled and not config.eval_every:
-        raise UserError("config.control.enabled: the controller needs validation, set eval_every")
+        raise UserError("config.control.enabled: the controller needs validation; set eval_every")
 
 
 # Fractions are of the planned steps unless stated otherwise; minima are of validation loss.

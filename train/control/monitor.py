@@ -32,7 +32,7 @@ class ComponentMonitor:
     """Inspector of a model on one fixed text.
 
     The text is the first validation tokens of `corpus` (training tokens if there are none),
-    repeated if too few. `model` may be abstract; raises UserError if it has no `intermediates`.
+    repeated if too few. `model` may be abstract; one without `intermediates` raises UserError.
     """
 
     def __init__(self, config: ConfigDict, model: Any, corpus: Corpus):

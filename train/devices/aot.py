@@ -42,7 +42,7 @@ class DoesNotFit(Exception):
 
 
 def find_libtpu() -> Path:
-    """Return the path of libtpu.so; raises UserError with install instructions if absent."""
+    """Return the path of libtpu.so; raise UserError with install instructions if absent."""
     folders = [Path(sys.prefix) / "tpu" / "libtpu"]
     if os.environ.get("LIBTPU_DIR"):
         folders.insert(0, Path(os.environ["LIBTPU_DIR"]) / "libtpu")
@@ -73,7 +73,7 @@ def prepare_environment(library: Path) -> None:
 
 
 def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
-    """Parse "v5e:4x4" to ("v5e", (4, 4)); UserError for malformed or unknown topologies."""
+    """Parse "v5e:4x4" to ("v5e", (4, 4)); raise UserError for any other form."""
     examples = ", ".join(example for _, example, _ in GENERATIONS.values())
     match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", topology)
     if match is None:

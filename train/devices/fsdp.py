@@ -39,8 +39,8 @@ def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
 
     Args:
       compute: (params, rows, shared, key) -> (rows, sums, grads): `params` a flat dict of whole
-        arrays, `rows` a pytree with leading axis rows, `shared` a replicated pytree, `key` one random
-        key, a key for each row (rows,), or None, `sums` and `grads` (flat like `params`, or {}) sums over rows.
+        arrays, `rows` a pytree with leading axis rows, `shared` a replicated pytree, `key` one key,
+        a key per row (rows,) or None; `sums` and `grads` (like `params`, or {}) sums over rows.
       gradients: True if `grads` is not empty.
 
     Returns:

@@ -100,7 +100,7 @@ class Checkpoints:
             write_manifest(path)
 
     def wait(self) -> None:
-        """Block until all checkpoints are on disk; raises any error of writing them."""
+        """Block until all checkpoints are on disk; raise any error of writing them."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
@@ -263,8 +263,8 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
 def _stored_config(info: dict[str, Any], path: Path) -> ConfigDict:
     if info.get("format") != FORMAT:
         raise UserError(
-            f"{path}: checkpoint format {info.get('format')}, this version reads format {FORMAT}; "
-            "use the version that wrote it"
+            f"{path}: checkpoint format {info.get('format')}, but this version reads format "
+            f"{FORMAT}; use the version that wrote it"
         )
     return complete_config(with_tuples(info["config"]), source=str(path), stored=True)
 
@@ -372,7 +372,7 @@ def _validation_loss(path: Path) -> float | None:
 
 
 def load_init_weights(workdir: str | Path, state: Any) -> Any:
-    """Replace weights and EMA of a fresh state by another run's last ones; raises UserError."""
+    """Replace a fresh state's weights and EMA by another run's last; raise UserError if unfit."""
     trained = flatten(load_model(workdir, "last").model)
     fresh = flatten(state.model)
     for name in sorted(trained.keys() | fresh.keys()):

@@ -44,12 +44,12 @@ class RunLog:
                     self._events.add_scalar(f"{split}/{name}", value, step)
 
     def stop(self, step: int, reason: str) -> None:
-        """Write the failed step and the reason why the run halted."""
+        """Write the step that failed and the reason."""
         if self.active:
             self._line(self._metrics, {"step": step, "split": "stop", "reason": reason})
 
     def final(self, step: int, digest: str, stopped: str = "") -> None:
-        """Write the last line of a run; `stopped` is the controller's reason to end it."""
+        """Write a run's last line; `stopped` is the controller's reason for ending it, or empty."""
         if self.active:
             early = {"stopped": stopped} if stopped else {}
             self._line(self._metrics, {"final": True, "step": step, "digest": digest} | early)
@@ -114,7 +114,7 @@ def float32_repr(value: Any) -> float:
 
 
 def digest(state: Any, position: Any, fetch: Callable[[Any], np.ndarray] = jax.device_get) -> str:
-    """Return the SHA-256 over each array of a state (name, dtype, shape, bytes) and the position.
+    """Return one hex SHA-256 of all arrays of a state (name, dtype, shape, bytes) and the position.
 
     `fetch` copies a leaf to the host; only one copy is alive at a time.
     """

@@ -43,7 +43,7 @@ class MetricsQueue:
         self._steps.append((step, metrics, position))
 
     def drain(self, keep: int) -> None:
-        """Wait for all but the `keep` newest steps; stops at a failure."""
+        """Wait for all but the `keep` newest steps; stop at a failure."""
         while len(self._steps) > keep:
             step, metrics, position = self._steps.popleft()
             halted = int(jax.device_get(metrics["halted"]))

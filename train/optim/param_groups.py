@@ -30,7 +30,7 @@ Labels = dict[str, str]
 
 
 def parameter_labels(model: Any, names) -> Labels:
-    """Return {parameter name: "component/role"}; ValueError if the model's labels are malformed."""
+    """Return {parameter name: "component/role"}; raise ValueError if a label is malformed."""
     label = traits_of(model).parameter_label
     if label is None:
         kinds = {True: "model/matrix", False: "model/other"}

@@ -70,7 +70,7 @@ def folders(stages: Sequence[Stage], workdir: str | Path) -> list[Path]:
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """Return a complete config with some dotted fields changed; UserError for invalid ones."""
+    """Return a complete config with some dotted fields changed; raise UserError if invalid."""
     fields = config.to_dict()
     for name, value in changes.items():
         *groups, last = name.split(".")
@@ -82,7 +82,7 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
 
 
 def read_stages(path: str | Path) -> tuple[Stage, ...]:
-    """Read `get_stages()` of a file: `Stage`s or (name, {field: value}) pairs; raises UserError."""
+    """Read a file's `get_stages()`: `Stage`s or (name, fields) pairs; else raise UserError."""
     value = returned_by(path, "get_stages", "--stages", "configs/groundthink/stages.py")
     stages = []
     for stage in value if isinstance(value, Sequence) else ():

@@ -58,7 +58,7 @@ exit status: that of `python -m train` for the last stage run."""
 
 @cli.command(interrupted="interrupted; what was saved before is intact")
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     cli.quiet_absl()
     args, overrides = _parser().parse_known_args(arguments)
     keep_freed_memory()

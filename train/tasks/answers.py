@@ -84,7 +84,7 @@ class AnswerTask:
 
     @classmethod
     def open(cls, config: ConfigDict) -> AnswerTask:
-        """Read or generate the pairs and make the streams; raises UserError."""
+        """Read or generate the pairs and make the streams; raise UserError if invalid."""
         _check_fit(config)
         corpus = pairs_of(config)
         config = resolve_vocab(config, corpus.tokenizer.vocab_size)
@@ -250,7 +250,7 @@ def _tokenizer(config, train):
 
 
 def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
-    """Lay out pairs as the experiment's model reads them; UserError if a pair does not fit."""
+    """Lay out pairs as the experiment's model reads them; raise UserError if one does not fit."""
     model = jaxmodels.make_config(config.model, **model_fields(config))
     skip = config.data.skip_long
     try:
@@ -267,9 +267,9 @@ def _check_fit(config: ConfigDict) -> None:
     """Reject config values that do not apply to pairs, before anything is read."""
     d = config.data
     if config.curriculum:
-        raise UserError("config.curriculum: rows of pairs have a fixed length, leave it out")
+        raise UserError("config.curriculum: rows of pairs have a fixed length; leave it out")
     if d.augment and not (d.format == "puzzle" or (d.format == "built" and len(d.tasks))):
-        raise UserError("config.data.augment: only known puzzles are augmented, set it to false")
+        raise UserError("config.data.augment: only known puzzles are augmented; set it to false")
     if ":" not in config.model and not hasattr(jaxmodels.make_config(config.model), "mode"):
         raise UserError(
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "

@@ -31,7 +31,7 @@ class Length:
 
 
 def lengths_of(config: ConfigDict) -> tuple[Length, ...]:
-    """Return the lengths of a run in order, a single one without a curriculum; raises UserError."""
+    """Return the lengths of a run in order, one without curriculum; raise UserError if invalid."""
     if not config.curriculum:
         return (Length(0, config.seq_len, 1.0),)
     if config.data.mode != "tracks":

@@ -53,7 +53,7 @@ class TextTask:
 
     @classmethod
     def open(cls, config: ConfigDict) -> TextTask:
-        """Read the corpus and make the streams; raises UserError."""
+        """Read the corpus and make the streams; raise UserError for invalid data."""
         corpus, labels = corpus_of(config), labeller_of(config)
         config = resolve_vocab(config, corpus.tokenizer.vocab_size)
         train = _train_stream(config, corpus, labels)
@@ -113,7 +113,7 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
 
 
 def corpus_of(config: ConfigDict) -> Corpus:
-    """Return the corpus of an experiment, split and tokenized; raises like `load_corpus`.
+    """Return the corpus of an experiment, split and tokenized; errors as in `load_corpus`.
 
     With `data.mixture` it joins all sources. With `data.valid_from` "tail_of_tracks", validation is
     the last `valid_fraction` of each of `batch_size` equal tracks, cut before batching (but a

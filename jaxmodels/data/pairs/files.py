@@ -3,10 +3,10 @@
     .jsonl          one object per line, with two fields of `FIELDS`
     .csv            with a header line, two of its fields in `FIELDS` (CNN/DailyMail as published)
     .tsv            question, tab, answer; no header line
-    .json           SQuAD 1.1 or 2.0: context and question; questions without answer are left out
+    .json           SQuAD 1.1 or 2.0: context and question as one text; unanswerable ones left out
     text.en+text.es two parallel files (WMT, OPUS, JFLEG): questions, then answers
 
-A malformed file raises a UserError that names file and line.
+A malformed file raises a UserError that names the file and the line, in SQuAD the question.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class PairCorpus:
 
 
 class Rows(NamedTuple):
-    """Rows of many pairs, see `layout.Row`.
+    """Rows of many pairs; see `layout.Row`.
 
     Attributes:
       inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len).
@@ -91,7 +91,7 @@ class Rows(NamedTuple):
     kept: np.ndarray
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return a batch of copies of the rows at these indices."""
+        """Return a batch: copies of the rows at the indices (rows,)."""
         return {
             "inputs": self.inputs[chosen],
             "targets": self.targets[chosen],
@@ -106,7 +106,7 @@ def normalised(text: str) -> str:
 
 
 def texts_of(pairs: Sequence[Pair]) -> list[str]:
-    """Return questions and answers alternating, e.g. to fit a tokenizer on."""
+    """Return each question followed by its answer, e.g. to fit a tokenizer."""
     return [text for pair in pairs for text in (pair.question, pair.answer)]
 
 

@@ -21,7 +21,7 @@ class Puzzle:
       symbols: symbols of the `GridTokenizer`.
       make: (count, seed) -> pairs.
       split: (pairs, held_out, seed) -> (train, unseen).
-      augmentation: symmetries.
+      augmentation: its random symmetries.
     """
 
     cells: int

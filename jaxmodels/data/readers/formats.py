@@ -79,7 +79,7 @@ def read_wikipedia(path: Path) -> Iterator[Record]:
                 body.append(line)
         if begun:
             raise UserError(
-                f"{path}:{begun}: <doc> without </doc>; the file is cut off, extract it again"
+                f"{path}:{begun}: <doc> without </doc>; the file is cut off; extract it again"
             )
     else:
         yield from read_plain(path)

@@ -58,7 +58,7 @@ class MQAR:
         return 2 / self.vocab_size
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch, see the package docstring."""
+        """Return a batch; see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         half, context = self.vocab_size // 2, 2 * self.pairs
         row = np.arange(batch_size)[:, None]
@@ -108,7 +108,7 @@ class SelectiveCopying:
         return 1 / self.values
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch, see the package docstring."""
+        """Return a batch; see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         body = self.seq_len - self.copies
         places = np.sort(_choose(rng, batch_size, np.zeros(body), self.copies), 1)
@@ -149,7 +149,7 @@ class InductionHeads:
         return 1 / self.symbols
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch, see the package docstring."""
+        """Return a batch; see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.integers(1, self.vocab_size, (batch_size, self.seq_len))
         row, place = np.arange(batch_size), rng.integers(0, self.seq_len - 2, batch_size)
@@ -196,7 +196,7 @@ class Passkey:
         return 0.1
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch, see the package docstring."""
+        """Return a batch; see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.integers(12, self.vocab_size, (batch_size, self.seq_len))
         number = rng.integers(0, 10, (batch_size, self.digits))

@@ -50,7 +50,7 @@ class Parity:
         return 0.5
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch, see the package docstring."""
+        """Return a batch; see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.integers(0, 2, (batch_size, self.seq_len))
         return make_batch(inputs, np.cumsum(inputs, 1) % 2, np.ones(inputs.shape, bool))
@@ -95,7 +95,7 @@ class S5:
         return float(np.mean(best))
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch, see the package docstring."""
+        """Return a batch; see the package docstring."""
         rng = batch_generator(seed, index, batch_size)
         inputs = rng.choice(MOVES[self.moves], (batch_size, self.seq_len))
         targets, product = np.empty_like(inputs), np.zeros(batch_size, np.int64)

@@ -16,7 +16,7 @@ from jaxmodels.errors import UserError
 
 
 class Labeller(Protocol):
-    """A source of labels derived from tokens as batches are made, see `labels.RelationLabeller`."""
+    """A source of labels derived from tokens as batches are made; see `labels.RelationLabeller`."""
 
     def index(self, tokens: np.ndarray, starts: np.ndarray) -> object:
         """Prepare lookup in concatenated documents: tokens (n,), their first positions (d,)."""
@@ -158,8 +158,8 @@ class Tracks:
 class GrowingTracks(Tracks):
     """The source of `make_stream(mode="tracks", lengths=...)`: segments whose length grows.
 
-    Tracks are multiples of the longest segment. A segment may span two epochs: the first token of
-    a track has its reset anywhere in a segment. With one length, batches equal those of `Tracks`.
+    Tracks are multiples of the longest segment. A segment may span two epochs, so the reset of
+    a track may be anywhere in a segment. With one length, batches equal those of `Tracks`.
     """
 
     def __init__(

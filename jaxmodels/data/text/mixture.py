@@ -100,5 +100,5 @@ def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> 
 
 
 def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
-    """Return the mixture as a Grain dataset, see `grain_dataset`."""
+    """Return the mixture as a Grain dataset; see `grain_dataset`."""
     return grain_dataset(source, prefetch)

@@ -89,7 +89,10 @@ def split_tails(
       UserError: a fraction outside (0, 1), or tracks too short to have a tail.
     """
     if not 0 < fraction < 1:
-        raise UserError(f"data.valid_fraction: must be in (0, 1) for tails, got {fraction}")
+        raise UserError(
+            "data.valid_fraction: must be in (0, 1) with data.valid_from='tail_of_tracks', "
+            f"got {fraction}"
+        )
     total = sum(len(document) for document in documents)
     track = total // tracks
     tail = round(track * fraction)

@@ -127,7 +127,7 @@ def eval_stream(
     document is in one row, so that the result does not depend on batch_size; rows are balanced
     greedily.
 
-    Args and errors as `make_stream`.
+    Args and errors as in `make_stream`.
     """
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)

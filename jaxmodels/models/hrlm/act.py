@@ -32,7 +32,7 @@ def answer_losses(logits, targets, weights, loss: str):
 
 
 def binary_cross_entropy(logits, targets):
-    """Return -log p of targets in [0, 1] under sigmoid(logits), elementwise."""
+    """Return the cross-entropy in nats of targets in [0, 1] under sigmoid(logits), elementwise."""
     return jnp.maximum(logits, 0.0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 

@@ -21,12 +21,12 @@ VMEM_ENTRIES = 2**19  # size limit of a chunk's array: some dozens fit into a TP
 
 
 def platform_dispatch(run, heads: int, widest: int, pack: int | None, *arguments):
-    """Return run(pack, *arguments), with P chosen by platform if `pack` is None.
+    """Return run(pack, *arguments); if `pack` is None, the platform determines P.
 
     Args:
-      run: traced for both packings, compiled for one.
-      heads: H.
-      widest: the largest size of a head.
+      run: called as run(P, *arguments); traced for each possible P, compiled for one.
+      heads: number of heads, H.
+      widest: largest head size, of keys or values.
       pack: P, a divisor of H; None means 1 on a CPU, elsewhere as many heads as fill the lanes.
     """
     if pack is None:

@@ -23,7 +23,7 @@ def kernel_call(body, name, *, semantics, **options):
     """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
 
     Args:
-      body: called as body(*references, exact=bool); `exact`, True in interpret mode, where float32
+      body: called as body(*refs, exact=bool); `exact`, True in interpret mode, where float32
         matmuls are exact, is an argument of `dot` and `select_matmul`.
       name: kernel name in profiles and HLO.
       semantics: "parallel" or "arbitrary" (sequential) for each grid axis.

@@ -19,7 +19,7 @@ def dplr(mix, state, tokens, shared, reset=None, *, chunk_size=64, implementatio
       tokens: tuple of (B, T, H size), size K or V.
       shared: pytree of vectors (H, size), the same for all tokens.
       reset: bool (B, T) or None.
-      chunk_size: at most 128.
+      chunk_size: tokens per chunk, at most 128.
       implementation: "auto" and "xla", or "pallas" (for K = V).
 
     Returns:

@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Masks of a chunk, see `chunks.py`.
+    """Masks of a chunk; see `chunks.py`.
 
     visible, earlier bool (c, P c); first, last bool (c, 1); carried bool (1, 1); reads float32
     (c, c), `visible` of one head.
@@ -107,7 +107,7 @@ class Chunk:
         return jnp.where(own, jnp.concatenate([x] * pack, 0), 0.0)
 
     def recur(self, state, inputs, inverse):
-        """Run the recurrence over the chunk, see `chunked.py`."""
+        """Run the recurrence over the chunk; see `chunked.py`."""
         r, log_w, k, v, a, b = inputs
         masks, size = self.masks, self.sizes.chunk
         g = select_matmul(self.exact, 3, "left", masks.reads, log_w)
@@ -142,7 +142,7 @@ class Chunk:
         return state, y, inverse
 
     def compact(self, x):
-        """Keep the diagonal blocks of (P N, P N) as (N, P N); inverts `spread`."""
+        """Keep the diagonal blocks of (P N, P N) as (N, P N), the inverse of `spread`."""
         pack, head = self.sizes.pack, x.shape[0] // self.sizes.pack
         if pack == 1:
             return x
@@ -150,7 +150,7 @@ class Chunk:
         return sum(x[p * head : (p + 1) * head] for p in range(pack))
 
     def inverse(self, strict):
-        """Return (I - strict)^-1 of each head, see `head_packing.inverse`."""
+        """Return (I - strict)^-1 of each head; see `head_packing.inverse`."""
         size, pairs = strict.shape
         i = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 0)
         lane = jax.lax.broadcasted_iota(jnp.int32, (size, pairs), 1)

@@ -65,7 +65,7 @@ def _chunk(eps, dtype, state, tokens, reset, params, kept):
     x, b, c = jnp.split(mixed, [channels, channels + states], -1)
     delta = jax.nn.softplus(delta + p.dt_bias.reshape(1, 1, -1))
     log = jnp.maximum(delta * a.reshape(1, 1, -1), LEAST)
-    # Coarse and fine parts of the decays are summed separately, see `ops/ssd/chunked.py`.
+    # Coarse and fine parts of the decays are summed separately; see `ops/ssd/chunked.py`.
     coarse = jnp.round(log / GRAIN) * GRAIN
     sums = [segment_cumsum(part, visible) for part in (coarse, log - coarse)]  # (B, c, H)
     whole = sums[0] + sums[1]

@@ -9,7 +9,7 @@ __all__ = ["short_conv", "short_conv_silu", "short_conv_step"]
 
 
 def short_conv_silu(state, xs, taps, bias, reset=None, *, implementation="auto"):
-    """Apply `short_conv`, then silu; arguments and results as `short_conv`.
+    """Apply `short_conv`, then silu; arguments and results as in `short_conv`.
 
     implementation: "auto" and "xla", or "pallas" (at most 7 taps).
     """

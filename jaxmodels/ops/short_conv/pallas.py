@@ -25,7 +25,7 @@ TOKENS, WIDTH = 256, 512  # block size
 
 
 def short_conv_silu(state, xs, taps, bias, reset=None):
-    """Apply `short_conv`, then silu; arguments and results as `short_conv`, at most 7 taps."""
+    """Apply `short_conv`, then silu; arguments and results as in `short_conv`; at most 7 taps."""
     batch, time, width = xs.shape
     number = taps.shape[1]
     before = number - 1

@@ -32,7 +32,7 @@ def ssd(
       b, c: (B, T, G N).
       d: (H,), the skip.
       reset: bool (B, T) or None.
-      chunk_size: at most 256.
+      chunk_size: tokens per chunk, at most 256.
       dtype: input dtype of the matmuls; decays and states are float32.
       implementation: "auto" and "xla", or "pallas" (for G = 1).
 

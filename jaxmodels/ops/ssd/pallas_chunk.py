@@ -1,6 +1,6 @@
 """Chunk of Mamba-2 in the kernels of `ops/ssd/pallas.py`, forward and backward.
 
-References have the blocks of `pallas._Specs`. Shapes: N state size, c chunk size, P head size, h
+Refs have the blocks of `pallas._Specs`. Shapes: N state size, c chunk size, P head size, h
 heads per block, in packs that fill 128 lanes.
 """
 
@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """References that both passes read, for one chunk and one block of heads."""
+    """Refs that both passes read, for one chunk and one block of heads."""
 
     x: object
     b: object
@@ -95,10 +95,10 @@ def _times(factor, x):
 
 
 def forward_chunk(sizes, keep, *refs, exact):
-    """Compute one chunk and block of heads.
+    """Compute one chunk of one block of heads.
 
-    refs: `Inputs`, initial state; outputs y, final state and, with `keep`, the state before the
-    chunk; scratch for the chunk's scores and for the states of all blocks.
+    refs: `Inputs` and the initial state; the outputs y, final state and, with `keep`, state before
+    the chunk; scratch for the chunk's scores and for the states of all blocks.
     """
     del exact  # matmuls are in `sizes.dtype` on all platforms
     given, refs = Inputs(*refs[: len(Inputs._fields)]), refs[len(Inputs._fields) :]
@@ -159,7 +159,7 @@ def _between(given, head):
 
 
 def backward_chunk(sizes, *refs, exact):
-    """Differentiate one chunk and block of heads.
+    """Differentiate one chunk of one block of heads.
 
     refs: `Inputs`, d_y, state before the chunk, gradient of the final state; outputs: gradients of
     x, b, c, of the sums at written tokens, of entered, leaving, delta, of the sums at reading

@@ -152,7 +152,7 @@ def _apply_reset(state, reset):
 
 
 def wkv4_token(state, k, v, decay, bonus):
-    """Read one token of arrays that broadcast; see `wkv4_step`."""
+    """Read one token; arrays of any shapes that broadcast. See `wkv4_step`."""
     p, q, o = state
     k_now, o = k + bonus, jax.lax.stop_gradient(o)
     top = jnp.maximum(o, jax.lax.stop_gradient(k_now))

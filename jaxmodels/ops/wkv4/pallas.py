@@ -141,7 +141,7 @@ def _layout(block, k, reset, backwards=False):
 def _forward_block(
     time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *boundaries, exact
 ):
-    """Run one block of tokens; arguments are references, and p, q, o carry the state."""
+    """Run one block of tokens; arguments are refs, of which p, q, o carry the state."""
     place = pl.program_id(2)
 
     @pl.when(place == 0)

@@ -116,7 +116,7 @@ def test_errors_in_the_file(experiment, texts, tmp_path, capsys, change, message
         (["--jobs=0"], "--jobs=0: give 1 or more"),
         (["--config=configs/hrlm/claims.py", "--preset=full"], "claims.py has no presets"),
         (["--config=nothing.py"], "no such file"),
-        (["--config=configs/mamba.py"], "does not define get_sweep(), see configs/groundthink"),
+        (["--config=configs/mamba.py"], "does not define get_sweep(); see configs/groundthink"),
         (["--config=README.md"], "not a Python file"),
         (["--report=README.md"], "--report=README.md: not a valid sweep.json"),
         (["--set", "name", "steps"], "expected --set NAME FIELD=VALUE"),

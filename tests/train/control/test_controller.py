@@ -187,7 +187,7 @@ def test_invalid_settings_are_rejected(fields, message):
 
 
 def test_controller_requirements(config, tmp_path):
-    with pytest.raises(UserError, match="the controller needs validation, set eval_every"):
+    with pytest.raises(UserError, match="the controller needs validation; set eval_every"):
         validate_config(changed(config, eval_every=0))
     controller = Controller(changed(config, control__probe="passkey"), 100.0)
     controller.add(100, "valid", {"loss": 1.0, "accuracy": 0.5})
