@@ -1,7 +1,5 @@
 """`python -m train`: train a model from a config file, or continue a run."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex

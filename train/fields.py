@@ -6,8 +6,6 @@
 `python -m train --help-config` and the set of fields that may change on resume.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence

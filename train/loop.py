@@ -1,7 +1,5 @@
 """The training loop: step, log, validate, checkpoint, and shut down cleanly."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence

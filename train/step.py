@@ -11,8 +11,6 @@ with target counts summed over devices and micro-batches *before* the backward p
 target weighs the same, however rows and masks are distributed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -8,8 +8,6 @@
 `python -m eval.bench BENCHMARK --help` lists the options of each.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 

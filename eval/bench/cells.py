@@ -7,8 +7,6 @@ packages, interleaved with ours (`eval/bench/peers.py`); --topology predicts the
 instead (`eval/bench/tpu.py`).
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import sys

@@ -11,8 +11,6 @@ Asynchronous copies have no estimate and are assumed to overlap. Custom kernels 
 they cost what `eval/bench/schedule.py` finds, or are listed as not counted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re

@@ -7,8 +7,6 @@ FLOPs of a training step are 6 x matmul parameters x tokens (two operations per 
 four backward); XLA's own count sees the body of a loop only once.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 import time

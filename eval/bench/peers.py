@@ -5,8 +5,6 @@ their dependencies out of ours. A worker runs one training step for each line "r
 seconds, so that `measure` can interleave it with our own experiments.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

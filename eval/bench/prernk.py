@@ -4,8 +4,6 @@ utilisation = 6 x matmul parameters x tokens/s / float32 rate of a 1024^3 matmul
 `eval/bench/measure.py`.
 """
 
-from __future__ import annotations
-
 import json
 import time
 

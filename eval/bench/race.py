@@ -5,8 +5,6 @@ compilation, training and validation. Entrants run one after the other in this p
 machine should be idle.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import time

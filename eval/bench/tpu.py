@@ -15,8 +15,6 @@ choose chunk sizes.
 "rwkv/7", is a whole layer with norms, residuals and channel mixing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

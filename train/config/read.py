@@ -4,8 +4,6 @@ A config file defines `get_config()`, which returns a `ConfigDict`. Fields that 
 defaults; a run's `config.json` lists all fields. Errors name the field in one line (`UserError`).
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import difflib

@@ -3,8 +3,6 @@
 Lengths are in tokens, `batch_size` counts rows over all devices, `*_every` count steps.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple

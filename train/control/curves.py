@@ -6,8 +6,6 @@ minima. Rules and thresholds: docs/systems.md, G-26 to G-46 and G-73; docstrings
 source needed interpretation.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

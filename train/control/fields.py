@@ -1,7 +1,5 @@
 """Config fields `control.*`: the controller (docs/systems.md, G-26 to G-50), off by default."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from ml_collections import ConfigDict

@@ -4,8 +4,6 @@ Red flags (G-47), signs of progress (G-48), component trends at a plateau (G-49,
 comparison of a hybrid with its two baselines (G-50). Arrays are NumPy or convertible to it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 

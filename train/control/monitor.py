@@ -8,8 +8,6 @@ Every process runs it on one device, which must hold the whole model: the statis
 on the placement.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

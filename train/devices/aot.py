@@ -8,8 +8,6 @@ implements pmap. libtpu is not in the default environment, because JAX would the
 every start: only this module searches `$LIBTPU_DIR`, `<venv>/tpu` and an ordinary installation.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import math

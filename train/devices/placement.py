@@ -13,8 +13,6 @@ In the *global form* of a state, which checkpoints hold, the carry is (batch_siz
 number of devices.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -9,8 +9,6 @@ intact one is restored; damaged ones are moved to `damaged/` and reported. A che
 manifest was committed just before the run was killed: Orbax's rename guarantees that it is whole.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

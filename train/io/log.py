@@ -1,7 +1,5 @@
 """Logs of a run: metrics.jsonl (exactly repeatable), timing.jsonl, TensorBoard events."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """`python -m train.stages`: run a chain of stages, or resume one."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex
