@@ -82,7 +82,7 @@ def run(
     raise_everywhere(lambda: _check_shared(workdir))
     past = _logged_before(workdir, step) if config.control.enabled else []
     log, line = RunLog(workdir, step), ProgressLine(config.steps, step, quiet)
-    controller = Controller(config, task.steps_per_epoch(), past, monitor, log.write, line.say)
+    controller = Controller(config, task.steps_per_epoch, past, monitor, log.write, line.say)
     recorder = StepRecorder(task, log, line, controller.add, step)
     queue = MetricsQueue(component_names(state), iterator.get_state(), recorder.record)
     checkpoints = Checkpoints(workdir, config, task.fingerprint, newest=step)
@@ -136,7 +136,7 @@ def _open(
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}
         for seq_len in lengths:
-            check_data(config.data, seq_len, task.label_classes())
+            check_data(config.data, seq_len, task.label_classes)
     monitor = ComponentMonitor(config, model, task.corpus) if config.control.watch else None
     return task, placement, monitor
 

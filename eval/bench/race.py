@@ -25,7 +25,6 @@ from train.loop import evaluate
 from train.model import build_model
 from train.step import init_train_state
 from train.tasks import open_task
-from train.tasks.text import my_rows
 
 # nanoGPT's CPU recipe in PyTorch on an idle two-core machine: (label, seconds, final loss).
 REFERENCE = ("nanoGPT, 0.81M parameters (PyTorch, another run)", 152.0, 1.918)
@@ -60,7 +59,7 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
     placement = build_train_step(config, jax.devices()[:1])
     state = init_train_state(build_model(config), config)
     parameters = jaxmodels.count_parameters(state.model)
-    carry = my_rows(state.model.initial_state(config.batch_size), config.batch_size)
+    carry = jax.device_get(state.model.initial_state(config.batch_size))
     state = placement.put_state(state)
     laps, training, compiled, iterator = [], 0.0, 0.0, iter(data.train)
     step, spent = 0, 0.0

@@ -8,7 +8,7 @@ as blocks of `eval.report.document`. `options` holds the arguments of `python -m
 from types import ModuleType
 
 from eval.log import read_log
-from train.tasks import AnswerTask
+from train.tasks.fields import ANSWER_FORMATS
 
 
 def of(workdir: str) -> ModuleType:
@@ -17,7 +17,7 @@ def of(workdir: str) -> ModuleType:
     Raises:
       UserError: the folder holds no run.
     """
-    if AnswerTask.reads(read_log(workdir).config.get("data", {}).get("format")):
+    if read_log(workdir).config.get("data", {}).get("format") in ANSWER_FORMATS:
         from eval.evaluators import answers as evaluator
     else:
         from eval.evaluators import text as evaluator

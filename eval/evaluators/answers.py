@@ -26,7 +26,8 @@ from jaxmodels.cli import progress_counter, write_atomically
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
-from train import tasks
+from train.tasks.answers import pairs_of
+from train.tasks.fields import ANSWER_FORMATS
 
 NUM_EXAMPLES = 12
 MAX_PAIRS = 1000  # per split
@@ -59,9 +60,9 @@ def measure(
     start = time.perf_counter()
     trained, _ = load_trained(workdir, checkpoint)
     config, model = trained.config, trained.model
-    if tasks.of(config).kind != "answers":
+    if config.data.format not in ANSWER_FORMATS:
         raise UserError(f"--workdir={workdir}: a run on text; use python -m eval")
-    corpus = tasks.of(config).load_corpus(config)
+    corpus = pairs_of(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
     answerer = Answerer(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
