@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from jaxmodels import cli
 from jaxmodels.errors import UserError
 from train.config import (
+    FIELDS,
     apply_overrides,
-    field_rows,
     load_config,
     read_config,
     validate_config,
@@ -98,10 +98,9 @@ class _HelpConfig(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         del namespace, values, option_string
-        for row in field_rows():
-            name = f"{row.group}.{row.field}" if row.group else row.field
-            changeable = "; may change on --resume" if row.may_change_on_resume else ""
-            print(f"--config.{name} (default {row.default!r}{changeable})\n    {row.doc}")
+        for name, field in FIELDS.items():
+            changeable = "; may change on --resume" if field.resume else ""
+            print(f"--config.{name} (default {field.default!r}{changeable})\n    {field.doc}")
         parser.exit()
 
 

@@ -17,7 +17,7 @@ from jaxmodels.tree import flatten, unflatten
 from train.config import to_json, validate_config
 from train.control.controller import Controller
 from train.control.monitor import ComponentMonitor
-from train.devices.placement import Placement, build_train_step
+from train.devices.placement import Placement
 from train.devices.processes import raise_everywhere
 from train.devices.signals import Signals
 from train.io.checkpoint import Checkpoints, load_init_weights, restore, saved_steps
@@ -131,7 +131,7 @@ def _open(
     _refuse_occupied(workdir, resume)
     validate_config(config)
     task = open_task(config)
-    placement = build_train_step(task.config, devices)
+    placement = Placement(task.config, devices)
     model = placement.template().model
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}

@@ -19,7 +19,7 @@ from jaxmodels.cells.unified import Readout, UnifiedCell
 from jaxmodels.errors import UserError
 from train.config import load_config
 from train.devices.malloc import keep_freed_memory
-from train.devices.placement import build_train_step
+from train.devices.placement import Placement
 from train.model import build_model
 from train.step import init_train_state
 
@@ -28,7 +28,7 @@ class Experiment:
     """Compiled training step of a config on random tokens, data-parallel over devices."""
 
     def __init__(self, config, devices: int = 1):
-        place = build_train_step(config, jax.devices()[:devices])
+        place = Placement(config, jax.devices()[:devices])
         state = init_train_state(build_model(config), config)
         self.parameters = matmul_parameters(state.model)
         self.tokens = config.batch_size * config.seq_len

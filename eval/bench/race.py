@@ -20,7 +20,7 @@ from jaxmodels.data import eval_stream, num_target_bytes, split_documents
 from jaxmodels.errors import UserError
 from train.config import load_config
 from train.devices.malloc import keep_freed_memory
-from train.devices.placement import build_train_step
+from train.devices.placement import Placement
 from train.loop import evaluate
 from train.model import build_model
 from train.step import init_train_state
@@ -56,7 +56,7 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
     config.data.paths = tuple(paths)
     data = _split_validation(open_task(config), config)
     config = data.config
-    placement = build_train_step(config, jax.devices()[:1])
+    placement = Placement(config, jax.devices()[:1])
     state = init_train_state(build_model(config), config)
     parameters = jaxmodels.count_parameters(state.model)
     carry = jax.device_get(state.model.initial_state(config.batch_size))

@@ -11,7 +11,6 @@ from train.config import (
     complete_config,
     default_config,
     differences,
-    field_rows,
     from_json,
     load_config,
     may_change,
@@ -19,7 +18,8 @@ from train.config import (
     to_json,
     validate_config,
 )
-from train.config.schema import FIELDS
+from train.config.schema import FIELDS, GROUPS
+from train.devices.fields import check_rows
 
 FILE = """
 from ml_collections import ConfigDict
@@ -102,7 +102,9 @@ def test_invalid_overrides_name_the_fix(override, message):
 )
 def test_values_are_checked(changes, message):
     with pytest.raises(UserError) as error:
-        validate_config(toy_config(**changes), device_count=4)
+        config = toy_config(**changes)
+        validate_config(config)
+        check_rows(config, device_count=4)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -143,7 +145,8 @@ def test_partial_stored_config_is_the_same_experiment(tmp_path):
 
 
 def test_toy_config_is_valid():
-    validate_config(toy_config(), device_count=4)
+    validate_config(toy_config())
+    check_rows(toy_config(), device_count=4)
 
 
 @pytest.mark.parametrize(
@@ -209,14 +212,13 @@ def test_invalid_stored_config(tmp_path, stored):
 
 
 def test_every_field_is_documented_once():
-    rows = list(field_rows())
-    names = [(row.group, row.field) for row in rows]
-    assert len(set(names)) == len(names) == len(FIELDS)
-    for row in rows:
-        assert row.doc[0].isalnum() and row.doc.endswith("."), row
-        assert "\n" not in row.doc
+    assert len(FIELDS) == sum(len(group.fields) for group in GROUPS)
+    for name, field in FIELDS.items():
+        assert field.doc[0].isalnum() and field.doc.endswith("."), name
+        assert "\n" not in field.doc
+        *group, last = name.split(".")
         config = default_config()
-        assert row.field in (config[row.group] if row.group else config)
+        assert last in (config[group[0]] if group else config)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ from train.config.read import (
     with_tuples,
 )
 from train.config.schema import (
+    FIELDS,
     default_config,
     differences,
-    field_rows,
     may_change,
     model_defaults,
     validate_config,
 )
 
 __all__ = [
+    "FIELDS",
     "apply_overrides",
     "complete_config",
     "default_config",
     "differences",
-    "field_rows",
     "from_json",
     "load_config",
     "may_change",

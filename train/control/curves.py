@@ -16,13 +16,8 @@ Steps = Sequence[int]
 Values = Sequence[float]
 
 
-def envelope(values: Values) -> list[float]:
-    """Return the lowest value so far at each point (G-41)."""
-    return np.minimum.accumulate(np.asarray(values, float)).tolist() if len(values) else []
-
-
 def minima(steps: Steps, values: Values, min_delta: float = 0.0) -> list[int]:
-    """List the steps of new minima, lower than the last by a fraction of more than `min_delta`."""
+    """List the steps of minima, lower than the last by more than a fraction `min_delta` (G-41)."""
     minimum_steps, best = [], np.inf
     for step, value in zip(steps, values, strict=True):
         if value < best - (min_delta * abs(best) if np.isfinite(best) else 0.0):
@@ -51,17 +46,15 @@ def patience_exhausted(
     return interval is not None and stale_steps(steps, values, min_delta) > factor * interval
 
 
-def overfit_rise(
-    steps: Steps, values: Values, train_steps: Steps, train_values: Values, last: int = 3
-) -> float:
+def overfit_rise(steps: Steps, values: Values, train_steps: Steps, train_values: Values) -> float:
     """Return the relative rise of validation above its best while training falls, else 0 (G-42).
 
-    The rise is that of the lowest of the `last` values, all later than the best one, so that a
+    The rise is that of the lowest of the last 3 values, all later than the best one, so that a
     single spike does not count. Training falls if its mean since the best is lower than its mean
     over as many steps before.
     """
     best = int(np.argmin(values)) if len(values) else 0
-    if len(values) - 1 - best < last:
+    if len(values) - 1 - best < 3:
         return 0.0
     span = steps[-1] - steps[best]
     at, losses = np.asarray(train_steps), np.asarray(train_values, float)
@@ -69,19 +62,7 @@ def overfit_rise(
     before = losses[(at > steps[best] - span) & (at <= steps[best])]
     if not len(since) or not len(before) or since.mean() >= before.mean():
         return 0.0
-    return max(min(values[-last:]) / values[best] - 1.0, 0.0)
-
-
-def overfitting(
-    steps: Steps,
-    values: Values,
-    train_steps: Steps,
-    train_values: Values,
-    rise: float = 0.05,
-    last: int = 3,
-) -> bool:
-    """Return True if `overfit_rise` exceeds `rise`, 5 to 10 %: stop (G-42)."""
-    return overfit_rise(steps, values, train_steps, train_values, last) > rise
+    return max(min(values[-3:]) / values[best] - 1.0, 0.0)
 
 
 def plateau_class(share: float) -> str:

@@ -128,7 +128,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
     """
     import jax
 
-    from train.devices.placement import build_train_step
+    from train.devices.placement import Placement
 
     generation, sizes = parse_topology(topology)
     devices = topology_devices(topology, slices)
@@ -139,7 +139,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
         config.model_config.vocab_size = (
             256 if config.data.tokenizer == "byte" else config.data.max_tokens
         )
-    placement = build_train_step(config, devices)
+    placement = Placement(config, devices)
     start = time.perf_counter()
     labels = _label_shapes(config)
     lowered = placement.step.lower(

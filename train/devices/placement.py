@@ -46,6 +46,10 @@ PyTree = Any
 class Placement:
     """Compiled steps of an experiment and transfer of its states and batches.
 
+    It spans `devices`, by default all; absent ones (of a topology) need `parallel` "shard_map":
+
+        lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
+
     Attributes:
       step: train_step over all devices; its first argument is donated.
       eval_step: (model, carry, batch) -> (carry, sums, counts); donates nothing.
@@ -312,21 +316,6 @@ class Placement:
             if x.is_fully_replicated:
                 break
         return whole
-
-    def to_host(self, state: TrainState) -> TrainState:
-        """Return the global form as NumPy arrays, in every process."""
-        return jax.tree.map(self.fetch, self.global_form(state))
-
-
-def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
-    """Build the step that training runs, for these devices (default: all), to run or to lower:
-
-    placement = build_train_step(config, devices)
-    lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
-
-    Absent `devices` (of a topology) need `config.parallel = "shard_map"`.
-    """
-    return Placement(config, devices)
 
 
 def _fresh(config: ConfigDict) -> TrainState:
