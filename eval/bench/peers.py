@@ -34,7 +34,7 @@ PEERS = (
 
 
 class Peer:
-    """Training step of a peer; see `measure.Experiment`.
+    """Training step of a peer; in place of `measure.Work`.
 
     Attributes:
       parameters: all parameters of the peer, including embedding and head.

@@ -6,7 +6,6 @@ machine should be idle.
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -158,7 +157,6 @@ def main(arguments: list[str]) -> None:
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}; reference: {REFERENCE}")
     if args.json:
         laps = {name: [dataclasses.asdict(lap) for lap in laps] for name, laps in results.items()}
-        text = json.dumps({"jax": jax.__version__, "laps": laps, "facts": facts}, indent=2)
-        cli.write_atomically(args.json, text + "\n")
+        cli.write_json(args.json, {"jax": jax.__version__, "laps": laps, "facts": facts})
     if args.picture:
         picture(results).savefig(args.picture, dpi=120)

@@ -17,7 +17,6 @@ choose chunk sizes.
 
 import dataclasses
 import functools
-import json
 import sys
 import time
 from pathlib import Path
@@ -317,6 +316,5 @@ def main(arguments: list[str]) -> int | None:
         return 1
     show(rows, options)
     if options.json:
-        text = json.dumps({"topology": options.topology, "rows": rows}, indent=2)
-        cli.write_atomically(options.json, text + "\n")
+        cli.write_json(options.json, {"topology": options.topology, "rows": rows})
     return None

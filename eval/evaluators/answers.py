@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -22,7 +21,7 @@ from eval.report.document import Block, Heading, Text
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
-from jaxmodels.cli import progress_counter, write_atomically
+from jaxmodels.cli import progress_counter, write_json
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
@@ -254,7 +253,7 @@ def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dic
 def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
     """Write `answers.json` and `report.html` into a run's folder; return their paths."""
     path = Path(workdir) / "answers.json"
-    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, result, ensure_ascii=False)
     return [str(path), str(write_report(workdir))]
 
 

@@ -181,8 +181,7 @@ def _write(path: Path, config: ConfigDict, stages: Sequence[Stage]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
-    text = json.dumps({"config": config.to_dict(), "stages": listed}, indent=2)
-    cli.write_atomically(path, text + "\n")
+    cli.write_json(path, {"config": config.to_dict(), "stages": listed})
 
 
 if __name__ == "__main__":
