@@ -15,7 +15,7 @@ class ProgressLine:
     def __init__(self, console: Console, plans: list[Plan]):
         self.console, self.begun = console, time.monotonic()
         self.left = sum(plan.recipe.steps for plan in plans)
-        self.done = self.current = 0
+        self.done = 0
         self.bar = Progress(
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:.0f} %  {task.fields[text]}"),

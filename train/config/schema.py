@@ -103,16 +103,17 @@ def may_change(name: str) -> bool:
     return field is not None and field.resume
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Return the dotted names of the fields whose values differ."""
-    before, after = _flat(old.to_dict()), _flat(new.to_dict())
-    return [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Return dotted name -> (old, new) value of the fields that differ, None for an absent one."""
+    before, after = flat_fields(old), flat_fields(new)
+    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before | after)}
+    return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return dotted name -> value of all fields; `prefix` stands before each name."""
     flat = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+    for key, value in config.items():
+        inner = isinstance(value, ConfigDict | dict)
+        flat |= flat_fields(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return flat

@@ -8,7 +8,6 @@ source needed interpretation.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -78,30 +77,16 @@ def plateau_class(share: float) -> str:
     return "watch" if share <= 0.20 else "converged"
 
 
-@dataclass(frozen=True)
-class Plateau:
-    """A stretch without a new minimum: from the minimum at `start` to the next, or the end."""
-
-    start: int
-    stop: int
-    over: bool  # a new minimum ended it
-
-    @property
-    def steps(self) -> int:
-        """Return the length."""
-        return self.stop - self.start
-
-
 def plateaus(
     steps: Steps, values: Values, min_steps: float, min_delta: float = 0.0
-) -> list[Plateau]:
-    """List stretches without a new minimum longer than `min_steps` steps (G-27, G-73)."""
+) -> list[tuple[int, int]]:
+    """List stretches of more than `min_steps` steps without a new minimum (G-27, G-73).
+
+    Each is (step of a minimum, step of the next minimum, or the last step).
+    """
     at = minima(steps, values, min_delta)
-    if not at:
-        return []
-    stretches = [Plateau(a, b, True) for a, b in itertools.pairwise(at)]
-    stretches.append(Plateau(at[-1], steps[-1], False))
-    return [plateau for plateau in stretches if plateau.steps > min_steps]
+    stretches = itertools.pairwise([*at, steps[-1]] if at else ())
+    return [(start, stop) for start, stop in stretches if stop - start > min_steps]
 
 
 def recent(steps: Steps, values: Values, span: float) -> tuple[np.ndarray, np.ndarray]:
@@ -185,21 +170,18 @@ def scatter_exceeds_gain(values: Values, last: int = 5) -> bool:
     return float(np.sqrt(np.square(residuals).sum() / (last - 2))) > -slope
 
 
-def probe_degrades(
-    probe: Values, train_values: Values, last: int = 3, min_fall: float = 0.02
-) -> bool:
+def probe_degrades(probe: Values, train_values: Values) -> bool:
     """Return True if a probe (higher is better) gets worse while training loss falls (G-46).
 
-    Compares means of the last values with those before; the probe must lose a fraction `min_fall`.
+    Compares means of the last 3 values with those of the 3 before; the probe must lose 2 %.
     """
-    if len(probe) < 2 * last or len(train_values) < 2 * last:
+    if len(probe) < 6 or len(train_values) < 6:
         return False
-
-    def halves(values):
-        return float(np.mean(values[-2 * last : -last])), float(np.mean(values[-last:]))
-
-    (before, now), (loss_before, loss_now) = halves(probe), halves(train_values)
-    return now < before - min_fall * abs(before) and loss_now < loss_before
+    (before, now), (loss_before, loss_now) = (
+        (float(np.mean(values[-6:-3])), float(np.mean(values[-3:])))
+        for values in (probe, train_values)
+    )
+    return now < before - 0.02 * abs(before) and loss_now < loss_before
 
 
 def fruitless_drops(

@@ -102,23 +102,21 @@ def steadily_falling(values: Values, parts: int = 4) -> bool:
     return all(later < earlier for earlier, later in itertools.pairwise(means))
 
 
-def component_trends(
-    norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3
-) -> dict[str, str]:
-    """Classify each gradient norm as falling, rising or, within `quiet`, steady (G-49)."""
+def component_trends(norms: Mapping[str, tuple[Steps, Values]]) -> dict[str, str]:
+    """Classify each gradient norm as falling, rising or, within 30 %, steady (G-49)."""
     words = {}
     for name, (steps, values) in norms.items():
         change = trend(steps, values)
-        words[name] = "falling" if change < -quiet else "rising" if change > quiet else "steady"
+        words[name] = "falling" if change < -0.3 else "rising" if change > 0.3 else "steady"
     return words
 
 
-def unaligned(norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3) -> str:
+def unaligned(words: Mapping[str, str]) -> str:
     """Return a sentence if only some components' gradients die down, else "" (G-49).
 
     A plateau of the whole may then combine a converged component with one that still learns.
+    `words`: see `component_trends`.
     """
-    words = component_trends(norms, quiet)
     done = sorted(name for name, word in words.items() if word == "falling")
     busy = sorted(name for name, word in words.items() if word != "falling")
     if not done or not busy:
@@ -136,8 +134,9 @@ def plateau_report(
     norms: Mapping[str, tuple[Steps, Values]], terms: Mapping[str, float]
 ) -> list[str]:
     """Return sentences on a plateau: components, objectives, remedies (G-49b)."""
-    lines = [f"gradient norm of {name}: {word}" for name, word in component_trends(norms).items()]
-    lines += [sentence] if (sentence := unaligned(norms)) else []
+    trends = component_trends(norms)
+    lines = [f"gradient norm of {name}: {word}" for name, word in trends.items()]
+    lines += [sentence] if (sentence := unaligned(trends)) else []
     shares = loss_shares(terms)
     if len(shares) > 1:
         words = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))

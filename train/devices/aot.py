@@ -18,7 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.experimental import topologies
+
+from jaxmodels.data import FORMATS
 from jaxmodels.errors import UserError
+from train.devices.placement import Placement
 
 # name in a topology -> (number of axes, an example, HBM of a chip in GiB)
 GENERATIONS = {
@@ -92,9 +97,6 @@ def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
 
 def topology_devices(topology: str, slices: int = 1) -> list[Any]:
     """Return the devices of a topology; call `prepare_environment` first."""
-    import jax
-    from jax.experimental import topologies
-
     jax.config.update("jax_enable_compilation_cache", False)  # no device to load a program on
     generation, _ = parse_topology(topology)
     options: dict[str, Any] = {"num_slices": slices} if slices != 1 else {}
@@ -126,10 +128,6 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
       UserError: invalid topology or config.
       DoesNotFit: the program needs more memory than a device has.
     """
-    import jax
-
-    from train.devices.placement import Placement
-
     generation, sizes = parse_topology(topology)
     devices = topology_devices(topology, slices)
     config = config.copy_and_resolve_references()
@@ -266,10 +264,6 @@ def distil(message: str) -> str:
 
 def _label_shapes(config):
     """Return the shapes of the label fields that the data pipeline adds to a batch."""
-    import jax
-
-    from jaxmodels.data import FORMATS
-
     d = config.data
     rows = (config.batch_size, config.seq_len)
     reader = FORMATS.get(d.format)

@@ -249,9 +249,8 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             f"config.steps: {path} was made with {old.steps}, on which its curriculum or mixture "
             "depends; use that value or another --workdir"
         )
-    for name in differences(old, config):
+    for name, (before, now) in differences(old, config).items():
         if not may_change(name):
-            before, now = _get(old, name), _get(config, name)
             raise UserError(
                 f"config.{name}: {path} was made with {before!r}, not {now!r}; "
                 "use its value or another --workdir"
@@ -265,13 +264,6 @@ def _stored_config(info: dict[str, Any], path: Path) -> ConfigDict:
             "use the version that wrote it"
         )
     return complete_config(with_tuples(info["config"]), source=str(path), stored=True)
-
-
-def _get(config: ConfigDict, name: str) -> Any:
-    node: Any = config
-    for part in name.split("."):
-        node = node.get(part, None) if node is not None else None
-    return node
 
 
 def _check_shapes(expected: PyTree, stored: PyTree, item: str, path: Path) -> None:
