@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from train.config import FIELDS
+from train.config.schema import FIELDS
 
 ROOT = Path(__file__).parents[1]
 CONFIG_PAGE = ROOT / "docs/config.md"

@@ -11,13 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config import (
-    FIELDS,
-    apply_overrides,
-    load_config,
-    read_config,
-    validate_config,
-)
+from train.config import apply_overrides, load_config, read_config, validate_config
+from train.config.schema import FIELDS
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
 from train.loop import EXIT_STATUS, RunResult, run

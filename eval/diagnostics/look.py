@@ -164,7 +164,7 @@ def _path(layer, name: str, cosine) -> dict:
     last, mean = history[-1], float(cosine.mean())
     entropy, ranks = health.state_entropy(last), states.effective_rank(last)
     numbers = {
-        "norm": states.state_norm(last),
+        "norm": health.state_norm(last),
         "entropy": entropy,
         "entropy_label": states.entropy_label(entropy),
         "effective_rank": float(ranks.mean()),

@@ -70,15 +70,6 @@ def saturation(state) -> float:
     return float((np.abs(np.asarray(state)) > 5.0).mean())
 
 
-def state_norm(state) -> float:
-    """Return the Frobenius norm of a sequence's state, averaged over the batch (G-61).
-
-    Constant with StateNorm; use the cosines then.
-    """
-    flat = np.asarray(state, np.float64).reshape(len(state), -1)
-    return float(np.linalg.norm(flat, axis=1).mean())
-
-
 def consecutive_cosine(states) -> np.ndarray:
     """Return the cosine of each state with the previous one: (T, B, ...) -> (T - 1, B).
 

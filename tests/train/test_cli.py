@@ -13,7 +13,7 @@ import pytest
 import train.loop
 from tests.train.corpus import small_text
 from train.__main__ import main
-from train.config import FIELDS
+from train.config.schema import FIELDS
 
 CONFIG = """
 from tests.train.toy import toy_config

@@ -9,7 +9,6 @@ from tests.train.toy import toy_config
 from train.config import (
     apply_overrides,
     complete_config,
-    default_config,
     differences,
     from_json,
     load_config,
@@ -18,7 +17,7 @@ from train.config import (
     to_json,
     validate_config,
 )
-from train.config.schema import FIELDS, GROUPS
+from train.config.schema import FIELDS, GROUPS, default_config
 from train.devices.fields import check_rows
 
 FILE = """

@@ -10,8 +10,6 @@ from train.config.read import (
     with_tuples,
 )
 from train.config.schema import (
-    FIELDS,
-    default_config,
     differences,
     may_change,
     model_defaults,
@@ -19,10 +17,8 @@ from train.config.schema import (
 )
 
 __all__ = [
-    "FIELDS",
     "apply_overrides",
     "complete_config",
-    "default_config",
     "differences",
     "from_json",
     "load_config",

@@ -77,6 +77,15 @@ def gradients_vary(norms: Mapping[str, Values], limit: float = 1e-3) -> bool:
     )
 
 
+def state_norm(state) -> float:
+    """Return the Frobenius norm of a sequence's state, averaged over the batch (G-61).
+
+    Constant with StateNorm; use the cosines of `eval/diagnostics/states.py` then.
+    """
+    flat = np.asarray(state, np.float64).reshape(len(state), -1)
+    return float(np.linalg.norm(flat, axis=1).mean())
+
+
 def state_entropy(state) -> float:
     """Return the mean entropy (nats) of a softmax over the last axis (G-64).
 

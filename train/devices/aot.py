@@ -197,7 +197,7 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
     totals: dict[str, dict[str, int]] = {}
     # name = type kind(operands...); an async start has the type (operands..., results..., ...).
     pattern = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({COLLECTIVES})(-start)?\(", re.M)
-    computations = _computations(hlo)
+    computations = computations_of(hlo)
     looped = _in_loops(computations)
     for name, body in computations.items():
         if "AsyncCollectiveStart" not in body:  # not the head of a chain
@@ -219,11 +219,12 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
     return totals
 
 
-def _computations(hlo: str) -> dict[str, str]:
-    """Return the text of each computation by name; its head is at the margin and ends in "{"."""
+def computations_of(hlo: str) -> dict[str, str]:
+    """Return the text of each computation of a program by name."""
     bodies: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
+        # Its head is at the margin and ends in "{".
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+).*\{$", line)
         if head:
             lines = bodies.setdefault(head[1], [])

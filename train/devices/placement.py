@@ -102,7 +102,7 @@ class Placement:
     def _compile_pmap(self, devices: list[jax.Device]) -> None:
         # Multi-process pmap always uses every device and requires `devices=None`.
         chosen = devices if jax.process_count() == 1 else None
-        axes = state_axes(self.config, 0, None)
+        axes = state_axes(0, None)
         self.step = jax.pmap(
             make_train_step(self.config, self._wrap),
             axis_name=AXIS,
@@ -132,7 +132,7 @@ class Placement:
                 )
 
     def _compile_shard_map(self) -> None:
-        specs = state_axes(self.config, P(AXIS), P())
+        specs = state_axes(P(AXIS), P())
         # Make size-1 axes manual: XLA cannot partition a Pallas call over automatic axes.
         axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
         mapped = jax.shard_map(

@@ -60,12 +60,12 @@ def open_answers(config: ConfigDict) -> Task:
     _check_identifiers(config, corpus)
     valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
     augmentation = puzzle_of(config).augmentation if config.data.augment else None
-    shared = {"seed": config.seed, "augmentation": augmentation} | stream_arguments(config)
+    streams = stream_arguments(config)
     total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
     return Task(
         config=config,
         corpus=corpus,
-        train=pair_stream(rows, **shared),
+        train=pair_stream(rows, seed=config.seed, augmentation=augmentation, **streams),
         valid=valid,
         valid_bytes=valid_bytes,
         bytes_per_token=total / (len(corpus.train) * config.seq_len),
@@ -92,13 +92,13 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
             "config.data: valid_fraction must be above 0, test_fraction 0 or more, together "
             f"below 1, got {d.valid_fraction} and {d.test_fraction}"
         )
-    tokenizer = None
-    if d.format == "built":
-        name, split, parts, tokenizer = _from_built(config)
-    else:
-        read = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format]
-        name, split, parts = read(config)
-    train, valid, test = parts
+    read = {
+        "pairs": _from_files,
+        "task": _from_tasks,
+        "puzzle": _from_puzzles,
+        "built": _from_built,
+    }
+    name, split, (train, valid, test), tokenizer = read[d.format](config)
     if not (train and valid):
         raise UserError(
             f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
@@ -110,10 +110,7 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
 
 
 def _apart(unseen, split, config):
-    """Split the held-out pairs into (valid, test) by the training split's keys, against leakage.
-
-    `split` is (pairs, fraction, seed) -> two parts.
-    """
+    """Split the held-out pairs into (valid, test) by the training split's keys, against leakage."""
     d = config.data
     return split(unseen, d.test_fraction / (d.valid_fraction + d.test_fraction), config.seed)
 
@@ -125,7 +122,7 @@ def _from_files(config):
     pairs = read_all(d.paths, d.question_prefix)
     train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
     parts = train, *_apart(unseen, split_by_question, config)
-    return Path(d.paths[0]).stem, "by unique question", parts
+    return Path(d.paths[0]).stem, "by unique question", parts, None
 
 
 def _from_tasks(config):
@@ -139,7 +136,7 @@ def _from_tasks(config):
         valid, test = _apart(unseen, split_unseen, config)
         for part, pairs in zip(parts, (train, valid, test), strict=True):
             part += pairs
-    return " + ".join(d.tasks), "by unseen combination of slots", parts
+    return " + ".join(d.tasks), "by unseen combination of slots", parts, None
 
 
 def _from_puzzles(config):
@@ -153,7 +150,7 @@ def _from_puzzles(config):
         pairs = puzzle.make(d.examples, config.seed)
     train, unseen = puzzle.split(pairs, held, config.seed)
     parts = train, *_apart(unseen, puzzle.split, config)
-    return name, "by puzzle (9x9 Sudokus by solution)", parts
+    return name, "by puzzle (9x9 Sudokus by solution)", parts, None
 
 
 def _from_built(config):

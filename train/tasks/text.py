@@ -41,8 +41,8 @@ def open_text(config: ConfigDict) -> Task:
     valid, valid_bytes = None, 0
     if config.eval_every:
         documents = subsample(corpus.valid, config.data.eval_tokens or None)
-        shared = stream_arguments(config)
-        valid = eval_stream(documents, seq_len=config.seq_len, labels=labels, **shared)
+        streams = stream_arguments(config)
+        valid = eval_stream(documents, seq_len=config.seq_len, labels=labels, **streams)
         valid_bytes = num_target_bytes(documents)
     tokens = sum(len(document) for document in corpus.train)
     return Task(

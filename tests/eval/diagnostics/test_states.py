@@ -73,7 +73,7 @@ def test_saturation_of_both_signs():
 
 
 def test_state_norm_covers_all_heads():
-    assert states.state_norm(np.array([[[3.0, 4.0]], [[0.0, 1.0]]])) == pytest.approx(3.0)
+    assert health.state_norm(np.array([[[3.0, 4.0]], [[0.0, 1.0]]])) == pytest.approx(3.0)
 
 
 def test_consecutive_cosine():
