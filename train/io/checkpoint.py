@@ -135,8 +135,7 @@ def restore(
     """Restore the newest intact checkpoint and set the iterator to its position.
 
     Args:
-      workdir: run folder.
-      config: config of the resumed run.
+      workdir, config: folder and config of the resumed run.
       template: state in global form, as `ShapeDtypeStruct`s; each leaf is read shard by shard into
         its struct's sharding, or onto every device if that is None.
       iterator: training iterator, or None.

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config import apply_overrides, from_json, load_config, with_tuples
+from train.config import apply_overrides, complete_config, load_config, with_tuples
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
 from train.loop import EXIT_STATUS
@@ -167,7 +167,7 @@ def _read(path: Path) -> tuple[ConfigDict, tuple[Stage, ...]]:
     try:
         chain = json.loads(path.read_text(encoding="utf-8"))
         stages = tuple(Stage(name, with_tuples(changes)) for name, changes in chain["stages"])
-        config = from_json(json.dumps(chain["config"]), source=str(path))
+        config = complete_config(with_tuples(chain["config"]), source=str(path), stored=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a chain.json of this command ({error})") from error
     return config, stages
