@@ -14,8 +14,9 @@ from eval.run import Run, load_run, load_trained
 from eval.sample import sample
 from jaxmodels.data.pairs.rows import that_fit
 from jaxmodels.errors import UserError
-from train import tasks
 from train.config import read_config
+from train.tasks.answers import pairs_of
+from train.tasks.fields import ANSWER_FORMATS
 
 PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
 
@@ -47,7 +48,7 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
     config = read_config(workdir / "config.json")
-    answers = tasks.task_class_of(config).kind == "answers"
+    answers = config.data.format in ANSWER_FORMATS
     if answers:
         commands = [f"python -m eval --workdir={folder}"]
     else:
@@ -84,7 +85,7 @@ def _print_answers(workdir: Path) -> str:
     """Print answers to a few validation questions; return the first question."""
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
-    corpus = tasks.task_class_of(config).load_corpus(config)
+    corpus = pairs_of(config)
     pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
     answerer = Answerer(model, tokenizer, batch_size=len(pairs))
     for pair, answer in zip(pairs, answerer.answer([p.question for p in pairs]), strict=True):

@@ -12,8 +12,8 @@ from jaxmodels.cli import quiet_absl
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
-from train import tasks
 from train.io.checkpoint import TrainedModel, load_model
+from train.tasks.fields import ANSWER_FORMATS
 from train.tasks.text import corpus_of
 
 
@@ -53,7 +53,7 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
-    if tasks.task_class_of(config).kind == "answers":
+    if config.data.format in ANSWER_FORMATS:
         raise UserError(
             f"--workdir={workdir}: expected a run on text, got one that answers questions; "
             "use python -m eval or python -m eval.predict"

@@ -1,7 +1,5 @@
 """`python -m train`: train a model from a config file, or continue a run."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex
@@ -13,13 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config import (
-    apply_overrides,
-    field_rows,
-    load_config,
-    read_config,
-    validate_config,
-)
+from train.config import apply_overrides, load_config, read_config, validate_config
+from train.config.schema import FIELDS
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
 from train.loop import EXIT_STATUS, RunResult, run
@@ -100,10 +93,9 @@ class _HelpConfig(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         del namespace, values, option_string
-        for row in field_rows():
-            name = f"{row.group}.{row.field}" if row.group else row.field
-            changeable = "; may change on --resume" if row.may_change_on_resume else ""
-            print(f"--config.{name} (default {row.default!r}{changeable})\n    {row.doc}")
+        for name, field in FIELDS.items():
+            changeable = "; may change on --resume" if field.resume else ""
+            print(f"--config.{name} (default {field.default!r}{changeable})\n    {field.doc}")
         parser.exit()
 
 

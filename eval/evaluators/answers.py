@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections import defaultdict
@@ -22,11 +21,12 @@ from eval.report.document import Block, Heading, Text
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
-from jaxmodels.cli import progress_counter, write_atomically
+from jaxmodels.cli import progress_counter, write_json
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
-from train import tasks
+from train.tasks.answers import pairs_of
+from train.tasks.fields import ANSWER_FORMATS
 
 NUM_EXAMPLES = 12
 MAX_PAIRS = 1000  # per split
@@ -59,9 +59,9 @@ def measure(
     start = time.perf_counter()
     trained, _ = load_trained(workdir, checkpoint)
     config, model = trained.config, trained.model
-    if tasks.task_class_of(config).kind != "answers":
+    if config.data.format not in ANSWER_FORMATS:
         raise UserError(f"--workdir={workdir}: a run on text; use python -m eval")
-    corpus = tasks.task_class_of(config).load_corpus(config)
+    corpus = pairs_of(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the pairs that {workdir} was trained on")
     answerer = Answerer(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
@@ -253,7 +253,7 @@ def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dic
 def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
     """Write `answers.json` and `report.html` into a run's folder; return their paths."""
     path = Path(workdir) / "answers.json"
-    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_json(path, result, ensure_ascii=False)
     return [str(path), str(write_report(workdir))]
 
 

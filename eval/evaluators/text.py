@@ -1,7 +1,6 @@
 """Evaluator of runs on text: every term of the loss, averaged over a split with carried state."""
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from eval.report.document import Block, Heading, Table, Text
 from eval.report.run_page import write_report
 from eval.run import Run, load_run, markov_baselines
 from jaxmodels import count_parameters
-from jaxmodels.cli import progress_counter, write_atomically
+from jaxmodels.cli import progress_counter, write_json
 from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets, subsample
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import target_counts
@@ -152,7 +151,7 @@ def run(options: argparse.Namespace, command: str) -> dict:
         "seconds": round(time.perf_counter() - start, 3),
     }
     path = Path(options.workdir) / ("eval.json" if paths is None else "eval_other.json")
-    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     report = [] if paths else [str(write_report(options.workdir, trained))]
     return result | {"written": [str(path), *report]}
 

@@ -31,7 +31,7 @@ from eval.report.introspect import Inspection
 from eval.run import Run, load_run
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.tasks import AnswerTask
+from train.tasks.fields import ANSWER_FORMATS
 
 Baselines = Mapping[str, Mapping[str, float]]
 SPLITS = {"valid": "validation", "test": "test"}
@@ -51,7 +51,7 @@ def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool =
     """
     workdir = Path(workdir)
     log, path = read_log(workdir), workdir / "report.html"
-    if AnswerTask.reads(log.config.get("data", {}).get("format")):
+    if log.config.get("data", {}).get("format") in ANSWER_FORMATS:
         page = answers_page.compose(log, json_object(workdir / "answers.json") or None)
         cli.write_atomically(path, page)
         return path

@@ -37,13 +37,13 @@ def step_bytes(preset: str, rows: int, length: int, remat: bool, **fields: Any) 
 
     import jaxmodels
     from train.config import complete_config
-    from train.devices.placement import build_train_step
+    from train.devices.placement import Placement
 
     fields = {"vocab_size": jaxmodels.make_config(preset).vocab_size, "remat": remat} | fields
     partial = {"model": preset, "model_config": fields}
     partial |= {"batch_size": rows, "seq_len": length, "parallel": "shard_map"}
     config = complete_config(partial | {"data": {"format": "pairs", "carry_state": True}})
-    placement = build_train_step(config, jax.devices()[:1])
+    placement = Placement(config, jax.devices()[:1])
     shapes = placement.abstract_train_state(), placement.abstract_batch()
     analysis = placement.step.lower(*shapes).compile().memory_analysis()
     return {

@@ -313,7 +313,7 @@ def _with_vocab(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
     """Resolve the vocabulary size from the tokenizer; `vocabularies` caches it per corpus."""
     key = json.dumps(config.data.to_dict(), sort_keys=True)
     if key not in vocabularies:
-        corpus = tasks.task_class_of(config).load_corpus(config)
+        corpus = tasks.load_corpus(config)
         vocabularies[key] = corpus.tokenizer.vocab_size
     return resolve_vocab(config, vocabularies[key])
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from eval.log import Log, json_object, read_log
 from eval.sweep.plan import Sweep
 from jaxmodels.errors import UserError
-from train.config import differences, from_json, to_json
+from train.config import differences, read_config, to_json
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 HALTED, FAILED, STOPPED = "halted", "failed", "stopped"
@@ -109,9 +109,7 @@ class Run:
         """
         log = self.log()
         if log.config:
-            path = self.folder / "config.json"
-            old = from_json(path.read_text(encoding="utf-8"), str(path))
-            if changed := differences(old, self.config):
+            if changed := differences(read_config(self.folder / "config.json"), self.config):
                 raise UserError(
                     f"{self.folder}: holds a run with another {', '.join(changed)}; "
                     "name another --workdir"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_texts_train_as_built(mode, tmp_path):
     assert data.config.model_config.vocab_size == tokenizer.vocab_size
     assert len(data.corpus.valid + data.corpus.test) == len(splits["test"].rows().inputs)
     stream, rows = iter(data.train), splits["train"].rows()
-    batches = [next(stream) for _ in range(-(-data.rows // 4))]
+    batches = [next(stream) for _ in range(math.ceil(data.steps_per_epoch))]
     for name in ("inputs", "targets", "weights"):
         found = np.concatenate([batch[name] for batch in batches])
         assert {row.tobytes() for row in found} == {row.tobytes() for row in getattr(rows, name)}
