@@ -34,6 +34,22 @@ class Log:
     timing: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def title(self) -> str:
+        """The model and the name of the folder."""
+        return f"{self.config.get('model', 'run')} · {self.workdir.resolve().name}"
+
+    def settings(self, default: str) -> str:
+        """Return the data (`default` if the config names none), batch, seed and dtype as text."""
+        config, data = self.config, self.config.get("data", {})
+        if not config:
+            return "no config.json in this folder"
+        source = ", ".join(map(str, data.get("tasks") or data.get("paths") or (default,)))
+        return (
+            f"{source}, {data.get('tokenizer', 'byte')} tokens · batch {config.get('batch_size')} "
+            f"x {config.get('seq_len')} · seed {config.get('seed')} · {config.get('dtype')}"
+        )
+
+    @property
     def last_step(self) -> int | None:
         """The last logged step, or None."""
         return max((row["step"] for row in self.rows), default=None)
@@ -125,6 +141,13 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(value, dict):
             values.append(value)
     return values
+
+
+def json_value(value: Any, path: str) -> Any:
+    """Return the value at a dotted path in nested objects, or None if there is none."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Diagnostics and a text sample of every finished run (docs/systems.md, G-93)."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval.log import json_object
 from eval.sweep.runner import FINISHED, Run
 
 DIAGNOSTICS, SAMPLE = "diagnostics.json", "sample.txt"
@@ -28,20 +28,14 @@ def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False
             continue
         for name, command in commands(run.folder, whole).items():
             path = run.folder / name
-            if path.exists() and not (whole and name == DIAGNOSTICS and _is_brief(path)):
+            is_brief = json_object(path).get("amounts", {}).get("brief")
+            if path.exists() and not (whole and is_brief):
                 continue
             begun = time.perf_counter()
             if error := _write(path, command, cache):
                 say(f"{run.name}: no {name} ({error})")
             else:
                 say(f"{run.name}: {name} ({time.perf_counter() - begun:.0f} s)")
-
-
-def _is_brief(path: Path) -> bool:
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["amounts"]["brief"])
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
@@ -65,10 +59,8 @@ def _write(path: Path, command: Sequence[str], cache: Path) -> str:
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         errors="replace",
-        check=False,
     )
     new = path.with_name(path.name + ".new")
     if done.returncode == 0 and path.name == SAMPLE:

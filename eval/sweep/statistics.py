@@ -11,24 +11,19 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import scipy
 from scipy import stats
 
 from eval.sweep.results import by_seed, of_entry
 
 CONFIDENCE = 0.95
 HELPS, HURTS, SAME, UNKNOWN = "helps", "hurts", "not distinguishable", "not known"
+LABELS = {HELPS: "yes", HURTS: "no, worse", SAME: SAME, UNKNOWN: UNKNOWN}
 RULE = (
     "Two entries are distinguishable if the 95 % t interval of their difference, paired by seed "
     "(runs with one seed read the same batches), excludes 0. One in twenty comparisons of equal "
     "entries is distinguishable by chance; ✓ marks answers that are significant at a false "
     "discovery rate of 5 % over all questions. “Unpaired” is Welch's interval, for comparison."
 )
-
-
-def scipy_version() -> str:
-    """Return the version of SciPy, recorded with the results."""
-    return scipy.__version__
 
 
 def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[str, Any]:
@@ -128,6 +123,12 @@ def _halted(result: Mapping[str, Any], entry: str) -> int:
     return sum(run["state"] == "halted" for run in of_entry(result, entry))
 
 
+def significant(answer: Mapping[str, Any]) -> bool:
+    """Return whether two entries differ at the false discovery rate of all questions."""
+    distinguishable = answer["verdict"] in (HELPS, HURTS)
+    return distinguishable and answer["p_jointly"] < 1 - CONFIDENCE
+
+
 def in_words(answer: Mapping[str, Any], unit: str) -> str:
     """Describe an answer in one or two sentences."""
     one, other = answer["with"], answer["without"]
@@ -148,8 +149,7 @@ def in_words(answer: Mapping[str, Any], unit: str) -> str:
         f" [{answer['low']:+.4f}, {answer['high']:+.4f}], {abs(answer['in_spreads']):.1f} x the "
         f"standard deviation of the difference ({answer['spread']:.4f}), {seeds}"
     )
-    jointly = answer["p_jointly"] is not None and answer["p_jointly"] < 1 - CONFIDENCE
-    joint = " ✓" if jointly and answer["verdict"] != SAME else ""
+    joint = " ✓" if significant(answer) else ""
     verdict = {HELPS: "Yes", HURTS: "No, it is worse", SAME: "Not distinguishable"}
     return f"{verdict[answer['verdict']]}: {size}{joint}.{tail}"
 
@@ -189,3 +189,8 @@ def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def number(value: float | None, sign: bool = False) -> str:
     """Format a number with four decimals, or None as a dash."""
     return "-" if value is None else f"{value:+.4f}" if sign else f"{value:.4f}"
+
+
+def interval(answer: Mapping[str, Any]) -> str:
+    """Format the interval of an answer of `compare`."""
+    return "-" if answer["p"] is None else f"{answer['low']:+.4f} to {answer['high']:+.4f}"

@@ -5,12 +5,13 @@ another entry only in the learning rate. The questions between entries with seve
 answered again with each entry at its best rate.
 """
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from eval.report.document import Block, Heading, Table, Text
 from eval.sweep.results import by_seed
-from eval.sweep.statistics import HELPS, HURTS, SAME, compare, number
+from eval.sweep.statistics import LABELS, compare, interval, number
 
 RATE = "optimizer.learning_rate"
 Rates = list[dict[str, Any]]
@@ -40,12 +41,13 @@ def entries_by_rate(result: Mapping[str, Any]) -> dict[str, Rates]:
     for name, entry in entries.items():
         if entry["group"] == "rates":
             continue
-        same = [name]
-        for other, listed in entries.items():
-            if listed["group"] == "rates" and _other_changes(listed) == _other_changes(entry):
-                same.append(other)
-        if len(same) > 1:
-            rows = [_rate_result(result, member) for member in same]
+        others = [
+            other
+            for other, listed in entries.items()
+            if listed["group"] == "rates" and _other_changes(listed) == _other_changes(entry)
+        ]
+        if others:
+            rows = [_rate_result(result, member) for member in (name, *others)]
             by_rate[name] = sorted(rows, key=lambda row: row["rate"])
     return by_rate
 
@@ -55,11 +57,12 @@ def _other_changes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rate_result(result: Mapping[str, Any], name: str) -> dict[str, Any]:
-    entry, values = result["entries"][name], by_seed(result, name)
-    rate = entry["changes"].get(RATE)
-    rate = entry["config"]["optimizer"]["learning_rate"] if rate is None else rate
-    mean = sum(values.values()) / len(values) if values else None
-    return {"rate": float(rate), "entry": name, "values": values, "mean": mean}
+    rate, values = (
+        result["entries"][name]["config"]["optimizer"]["learning_rate"],
+        by_seed(result, name),
+    )
+    mean = statistics.fmean(values.values()) if values else None
+    return {"rate": rate, "entry": name, "values": values, "mean": mean}
 
 
 def best(rows: Rates) -> dict[str, Any] | None:
@@ -117,23 +120,19 @@ def rate_table(result: Mapping[str, Any]) -> Table:
     columns = sorted({row["rate"] for rows in rates.values() for row in rows})
     table = []
     for name, rows in rates.items():
-        optimum, by_rate = best(rows), {row["rate"]: row for row in rows}
-        cells = [name]
-        for rate in columns:
-            row = by_rate.get(rate)
-            mark = " (best)" if row is not None and row is optimum and optimum["mean"] else ""
-            cells.append((number(row["mean"]) if row else "-") + mark)
-        table.append(cells)
+        optimum = best(rows)
+        cells = {
+            row["rate"]: number(row["mean"]) + (" (best)" if row is optimum else "") for row in rows
+        }
+        table.append([name, *(cells.get(rate, "-") for rate in columns)])
     return Table(["learning rate", *(f"{rate:g}" for rate in columns)], table)
 
 
 def question_table(result: Mapping[str, Any]) -> Table:
     """Return a table of the answers at the common rate and at the best rates."""
-    labels = {HELPS: "yes", HURTS: "no, worse", SAME: SAME}
     rows = []
     for row in answers_at_best(result):
-        interval = "-" if row["p"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
-        before, now = (labels.get(row[key], row[key]) for key in ("before", "verdict"))
-        rows.append([row["text"], before, now, number(row["difference"], sign=True), interval])
+        verdicts = [LABELS[row[key]] for key in ("before", "verdict")]
+        rows.append([row["text"], *verdicts, number(row["difference"], sign=True), interval(row)])
     header = ["", "at the common rate", "at the best rates", "difference", "95 % interval"]
     return Table(header, rows)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eval.sweep import runner
-from eval.sweep.__main__ import main
+from eval.sweep.__main__ import lock, main
 from eval.sweep.plan import make_plan
 from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, STOPPED, WAITING
 from jaxmodels.errors import UserError
@@ -101,10 +101,8 @@ def test_interrupted_command_can_be_continued(experiment, texts, tmp_path, monke
 
 
 def test_second_command_in_a_folder_is_rejected(experiment, texts, tmp_path, capsys):
-    from eval.sweep.__main__ import _Lock
-
     arguments = [f"--config={experiment}", f"--workdir={tmp_path}", "--data", str(texts)]
-    with _Lock(tmp_path):
+    with lock(tmp_path):
         assert main(arguments) == 2
         assert "in use by another eval.sweep" in capsys.readouterr().err
         assert main([*arguments, "--report"]) == 0  # a report only reads
