@@ -62,16 +62,13 @@ def inspect_model(
             missing.append(f"No baselines: {error}")
     tokens, labels = sentence(run.corpus)
     traits = traits_of(run.model)
-    trace = jax.jit(_trace)(run.model, tokens) if traits.trace else {}
+    traced = jax.jit(lambda model, tokens: model.trace(tokens))
+    trace = traced(run.model, tokens) if traits.trace else {}
     text = None
     if traits.step:
         prompt = run.corpus.tokenizer.decode(tokens[: len(tokens) // 2])
         text = prompt, "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
     return Inspection(baselines or {}, run.step, labels, trace, text, missing)
-
-
-def _trace(model, tokens):
-    return model.trace(tokens)
 
 
 def sentence(corpus, longest: int = 76) -> tuple[np.ndarray, list[str]]:

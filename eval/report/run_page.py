@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, versions
+from eval.markov import NAMES
 from eval.report import answers_page, figures, introspect
 from eval.report.document import (
     Block,
@@ -34,6 +35,7 @@ from jaxmodels.errors import UserError
 from train.tasks import AnswerTask
 
 Baselines = Mapping[str, Mapping[str, float]]
+Finals = Mapping[str, float]
 SPLITS = {"valid": "validation", "test": "test"}
 
 
@@ -78,13 +80,14 @@ def _load(workdir: Path, step: int | None) -> Run:
 
 def compose(log: Log, evaluation: Mapping[str, Any], inspection: Inspection) -> str:
     """Return the page as HTML, from the run's log, `eval.json` (or {}) and an inspection."""
-    baselines = inspection.baselines
+    baselines, finals = inspection.baselines, _finals(log, evaluation)
+    levels = baselines.get("valid", {})
     blocks = [
-        Text(_summary(log, evaluation, baselines), "lead"),
-        Tiles(_tiles(log, evaluation, baselines)),
+        Text(_summary(log, evaluation, finals, levels), "lead"),
+        Tiles(_tiles(log, evaluation, finals, levels)),
         *(Text(sentence, "missing") for sentence in inspection.missing),
-        *_curves(log, baselines.get("valid", {})),
-        *_comparison(log, evaluation, baselines),
+        *_curves(log, levels),
+        *_comparison(log, evaluation, finals, baselines),
         *_abstractions(log),
         *introspect.sections(inspection),
         *_auxiliary(log),
@@ -95,47 +98,35 @@ def compose(log: Log, evaluation: Mapping[str, Any], inspection: Inspection) -> 
         prompt, text = inspection.sample
         blocks += [Heading(f"A sample at step {inspection.step}"), Sample(text, prompt)]
     blocks += _provenance(log, evaluation)
-    title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
-    return to_html(title, blocks, _subtitle(log))
+    return to_html(log.title, blocks, log.settings("State of the Union speeches"))
 
 
-def _subtitle(log: Log) -> str:
-    config, data = log.config, log.config.get("data", {})
-    paths = data.get("paths") or ()
-    corpus = ", ".join(str(path) for path in paths) or "State of the Union speeches"
-    if not config:
-        return "no config.json in this folder"
-    return (
-        f"{corpus}, {data.get('tokenizer', 'byte')} tokens · batch {config.get('batch_size')} x "
-        f"{config.get('seq_len')} · seed {config.get('seed')} · {config.get('dtype')}"
-    )
+def _finals(log: Log, evaluation: Mapping) -> dict[str, float]:
+    """Return split -> final bits per byte, from `eval.json` or else the log."""
+    _, values = log.bits_per_byte("valid")
+    logged = {"valid": values[-1]} if values else {}
+    scores = evaluation.get("splits", {})
+    finals = {
+        split: scores.get(split, {}).get("bits_per_byte", logged.get(split)) for split in SPLITS
+    }
+    return {split: value for split, value in finals.items() if value is not None}
 
 
-def _final(log: Log, evaluation: Mapping, split: str) -> float | None:
-    """Return the final bits per byte of a split, from `eval.json` or else the log."""
-    value = evaluation.get("splits", {}).get(split, {}).get("bits_per_byte")
-    if value is None and split == "valid":
-        _, values = log.bits_per_byte("valid")
-        value = values[-1] if values else None
-    return value
-
-
-def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
+def _summary(log: Log, evaluation: Mapping, finals: Finals, levels: Mapping[str, float]) -> str:
     steps = log.last_step
     if steps is None:
         return "Nothing was logged yet: the pictures appear once the run has written metrics.jsonl."
-    planned = log.config.get("steps")
-    state = f"So far {steps} of {planned or '?'} steps are logged"
     if log.final:
-        state = "The run is finished"
-        if "stopped" in log.final:
-            state = f"The controller stopped the run ({log.final['stopped']})"
+        stopped = log.final.get("stopped")
+        state = f"The controller stopped the run ({stopped})" if stopped else "The run is finished"
+        text = f"{state} after {steps} steps. "
     elif log.stopped:
-        state = f"The run stopped: {log.stopped}"
-    text = f"{state} after {steps} steps. " if log.final else f"{state}. "
-    valid, levels = _final(log, evaluation, "valid"), baselines.get("valid", {})
-    if valid is None:
+        text = f"The run stopped: {log.stopped}. "
+    else:
+        text = f"So far {steps} of {log.config.get('steps', '?')} steps are logged. "
+    if "valid" not in finals:
         return text + "No validation has run yet."
+    valid = finals["valid"]
     step = f" (step {evaluation['step']})" if "step" in evaluation else ""
     text += f"On the validation text the model{step} reaches {valid:.3f} bits per byte"
     if "order-2" in levels:
@@ -146,21 +137,17 @@ def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
             f"order 1 {levels['order-1']:.3f}, unigram {levels['unigram']:.3f}), "
             "which was fitted on the same training bytes"
         )
-    test = _final(log, evaluation, "test")
-    text += "." if test is None else f". On the test text it reaches {test:.3f}."
+    text += f". On the test text it reaches {finals['test']:.3f}." if "test" in finals else "."
     if evaluation.get("max_bytes"):
         text += f" Each split was limited to about {evaluation['max_bytes']:,} bytes."
     return text
 
 
-def _tiles(log: Log, evaluation: Mapping, baselines: Baselines) -> list[tuple[str, str]]:
-    tiles = []
-    for split, label in SPLITS.items():
-        value, levels = _final(log, evaluation, split), baselines.get(split, {})
-        if value is not None:
-            tiles.append((f"{value:.3f}", f"bits per byte, {label}"))
-        if value is not None and "order-2" in levels and split == "valid":
-            tiles.append((f"{value - levels['order-2']:+.2f}", "bits, against order-2 Markov"))
+def _tiles(log: Log, evaluation: Mapping, finals: Finals, levels) -> list[tuple[str, str]]:
+    tiles = [(f"{value:.3f}", f"bits per byte, {SPLITS[name]}") for name, value in finals.items()]
+    if "valid" in finals and "order-2" in levels:
+        change = finals["valid"] - levels["order-2"]
+        tiles.insert(1, (f"{change:+.2f}", "bits, against order-2 Markov"))
     if evaluation.get("parameters"):
         tiles.append((f"{evaluation['parameters']:,}", "parameters"))
     if log.seconds:
@@ -171,11 +158,8 @@ def _tiles(log: Log, evaluation: Mapping, baselines: Baselines) -> list[tuple[st
 
 
 def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
-    lines = {}
-    for split, label in (("train", "training"), ("valid", "validation")):
-        steps, values = log.bits_per_byte(split)
-        if values:
-            lines[label] = (steps, values)
+    splits = {"training": log.bits_per_byte("train"), "validation": log.bits_per_byte("valid")}
+    lines = {label: series for label, series in splits.items() if series[1]}
     if not lines:
         return []
     against = ", against byte-Markov models fitted on the same training bytes (dashed)"
@@ -185,30 +169,30 @@ def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
     return [Heading("Learning"), Picture(figures.svg(figure, "curves"), caption)]
 
 
-def _comparison(log: Log, evaluation: Mapping, baselines: Baselines) -> list[Block]:
-    splits = [split for split in SPLITS if _final(log, evaluation, split) is not None]
-    if not splits:
+def _comparison(log, evaluation: Mapping, finals: Finals, baselines: Baselines) -> list[Block]:
+    def row(title, name, results):
+        return [title, *(_number(results.get(split, {}).get(name)) for split in finals)]
+
+    if not finals:
         return []
-    names = [
-        name for name in ("unigram", "order-1", "order-2") if name in baselines.get("valid", {})
-    ]
-    rows = [
-        [f"byte-Markov, {name}", *(_number(baselines.get(s, {}).get(name)) for s in splits)]
-        for name in names
-    ]
+    names = [name for name in NAMES if name in baselines.get("valid", {})]
+    rows = [row(f"byte-Markov, {name}", name, baselines) for name in names]
     steps, _ = log.bits_per_byte("valid")
     step = evaluation.get("step", steps[-1] if steps else "?")
-    rows.append(
-        [f"this model, step {step}", *(_number(_final(log, evaluation, s)) for s in splits)]
-    )
-    titles = [SPLITS[split] for split in splits]
-    blocks = [Table(["bits per byte", *titles], rows, styles={len(rows) - 1: "strong"})]
-    results = evaluation.get("splits", {})
-    if results:
-        terms = sorted({term for split in splits for term in results.get(split, {})})
-        rows = [[t, *(_number(results.get(s, {}).get(t)) for s in splits)] for t in terms]
+    rows.append([f"this model, step {step}", *map(_number, finals.values())])
+    titles = [SPLITS[split] for split in finals]
+    blocks = [Table(["bits per byte", *titles], rows, styles={len(names): "strong"})]
+    if results := evaluation.get("splits", {}):
+        terms = sorted({term for split in finals for term in results.get(split, {})})
+        rows = [row(term, term, results) for term in terms]
         blocks.append(Fold("All metrics", [Table(["mean", *titles], rows)]))
     return blocks
+
+
+def _with_prefix(log: Log, prefix: str) -> figures.Series:
+    """Return the training metrics whose names start with `prefix`, without it."""
+    names = [name for name in log.names("train") if name.startswith(prefix)]
+    return {name.removeprefix(prefix): log.series("train", name) for name in names}
 
 
 def _abstractions(log: Log) -> list[Block]:
@@ -219,21 +203,14 @@ def _abstractions(log: Log) -> list[Block]:
         ("abstraction_norm_", "norm", norm),
         ("participation_", "participation ratio", ratio),
     ):
-        lines = {
-            f"layer {name.removeprefix(prefix)}": log.series("train", name)
-            for name in log.names("train")
-            if name.startswith(prefix)
-        }
+        lines = {f"layer {k}": series for k, series in _with_prefix(log, prefix).items()}
         blocks += _picture(prefix.strip("_"), lines, label, caption)
     return [Heading("Abstraction layers"), *blocks] if blocks else []
 
 
 def _auxiliary(log: Log) -> list[Block]:
-    weights = {
-        name.removeprefix("weight/"): log.series("train", name)
-        for name in log.names("train")
-        if name.startswith("weight/") and name != "weight/next_token"
-    }
+    weights = _with_prefix(log, "weight/")
+    weights.pop("next_token", None)
     if not weights:
         return []
     losses = {name: log.series("train", name) for name in weights if name in log.names("train")}
@@ -253,21 +230,21 @@ def _auxiliary(log: Log) -> list[Block]:
     ]
 
 
-def _picture(name: str, lines: figures.Series, label: str, caption: str) -> list[Block]:
+def _picture(
+    name: str, lines: figures.Series, label: str, caption: str, height: float = 2.6
+) -> list[Block]:
     """Return a picture of the lines, if there are any."""
     if not lines:
         return []
-    return [Picture(figures.svg(figures.curves(lines, ylabel=label), name), caption)]
+    figure = figures.curves(lines, ylabel=label, height=height)
+    return [Picture(figures.svg(figure, name), caption)]
 
 
 def _optimiser(log: Log) -> list[Block]:
     blocks = []
     for name, label in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm")):
-        series = log.series("train", name)
-        if series[1]:
-            figure = figures.curves({label: series}, ylabel=label, height=2.0)
-            caption = f"{label.capitalize()} at each step."
-            blocks.append(Picture(figures.svg(figure, name), caption))
+        lines = {label: log.series("train", name)} if name in log.names("train") else {}
+        blocks += _picture(name, lines, label, f"{label.capitalize()} at each step.", 2.0)
     return [Heading("Optimiser"), *blocks] if blocks else []
 
 
