@@ -5,7 +5,7 @@
                          [--steps N] [--set NAME FIELD=VALUE ...] [--data PATH ...] [--plan]
                          [--report [JSON]] [--diagnostics [brief|whole]] [--config.FIELD=VALUE ...]
 
-The file defines get_sweep() (see eval/sweep/plan.py); --set makes variants of a training config,
+The file defines get_sweep() (see docs/config.md); --set makes variants of a training config,
 which defines only get_config(). Prints the plan, i.e. parameters and tokens of every entry (--plan
 stops there), then trains each run in its own process in WORKDIR/<entry>/seed<k>. Repeat the command
 to resume after a stop or a crash: finished runs are kept, others continue from their checkpoints,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.log import json_object
-from eval.sweep.runner import FINISHED, Run
+from eval.sweep.runner import FINISHED, Run, cache_variables
 
 DIAGNOSTICS, SAMPLE = "diagnostics.json", "sample.txt"
 PROMPT, TOKENS = "The ", 300
@@ -50,13 +50,9 @@ def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
 
 def _write(path: Path, command: Sequence[str], cache: Path) -> str:
     """Run a command and move its output to `path`; return the error message, or ""."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache.absolute() / "diagnostics"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        env=environment,
+        env=os.environ | cache_variables(cache / "diagnostics"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

@@ -1,26 +1,7 @@
 """Plan of a sweep: entries with equal tokens and optionally equal parameters, for several seeds.
 
-A sweep file defines `get_sweep()`, or `get_sweep(preset)`, which returns a mapping:
-
-    config     base config, as `get_config()` returns it
-    seeds      seeds of every entry
-    entries    name -> {"says": description, "changes": {field: value}, "group": group,
-               "match": field, "multiple": number, "config": another base}, all optional
-    steps      steps of every run; default: those of the base
-    questions  name -> (entry with, entry without, question as text); default: compare every entry
-               with the first one if they read equal numbers of tokens
-    measure    {"name", "unit", "best", "scale"}: compare scale * (best - validation metric `name`);
-               default: bits per character or byte
-    answers    True: evaluate question answering after training
-    claims     published numbers to compare with, see `eval/sweep/claims.py`
-    claims_note  a sentence on the claims that are not measured
-    memory     preset -> (rows, tokens per row, GB of the card): training steps to compile only
-    diagnosis  (hybrid, first baseline, second baseline)
-
-The first entry is the baseline. A field belongs to the config ("optimizer.learning_rate") or to the
-model ("num_layers" for "model_config.num_layers"). An entry that changes `model` starts from the
-defaults of that model. `match` names a numeric field (e.g. a width), which is set, in multiples of
-`multiple`, so that the entry has the baseline's number of parameters.
+A sweep file defines `get_sweep()`, or `get_sweep(preset)`; docs/config.md, "Sweeps", describes the
+mapping that it returns. An entry that changes `model` starts from the defaults of that model.
 """
 
 import dataclasses
@@ -93,7 +74,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A planned sweep; for the fields see the module's docstring."""
+    """A planned sweep; for the fields see docs/config.md."""
 
     entries: dict[str, Entry]
     seeds: tuple[int, ...]

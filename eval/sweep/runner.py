@@ -141,18 +141,24 @@ def cores_of(jobs: int) -> list[list[int]]:
     return [[cores[(i * count + j) % len(cores)] for j in range(count)] for i in range(jobs)]
 
 
+def cache_variables(folder: Path) -> dict[str, str]:
+    """Return the environment variables that make JAX keep compiled programs in a folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+
 def start_worker(run: Run, cores: Sequence[int], cache: Path) -> Worker:
     """Start a process that trains a run; its output goes to `worker.log` in the run's folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     plan = run.folder / "plan.json"
     plan.write_text(to_json(run.config), encoding="utf-8")
     command = [sys.executable, "-m", "eval.sweep.worker", f"--plan={plan}"]
-    # Compiled CPU programs depend on the number of threads.
-    programs = cache / f"{len(cores) or 'all'}_cores"
-    command += [f"--workdir={run.folder}", f"--cache={programs}"]
     command += [f"--cores={','.join(map(str, cores))}"]
     command += ["--answers"] if run.answers else []
-    environment = dict(os.environ)
+    # Compiled CPU programs depend on the number of threads.
+    environment = os.environ | cache_variables(cache / f"{len(cores) or 'all'}_cores")
     if cores:
         environment |= {"OMP_NUM_THREADS": str(len(cores)), "OPENBLAS_NUM_THREADS": str(len(cores))}
     with open(run.folder / "worker.log", "a", encoding="utf-8") as log:

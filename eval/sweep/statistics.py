@@ -75,9 +75,10 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return question -> `compare`, with the entries' means, halted runs and the answer as text."""
     answers = {}
     for name, (one, other, text) in result["questions"].items():
-        answer = compare(by_seed(result, one), by_seed(result, other))
-        answer |= {"with": one, "without": other, "text": text}
-        for key, entry in (("with", one), ("without", other)):
+        sides = {"with": one, "without": other}
+        answer = compare(by_seed(result, one), by_seed(result, other)) | sides
+        answer |= {"text": text, "p_jointly": None}
+        for key, entry in sides.items():
             values = list(by_seed(result, entry).values())
             answer[f"{key}_mean"] = statistics.fmean(values) if values else None
             answer[f"{key}_seeds"] = len(values)
@@ -85,8 +86,6 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         answers[name] = answer
     tested = [answer for answer in answers.values() if answer["p"] is not None]
     adjusted = stats.false_discovery_control([answer["p"] for answer in tested]) if tested else ()
-    for answer in answers.values():
-        answer["p_jointly"] = None
     for answer, p in zip(tested, adjusted, strict=True):
         answer["p_jointly"] = float(p)
     for answer in answers.values():

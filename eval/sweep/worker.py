@@ -1,8 +1,8 @@
 """Worker process of the sweep runner: one run, `python -m eval.sweep.worker`.
 
-Trains a config into a folder, resuming from its newest checkpoint, and optionally evaluates its
-answers. All workers share a compilation cache. Exit statuses are those of `python -m train`:
-0 finished, 2 invalid input, 3 NaN or Inf, 130 stopped and saved.
+Trains a config in its folder, resuming from the newest checkpoint, and optionally evaluates its
+answers. Exit statuses are those of `python -m train`: 0 finished, 2 invalid input, 3 NaN or Inf,
+130 stopped and saved.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -19,9 +20,7 @@ from pathlib import Path
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.sweep.worker", description=__doc__)
-    parser.add_argument("--plan", required=True, help="the run's config as JSON")
-    parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--cache", required=True, help="folder of compiled programs")
+    parser.add_argument("--plan", required=True, help="the config as JSON, in the run's folder")
     parser.add_argument("--cores", default="", help="CPU cores, e.g. 0,1; default: all")
     parser.add_argument("--answers", action="store_true", help="evaluate answers after training")
     flags = parser.parse_args(arguments)
@@ -30,15 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     _follow_parent()
 
     # Import after setting the affinity: JAX counts the cores at start-up.
-    import jax
-
     from jaxmodels.cli import quiet_absl, run
     from train.devices.malloc import keep_freed_memory
 
     quiet_absl()
     keep_freed_memory()
-    jax.config.update("jax_compilation_cache_dir", str(Path(flags.cache).absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return run(lambda: _train(flags), interrupted="stopped")
 
 
@@ -46,8 +41,7 @@ def _train(flags: argparse.Namespace) -> int:
     from train.config import read_config
     from train.loop import run
 
-    workdir = Path(flags.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = Path(flags.plan).parent
     # An orphaned worker may still be writing its last checkpoint.
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,8 +70,6 @@ def _follow_parent() -> None:
     def wait():
         while os.read(0, 1024):
             pass
-        import signal
-
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
