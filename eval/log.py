@@ -1,5 +1,6 @@
 """The log of a run, read without loading the model: config, metrics, timing."""
 
+import contextlib
 import json
 import math
 import platform
@@ -129,18 +130,11 @@ def json_object(path: Path) -> dict[str, Any]:
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file up to the first incomplete line."""
     values = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return values
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            break  # the run is being written, or was killed
-        if isinstance(value, dict):
-            values.append(value)
-    return values
+    # ValueError: the run is being written, or was killed.
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict)]
 
 
 def json_value(value: Any, path: str) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 import time
-from collections import defaultdict
+import timeit
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,17 +117,12 @@ def measure(
 def _mask_missing_cells(answers: Answers, pairs: Sequence[Pair]) -> Answers:
     """Replace predictions at positions outside the expected grid, so that they do not count."""
 
-    def mask(text, expected):
-        cells = zip(text, expected, strict=True)
+    def mask(text, pair):
+        cells = zip(text, pair.answer, strict=True)
         return "".join(NO_CELL if truth == NO_CELL else symbol for symbol, truth in cells)
 
-    if not any(NO_CELL in pair.answer for pair in pairs):
-        return answers
-    by_round = [
-        [mask(text, pair.answer) for text, pair in zip(texts, pairs, strict=True)]
-        for texts in answers.by_round
-    ]
-    return dataclasses.replace(answers, by_round=by_round)
+    by_round = [list(map(mask, texts, pairs)) for texts in answers.by_round]
+    return Answers(by_round, answers.rounds)
 
 
 def _split(
@@ -158,15 +152,12 @@ def _groups(
 ) -> dict[str, Any]:
     """Return exact matches, mean ACT steps and grid scores by task and by difficulty."""
     right = np.array([a == p.answer for a, p in zip(selected, pairs, strict=True)])
-    groups: dict[str, dict[str, list[int]]] = {
-        "by_task": defaultdict(list),
-        "by_difficulty": defaultdict(list),
-    }
-    difficulties = [difficulty(pair) for pair in pairs]
+    difficulties = list(map(difficulty, pairs))
     label = _bins(len(pairs[0].question)) if grid else _quantiles(difficulties)
-    for i, (pair, number) in enumerate(zip(pairs, difficulties, strict=True)):
-        groups["by_task"][pair.task or "-"].append(i)
-        groups["by_difficulty"][label(number)].append(i)
+    labels = {
+        "by_task": [pair.task or "-" for pair in pairs],
+        "by_difficulty": list(map(label, difficulties)),
+    }
 
     def summarize(members):
         scores = {
@@ -176,18 +167,17 @@ def _groups(
             "difficulty": float(np.mean([difficulties[i] for i in members])),
         }
         if grid:
-            group = [pairs[i] for i in members]
-            texts = [p.answer for p in group], [p.question for p in group]
-            scores |= grid_scores([selected[i] for i in members], *texts)
+            texts = [(selected[i], pairs[i].answer, pairs[i].question) for i in members]
+            scores |= grid_scores(*zip(*texts, strict=True))
         return scores
 
-    return {
-        name: {
-            key: summarize(members)
-            for key, members in sorted(parts.items(), key=lambda item: difficulties[item[1][0]])
+    groups = {}
+    for name, keys in labels.items():
+        ascending = sorted(dict.fromkeys(keys), key=lambda key: difficulties[keys.index(key)])
+        groups[name] = {
+            key: summarize([i for i, other in enumerate(keys) if other == key]) for key in ascending
         }
-        for name, parts in groups.items()
-    } | {"rounds_against_difficulty": _correlation(difficulties, answers.rounds)}
+    return groups | {"rounds_against_difficulty": _correlation(difficulties, answers.rounds)}
 
 
 def _bins(cells: int) -> Callable[[float], str]:
@@ -234,12 +224,9 @@ def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dic
 
     def seconds(answerer, texts):
         answerer.answer(texts)
-        times = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            answerer.answer(texts)
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+        return statistics.median(
+            timeit.repeat(lambda: answerer.answer(texts), repeat=repeats, number=1)
+        )
 
     batch = list(questions)
     return {

@@ -1,15 +1,10 @@
-"""Write `report.html` of a run: one file with metrics, figures, a sample, and provenance.
-
-    python -m eval.report --workdir=runs/name
-
-Also works on a run that is in progress, was stopped, or is incomplete; the page names what is
-missing.
-"""
+"""The page of a run on text, and the choice between it and that of a run on questions."""
 
 import contextlib
 import json
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +25,7 @@ from eval.report.document import (
 )
 from eval.report.introspect import Inspection
 from eval.run import Run, load_run
-from jaxmodels import cli
+from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
 from train.tasks import AnswerTask
 
@@ -39,14 +34,13 @@ Finals = Mapping[str, float]
 SPLITS = {"valid": "validation", "test": "test"}
 
 
-def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool = True) -> Path:
+def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     """Write `report.html` into a run's folder and return its path.
 
     Args:
         workdir: a folder with at least `config.json` or `metrics.jsonl`.
         run: model and corpus to inspect; None loads the checkpoint that `eval.json` evaluated, or
             else the best.
-        analyse: False uses only the log and `eval.json`.
 
     Raises:
         UserError: the folder holds no run.
@@ -55,18 +49,17 @@ def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool =
     log, path = read_log(workdir), workdir / "report.html"
     if AnswerTask.reads(log.config.get("data", {}).get("format")):
         page = answers_page.compose(log, json_object(workdir / "answers.json") or None)
-        cli.write_atomically(path, page)
+        write_atomically(path, page)
         return path
     evaluation = json_object(workdir / "eval.json")
-    inspection = Inspection(baselines=evaluation.get("baselines", {}))
-    if analyse:
-        try:
-            run = run or _load(workdir, evaluation.get("step"))
-            inspection = introspect.inspect_model(run, inspection.baselines)
-        except UserError as error:
-            missing = f"No heat maps, no sample, no fresh baselines: {error}"
-            inspection = Inspection(inspection.baselines, missing=[missing])
-    cli.write_atomically(path, compose(log, evaluation, inspection))
+    baselines = evaluation.get("baselines", {})
+    try:
+        run = run or _load(workdir, evaluation.get("step"))
+        inspection = introspect.inspect_model(run, baselines)
+    except UserError as error:
+        missing = f"No heat maps, no sample, no fresh baselines: {error}"
+        inspection = Inspection(baselines, missing=[missing])
+    write_atomically(path, compose(log, evaluation, inspection))
     return path
 
 
@@ -151,7 +144,7 @@ def _tiles(log: Log, evaluation: Mapping, finals: Finals, levels) -> list[tuple[
     if evaluation.get("parameters"):
         tiles.append((f"{evaluation['parameters']:,}", "parameters"))
     if log.seconds:
-        tiles.append((_duration(log.seconds), "training time"))
+        tiles.append((str(timedelta(seconds=round(log.seconds))), "training time"))
     if log.bytes_per_second:
         tiles.append((f"{log.bytes_per_second:,.0f}", "bytes per second"))
     return tiles
@@ -270,7 +263,8 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
                 f"{optimizer.get('schedule')}"
             )
     if log.seconds:
-        facts["training time"] = f"{_duration(log.seconds)} without validation and checkpoints"
+        seconds = round(log.seconds)
+        facts["training time"] = f"{timedelta(seconds=seconds)} without validation and checkpoints"
     if log.clock("compile_seconds"):
         facts["first step"] = f"{log.clock('compile_seconds')[-1]:.1f} s, including compilation"
     if log.bytes_per_second:
@@ -299,18 +293,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if math.isfinite(value) and abs(value) < 1000 else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-@cli.command()
-def main(arguments: list[str]) -> None:
-    """Write the report of a run and print its path."""
-    parser = cli.parser("eval.report", __doc__, workdir=cli.RUN)
-    print(write_report(parser.parse_args(arguments).workdir))

@@ -171,13 +171,11 @@ def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             "along": [statistics.fmean(run["valid"]["values"]) for run in finished],
             "grad_norm": [max(curve) for curve in norms if curve],
         }
-        row = {"entry": name, "group": entry["group"], "finished": len(finished)}
-        row["runs"] = len(runs)
+        row = {"entry": name, "finished": len(finished), "runs": len(runs)}
         for key, numbers in values.items():
             row[key] = statistics.fmean(numbers) if numbers else None
             row[f"{key}_spread"] = statistics.stdev(numbers) if len(numbers) > 1 else None
-        row |= {"parameters": entry["parameters"], "tokens": entry["tokens"]}
-        row["halted"] = _halted(result, name)
+        row |= {"parameters": entry["parameters"], "halted": _halted(result, name)}
         row["seconds"] = statistics.fmean(run["seconds"] for run in runs) if runs else 0.0
         first = rows[0]["mean"] if rows else row["mean"]
         row["change"] = row["mean"] - first if None not in (row["mean"], first) else None

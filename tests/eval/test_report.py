@@ -12,8 +12,9 @@ import pytest
 from eval.__main__ import main as evaluate
 from eval.log import read_log
 from eval.report import figures
+from eval.report.__main__ import main
 from eval.report.introspect import Inspection, leading_component, pictures, sentence
-from eval.report.run_page import compose, main, write_report
+from eval.report.run_page import compose, write_report
 from jaxmodels.data import ByteTokenizer, Corpus, Document
 from jaxmodels.errors import UserError
 
@@ -151,7 +152,7 @@ def test_halted_run_and_weights_and_labels(tmp_path):
     ]
     rows.append({"step": 6, "split": "stop", "reason": "step 6: loss term symbolic is not finite"})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reader = check(write_report(tmp_path, analyse=False).read_text())
+    reader = check(write_report(tmp_path).read_text())
     assert "loss term symbolic is not finite" in reader.text
     assert "Weight of each auxiliary loss" in reader.text
     assert "Accuracy of the heads" in reader.text

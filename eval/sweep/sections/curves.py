@@ -31,13 +31,10 @@ def section(result: Mapping[str, Any]) -> list[Block]:
 
 
 def of_seeds(result: Mapping[str, Any], name: str) -> tuple[list[int], Curves]:
-    """Return steps, and seed -> values of an entry's finished runs with those validation steps."""
-    runs = {r["seed"]: r["valid"] for r in of_entry(result, name) if r["final"] is not None}
-    if not runs:
-        return [], {}
-    steps = next(iter(runs.values()))["steps"]
-    curves = {seed: np.array(x["values"]) for seed, x in runs.items() if x["steps"] == steps}
-    return steps, curves
+    """Return validation steps, and seed -> values of an entry's finished runs."""
+    runs = [run for run in of_entry(result, name) if run["final"] is not None]
+    steps = runs[0]["valid"]["steps"] if runs else []
+    return steps, {run["seed"]: np.array(run["valid"]["values"]) for run in runs}
 
 
 def _pictures(unit, title, key, baseline, first, entries) -> list[Block]:

@@ -97,11 +97,10 @@ def words(result: Mapping[str, Any]) -> list[str]:
             continue
         common = next(row["mean"] for row in rows if row["entry"] == name)
         change = "" if common is None else f", {optimum['mean'] - common:+.4f} from the common rate"
-        rates = [row["rate"] for row in rows if row["mean"] is not None]
-        end = ""
-        if len(rates) > 1 and optimum["rate"] in (rates[0], rates[-1]):
-            end = f"; this is the {'lowest' if optimum['rate'] == rates[0] else 'highest'} rate "
-            end += "tried, so the optimum may be beyond it"
+        tried = [row["rate"] for row in rows if row["mean"] is not None]
+        edge = {tried[-1]: "highest", tried[0]: "lowest"}.get(optimum["rate"])
+        end = f"; this is the {edge} rate tried, so the optimum may be beyond it"
+        end = end if edge and len(tried) > 1 else ""
         sentences.append(f"“{name}” is best at {optimum['rate']:g}{change}{end}.")
     again = answers_at_best(result)
     changed = [row for row in again if row["verdict"] != row["before"]]
