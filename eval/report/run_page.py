@@ -3,14 +3,14 @@
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, versions
 from eval.markov import NAMES
-from eval.report import answers_page, figures, introspect
+from eval.report import answers_page, figures
 from eval.report.document import (
     Block,
     Fold,
@@ -23,13 +23,12 @@ from eval.report.document import (
     provenance,
     to_html,
 )
-from eval.report.introspect import Inspection
-from eval.run import Run, load_run
+from eval.report.introspect import inspect_model
+from eval.run import Run, load_run, markov_baselines
 from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
 from train.tasks import AnswerTask
 
-Baselines = Mapping[str, Mapping[str, float]]
 Finals = Mapping[str, float]
 SPLITS = {"valid": "validation", "test": "test"}
 
@@ -52,14 +51,16 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
         write_atomically(path, page)
         return path
     evaluation = json_object(workdir / "eval.json")
-    baselines = evaluation.get("baselines", {})
+    inspected, missing = [], ""
     try:
         run = run or _load(workdir, evaluation.get("step"))
-        inspection = introspect.inspect_model(run, baselines)
+        inspected = inspect_model(run)
+        if not evaluation.get("baselines"):
+            evaluation["baselines"] = markov_baselines(run.corpus)
     except UserError as error:
-        missing = f"No heat maps, no sample, no fresh baselines: {error}"
-        inspection = Inspection(baselines, missing=[missing])
-    write_atomically(path, compose(log, evaluation, inspection))
+        lacking = "No baselines" if run else "No heat maps, no sample, no fresh baselines"
+        missing = f"{lacking}: {error}"
+    write_atomically(path, compose(log, evaluation, inspected, missing))
     return path
 
 
@@ -71,26 +72,32 @@ def _load(workdir: Path, step: int | None) -> Run:
     return load_run(workdir)
 
 
-def compose(log: Log, evaluation: Mapping[str, Any], inspection: Inspection) -> str:
-    """Return the page as HTML, from the run's log, `eval.json` (or {}) and an inspection."""
-    baselines, finals = inspection.baselines, _finals(log, evaluation)
-    levels = baselines.get("valid", {})
+def compose(
+    log: Log, evaluation: Mapping[str, Any], inspected: Sequence[Block] = (), missing: str = ""
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        log: the log of the run.
+        evaluation: content of `eval.json`, or {}.
+        inspected: result of `inspect_model`.
+        missing: a sentence on what could not be inspected.
+    """
+    finals = _finals(log, evaluation)
+    levels = evaluation.get("baselines", {}).get("valid", {})
     blocks = [
         Text(_summary(log, evaluation, finals, levels), "lead"),
         Tiles(_tiles(log, evaluation, finals, levels)),
-        *(Text(sentence, "missing") for sentence in inspection.missing),
+        *([Text(missing, "missing")] if missing else []),
         *_curves(log, levels),
-        *_comparison(log, evaluation, finals, baselines),
+        *_comparison(log, evaluation, finals),
         *_abstractions(log),
-        *introspect.sections(inspection),
         *_auxiliary(log),
         *_optimiser(log),
         *_control(log),
+        *inspected,
+        *_provenance(log, evaluation),
     ]
-    if inspection.sample is not None:
-        prompt, text = inspection.sample
-        blocks += [Heading(f"A sample at step {inspection.step}"), Sample(text, prompt)]
-    blocks += _provenance(log, evaluation)
     return to_html(log.title, blocks, log.settings("State of the Union speeches"))
 
 
@@ -162,12 +169,13 @@ def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
     return [Heading("Learning"), Picture(figures.svg(figure, "curves"), caption)]
 
 
-def _comparison(log, evaluation: Mapping, finals: Finals, baselines: Baselines) -> list[Block]:
+def _comparison(log: Log, evaluation: Mapping, finals: Finals) -> list[Block]:
     def row(title, name, results):
         return [title, *(_number(results.get(split, {}).get(name)) for split in finals)]
 
     if not finals:
         return []
+    baselines = evaluation.get("baselines", {})
     names = [name for name in NAMES if name in baselines.get("valid", {})]
     rows = [row(f"byte-Markov, {name}", name, baselines) for name in names]
     steps, _ = log.bits_per_byte("valid")
@@ -271,10 +279,9 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
         facts["speed"] = f"{log.bytes_per_second:,.0f} bytes per second (median)"
     if log.final:
         facts["digest"] = str(log.final.get("digest", ""))
-    if evaluation:
+    if "step" in evaluation:
         facts["evaluation"] = (
-            f"step {evaluation.get('step')}, {evaluation.get('device')}, "
-            f"{evaluation.get('seconds', 0):.1f} s"
+            f"step {evaluation['step']}, {evaluation['device']}, {evaluation['seconds']:.1f} s"
         )
     blocks = provenance(
         facts,

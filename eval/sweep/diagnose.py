@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eval.log import json_object
 from eval.sweep.runner import FINISHED, Run, cache_variables
+from jaxmodels.cli import write_atomically
 
 DIAGNOSTICS, SAMPLE = "diagnostics.json", "sample.txt"
 PROMPT, TOKENS = "The ", 300
@@ -40,8 +41,8 @@ def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False
 
 def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
     """Return file -> command; the command of the sample prints it instead of writing a file."""
-    workdir, new = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
-    diagnostics = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
+    workdir, path = f"--workdir={folder}", folder / DIAGNOSTICS
+    diagnostics = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={path}"]
     return {
         DIAGNOSTICS: diagnostics if whole else [*diagnostics, "--brief"],
         SAMPLE: ["eval.sample", workdir, f"--prompt={PROMPT}", f"--tokens={TOKENS}"],
@@ -49,7 +50,7 @@ def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
 
 
 def _write(path: Path, command: Sequence[str], cache: Path) -> str:
-    """Run a command and move its output to `path`; return the error message, or ""."""
+    """Run a command whose result is the file `path`; return the error message, or ""."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         env=os.environ | cache_variables(cache / "diagnostics"),
@@ -58,11 +59,9 @@ def _write(path: Path, command: Sequence[str], cache: Path) -> str:
         encoding="utf-8",
         errors="replace",
     )
-    new = path.with_name(path.name + ".new")
-    if done.returncode == 0 and path.name == SAMPLE:
-        new.write_text(done.stdout, encoding="utf-8")
-    if done.returncode or not new.exists():
+    if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         return lines[-1].removeprefix("error: ")
-    new.replace(path)
+    if path.name == SAMPLE:
+        write_atomically(path, done.stdout)
     return ""
