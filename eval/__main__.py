@@ -32,10 +32,14 @@ def main(arguments: list[str]) -> None:
     add("--max-steps", type=int, help="limit of ACT steps; default: as trained")
     options = parser.parse_args(arguments)
 
-    from eval import evaluators
+    from eval.log import read_log
     from eval.report.document import to_terminal
+    from train.tasks import AnswerTask
 
-    evaluator = evaluators.of(options.workdir)
+    if AnswerTask.reads(read_log(options.workdir).config.get("data", {}).get("format")):
+        from eval.evaluators import answers as evaluator
+    else:
+        from eval.evaluators import text as evaluator
     result = evaluator.run(options, shlex.join(["python", "-m", "eval", *arguments]))
     to_terminal(evaluator.summary(result))
 

@@ -72,7 +72,7 @@ class LiveProgress:
             if whole.time_remaining is not None:
                 left = datetime.timedelta(seconds=whole.time_remaining)
                 parts.append(f"about {left} left")
-            self.console.print(f"{'; '.join(lines)}; {', '.join(parts)}", markup=False)
+            self.console.print("; ".join([*lines, ", ".join(parts)]), markup=False)
 
     def _show(self, run: Run) -> None:
         """Update the bar of a running run; replace that of an ended run by a line."""

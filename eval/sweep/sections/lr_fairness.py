@@ -6,7 +6,7 @@ answered again with each entry at its best rate.
 """
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.report.document import Block, Heading, Table, Text
@@ -28,8 +28,9 @@ def section(result: Mapping[str, Any]) -> list[Block]:
     if not rates.rows:
         return []
     blocks = [Heading("Is one learning rate fair?"), Text(NOTE), rates]
-    questions = question_table(result)
-    return [*blocks, *([questions] if questions.rows else []), *map(Text, words(result))]
+    if again := answers_at_best(result):
+        blocks.append(question_table(again))
+    return [*blocks, *map(Text, words(result))]
 
 
 def entries_by_rate(result: Mapping[str, Any]) -> dict[str, Rates]:
@@ -57,10 +58,8 @@ def _other_changes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rate_result(result: Mapping[str, Any], name: str) -> dict[str, Any]:
-    rate, values = (
-        result["entries"][name]["config"]["optimizer"]["learning_rate"],
-        by_seed(result, name),
-    )
+    rate = result["entries"][name]["config"]["optimizer"]["learning_rate"]
+    values = by_seed(result, name)
     mean = statistics.fmean(values.values()) if values else None
     return {"rate": rate, "entry": name, "values": values, "mean": mean}
 
@@ -127,10 +126,10 @@ def rate_table(result: Mapping[str, Any]) -> Table:
     return Table(["learning rate", *(f"{rate:g}" for rate in columns)], table)
 
 
-def question_table(result: Mapping[str, Any]) -> Table:
+def question_table(again: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of the answers at the common rate and at the best rates."""
     rows = []
-    for row in answers_at_best(result):
+    for row in again:
         verdicts = [LABELS[row[key]] for key in ("before", "verdict")]
         rows.append([row["text"], *verdicts, number(row["difference"], sign=True), interval(row)])
     header = ["", "at the common rate", "at the best rates", "difference", "95 % interval"]
