@@ -28,57 +28,49 @@ from jaxmodels.errors import UserError
 from train import tasks
 
 NUM_EXAMPLES = 12
-MAX_PAIRS = 1000  # per split
 
 
-def measure(
-    workdir: str | Path,
-    *,
-    checkpoint: str = "best",
-    max_pairs: int | None = MAX_PAIRS,
-    batch_size: int = 64,
-    max_steps: int | None = None,
-    command: str = "",
-    progress: Callable[[str], Callable[[int, int], None] | None] = lambda split: None,
-) -> dict[str, Any]:
-    """Return the content of `answers.json` for a run.
-
-    "seen" is the training split, "unseen" the test split, or the validation split without one.
-
-    Args:
-      workdir, checkpoint: see `load_trained`.
-      max_pairs: limit per split; None = all.
-      batch_size, max_steps: see `Answerer`.
-      command: command line to record.
-      progress: split -> callback for (done, total).
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Evaluate a run on questions; write `answers.json` and the report.
 
     Raises:
-      UserError: not a run on questions, or its pairs are missing.
+      UserError: a bad option, no such run, or missing pairs.
     """
+    if options.data or options.max_bytes or options.whole_documents:
+        raise UserError("--data, --max-bytes and --whole-documents are options for runs on text")
+    if options.max_pairs < 0:
+        raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
+    result = _measure(options, command)
+    path = Path(options.workdir) / "answers.json"
+    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result | {"written": [str(path), str(write_report(options.workdir))]}
+
+
+def _measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Score "seen" and "unseen": the training split, and the test or else the validation split."""
     start = time.perf_counter()
-    trained, _ = load_trained(workdir, checkpoint)
+    trained, _ = load_trained(options.workdir, options.checkpoint)
     config, model = trained.config, trained.model
-    if tasks.of(config).kind != "answers":
-        raise UserError(f"--workdir={workdir}: a run on text; use python -m eval")
     corpus = tasks.of(config).load_corpus(config)
     if corpus.fingerprint() != trained.data:
-        raise UserError(f"config.data: not the pairs that {workdir} was trained on")
-    answerer = Answerer(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
+        raise UserError(f"config.data: not the pairs that {options.workdir} was trained on")
+    sizes = {"batch_size": options.batch_size, "max_steps": options.max_steps}
+    answerer = Answerer(model, corpus.tokenizer, **sizes)
     held = "test" if corpus.test else "valid"
     splits, left_out, examples, fields = {}, {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
         fits = that_fit(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
         left_out[name] = len(pairs) - len(fits)
-        sample = evenly_spaced(fits, max_pairs)
-        ids = [pair.identifier for pair in sample]
-        answers = answerer.ask([pair.question for pair in sample], progress(name), ids)
+        sample = evenly_spaced(fits, options.max_pairs or None)
+        questions, ids = [p.question for p in sample], [p.identifier for p in sample]
+        answers = answerer.ask(questions, progress_counter(name, "questions"), ids)
         grid = model.config.mode == "grid"
         if grid:
             answers = _mask_missing_cells(answers, sample)
         texts = answerer.select(answers)
         splits[name] = _split(sample, answers, texts, grid=grid)
         if name == "seen":
-            timed = [pair.question for pair in sample[:batch_size]]
+            timed = questions[: options.batch_size]
         else:
             fields = _groups(sample, answers, texts, grid=grid)
             triples = list(zip(sample, texts, answers.rounds, strict=True))
@@ -102,8 +94,8 @@ def measure(
         "left_out": left_out,  # pairs too long for a row
         "rounds": answerer.rounds,
         "halt": answerer.halt,
-        "checkpoint": checkpoint,
-        "max_pairs": max_pairs,
+        "checkpoint": options.checkpoint,
+        "max_pairs": options.max_pairs or None,
         "splits": splits,
         **fields,
         "examples": examples,
@@ -235,35 +227,6 @@ def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dic
         "batch_size": answerer.batch_size,
         "repeats": repeats,
     }
-
-
-def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
-    """Write `answers.json` and `report.html` into a run's folder; return their paths."""
-    path = Path(workdir) / "answers.json"
-    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    return [str(path), str(write_report(workdir))]
-
-
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Evaluate a run on questions; write `answers.json` and the report.
-
-    Raises:
-      UserError: a bad option, no such run, or missing pairs.
-    """
-    if options.data or options.max_bytes or options.whole_documents:
-        raise UserError("--data, --max-bytes and --whole-documents are options for runs on text")
-    if options.max_pairs < 0:
-        raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
-    result = measure(
-        options.workdir,
-        checkpoint=options.checkpoint,
-        max_pairs=options.max_pairs or None,
-        batch_size=options.batch_size,
-        max_steps=options.max_steps,
-        command=command,
-        progress=lambda split: progress_counter(split, "questions"),
-    )
-    return result | {"written": write(options.workdir, result)}
 
 
 def summary(result: dict[str, Any]) -> list[Block]:

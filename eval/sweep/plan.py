@@ -194,6 +194,8 @@ def make_plan(
                 changes[match] = value
                 config = config_with({match: value})
             parameters = count(config)
+            if spec.get("answers") and tasks.of(config).kind != "answers":
+                raise UserError("'answers' needs questions, see data.format")
         except UserError as error:
             raise UserError(f"entry {name!r}: {error}") from error
         group, says = listed.get("group", "variant"), listed.get("says", "")

@@ -15,7 +15,7 @@ from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, WAITING, Run
 PLAIN_EVERY = 60.0  # seconds between lines without a terminal
 
 
-class LiveProgress:
+class LiveProgress(Progress):
     """Bars of all runs together and of each running one; without a terminal, a line per minute.
 
     Args:
@@ -25,8 +25,7 @@ class LiveProgress:
     """
 
     def __init__(self, console: Console, runs: Sequence[Run], measure: Mapping[str, Any]):
-        self.console, self.runs, self.measure = console, runs, measure
-        self.bars = Progress(
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -36,35 +35,28 @@ class LiveProgress:
             disable=not console.is_terminal,
             speed_estimate_period=600,
         )
-        self.all = self.bars.add_task("", says="Ctrl-C saves and stops")
-        self.tasks = {}  # of the runs that have not ended
+        self.runs, self.measure, self.last = runs, measure, time.monotonic()
+        self.all = self.add_task("", says="Ctrl-C saves and stops")
+        self.left = {}  # run that has not ended -> its task
         for run in runs:
             if run.state == WAITING:
                 steps = {"total": run.config.steps, "completed": run.log().last_step or 0}
-                self.tasks[run.name] = self.bars.add_task(
+                self.left[run.name] = self.add_task(
                     run.name, start=False, visible=False, says="", **steps
                 )
-        self.last = time.monotonic()
-
-    def __enter__(self):
-        self.bars.start()
-        return self
-
-    def __exit__(self, *exc):
-        self.bars.stop()
 
     def tick(self) -> None:
         """Update the display from the state of every run."""
         for run in self.runs:
-            if run.name in self.tasks and run.state != WAITING:
+            if run.name in self.left and run.state != WAITING:
                 self._show(run)
         states = collections.Counter(run.state for run in self.runs)
         parts = [f"{states[FINISHED]} of {len(self.runs)} finished"]
         parts += [f"{states[state]} {state}" for state in (HALTED, FAILED) if states[state]]
-        whole, *tasks = self.bars.tasks
+        whole, *tasks = self.tasks
         steps = {"total": sum(task.total for task in tasks)}
         steps["completed"] = sum(task.completed for task in tasks)
-        self.bars.update(self.all, description=", ".join(parts), **steps)
+        self.update(self.all, description=", ".join(parts), **steps)
         if not self.console.is_terminal and time.monotonic() - self.last >= PLAIN_EVERY:
             self.last = time.monotonic()
             running = [task for task in tasks if task.visible]
@@ -76,14 +68,14 @@ class LiveProgress:
 
     def _show(self, run: Run) -> None:
         """Update the bar of a running run; replace that of an ended run by a line."""
-        log, task = run.log(), self.tasks[run.name]
+        log, task = run.log(), self.left[run.name]
         done, values = log.last_step or 0, measured(log, self.measure)[1]
         value = f"{values[-1]:.4f} {self.measure.get('unit', 'bits')}" if values else ""
-        self.bars.start_task(task)
-        self.bars.update(task, completed=done, says=value, visible=run.state == RUNNING)
+        self.start_task(task)
+        self.update(task, completed=done, says=value, visible=run.state == RUNNING)
         if run.state != RUNNING:
-            del self.tasks[run.name]
-            self.bars.update(task, total=done)  # nothing is left of a halted or failed run
+            del self.left[run.name]
+            self.update(task, total=done)  # nothing is left of a halted or failed run
             outcome = value if run.state == FINISHED and value else run.state
             why = f": {run.reason}" if run.reason else ""
             seconds = time.monotonic() - run.begun

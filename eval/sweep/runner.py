@@ -105,7 +105,7 @@ class Run:
 
 def answers_measured(folder: Path) -> bool:
     """Return True if a run was evaluated with the settings of a sweep, e.g. not on fewer pairs."""
-    from eval.evaluators.answers import MAX_PAIRS
+    from eval.__main__ import MAX_PAIRS
 
     answers = json_object(folder / "answers.json")
     rounds = json_object(folder / "config.json").get("model_config", {}).get("halt_max_steps", 1)

@@ -9,7 +9,6 @@ import argparse
 import fcntl
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -38,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(flags: argparse.Namespace) -> int:
+    from eval.__main__ import main as evaluate
+    from eval.sweep.runner import answers_measured
     from train.config import read_config
     from train.loop import run
 
@@ -50,18 +51,9 @@ def _train(flags: argparse.Namespace) -> int:
         result = run(config, workdir, resume=True)
         _log_session(workdir, flags.cores, result, time.perf_counter() - start)
         status = {"halted": 3, "interrupted": 130}.get(result.status, 0)
-        if flags.answers and not status:
-            _measure_answers(workdir)
+        if flags.answers and not status and not answers_measured(workdir):
+            status = evaluate([f"--workdir={workdir}", "--batch-size=64"])
     return status
-
-
-def _measure_answers(workdir: Path) -> None:
-    from eval.evaluators import answers
-    from eval.sweep.runner import answers_measured
-
-    if not answers_measured(workdir):
-        command = ["python", "-m", "eval", f"--workdir={workdir}", "--batch-size=64"]
-        answers.write(workdir, answers.measure(workdir, command=shlex.join(command)))
 
 
 def _follow_parent() -> None:
