@@ -1,7 +1,6 @@
 """Samples and report of a run right after its last step; the only code that `train` calls here."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,12 @@ from train.tasks.fields import ANSWER_FORMATS
 PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
 
 
-@dataclass(frozen=True)
-class Aftermath:
-    """Output of `after_training`.
-
-    Attributes:
-        report: path of report.html, or None.
-        commands: suggested next commands.
-    """
-
-    report: Path | None
-    commands: list[str]
-
-
-def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Aftermath:
+def after_training(
+    workdir: str | Path, result: Any, *, show: bool = True
+) -> tuple[Path | None, list[str]]:
     """Print samples of a run's last checkpoint and write its report, loading the model once.
+
+    Returns the path of the report, or None, and commands to suggest.
 
     User errors are printed, not raised. In a multi-process run only the commands are returned:
     restoring a checkpoint is a collective operation and the other processes have exited.
@@ -54,7 +44,7 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     else:
         commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
     if jax.process_count() > 1:
-        return Aftermath(None, commands)
+        return None, commands
     run = None
     try:
         if show and answers:
@@ -66,10 +56,10 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     except UserError as error:  # e.g. a model that cannot stream
         print(f"no sample: {error}")
     try:
-        return Aftermath(write_report(workdir, run), commands)
+        return write_report(workdir, run), commands
     except UserError as error:
         print(f"no report: {error}")
-    return Aftermath(None, commands)
+    return None, commands
 
 
 def _print_sample(run: Run, step: int) -> None:

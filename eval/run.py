@@ -18,24 +18,11 @@ from train.tasks.text import corpus_of
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trained run on text.
-
-    Attributes:
-        workdir: folder of the run.
-        model: the model with its trained (or averaged) parameters.
-        config: the experiment's ConfigDict.
-        corpus: the text, split as in training.
-        step: training step of the parameters.
-        averaged: True if the parameters are the running average.
-    """
+class Run(TrainedModel):
+    """A trained run on text: its model, its folder, and the text, split as in training."""
 
     workdir: Path
-    model: Any
-    config: Any
     corpus: Corpus
-    step: int
-    averaged: bool
 
 
 def load_run(
@@ -71,7 +58,7 @@ def load_run(
         if check_data := traits_of(trained.model).check_data:
             classes = label_classes(corpus.train + corpus.valid + corpus.test)
             check_data(config.data, config.seq_len, classes)
-    return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
+    return Run(**vars(trained), workdir=Path(workdir), corpus=corpus)
 
 
 def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[TrainedModel, Any]:

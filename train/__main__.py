@@ -158,8 +158,8 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
         return
     from eval.after_training import after_training  # draws pictures: slow to import
 
-    after = after_training(args.workdir, result)
-    report = f"; report: {after.report}" if after.report else ""
+    path, commands = after_training(args.workdir, result)
+    report = f"; report: {path}" if path else ""
     if result.status == "stopped":
         print(f"\nstopped by the controller after {result.step} steps: {result.message}{report}")
     else:
@@ -168,7 +168,7 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
     print("next:")
     if result.status == "finished":
         print(f"  {resume} --config.steps={2 * config.steps}")
-    for command in after.commands:
+    for command in commands:
         print(f"  {command}")
     print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/files")
 

@@ -86,7 +86,7 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
     result["seconds"] = round(time.perf_counter() - start, 1)
     result = json_safe(result)
     cli.write_json(out, result)
-    page = out.with_name(out.name.removesuffix(".new").removesuffix(".json") + ".html")
+    page = out.with_name(out.name.removesuffix(".json") + ".html")
     cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
     return result, [out, page]
 

@@ -130,8 +130,8 @@ def test_long_pairs_are_skipped(tmp_path, capsys):
     workdir = tmp_path / "run"
     result = one_device(config, workdir)
     assert result.status == "finished"
-    after = after_training(workdir, result)
-    assert after.report.is_file() and "eval.predict" in after.commands[-1]
+    report, commands = after_training(workdir, result)
+    assert report.is_file() and "eval.predict" in commands[-1]
     assert "-> " in capsys.readouterr().out
     assert evaluate([f"--workdir={workdir}", "--max-pairs=8", "--batch-size=4"]) == 0
     scores = json.loads((workdir / "answers.json").read_text())["splits"]
