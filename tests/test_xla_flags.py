@@ -43,7 +43,8 @@ def test_the_miscompiled_pattern_is_exact(count, width):
 
 def python(code, **environment):
     """Standard output of a script, started without the flags of this session."""
-    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    dropped = "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"  # as users run it
+    kept = {k: v for k, v in os.environ.items() if k not in dropped}
     environment = kept | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment
     command = [sys.executable, "-W", "error", "-c", code]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -115,7 +115,10 @@ def test_parameters_are_gathered_once():
 
 
 @needs_libtpu
-@pytest.mark.parametrize(("version", "mesh"), [(4, []), (7, ["--config.mesh.fsdp=2"])])
+@pytest.mark.parametrize(
+    ("version", "mesh"),
+    [(4, []), pytest.param(7, ["--config.mesh.fsdp=2"], marks=pytest.mark.slow)],
+)
 def test_pallas_kernels_compile_over_chips(version, mesh):
     """XLA divides none by itself: every axis of the mesh is the step's own."""
     changes = {"version": version, "width": 128, "num_layers": 1, "kernel": "pallas"}

@@ -51,7 +51,7 @@ def shifts(tmp_path_factory):
 def shift_config(folder, **changes):
     data = {"format": "built", "paths": (str(folder),), "tasks": (), "augment": False}
     config = config_of(seq_len=CELLS, batch_size=16, data=data | changes.pop("data", {}))
-    config.update({"steps": 150, "eval_every": 150, "checkpoint_every": 150})
+    config.update({"steps": 300, "eval_every": 300, "checkpoint_every": 300})
     config.optimizer.update({"learning_rate": 1e-2, "sign_rate": 0.05})
     config.model_config.update({"halt_max_steps": 1, "puzzle_ids": PUZZLES} | changes)
     return config
