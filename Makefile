@@ -49,13 +49,13 @@ SMOKE := tests/test_architecture.py tests/ops/test_losses.py tests/ops/common/te
   "tests/cells/test_conformance.py::test_registered_cells[rwkv4]" tests/data/tokenizers \
   tests/train/optim/test_build.py tests/train/test_config.py tests/eval/test_document.py
 check: lint
-	$(BIN)/python -m pytest $(SMOKE)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest $(SMOKE)
 
 test: install install-tpu
 	$(BIN)/python -m pytest
 
 test-slow: install install-tpu
-	$(BIN)/python -m pytest -m "slow or not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "slow or not slow"
 
 bench: install
 	$(BIN)/python -m eval.bench

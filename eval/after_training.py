@@ -1,7 +1,6 @@
 """Samples and report of a run right after its last step; the only code that `train` calls here."""
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,19 @@ from eval.run import Run, load_run, load_trained
 from eval.sample import sample
 from jaxmodels.data.pairs.rows import that_fit
 from jaxmodels.errors import UserError
-from train import tasks
 from train.config import read_config
+from train.tasks.answers import pairs_of
+from train.tasks.fields import ANSWER_FORMATS
 
 PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
 
 
-@dataclass(frozen=True)
-class Aftermath:
-    """Output of `after_training`.
-
-    Attributes:
-        report: path of report.html, or None.
-        commands: suggested next commands.
-    """
-
-    report: Path | None
-    commands: list[str]
-
-
-def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Aftermath:
+def after_training(
+    workdir: str | Path, result: Any, *, show: bool = True
+) -> tuple[Path | None, list[str]]:
     """Print samples of a run's last checkpoint and write its report, loading the model once.
+
+    Returns the path of the report, or None, and commands to suggest.
 
     User errors are printed, not raised. In a multi-process run only the commands are returned:
     restoring a checkpoint is a collective operation and the other processes have exited.
@@ -47,13 +38,13 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
     config = read_config(workdir / "config.json")
-    answers = tasks.task_class_of(config).kind == "answers"
+    answers = config.data.format in ANSWER_FORMATS
     if answers:
         commands = [f"python -m eval --workdir={folder}"]
     else:
         commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
     if jax.process_count() > 1:
-        return Aftermath(None, commands)
+        return None, commands
     run = None
     try:
         if show and answers:
@@ -65,10 +56,10 @@ def after_training(workdir: str | Path, result: Any, *, show: bool = True) -> Af
     except UserError as error:  # e.g. a model that cannot stream
         print(f"no sample: {error}")
     try:
-        return Aftermath(write_report(workdir, run), commands)
+        return write_report(workdir, run), commands
     except UserError as error:
         print(f"no report: {error}")
-    return Aftermath(None, commands)
+    return None, commands
 
 
 def _print_sample(run: Run, step: int) -> None:
@@ -84,7 +75,7 @@ def _print_answers(workdir: Path) -> str:
     """Print answers to a few validation questions; return the first question."""
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
-    corpus = tasks.task_class_of(config).load_corpus(config)
+    corpus = pairs_of(config)
     pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
     answerer = Answerer(model, tokenizer, batch_size=len(pairs))
     for pair, answer in zip(pairs, answerer.answer([p.question for p in pairs]), strict=True):

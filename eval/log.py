@@ -1,5 +1,6 @@
 """The log of a run, read without loading the model: config, metrics, timing."""
 
+import contextlib
 import json
 import math
 import platform
@@ -32,6 +33,22 @@ class Log:
     stopped: str | None = None
     control: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """The model and the name of the folder."""
+        return f"{self.config.get('model', 'run')} · {self.workdir.resolve().name}"
+
+    def settings(self, default: str) -> str:
+        """Return the data (`default` if the config names none), batch, seed and dtype as text."""
+        config, data = self.config, self.config.get("data", {})
+        if not config:
+            return "no config.json in this folder"
+        source = ", ".join(map(str, data.get("tasks") or data.get("paths") or (default,)))
+        return (
+            f"{source}, {data.get('tokenizer', 'byte')} tokens · batch {config.get('batch_size')} "
+            f"x {config.get('seq_len')} · seed {config.get('seed')} · {config.get('dtype')}"
+        )
 
     @property
     def last_step(self) -> int | None:
@@ -113,18 +130,18 @@ def json_object(path: Path) -> dict[str, Any]:
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file up to the first incomplete line."""
     values = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return values
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            break  # the run is being written, or was killed
-        if isinstance(value, dict):
-            values.append(value)
-    return values
+    # ValueError: the run is being written, or was killed.
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            values.append(json.loads(line))
+    return [value for value in values if isinstance(value, dict)]
+
+
+def json_value(value: Any, path: str) -> Any:
+    """Return the value at a dotted path in nested objects, or None if there is none."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def versions() -> dict[str, str]:

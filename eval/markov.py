@@ -41,20 +41,11 @@ class ByteMarkov:
     totals: np.ndarray
     lower: "ByteMarkov | None"
 
-    def rows(self, contexts: np.ndarray) -> np.ndarray:
-        """Return p(next byte | context) as float64 (n, 256).
-
-        contexts: int (n, order), the preceding bytes, oldest first.
-        """
-        code = _code(contexts[:, contexts.shape[1] - self.order :])
-        if self.lower is None:
-            prior = np.full((len(contexts), 256), 1 / 256)
-        else:
-            prior = self.lower.rows(contexts)
-        return (self.counts[code] + STRENGTH * prior) / (self.totals[code] + STRENGTH)[:, None]
-
     def probability(self, contexts: np.ndarray, target: np.ndarray) -> np.ndarray:
-        """Return p(target | context) as float64 (n,), without the full rows of `rows`."""
+        """Return p(target | context) as float64 (n,).
+
+        contexts: int (n, order or more), the preceding bytes, oldest first; target: int (n,).
+        """
         code = _code(contexts[:, contexts.shape[1] - self.order :])
         prior = 1 / 256 if self.lower is None else self.lower.probability(contexts, target)
         return (self.counts[code, target] + STRENGTH * prior) / (self.totals[code] + STRENGTH)

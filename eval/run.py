@@ -12,30 +12,17 @@ from jaxmodels.cli import quiet_absl
 from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
-from train import tasks
 from train.io.checkpoint import TrainedModel, load_model
+from train.tasks.fields import ANSWER_FORMATS
 from train.tasks.text import corpus_of
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trained run on text.
-
-    Attributes:
-        workdir: folder of the run.
-        model: the model with its trained (or averaged) parameters.
-        config: the experiment's ConfigDict.
-        corpus: the text, split as in training.
-        step: training step of the parameters.
-        averaged: True if the parameters are the running average.
-    """
+class Run(TrainedModel):
+    """A trained run on text: its model, its folder, and the text, split as in training."""
 
     workdir: Path
-    model: Any
-    config: Any
     corpus: Corpus
-    step: int
-    averaged: bool
 
 
 def load_run(
@@ -53,7 +40,7 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
-    if tasks.task_class_of(config).kind == "answers":
+    if config.data.format in ANSWER_FORMATS:
         raise UserError(
             f"--workdir={workdir}: expected a run on text, got one that answers questions; "
             "use python -m eval or python -m eval.predict"
@@ -71,7 +58,7 @@ def load_run(
         if check_data := traits_of(trained.model).check_data:
             classes = label_classes(corpus.train + corpus.valid + corpus.test)
             check_data(config.data, config.seq_len, classes)
-    return Run(Path(workdir), trained.model, config, corpus, trained.step, trained.averaged)
+    return Run(**vars(trained), workdir=Path(workdir), corpus=corpus)
 
 
 def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[TrainedModel, Any]:

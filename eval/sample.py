@@ -147,7 +147,8 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
     for start in range(0, len(ids), PREFILL):
         state, logits = prefill(model, state, ids[None, start : start + PREFILL])
     key = jax.random.key(seed)
-    text = _Text(tokenizer)
+    decoder = tokenizer.streaming_decoder() if tokenizer.name == "byte" else None
+    between = "" if tokenizer.name == "char" else " "
     before = session.drawn if begun else 0
     drawn = 0
     while tokens is None or drawn < tokens:
@@ -160,30 +161,13 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
         drawn += len(new)
         # One token at a time, so that a terminal scrolls smoothly.
         for token in new:
-            if piece := text.push(token):
+            if piece := decoder.push(token) if decoder else between + tokenizer.decode([token]):
                 yield piece
     if session is not None:
         session.state, session.logits, session.drawn = state, logits, before + drawn
         session.tokens_read += len(ids) + drawn
-    if piece := text.finish():
+    if decoder and (piece := decoder.finish()):
         yield piece
-
-
-class _Text:
-    """Incremental decoder for any tokenizer."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.bytes = tokenizer.streaming_decoder() if tokenizer.name == "byte" else None
-
-    def push(self, token) -> str:
-        if self.bytes:
-            return self.bytes.push(token)
-        between = "" if self.tokenizer.name == "char" else " "
-        return between + self.tokenizer.decode([token])
-
-    def finish(self) -> str:
-        return self.bytes.finish() if self.bytes else ""
 
 
 def _session(flags: argparse.Namespace, model):

@@ -9,7 +9,6 @@ of tokens, and the peak memory of the process after the first tenth and at the e
 """
 
 import argparse
-import json
 import math
 import resource
 import shlex
@@ -137,7 +136,7 @@ def _run(flags: argparse.Namespace, command: str) -> dict:
     )
     result["versions"] = versions()
     folder = Path(flags.workdir)
-    cli.write_atomically(folder / "stream.json", json.dumps(result, indent=2) + "\n")
+    cli.write_json(folder / "stream.json", result)
     steps = [(i + 1) * flags.window for i in range(len(losses))]
     figure = figures.curves({"loss": (steps, losses)}, ylabel="loss", xlabel="tokens read")
     caption = "Nats per token in each window; the state is carried along and never reset."

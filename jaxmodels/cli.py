@@ -8,11 +8,13 @@ import argparse
 import contextlib
 import difflib
 import functools
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxmodels.errors import UserError
 from jaxmodels.xla_flags import set_safe_flags
@@ -164,6 +166,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any, **options) -> None:
+    """Write a value as JSON with `write_atomically`; `options` of `json.dumps`."""
+    write_atomically(path, json.dumps(value, indent=2, **options) + "\n")
 
 
 def quiet_absl() -> None:

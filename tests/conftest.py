@@ -1,5 +1,9 @@
 """Eight emulated devices and XLA's safe flags, set before JAX starts; strict about ranks.
 
+XLA's optimization is off, because on a CPU compiling takes far longer than running; with
+JAX_DISABLE_MOST_OPTIMIZATIONS=0, as `make test-slow` and `make check` set it, programs are compiled
+as users' are.
+
 Warnings are errors, see pyproject. Compiled programs are shared by the processes of a run, its
 subprocesses and the next run (`.pytest_cache/xla`; or JAX_COMPILATION_CACHE_DIR), and dropped
 from memory after each file: they would pile up to gigabytes.
@@ -13,6 +17,7 @@ _FLAG = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

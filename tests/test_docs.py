@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from train.config import field_rows
+from train.config.schema import FIELDS
 
 ROOT = Path(__file__).parents[1]
 CONFIG_PAGE = ROOT / "docs/config.md"
@@ -31,11 +31,10 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.re
 def field_table() -> str:
     """Return the table of all config fields as Markdown."""
     lines = ["| field | default | meaning | may change on resume |", "|---|---|---|---|"]
-    for row in field_rows():
-        name = f"{row.group}.{row.field}" if row.group else row.field
-        resume = "yes" if row.may_change_on_resume else ""
-        doc = row.doc.replace("|", r"\|")
-        lines.append(f"| `{name}` | `{row.default!r}` | {doc} | {resume} |")
+    for name, field in FIELDS.items():
+        resume = "yes" if field.resume else ""
+        doc = field.doc.replace("|", r"\|")
+        lines.append(f"| `{name}` | `{field.default!r}` | {doc} | {resume} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,5 @@
 """`python -m train`: train a model from a config file, or continue a run."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex
@@ -13,13 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config import (
-    apply_overrides,
-    field_rows,
-    load_config,
-    read_config,
-    validate_config,
-)
+from train.config import apply_overrides, load_config, read_config, validate_config
+from train.config.schema import FIELDS
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
 from train.loop import EXIT_STATUS, RunResult, run
@@ -100,10 +93,9 @@ class _HelpConfig(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         del namespace, values, option_string
-        for row in field_rows():
-            name = f"{row.group}.{row.field}" if row.group else row.field
-            changeable = "; may change on --resume" if row.may_change_on_resume else ""
-            print(f"--config.{name} (default {row.default!r}{changeable})\n    {row.doc}")
+        for name, field in FIELDS.items():
+            changeable = "; may change on --resume" if field.resume else ""
+            print(f"--config.{name} (default {field.default!r}{changeable})\n    {field.doc}")
         parser.exit()
 
 
@@ -166,8 +158,8 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
         return
     from eval.after_training import after_training  # draws pictures: slow to import
 
-    after = after_training(args.workdir, result)
-    report = f"; report: {after.report}" if after.report else ""
+    path, commands = after_training(args.workdir, result)
+    report = f"; report: {path}" if path else ""
     if result.status == "stopped":
         print(f"\nstopped by the controller after {result.step} steps: {result.message}{report}")
     else:
@@ -176,7 +168,7 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
     print("next:")
     if result.status == "finished":
         print(f"  {resume} --config.steps={2 * config.steps}")
-    for command in after.commands:
+    for command in commands:
         print(f"  {command}")
     print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/files")
 

@@ -1,7 +1,5 @@
 """Training from Python: `train_text_corpus` and `text_config`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

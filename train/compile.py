@@ -7,8 +7,6 @@ Prints bytes per device, collectives by kind and compile time, or in one line wh
 fit. Exit status: 0 compiled, 1 does not fit, 2 invalid input.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from typing import Any

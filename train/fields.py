@@ -6,11 +6,9 @@
 `python -m train --help-config` and the set of fields that may change on resume.
 """
 
-from __future__ import annotations
-
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,16 +63,12 @@ class Group:
 
     def validate(self, config: ConfigDict) -> None:
         """Check every value, then the group; raise a UserError that names field, error and fix."""
-        check_values(self, config[self.name] if self.name else config)
+        values = config[self.name] if self.name else config
+        for field in self.fields:
+            if field.check and (wrong := field.check(values[field.name])):
+                raise UserError(f"config.{self.prefix}{field.name}: {wrong}")
         if self.check is not None:
             self.check(config)
-
-
-def check_values(group: Group, values: Mapping[str, Any]) -> None:
-    """Check each value separately; raise UserError for an invalid one."""
-    for field in group.fields:
-        if field.check and (wrong := field.check(values[field.name])):
-            raise UserError(f"config.{group.prefix}{field.name}: {wrong}")
 
 
 def at_least(least: int) -> Check:

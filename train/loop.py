@@ -1,7 +1,5 @@
 """The training loop: step, log, validate, checkpoint, and shut down cleanly."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
@@ -19,7 +17,7 @@ from jaxmodels.tree import flatten, unflatten
 from train.config import to_json, validate_config
 from train.control.controller import Controller
 from train.control.monitor import ComponentMonitor
-from train.devices.placement import Placement, build_train_step
+from train.devices.placement import Placement
 from train.devices.processes import raise_everywhere
 from train.devices.signals import Signals
 from train.io.checkpoint import Checkpoints, load_init_weights, restore, saved_steps
@@ -84,7 +82,7 @@ def run(
     raise_everywhere(lambda: _check_shared(workdir))
     past = _logged_before(workdir, step) if config.control.enabled else []
     log, line = RunLog(workdir, step), ProgressLine(config.steps, step, quiet)
-    controller = Controller(config, task.steps_per_epoch(), past, monitor, log.write, line.say)
+    controller = Controller(config, task.steps_per_epoch, past, monitor, log.write, line.say)
     recorder = StepRecorder(task, log, line, controller.add, step)
     queue = MetricsQueue(component_names(state), iterator.get_state(), recorder.record)
     checkpoints = Checkpoints(workdir, config, task.fingerprint, newest=step)
@@ -133,12 +131,12 @@ def _open(
     _refuse_occupied(workdir, resume)
     validate_config(config)
     task = open_task(config)
-    placement = build_train_step(task.config, devices)
+    placement = Placement(task.config, devices)
     model = placement.template().model
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}
         for seq_len in lengths:
-            check_data(config.data, seq_len, task.label_classes())
+            check_data(config.data, seq_len, task.label_classes)
     monitor = ComponentMonitor(config, model, task.corpus) if config.control.watch else None
     return task, placement, monitor
 

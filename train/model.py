@@ -1,7 +1,5 @@
 """Models of experiments, by registered name or by import path."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from pathlib import Path

@@ -11,8 +11,6 @@ with target counts summed over devices and micro-batches *before* the backward p
 target weighs the same, however rows and masks are distributed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -270,7 +268,7 @@ def make_eval_step(wrap: Wrap = not_wrapped):
     return eval_step
 
 
-def state_axes(config: ConfigDict, mapped: Any, replicated: Any) -> TrainState:
+def state_axes(mapped: Any, replicated: Any) -> TrainState:
     """Return a prefix of a `TrainState`: `mapped` for the carry, `replicated` for the rest."""
     fields = {field.name: replicated for field in dataclasses.fields(TrainState)}
     fields["carry"] = mapped

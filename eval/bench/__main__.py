@@ -8,21 +8,14 @@
 `python -m eval.bench BENCHMARK --help` lists the options of each.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
 
-# name -> module with main(argv) -> exit status, imported on demand
-BENCHMARKS = {
-    "prernk": "eval.bench.prernk",
-    "cells": "eval.bench.cells",
-    "race": "eval.bench.race",
-    "tpu": "eval.bench.tpu",
-}
+# modules with main(argv) -> exit status, imported on demand
+BENCHMARKS = ("prernk", "cells", "race", "tpu")
 
 
 def choose(argv: list[str]) -> tuple[str, list[str]]:
@@ -42,7 +35,7 @@ def main(arguments: list[str]) -> int:
     name, rest = choose(arguments)
     if name not in BENCHMARKS:
         raise UserError(f"unknown benchmark {name!r}{cli.choose_from(BENCHMARKS)}")
-    return importlib.import_module(BENCHMARKS[name]).main(rest)
+    return importlib.import_module(f"eval.bench.{name}").main(rest)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,14 @@ packages, interleaved with ours (`eval/bench/peers.py`); --topology predicts the
 instead (`eval/bench/tpu.py`).
 """
 
-from __future__ import annotations
-
-import json
 import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 
 import jaxmodels
-from eval.bench.measure import matmul_parameters, measure
+from eval.bench.measure import Work, measure
 from eval.bench.peers import PEERS, start_peers
 from eval.bench.prernk import Experiment
 from eval.log import device_description
@@ -62,72 +58,40 @@ def experiment_config(
     )
 
 
-class Prefill:
-    """Forward pass over (batch, time) tokens from the initial state, with all logits."""
-
-    def __init__(self, cell: str, batch: int = BATCH, time: int = TIME, **changes):
-        config = experiment_config(cell, batch, time, **changes)
-        fields = config.model_config.to_dict()
-        self.model = jaxmodels.create(config.model, **fields)
-        self.state = self.model.initial_state(batch)
-        self.inputs = jax.random.randint(jax.random.key(1), (batch, time), 0, VOCAB)
-        self.parameters = matmul_parameters(self.model)
-        self.tokens = batch * time
-        self.flops = 2 * self.parameters * self.tokens
-        begun = _now()
-        forward = jax.jit(lambda model, state, tokens: model(state, tokens))
-        self.run = forward.lower(self.model, self.state, self.inputs).compile()
-        self.compile_seconds = _now() - begun
-        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
-
-    def __call__(self) -> float:
-        """Run once and return the seconds."""
-        begun = _now()
-        jax.block_until_ready(self.run(self.model, self.state, self.inputs))
-        return _now() - begun
+def prefill(cell: str, batch: int = BATCH, time: int = TIME, **changes) -> Work:
+    """Make a forward pass over (batch, time) tokens from the initial state, with all logits."""
+    model = _model(experiment_config(cell, batch, time, **changes))
+    inputs = jax.random.randint(jax.random.key(1), (batch, time), 0, VOCAB)
+    arguments = model, model.initial_state(batch), inputs
+    return Work(model, jax.jit(_forward), arguments, tokens=batch * time, operations=2)
 
 
-class Decode:
-    """32 greedy `step`s of one sequence, from a position in it."""
+def decode(cell: str, position: int = 0) -> Work:
+    """Make 32 greedy `step`s of one sequence, from a position in it."""
+    model = _model(experiment_config(cell))
+    state = model.initial_state(1)
+    if position:
+        tokens = jax.random.randint(jax.random.key(1), (1, position), 0, VOCAB)
+        state, _ = jax.jit(_forward)(model, state, tokens)
 
-    STEPS = 32
+    def steps(model, state, token):
+        def body(carry, _):
+            state, token = carry
+            state, out = model.step(state, token)
+            return (state, jnp.argmax(out.logits, -1).astype(jnp.int32)), None
 
-    def __init__(self, cell: str, position: int = 0):
-        config = experiment_config(cell)
-        self.model = jaxmodels.create(config.model, **config.model_config.to_dict())
-        self.state = self.model.initial_state(1)
-        self.state_bytes = sum(x.nbytes for x in jax.tree.leaves(self.state))
-        if position:
-            tokens = jax.random.randint(jax.random.key(1), (1, position), 0, VOCAB)
-            self.state, _ = jax.jit(lambda m, s, t: m(s, t))(self.model, self.state, tokens)
-        self.parameters = matmul_parameters(self.model)
-        self.tokens = self.STEPS
-        self.flops = 2 * self.parameters * self.STEPS
+        return jax.lax.scan(body, (state, token), None, length=32)[0]
 
-        def decode(model, state, token):
-            def body(carry, _):
-                state, token = carry
-                state, out = model.step(state, token)
-                return (state, jnp.argmax(out.logits, -1).astype(jnp.int32)), None
-
-            return jax.lax.scan(body, (state, token), None, length=self.STEPS)[0]
-
-        token = jnp.zeros((1,), jnp.int32)
-        begun = _now()
-        self.run = jax.jit(decode).lower(self.model, self.state, token).compile()
-        self.compile_seconds = _now() - begun
-        self.temp_bytes = self.run.memory_analysis().temp_size_in_bytes
-        self.token = token
-
-    def __call__(self) -> float:
-        """Run once and return the seconds."""
-        begun = _now()
-        jax.block_until_ready(self.run(self.model, self.state, self.token))
-        return _now() - begun
+    arguments = model, state, jnp.zeros((1,), jnp.int32)
+    return Work(model, jax.jit(steps), arguments, tokens=32, operations=2)
 
 
-def _now() -> float:
-    return time.perf_counter()
+def _model(config):
+    return jaxmodels.create(config.model, **config.model_config.to_dict())
+
+
+def _forward(model, state, tokens):
+    return model(state, tokens)
 
 
 def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
@@ -136,22 +100,18 @@ def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
     for cell in cells:
         print(f"compiling {cell}", file=sys.stderr, flush=True)
         experiments[cell] = Experiment(experiment_config(cell, accumulate=ACCUMULATE))
-    experiments |= start_peers(peers, BATCH, TIME, VOCAB, WIDTH, LAYERS)
-    rows = measure(experiments, repeats)
-    for experiment in experiments.values():
-        getattr(experiment, "close", lambda: None)()
-    prefill = measure({cell: Prefill(cell) for cell in cells}, repeats)
-    decoders = {cell: Decode(cell) for cell in cells}
-    decode = measure(decoders, repeats)
-    for row in rows:
-        for kind, others in (("prefill", prefill), ("decode", decode)):
-            for other in others:
-                if other["name"] == row["name"]:
-                    row[f"{kind}_tokens_per_second"] = other["tokens_per_second"]
-                    row[f"{kind}_utilisation"] = other["utilisation"]
-        if row["name"] in decoders:
-            row["state_bytes"] = decoders[row["name"]].state_bytes
-    return rows
+    workers = start_peers(peers, BATCH, TIME, VOCAB, WIDTH, LAYERS)
+    rows = {row["name"]: row for row in measure(experiments | workers, repeats)}
+    for worker in workers.values():
+        worker.close()
+    decoders = {cell: decode(cell) for cell in cells}
+    for kind, works in (("prefill", {c: prefill(c) for c in cells}), ("decode", decoders)):
+        for measured in measure(works, repeats):
+            for name in ("tokens_per_second", "utilisation"):
+                rows[measured["name"]][f"{kind}_{name}"] = measured[name]
+    for cell, work in decoders.items():
+        rows[cell]["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(work.arguments[1]))
+    return list(rows.values())
 
 
 def lengths(cells: list[str], repeats: int) -> list[dict]:
@@ -174,9 +134,9 @@ def lengths(cells: list[str], repeats: int) -> list[dict]:
             "training": lambda: [train(n, remat_chunk=short) for n in (short, long)],
             "at once": lambda: [train(n, remat=True) for n in (short, long)],
             "prefill": lambda cell=cell: [
-                Prefill(cell, 1, n, remat_chunk=short) for n in (short, long)
+                prefill(cell, 1, n, remat_chunk=short) for n in (short, long)
             ],
-            "decode": lambda cell=cell: [Decode(cell, position) for position in (0, long)],
+            "decode": lambda cell=cell: [decode(cell, position) for position in (0, long)],
         }
         medians = {}
         for kind, make in pairs.items():
@@ -269,5 +229,4 @@ def main(arguments: list[str]) -> None:
     memory = "kept" if kept else "returned"
     print(f"jax {jax.__version__}, {device}, medians of {args.repeats}, freed memory {memory}")
     if args.json:
-        text = json.dumps({"jax": jax.__version__, "device": device, **result}, indent=2)
-        cli.write_atomically(args.json, text + "\n")
+        cli.write_json(args.json, {"jax": jax.__version__, "device": device, **result})

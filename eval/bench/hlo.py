@@ -11,11 +11,11 @@ Asynchronous copies have no estimate and are assumed to overlap. Custom kernels 
 they cost what `eval/bench/schedule.py` finds, or are listed as not counted.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import re
+
+from train.devices.aot import computations_of
 
 UNKNOWN = 2**62  # newer generations write 2^63 - 1 where they have no estimate
 # Instructions without cost, or asynchronous ones.
@@ -110,18 +110,11 @@ class Program:
     """Parsed HLO text: computations by name, each a dict of instructions by name."""
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, Instruction]] = {}
-        self.entry = ""
-        current: dict[str, Instruction] = {}
-        for line in text.splitlines():
-            head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-            if head and not line.startswith("HloModule"):
-                current = self.computations.setdefault(head[2], {})
-                self.entry = head[2] if head[1] else self.entry
-            elif line.startswith(" "):
-                instruction = _parse(line)
-                if instruction is not None:
-                    current[instruction.name] = instruction
+        self.computations = {
+            name: {i.name: i for i in map(_parse, body.splitlines()) if i is not None}
+            for name, body in computations_of(text).items()
+        }
+        self.entry = re.search(r"^ENTRY %?([\w.\-]+)", text, re.M)[1]
         self.sources = _sources(text)
         # body or condition of a loop -> (computation of the loop, its initial values, its body)
         self.loops = {

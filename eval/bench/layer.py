@@ -1,7 +1,5 @@
 """Abstract layers of cells or models, compiled with their gradients for an absent TPU."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 

@@ -7,12 +7,9 @@ FLOPs of a training step are 6 x matmul parameters x tokens (two operations per 
 four backward); XLA's own count sees the body of a loop only once.
 """
 
-from __future__ import annotations
-
 import re
 import statistics
 import time
-from typing import Protocol
 
 import jax
 
@@ -21,32 +18,42 @@ SIZE = 1024
 MATRIX = re.compile(r"\.(kernel|(\w+_)?(down|up))(\.value)?$")
 
 
-class Experiment(Protocol):
-    """Compiled work that can be repeated.
-
-    Attributes:
-      tokens: tokens per run.
-      flops: model FLOPs per run.
-      parameters: matmul parameters.
-      compile_seconds: compile time.
-      temp_bytes: memory of temporaries.
-    """
-
-    tokens: int
-    flops: float
-    parameters: int
-    compile_seconds: float
-    temp_bytes: int
-
-    def __call__(self) -> float:
-        """Run once, wait for the result, and return the seconds."""
-        ...
-
-
 def matmul_parameters(model) -> int:
     """Count the parameters in matmuls: `kernel`s and low-rank `down` and `up`, not embeddings."""
     leaves = jax.tree_util.tree_leaves_with_path(model)
     return sum(x.size for path, x in leaves if MATRIX.search(jax.tree_util.keystr(path)))
+
+
+class Work:
+    """Compiled work that can be repeated.
+
+    Args:
+      model: the model, whose parameters in matmuls count.
+      function, arguments: a jitted function and its arguments.
+      tokens: tokens per run.
+      operations: model FLOPs per matmul parameter and token.
+
+    Attributes:
+      parameters: matmul parameters.
+      flops: model FLOPs per run.
+      compile_seconds: compile time.
+      temp_bytes: memory of temporaries.
+    """
+
+    def __init__(self, model, function, arguments: tuple, *, tokens: int, operations: int):
+        self.arguments, self.tokens = arguments, tokens
+        self.parameters = matmul_parameters(model)
+        self.flops = operations * self.parameters * tokens
+        start = time.perf_counter()
+        self.compiled = function.lower(*arguments).compile()
+        self.compile_seconds = time.perf_counter() - start
+        self.temp_bytes = self.compiled.memory_analysis().temp_size_in_bytes
+
+    def __call__(self) -> float:
+        """Run once, wait for the result, and return the seconds."""
+        start = time.perf_counter()
+        jax.block_until_ready(self.compiled(*self.arguments))
+        return time.perf_counter() - start
 
 
 def make_rate():
@@ -64,7 +71,7 @@ def make_rate():
     return rate
 
 
-def measure(experiments: dict[str, Experiment], repeats: int) -> list[dict]:
+def measure(experiments: dict[str, Work], repeats: int) -> list[dict]:
     """Run all experiments interleaved, each between two measurements of the matmul rate.
 
     Returns a row for each: name, utilisation (median, lowest, highest), tokens_per_second,

@@ -5,8 +5,6 @@ their dependencies out of ours. A worker runs one training step for each line "r
 seconds, so that `measure` can interleave it with our own experiments.
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -36,7 +34,7 @@ PEERS = (
 
 
 class Peer:
-    """Training step of a peer; see `measure.Experiment`.
+    """Training step of a peer; in place of `measure.Work`.
 
     Attributes:
       parameters: all parameters of the peer, including embedding and head.

@@ -4,15 +4,12 @@ utilization = 6 x matmul parameters x tokens/s / float32 rate of a 1024^3 matmul
 `eval/bench/measure.py`.
 """
 
-from __future__ import annotations
-
-import json
 import time
 
 import jax
 import jax.numpy as jnp
 
-from eval.bench.measure import matmul_parameters, measure
+from eval.bench.measure import Work, measure
 from eval.log import device_description
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
@@ -21,40 +18,34 @@ from jaxmodels.cells.unified import Readout, UnifiedCell
 from jaxmodels.errors import UserError
 from train.config import load_config
 from train.devices.malloc import keep_freed_memory
-from train.devices.placement import build_train_step
+from train.devices.placement import Placement
 from train.model import build_model
 from train.step import init_train_state
 
 
-class Experiment:
+class Experiment(Work):
     """Compiled training step of a config on random tokens, data-parallel over devices."""
 
     def __init__(self, config, devices: int = 1):
-        place = build_train_step(config, jax.devices()[:devices])
+        place = Placement(config, jax.devices()[:devices])
         state = init_train_state(build_model(config), config)
-        self.parameters = matmul_parameters(state.model)
-        self.tokens = config.batch_size * config.seq_len
-        self.flops = 6 * self.parameters * self.tokens
         shape = (config.batch_size, config.seq_len)
-        tokens = jax.random.randint(jax.random.key(1), shape, 0, config.model_config.vocab_size)
+        inputs = jax.random.randint(jax.random.key(1), shape, 0, config.model_config.vocab_size)
         batch = {
-            "inputs": tokens,
-            "targets": jnp.roll(tokens, -1, 1),
+            "inputs": inputs,
+            "targets": jnp.roll(inputs, -1, 1),
             "weights": jnp.ones(shape),
             "reset": jnp.zeros(shape, bool),
         }
-        self.batch = place.put_rows(jax.device_get(batch))
-        self.state = place.put_state(state)
-        start = time.perf_counter()
-        self.step = place.step.lower(self.state, self.batch).compile()
-        self.compile_seconds = time.perf_counter() - start
-        self.temp_bytes = self.step.memory_analysis().temp_size_in_bytes
+        arguments = place.put_state(state), place.put_rows(jax.device_get(batch))
+        super().__init__(state.model, place.step, arguments, tokens=inputs.size, operations=6)
 
     def __call__(self) -> float:
-        """Run one step and return the seconds."""
+        """Run one step, which donates the state, and return the seconds."""
         start = time.perf_counter()
-        self.state, metrics = self.step(self.state, self.batch)
+        state, metrics = self.compiled(*self.arguments)
         jax.block_until_ready(metrics["loss"])
+        self.arguments = state, self.arguments[1]
         return time.perf_counter() - start
 
 
@@ -128,6 +119,4 @@ def main(arguments: list[str]) -> None:
         f"freed memory {'kept' if kept else 'returned'}"
     )
     if args.json:
-        cli.write_atomically(
-            args.json, json.dumps({"jax": jax.__version__, "rows": rows}, indent=2) + "\n"
-        )
+        cli.write_json(args.json, {"jax": jax.__version__, "rows": rows})

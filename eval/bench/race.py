@@ -5,10 +5,7 @@ compilation, training and validation. Entrants run one after the other in this p
 machine should be idle.
 """
 
-from __future__ import annotations
-
 import dataclasses
-import json
 import time
 from pathlib import Path
 
@@ -22,12 +19,11 @@ from jaxmodels.data import eval_stream, num_target_bytes, split_documents
 from jaxmodels.errors import UserError
 from train.config import load_config
 from train.devices.malloc import keep_freed_memory
-from train.devices.placement import build_train_step
+from train.devices.placement import Placement
 from train.loop import evaluate
 from train.model import build_model
 from train.step import init_train_state
 from train.tasks import open_task
-from train.tasks.text import my_rows
 
 # nanoGPT's CPU recipe in PyTorch on an idle two-core machine: (label, seconds, final loss).
 REFERENCE = ("nanoGPT, 0.81M parameters (PyTorch, another run)", 152.0, 1.918)
@@ -59,10 +55,10 @@ def race(config, paths: tuple[str, ...], seconds: float, say=print) -> tuple[lis
     config.data.paths = tuple(paths)
     data = _split_validation(open_task(config), config)
     config = data.config
-    placement = build_train_step(config, jax.devices()[:1])
+    placement = Placement(config, jax.devices()[:1])
     state = init_train_state(build_model(config), config)
     parameters = jaxmodels.count_parameters(state.model)
-    carry = my_rows(state.model.initial_state(config.batch_size), config.batch_size)
+    carry = jax.device_get(state.model.initial_state(config.batch_size))
     state = placement.put_state(state)
     laps, training, compiled, iterator = [], 0.0, 0.0, iter(data.train)
     step, spent = 0, 0.0
@@ -161,7 +157,6 @@ def main(arguments: list[str]) -> None:
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}; reference: {REFERENCE}")
     if args.json:
         laps = {name: [dataclasses.asdict(lap) for lap in laps] for name, laps in results.items()}
-        text = json.dumps({"jax": jax.__version__, "laps": laps, "facts": facts}, indent=2)
-        cli.write_atomically(args.json, text + "\n")
+        cli.write_json(args.json, {"jax": jax.__version__, "laps": laps, "facts": facts})
     if args.picture:
         picture(results).savefig(args.picture, dpi=120)

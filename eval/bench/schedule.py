@@ -9,8 +9,6 @@ as copies overlap with computation. Conditional code (`pl.when`) always counts; 
 constant limit counts once and is reported.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

@@ -15,11 +15,8 @@ choose chunk sizes.
 "rwkv/7", is a whole layer with norms, residuals and channel mixing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
-import json
 import sys
 import time
 from pathlib import Path
@@ -49,9 +46,8 @@ SHORTEST, LINEAR = 64, 0.03  # first length and tolerance of `estimate_scan`
 def estimate_call(name: str, options, chunk_size: int | None, device, say) -> dict:
     """Estimate the parallel implementation, halving the batch until it fits; see `_row`."""
     batch = options.batch
-    kernel = None if options.kernel == "xla" else options.kernel
     while True:
-        layer = layer_of(name, options.width, chunk_size, batch, options.time, kernel)
+        layer = layer_of(name, options.width, chunk_size, batch, options.time, options.kernel)
         try:
             compiled = compile_layer(layer, "call", batch, options.time, device)
             break
@@ -176,7 +172,7 @@ def run(options, say) -> list[dict]:
       UserError: invalid names, sizes or topology.
       train.devices.aot.DoesNotFit: a batch size of 1 does not fit.
     """
-    options.kernels = Kernels() if options.kernel != "xla" else None  # before libtpu is loaded
+    options.kernels = Kernels() if options.kernel else None  # before libtpu is loaded
     try:
         return _rows(options, say)
     finally:
@@ -187,11 +183,10 @@ def run(options, say) -> list[dict]:
 def _rows(options, say) -> list[dict]:
     device = aot.topology_devices(options.topology)[0]
     names = options.cells or [name for name in CELLS if name not in EXCLUDED]
-    if options.kernel != "xla" and not options.cells:
+    if options.kernel and not options.cells:
         names = [name for name in names if hasattr(CELLS[name][0], "kernel")]
-    kernel = None if options.kernel == "xla" else options.kernel
     for name in names:  # validate before compiling, which takes minutes
-        layer_of(name, options.width, None, 1, 1, kernel)
+        layer_of(name, options.width, None, 1, 1, options.kernel)
     rows = []
     for name in names:
         chunked = chunk_size_of(layer_of(name, options.width, None, 1, 1).cell)
@@ -299,6 +294,7 @@ def main(arguments: list[str]) -> int | None:
     parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     parser.add_argument("--hlo", metavar="FOLDER", help="write the optimized HLO to this folder")
     options = parser.parse_args(arguments)
+    options.kernel = None if options.kernel == "xla" else options.kernel
     start = time.perf_counter()
 
     def say(line):
@@ -319,6 +315,5 @@ def main(arguments: list[str]) -> int | None:
         return 1
     show(rows, options)
     if options.json:
-        text = json.dumps({"topology": options.topology, "rows": rows}, indent=2)
-        cli.write_atomically(options.json, text + "\n")
+        cli.write_json(options.json, {"topology": options.topology, "rows": rows})
     return None

@@ -9,7 +9,6 @@ Prints every gate, and writes `diagnostics.json` and `diagnostics.html` into the
 
 import argparse
 import dataclasses
-import json
 import math
 import shlex
 import sys
@@ -86,8 +85,8 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
     result |= {"device": device_description(), "versions": versions()}
     result["seconds"] = round(time.perf_counter() - start, 1)
     result = json_safe(result)
-    cli.write_atomically(out, json.dumps(result, indent=2) + "\n")
-    page = out.with_name(out.name.removesuffix(".new").removesuffix(".json") + ".html")
+    cli.write_json(out, result)
+    page = out.with_name(out.name.removesuffix(".json") + ".html")
     cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
     return result, [out, page]
 

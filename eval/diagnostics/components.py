@@ -4,7 +4,6 @@ The component of a parameter is the part of `model.parameter_label(name)` before
 mamba, attention, channel, ...; without that method, the first part of the parameter's name.
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -28,28 +27,19 @@ READ_OUTS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Norms:
-    """Gradient norms of a component.
-
-    Attributes:
-        raw: Euclidean norm over all its parameters.
-        rms: raw / sqrt(count), comparable between components of different sizes.
-        count: number of parameters.
-    """
-
-    raw: float
-    rms: float
-    count: int
-
-
 def labeller(model) -> Callable[[str], str]:
     """Return a function from a parameter's name to "component/role"."""
     return traits_of(model).parameter_label or (lambda name: name.split("/")[0] + "/other")
 
 
-def component_norms(grads: Mapping[str, jax.Array], label: Callable[[str], str]) -> dict:
-    """Return component -> `Norms` for gradients by name."""
+def component_norms(
+    grads: Mapping[str, jax.Array], label: Callable[[str], str]
+) -> dict[str, dict[str, float]]:
+    """Return component -> gradient norms, from gradients by name.
+
+    "raw" is the Euclidean norm over all its parameters, "count" their number, and "rms"
+    raw / sqrt(count), comparable between components of different sizes.
+    """
     squares, counts = {}, {}
     for name, grad in grads.items():
         component = label(name).split("/")[0]
@@ -57,21 +47,21 @@ def component_norms(grads: Mapping[str, jax.Array], label: Callable[[str], str])
         squares[component] = squares.get(component, 0.0) + square
         counts[component] = counts.get(component, 0) + grad.size
     return {
-        name: Norms(math.sqrt(square), math.sqrt(square / counts[name]), counts[name])
-        for name, square in squares.items()
+        name: {"raw": math.sqrt(x), "rms": math.sqrt(x / counts[name]), "count": counts[name]}
+        for name, x in squares.items()
     }
 
 
-def ratios(norms: Mapping[str, Norms], over: str = "rwkv", under: str = "mamba") -> dict | None:
-    """Return the ratios "raw" and "rms" of two components; None if either is missing.
+def ratios(norms: Mapping[str, Mapping[str, float]]) -> dict[str, float] | None:
+    """Return the ratios "raw" and "rms" of RWKV over Mamba; None if either is missing.
 
     0 / 0 is NaN, which fails every gate.
     """
-    if over not in norms or under not in norms:
+    if not {"rwkv", "mamba"} <= norms.keys():
         return None
     quotients = {}
     for field in ("raw", "rms"):
-        above, below = getattr(norms[over], field), getattr(norms[under], field)
+        above, below = norms["rwkv"][field], norms["mamba"][field]
         quotients[field] = above / below if below else math.inf if above else math.nan
     return quotients
 
@@ -133,27 +123,12 @@ def _read_outs(names: list[str]) -> set[str]:
     return outputs
 
 
-@dataclasses.dataclass(frozen=True)
-class Dominance:
-    """Increase of the loss without each component (docs/systems.md, G-49c).
+def dominance(model, tokens) -> dict:
+    """Measure the loss with each component zeroed, without retraining (docs/systems.md, G-49c).
 
-    Attributes:
-        loss: loss of the whole model, nats per token.
-        rises: component -> loss without it - loss.
-        shares: rise of the paths rwkv and mamba over the sum of both, clipped at 0.
-        says: the finding as text.
-    """
-
-    loss: float
-    rises: Mapping[str, float]
-    shares: Mapping[str, float]
-    says: str
-
-
-def dominance(model, tokens) -> Dominance:
-    """Measure the loss with each component zeroed, without retraining.
-
-    tokens: int (B, T + 1), read from the initial state.
+    tokens: int (B, T + 1), read from the initial state. Returns "loss" of the whole model, nats per
+    token; "rises", component -> loss without it - loss; "shares", rise of the paths rwkv and mamba
+    over the sum of both, clipped at 0; and "says", the finding as text.
     """
 
     def measure(model):
@@ -165,7 +140,8 @@ def dominance(model, tokens) -> Dominance:
         ablated = without(model, component)
         if ablated is not None:
             rises[component] = measure(ablated) - loss
-    return Dominance(loss, rises, *_shares(rises))
+    shares, says = _shares(rises)
+    return {"loss": loss, "rises": rises, "shares": shares, "says": says}
 
 
 def _shares(rises: Mapping[str, float]) -> tuple[dict[str, float], str]:

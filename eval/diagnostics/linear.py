@@ -31,24 +31,17 @@ class Decoded:
     penalty: float
 
 
-def decode(features, labels, *, held_out: float = 1 / 3) -> Decoded:
-    """Fit a probe on the first examples and test it on the last.
+def decode_parts(parts, labels) -> dict[str, Decoded]:
+    """Probe each part of a state, and "all" of them if there are several.
+
+    Fits on the first two thirds of the examples and tests on the others.
 
     Args:
-        features: (examples, ...) real numbers, in random order.
+        parts: name -> features (examples, ...), real numbers, in random order.
         labels: int (examples,) classes from 0, or (examples, questions), pooled over questions.
-        held_out: fraction of the examples for testing.
-    """
-    return decode_parts({"": features}, labels, held_out=held_out)[""]
-
-
-def decode_parts(parts, labels, *, held_out: float = 1 / 3) -> dict[str, Decoded]:
-    """Run `decode` on each part of a state, and on "all" of them if there are several.
-
-    parts: name -> features.
     """
     labels = np.asarray(labels).reshape(len(labels), -1)
-    split = len(labels) - max(1, round(len(labels) * held_out))
+    split = len(labels) - max(1, round(len(labels) / 3))
     kernels = {name: _kernels(features, split) for name, features in parts.items()}
     if len(kernels) > 1:  # the kernel of concatenated features is the sum of their kernels
         kernels["all"] = tuple(sum(pair) for pair in zip(*kernels.values(), strict=True))

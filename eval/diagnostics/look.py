@@ -164,7 +164,7 @@ def _path(layer, name: str, cosine) -> dict:
     last, mean = history[-1], float(cosine.mean())
     entropy, ranks = health.state_entropy(last), states.effective_rank(last)
     numbers = {
-        "norm": states.state_norm(last),
+        "norm": health.state_norm(last),
         "entropy": entropy,
         "entropy_label": states.entropy_label(entropy),
         "effective_rank": float(ranks.mean()),
@@ -177,7 +177,7 @@ def _path(layer, name: str, cosine) -> dict:
         "cosine_variance": float(cosine.var()),
         "movement": states.movement_label(mean),
         "capacity": states.worldview_capacity(last.shape[-2], mean),
-        "retention": dataclasses.asdict(states.decays(layer[f"{name}_retention"][:, :, 0])),
+        "retention": states.decays(layer[f"{name}_retention"][:, :, 0]),
     }
     if f"{name}_out" in layer:
         variance, collapsed = states.output_variance(layer[f"{name}_out"][:, :, 0])
@@ -215,10 +215,10 @@ def components_of(model, tokens) -> tuple[dict, list[Verdict]]:
         verdicts.append(gates.balance(ratios["raw"]))
         verdicts.append(gates.balance(ratios["rms"], "gradient per parameter"))
     result = {
-        "gradients": {name: dataclasses.asdict(norm) for name, norm in norms.items()},
+        "gradients": norms,
         "rwkv_over_mamba": ratios,
         "step_sizes_over_others": shift.value,
-        "dominance": dataclasses.asdict(components.dominance(model, tokens)),
+        "dominance": components.dominance(model, tokens),
     }
     return result, verdicts
 
@@ -241,12 +241,10 @@ def probes_of(model, tokenizer, text, amounts: Amounts, rng, say) -> tuple[dict,
     if amounts.brief:
         return result, _memory(recalls)
     say("forgetting, jitter, poisoning")
-    forgetting = passkey.forgetting(model, keys, amounts.distances[:2][-1])
-    poisoning = stress.poisoning(model, text, tokenizer.vocab_size)
     result |= {
-        "forgetting": dataclasses.asdict(forgetting),
+        "forgetting": passkey.forgetting(model, keys, amounts.distances[:2][-1]),
         "jitter": stress.jitter(model, excerpts(text, ROWS, 4 * BLOCK + 1, rng)),
-        "poisoning": dataclasses.asdict(poisoning),
+        "poisoning": stress.poisoning(model, text, tokenizer.vocab_size),
     }
     return result, _memory(recalls)
 
@@ -275,4 +273,4 @@ def _collapse(model, tokenizer, text, rng) -> dict:
     sample = persona.generate_text(model, tokenizer, ["\n"], 400)[0]
     table = getattr(getattr(model, "embed", None), "table", None)
     table = np.zeros((1, 1)) if table is None else table[...]
-    return dataclasses.asdict(persona.mode_collapse(table, jax.nn.softmax(logits, -1), sample))
+    return persona.mode_collapse(table, jax.nn.softmax(logits, -1), sample)

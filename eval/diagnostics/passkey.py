@@ -115,13 +115,13 @@ class Recall:
         return next(reversed(self.decoded.values()), None)
 
 
-def recall(model, passkey: Passkey, distance: int, *, rows: int = 480, seed: int = 0) -> Recall:
+def recall(model, passkey: Passkey, distance: int, *, rows: int = 480) -> Recall:
     """Measure recall of the model, and of linear probes on its recurrent state, at one distance.
 
     rows: number of keys, rounded up to a multiple of ROWS.
     """
     groups = [
-        _ask(model, passkey, *passkey.prompts(distance, ROWS, (seed, group)))
+        _ask(model, passkey, *passkey.prompts(distance, ROWS, (0, group)))
         for group in range(-(-rows // ROWS))
     ]
     right, features, keys = zip(*groups, strict=True)
@@ -141,45 +141,34 @@ def _ask(model, passkey, text, keys):
     return right, recurrent_features(model, state), keys
 
 
-def persistence(distances, accuracies, level: float = 0.5) -> float:
-    """Return tau, the interpolated distance at which accuracy falls below `level` (G-66).
+def persistence(distances, accuracies) -> float:
+    """Return tau, the interpolated distance at which accuracy falls below 1/2 (G-66).
 
     0 if it starts below, infinity if it never falls below.
     """
     pairs = list(zip(distances, accuracies, strict=True))
-    if pairs[0][1] < level:
+    if pairs[0][1] < 0.5:
         return 0.0
     for (near, before), (far, after) in itertools.pairwise(pairs):
-        if after < level:
-            return float(near + (far - near) * (before - level) / (before - after))
+        if after < 0.5:
+            return float(near + (far - near) * (before - 0.5) / (before - after))
     return math.inf
 
 
-@dataclasses.dataclass(frozen=True)
-class Forgetting:
-    """Forgetting at document boundaries (G-67).
+def forgetting(model, passkey: Passkey, distance: int = 16) -> dict[str, float]:
+    """Read ROWS documents with a key, then new documents that ask for it (G-67).
 
-    Attributes:
+    Returns:
         retained: accuracy of the answers within the document.
         leakage: excess probability of the old key when a new document, with a reset, asks for it:
             (p - p_fresh) / (1 - p_fresh), from 0 to 1.
         unaided: leakage without the reset.
         eta: retained x (1 - leakage).
     """
-
-    retained: float
-    leakage: float
-    unaided: float
-    eta: float
-
-
-def forgetting(model, passkey: Passkey, distance: int = 16, *, seed: int = 1) -> Forgetting:
-    """Read ROWS documents with a key, then new documents that ask for it."""
-    text, keys = passkey.prompts(distance, ROWS, (seed,))
+    text, keys = passkey.prompts(distance, ROWS, (1,))
     retained = float(_ask(model, passkey, text, keys)[0].mean())
     # The new document is a block that ends with the question.
-    rng = np.random.default_rng(seed)
-    fresh_text = excerpts(passkey.noise, ROWS, BLOCK, rng)
+    fresh_text = excerpts(passkey.noise, ROWS, BLOCK, np.random.default_rng(1))
     fresh_text[:, -len(passkey.phrase) :] = passkey.phrase
     start = first_reset(ROWS, BLOCK)
     state, _ = read(model, model.initial_state(ROWS), text)
@@ -191,7 +180,8 @@ def forgetting(model, passkey: Passkey, distance: int = 16, *, seed: int = 1) ->
 
     fresh = mass(model.initial_state(ROWS), start)
     leakage, unaided = (_leakage(mass(state, reset), fresh) for reset in (start, None))
-    return Forgetting(retained, leakage, unaided, retained * (1.0 - leakage))
+    eta = retained * (1.0 - leakage)
+    return {"retained": retained, "leakage": leakage, "unaided": unaided, "eta": eta}
 
 
 def _leakage(p, fresh) -> float:

@@ -5,9 +5,8 @@ output, by the probability of answers and by the source's rubric on generated te
 and hand-made; a model of a few million parameters is expected to be near chance.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -113,9 +112,9 @@ def choices(model, tokenizer, items: Sequence[tuple[str, str, str]]) -> float:
     return float((right > wrong).mean())
 
 
-def anchor_items(tokenizer, noise, tokens: int = 500, seed: int = 0) -> list:
+def anchor_items(tokenizer, noise, tokens: int = 500) -> list:
     """Return items that ask for a name stated `tokens` tokens before; the wrong one is the next."""
-    text = excerpts(noise, len(ANCHORS), tokens, np.random.default_rng(seed))
+    text = excerpts(noise, len(ANCHORS), tokens, np.random.default_rng(0))
     following = [*ANCHORS[1:], ANCHORS[0]]
     return [
         (f"{ANCHOR}{name}. {tokenizer.decode(row)}\n{ANCHOR}", name, other)
@@ -123,28 +122,27 @@ def anchor_items(tokenizer, noise, tokens: int = 500, seed: int = 0) -> list:
     ]
 
 
-def generate_text(model, tokenizer, prompts: Sequence[str], tokens: int, seed: int = 0):
-    """Continue each of up to ROWS prompts at temperature 0.8; return list[str]."""
+def generate_text(model, tokenizer, prompts: Sequence[str], tokens: int) -> list[str]:
+    """Continue each of up to ROWS prompts at temperature 0.8."""
     texts = [np.asarray(tokenizer.encode(p), np.int32) for p in prompts]
     rows = pad_left(tokenizer, texts + texts[:1] * (ROWS - len(texts)))
     state, logits = read(model, model.initial_state(ROWS), rows)
     free = np.full((ROWS, tokens), -1)
-    samples = generate(model, state, logits, free, temperature=0.8, seed=seed)
+    samples = generate(model, state, logits, free, temperature=0.8)
     return [tokenizer.decode(row) for row in samples[: len(texts)]]
 
 
-def identity_suite(model, tokenizer, noise, *, tokens: int = 200, seed: int = 0) -> dict:
+def identity_suite(model, tokenizer, noise, *, tokens: int = 200) -> dict:
     """Run the identity suite.
 
     Args:
         model, tokenizer: a language model and its tokenizer.
         noise: tokens that fill the gap of the long anchor.
         tokens: tokens generated per sample for the rubric, ten samples per persona.
-        seed: seed of the samples.
     """
     times = ROWS // len(PERSONAS)
     prompts = [text + ASK for text, _ in PERSONAS.values() for _ in range(times)]
-    texts = generate_text(model, tokenizer, prompts, tokens, seed)
+    texts = generate_text(model, tokenizer, prompts, tokens)
     scores = {}
     for index, persona in enumerate(PERSONAS):
         part = texts[index * times : (index + 1) * times]
@@ -162,32 +160,22 @@ def identity_suite(model, tokenizer, noise, *, tokens: int = 200, seed: int = 0)
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Collapse:
-    """Signs of mode collapse.
+def mode_collapse(table, probabilities, text: str) -> dict:
+    """Detect signs of mode collapse.
 
-    Attributes:
+    Args:
+        table: embeddings (vocab, width).
+        probabilities: (..., vocab), over some text.
+        text: a generated sample.
+
+    Returns:
         embedding_norm: Frobenius norm of the embedding table; flagged above 50.
         embedding_rms: root mean square of its entries, independent of its size.
         top_probability: mean probability of the most likely token; flagged above 0.95.
         confidence_ratio: mean top probability over mean entropy.
-        distinct_words: distinct words / words of a sample; flagged below 0.3. (The source counts
+        distinct_words: distinct words / words of the sample; flagged below 0.3. (The source counts
             tokens, which is low for any text with a character tokenizer.)
         flags: names of the raised flags.
-    """
-
-    embedding_norm: float
-    embedding_rms: float
-    top_probability: float
-    confidence_ratio: float
-    distinct_words: float
-    flags: tuple[str, ...]
-
-
-def mode_collapse(table, probabilities, text: str) -> Collapse:
-    """Detect mode collapse.
-
-    table: (vocab, width); probabilities: (..., vocab) over some text; text: a generated sample.
     """
     table, p = np.asarray(table, np.float64), np.asarray(probabilities, np.float64)
     norm, top = float(np.linalg.norm(table)), float(p.max(-1).mean())
@@ -195,16 +183,16 @@ def mode_collapse(table, probabilities, text: str) -> Collapse:
     entropy = float(-(p * logs).sum(-1).mean())
     words = text.split()
     distinct = len(set(words)) / len(words) if words else 0.0
-    flags: Mapping[str, bool] = {
+    flags = {
         "embedding norm": norm > 50.0,
         "one token dominates": top > 0.95,
         "repetition": distinct < 0.3,
     }
-    return Collapse(
-        embedding_norm=norm,
-        embedding_rms=float(np.sqrt((table * table).mean())),
-        top_probability=top,
-        confidence_ratio=top / max(entropy, 1e-9),
-        distinct_words=distinct,
-        flags=tuple(name for name, raised in flags.items() if raised),
-    )
+    return {
+        "embedding_norm": norm,
+        "embedding_rms": float(np.sqrt((table * table).mean())),
+        "top_probability": top,
+        "confidence_ratio": top / max(entropy, 1e-9),
+        "distinct_words": distinct,
+        "flags": [name for name, raised in flags.items() if raised],
+    }

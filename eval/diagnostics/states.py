@@ -12,8 +12,6 @@ import functools
 
 import numpy as np
 
-SATURATED = 5.0  # |state| above which an entry is saturated (G-86)
-
 
 def entropy_label(entropy: float) -> str:
     """Return "collapse" (< 1), "low" (< 2), "healthy" (<= 5), "diverse" (<= 7) or "chaos"."""
@@ -61,24 +59,15 @@ def top_ratio(state, top: int = 5) -> np.ndarray:
 
 
 @functools.cache
-def gaussian_top_ratio(rows: int, columns: int, top: int = 5) -> float:
+def gaussian_top_ratio(rows: int, columns: int) -> float:
     """Return the mean `top_ratio` of random Gaussian matrices of a shape, 0.31 for 32 x 32."""
     noise = np.random.default_rng(0).standard_normal((64, rows, columns))
-    return float(top_ratio(noise, top).mean())
+    return float(top_ratio(noise).mean())
 
 
-def saturation(state, limit: float = SATURATED) -> float:
-    """Return the fraction of entries with an absolute value above `limit` (G-86)."""
-    return float((np.abs(np.asarray(state)) > limit).mean())
-
-
-def state_norm(state) -> float:
-    """Return the Frobenius norm of a sequence's state, averaged over the batch (G-61).
-
-    Constant with StateNorm; use the cosines then.
-    """
-    flat = np.asarray(state, np.float64).reshape(len(state), -1)
-    return float(np.linalg.norm(flat, axis=1).mean())
+def saturation(state) -> float:
+    """Return the fraction of entries with an absolute value above 5 (G-86)."""
+    return float((np.abs(np.asarray(state)) > 5.0).mean())
 
 
 def consecutive_cosine(states) -> np.ndarray:
@@ -188,36 +177,24 @@ def selection_variance(delta) -> tuple[float, bool]:
     return float(variance.mean()), not bool((variance > 1e-6 * x.mean(0) ** 2).any())
 
 
-@dataclasses.dataclass(frozen=True)
-class Decays:
-    """Distribution of the retention per token over channels (G-47).
+def decays(retention) -> dict:
+    """Summarize the retention per token over channels (G-47): (B, T, H) or (B, T, H, K) -> dict.
 
-    Attributes:
+    Returns:
         mean, smallest, largest: statistics of the channels' mean retention.
         near_zero: fraction of channels that keep less than 1 % of the state per token.
         near_one: fraction that lose less than 1e-5 per token (half-life 69,000 tokens).
         collapsed: "to 0" or "to 1" if 95 % of the channels are, else "".
     """
-
-    mean: float
-    smallest: float
-    largest: float
-    near_zero: float
-    near_one: float
-    collapsed: str
-
-
-def decays(retention) -> Decays:
-    """Summarize the decay factors of a state, (B, T, H) or (B, T, H, K)."""
     x = np.asarray(retention, np.float64)
     x = x.reshape(x.shape[0] * x.shape[1], -1).mean(0)
     near_zero, near_one = float((x < 0.01).mean()), float((x > 1.0 - 1e-5).mean())
     collapsed = "to 0" if near_zero >= 0.95 else "to 1" if near_one >= 0.95 else ""
-    return Decays(
-        mean=float(x.mean()),
-        smallest=float(x.min()),
-        largest=float(x.max()),
-        near_zero=near_zero,
-        near_one=near_one,
-        collapsed=collapsed,
-    )
+    return {
+        "mean": float(x.mean()),
+        "smallest": float(x.min()),
+        "largest": float(x.max()),
+        "near_zero": near_zero,
+        "near_one": near_one,
+        "collapsed": collapsed,
+    }

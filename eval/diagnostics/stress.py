@@ -1,8 +1,5 @@
 """Stress tests: noise on the state, and hostile prefixes (docs/systems.md, G-67, G-71)."""
 
-import dataclasses
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 
@@ -26,7 +23,7 @@ def add_noise(state, seed: int, size: float):
     return jax.tree.map(perturb, state)
 
 
-def jitter(model, tokens, sizes=(0.01, 0.1, 1.0), seed: int = 0) -> dict[str, float]:
+def jitter(model, tokens, sizes=(0.01, 0.1, 1.0)) -> dict[str, float]:
     """Measure the increase of the loss on the second half of texts after noise on the state.
 
     tokens: int (B, T + 1). Returns size of the noise (see `add_noise`), e.g. "0.01" -> increase in
@@ -38,38 +35,26 @@ def jitter(model, tokens, sizes=(0.01, 0.1, 1.0), seed: int = 0) -> dict[str, fl
     loss = token_losses(model, state, rest)[1].mean()
     rises = {}
     for size in sizes:
-        noisy = add_noise(state, seed, size)
+        noisy = add_noise(state, 0, size)
         rises[f"{size:g}"] = float(token_losses(model, noisy, rest)[1].mean() - loss)
     return rises
 
 
-@dataclasses.dataclass(frozen=True)
-class Poisoning:
-    """Effect of hostile prefixes on the text after them, in nats per token (G-71).
+def poisoning(
+    model, text, vocab_size: int, *, rows: int = ROWS, prefix: int = 128, length: int = 129, seed=0
+) -> dict:
+    """Read hostile prefixes, then excerpts of `text`, with and without a reset between (G-71).
 
-    Attributes:
+    Prefixes: "noise" (random tokens), "repeat" (one token per row, repeated), "searched" (the row
+    of noise with the largest increase), "text" (another excerpt, as a control).
+
+    Returns, in nats per token:
         clean: loss on clean text from the initial state.
         excess: kind of prefix -> increase of the loss.
         late: kind -> increase over the last quarter of the clean text.
         after_reset: kind -> largest change at any token with a reset in between; 0 if resets are
             exact.
         worst: kind of prefix with the largest increase.
-    """
-
-    clean: float
-    excess: Mapping[str, float]
-    late: Mapping[str, float]
-    after_reset: Mapping[str, float]
-    worst: str
-
-
-def poisoning(
-    model, text, vocab_size: int, *, rows: int = ROWS, prefix: int = 128, length: int = 129, seed=0
-) -> Poisoning:
-    """Read prefixes, then clean excerpts of `text`, with and without a reset in between.
-
-    Prefixes: "noise" (random tokens), "repeat" (one token per row, repeated), "searched" (the row
-    of noise with the largest increase), "text" (another excerpt, as a control).
     """
     rng = np.random.default_rng(seed)
     clean = excerpts(text, rows, length, rng)
@@ -95,10 +80,10 @@ def poisoning(
     measure("searched")
     last = base.shape[1] // 4
     excess = {name: float((x - base).mean()) for name, x in losses.items()}
-    return Poisoning(
-        clean=float(base.mean()),
-        excess=excess,
-        late={name: float((x - base)[:, -last:].mean()) for name, x in losses.items()},
-        after_reset={name: float(np.abs(x - base).max()) for name, x in again.items()},
-        worst=max(excess, key=excess.get),
-    )
+    return {
+        "clean": float(base.mean()),
+        "excess": excess,
+        "late": {name: float((x - base)[:, -last:].mean()) for name, x in losses.items()},
+        "after_reset": {name: float(np.abs(x - base).max()) for name, x in again.items()},
+        "worst": max(excess, key=excess.get),
+    }

@@ -8,12 +8,12 @@ as blocks of `eval.report.document`. `options` holds the arguments of `python -m
 from types import ModuleType
 
 from eval.log import read_log
-from train.tasks import AnswerTask
+from train.tasks.fields import ANSWER_FORMATS
 
 
 def evaluator_of(workdir: str) -> ModuleType:
     """Return the evaluator for the run in a folder; raise UserError if it holds none."""
-    if AnswerTask.reads(read_log(workdir).config.get("data", {}).get("format")):
+    if read_log(workdir).config.get("data", {}).get("format") in ANSWER_FORMATS:
         from eval.evaluators import answers as evaluator
     else:
         from eval.evaluators import text as evaluator

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import statistics
 import time
-from collections import defaultdict
+import timeit
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,64 +20,59 @@ from eval.report.document import Block, Heading, Text
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
-from jaxmodels.cli import progress_counter, write_atomically
+from jaxmodels.cli import progress_counter, write_json
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
-from train import tasks
+from train.tasks.answers import pairs_of
+from train.tasks.fields import ANSWER_FORMATS
 
 NUM_EXAMPLES = 12
-MAX_PAIRS = 1000  # per split
 
 
-def measure(
-    workdir: str | Path,
-    *,
-    checkpoint: str = "best",
-    max_pairs: int | None = MAX_PAIRS,
-    batch_size: int = 64,
-    max_steps: int | None = None,
-    command: str = "",
-    progress: Callable[[str], Callable[[int, int], None] | None] = lambda split: None,
-) -> dict[str, Any]:
-    """Return the content of `answers.json` for a run.
-
-    "seen" is the training split, "unseen" the test split, or the validation split without one.
-
-    Args:
-      workdir, checkpoint: see `load_trained`.
-      max_pairs: limit per split; None = all.
-      batch_size, max_steps: see `Answerer`.
-      command: command line to record.
-      progress: split -> callback for (done, total).
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Evaluate a run on questions; write `answers.json` and the report.
 
     Raises:
-      UserError: not a run on questions, or its pairs are missing.
+      UserError: a bad option, no such run, or missing pairs.
     """
+    if options.data or options.max_bytes or options.whole_documents:
+        raise UserError("--data, --max-bytes and --whole-documents are options for runs on text")
+    if options.max_pairs < 0:
+        raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
+    result = _measure(options, command)
+    path = Path(options.workdir) / "answers.json"
+    write_json(path, result, ensure_ascii=False)
+    return result | {"written": [str(path), str(write_report(options.workdir))]}
+
+
+def _measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Score "seen" and "unseen": the training split, and the test or else the validation split."""
     start = time.perf_counter()
-    trained, _ = load_trained(workdir, checkpoint)
+    trained, _ = load_trained(options.workdir, options.checkpoint)
     config, model = trained.config, trained.model
-    if tasks.task_class_of(config).kind != "answers":
-        raise UserError(f"--workdir={workdir}: a run on text; use python -m eval")
-    corpus = tasks.task_class_of(config).load_corpus(config)
+    if config.data.format not in ANSWER_FORMATS:
+        raise UserError(f"--workdir={options.workdir}: a run on text; use python -m eval")
+    corpus = pairs_of(config)
     if corpus.fingerprint() != trained.data:
-        raise UserError(f"config.data: not the pairs that {workdir} was trained on")
-    answerer = Answerer(model, corpus.tokenizer, batch_size=batch_size, max_steps=max_steps)
+        raise UserError(f"config.data: not the pairs that {options.workdir} was trained on")
+    sizes = {"batch_size": options.batch_size, "max_steps": options.max_steps}
+    answerer = Answerer(model, corpus.tokenizer, **sizes)
     held = "test" if corpus.test else "valid"
     splits, left_out, examples, fields = {}, {}, [], {}
     for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
         fits = that_fit(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
         left_out[name] = len(pairs) - len(fits)
-        sample = evenly_spaced(fits, max_pairs)
-        ids = [pair.identifier for pair in sample]
-        answers = answerer.ask([pair.question for pair in sample], progress(name), ids)
+        sample = evenly_spaced(fits, options.max_pairs or None)
+        questions, ids = [p.question for p in sample], [p.identifier for p in sample]
+        answers = answerer.ask(questions, progress_counter(name, "questions"), ids)
         grid = model.config.mode == "grid"
         if grid:
             answers = _mask_missing_cells(answers, sample)
         texts = answerer.select(answers)
         splits[name] = _split(sample, answers, texts, grid=grid)
         if name == "seen":
-            timed = [pair.question for pair in sample[:batch_size]]
+            timed = questions[: options.batch_size]
         else:
             fields = _groups(sample, answers, texts, grid=grid)
             triples = list(zip(sample, texts, answers.rounds, strict=True))
@@ -103,8 +96,8 @@ def measure(
         "left_out": left_out,  # pairs too long for a row
         "rounds": answerer.rounds,
         "halt": answerer.halt,
-        "checkpoint": checkpoint,
-        "max_pairs": max_pairs,
+        "checkpoint": options.checkpoint,
+        "max_pairs": options.max_pairs or None,
         "splits": splits,
         **fields,
         "examples": examples,
@@ -118,17 +111,12 @@ def measure(
 def _mask_missing_cells(answers: Answers, pairs: Sequence[Pair]) -> Answers:
     """Replace predictions at positions outside the expected grid, so that they do not count."""
 
-    def mask(text, expected):
-        cells = zip(text, expected, strict=True)
+    def mask(text, pair):
+        cells = zip(text, pair.answer, strict=True)
         return "".join(NO_CELL if truth == NO_CELL else symbol for symbol, truth in cells)
 
-    if not any(NO_CELL in pair.answer for pair in pairs):
-        return answers
-    by_round = [
-        [mask(text, pair.answer) for text, pair in zip(texts, pairs, strict=True)]
-        for texts in answers.by_round
-    ]
-    return dataclasses.replace(answers, by_round=by_round)
+    by_round = [list(map(mask, texts, pairs)) for texts in answers.by_round]
+    return Answers(by_round, answers.rounds)
 
 
 def _split(
@@ -158,15 +146,12 @@ def _groups(
 ) -> dict[str, Any]:
     """Return exact matches, mean ACT steps and grid scores by task and by difficulty."""
     right = np.array([a == p.answer for a, p in zip(selected, pairs, strict=True)])
-    groups: dict[str, dict[str, list[int]]] = {
-        "by_task": defaultdict(list),
-        "by_difficulty": defaultdict(list),
-    }
-    difficulties = [difficulty(pair) for pair in pairs]
+    difficulties = list(map(difficulty, pairs))
     label = _bins(len(pairs[0].question)) if grid else _quantiles(difficulties)
-    for i, (pair, number) in enumerate(zip(pairs, difficulties, strict=True)):
-        groups["by_task"][pair.task or "-"].append(i)
-        groups["by_difficulty"][label(number)].append(i)
+    labels = {
+        "by_task": [pair.task or "-" for pair in pairs],
+        "by_difficulty": list(map(label, difficulties)),
+    }
 
     def summarize(members):
         scores = {
@@ -176,18 +161,17 @@ def _groups(
             "difficulty": float(np.mean([difficulties[i] for i in members])),
         }
         if grid:
-            group = [pairs[i] for i in members]
-            texts = [p.answer for p in group], [p.question for p in group]
-            scores |= grid_scores([selected[i] for i in members], *texts)
+            texts = [(selected[i], pairs[i].answer, pairs[i].question) for i in members]
+            scores |= grid_scores(*zip(*texts, strict=True))
         return scores
 
-    return {
-        name: {
-            key: summarize(members)
-            for key, members in sorted(parts.items(), key=lambda item: difficulties[item[1][0]])
+    groups = {}
+    for name, keys in labels.items():
+        ascending = sorted(dict.fromkeys(keys), key=lambda key: difficulties[keys.index(key)])
+        groups[name] = {
+            key: summarize([i for i, other in enumerate(keys) if other == key]) for key in ascending
         }
-        for name, parts in groups.items()
-    } | {"rounds_against_difficulty": _correlation(difficulties, answers.rounds)}
+    return groups | {"rounds_against_difficulty": _correlation(difficulties, answers.rounds)}
 
 
 def _bins(cells: int) -> Callable[[float], str]:
@@ -234,12 +218,9 @@ def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dic
 
     def seconds(answerer, texts):
         answerer.answer(texts)
-        times = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            answerer.answer(texts)
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+        return statistics.median(
+            timeit.repeat(lambda: answerer.answer(texts), repeat=repeats, number=1)
+        )
 
     batch = list(questions)
     return {
@@ -248,35 +229,6 @@ def speed(answerer: Answerer, questions: Sequence[str], repeats: int = 7) -> dic
         "batch_size": answerer.batch_size,
         "repeats": repeats,
     }
-
-
-def write(workdir: str | Path, result: dict[str, Any]) -> list[str]:
-    """Write `answers.json` and `report.html` into a run's folder; return their paths."""
-    path = Path(workdir) / "answers.json"
-    write_atomically(path, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    return [str(path), str(write_report(workdir))]
-
-
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Evaluate a run on questions; write `answers.json` and the report.
-
-    Raises:
-      UserError: a bad option, no such run, or missing pairs.
-    """
-    if options.data or options.max_bytes or options.whole_documents:
-        raise UserError("--data, --max-bytes and --whole-documents are options for runs on text")
-    if options.max_pairs < 0:
-        raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
-    result = measure(
-        options.workdir,
-        checkpoint=options.checkpoint,
-        max_pairs=options.max_pairs or None,
-        batch_size=options.batch_size,
-        max_steps=options.max_steps,
-        command=command,
-        progress=lambda split: progress_counter(split, "questions"),
-    )
-    return result | {"written": write(options.workdir, result)}
 
 
 def summary(result: dict[str, Any]) -> list[Block]:

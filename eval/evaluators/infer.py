@@ -98,34 +98,34 @@ class Answerer:
           UserError: a question that does not fit in a row or has an invalid grid symbol, or an
             unknown puzzle id.
         """
-        texts: list[list[str]] = [[] for _ in range(self.rounds)]
+        by_round: list[list[str]] = [[] for _ in range(self.rounds)]
         halted = []
-        rows, ids = self._rows(questions, identifiers)
-        for begin in range(0, len(rows), self.batch_size):
-            part = rows[begin : begin + self.batch_size]
-            tokens, rounds = self.run(part, ids[begin : begin + self.batch_size])
-            for text, answers in zip(texts, tokens, strict=True):
-                text += [self._text(*pair) for pair in zip(answers, part, strict=True)]
+        for answers, rounds in self._batches(questions, identifiers, self._run):
+            for texts, more in zip(by_round, answers, strict=True):
+                texts += more
             halted.append(rounds)
             if progress:
-                progress(min(begin + self.batch_size, len(rows)), len(rows))
-        return Answers(texts, np.concatenate(halted))
+                progress(len(by_round[0]), len(questions))
+        return Answers(by_round, np.concatenate(halted))
 
     def answer(
         self, questions: Sequence[str], identifiers: Sequence[int] | None = None
     ) -> list[str]:
         """Return `select(ask(...))`, without running ACT steps past the halt."""
-        texts = []
-        rows, ids = self._rows(questions, identifiers)
-        for begin in range(0, len(rows), self.batch_size):
-            part = rows[begin : begin + self.batch_size]
-            answers = self.run(part, ids[begin : begin + self.batch_size], self._solve)[0][0]
-            texts += [self._text(*pair) for pair in zip(answers, part, strict=True)]
-        return texts
+        batches = self._batches(questions, identifiers, self._solve)
+        return [text for (texts,), _ in batches for text in texts]
 
     def select(self, answers: Answers) -> list[str]:
         """Return the answers of the step that `halt` selects."""
         return answers.adaptive if self.halt == "adaptive" else answers.last
+
+    def _batches(self, questions, identifiers, program):
+        """Yield the texts of each batch, a list per ACT step of the program, and its ACT steps."""
+        rows, ids = self._rows(questions, identifiers)
+        for begin in range(0, len(rows), self.batch_size):
+            part = rows[begin : begin + self.batch_size]
+            tokens, rounds = self.run(part, ids[begin : begin + self.batch_size], program)
+            yield [list(map(self._text, answers, part)) for answers in tokens], rounds
 
     def run(
         self, rows: np.ndarray, identifiers: np.ndarray | None = None, program=None

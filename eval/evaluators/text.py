@@ -1,7 +1,6 @@
 """Evaluator of runs on text: every term of the loss, averaged over a split with carried state."""
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +11,12 @@ import jax
 import numpy as np
 
 from eval.log import device_description, versions
+from eval.markov import NAMES
 from eval.report.document import Block, Heading, Table, Text
 from eval.report.run_page import write_report
 from eval.run import Run, load_run, markov_baselines
 from jaxmodels import count_parameters
-from jaxmodels.cli import progress_counter, write_atomically
+from jaxmodels.cli import progress_counter, write_json
 from jaxmodels.data import Document, eval_stream, num_target_bytes, num_targets, subsample
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import target_counts
@@ -30,22 +30,14 @@ class Scores:
 
     Attributes:
         means: term -> mean over its targets (losses in nats); terms without targets are omitted.
+            A next-token loss also gives `bits_per_byte` of text and `perplexity` per token.
         counts: term -> number of targets.
-        bits_per_byte: next-token loss in bits over the bytes of text, or None without that loss.
-        perplexity: exp of the mean next-token loss per token, or None.
         num_bytes: bytes of text of the targets.
     """
 
     means: dict[str, float]
     counts: dict[str, float]
-    bits_per_byte: float | None
-    perplexity: float | None
     num_bytes: int
-
-    def flat(self) -> dict[str, float]:
-        """Return one dict for JSON and tables: bits per byte, perplexity, then every mean."""
-        first = {"bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
-        return {name: value for name, value in first.items() if value is not None} | self.means
 
 
 def evaluate(
@@ -92,11 +84,11 @@ def evaluate(
     sums, counts = total_terms(_batches(model, batch_size, stream, total, progress))
     means = {term: sums[term] / counts[term] for term in sums if counts[term] > 0}
     num_bytes = num_target_bytes(documents)
-    bits = perplexity = None
     if "next_token" in means:
         bits = sums["next_token"] / math.log(2) / num_bytes
         perplexity = float(np.exp(means["next_token"]))
-    return Scores(means, counts, bits, perplexity, num_bytes)
+        means = {"bits_per_byte": bits, "perplexity": perplexity} | means
+    return Scores(means, counts, num_bytes)
 
 
 def _batches(model, batch_size: int, stream, total: int, progress):
@@ -152,7 +144,7 @@ def run(options: argparse.Namespace, command: str) -> dict:
         "seconds": round(time.perf_counter() - start, 3),
     }
     path = Path(options.workdir) / ("eval.json" if paths is None else "eval_other.json")
-    write_atomically(path, json.dumps(result, indent=2) + "\n")
+    write_json(path, result)
     report = [] if paths else [str(write_report(options.workdir, trained))]
     return result | {"written": [str(path), *report]}
 
@@ -166,24 +158,22 @@ def _scores(trained: Run, split: str, options: argparse.Namespace) -> dict[str, 
         labels=labeller_of(trained.config),
         progress=progress_counter(split, "tokens"),
     )
-    return scores.flat() | {"bytes": scores.num_bytes}
+    return scores.means | {"bytes": scores.num_bytes}
 
 
 def summary(result: dict) -> list[Block]:
     """Format the result of `run` as a table: one row per mean, one column per split."""
     splits = result["splits"]
 
-    def row(name, values):
-        return [name, *(f"{v:,.4f}" if isinstance(v, float) else str(v) for v in values)]
+    def row(title, name, results):
+        values = [results.get(split, {}).get(name, "-") for split in splits]
+        return [title, *(f"{v:,.4f}" if isinstance(v, float) else str(v) for v in values)]
 
-    names = list(dict.fromkeys(name for scores in splits.values() for name in scores))
-    rows = [row(name, [splits[split].get(name, "-") for split in splits]) for name in names]
+    names = dict.fromkeys(name for scores in splits.values() for name in scores)
+    rows = [row(name, name, splits) for name in names]
     styles = {i: "strong" for i, name in enumerate(names) if name == "bits_per_byte"}
-    first = len(rows)
-    if result["baselines"]:
-        for name in ("unigram", "order-1", "order-2"):
-            values = [result["baselines"].get(split, {}).get(name, "-") for split in splits]
-            rows.append(row(f"byte-Markov, {name}", values))
+    first, markov = len(rows), result["baselines"]
+    rows += [row(f"byte-Markov, {name}", name, markov) for name in NAMES if markov]
     styles |= {i: "dim" for i in range(first, len(rows))}
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
     table = Table(["mean over targets", *splits], rows, styles=styles, rules=(first,))

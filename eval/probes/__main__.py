@@ -137,9 +137,9 @@ def _write(flags: argparse.Namespace, rows: dict, command: str) -> list[dict]:
     result = {"command": command, "device": device_description(), "versions": versions()}
     result["rows"] = ordered
     if flags.json:
-        cli.write_atomically(Path(flags.json), json.dumps(result, indent=2) + "\n")
+        cli.write_json(flags.json, result)
     if flags.markdown and ordered:
-        cli.write_atomically(Path(flags.markdown), markdown(result))
+        cli.write_atomically(flags.markdown, markdown(result))
     return ordered
 
 

@@ -16,7 +16,6 @@ from flax import nnx
 from jaxmodels import count_parameters
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
-from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 
 LECUN = nnx.initializers.lecun_normal()
@@ -56,8 +55,6 @@ class ProbeConfig:
     num_layers: int = 2
 
     def __post_init__(self):
-        if self.cell not in CELLS:
-            raise UserError(f"unknown cell {self.cell!r}{did_you_mean(self.cell, CELLS)}")
         for name in ("vocab_size", "seq_len", "width", "hidden", "num_layers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -14,8 +14,8 @@ class ProgressLine:
 
     def __init__(self, console: Console, plans: list[Plan]):
         self.console, self.begun = console, time.monotonic()
-        self.left = sum(plan.recipe.steps for plan in plans)
-        self.done = self.current = 0
+        self.total = sum(plan.recipe.steps for plan in plans)
+        self.done = 0
         self.bar = Progress(
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:.0f} %  {task.fields[text]}"),
@@ -24,7 +24,7 @@ class ProgressLine:
             disable=not console.is_terminal,
             speed_estimate_period=600,
         )
-        self.task = self.bar.add_task("probes", total=self.left, text="compiling")
+        self.task = self.bar.add_task("probes", total=self.total, text="compiling")
 
     def __enter__(self):
         self.bar.start()
@@ -47,9 +47,8 @@ class ProgressLine:
     def finish(self, plan: Plan, row: dict) -> None:
         """Print a line about a finished row."""
         self.done += plan.recipe.steps
-        self.left -= plan.recipe.steps
         self.bar.update(self.task, completed=self.done)
-        minutes = (time.monotonic() - self.begun) / self.done * self.left / 60
+        minutes = (time.monotonic() - self.begun) / self.done * (self.total - self.done) / 60
         self.console.print(
             f"{row['task']} {row['cell']}: {mean_and_spread(row['accuracy'])} after "
             f"{row['steps']} steps, {row['seconds']:.0f} s; {minutes:.0f} min left",

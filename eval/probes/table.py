@@ -1,7 +1,7 @@
 """Results of the probes as a table on the terminal and as Markdown."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.report.document import Heading, Table, Text, provenance, to_markdown
@@ -9,19 +9,6 @@ from eval.report.document import Heading, Table, Text, provenance, to_markdown
 Row = Mapping[str, Any]
 TITLE = "Synthetic tasks at equal parameters"
 SHORT = ("task", "cell", "accuracy", "chance", "whole rows", "state bytes", "seconds")
-COLUMNS = (
-    "task",
-    "cell",
-    "accuracy",
-    "chance",
-    "whole rows",
-    "state bytes",
-    "parameters",
-    "width",
-    "learning rate",
-    "tokens",
-    "seconds",
-)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
@@ -30,30 +17,34 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return text if len(values) < 2 else f"{text} ± {100 * statistics.stdev(values):.1f}"
 
 
-def cells_of(row: Row) -> list[str]:
-    """Format one row in the order of `COLUMNS`."""
+def _accuracy(row: Row) -> str:
     diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
-    return [
-        row["task"],
-        row["cell"],
-        mean_and_spread(row["accuracy"]) + diverged,
-        f"{row['chance']:.1%}",
-        mean_and_spread(row["whole_rows"]),
-        f"{row['state_bytes']:,}",
-        f"{row['parameters']:,}",
-        f"{row['width']} / {row['hidden']}",
-        f"{row['learning_rate']:g}",
-        f"{row['tokens']:,}" + (" solved" if row["solved"] else ""),
-        f"{row['seconds']:.0f}",
-    ]
+    return mean_and_spread(row["accuracy"]) + diverged
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "task": lambda row: row["task"],
+    "cell": lambda row: row["cell"],
+    "accuracy": _accuracy,
+    "chance": lambda row: f"{row['chance']:.1%}",
+    "whole rows": lambda row: mean_and_spread(row["whole_rows"]),
+    "state bytes": lambda row: f"{row['state_bytes']:,}",
+    "parameters": lambda row: f"{row['parameters']:,}",
+    "width": lambda row: f"{row['width']} / {row['hidden']}",
+    "learning rate": lambda row: f"{row['learning_rate']:g}",
+    "tokens": lambda row: f"{row['tokens']:,}" + (" solved" if row["solved"] else ""),
+    "seconds": lambda row: f"{row['seconds']:.0f}",
+}
 
 
 def short_table(rows: Sequence[Row]) -> Table:
     """Return the columns that fit on a terminal, with a rule between tasks."""
-    indices = [COLUMNS.index(column) for column in SHORT]
-    cells = [cells_of(row) for row in rows]
     starts = [i for i in range(1, len(rows)) if rows[i]["task"] != rows[i - 1]["task"]]
-    return Table(SHORT, [[row[i] for i in indices] for row in cells], left=(0, 1), rules=starts)
+    return Table(SHORT, _cells(rows, SHORT), left=(0, 1), rules=starts)
+
+
+def _cells(rows: Sequence[Row], columns: Iterable[str]) -> list[list[str]]:
+    return [[COLUMNS[column](row) for column in columns] for row in rows]
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -71,7 +62,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         Text(EXPLANATION),
         Table(["cell", *tasks], short),
         Heading("Every row"),
-        Table(COLUMNS, [cells_of(row) for row in rows], left=(0, 1)),
+        Table(tuple(COLUMNS), _cells(rows, COLUMNS), left=(0, 1)),
         Heading("Settings"),
         Table(["task", "fields", "step limit", "rows per step", "learning rates"], settings),
         *provenance(**result),

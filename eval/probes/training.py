@@ -86,7 +86,7 @@ def train_probe(
       config, recipe: sizes and training recipe of the models.
       on_steps: called periodically with the steps done and the best validation accuracy.
     """
-    program = _Program(task, config, recipe)
+    program = _Program(config, recipe)
     seeds = range(recipe.seeds)
     state = program.start(jnp.arange(recipe.seeds))
     rates = jnp.asarray(recipe.learning_rates)
@@ -114,7 +114,7 @@ def train_probe(
 class _Program:
     """Compiled functions. States have leading axes (rates, seeds), batches of rows (seeds,)."""
 
-    def __init__(self, task, config: ProbeConfig, recipe: Recipe):
+    def __init__(self, config: ProbeConfig, recipe: Recipe):
         def new(seed) -> ProbeModel:
             return ProbeModel(config, rngs=nnx.Rngs(jax.random.key(seed)))
 

@@ -39,17 +39,7 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
             "training pairs": f"{result['training_pairs']:,}, split {result['split']}",
         }
         blocks += provenance(facts, **result)
-    title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
-    return to_html(title, blocks, _subtitle(log.config))
-
-
-def _subtitle(config) -> str:
-    data = config.get("data", {})
-    source = ", ".join(map(str, data.get("tasks") or data.get("paths") or ())) or "pairs"
-    return (
-        f"{source}, {data.get('tokenizer')} tokens · batch {config.get('batch_size')} x "
-        f"{config.get('seq_len')} · seed {config.get('seed')} · {config.get('dtype')}"
-    )
+    return to_html(log.title, blocks, log.settings("pairs"))
 
 
 def headline(result: Mapping[str, Any]) -> str:
@@ -74,10 +64,10 @@ def headline(result: Mapping[str, Any]) -> str:
 
 def _tiles(result):
     unseen, speed = result["splits"]["unseen"], result["speed"]
-    second = ("chrf", "chrF, unseen") if "chrf" in unseen else ("cells", "cell accuracy, unseen")
+    second, name = ("chrf", "chrF") if "chrf" in unseen else ("cells", "cell accuracy")
     return [
         (f"{100 * unseen['exact']:.1f} %", "exact, unseen"),
-        (f"{100 * unseen[second[0]]:.1f} %", second[1]),
+        (f"{100 * unseen[second]:.1f} %", f"{name}, unseen"),
         (f"{speed['latency_ms']:.0f} ms", "one question"),
         (f"{speed['questions_per_second']:.0f}/s", f"questions, batch size {speed['batch_size']}"),
     ]
@@ -112,8 +102,7 @@ def _act_steps(result) -> list[Block]:
     figure = figures.curves(lines, ylabel="% exact", xlabel="ACT steps")
     caption = "Exact matches against the number of ACT steps."
     blocks = [Heading("ACT steps"), Picture(figures.svg(figure, "rounds"), caption)]
-    rank = result["rounds_against_difficulty"]
-    if rank is not None:
+    if (rank := result["rounds_against_difficulty"]) is not None:
         text = f"Rank correlation of ACT steps with the difficulty of the question: {rank:+.2f}."
         blocks.append(Text(text))
     return blocks
@@ -122,14 +111,12 @@ def _act_steps(result) -> list[Block]:
 def _groups(result) -> list[Block]:
     blocks = []
     for field, title in (("by_task", "By task"), ("by_difficulty", "By difficulty")):
-        groups = result[field]
-        if len(groups) < 2:
-            continue
         rows = [
             [key, f"{g['pairs']:,}", f"{100 * g['exact']:.1f} %", f"{g['rounds']:.1f}"]
-            for key, g in groups.items()
+            for key, g in result[field].items()
         ]
-        blocks += [Heading(title), Table(["", "questions", "exact", "ACT steps"], rows)]
+        if len(rows) > 1:
+            blocks += [Heading(title), Table(["", "questions", "exact", "ACT steps"], rows)]
     if blocks:
         note = "Difficulty: number of blanks of a puzzle, or else the length of the answer."
         blocks.append(Text(note))

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from eval.report.html import page
+from eval.report.style import CSS
 
 # Style of a text, a row or a mark -> Rich style. In HTML it is the class of the element.
 STYLES = {"lead": "", "missing": "dim", "strong": "bold"}
@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Tiles:
-    """A row of large numbers: (value, name)."""
+    """A row of large numbers: (value, name); HTML only."""
 
     numbers: Sequence[tuple[str, str]]
 
@@ -80,7 +80,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values; values of the names in `code` are set in monospace."""
+    """Names and values, those of the names in `code` in monospace; not on the terminal."""
 
     rows: Mapping[str, str]
     code: Sequence[str] = ()
@@ -88,7 +88,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Sample:
-    """Preformatted text after its prompt."""
+    """Preformatted text after its prompt; HTML only."""
 
     text: str
     prompt: str = ""
@@ -96,7 +96,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fold:
-    """Collapsible blocks; omitted on the terminal."""
+    """Collapsible blocks; HTML only."""
 
     summary: str
     blocks: Sequence["Block"]
@@ -145,8 +145,13 @@ def printable(text: str) -> str:
 def to_html(title: str, blocks: Iterable[Block], subtitle: str = "") -> str:
     """Render a self-contained HTML page in light and dark mode, with `title` as its heading."""
     below = f'<p class="sub">{_escape(subtitle)}</p>' if subtitle else ""
-    head = f"<h1>{_escape(title)}</h1>\n{below}"
-    return page(title, [head, *map(_html, blocks)])
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join([f"<h1>{_escape(title)}</h1>", below, *map(_html, blocks)])
+        + "\n</main>\n</body>\n</html>\n"
+    )
 
 
 def _html(block: Block) -> str:
@@ -204,10 +209,10 @@ def _escape(text: str) -> str:
 
 
 def to_markdown(blocks: Iterable[Block], title: str = "") -> str:
-    """Render Markdown without pictures, under `title` if there is one."""
+    """Render Markdown, under `title` if there is one."""
     parts = [f"# {title}"] if title else []
     parts += filter(None, map(_markdown, blocks))
-    return "\n\n".join(parts) + "\n"
+    return printable("\n\n".join(parts) + "\n")
 
 
 def _markdown(block: Block) -> str:
@@ -216,8 +221,6 @@ def _markdown(block: Block) -> str:
             return f"## {text}"
         case Text(text):
             return text
-        case Tiles(numbers):
-            return "\n".join(f"* **{value}** {name}" for value, name in numbers)
         case Table(header, rows, left):
             rule = ["---" if i in left else "---:" for i in range(len(header))]
             lines = [map(_markdown_cell, header), rule, *(map(_markdown_cell, r) for r in rows)]
@@ -227,20 +230,15 @@ def _markdown(block: Block) -> str:
                 f"* {name}: `{value}`" if name in code else f"* {name}: {value}"
                 for name, value in rows.items()
             )
-        case Sample(text, prompt):
-            return f"````\n{printable(prompt + text)}\n````"
-        case Fold(summary, blocks):
-            inner = to_markdown(blocks).strip()
-            return f"<details><summary>{summary}</summary>\n\n{inner}\n\n</details>" * bool(inner)
     return ""
 
 
 def _markdown_cell(text: str) -> str:
-    return printable(text).replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def to_terminal(blocks: Iterable[Block], width: int = 0) -> None:
-    """Print without pictures and folds, on at least `width` columns."""
+    """Print headings, texts and tables, on at least `width` columns."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -253,16 +251,8 @@ def to_terminal(blocks: Iterable[Block], width: int = 0) -> None:
                 console.print(
                     printable(text), style=STYLES[style] if style else None, soft_wrap=True
                 )
-            case Tiles(numbers):
-                lines = (f"{value}  {name}" for value, name in numbers)
-                console.print(printable("\n".join(lines)))
             case Table():
                 console.print(_rich_table(block))
-            case Facts(rows):
-                lines = (f"{name}: {value}" for name, value in rows.items())
-                console.print(printable("\n".join(lines)), style="dim", soft_wrap=True)
-            case Sample(text, prompt):
-                console.print(printable(prompt + text), soft_wrap=True)
 
 
 def _rich_table(table: Table):

@@ -6,13 +6,13 @@ Matplotlib's object-oriented API, without pyplot's global state.
 """
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -51,7 +51,10 @@ STYLE = {
     "ytick.labelcolor": MUTED,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "legend.frameon": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
 }
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> (steps, values)
 
@@ -88,6 +91,7 @@ def _minify(text: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", text)
 
 
+@matplotlib.rc_context(STYLE)
 def curves(
     lines: Series,
     *,
@@ -101,37 +105,35 @@ def curves(
 
     A `ylabel` that starts with % clamps the y axis to 0 to 100.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(7.4, height)
-        ends = []
-        for index, (name, (steps, values)) in enumerate(lines.items()):
-            colour = SERIES[index % len(SERIES)]
-            style = "-" if index < len(SERIES) else "--"
-            steps, values = np.asarray(steps, float), np.asarray(values, float)
-            marker = "o" if markers or len(steps) == 1 else None
-            axes.plot(
-                steps, values, style, color=colour, linewidth=1.8, marker=marker, markersize=3.5
-            )
-            good = np.flatnonzero(np.isfinite(values))
-            if len(good):
-                ends.append((values[good[-1]], name, colour))
-        for name, value in (levels or {}).items():
-            axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            ends.append((value, f"{name} {value:.2f}", MUTED))
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
-        axes.grid(axis="y", color=GRID, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-        axes.margins(x=0.01, y=0.08)
-        if levels:
-            _crop_start(axes, lines, levels)
-        if ylabel.startswith("%"):
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, -0.5), min(high, 100.5))
-        if list(lines) != [ylabel] or levels:
-            _name_ends(figure, axes, ends)
+    figure, axes, ends = _lines(lines, height, xlabel=xlabel, ylabel=ylabel, markers=markers)
+    for name, value in (levels or {}).items():
+        axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        ends.append((value, f"{name} {value:.2f}", MUTED))
+    axes.margins(x=0.01, y=0.08)
+    if levels:
+        _crop_start(axes, lines, levels)
+    if ylabel.startswith("%"):
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.5), min(high, 100.5))
+    if list(lines) != [ylabel] or levels:
+        _name_ends(figure, axes, ends)
     return figure
+
+
+def _lines(lines: Series, height: float, *, xlabel: str, ylabel: str, markers: bool = False):
+    """Return the figure, its axes, and (last finite value, name, colour) of each line."""
+    figure, axes = _figure(height, xlabel=xlabel, ylabel=ylabel)
+    ends = []
+    for index, (name, (steps, values)) in enumerate(lines.items()):
+        colour = SERIES[index % len(SERIES)]
+        style = "-" if index < len(SERIES) else "--"
+        steps, values = np.asarray(steps, float), np.asarray(values, float)
+        marker = "o" if markers or len(steps) == 1 else None
+        axes.plot(steps, values, style, color=colour, marker=marker, markersize=3.5)
+        if np.isfinite(values).any():
+            ends.append((values[np.isfinite(values)][-1], name, colour))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    return figure, axes, ends
 
 
 def _crop_start(axes, lines, levels):
@@ -170,127 +172,105 @@ def _name_ends(figure, axes, ends):
         )
 
 
+@matplotlib.rc_context(STYLE)
 def over_text(
     values: np.ndarray, labels: Sequence[str], *, ylabel: str, signed: bool = False
 ) -> Figure:
     """Draw a heat map of values (time, rows) over a text, with one label per time step."""
-    values = np.asarray(values, float)
     time, rows = values.shape
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(7.4, min(4.6, max(1.1, 0.75 + rows * 0.055)))
-        image = _heat(axes, values.T, signed, aspect="auto")
-        axes.set_xticks(range(time), labels, fontsize=7.5 if time <= 80 else 5)
-        axes.tick_params(length=0, pad=2)
-        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_ylabel(ylabel)
-        _colour_bar(figure, axes, image)
+    figure, axes = _figure(min(4.6, max(1.1, 0.75 + rows * 0.055)), ylabel=ylabel, grid=None)
+    image = _heat(axes, values.T, signed, aspect="auto")
+    axes.set_xticks(range(time), labels, fontsize=7.5 if time <= 80 else 5)
+    axes.tick_params(length=0, pad=2)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _colour_bar(figure, axes, image)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def along_text(lines: Mapping[str, np.ndarray], labels: Sequence[str], *, ylabel: str) -> Figure:
     """Draw one value per time step over a text: a single series as bars, several as lines."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(7.4, 1.9)
-        ends = []
-        for index, (name, values) in enumerate(lines.items()):
-            values = np.asarray(values, float)
-            colour = SERIES[index % len(SERIES)]
-            if len(lines) == 1:
-                axes.bar(range(len(values)), values, width=0.8, color=colour)
-                continue
-            axes.plot(values, color=colour, linewidth=1.8, marker="o", markersize=2.5)
+    figure, axes = _figure(1.9, ylabel=ylabel)
+    ends = []
+    for colour, (name, values) in zip(itertools.cycle(SERIES), lines.items(), strict=False):
+        if len(lines) == 1:
+            axes.bar(range(len(values)), values, width=0.8, color=colour)
+        else:
+            axes.plot(values, color=colour, marker="o", markersize=2.5)
             ends.append((values[-1], name, colour))
-        axes.set_xticks(range(len(labels)), labels, fontsize=7.5 if len(labels) <= 80 else 5)
-        axes.tick_params(axis="x", length=0, pad=2)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_xlim(-0.6, len(labels) - 0.4)
-        axes.set_ylabel(ylabel)
-        axes.grid(axis="y", color=GRID, linewidth=0.7)
-        axes.set_axisbelow(True)
-        _name_ends(figure, axes, ends)
+    axes.set_xticks(range(len(labels)), labels, fontsize=7.5 if len(labels) <= 80 else 5)
+    axes.tick_params(axis="x", length=0, pad=2)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    _name_ends(figure, axes, ends)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def moments(
     values: np.ndarray, titles: Sequence[str], *, xlabel: str, ylabel: str, signed: bool = False
 ) -> Figure:
     """Draw a grid of small heat maps of values (n, rows, columns) on one colour scale."""
-    values = np.asarray(values, float)
-    count = len(values)
-    columns = min(count, 5)
-    rows = math.ceil(count / columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 0.3 + 1.62 * rows), layout="constrained")
-        FigureCanvasAgg(figure)
-        grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-        top = float(np.abs(values).max()) or 1.0
-        for index, axes in enumerate(grid):
-            if index >= count:
-                axes.set_visible(False)
-                continue
-            image = _heat(axes, values[index], signed, aspect="equal", top=top)
-            axes.set_title(titles[index], fontsize=8.5)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if index % columns == 0:
-                axes.set_ylabel(ylabel, fontsize=8)
-            if index + columns >= count:
-                axes.set_xlabel(xlabel, fontsize=8)
-        _colour_bar(figure, list(grid[:count]), image)
+    columns = min(len(values), 5)
+    rows = math.ceil(len(values) / columns)
+    figure = Figure(figsize=(7.4, 0.3 + 1.62 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(values) :]:
+        axes.set_visible(False)
+    grid = list(grid[: len(values)])
+    top = float(np.abs(values).max()) or 1.0
+    for index, axes in enumerate(grid):
+        image = _heat(axes, values[index], signed, aspect="equal", top=top)
+        axes.set_title(titles[index], fontsize=8.5)
+        axes.set(xticks=[], yticks=[])
+        if index % columns == 0:
+            axes.set_ylabel(ylabel, fontsize=8)
+        if index + columns >= len(grid):
+            axes.set_xlabel(xlabel, fontsize=8)
+    _colour_bar(figure, grid, image)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: float) -> Figure:
     """Draw horizontal bars from `origin`, name -> (mean, spread), the spread as a whisker."""
     names = list(values)
-    mean = np.array([values[name][0] for name in names])
-    spread = np.array([values[name][1] for name in names])
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(7.4, 0.6 + 0.32 * len(names))
-        axes.barh(names, mean - origin, left=origin, height=0.55, color=SERIES[0])
-        axes.errorbar(mean, names, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
-        axes.axvline(origin, color=MUTED, linewidth=1)
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.grid(axis="x", color=GRID, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.set_xlabel(xlabel)
+    mean, spread = np.array(list(values.values())).T
+    figure, axes = _figure(0.6 + 0.32 * len(names), xlabel=xlabel, grid="x")
+    axes.barh(names, mean - origin, left=origin, height=0.55, color=SERIES[0])
+    axes.errorbar(mean, names, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
+    axes.axvline(origin, color=MUTED, linewidth=1)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
     return figure
 
 
+@matplotlib.rc_context(STYLE)
 def bands(lines: Mapping[str, tuple[Sequence[float], np.ndarray]], *, ylabel: str) -> Figure:
     """Draw means over seeds, labelled at their ends, each in a band from lowest to highest seed.
 
     lines: name -> (steps, values (seeds, steps)). The y axis fits the last two thirds of the steps.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(7.4, 3.6)
-        ends, settled = [], []
-        for index, (name, (steps, values)) in enumerate(lines.items()):
-            values = np.atleast_2d(np.asarray(values, float))
-            mean, colour = values.mean(0), SERIES[index % len(SERIES)]
-            style = "-" if index < len(SERIES) else "--"
-            axes.plot(steps, mean, style, color=colour, linewidth=1.8)
-            axes.fill_between(
-                steps, values.min(0), values.max(0), color=colour, alpha=0.18, linewidth=0
-            )
-            ends.append((mean[-1], name, colour))
-            settled += list(values[:, len(steps) // 3 :].ravel())
-        room = 0.06 * (max(settled) - min(settled)) or 1.0
-        axes.set_ylim(min(settled) - room, max(settled) + room)
-        axes.set_xlabel("step")
-        axes.set_ylabel(ylabel)
-        axes.grid(axis="y", color=GRID, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-        _name_ends(figure, axes, ends)
+    means = {name: (steps, values.mean(0)) for name, (steps, values) in lines.items()}
+    figure, axes, ends = _lines(means, 3.6, xlabel="step", ylabel=ylabel)
+    settled = []
+    for line, (steps, values) in zip(axes.lines, lines.values(), strict=True):
+        low, high = values.min(0), values.max(0)
+        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+        settled += list(values[:, len(steps) // 3 :].ravel())
+    room = 0.06 * (max(settled) - min(settled)) or 1.0
+    axes.set_ylim(min(settled) - room, max(settled) + room)
+    _name_ends(figure, axes, ends)
     return figure
 
 
-def _figure(width: float, height: float):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+def _figure(height: float, *, xlabel: str = "", ylabel: str = "", grid: str | None = "y"):
+    """Return a figure of the page's width and its axes, with grid lines along one axis."""
+    figure = Figure(figsize=(7.4, height), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    if grid:
+        axes.grid(axis=grid)
+    return figure, axes
 
 
 def _heat(axes, values, signed, *, aspect, top=None):
@@ -303,8 +283,7 @@ def _heat(axes, values, signed, *, aspect, top=None):
         aspect=aspect,
         interpolation="nearest",
     )
-    for spine in axes.spines.values():
-        spine.set_visible(True)
+    axes.spines[:].set_visible(True)
     return image
 
 

@@ -1,18 +1,16 @@
 """Inspection of a trained model: its trace over a sentence as pictures, and a text sample."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 from eval.report import figures
-from eval.report.document import Block, Heading, Picture
-from eval.run import Run, markov_baselines
+from eval.report.document import Block, Heading, Picture, Sample
+from eval.run import Run
 from eval.sample import sample
-from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 
 # Captions for the arrays of `model.trace`.
@@ -29,49 +27,19 @@ CAPTIONS = {
 UNITS = {"log2_loss": "bits", "abstraction_norms": "norm of layer"}
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """The part of a report that needs the model or its text.
-
-    Attributes:
-        baselines: split -> name -> bits per byte.
-        step: training step of the inspected model, or None.
-        labels: labels of the time steps of a sentence.
-        trace: arrays of `model.trace` over it, leading axis time.
-        sample: (prompt, generated text), or None.
-        missing: one sentence for each part that failed, with the reason.
-    """
-
-    baselines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    step: int | None = None
-    labels: Sequence[str] = ()
-    trace: Mapping[str, np.ndarray] = field(default_factory=dict)
-    sample: tuple[str, str] | None = None
-    missing: Sequence[str] = ()
-
-
-def inspect_model(
-    run: Run, baselines: Mapping[str, Mapping[str, float]] | None = None
-) -> Inspection:
-    """Trace a run over a sentence, sample from it, and fit baselines if there are none."""
-    missing: list[str] = []
-    if not baselines:
-        try:
-            baselines = markov_baselines(run.corpus)
-        except UserError as error:
-            missing.append(f"No baselines: {error}")
+def inspect_model(run: Run) -> list[Block]:
+    """Return pictures of the trace over a sentence and a text sample, if the model has them."""
     tokens, labels = sentence(run.corpus)
-    traits = traits_of(run.model)
-    trace = jax.jit(_trace)(run.model, tokens) if traits.trace else {}
-    text = None
+    traits, blocks = traits_of(run.model), []
+    if traits.trace:
+        trace = jax.jit(lambda model, tokens: model.trace(tokens))(run.model, tokens)
+        if drawn := list(trace_pictures(trace, labels)):
+            blocks = [Heading(f"Inside the model at step {run.step}, over a sentence"), *drawn]
     if traits.step:
         prompt = run.corpus.tokenizer.decode(tokens[: len(tokens) // 2])
-        text = prompt, "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
-    return Inspection(baselines or {}, run.step, labels, trace, text, missing)
-
-
-def _trace(model, tokens):
-    return model.trace(tokens)
+        text = "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
+        blocks += [Heading(f"A sample at step {run.step}"), Sample(text, prompt)]
+    return blocks
 
 
 def sentence(corpus, longest: int = 76) -> tuple[np.ndarray, list[str]]:
@@ -92,18 +60,14 @@ def _visible(byte: int) -> str:
     return chr(byte) if 32 < byte < 127 else f"{byte:02x}"
 
 
-def sections(inspection: Inspection) -> list[Block]:
-    """Return a picture of each array of the trace."""
-    blocks: list[Block] = []
+def trace_pictures(trace: Mapping[str, np.ndarray], labels: list[str]) -> Iterator[Picture]:
+    """Yield a picture of each array of a trace, leading axis time."""
     ranks = {name: rank for rank, name in enumerate(CAPTIONS)}
-    for name in sorted(inspection.trace, key=lambda name: (ranks.get(name, len(ranks)), name)):
-        array = np.asarray(inspection.trace[name], float)
+    for name in sorted(trace, key=lambda name: (ranks.get(name, len(ranks)), name)):
         caption = CAPTIONS.get(name, f"`{name}` over a sentence of the validation text.")
-        for suffix, figure, key in pictures(name, array, list(inspection.labels)):
-            text = CAPTIONS.get(key, caption)
-            blocks.append(Picture(figures.svg(figure, f"{name}{suffix}"), text))
-    title = f"Inside the model at step {inspection.step}, over a sentence"
-    return [Heading(title), *blocks] if blocks else []
+        for suffix, figure, key in pictures(name, np.asarray(trace[name], float), labels):
+            svg = figures.svg(figure, f"{name}{suffix}")
+            yield Picture(svg, CAPTIONS.get(key, caption))
 
 
 def pictures(name: str, array: np.ndarray, labels: list[str]) -> Iterator[tuple[str, Figure, str]]:

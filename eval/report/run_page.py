@@ -1,20 +1,16 @@
-"""Write `report.html` of a run: one file with metrics, figures, a sample, and provenance.
-
-    python -m eval.report --workdir=runs/name
-
-Also works on a run that is in progress, was stopped, or is incomplete; the page names what is
-missing.
-"""
+"""The page of a run on text, and the choice between it and that of a run on questions."""
 
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, versions
-from eval.report import answers_page, figures, introspect
+from eval.markov import NAMES
+from eval.report import answers_page, figures
 from eval.report.document import (
     Block,
     Fold,
@@ -27,44 +23,44 @@ from eval.report.document import (
     provenance,
     to_html,
 )
-from eval.report.introspect import Inspection
-from eval.run import Run, load_run
-from jaxmodels import cli
+from eval.report.introspect import inspect_model
+from eval.run import Run, load_run, markov_baselines
+from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
-from train.tasks import AnswerTask
+from train.tasks.fields import ANSWER_FORMATS
 
-Baselines = Mapping[str, Mapping[str, float]]
+Finals = Mapping[str, float]
 SPLITS = {"valid": "validation", "test": "test"}
 
 
-def write_report(workdir: str | Path, run: Run | None = None, *, analyse: bool = True) -> Path:
+def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     """Write `report.html` into a run's folder and return its path.
 
     Args:
         workdir: a folder with at least `config.json` or `metrics.jsonl`.
         run: model and corpus to inspect; None loads the checkpoint that `eval.json` evaluated, or
             else the best.
-        analyse: False uses only the log and `eval.json`.
 
     Raises:
         UserError: the folder holds no run.
     """
     workdir = Path(workdir)
     log, path = read_log(workdir), workdir / "report.html"
-    if AnswerTask.reads(log.config.get("data", {}).get("format")):
+    if log.config.get("data", {}).get("format") in ANSWER_FORMATS:
         page = answers_page.compose(log, json_object(workdir / "answers.json") or None)
-        cli.write_atomically(path, page)
+        write_atomically(path, page)
         return path
     evaluation = json_object(workdir / "eval.json")
-    inspection = Inspection(baselines=evaluation.get("baselines", {}))
-    if analyse:
-        try:
-            run = run or _load(workdir, evaluation.get("step"))
-            inspection = introspect.inspect_model(run, inspection.baselines)
-        except UserError as error:
-            missing = f"No heat maps, no sample, no fresh baselines: {error}"
-            inspection = Inspection(inspection.baselines, missing=[missing])
-    cli.write_atomically(path, compose(log, evaluation, inspection))
+    inspected, missing = [], ""
+    try:
+        run = run or _load(workdir, evaluation.get("step"))
+        inspected = inspect_model(run)
+        if not evaluation.get("baselines"):
+            evaluation["baselines"] = markov_baselines(run.corpus)
+    except UserError as error:
+        lacking = "No baselines" if run else "No heat maps, no sample, no fresh baselines"
+        missing = f"{lacking}: {error}"
+    write_atomically(path, compose(log, evaluation, inspected, missing))
     return path
 
 
@@ -76,66 +72,61 @@ def _load(workdir: Path, step: int | None) -> Run:
     return load_run(workdir)
 
 
-def compose(log: Log, evaluation: Mapping[str, Any], inspection: Inspection) -> str:
-    """Return the page as HTML, from the run's log, `eval.json` (or {}) and an inspection."""
-    baselines = inspection.baselines
+def compose(
+    log: Log, evaluation: Mapping[str, Any], inspected: Sequence[Block] = (), missing: str = ""
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        log: the log of the run.
+        evaluation: content of `eval.json`, or {}.
+        inspected: result of `inspect_model`.
+        missing: a sentence on what could not be inspected.
+    """
+    finals = _finals(log, evaluation)
+    levels = evaluation.get("baselines", {}).get("valid", {})
     blocks = [
-        Text(_summary(log, evaluation, baselines), "lead"),
-        Tiles(_tiles(log, evaluation, baselines)),
-        *(Text(sentence, "missing") for sentence in inspection.missing),
-        *_curves(log, baselines.get("valid", {})),
-        *_comparison(log, evaluation, baselines),
+        Text(_summary(log, evaluation, finals, levels), "lead"),
+        Tiles(_tiles(log, evaluation, finals, levels)),
+        *([Text(missing, "missing")] if missing else []),
+        *_curves(log, levels),
+        *_comparison(log, evaluation, finals),
         *_abstractions(log),
-        *introspect.sections(inspection),
         *_auxiliary(log),
         *_optimizer(log),
         *_control(log),
+        *inspected,
+        *_provenance(log, evaluation),
     ]
-    if inspection.sample is not None:
-        prompt, text = inspection.sample
-        blocks += [Heading(f"A sample at step {inspection.step}"), Sample(text, prompt)]
-    blocks += _provenance(log, evaluation)
-    title = f"{log.config.get('model', 'run')} · {log.workdir.resolve().name}"
-    return to_html(title, blocks, _subtitle(log))
+    return to_html(log.title, blocks, log.settings("State of the Union speeches"))
 
 
-def _subtitle(log: Log) -> str:
-    config, data = log.config, log.config.get("data", {})
-    paths = data.get("paths") or ()
-    corpus = ", ".join(str(path) for path in paths) or "State of the Union speeches"
-    if not config:
-        return "no config.json in this folder"
-    return (
-        f"{corpus}, {data.get('tokenizer', 'byte')} tokens · batch {config.get('batch_size')} x "
-        f"{config.get('seq_len')} · seed {config.get('seed')} · {config.get('dtype')}"
-    )
+def _finals(log: Log, evaluation: Mapping) -> dict[str, float]:
+    """Return split -> final bits per byte, from `eval.json` or else the log."""
+    _, values = log.bits_per_byte("valid")
+    logged = {"valid": values[-1]} if values else {}
+    scores = evaluation.get("splits", {})
+    finals = {
+        split: scores.get(split, {}).get("bits_per_byte", logged.get(split)) for split in SPLITS
+    }
+    return {split: value for split, value in finals.items() if value is not None}
 
 
-def _final(log: Log, evaluation: Mapping, split: str) -> float | None:
-    """Return the final bits per byte of a split, from `eval.json` or else the log."""
-    value = evaluation.get("splits", {}).get(split, {}).get("bits_per_byte")
-    if value is None and split == "valid":
-        _, values = log.bits_per_byte("valid")
-        value = values[-1] if values else None
-    return value
-
-
-def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
+def _summary(log: Log, evaluation: Mapping, finals: Finals, levels: Mapping[str, float]) -> str:
     steps = log.last_step
     if steps is None:
         return "Nothing was logged yet: the pictures appear once the run has written metrics.jsonl."
-    planned = log.config.get("steps")
-    state = f"So far {steps} of {planned or '?'} steps are logged"
     if log.final:
-        state = "The run is finished"
-        if "stopped" in log.final:
-            state = f"The controller stopped the run ({log.final['stopped']})"
+        stopped = log.final.get("stopped")
+        state = f"The controller stopped the run ({stopped})" if stopped else "The run is finished"
+        text = f"{state} after {steps} steps. "
     elif log.stopped:
-        state = f"The run stopped: {log.stopped}"
-    text = f"{state} after {steps} steps. " if log.final else f"{state}. "
-    valid, levels = _final(log, evaluation, "valid"), baselines.get("valid", {})
-    if valid is None:
+        text = f"The run stopped: {log.stopped}. "
+    else:
+        text = f"So far {steps} of {log.config.get('steps', '?')} steps are logged. "
+    if "valid" not in finals:
         return text + "No validation has run yet."
+    valid = finals["valid"]
     step = f" (step {evaluation['step']})" if "step" in evaluation else ""
     text += f"On the validation text the model{step} reaches {valid:.3f} bits per byte"
     if "order-2" in levels:
@@ -146,36 +137,29 @@ def _summary(log: Log, evaluation: Mapping, baselines: Baselines) -> str:
             f"order 1 {levels['order-1']:.3f}, unigram {levels['unigram']:.3f}), "
             "which was fitted on the same training bytes"
         )
-    test = _final(log, evaluation, "test")
-    text += "." if test is None else f". On the test text it reaches {test:.3f}."
+    text += f". On the test text it reaches {finals['test']:.3f}." if "test" in finals else "."
     if evaluation.get("max_bytes"):
         text += f" Each split was limited to about {evaluation['max_bytes']:,} bytes."
     return text
 
 
-def _tiles(log: Log, evaluation: Mapping, baselines: Baselines) -> list[tuple[str, str]]:
-    tiles = []
-    for split, label in SPLITS.items():
-        value, levels = _final(log, evaluation, split), baselines.get(split, {})
-        if value is not None:
-            tiles.append((f"{value:.3f}", f"bits per byte, {label}"))
-        if value is not None and "order-2" in levels and split == "valid":
-            tiles.append((f"{value - levels['order-2']:+.2f}", "bits, against order-2 Markov"))
+def _tiles(log: Log, evaluation: Mapping, finals: Finals, levels) -> list[tuple[str, str]]:
+    tiles = [(f"{value:.3f}", f"bits per byte, {SPLITS[name]}") for name, value in finals.items()]
+    if "valid" in finals and "order-2" in levels:
+        change = finals["valid"] - levels["order-2"]
+        tiles.insert(1, (f"{change:+.2f}", "bits, against order-2 Markov"))
     if evaluation.get("parameters"):
         tiles.append((f"{evaluation['parameters']:,}", "parameters"))
     if log.seconds:
-        tiles.append((_duration(log.seconds), "training time"))
+        tiles.append((str(timedelta(seconds=round(log.seconds))), "training time"))
     if log.bytes_per_second:
         tiles.append((f"{log.bytes_per_second:,.0f}", "bytes per second"))
     return tiles
 
 
 def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
-    lines = {}
-    for split, label in (("train", "training"), ("valid", "validation")):
-        steps, values = log.bits_per_byte(split)
-        if values:
-            lines[label] = (steps, values)
+    splits = {"training": log.bits_per_byte("train"), "validation": log.bits_per_byte("valid")}
+    lines = {label: series for label, series in splits.items() if series[1]}
     if not lines:
         return []
     against = ", against byte-Markov models fitted on the same training bytes (dashed)"
@@ -185,30 +169,31 @@ def _curves(log: Log, levels: Mapping[str, float]) -> list[Block]:
     return [Heading("Learning"), Picture(figures.svg(figure, "curves"), caption)]
 
 
-def _comparison(log: Log, evaluation: Mapping, baselines: Baselines) -> list[Block]:
-    splits = [split for split in SPLITS if _final(log, evaluation, split) is not None]
-    if not splits:
+def _comparison(log: Log, evaluation: Mapping, finals: Finals) -> list[Block]:
+    def row(title, name, results):
+        return [title, *(_number(results.get(split, {}).get(name)) for split in finals)]
+
+    if not finals:
         return []
-    names = [
-        name for name in ("unigram", "order-1", "order-2") if name in baselines.get("valid", {})
-    ]
-    rows = [
-        [f"byte-Markov, {name}", *(_number(baselines.get(s, {}).get(name)) for s in splits)]
-        for name in names
-    ]
+    baselines = evaluation.get("baselines", {})
+    names = [name for name in NAMES if name in baselines.get("valid", {})]
+    rows = [row(f"byte-Markov, {name}", name, baselines) for name in names]
     steps, _ = log.bits_per_byte("valid")
     step = evaluation.get("step", steps[-1] if steps else "?")
-    rows.append(
-        [f"this model, step {step}", *(_number(_final(log, evaluation, s)) for s in splits)]
-    )
-    titles = [SPLITS[split] for split in splits]
-    blocks = [Table(["bits per byte", *titles], rows, styles={len(rows) - 1: "strong"})]
-    results = evaluation.get("splits", {})
-    if results:
-        terms = sorted({term for split in splits for term in results.get(split, {})})
-        rows = [[t, *(_number(results.get(s, {}).get(t)) for s in splits)] for t in terms]
+    rows.append([f"this model, step {step}", *map(_number, finals.values())])
+    titles = [SPLITS[split] for split in finals]
+    blocks = [Table(["bits per byte", *titles], rows, styles={len(names): "strong"})]
+    if results := evaluation.get("splits", {}):
+        terms = sorted({term for split in finals for term in results.get(split, {})})
+        rows = [row(term, term, results) for term in terms]
         blocks.append(Fold("All metrics", [Table(["mean", *titles], rows)]))
     return blocks
+
+
+def _with_prefix(log: Log, prefix: str) -> figures.Series:
+    """Return the training metrics whose names start with `prefix`, without it."""
+    names = [name for name in log.names("train") if name.startswith(prefix)]
+    return {name.removeprefix(prefix): log.series("train", name) for name in names}
 
 
 def _abstractions(log: Log) -> list[Block]:
@@ -219,21 +204,14 @@ def _abstractions(log: Log) -> list[Block]:
         ("abstraction_norm_", "norm", norm),
         ("participation_", "participation ratio", ratio),
     ):
-        lines = {
-            f"layer {name.removeprefix(prefix)}": log.series("train", name)
-            for name in log.names("train")
-            if name.startswith(prefix)
-        }
+        lines = {f"layer {k}": series for k, series in _with_prefix(log, prefix).items()}
         blocks += _picture(prefix.strip("_"), lines, label, caption)
     return [Heading("Abstraction layers"), *blocks] if blocks else []
 
 
 def _auxiliary(log: Log) -> list[Block]:
-    weights = {
-        name.removeprefix("weight/"): log.series("train", name)
-        for name in log.names("train")
-        if name.startswith("weight/") and name != "weight/next_token"
-    }
+    weights = _with_prefix(log, "weight/")
+    weights.pop("next_token", None)
     if not weights:
         return []
     losses = {name: log.series("train", name) for name in weights if name in log.names("train")}
@@ -253,21 +231,21 @@ def _auxiliary(log: Log) -> list[Block]:
     ]
 
 
-def _picture(name: str, lines: figures.Series, label: str, caption: str) -> list[Block]:
+def _picture(
+    name: str, lines: figures.Series, label: str, caption: str, height: float = 2.6
+) -> list[Block]:
     """Return a picture of the lines, if there are any."""
     if not lines:
         return []
-    return [Picture(figures.svg(figures.curves(lines, ylabel=label), name), caption)]
+    figure = figures.curves(lines, ylabel=label, height=height)
+    return [Picture(figures.svg(figure, name), caption)]
 
 
 def _optimizer(log: Log) -> list[Block]:
     blocks = []
     for name, label in (("learning_rate", "learning rate"), ("grad_norm", "gradient norm")):
-        series = log.series("train", name)
-        if series[1]:
-            figure = figures.curves({label: series}, ylabel=label, height=2.0)
-            caption = f"{label.capitalize()} at each step."
-            blocks.append(Picture(figures.svg(figure, name), caption))
+        lines = {label: log.series("train", name)} if name in log.names("train") else {}
+        blocks += _picture(name, lines, label, f"{label.capitalize()} at each step.", 2.0)
     return [Heading("Optimizer"), *blocks] if blocks else []
 
 
@@ -293,17 +271,17 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
                 f"{optimizer.get('schedule')}"
             )
     if log.seconds:
-        facts["training time"] = f"{_duration(log.seconds)} without validation and checkpoints"
+        seconds = round(log.seconds)
+        facts["training time"] = f"{timedelta(seconds=seconds)} without validation and checkpoints"
     if log.clock("compile_seconds"):
         facts["first step"] = f"{log.clock('compile_seconds')[-1]:.1f} s, including compilation"
     if log.bytes_per_second:
         facts["speed"] = f"{log.bytes_per_second:,.0f} bytes per second (median)"
     if log.final:
         facts["digest"] = str(log.final.get("digest", ""))
-    if evaluation:
+    if "step" in evaluation:
         facts["evaluation"] = (
-            f"step {evaluation.get('step')}, {evaluation.get('device')}, "
-            f"{evaluation.get('seconds', 0):.1f} s"
+            f"step {evaluation['step']}, {evaluation['device']}, {evaluation['seconds']:.1f} s"
         )
     blocks = provenance(
         facts,
@@ -322,18 +300,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if math.isfinite(value) and abs(value) < 1000 else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-@cli.command()
-def main(arguments: list[str]) -> None:
-    """Write the report of a run and print its path."""
-    parser = cli.parser("eval.report", __doc__, workdir=cli.RUN)
-    print(write_report(parser.parse_args(arguments).workdir))

@@ -5,7 +5,7 @@
                          [--steps N] [--set NAME FIELD=VALUE ...] [--data PATH ...] [--plan]
                          [--report [JSON]] [--diagnostics [brief|whole]] [--config.FIELD=VALUE ...]
 
-The file defines get_sweep() (see eval/sweep/plan.py); --set makes variants of a training config,
+The file defines get_sweep() (see docs/config.md); --set makes variants of a training config,
 which defines only get_config(). Prints the plan, i.e. parameters and tokens of every entry (--plan
 stops there), then trains each run in its own process in WORKDIR/<entry>/seed<k>. Repeat the command
 to resume after a stop or a crash: finished runs are kept, others continue from their checkpoints,
@@ -16,6 +16,7 @@ bit for bit with the same --jobs. Writes sweep.json (all results), sweep.html an
 
 import argparse
 import contextlib
+import fcntl
 import functools
 import json
 import shlex
@@ -97,7 +98,7 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
     begun = time.time()
     # A report only reads, so it may run next to a command that trains.
     read_only = flags.report is not None and not flags.diagnostics
-    with contextlib.nullcontext() if read_only else _Lock(workdir):
+    with contextlib.nullcontext() if read_only else lock(workdir):
         for run in runs:
             run.look()
         if before := sum(run.state == FINISHED for run in selected):
@@ -121,7 +122,7 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
 def _train(sweep, runs, flags: argparse.Namespace, console, stop) -> None:
     """Train the waiting runs, then measure the memory of the presets."""
     from eval.sweep import memory
-    from eval.sweep.progress_table import LiveTable
+    from eval.sweep.progress import LiveProgress
     from eval.sweep.runner import cores_of, run_all, start_worker
 
     workdir = Path(flags.workdir)
@@ -130,17 +131,19 @@ def _train(sweep, runs, flags: argparse.Namespace, console, stop) -> None:
     def start(run, slot):
         return start_worker(run, cores[slot], workdir / "cache")
 
-    with LiveTable(console, runs, flags.jobs, sweep.measure) as table:
+    with LiveProgress(console, runs, sweep.measure) as progress:
         stop.counting = True
-        run_all(runs, flags.jobs, start, table.tick, lambda: stop.requests)
+        run_all(runs, flags.jobs, start, progress.tick, lambda: stop.requests)
         stop.counting = False
-        table.tick()
+        progress.tick()
     if not flags.only or MEMORY in flags.only:
         memory.measure(sweep.memory, workdir / "memory.json")
 
 
 def _write(sweep, runs, flags: argparse.Namespace, command: str, seconds: float) -> None:
     """Write sweep.json and the pages, and print a summary."""
+    import scipy
+
     from eval.log import device_description, json_object, versions
     from eval.report.document import to_terminal
     from eval.sweep import claims, page, results, statistics
@@ -152,7 +155,7 @@ def _write(sweep, runs, flags: argparse.Namespace, command: str, seconds: float)
         "preset": flags.preset,
         "jobs": flags.jobs,
         "device": device_description(),
-        "versions": versions() | {"scipy": statistics.scipy_version()},
+        "versions": versions() | {"scipy": scipy.__version__},
         "wall_seconds": round(seconds, 1),
     }
     result = statistics.answered(results.collect(sweep, runs, facts))
@@ -213,27 +216,17 @@ class _StopRequest:
             print("\nsaving; interrupt again to kill the runs", file=sys.stderr)
 
 
-class _Lock:
-    """Exclusive lock on the folder, released by the system if the process is killed."""
-
-    def __init__(self, workdir: Path):
-        self.path = workdir / "lock"
-
-    def __enter__(self):
-        import fcntl
-
-        self.file = open(self.path, "w")
+@contextlib.contextmanager
+def lock(workdir: Path):
+    """Hold a lock on the folder, which the system releases if the process is killed."""
+    with open(workdir / "lock", "w") as file:
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self.file.close()
             raise UserError(
-                f"{self.path.parent}: in use by another eval.sweep; wait for it or stop it"
+                f"{workdir}: in use by another eval.sweep; wait for it or stop it"
             ) from None
-        return self
-
-    def __exit__(self, *exc):
-        self.file.close()
+        yield
 
 
 if __name__ == "__main__":

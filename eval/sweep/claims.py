@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.log import json_value
+
 COMPILED = "compiled"  # pseudo entry: memory of a preset's compiled training step in GB
 GB = 1e9
-HEADER = ("row", "number", "of", "aim", "by seed", "")
+# Key of a judged row -> heading of its column.
+COLUMNS = {"row": "row", "claim": "number", "run": "of", "aim": "aim"}
+COLUMNS |= {"shown": "by seed", "verdict": ""}
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,19 @@ class Claim:
 
     def read(self, evaluation: Mapping[str, Any]) -> float | None:
         """Return the scaled value, or None if the run does not have it."""
-        value: Any = evaluation
-        for name in self.value.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
+        value = json_value(evaluation, self.value)
         return None if value is None else self.scale * value
-
-    def reached(self, value: float) -> bool:
-        """Return whether a value reaches the aim."""
-        return value < self.aim if self.below else value > self.aim
 
     def verdict(self, values: Sequence[float | None]) -> str:
         """Describe how many seeds reach the aim; "" without an aim or a value."""
         if self.aim is None or not values:
             return ""
-        numbers = [value for value in values if value is not None]
-        good = sum(map(self.reached, numbers))
+        sign = 1 if self.below else -1
+        misses = [sign * (value - self.aim) for value in values if value is not None]
+        good = sum(miss < 0 for miss in misses)
         if good == len(values):
             return "reached"
-        misses = [value - self.aim if self.below else self.aim - value for value in numbers]
-        short = f", short by {self.form.format(max([0.0, *misses]))} at most" if numbers else ""
+        short = f", short by {self.form.format(max([0.0, *misses]))} at most" if misses else ""
         return (f"by {good} of {len(values)} seeds" if good else "not reached") + short
 
 
@@ -70,17 +68,14 @@ def judge(claims: Sequence[Claim], result: Mapping[str, Any]) -> list[dict[str, 
     }
     rows = []
     for claim in claims:
-        if claim.entry == COMPILED:
-            values = {"any": sizes[claim.value]} if claim.value in sizes else None
+        if claim.entry == COMPILED and claim.value in sizes:
+            rows.append(_row(claim, {"any": sizes[claim.value]}))
         elif claim.entry in result["entries"]:
             values = {
                 run["seed"]: claim.read(run["evaluation"])
                 for run in result["runs"]
                 if run["entry"] == claim.entry and run.get("evaluation")
             }
-        else:
-            values = None
-        if values is not None:
             rows.append(_row(claim, values))
     return sorted(rows, key=lambda row: row["row"])
 
@@ -97,14 +92,6 @@ def _row(claim: Claim, by_seed: Mapping[Any, float | None]) -> dict[str, Any]:
         "shown": shown or "not measured",
         "verdict": claim.verdict(list(values)),
     }
-
-
-def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Format judged rows as table cells under `HEADER`."""
-    return [
-        [row["row"], row["claim"], row["run"], row["aim"] or "", row["shown"], row["verdict"]]
-        for row in rows
-    ]
 
 
 def lead(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:

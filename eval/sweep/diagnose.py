@@ -1,6 +1,5 @@
 """Diagnostics and a text sample of every finished run (docs/systems.md, G-93)."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.sweep.runner import FINISHED, Run
+from eval.log import json_object
+from eval.sweep.runner import FINISHED, Run, cache_variables
+from jaxmodels.cli import write_atomically
 
 DIAGNOSTICS, SAMPLE = "diagnostics.json", "sample.txt"
 PROMPT, TOKENS = "The ", 300
@@ -28,7 +29,8 @@ def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False
             continue
         for name, command in commands(run.folder, whole).items():
             path = run.folder / name
-            if path.exists() and not (whole and name == DIAGNOSTICS and _is_brief(path)):
+            is_brief = json_object(path).get("amounts", {}).get("brief")
+            if path.exists() and not (whole and is_brief):
                 continue
             begun = time.perf_counter()
             if error := _write(path, command, cache):
@@ -37,17 +39,10 @@ def diagnose(runs: Sequence[Run], cache: Path, say=print, *, whole: bool = False
                 say(f"{run.name}: {name} ({time.perf_counter() - begun:.0f} s)")
 
 
-def _is_brief(path: Path) -> bool:
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8"))["amounts"]["brief"])
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
 def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
     """Return file -> command; the command of the sample prints it instead of writing a file."""
-    workdir, new = f"--workdir={folder}", folder / f"{DIAGNOSTICS}.new"
-    diagnostics = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={new}"]
+    workdir, path = f"--workdir={folder}", folder / DIAGNOSTICS
+    diagnostics = ["eval.diagnostics", workdir, "--checkpoint=last", f"--json={path}"]
     return {
         DIAGNOSTICS: diagnostics if whole else [*diagnostics, "--brief"],
         SAMPLE: ["eval.sample", workdir, f"--prompt={PROMPT}", f"--tokens={TOKENS}"],
@@ -55,26 +50,18 @@ def commands(folder: Path, whole: bool = False) -> dict[str, list[str]]:
 
 
 def _write(path: Path, command: Sequence[str], cache: Path) -> str:
-    """Run a command and move its output to `path`; return the error message, or ""."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache.absolute() / "diagnostics"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-    }
+    """Run a command whose result is the file `path`; return the error message, or ""."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        env=environment,
+        env=os.environ | cache_variables(cache / "diagnostics"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         errors="replace",
-        check=False,
     )
-    new = path.with_name(path.name + ".new")
-    if done.returncode == 0 and path.name == SAMPLE:
-        new.write_text(done.stdout, encoding="utf-8")
-    if done.returncode or not new.exists():
+    if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
         return lines[-1].removeprefix("error: ")
-    new.replace(path)
+    if path.name == SAMPLE:
+        write_atomically(path, done.stdout)
     return ""

@@ -17,13 +17,12 @@ from eval.report.document import (
     provenance,
     to_html,
 )
-from eval.sweep import claims
+from eval.sweep import claims, statistics
 from eval.sweep.results import of_entry
 from eval.sweep.sections import curves, diagnostics, lr_fairness, scale_up, scores
-from eval.sweep.statistics import HELPS, HURTS, RULE, SAME, number, summaries
+from eval.sweep.statistics import number
 
 Result = Mapping[str, Any]
-SIGNIFICANT = " ✓"  # significant at the false discovery rate
 
 
 def summary(result: Result) -> list[Block]:
@@ -72,10 +71,10 @@ def lead(result: Result) -> str:
     """Return the counts of verdicts and of finished runs as text."""
     verdicts = [answer["verdict"] for answer in result["answers"].values()]
     finished = sum(run["state"] == "finished" for run in result["runs"])
-    unknown = len(verdicts) - sum(map(verdicts.count, (HELPS, HURTS, SAME)))
+    yes, no, same, unknown = map(verdicts.count, statistics.LABELS)
     counts = (
-        f"{len(verdicts)} questions: {verdicts.count(HELPS)} yes, {verdicts.count(HURTS)} no "
-        f"(worse), {verdicts.count(SAME)} not distinguishable, {unknown} not known. "
+        f"{len(verdicts)} questions: {yes} yes, {no} no (worse), {same} not distinguishable, "
+        f"{unknown} not known. "
     )
     return (counts if verdicts else "") + (
         f"{finished} of {len(result['runs'])} runs finished. "
@@ -88,7 +87,8 @@ def _claims(result: Result) -> list[Block]:
     if not rows:
         return []
     words = f"{claims.lead(rows, result['seeds'])} {result['claims_note']}".strip()
-    table = Table(claims.HEADER, claims.cells(rows), left=range(len(claims.HEADER)))
+    cells = [[row[key] or "" for key in claims.COLUMNS] for row in rows]
+    table = Table(list(claims.COLUMNS.values()), cells, left=range(len(claims.COLUMNS)))
     return [Heading("Claimed and measured"), Text(words), table]
 
 
@@ -96,7 +96,7 @@ def _answers(result: Result) -> list[Block]:
     answers = result["answers"].values()
     if not answers:
         return []
-    blocks = [Heading("Answers"), Text(RULE)]
+    blocks = [Heading("Answers"), Text(statistics.RULE)]
     bars = {
         answer["text"]: (answer["difference"], answer["high"] - answer["difference"])
         for answer in answers
@@ -116,19 +116,13 @@ def _answers_in_words(result: Result) -> list[Block]:
 
 
 def _answer_row(answer: Mapping[str, Any]) -> list[str]:
-    words = {HELPS: "yes", HURTS: "no, worse"}.get(answer["verdict"], answer["verdict"])
-    joint = answer["p_jointly"] is not None and answer["p_jointly"] < 0.05
-    interval = unpaired = "-"
-    if answer["p"] is not None:
-        interval = f"{answer['low']:+.4f} to {answer['high']:+.4f}"
-    if answer["unpaired"] is not None:
-        unpaired = "{:+.4f} to {:+.4f}".format(*answer["unpaired"])
+    unpaired = answer["unpaired"]
     return [
         answer["text"],
-        words + (SIGNIFICANT if joint and answer["verdict"] in (HELPS, HURTS) else ""),
+        statistics.LABELS[answer["verdict"]] + (" ✓" if statistics.significant(answer) else ""),
         number(answer["difference"], sign=True) + _relative(answer),
-        interval,
-        unpaired,
+        statistics.interval(answer),
+        "-" if unpaired is None else "{:+.4f} to {:+.4f}".format(*unpaired),
         "-" if answer["in_spreads"] is None else f"{answer['in_spreads']:+.1f}",
         f"{answer['with_seeds']}, {answer['without_seeds']}",
     ]
@@ -162,7 +156,7 @@ def entry_table(result: Result) -> Table:
     header = ["", result["unit"], "from baseline", "mean over training", "max gradient norm"]
     header += ["parameters", "runs", "seconds per run"]
     rows, first = [], None
-    for row in summaries(result):
+    for row in statistics.summaries(result):
         first = first or row["parameters"]
         halted = f", {row['halted']} halted" if row["halted"] else ""
         means = [_spread(row, key) for key in ("mean", "along", "grad_norm")]

@@ -1,26 +1,7 @@
 """Plan of a sweep: entries with equal tokens and optionally equal parameters, for several seeds.
 
-A sweep file defines `get_sweep()`, or `get_sweep(preset)`, which returns a mapping:
-
-    config     base config, from `get_config()`
-    seeds      seeds of every entry
-    entries    name -> {"says": description, "changes": {field: value}, "group": group,
-               "match": field, "multiple": number, "config": another base}, all optional
-    steps      steps of every run; default: those of the base
-    questions  name -> (entry with, entry without, question as text); default: compare every entry
-               with the first one if they read equal numbers of tokens
-    measure    {"name", "unit", "best", "scale"}: compare scale * (best - validation metric `name`);
-               default: bits per character or byte
-    answers    True: evaluate question answering after training
-    claims     published numbers to compare with, see `eval/sweep/claims.py`
-    claims_note  a sentence on the claims that are not measured
-    memory     preset -> (rows, tokens per row, GB of the card): training steps to compile only
-    diagnosis  (hybrid, first baseline, second baseline)
-
-The first entry is the baseline. A field belongs to the config ("optimizer.learning_rate") or to the
-model ("num_layers" for "model_config.num_layers"). An entry that changes `model` starts from the
-defaults of that model. `match` names a numeric field (e.g. a width), which is set, in multiples of
-`multiple`, so that the entry has the baseline's number of parameters.
+A sweep file defines `get_sweep()`, or `get_sweep(preset)`; docs/config.md, "Sweeps", describes the
+mapping that it returns. An entry that changes `model` starts from the defaults of that model.
 """
 
 import dataclasses
@@ -35,6 +16,7 @@ from ml_collections import ConfigDict
 from eval.report.document import Mark, Table
 from eval.sweep.claims import Claim
 from eval.sweep.match import count, dotted, matched_value
+from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file, returned_by
 from train import tasks
@@ -92,7 +74,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A planned sweep; for the fields see the module's docstring."""
+    """A planned sweep; for the fields see docs/config.md."""
 
     entries: dict[str, Entry]
     seeds: tuple[int, ...]
@@ -155,36 +137,25 @@ def read_sweep(
 
 
 def _check(path: str | Path, spec: Mapping[str, Any]) -> None:
+    def check_known(words, options, what):
+        for word in words:
+            if word not in options:
+                raise UserError(f"{path}: {what} {word!r}{choose_from(options)}")
+
     if missing := [key for key in REQUIRED if key not in spec]:
         raise UserError(f"{path}: get_sweep() returns no {missing[0]!r}")
-    if unknown := [key for key in spec if key not in (*REQUIRED, *OPTIONAL)]:
-        raise UserError(
-            f"{path}: get_sweep() returns unknown key {unknown[0]!r}; "
-            f"choose from: {', '.join((*REQUIRED, *OPTIONAL))}"
-        )
-    entries = spec["entries"]
-    if not entries:
+    check_known(spec, (*REQUIRED, *OPTIONAL), "get_sweep() returns unknown key")
+    if not spec["entries"]:
         raise UserError(f"{path}: no entries; the first one is the baseline")
-    for name, entry in entries.items():
-        if unknown := [key for key in entry if key not in KEYS]:
-            raise UserError(
-                f"{path}: entry {name!r} has unknown key {unknown[0]!r}; "
-                f"choose from: {', '.join(KEYS)}"
-            )
-        if (group := entry.get("group", "variant")) not in GROUPS:
-            raise UserError(
-                f"{path}: entry {name!r} has unknown group {group!r}; "
-                f"choose from: {', '.join(GROUPS)}"
-            )
+    for name, entry in spec["entries"].items():
+        check_known(entry, KEYS, f"entry {name!r} has unknown key")
+        check_known([entry.get("group", "variant")], GROUPS, f"entry {name!r} has unknown group")
     measure = spec.get("measure")
     if measure is not None and set(measure) != {"name", "unit", "best", "scale"}:
         raise UserError(f"{path}: 'measure' needs name, unit, best and scale")
-    questions = spec.get("questions", {})
-    used = [(name, entry) for name, (*pair, _) in questions.items() for entry in pair]
-    used += [("diagnosis", entry) for entry in spec.get("diagnosis", ())]
-    for question, entry in used:
-        if entry not in entries:
-            raise UserError(f"{path}: {question!r} refers to unknown entry {entry!r}")
+    for name, (*pair, _) in spec.get("questions", {}).items():
+        check_known(pair, spec["entries"], f"{name!r} refers to unknown entry")
+    check_known(spec.get("diagnosis", ()), spec["entries"], "'diagnosis' refers to unknown entry")
 
 
 def make_plan(
@@ -223,32 +194,28 @@ def make_plan(
                 changes[match] = value
                 config = config_with({match: value})
             parameters = count(config)
+            if spec.get("answers") and tasks.of(config).kind != "answers":
+                raise UserError("'answers' needs questions, see data.format")
         except UserError as error:
             raise UserError(f"entry {name!r}: {error}") from error
         group, says = listed.get("group", "variant"), listed.get("says", "")
         entries[name] = Entry(name, group, says, changes, config, match, parameters)
-    sweep = Sweep(
-        entries,
-        tuple(dict.fromkeys(seeds or spec["seeds"])),
-        dict(spec["questions"]) if "questions" in spec else _default_questions(entries),
-        tuple(spec.get("diagnosis", ())),
-        dict(spec.get("measure", {})),
-        bool(spec.get("answers")),
-        tuple(Claim(**claim) for claim in spec.get("claims", ())),
-        spec.get("claims_note", ""),
-        dict(spec.get("memory", {})),
-    )
-    _check_equal(sweep)
-    return sweep
-
-
-def _default_questions(entries: Mapping[str, Entry]) -> dict[str, tuple[str, str, str]]:
     first, *others = entries.values()
-    return {
+    default = {
         entry.name: (entry.name, first.name, f"Is “{entry.name}” better than “{first.name}”?")
         for entry in others
         if entry.tokens == first.tokens
     }
+    copied = ("diagnosis", "measure", "answers", "claims_note", "memory")
+    sweep = Sweep(
+        entries,
+        tuple(dict.fromkeys(seeds or spec["seeds"])),
+        spec.get("questions", default),
+        claims=tuple(Claim(**claim) for claim in spec.get("claims", ())),
+        **{key: spec[key] for key in copied if key in spec},
+    )
+    _check_equal(sweep)
+    return sweep
 
 
 def _check_equal(sweep: Sweep) -> None:
@@ -313,7 +280,7 @@ def _with_vocab(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
     """Resolve the vocabulary size from the tokenizer; `vocabularies` caches it per corpus."""
     key = json.dumps(config.data.to_dict(), sort_keys=True)
     if key not in vocabularies:
-        corpus = tasks.task_class_of(config).load_corpus(config)
+        corpus = tasks.load_corpus(config)
         vocabularies[key] = corpus.tokenizer.vocab_size
     return resolve_vocab(config, vocabularies[key])
 

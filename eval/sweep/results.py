@@ -32,13 +32,6 @@ def measured(log: Log, measure: Mapping[str, Any]) -> tuple[list[int], list[floa
     return log.bits_per_byte("valid")
 
 
-def unit_of(sweep: Sweep) -> str:
-    """Return the unit of the values of `measured`."""
-    if sweep.measure:
-        return sweep.measure["unit"]
-    return UNITS.get(sweep.baseline.config.data.tokenizer, "bits per byte")
-
-
 def collect(sweep: Sweep, runs: Sequence[Run], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of `sweep.json` without its statistics.
 
@@ -47,21 +40,15 @@ def collect(sweep: Sweep, runs: Sequence[Run], facts: Mapping[str, Any]) -> dict
       runs: runs of `runs_of`, after `look`.
       facts: command, versions, device etc., which are copied.
     """
+    copied = ("group", "says", "changes", "match", "parameters", "tokens")
     entries = {
-        name: {
-            "group": entry.group,
-            "says": entry.says,
-            "changes": entry.changes,
-            "match": entry.match,
-            "parameters": entry.parameters,
-            "tokens": entry.tokens,
-            "config": entry.config.to_dict(),
-        }
+        name: {key: getattr(entry, key) for key in copied} | {"config": entry.config.to_dict()}
         for name, entry in sweep.entries.items()
     }
+    bits = UNITS.get(sweep.baseline.config.data.tokenizer, "bits per byte")
     return {
         **facts,
-        "unit": unit_of(sweep),
+        "unit": sweep.measure.get("unit", bits),
         "seeds": list(sweep.seeds),
         "questions": {name: list(question) for name, question in sweep.questions.items()},
         "diagnosis": list(sweep.diagnosis),
@@ -76,6 +63,7 @@ def run_result(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
     steps, values = measured(log, measure)
     sessions = json_lines(run.folder / "sessions.jsonl")
     last = sessions[-1] if sessions else {}
+    sample = run.folder / SAMPLE
     curves = {}
     for name in log.names("train"):
         if name in CURVES or name.startswith("grad_norm"):
@@ -96,7 +84,7 @@ def run_result(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
         "versions": last.get("versions", {}),
         "digest": (log.final or {}).get("digest", ""),
         "diagnostics": json_object(run.folder / DIAGNOSTICS),
-        "sample": _text(run.folder / SAMPLE),
+        "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
     }
     return result | ({"evaluation": evaluation(run.folder, log)} if run.answers else {})
 
@@ -110,10 +98,6 @@ def evaluation(folder: Path, log: Log) -> dict[str, Any]:
     scores = {key: answers[key] for key in EVALUATION} | {"scores": answers["splits"]}
     scores["converged"] = next((step for step, value in exact if value > CONVERGED), None)
     return scores | {"steps": log.config["steps"]}
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def of_entry(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -13,57 +13,36 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from eval.log import Log, json_object, read_log
 from eval.sweep.plan import Sweep
 from jaxmodels.errors import UserError
-from train.config import differences, from_json, to_json
+from train.config import differences, read_config, to_json
 
 WAITING, RUNNING, FINISHED = "waiting", "running", "finished"
 HALTED, FAILED, STOPPED = "halted", "failed", "stopped"
-STATES = (RUNNING, WAITING, FINISHED, HALTED, FAILED, STOPPED)
 POLL_SECONDS = 0.5
 SAVE_SECONDS = 120  # limit for a stopped worker to write its checkpoint
 
 
-class Process(Protocol):
-    """The part of the interface of `subprocess.Popen` that the runner uses."""
+class Worker(subprocess.Popen):
+    """A process of `eval.sweep.worker`, which stops when its standard input closes."""
 
     def poll(self) -> int | None:
         """Return the exit status, or None while the process runs."""
-
-    def terminate(self) -> None:
-        """Ask the process to save and stop."""
-
-    def kill(self) -> None:
-        """Kill the process."""
-
-
-class Worker:
-    """A process of `eval.sweep.worker`, which stops when its standard input closes."""
-
-    def __init__(self, process: subprocess.Popen):
-        self.process = process
-
-    def poll(self) -> int | None:
-        """See `Process`."""
-        status = self.process.poll()
+        status = super().poll()
         if status is not None:
-            self.process.stdin.close()
+            self.stdin.close()
         return status
 
-    def terminate(self) -> None:
-        """See `Process`."""
-        self.process.terminate()
-
     def kill(self) -> None:
-        """See `Process`; wait for its end."""
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
+        """Kill the process and wait for its end."""
+        super().kill()
+        self.wait()
+        self.stdin.close()
 
 
 @dataclasses.dataclass
@@ -76,8 +55,8 @@ class Run:
       config: complete config.
       folder: folder of the run.
       answers: True to evaluate question answering after training.
-      state: one of `STATES`. Halted: the loss became NaN or Inf, which is a result. Failed: the
-        process ended without finishing. Stopped: by a signal, after saving.
+      state: WAITING, RUNNING, FINISHED; HALTED: the loss became NaN or Inf, which is a result;
+        FAILED: the process ended without finishing; STOPPED: by a signal, after saving.
       reason: why it halted or failed.
       begun: monotonic time when its process started, or None.
     """
@@ -109,9 +88,7 @@ class Run:
         """
         log = self.log()
         if log.config:
-            path = self.folder / "config.json"
-            old = from_json(path.read_text(encoding="utf-8"), str(path))
-            if changed := differences(old, self.config):
+            if changed := differences(read_config(self.folder / "config.json"), self.config):
                 raise UserError(
                     f"{self.folder}: holds a run with another {', '.join(changed)}; "
                     "name another --workdir"
@@ -126,17 +103,12 @@ class Run:
 
 def answers_measured(folder: Path) -> bool:
     """Return True if a run was evaluated with the settings of a sweep, e.g. not on fewer pairs."""
-    from eval.evaluators.answers import MAX_PAIRS
+    from eval.__main__ import MAX_PAIRS
 
     answers = json_object(folder / "answers.json")
     rounds = json_object(folder / "config.json").get("model_config", {}).get("halt_max_steps", 1)
     settings = answers.get("checkpoint"), answers.get("max_pairs"), answers.get("rounds")
     return settings == ("best", MAX_PAIRS, rounds)
-
-
-def folder_name(entry: str) -> str:
-    """Return the folder name of an entry."""
-    return re.sub(r"[^a-z0-9]+", "_", entry.lower()).strip("_") or "entry"
 
 
 def runs_of(sweep: Sweep, workdir: Path) -> list[Run]:
@@ -145,16 +117,14 @@ def runs_of(sweep: Sweep, workdir: Path) -> list[Run]:
     Raises:
       UserError: two entries have the same folder name.
     """
-    if len({folder_name(name) for name in sweep.entries}) < len(sweep.entries):
-        raise UserError(f"entries {', '.join(sweep.entries)}: two names give the same folder")
+    folders = {
+        name: workdir / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "entry")
+        for name in sweep.entries
+    }
+    if len(set(folders.values())) < len(folders):
+        raise UserError(f"entries {', '.join(folders)}: two names give the same folder")
     return [
-        Run(
-            name,
-            seed,
-            entry.of_seed(seed),
-            workdir / folder_name(name) / f"seed{seed}",
-            answers=sweep.answers,
-        )
+        Run(name, seed, entry.of_seed(seed), folders[name] / f"seed{seed}", sweep.answers)
         for seed in sweep.seeds
         for name, entry in sweep.entries.items()
     ]
@@ -169,22 +139,28 @@ def cores_of(jobs: int) -> list[list[int]]:
     return [[cores[(i * count + j) % len(cores)] for j in range(count)] for i in range(jobs)]
 
 
+def cache_variables(folder: Path) -> dict[str, str]:
+    """Return the environment variables that make JAX keep compiled programs in a folder."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.absolute()),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+
+
 def start_worker(run: Run, cores: Sequence[int], cache: Path) -> Worker:
     """Start a process that trains a run; its output goes to `worker.log` in the run's folder."""
     run.folder.mkdir(parents=True, exist_ok=True)
     plan = run.folder / "plan.json"
     plan.write_text(to_json(run.config), encoding="utf-8")
     command = [sys.executable, "-m", "eval.sweep.worker", f"--plan={plan}"]
-    # Compiled CPU programs depend on the number of threads.
-    programs = cache / f"{len(cores) or 'all'}_cores"
-    command += [f"--workdir={run.folder}", f"--cache={programs}"]
     command += [f"--cores={','.join(map(str, cores))}"]
     command += ["--answers"] if run.answers else []
-    environment = dict(os.environ)
+    # Compiled CPU programs depend on the number of threads.
+    environment = os.environ | cache_variables(cache / f"{len(cores) or 'all'}_cores")
     if cores:
         environment |= {"OMP_NUM_THREADS": str(len(cores)), "OPENBLAS_NUM_THREADS": str(len(cores))}
     with open(run.folder / "worker.log", "a", encoding="utf-8") as log:
-        process = subprocess.Popen(
+        return Worker(
             command,
             env=environment,
             stdin=subprocess.PIPE,  # closes when this process ends, which stops the worker
@@ -192,13 +168,12 @@ def start_worker(run: Run, cores: Sequence[int], cache: Path) -> Worker:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches only this process, which stops the workers
         )
-    return Worker(process)
 
 
 def run_all(
     runs: Sequence[Run],
     jobs: int,
-    start: Callable[[Run, int], Process],
+    start: Callable[[Run, int], subprocess.Popen],
     tick: Callable[[], Any] = lambda: None,
     stops: Callable[[], int] = lambda: 0,
     poll_seconds: float = POLL_SECONDS,
@@ -218,7 +193,7 @@ def run_all(
       KeyboardInterrupt: a stop was requested, and all workers have ended.
     """
     queue = collections.deque(run for run in runs if run.state == WAITING)
-    busy: dict[int, tuple[Run, Process]] = {}
+    busy: dict[int, tuple[Run, subprocess.Popen]] = {}
     try:
         while (queue or busy) and not stops():
             for slot in range(jobs):
@@ -244,7 +219,7 @@ def run_all(
         raise KeyboardInterrupt
 
 
-def _settle(busy: dict[int, tuple[Run, Process]]) -> None:
+def _settle(busy: dict[int, tuple[Run, subprocess.Popen]]) -> None:
     """Remove processes that have ended, and set the states of their runs."""
     for slot, (run, process) in list(busy.items()):
         if (status := process.poll()) is not None:
@@ -263,14 +238,8 @@ def _ended(run: Run, status: int) -> None:
         run.state = STOPPED
         return
     run.state = FAILED
-    killed = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    lines = _last_lines(run.folder / "worker.log")
-    message = next((line for line in reversed(lines) if line.startswith("error: ")), "")
-    run.reason = message.removeprefix("error: ") if status == 2 and message else killed
-
-
-def _last_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-    except OSError:
-        return []
+    run.reason = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    if status == 2:
+        log = (run.folder / "worker.log").read_text(encoding="utf-8", errors="replace")
+        errors = [line for line in log.splitlines()[-20:] if line.startswith("error: ")]
+        run.reason = errors[-1].removeprefix("error: ") if errors else run.reason

@@ -11,24 +11,19 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import scipy
 from scipy import stats
 
 from eval.sweep.results import by_seed, of_entry
 
 CONFIDENCE = 0.95
 HELPS, HURTS, SAME, UNKNOWN = "helps", "hurts", "not distinguishable", "not known"
+LABELS = {HELPS: "yes", HURTS: "no, worse", SAME: SAME, UNKNOWN: UNKNOWN}
 RULE = (
     "Two entries are distinguishable if the 95 % t interval of their difference, paired by seed "
     "(runs with one seed read the same batches), excludes 0. One in twenty comparisons of equal "
     "entries is distinguishable by chance; ✓ marks answers that are significant at a false "
     "discovery rate of 5 % over all questions. “Unpaired” is Welch's interval, for comparison."
 )
-
-
-def scipy_version() -> str:
-    """Return the version of SciPy, recorded with the results."""
-    return scipy.__version__
 
 
 def compare(with_it: Mapping[int, float], without: Mapping[int, float]) -> dict[str, Any]:
@@ -80,9 +75,10 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return question -> `compare`, with the entries' means, halted runs and the answer as text."""
     answers = {}
     for name, (one, other, text) in result["questions"].items():
-        answer = compare(by_seed(result, one), by_seed(result, other))
-        answer |= {"with": one, "without": other, "text": text}
-        for key, entry in (("with", one), ("without", other)):
+        sides = {"with": one, "without": other}
+        answer = compare(by_seed(result, one), by_seed(result, other)) | sides
+        answer |= {"text": text, "p_jointly": None}
+        for key, entry in sides.items():
             values = list(by_seed(result, entry).values())
             answer[f"{key}_mean"] = statistics.fmean(values) if values else None
             answer[f"{key}_seeds"] = len(values)
@@ -90,8 +86,6 @@ def answer_all(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         answers[name] = answer
     tested = [answer for answer in answers.values() if answer["p"] is not None]
     adjusted = stats.false_discovery_control([answer["p"] for answer in tested]) if tested else ()
-    for answer in answers.values():
-        answer["p_jointly"] = None
     for answer, p in zip(tested, adjusted, strict=True):
         answer["p_jointly"] = float(p)
     for answer in answers.values():
@@ -128,6 +122,12 @@ def _halted(result: Mapping[str, Any], entry: str) -> int:
     return sum(run["state"] == "halted" for run in of_entry(result, entry))
 
 
+def significant(answer: Mapping[str, Any]) -> bool:
+    """Return whether two entries differ at the false discovery rate of all questions."""
+    distinguishable = answer["verdict"] in (HELPS, HURTS)
+    return distinguishable and answer["p_jointly"] < 1 - CONFIDENCE
+
+
 def in_words(answer: Mapping[str, Any], unit: str) -> str:
     """Describe an answer in one or two sentences."""
     one, other = answer["with"], answer["without"]
@@ -148,8 +148,7 @@ def in_words(answer: Mapping[str, Any], unit: str) -> str:
         f" [{answer['low']:+.4f}, {answer['high']:+.4f}], {abs(answer['in_spreads']):.1f} x the "
         f"standard deviation of the difference ({answer['spread']:.4f}), {seeds}"
     )
-    jointly = answer["p_jointly"] is not None and answer["p_jointly"] < 1 - CONFIDENCE
-    joint = " ✓" if jointly and answer["verdict"] != SAME else ""
+    joint = " ✓" if significant(answer) else ""
     verdict = {HELPS: "Yes", HURTS: "No, it is worse", SAME: "Not distinguishable"}
     return f"{verdict[answer['verdict']]}: {size}{joint}.{tail}"
 
@@ -172,13 +171,11 @@ def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             "along": [statistics.fmean(run["valid"]["values"]) for run in finished],
             "grad_norm": [max(curve) for curve in norms if curve],
         }
-        row = {"entry": name, "group": entry["group"], "finished": len(finished)}
-        row["runs"] = len(runs)
+        row = {"entry": name, "finished": len(finished), "runs": len(runs)}
         for key, numbers in values.items():
             row[key] = statistics.fmean(numbers) if numbers else None
             row[f"{key}_spread"] = statistics.stdev(numbers) if len(numbers) > 1 else None
-        row |= {"parameters": entry["parameters"], "tokens": entry["tokens"]}
-        row["halted"] = _halted(result, name)
+        row |= {"parameters": entry["parameters"], "halted": _halted(result, name)}
         row["seconds"] = statistics.fmean(run["seconds"] for run in runs) if runs else 0.0
         first = rows[0]["mean"] if rows else row["mean"]
         row["change"] = row["mean"] - first if None not in (row["mean"], first) else None
@@ -189,3 +186,8 @@ def summaries(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 def number(value: float | None, sign: bool = False) -> str:
     """Format a number with four decimals, or None as a dash."""
     return "-" if value is None else f"{value:+.4f}" if sign else f"{value:.4f}"
+
+
+def interval(answer: Mapping[str, Any]) -> str:
+    """Format the interval of an answer of `compare`."""
+    return "-" if answer["p"] is None else f"{answer['low']:+.4f} to {answer['high']:+.4f}"

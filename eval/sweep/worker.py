@@ -1,15 +1,15 @@
 """Worker process of the sweep runner: one run, `python -m eval.sweep.worker`.
 
-Trains a config into a folder, resuming from its newest checkpoint, and optionally evaluates its
-answers. All workers share a compilation cache. Exit statuses are those of `python -m train`:
-0 finished, 2 invalid input, 3 NaN or Inf, 130 stopped and saved.
+Trains a config in its folder, resuming from the newest checkpoint, and optionally evaluates its
+answers. Exit statuses are those of `python -m train`: 0 finished, 2 invalid input, 3 NaN or Inf,
+130 stopped and saved.
 """
 
 import argparse
 import fcntl
 import json
 import os
-import shlex
+import signal
 import sys
 import threading
 import time
@@ -19,9 +19,7 @@ from pathlib import Path
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m eval.sweep.worker", description=__doc__)
-    parser.add_argument("--plan", required=True, help="the run's config as JSON")
-    parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--cache", required=True, help="folder of compiled programs")
+    parser.add_argument("--plan", required=True, help="the config as JSON, in the run's folder")
     parser.add_argument("--cores", default="", help="CPU cores, e.g. 0,1; default: all")
     parser.add_argument("--answers", action="store_true", help="evaluate answers after training")
     flags = parser.parse_args(arguments)
@@ -30,24 +28,21 @@ def main(arguments: list[str] | None = None) -> int:
     _follow_parent()
 
     # Import after setting the affinity: JAX counts the cores at start-up.
-    import jax
-
     from jaxmodels.cli import quiet_absl, run
     from train.devices.malloc import keep_freed_memory
 
     quiet_absl()
     keep_freed_memory()
-    jax.config.update("jax_compilation_cache_dir", str(Path(flags.cache).absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return run(lambda: _train(flags), interrupted="stopped")
 
 
 def _train(flags: argparse.Namespace) -> int:
+    from eval.__main__ import main as evaluate
+    from eval.sweep.runner import answers_measured
     from train.config import read_config
     from train.loop import run
 
-    workdir = Path(flags.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = Path(flags.plan).parent
     # An orphaned worker may still be writing its last checkpoint.
     with open(workdir / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -56,18 +51,9 @@ def _train(flags: argparse.Namespace) -> int:
         result = run(config, workdir, resume=True)
         _log_session(workdir, flags.cores, result, time.perf_counter() - start)
         status = {"halted": 3, "interrupted": 130}.get(result.status, 0)
-        if flags.answers and not status:
-            _measure_answers(workdir)
+        if flags.answers and not status and not answers_measured(workdir):
+            status = evaluate([f"--workdir={workdir}", "--batch-size=64"])
     return status
-
-
-def _measure_answers(workdir: Path) -> None:
-    from eval.evaluators import answers
-    from eval.sweep.runner import answers_measured
-
-    if not answers_measured(workdir):
-        command = ["python", "-m", "eval", f"--workdir={workdir}", "--batch-size=64"]
-        answers.write(workdir, answers.measure(workdir, command=shlex.join(command)))
 
 
 def _follow_parent() -> None:
@@ -76,8 +62,6 @@ def _follow_parent() -> None:
     def wait():
         while os.read(0, 1024):
             pass
-        import signal
-
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

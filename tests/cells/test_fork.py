@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 import jaxmodels.cells.rwkv7
 from jaxmodels.testing.__main__ import main
 
@@ -29,6 +31,7 @@ def test_changed_maths_conforms(tmp_path, capsys):
     assert run(tmp_path, capsys, CHANGED_MATHS) == (0, set())
 
 
+@pytest.mark.slow
 def test_broken_causality_is_detected(tmp_path, capsys):
     """The token shift of `__call__` reads the next token."""
     broken = ("token_shift(xs, state.shift, reset), v_first", "jnp.roll(xs, -1, 1), v_first")

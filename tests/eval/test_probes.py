@@ -11,7 +11,7 @@ from flax import nnx, struct
 
 from eval.probes import __main__ as command
 from eval.probes.model import ProbeConfig, ProbeModel, equal_parameters, state_bytes
-from eval.probes.table import COLUMNS, cells_of, markdown, mean_and_spread
+from eval.probes.table import markdown, mean_and_spread
 from eval.probes.training import Recipe, train_probe
 from jaxmodels import count_parameters
 from jaxmodels.cells import CELLS
@@ -72,8 +72,6 @@ def test_equal_parameters_of_every_cell(cell):
 def test_unreachable_parameter_count():
     with pytest.raises(UserError, match=r"rwkv7: .* 1,000 parameters within 2%"):
         equal_parameters("rwkv7", 64, 64, 1000)
-    with pytest.raises(UserError, match=r"unknown cell 'rwkv9'; did you mean 'rwkv7'\?"):
-        ProbeConfig("rwkv9", 2, 8)
 
 
 def test_probe_model_uses_the_small_fields():
@@ -169,7 +167,6 @@ def test_stop_resume_and_output_files(tmp_path, capsys, monkeypatch):
         assert row["chance"] == 0.5 and row["tokens"] == 2 * 4 * 6 and row["steps"] == 2
         assert abs(row["parameters"] - 20_000) <= 400
         assert not row["solved"] and row["diverged"] == 0 and row["state_bytes"] > 0
-        assert len(cells_of(row)) == len(COLUMNS)
         assert list(row["validation"]) == ["0.002", "0.005"]
     printed = capsys.readouterr().out
     assert "parity leaky2: " in printed and "0 min left" in printed

@@ -12,8 +12,10 @@ import pytest
 from eval.__main__ import main as evaluate
 from eval.log import read_log
 from eval.report import figures
-from eval.report.introspect import Inspection, leading_component, pictures, sentence
-from eval.report.run_page import compose, main, write_report
+from eval.report.__main__ import main
+from eval.report.document import Sample
+from eval.report.introspect import leading_component, pictures, sentence
+from eval.report.run_page import compose, write_report
 from jaxmodels.data import ByteTokenizer, Corpus, Document
 from jaxmodels.errors import UserError
 
@@ -105,7 +107,7 @@ def test_summary_compares_with_the_baseline(finished):
     levels = {"unigram": 4.4, "order-1": 3.5, "order-2": 2.8}
     for bits, side in ((2.3, "0.500 below"), (3.0, "0.200 above")):
         evaluation = {"splits": {"valid": {"bits_per_byte": bits}, "test": {"bits_per_byte": 2.4}}}
-        page = compose(log, evaluation, Inspection(baselines={"valid": levels}))
+        page = compose(log, evaluation | {"baselines": {"valid": levels}})
         text = Reader(page).text
         assert f"reaches {bits:.3f} bits per byte, {side} the order-2" in text
         assert "On the test text it reaches 2.400." in text
@@ -151,7 +153,7 @@ def test_halted_run_and_weights_and_labels(tmp_path):
     ]
     rows.append({"step": 6, "split": "stop", "reason": "step 6: loss term symbolic is not finite"})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reader = check(write_report(tmp_path, analyse=False).read_text())
+    reader = check(write_report(tmp_path).read_text())
     assert "loss term symbolic is not finite" in reader.text
     assert "Weight of each auxiliary loss" in reader.text
     assert "Accuracy of the heads" in reader.text
@@ -160,7 +162,7 @@ def test_halted_run_and_weights_and_labels(tmp_path):
 
 def test_text_is_escaped(finished):
     log = read_log(finished)
-    page = compose(log, {}, Inspection(sample=("<b>", "</pre><script>alert(1)</script>")))
+    page = compose(log, {}, [Sample("</pre><script>alert(1)</script>", "<b>")])
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 

@@ -53,6 +53,7 @@ def test_parameter_counts(name, parameters):
     assert jaxmodels.count_parameters(shapes) - vectors == parameters
 
 
+@pytest.mark.slow
 def test_text_preset():
     """L-05, L-06, L-08: TextHRMConfig, hrlm_v1.yaml, and the embedding's scale."""
     v1 = jaxmodels.make_config("hrlm/v1")

@@ -86,6 +86,7 @@ def compare(grammar, steps):
     return with_loss, without, blind(grammar)
 
 
+@pytest.mark.slow
 def test_symbolic_loss_encodes_relations():
     """P-12, P-15: decoders that do not teach find them with the loss, and not without."""
     with_loss, without, level = compare(SMALL, 200)

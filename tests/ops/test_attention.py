@@ -219,6 +219,7 @@ def sizes(jaxpr):
             yield from sizes(inner)
 
 
+@pytest.mark.slow
 def test_variant_with_groups_norms_and_wrapping_ring_conforms():
     config = AttentionConfig(
         WIDTH, head_size=SIZE, kv_heads=2, window=11, qk_norm=True, chunk_size=8

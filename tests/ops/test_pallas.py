@@ -67,7 +67,10 @@ def check_implementations(op, arguments, tolerance=CLOSE):
     check_equal(kernel, reference, arguments, tolerance)
 
 
-@pytest.mark.parametrize("cell", ["rwkv4", "rwkv7", "mamba2"])
+SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in ("rwkv7", "mamba2")]
+
+
+@pytest.mark.parametrize("cell", ["rwkv4", *SLOW])
 def test_pallas_cells_conform(cell):
     configs = {
         "rwkv4": RWKV4Config(32, chunk_size=16, kernel="pallas"),
@@ -167,6 +170,7 @@ def test_short_conv(time, width, taps):
     check_equal(kernel, reference, (*arguments, draw(width)))
 
 
+@pytest.mark.slow
 def test_extreme_decays_over_257_tokens():
     """Retention from 0 to 1 - 1e-7, from a nonzero state, across chunk boundaries."""
     draw, time = draws(), 257

@@ -13,7 +13,7 @@ import pytest
 import train.loop
 from tests.train.corpus import small_text
 from train.__main__ import main
-from train.config import field_rows
+from train.config.schema import FIELDS
 
 CONFIG = """
 from tests.train.toy import toy_config
@@ -194,4 +194,4 @@ def test_help_config_lists_every_field(capsys):
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert "--config.optimizer.learning_rate (default 0.003; may change on --resume)" in out
-    assert out.count("--config.") == len(list(field_rows()))
+    assert out.count("--config.") == len(FIELDS)

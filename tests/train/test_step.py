@@ -11,8 +11,8 @@ from flax import nnx
 
 import train.devices.placement
 from jaxmodels.tree import flatten
-from tests.train.toy import Toy, ToyConfig, toy_config
-from train.devices.placement import build_train_step
+from tests.train.toy import Toy, ToyConfig, to_host, toy_config
+from train.devices.placement import Placement
 from train.model import build_model
 from train.step import component_names, init_train_state
 
@@ -41,7 +41,7 @@ def batches():
 
 
 def start(devices, config):
-    placement = build_train_step(config, jax.devices()[:devices])
+    placement = Placement(config, jax.devices()[:devices])
     return placement, placement.put_state(init_train_state(build_model(config), config))
 
 
@@ -52,7 +52,7 @@ def steps(placement, state, count):
         for batch in batches()[:count]:
             state, values = placement.step(state, placement.put_rows(batch))
             metrics.append(jax.device_get(values))
-    return metrics, placement.to_host(state)
+    return metrics, to_host(placement, state)
 
 
 def curve(devices=1, count=5, **changes):
@@ -172,7 +172,7 @@ def test_random_numbers_depend_on_seed_and_step():
 
 def test_step_lowers_without_data():
     for parallel in ("pmap", "shard_map"):
-        placement = build_train_step(toy_config(parallel=parallel), jax.devices()[:2])
+        placement = Placement(toy_config(parallel=parallel), jax.devices()[:2])
         lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
         assert "all_reduce" in lowered.as_text()
 

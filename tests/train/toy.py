@@ -143,3 +143,8 @@ def toy_config(**changes):
             node = node[group]
         node[last] = value
     return config
+
+
+def to_host(placement, state):
+    """Return a state in global form as NumPy arrays."""
+    return jax.tree.map(placement.fetch, placement.global_form(state))

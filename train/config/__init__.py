@@ -10,9 +10,7 @@ from train.config.read import (
     with_tuples,
 )
 from train.config.schema import (
-    default_config,
     differences,
-    field_rows,
     may_change,
     model_defaults,
     validate_config,
@@ -21,9 +19,7 @@ from train.config.schema import (
 __all__ = [
     "apply_overrides",
     "complete_config",
-    "default_config",
     "differences",
-    "field_rows",
     "from_json",
     "load_config",
     "may_change",

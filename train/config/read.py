@@ -4,8 +4,6 @@ A config file defines `get_config()`, which returns a `ConfigDict`. Fields that 
 defaults; a run's `config.json` lists all fields. Errors name the field in one line (`UserError`).
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import difflib
@@ -19,7 +17,13 @@ from ml_collections import ConfigDict
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import returned_by
-from train.config.schema import OPEN_GROUPS, default_config, model_defaults, validate_config
+from train.config.schema import (
+    OPEN_GROUPS,
+    default_config,
+    flat_fields,
+    model_defaults,
+    validate_config,
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -141,18 +145,8 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """List the dotted names of all fields."""
-    names = []
-    for key in config:
-        value = config[key]
-        is_group = isinstance(value, ConfigDict)
-        names += _field_names(value, f"{prefix}{key}.") if is_group else [prefix + key]
-    return names
-
-
 def _nearest(name: str, config: ConfigDict, prefix: str = "") -> str:
-    names = _field_names(config, prefix)
+    names = list(flat_fields(config, prefix))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not near:  # right field, wrong group
         last = name.rsplit(".", 1)[-1]

@@ -3,18 +3,15 @@
 Lengths are in tokens, `batch_size` counts rows over all devices, `*_every` count steps.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 import jaxmodels
 from train.control.fields import GROUP as CONTROL
 from train.devices.fields import GROUP as PARALLEL
-from train.devices.fields import MESH, check_rows
+from train.devices.fields import MESH
 from train.fields import Field, Group, at_least, free, one_of
 from train.optim.fields import GROUP as OPTIMIZER
 from train.tasks.fields import GROUP as DATA
@@ -52,26 +49,10 @@ LOOP = Group(
     lambda config: lengths_of(config) and None,
 )
 GROUPS = (LOOP, PARALLEL, MESH, OPTIMIZER, DATA, CONTROL)
+# by dotted name
 FIELDS = {group.prefix + field.name: field for group in GROUPS for field in group.fields}
 # Groups whose keys the user chooses; the code that reads them checks them.
 OPEN_GROUPS = tuple(name for name, field in FIELDS.items() if isinstance(field.default, dict))
-
-
-class Row(NamedTuple):
-    """Row of the config reference."""
-
-    group: str
-    field: str
-    default: Any
-    doc: str
-    may_change_on_resume: bool
-
-
-def field_rows() -> Iterator[Row]:
-    """List every field of an experiment, group by group."""
-    for group in GROUPS:
-        for field in group.fields:
-            yield Row(group.name, field.name, field.default, field.doc, field.resume)
 
 
 def default_config() -> ConfigDict:
@@ -109,15 +90,10 @@ def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name not in ("dtype", "seq_len")}
 
 
-def validate_config(config: ConfigDict, device_count: int | None = None) -> None:
-    """Check values and joint constraints of a complete config; raise UserError if any fails.
-
-    `batch_size` is checked against `device_count` (devices of all processes) unless that is None.
-    """
+def validate_config(config: ConfigDict) -> None:
+    """Check values and joint constraints of a complete config; raise UserError if one fails."""
     for group in GROUPS:
         group.validate(config)
-    if device_count is not None:
-        check_rows(config, device_count)
 
 
 def may_change(name: str) -> bool:
@@ -127,16 +103,17 @@ def may_change(name: str) -> bool:
     return field is not None and field.resume
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """Return the dotted names of the fields whose values differ."""
-    before, after = _flat(old.to_dict()), _flat(new.to_dict())
-    return [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Return dotted name -> (old, new) value of the fields that differ, None for an absent one."""
+    before, after = flat_fields(old), flat_fields(new)
+    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before | after)}
+    return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return dotted name -> value of all fields; `prefix` stands before each name."""
     flat = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
+    for key, value in config.items():
+        inner = isinstance(value, ConfigDict | dict)
+        flat |= flat_fields(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return flat

@@ -6,11 +6,8 @@ minima. Rules and thresholds: docs/systems.md, G-26 to G-46 and G-73; docstrings
 source needed interpretation.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,13 +15,8 @@ Steps = Sequence[int]
 Values = Sequence[float]
 
 
-def envelope(values: Values) -> list[float]:
-    """Return the lowest value so far at each point (G-41)."""
-    return np.minimum.accumulate(np.asarray(values, float)).tolist() if len(values) else []
-
-
 def minima(steps: Steps, values: Values, min_delta: float = 0.0) -> list[int]:
-    """List the steps of new minima, each more than the fraction `min_delta` below the last."""
+    """List the steps of minima, lower than the last by more than a fraction `min_delta` (G-41)."""
     minimum_steps, best = [], np.inf
     for step, value in zip(steps, values, strict=True):
         if value < best - (min_delta * abs(best) if np.isfinite(best) else 0.0):
@@ -53,17 +45,15 @@ def patience_exhausted(
     return interval is not None and stale_steps(steps, values, min_delta) > factor * interval
 
 
-def overfit_rise(
-    steps: Steps, values: Values, train_steps: Steps, train_values: Values, last: int = 3
-) -> float:
+def overfit_rise(steps: Steps, values: Values, train_steps: Steps, train_values: Values) -> float:
     """Return the relative rise of validation above its best while training falls, else 0 (G-42).
 
-    The rise is measured at the lowest of the `last` values, all later than the best one, so that
-    a single spike does not count. Training falls if its mean since the best is lower than its mean
+    The rise is that of the lowest of the last 3 values, all later than the best one, so that a
+    single spike does not count. Training falls if its mean since the best is lower than its mean
     over as many steps before.
     """
     best = int(np.argmin(values)) if len(values) else 0
-    if len(values) - 1 - best < last:
+    if len(values) - 1 - best < 3:
         return 0.0
     span = steps[-1] - steps[best]
     at, losses = np.asarray(train_steps), np.asarray(train_values, float)
@@ -71,19 +61,7 @@ def overfit_rise(
     before = losses[(at > steps[best] - span) & (at <= steps[best])]
     if not len(since) or not len(before) or since.mean() >= before.mean():
         return 0.0
-    return max(min(values[-last:]) / values[best] - 1.0, 0.0)
-
-
-def overfitting(
-    steps: Steps,
-    values: Values,
-    train_steps: Steps,
-    train_values: Values,
-    rise: float = 0.05,
-    last: int = 3,
-) -> bool:
-    """Return True if `overfit_rise` exceeds `rise`, 5 to 10 %: stop (G-42)."""
-    return overfit_rise(steps, values, train_steps, train_values, last) > rise
+    return max(min(values[-3:]) / values[best] - 1.0, 0.0)
 
 
 def plateau_class(share: float) -> str:
@@ -99,30 +77,16 @@ def plateau_class(share: float) -> str:
     return "watch" if share <= 0.20 else "converged"
 
 
-@dataclass(frozen=True)
-class Plateau:
-    """A stretch without a new minimum: from the minimum at `start` to the next, or the end."""
-
-    start: int
-    stop: int
-    over: bool  # a new minimum ended it
-
-    @property
-    def steps(self) -> int:
-        """Return the length."""
-        return self.stop - self.start
-
-
 def plateaus(
     steps: Steps, values: Values, min_steps: float, min_delta: float = 0.0
-) -> list[Plateau]:
-    """List stretches without a new minimum longer than `min_steps` steps (G-27, G-73)."""
+) -> list[tuple[int, int]]:
+    """List stretches of more than `min_steps` steps without a new minimum (G-27, G-73).
+
+    Each is (step of a minimum, step of the next minimum, or the last step).
+    """
     at = minima(steps, values, min_delta)
-    if not at:
-        return []
-    stretches = [Plateau(a, b, True) for a, b in itertools.pairwise(at)]
-    stretches.append(Plateau(at[-1], steps[-1], False))
-    return [plateau for plateau in stretches if plateau.steps > min_steps]
+    stretches = itertools.pairwise([*at, steps[-1]] if at else ())
+    return [(start, stop) for start, stop in stretches if stop - start > min_steps]
 
 
 def recent(steps: Steps, values: Values, span: float) -> tuple[np.ndarray, np.ndarray]:
@@ -206,21 +170,18 @@ def scatter_exceeds_gain(values: Values, last: int = 5) -> bool:
     return float(np.sqrt(np.square(residuals).sum() / (last - 2))) > -slope
 
 
-def probe_degrades(
-    probe: Values, train_values: Values, last: int = 3, min_fall: float = 0.02
-) -> bool:
+def probe_degrades(probe: Values, train_values: Values) -> bool:
     """Return True if a probe (higher is better) gets worse while training loss falls (G-46).
 
-    Compares means of the last values with those before; the probe must lose a fraction `min_fall`.
+    Compares means of the last 3 values with those of the 3 before; the probe must lose 2 %.
     """
-    if len(probe) < 2 * last or len(train_values) < 2 * last:
+    if len(probe) < 6 or len(train_values) < 6:
         return False
-
-    def halves(values):
-        return float(np.mean(values[-2 * last : -last])), float(np.mean(values[-last:]))
-
-    (before, now), (loss_before, loss_now) = halves(probe), halves(train_values)
-    return now < before - min_fall * abs(before) and loss_now < loss_before
+    (before, now), (loss_before, loss_now) = (
+        (float(np.mean(values[-6:-3])), float(np.mean(values[-3:])))
+        for values in (probe, train_values)
+    )
+    return now < before - 0.02 * abs(before) and loss_now < loss_before
 
 
 def fruitless_drops(

@@ -19,8 +19,6 @@ The source calls 1 to 10 % of the run without a new minimum safe (G-43) and also
 rate starts a new attempt, so "more than 20 % is converged" stops at once only with `max_drops` 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,13 +1,11 @@
 """Config fields `control.*`: the controller (docs/systems.md, G-26 to G-50), off by default."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from train.fields import Field, Group, at_least, check_values, free, positive, within
+from train.fields import Field, Group, at_least, free, positive, within
 
 
 def _check(config: ConfigDict) -> None:
@@ -45,8 +43,5 @@ Settings = dataclasses.make_dataclass(
     "Settings",
     [(field.name, type(field.default), field.default) for field in GROUP.fields],
     frozen=True,
-    namespace={
-        "__doc__": "The values of `control.*`; see `GROUP` for their meaning.",
-        "__post_init__": lambda self: check_values(GROUP, vars(self)),
-    },
+    namespace={"__doc__": "The values of `control.*`; see `GROUP` for their meaning."},
 )

@@ -4,8 +4,6 @@ Red flags (G-47), signs of progress (G-48), component trends at a plateau (G-49,
 comparison of a hybrid with its two baselines (G-50). Arrays are NumPy or convertible to it.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 
@@ -79,6 +77,15 @@ def gradients_vary(norms: Mapping[str, Values], limit: float = 1e-3) -> bool:
     )
 
 
+def state_norm(state) -> float:
+    """Return the Frobenius norm of a sequence's state, averaged over the batch (G-61).
+
+    Constant with StateNorm; use the cosines of `eval/diagnostics/states.py` then.
+    """
+    flat = np.asarray(state, np.float64).reshape(len(state), -1)
+    return float(np.linalg.norm(flat, axis=1).mean())
+
+
 def state_entropy(state) -> float:
     """Return the mean entropy (nats) of a softmax over the last axis (G-64).
 
@@ -104,23 +111,21 @@ def steadily_falling(values: Values, parts: int = 4) -> bool:
     return all(later < earlier for earlier, later in itertools.pairwise(means))
 
 
-def component_trends(
-    norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3
-) -> dict[str, str]:
-    """Classify each gradient norm as falling, rising or, within `quiet`, steady (G-49)."""
+def component_trends(norms: Mapping[str, tuple[Steps, Values]]) -> dict[str, str]:
+    """Classify each gradient norm as falling, rising or, within 30 %, steady (G-49)."""
     words = {}
     for name, (steps, values) in norms.items():
         change = trend(steps, values)
-        words[name] = "falling" if change < -quiet else "rising" if change > quiet else "steady"
+        words[name] = "falling" if change < -0.3 else "rising" if change > 0.3 else "steady"
     return words
 
 
-def unaligned(norms: Mapping[str, tuple[Steps, Values]], quiet: float = 0.3) -> str:
+def unaligned(words: Mapping[str, str]) -> str:
     """Return a sentence if only some components' gradients die down, else "" (G-49).
 
     A plateau of the whole may then combine a converged component with one that still learns.
+    `words`: see `component_trends`.
     """
-    words = component_trends(norms, quiet)
     done = sorted(name for name, word in words.items() if word == "falling")
     busy = sorted(name for name, word in words.items() if word != "falling")
     if not done or not busy:
@@ -138,8 +143,9 @@ def plateau_report(
     norms: Mapping[str, tuple[Steps, Values]], terms: Mapping[str, float]
 ) -> list[str]:
     """Return sentences on a plateau: components, objectives, remedies (G-49b)."""
-    lines = [f"gradient norm of {name}: {word}" for name, word in component_trends(norms).items()]
-    lines += [sentence] if (sentence := unaligned(norms)) else []
+    trends = component_trends(norms)
+    lines = [f"gradient norm of {name}: {word}" for name, word in trends.items()]
+    lines += [sentence] if (sentence := unaligned(trends)) else []
     shares = loss_shares(terms)
     if len(shares) > 1:
         words = ", ".join(f"{name} {share:.0%}" for name, share in sorted(shares.items()))

@@ -8,8 +8,6 @@ Every process runs it on one device, which must hold the whole model: the statis
 on the placement.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,8 +78,7 @@ def judge(first: Sequence[Layer], second: Sequence[Layer]) -> dict[str, Any]:
 def _statistics(component: str, layer: Layer) -> dict[str, float]:
     values = {}
     if (state := layer.get(f"{component}_state")) is not None:
-        flat = np.asarray(state, np.float64).reshape(len(state), -1)
-        values["state_norm"] = float(np.linalg.norm(flat, axis=1).mean())
+        values["state_norm"] = health.state_norm(state)
         values["state_entropy"] = health.state_entropy(state)
     if (retention := layer.get(f"{component}_retention")) is not None:
         values["retention"] = float(np.asarray(retention, np.float64).mean())

@@ -8,8 +8,6 @@ implements pmap. libtpu is not in the default environment, because JAX would the
 every start: only this module searches `$LIBTPU_DIR`, `<venv>/tpu` and an ordinary installation.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import math
@@ -20,7 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.experimental import topologies
+
+from jaxmodels.data import FORMATS
 from jaxmodels.errors import UserError
+from train.devices.placement import Placement
 
 # name in a topology -> (number of axes, an example, HBM of a chip in GiB)
 GENERATIONS = {
@@ -94,9 +97,6 @@ def parse_topology(topology: str) -> tuple[str, tuple[int, ...]]:
 
 def topology_devices(topology: str, slices: int = 1) -> list[Any]:
     """Return the devices of a topology; call `prepare_environment` first."""
-    import jax
-    from jax.experimental import topologies
-
     jax.config.update("jax_enable_compilation_cache", False)  # no device to load a program on
     generation, _ = parse_topology(topology)
     options: dict[str, Any] = {"num_slices": slices} if slices != 1 else {}
@@ -128,10 +128,6 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
       UserError: invalid topology or config.
       DoesNotFit: the program needs more memory than a device has.
     """
-    import jax
-
-    from train.devices.placement import build_train_step
-
     generation, sizes = parse_topology(topology)
     devices = topology_devices(topology, slices)
     config = config.copy_and_resolve_references()
@@ -141,7 +137,7 @@ def compile_step(config, topology: str, slices: int = 1) -> dict[str, Any]:
         config.model_config.vocab_size = (
             256 if config.data.tokenizer == "byte" else config.data.max_tokens
         )
-    placement = build_train_step(config, devices)
+    placement = Placement(config, devices)
     start = time.perf_counter()
     labels = _label_shapes(config)
     lowered = placement.step.lower(
@@ -201,7 +197,7 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
     totals: dict[str, dict[str, int]] = {}
     # name = type kind(operands...); an async start has the type (operands..., results..., ...).
     pattern = re.compile(rf"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) ({COLLECTIVES})(-start)?\(", re.M)
-    computations = _computations(hlo)
+    computations = computations_of(hlo)
     looped = _in_loops(computations)
     for name, body in computations.items():
         if "AsyncCollectiveStart" not in body:  # not the head of a chain
@@ -223,11 +219,12 @@ def count_collectives(hlo: str) -> dict[str, dict[str, int]]:
     return totals
 
 
-def _computations(hlo: str) -> dict[str, str]:
-    """Return the text of each computation by name; its head is at the margin and ends in "{"."""
+def computations_of(hlo: str) -> dict[str, str]:
+    """Return the text of each computation of a program by name."""
     bodies: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in hlo.splitlines():
+        # Its head is at the margin and ends in "{".
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+).*\{$", line)
         if head:
             lines = bodies.setdefault(head[1], [])
@@ -268,10 +265,6 @@ def distil(message: str) -> str:
 
 def _label_shapes(config):
     """Return the shapes of the label fields that the data pipeline adds to a batch."""
-    import jax
-
-    from jaxmodels.data import FORMATS
-
     d = config.data
     rows = (config.batch_size, config.seq_len)
     reader = FORMATS.get(d.format)

@@ -7,8 +7,6 @@ the gradients are reduce-scattered after the loops. The optimizer works on shard
 XLA. The mesh axis "tensor" is left to XLA throughout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

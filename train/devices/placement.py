@@ -13,8 +13,6 @@ In the *global form* of a state, which checkpoints hold, the carry is (batch_siz
 number of devices.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -47,6 +45,10 @@ PyTree = Any
 
 class Placement:
     """Compiled steps of an experiment and transfer of its states and batches.
+
+    It spans `devices`, by default all; absent ones (of a topology) need `parallel` "shard_map":
+
+        lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
 
     Attributes:
       step: train_step over all devices; its first argument is donated.
@@ -100,7 +102,7 @@ class Placement:
     def _compile_pmap(self, devices: list[jax.Device]) -> None:
         # Multi-process pmap always uses every device and requires `devices=None`.
         chosen = devices if jax.process_count() == 1 else None
-        axes = state_axes(self.config, 0, None)
+        axes = state_axes(0, None)
         self.step = jax.pmap(
             make_train_step(self.config, self._wrap),
             axis_name=AXIS,
@@ -130,7 +132,7 @@ class Placement:
                 )
 
     def _compile_shard_map(self) -> None:
-        specs = state_axes(self.config, P(AXIS), P())
+        specs = state_axes(P(AXIS), P())
         # Make size-1 axes manual: XLA cannot partition a Pallas call over automatic axes.
         axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
         mapped = jax.shard_map(
@@ -314,21 +316,6 @@ class Placement:
             if x.is_fully_replicated:
                 break
         return whole
-
-    def to_host(self, state: TrainState) -> TrainState:
-        """Return the global form as NumPy arrays, in every process."""
-        return jax.tree.map(self.fetch, self.global_form(state))
-
-
-def build_train_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Placement:
-    """Build the step that training runs, for these devices (default: all), to run or to lower:
-
-    placement = build_train_step(config, devices)
-    lowered = placement.step.lower(placement.abstract_train_state(), placement.abstract_batch())
-
-    Absent `devices` (of a topology) need `config.parallel = "shard_map"`.
-    """
-    return Placement(config, devices)
 
 
 def _fresh(config: ConfigDict) -> TrainState:

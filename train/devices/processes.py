@@ -5,8 +5,6 @@ out, minutes later, without naming the cause. Work that may fail in one process 
 or unwritable folder, files on one host only) therefore runs in `raise_everywhere`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 

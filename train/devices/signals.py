@@ -1,7 +1,5 @@
 """Stop requests: SIGINT and SIGTERM end a run after the current step, with a checkpoint."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from typing import Any

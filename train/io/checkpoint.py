@@ -9,8 +9,6 @@ intact one is restored; damaged ones are moved to `damaged/` and reported. A che
 manifest was committed just before the run was killed: Orbax's rename guarantees that it is whole.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -137,8 +135,7 @@ def restore(
     """Restore the newest intact checkpoint and set the iterator to its position.
 
     Args:
-      workdir: run folder.
-      config: config of the resumed run.
+      workdir, config: folder and config of the resumed run.
       template: state in global form, as `ShapeDtypeStruct`s; each leaf is read shard by shard into
         its struct's sharding, or onto every device if that is None.
       iterator: training iterator, or None.
@@ -251,9 +248,8 @@ def check_info(info: dict[str, Any], config: ConfigDict, path: Path) -> None:
             f"config.steps: {path} was made with {old.steps}, on which its curriculum or mixture "
             "depends; use that value or another --workdir"
         )
-    for name in differences(old, config):
+    for name, (before, now) in differences(old, config).items():
         if not may_change(name):
-            before, now = _get(old, name), _get(config, name)
             raise UserError(
                 f"config.{name}: {path} was made with {before!r}, not {now!r}; "
                 "use its value or another --workdir"
@@ -267,13 +263,6 @@ def _stored_config(info: dict[str, Any], path: Path) -> ConfigDict:
             f"{FORMAT}; use the version that wrote it"
         )
     return complete_config(with_tuples(info["config"]), source=str(path), stored=True)
-
-
-def _get(config: ConfigDict, name: str) -> Any:
-    node: Any = config
-    for part in name.split("."):
-        node = node.get(part, None) if node is not None else None
-    return node
 
 
 def _check_shapes(expected: PyTree, stored: PyTree, item: str, path: Path) -> None:

@@ -1,7 +1,5 @@
 """Logs of a run: metrics.jsonl (exactly repeatable), timing.jsonl, TensorBoard events."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -29,7 +27,6 @@ class RunLog:
         self.active = jax.process_index() == 0
         if not self.active:
             return
-        workdir.mkdir(parents=True, exist_ok=True)
         truncate_log(workdir / "metrics.jsonl", step)
         self._metrics = open(workdir / "metrics.jsonl", "a", encoding="utf-8")
         self._timing = open(workdir / "timing.jsonl", "a", encoding="utf-8")

@@ -1,7 +1,5 @@
 """Checksums of a checkpoint's files: written after its commit, verified before reading."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

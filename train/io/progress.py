@@ -1,7 +1,5 @@
 """Progress display: a live bar on a terminal, plain lines elsewhere; process 0 only."""
 
-from __future__ import annotations
-
 import time
 
 import jax

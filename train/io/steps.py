@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -105,9 +106,9 @@ class StepRecorder:
             return
         host = jax.device_get(metrics)
         values = {name: float32_repr(x) for name, x in host.items() if name != "halted"}
-        if "next_token" in values:
-            bits = self.task.bits_per_byte(values["next_token"])
-            values |= {name: float32_repr(value) for name, value in bits.items()}
+        # Other tokens: a batch does not record its bytes.
+        if "next_token" in values and self.task.corpus.tokenizer.name == "byte":
+            values["bits_per_byte"] = float32_repr(values["next_token"] / math.log(2))
         self.log.write(step, "train", values)
         self.observe(step, "train", values)
         tokens = self.config.batch_size * length_at(self.lengths, step - 1).seq_len

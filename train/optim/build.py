@@ -4,8 +4,6 @@ They work on a flat dict {"path/of/leaf": array}, so that optimizer state is pla
 pass to a jitted function and readable in a checkpoint.
 """
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import optax
 import optax.contrib

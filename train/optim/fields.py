@@ -1,7 +1,5 @@
 """Config fields `optimizer.*`."""
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError

@@ -12,8 +12,6 @@ A parameter that matches several rules gets the multipliers' product, every clip
 of the steps.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable

@@ -18,14 +18,11 @@ def sparse_sign_sgd(learning_rate, weight_decay: float) -> optax.GradientTransfo
       weight_decay: weight decay of the updated rows.
     """
 
-    def update(grads, state, params):
+    def update(grads, params):
         def step(grad, row):
             touched = (grad != 0).any(-1, keepdims=True)
             return jnp.where(touched, jnp.sign(grad) + weight_decay * row, 0.0)
 
-        return jax.tree.map(step, grads, params), state
+        return jax.tree.map(step, grads, params)
 
-    return optax.chain(
-        optax.GradientTransformation(lambda params: optax.EmptyState(), update),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    return optax.chain(optax.stateless(update), optax.scale_by_learning_rate(learning_rate))

@@ -7,8 +7,6 @@ stage's last weights. It ends after its number of steps or by its controller, at
 or a target loss. Command line: `python -m train.stages --help`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

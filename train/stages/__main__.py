@@ -1,7 +1,5 @@
 """`python -m train.stages`: run a chain of stages, or resume one."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex
@@ -14,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from train.config import apply_overrides, from_json, load_config, with_tuples
+from train.config import apply_overrides, complete_config, load_config, with_tuples
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
 from train.loop import EXIT_STATUS
@@ -169,7 +167,7 @@ def _read(path: Path) -> tuple[ConfigDict, tuple[Stage, ...]]:
     try:
         chain = json.loads(path.read_text(encoding="utf-8"))
         stages = tuple(Stage(name, with_tuples(changes)) for name, changes in chain["stages"])
-        config = from_json(json.dumps(chain["config"]), source=str(path))
+        config = complete_config(with_tuples(chain["config"]), source=str(path), stored=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a chain.json of this command ({error})") from error
     return config, stages
@@ -183,8 +181,7 @@ def _write(path: Path, config: ConfigDict, stages: Sequence[Stage]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
-    text = json.dumps({"config": config.to_dict(), "stages": listed}, indent=2)
-    cli.write_atomically(path, text + "\n")
+    cli.write_json(path, {"config": config.to_dict(), "stages": listed})
 
 
 if __name__ == "__main__":

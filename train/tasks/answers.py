@@ -13,13 +13,9 @@ The model determines the rows' mode and length. `test_fraction / (valid_fraction
 of the held-out pairs form the test split.
 """
 
-from __future__ import annotations
-
-import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -51,75 +47,31 @@ from jaxmodels.data.tokenizers.fit import fit_tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.errors import UserError
 from train.model import model_fields, resolve_vocab
-from train.tasks.fields import ANSWER_FORMATS, ANSWER_TOKENIZERS
+from train.tasks.fields import ANSWER_TOKENIZERS
+from train.tasks.task import Task, stream_arguments
 
 
-@dataclasses.dataclass(frozen=True)
-class AnswerTask:
-    """Questions with answers; `train.tasks.Task` documents the attributes.
-
-    `bytes_per_token` counts bytes of questions and answers per row position, `valid_bytes` answers
-    only; `rows` is the number of training rows.
-    """
-
-    kind: ClassVar[str] = "answers"
-    config: ConfigDict
-    corpus: PairCorpus
-    train: Any
-    valid: Any
-    valid_bytes: int
-    bytes_per_token: float
-    fingerprint: str
-    rows: int
-
-    @staticmethod
-    def reads(format: str) -> bool:
-        """Return whether `format` is one of the answer formats."""
-        return format in ANSWER_FORMATS
-
-    @classmethod
-    def load_corpus(cls, config: ConfigDict) -> PairCorpus:
-        """Read or generate the pairs alone (`pairs_of`)."""
-        return pairs_of(config)
-
-    @classmethod
-    def open(cls, config: ConfigDict) -> AnswerTask:
-        """Read or generate the pairs and make the streams; raise UserError if invalid."""
-        _check_fit(config)
-        corpus = pairs_of(config)
-        config = resolve_vocab(config, corpus.tokenizer.vocab_size)
-        rows = rows_of(config, corpus.train, corpus.tokenizer)
-        _check_identifiers(config, corpus)
-        valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
-        total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
-        return cls(
-            config=config,
-            corpus=corpus,
-            train=pair_stream(
-                rows,
-                seed=config.seed,
-                augmentation=puzzle_of(config).augmentation if config.data.augment else None,
-                **_stream_arguments(config),
-            ),
-            valid=valid,
-            valid_bytes=valid_bytes,
-            bytes_per_token=total / (len(corpus.train) * config.seq_len),
-            fingerprint=corpus.fingerprint(),
-            rows=len(rows.inputs),
-        )
-
-    def label_classes(self) -> dict[str, int]:
-        """Return {}: pairs have no labels besides the answer."""
-        return {}
-
-    def steps_per_epoch(self) -> float:
-        """Return the steps per pass over the training rows."""
-        return self.rows / self.config.batch_size
-
-    def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """Return {}: an answer's loss does not convert to bits per byte of text."""
-        del nats_per_token
-        return {}
+def open_answers(config: ConfigDict) -> Task:
+    """Read or generate the pairs and make the streams; raise UserError if invalid."""
+    _check_fit(config)
+    corpus = pairs_of(config)
+    config = resolve_vocab(config, corpus.tokenizer.vocab_size)
+    rows = rows_of(config, corpus.train, corpus.tokenizer)
+    _check_identifiers(config, corpus)
+    valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
+    augmentation = puzzle_of(config).augmentation if config.data.augment else None
+    streams = stream_arguments(config)
+    total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
+    return Task(
+        config=config,
+        corpus=corpus,
+        train=pair_stream(rows, seed=config.seed, augmentation=augmentation, **streams),
+        valid=valid,
+        valid_bytes=valid_bytes,
+        bytes_per_token=total / (len(corpus.train) * config.seq_len),
+        steps_per_epoch=len(rows.inputs) / config.batch_size,
+        fingerprint=corpus.fingerprint(),
+    )
 
 
 def pairs_of(config: ConfigDict) -> PairCorpus:
@@ -140,13 +92,13 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
             "config.data: valid_fraction must be above 0, test_fraction 0 or more, together "
             f"below 1, got {d.valid_fraction} and {d.test_fraction}"
         )
-    tokenizer = None
-    if d.format == "built":
-        name, split, parts, tokenizer = _from_built(config)
-    else:
-        read = {"pairs": _from_files, "task": _from_tasks, "puzzle": _from_puzzles}[d.format]
-        name, split, parts = read(config)
-    train, valid, test = parts
+    read = {
+        "pairs": _from_files,
+        "task": _from_tasks,
+        "puzzle": _from_puzzles,
+        "built": _from_built,
+    }
+    name, split, (train, valid, test), tokenizer = read[d.format](config)
     if not (train and valid):
         raise UserError(
             f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
@@ -158,10 +110,7 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
 
 
 def _apart(unseen, split, config):
-    """Split the held-out pairs into (valid, test) by the training split's keys, against leakage.
-
-    `split` is (pairs, fraction, seed) -> two parts.
-    """
+    """Split the held-out pairs into (valid, test) by the training split's keys, against leakage."""
     d = config.data
     return split(unseen, d.test_fraction / (d.valid_fraction + d.test_fraction), config.seed)
 
@@ -173,7 +122,7 @@ def _from_files(config):
     pairs = read_all(d.paths, d.question_prefix)
     train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
     parts = train, *_apart(unseen, split_by_question, config)
-    return Path(d.paths[0]).stem, "by unique question", parts
+    return Path(d.paths[0]).stem, "by unique question", parts, None
 
 
 def _from_tasks(config):
@@ -187,7 +136,7 @@ def _from_tasks(config):
         valid, test = _apart(unseen, split_unseen, config)
         for part, pairs in zip(parts, (train, valid, test), strict=True):
             part += pairs
-    return " + ".join(d.tasks), "by unseen combination of slots", parts
+    return " + ".join(d.tasks), "by unseen combination of slots", parts, None
 
 
 def _from_puzzles(config):
@@ -201,7 +150,7 @@ def _from_puzzles(config):
         pairs = puzzle.make(d.examples, config.seed)
     train, unseen = puzzle.split(pairs, held, config.seed)
     parts = train, *_apart(unseen, puzzle.split, config)
-    return name, "by puzzle (9x9 Sudokus by solution)", parts
+    return name, "by puzzle (9x9 Sudokus by solution)", parts, None
 
 
 def _from_built(config):
@@ -277,15 +226,6 @@ def _check_fit(config: ConfigDict) -> None:
         )
 
 
-def _stream_arguments(config: ConfigDict) -> dict[str, int]:
-    return {
-        "batch_size": config.batch_size,
-        "prefetch": config.data.prefetch,
-        "host_index": jax.process_index(),
-        "host_count": jax.process_count(),
-    }
-
-
 def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:
     """Return (batches over `eval_tokens` of the validation pairs, bytes of their answers)."""
     tokens = config.data.eval_tokens
@@ -294,7 +234,7 @@ def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:
     chosen = np.array(evenly_spaced(range(len(held.kept)), limit))  # from every task and file
     held = Rows(*(column[chosen] for column in held))
     valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
-    return pair_eval_stream(held, **_stream_arguments(config)), valid_bytes
+    return pair_eval_stream(held, **stream_arguments(config)), valid_bytes
 
 
 def _check_identifiers(config, corpus):

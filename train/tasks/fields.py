@@ -1,7 +1,5 @@
 """Config fields `data.*`: sources, splits, tokenization and batching."""
 
-from __future__ import annotations
-
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.mixture import IDENTITY_PHASES
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as FITTED_TOKENIZERS

@@ -9,8 +9,6 @@ the learning rate is divided by that unless a factor is given (Grow-P2: 1, 0.9, 
 remains the length of validation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

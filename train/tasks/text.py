@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmodels.data import (
@@ -25,79 +23,45 @@ from jaxmodels.data import (
     split_tails,
     subsample,
 )
+from jaxmodels.data.loading import rows_of_host
 from jaxmodels.errors import UserError
 from train.model import resolve_vocab
 from train.tasks.lengths import lengths_of
+from train.tasks.task import Task, stream_arguments
 
 if TYPE_CHECKING:
     from jaxmodels.data.labels.relations import RelationLabeller
 
 
-@dataclasses.dataclass(frozen=True)
-class TextTask:
-    """Text read from left to right; `train.tasks.Task` documents the attributes."""
-
-    kind: ClassVar[str] = "text"
-    config: ConfigDict
-    corpus: Corpus
-    train: Any
-    valid: Any
-    valid_bytes: int
-    bytes_per_token: float
-    fingerprint: str
-
-    @classmethod
-    def load_corpus(cls, config: ConfigDict) -> Corpus:
-        """Read the corpus alone, split and tokenized (`corpus_of`)."""
-        return corpus_of(config)
-
-    @classmethod
-    def open(cls, config: ConfigDict) -> TextTask:
-        """Read the corpus and make the streams; raise UserError for invalid data."""
-        corpus, labels = corpus_of(config), labeller_of(config)
-        config = resolve_vocab(config, corpus.tokenizer.vocab_size)
-        train = _train_stream(config, corpus, labels)
-        valid, valid_bytes = None, 0
-        if config.eval_every:
-            documents = subsample(corpus.valid, config.data.eval_tokens or None)
-            shapes = {"batch_size": config.batch_size, "seq_len": config.seq_len}
-            prefetch = config.data.prefetch
-            valid = eval_stream(documents, labels=labels, prefetch=prefetch, **shapes, **_hosts())
-            valid_bytes = num_target_bytes(documents)
-        return cls(
-            config=config,
-            corpus=corpus,
-            train=train,
-            valid=valid,
-            valid_bytes=valid_bytes,
-            bytes_per_token=num_target_bytes(corpus.train) / max(num_targets(corpus.train), 1),
-            fingerprint=corpus.fingerprint(),
-        )
-
-    def label_classes(self) -> dict[str, int]:
-        """Return the number of classes of each label field, over all documents."""
-        return label_classes(self.corpus.train + self.corpus.valid + self.corpus.test)
-
-    def steps_per_epoch(self) -> float:
-        """Return the steps per pass over the training split, by tokens."""
-        tokens = sum(len(document) for document in self.corpus.train)
-        return tokens / (self.config.batch_size * self.config.seq_len)
-
-    def bits_per_byte(self, nats_per_token: float) -> dict[str, float]:
-        """Convert the loss for byte tokenizers; {} otherwise: batches record no byte counts."""
-        if self.corpus.tokenizer.name != "byte":
-            return {}
-        return {"bits_per_byte": nats_per_token / math.log(2)}
-
-
-def _hosts() -> dict[str, int]:
-    return {"host_index": jax.process_index(), "host_count": jax.process_count()}
+def open_text(config: ConfigDict) -> Task:
+    """Read the corpus and make the streams; raise UserError if invalid."""
+    corpus, labels = corpus_of(config), labeller_of(config)
+    config = resolve_vocab(config, corpus.tokenizer.vocab_size)
+    train = _train_stream(config, corpus, labels)
+    valid, valid_bytes = None, 0
+    if config.eval_every:
+        documents = subsample(corpus.valid, config.data.eval_tokens or None)
+        streams = stream_arguments(config)
+        valid = eval_stream(documents, seq_len=config.seq_len, labels=labels, **streams)
+        valid_bytes = num_target_bytes(documents)
+    tokens = sum(len(document) for document in corpus.train)
+    return Task(
+        config=config,
+        corpus=corpus,
+        train=train,
+        valid=valid,
+        valid_bytes=valid_bytes,
+        bytes_per_token=num_target_bytes(corpus.train) / max(num_targets(corpus.train), 1),
+        steps_per_epoch=tokens / (config.batch_size * config.seq_len),
+        fingerprint=corpus.fingerprint(),
+        label_classes=label_classes(corpus.train + corpus.valid + corpus.test),
+    )
 
 
 def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller | None) -> Any:
     d = config.data
     if len(d.mixture):
-        return _mixture(config, _hosts(), labels)
+        return _mixture(config, labels)
     return make_stream(
         split_documents(corpus.train, d.piece_tokens or None),
         seed=config.seed,
@@ -105,10 +69,8 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
         carry_state=d.carry_state,
         lengths=[(x.start, x.seq_len) for x in lengths_of(config)] if config.curriculum else (),
         labels=labels,
-        prefetch=d.prefetch,
-        batch_size=config.batch_size,
         seq_len=config.seq_len,
-        **_hosts(),
+        **stream_arguments(config),
     )
 
 
@@ -176,18 +138,17 @@ def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]
     return whole, {name: part.train for name, part in parts.items()}
 
 
-def _mixture(config: ConfigDict, hosts: dict[str, int], labels) -> Any:
+def _mixture(config: ConfigDict, labels) -> Any:
     """Return the stream of `data.mixture`: {source: {"paths", "weights" (per phase), "format"}}."""
     d = config.data
     ends = tuple(d.mixture_ends)
     if not ends or ends[-1] != 1.0 or list(ends) != sorted(set(ends)) or ends[0] <= 0:
         raise UserError(f"config.data.mixture_ends: must ascend to 1.0, got {ends}")
-    local = config.batch_size // hosts["host_count"]
     source = Mixture(
         _mixed(config)[1],
         {name: tuple(source["weights"]) for name, source in sorted(d.mixture.items())},
         [round(end * config.steps) for end in ends],
-        rows=hosts["host_index"] * local + np.arange(local),
+        rows=rows_of_host(config.batch_size, jax.process_index(), jax.process_count()),
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         seed=config.seed,
@@ -204,10 +165,3 @@ def labeller_of(config: ConfigDict) -> RelationLabeller | None:
     from jaxmodels.data.labels.relations import RelationLabeller  # slow import: reads word lists
 
     return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
-
-
-def my_rows(tree: Any, batch_size: int) -> Any:
-    """Return this process's rows of a NumPy pytree with leading axis `batch_size`."""
-    rows = batch_size // jax.process_count()
-    first = jax.process_index() * rows
-    return jax.tree.map(lambda x: np.asarray(x)[first : first + rows], tree)

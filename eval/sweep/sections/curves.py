@@ -1,8 +1,7 @@
 """Validation curves: means over seeds with bands, and differences from the baseline by seed."""
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,31 +23,18 @@ def section(result: Mapping[str, Any]) -> list[Block]:
         names = [name for name, entry in result["entries"].items() if entry["group"] == group]
         curves = {name: of_seeds(result, name) for name in names if name != baseline}
         curves = {name: curve for name, curve in curves.items() if curve[1]}
-        for index, part in enumerate(split_evenly(list(curves))):
-            entries = {name: curves[name] for name in part}
+        pictures = math.ceil(len(curves) / MAX_ENTRIES)
+        for index, names in enumerate(np.array_split(list(curves), pictures) if curves else ()):
+            entries = {name: curves[name] for name in names}
             parts += _pictures(result["unit"], title, f"{group}{index}", baseline, first, entries)
     return parts if len(parts) > 1 else []
 
 
-def split_evenly(names: Sequence[str]) -> list[list[str]]:
-    """Split names into the fewest parts of nearly equal size.
-
-    >>> split_evenly(["a", "b", "c", "d", "e", "f"])
-    [['a', 'b', 'c'], ['d', 'e', 'f']]
-    """
-    count = math.ceil(len(names) / MAX_ENTRIES)
-    cuts = [round(i * len(names) / count) for i in range(count + 1)] if count else []
-    return [list(names[low:high]) for low, high in itertools.pairwise(cuts)]
-
-
 def of_seeds(result: Mapping[str, Any], name: str) -> tuple[list[int], Curves]:
-    """Return steps, and seed -> values of an entry's finished runs with those validation steps."""
-    runs = {r["seed"]: r["valid"] for r in of_entry(result, name) if r["final"] is not None}
-    if not runs:
-        return [], {}
-    steps = next(iter(runs.values()))["steps"]
-    curves = {seed: np.array(x["values"]) for seed, x in runs.items() if x["steps"] == steps}
-    return steps, curves
+    """Return validation steps, and seed -> values of an entry's finished runs."""
+    runs = [run for run in of_entry(result, name) if run["final"] is not None]
+    steps = runs[0]["valid"]["steps"] if runs else []
+    return steps, {run["seed"]: np.array(run["valid"]["values"]) for run in runs}
 
 
 def _pictures(unit, title, key, baseline, first, entries) -> list[Block]:
@@ -57,15 +43,12 @@ def _pictures(unit, title, key, baseline, first, entries) -> list[Block]:
     figure = figures.bands(lines, ylabel=unit)
     caption = f"{title}. Means over seeds; the bands reach from the best to the worst seed."
     parts = [Picture(figures.svg(figure, f"curves_{key}"), caption)]
-    lines = {}
-    for name, curve in entries.items():
-        if len(values := differences(first, curve)):
-            lines[name] = (curve[0], values)
+    steps = first[0]
+    lines = {name: (steps, differences(first, curve)) for name, curve in entries.items()}
+    lines = {name: line for name, line in lines.items() if len(line[1])}
     if lines:
-        steps = next(iter(lines.values()))[0]
-        figure = figures.bands(
-            {baseline: (steps, np.zeros((1, len(steps))))} | lines, ylabel=f"from “{baseline}”"
-        )
+        lines = {baseline: (steps, np.zeros((1, len(steps))))} | lines
+        figure = figures.bands(lines, ylabel=f"from “{baseline}”")
         caption = f"Difference from “{baseline}”, paired by seed; below 0 is better."
         parts.append(Picture(figures.svg(figure, f"differences_{key}"), caption))
     return parts

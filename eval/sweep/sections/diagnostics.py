@@ -1,13 +1,15 @@
 """Diagnostics of the finished runs, entry by entry (docs/systems.md, G-93)."""
 
+import itertools
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from eval.diagnostics.page import MARKS
+from eval.log import json_value
 from eval.report.document import Block, Heading, Table, Text
 from eval.sweep.results import of_entry
 
-MARKS = {"pass": "pass", "warn": "warn", "fail": "FAIL", "skip": "-"}
 PATHS = ("rwkv", "mamba", "gla")
 PARTS = (*PATHS, "attention", "channel")
 STATES = {"norm": "norm", "cosine": "cosine", "effective_rank": "effective rank"}
@@ -57,14 +59,8 @@ def gates(runs: Iterable[Mapping[str, Any]]) -> list[Block]:
 
 
 def _overview(result: Mapping[str, Any]) -> Table:
-    distances = sorted(
-        {
-            recall["distance"]
-            for run in result["runs"]
-            for recall in run["diagnostics"].get("probes", {}).get("recall", ())
-        }
-    )
-    far = distances[-1] if distances else 0
+    recalls = [run["diagnostics"].get("probes", {}).get("recall", ()) for run in result["runs"]]
+    far = max((recall["distance"] for recall in itertools.chain(*recalls)), default=0)
     parts = [part for part in PARTS if any(_rise(r["diagnostics"], part) for r in result["runs"])]
     header = ["", "gates passed, warned, failed", "gradients"]
     header += [f"without {part}" for part in parts]
@@ -74,7 +70,7 @@ def _overview(result: Mapping[str, Any]) -> Table:
         outcomes = [gate["outcome"] for run in runs for gate in run["gates"]]
         counts = (f"{outcomes.count(kind) / len(runs):.0f}" for kind in ("pass", "warn", "fail"))
         cells = [name, ", ".join(counts)]
-        cells.append(_mean(_get(run, "components", "rwkv_over_mamba", "raw") for run in runs))
+        cells.append(_mean(json_value(run, "components.rwkv_over_mamba.raw") for run in runs))
         cells += [_mean((_rise(run, part) for run in runs), "{:+.3f}") for part in parts]
         cells += [_mean((_probe(run, at) for run in runs), "{:.0%}") for at in (0, far)]
         cells.append(_mean((_recall(run, far).get("accuracy") for run in runs), "{:.0%}"))
@@ -104,7 +100,7 @@ def _diagnosed(result: Mapping[str, Any]):
 
 
 def _rise(diagnostics: Mapping[str, Any], part: str) -> float | None:
-    return _get(diagnostics, "components", "dominance", "rises", part)
+    return json_value(diagnostics, f"components.dominance.rises.{part}")
 
 
 def _recall(diagnostics: Mapping[str, Any], distance: int) -> Mapping[str, Any]:
@@ -115,12 +111,6 @@ def _recall(diagnostics: Mapping[str, Any], distance: int) -> Mapping[str, Any]:
 def _probe(diagnostics: Mapping[str, Any], distance: int) -> float | None:
     decoded = _recall(diagnostics, distance).get("decoded", {})
     return next(reversed(decoded.values()))["accuracy"] if decoded else None
-
-
-def _get(value: Any, *names: str) -> Any:
-    for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def _mean(values: Iterable[Any], form: str = "{:.4g}") -> str:

@@ -5,12 +5,13 @@ another entry only in the learning rate. The questions between entries with seve
 answered again with each entry at its best rate.
 """
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.report.document import Block, Heading, Table, Text
 from eval.sweep.results import by_seed
-from eval.sweep.statistics import HELPS, HURTS, SAME, compare, number
+from eval.sweep.statistics import LABELS, compare, interval, number
 
 RATE = "optimizer.learning_rate"
 Rates = list[dict[str, Any]]
@@ -27,8 +28,9 @@ def section(result: Mapping[str, Any]) -> list[Block]:
     if not rates.rows:
         return []
     blocks = [Heading("Is one learning rate fair?"), Text(NOTE), rates]
-    questions = question_table(result)
-    return [*blocks, *([questions] if questions.rows else []), *map(Text, words(result))]
+    if again := answers_at_best(result):
+        blocks.append(question_table(again))
+    return [*blocks, *map(Text, words(result))]
 
 
 def entries_by_rate(result: Mapping[str, Any]) -> dict[str, Rates]:
@@ -40,12 +42,13 @@ def entries_by_rate(result: Mapping[str, Any]) -> dict[str, Rates]:
     for name, entry in entries.items():
         if entry["group"] == "rates":
             continue
-        same = [name]
-        for other, listed in entries.items():
-            if listed["group"] == "rates" and _other_changes(listed) == _other_changes(entry):
-                same.append(other)
-        if len(same) > 1:
-            rows = [_rate_result(result, member) for member in same]
+        others = [
+            other
+            for other, listed in entries.items()
+            if listed["group"] == "rates" and _other_changes(listed) == _other_changes(entry)
+        ]
+        if others:
+            rows = [_rate_result(result, member) for member in (name, *others)]
             by_rate[name] = sorted(rows, key=lambda row: row["rate"])
     return by_rate
 
@@ -55,11 +58,10 @@ def _other_changes(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rate_result(result: Mapping[str, Any], name: str) -> dict[str, Any]:
-    entry, values = result["entries"][name], by_seed(result, name)
-    rate = entry["changes"].get(RATE)
-    rate = entry["config"]["optimizer"]["learning_rate"] if rate is None else rate
-    mean = sum(values.values()) / len(values) if values else None
-    return {"rate": float(rate), "entry": name, "values": values, "mean": mean}
+    rate = result["entries"][name]["config"]["optimizer"]["learning_rate"]
+    values = by_seed(result, name)
+    mean = statistics.fmean(values.values()) if values else None
+    return {"rate": rate, "entry": name, "values": values, "mean": mean}
 
 
 def best(rows: Rates) -> dict[str, Any] | None:
@@ -94,11 +96,10 @@ def words(result: Mapping[str, Any]) -> list[str]:
             continue
         common = next(row["mean"] for row in rows if row["entry"] == name)
         change = "" if common is None else f", {optimum['mean'] - common:+.4f} from the common rate"
-        rates = [row["rate"] for row in rows if row["mean"] is not None]
-        end = ""
-        if len(rates) > 1 and optimum["rate"] in (rates[0], rates[-1]):
-            end = f"; this is the {'lowest' if optimum['rate'] == rates[0] else 'highest'} rate "
-            end += "tried, so the optimum may be beyond it"
+        tried = [row["rate"] for row in rows if row["mean"] is not None]
+        edge = {tried[-1]: "highest", tried[0]: "lowest"}.get(optimum["rate"])
+        end = f"; this is the {edge} rate tried, so the optimum may be beyond it"
+        end = end if edge and len(tried) > 1 else ""
         sentences.append(f"“{name}” is best at {optimum['rate']:g}{change}{end}.")
     again = answers_at_best(result)
     changed = [row for row in again if row["verdict"] != row["before"]]
@@ -117,23 +118,19 @@ def rate_table(result: Mapping[str, Any]) -> Table:
     columns = sorted({row["rate"] for rows in rates.values() for row in rows})
     table = []
     for name, rows in rates.items():
-        optimum, by_rate = best(rows), {row["rate"]: row for row in rows}
-        cells = [name]
-        for rate in columns:
-            row = by_rate.get(rate)
-            mark = " (best)" if row is not None and row is optimum and optimum["mean"] else ""
-            cells.append((number(row["mean"]) if row else "-") + mark)
-        table.append(cells)
+        optimum = best(rows)
+        cells = {
+            row["rate"]: number(row["mean"]) + (" (best)" if row is optimum else "") for row in rows
+        }
+        table.append([name, *(cells.get(rate, "-") for rate in columns)])
     return Table(["learning rate", *(f"{rate:g}" for rate in columns)], table)
 
 
-def question_table(result: Mapping[str, Any]) -> Table:
+def question_table(again: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of the answers at the common rate and at the best rates."""
-    labels = {HELPS: "yes", HURTS: "no, worse", SAME: SAME}
     rows = []
-    for row in answers_at_best(result):
-        interval = "-" if row["p"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}"
-        before, now = (labels.get(row[key], row[key]) for key in ("before", "verdict"))
-        rows.append([row["text"], before, now, number(row["difference"], sign=True), interval])
+    for row in again:
+        verdicts = [LABELS[row[key]] for key in ("before", "verdict")]
+        rows.append([row["text"], *verdicts, number(row["difference"], sign=True), interval(row)])
     header = ["", "at the common rate", "at the best rates", "difference", "95 % interval"]
     return Table(header, rows)

@@ -9,9 +9,10 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from eval.log import json_value
 from eval.report.document import Block, Facts, Heading
 from eval.sweep.results import UNITS, of_entry
-from eval.sweep.statistics import HELPS, HURTS
+from eval.sweep.statistics import HELPS, HURTS, significant
 
 RISE = 0.05  # above a run's best value: overfitting (docs/systems.md, G-42)
 
@@ -33,14 +34,6 @@ def last_above_best(run: Mapping[str, Any]) -> float | None:
     return run["final"] / min(values) - 1.0
 
 
-def diverging(result: Mapping[str, Any]) -> tuple[list[str], tuple[str, float] | None]:
-    """Return the runs that end more than `RISE` above their best, and the worst with its rise."""
-    rises = {f"{run['entry']}, seed {run['seed']}": last_above_best(run) for run in result["runs"]}
-    rises = {name: rise for name, rise in rises.items() if rise is not None}
-    worst = max(rises.items(), key=lambda pair: pair[1], default=None)
-    return [name for name, rise in rises.items() if rise > RISE], worst
-
-
 def balance(result: Mapping[str, Any], entry: str) -> list[float]:
     """Return the ratio of the gradient norms of RWKV and Mamba for each run of an entry.
 
@@ -51,9 +44,9 @@ def balance(result: Mapping[str, Any], entry: str) -> list[float]:
         curves = [run["train"].get(f"grad_norm/{part}", {}) for part in ("rwkv", "mamba")]
         pairs = list(zip(*(curve.get("values", ()) for curve in curves), strict=False))
         ratios = [rwkv / mamba for rwkv, mamba in pairs[len(pairs) // 2 :] if mamba]
-        diagnosed = run["diagnostics"].get("components", {}).get("rwkv_over_mamba") or {}
-        if not ratios and isinstance(diagnosed.get("raw"), int | float):
-            ratios = [diagnosed["raw"]]
+        diagnosed = json_value(run["diagnostics"], "components.rwkv_over_mamba.raw")
+        if not ratios and isinstance(diagnosed, int | float):
+            ratios = [diagnosed]
         balances += [statistics.median(ratios)] if ratios else []
     return balances
 
@@ -76,10 +69,12 @@ def criteria(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
-    worse, worst = diverging(result)
-    if worst is None:
+    rises = {f"{run['entry']}, seed {run['seed']}": last_above_best(run) for run in result["runs"]}
+    rises = {name: rise for name, rise in rises.items() if rise is not None}
+    if not rises:
         return {}
-    name, rise = worst
+    name, rise = max(rises.items(), key=lambda pair: pair[1])
+    worse = [name for name, rise in rises.items() if rise > RISE]
     text = f"no run ends more than {RISE:.0%} above its best value"
     if worse:
         text = f"{len(worse)} runs do and need regularization: {', '.join(worse)}"
@@ -89,15 +84,12 @@ def _divergence(result: Mapping[str, Any]) -> dict[str, str]:
 
 def _features(result: Mapping[str, Any]) -> dict[str, str]:
     """List the answers that are significant at the false discovery rate."""
-    features = {HELPS: [], HURTS: []}
-    for answer in result["answers"].values():
-        joint = answer["p_jointly"] is not None and answer["p_jointly"] < 0.05
-        if joint and answer["verdict"] in features:
-            pair = f"“{answer['with']}” against “{answer['without']}”"
-            features[answer["verdict"]].append(pair)
     if not result["answers"]:
         return {}
+    features = {HELPS: [], HURTS: []}
+    for answer in filter(significant, result["answers"].values()):
+        features[answer["verdict"]].append(f"“{answer['with']}” against “{answer['without']}”")
+    better, worse = (", ".join(pairs) or "none" for pairs in features.values())
     rest = len(result["answers"]) - sum(map(len, features.values()))
-    parts = [f"better: {', '.join(features[HELPS]) or 'none'}"]
-    parts += [f"worse: {', '.join(features[HURTS]) or 'none'}", f"not known: the other {rest}"]
-    return {"Which differences are significant (5 % false discovery rate)?": "; ".join(parts)}
+    text = f"better: {better}; worse: {worse}; not known: the other {rest}"
+    return {"Which differences are significant (5 % false discovery rate)?": text}

@@ -124,6 +124,7 @@ print("all compiled")
 """
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_odd_sizes_compile():
     """Sizes that no block divides are padded."""

@@ -264,7 +264,7 @@ def test_batch_is_halved_until_it_fits(monkeypatch):
         raise aot.DoesNotFit("needs 20G")
 
     monkeypatch.setattr(tpu, "compile_layer", refuse)
-    fields = {"batch": 4, "width": 64, "time": 8, "topology": "v5e:2x2", "kernel": "xla"}
+    fields = {"batch": 4, "width": 64, "time": 8, "topology": "v5e:2x2", "kernel": None}
     fields["kernels"] = None
     options = type("Options", (), fields)
     with pytest.raises(aot.DoesNotFit):

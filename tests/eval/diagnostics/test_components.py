@@ -9,7 +9,6 @@ import pytest
 
 import jaxmodels
 from eval.diagnostics import components
-from eval.diagnostics.components import Norms
 from eval.diagnostics.reading import BLOCK, ROWS, token_losses
 from jaxmodels.tree import flatten
 from tests.eval.small_ground import TOKENIZER, small_model
@@ -29,15 +28,15 @@ def tokens():
 def test_component_norms():
     grads = {"a/kernel": jnp.full((2, 3), 2.0), "a/bias": jnp.array([1.0]), "b/x": jnp.zeros(4)}
     norms = components.component_norms(grads, lambda name: name.split("/")[0] + "/matrix")
-    assert norms["a"] == Norms(5.0, pytest.approx(5.0 / 7**0.5), 7)
-    assert norms["b"] == Norms(0.0, 0.0, 4)
+    assert norms["a"] == {"raw": 5.0, "rms": pytest.approx(5.0 / 7**0.5), "count": 7}
+    assert norms["b"] == {"raw": 0.0, "rms": 0.0, "count": 4}
 
 
 def test_ratios_raw_and_rms():
-    norms = {"rwkv": Norms(4.0, 0.4, 100), "mamba": Norms(2.0, 0.1, 400)}
+    norms = {"rwkv": {"raw": 4.0, "rms": 0.4}, "mamba": {"raw": 2.0, "rms": 0.1}}
     assert components.ratios(norms) == {"raw": 2.0, "rms": 4.0}
     assert components.ratios({"rwkv": norms["rwkv"]}) is None
-    zero = Norms(0.0, 0.0, 4)
+    zero = {"raw": 0.0, "rms": 0.0}
     assert components.ratios({"rwkv": norms["rwkv"], "mamba": zero})["raw"] == math.inf
     assert math.isnan(components.ratios({"rwkv": zero, "mamba": zero})["raw"])
 
@@ -59,8 +58,8 @@ def test_gradients_of_every_component(model, tokens):
     assert grads.keys() == flatten(model).keys()
     norms = components.component_norms(grads, model.parameter_label)
     assert norms.keys() == {"rwkv", "mamba", "attention", "channel", "fusion", "embed", "head"}
-    assert sum(n.count for n in norms.values()) == jaxmodels.count_parameters(model)
-    assert all(n.raw > 0 for n in norms.values())
+    assert sum(n["count"] for n in norms.values()) == jaxmodels.count_parameters(model)
+    assert all(n["raw"] > 0 for n in norms.values())
 
 
 def test_mean_loss_is_weighted():
@@ -116,11 +115,11 @@ def test_ablation_of_attention_channel_and_adapter():
 
 def test_dominance_measures_the_loss_increase(model, tokens):
     found = components.dominance(model, tokens)
-    assert found.rises.keys() == {"rwkv", "mamba", "attention", "channel"}
-    assert found.loss == token_losses(model, model.initial_state(ROWS), tokens)[1].mean()
+    assert found["rises"].keys() == {"rwkv", "mamba", "attention", "channel"}
+    assert found["loss"] == token_losses(model, model.initial_state(ROWS), tokens)[1].mean()
     ablated = components.without(model, "mamba")
     loss = token_losses(ablated, model.initial_state(ROWS), tokens)[1].mean()
-    assert found.rises["mamba"] == pytest.approx(loss - found.loss, abs=1e-6) != 0.0
+    assert found["rises"]["mamba"] == pytest.approx(loss - found["loss"], abs=1e-6) != 0.0
     assert components.without(model, "gla") is None
 
 

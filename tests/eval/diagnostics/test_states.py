@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.diagnostics import gates, states
-from eval.diagnostics.linear import decode, decode_parts
+from eval.diagnostics.linear import decode_parts
 from train.control import health
 
 RNG = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def test_saturation_of_both_signs():
 
 
 def test_state_norm_covers_all_heads():
-    assert states.state_norm(np.array([[[3.0, 4.0]], [[0.0, 1.0]]])) == pytest.approx(3.0)
+    assert health.state_norm(np.array([[[3.0, 4.0]], [[0.0, 1.0]]])) == pytest.approx(3.0)
 
 
 def test_consecutive_cosine():
@@ -129,11 +129,15 @@ def test_collapse_of_outputs_step_sizes_and_decays():
     assert not states.selection_variance(delta)[1]
 
     spread = np.broadcast_to(np.linspace(0.1, 0.999, 20), (2, 7, 20))
-    assert states.decays(spread).collapsed == ""
-    assert states.decays(np.full((2, 7, 4, 5), 0.9999)).collapsed == ""  # the identity start
-    assert states.decays(np.full((2, 7, 4, 5), 0.999995)).collapsed == "to 1"
-    assert states.decays(np.full((2, 7, 4), 0.005)).collapsed == "to 0"
-    assert states.decays(spread).smallest == pytest.approx(0.1)
+    assert states.decays(spread)["collapsed"] == ""
+    assert states.decays(np.full((2, 7, 4, 5), 0.9999))["collapsed"] == ""  # the identity start
+    assert states.decays(np.full((2, 7, 4, 5), 0.999995))["collapsed"] == "to 1"
+    assert states.decays(np.full((2, 7, 4), 0.005))["collapsed"] == "to 0"
+    assert states.decays(spread)["smallest"] == pytest.approx(0.1)
+
+
+def decode(features, keys):
+    return decode_parts({"state": features}, keys)["state"]
 
 
 def streams(retention, examples=360, tokens=24, size=16, seed=0):

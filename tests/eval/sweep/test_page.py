@@ -20,8 +20,9 @@ def with_rates(finals, **rate):
         entry["changes"] = {} if base == "a" else {"kind": base}
         entry["config"] = {"optimizer": {"learning_rate": 1.0}}
         if name != base:
-            entry["group"] = "rates"
-            entry["changes"] = entry["changes"] | {lr_fairness.RATE: rate[name.partition(", ")[2]]}
+            value = rate[name.partition(", ")[2]]
+            entry |= {"group": "rates", "config": {"optimizer": {"learning_rate": value}}}
+            entry["changes"] = entry["changes"] | {lr_fairness.RATE: value}
     return result
 
 
@@ -104,12 +105,7 @@ def test_differences_from_the_baseline_are_paired_by_seed():
 
 
 def test_entries_are_split_over_pictures_by_number_of_colours():
-    names = [f"e{i}" for i in range(11)]
-    parts = curves.split_evenly(names)
-    assert [name for part in parts for name in part] == names
-    assert [len(part) for part in parts] == [4, 3, 4]
-    assert curves.split_evenly(names[:5]) == [names[:5]] and curves.split_evenly([]) == []
-    finals = {name: [1.0 + i, 2.0 + i] for i, name in enumerate(names)}
+    finals = {f"e{i}": [1.0 + i, 2.0 + i] for i in range(11)}
     blocks = curves.section(result_of(finals, {}))
     # The baseline's ten others in two parts, each once as it is and once less the baseline.
     assert sum(isinstance(block, Picture) for block in blocks) == 4

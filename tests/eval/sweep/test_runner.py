@@ -1,11 +1,13 @@
 """The runner of a sweep: started runs, and the states of ended ones."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
-from eval.sweep import runner
-from eval.sweep.__main__ import main
+from eval.sweep import progress, runner
+from eval.sweep.__main__ import lock, main
 from eval.sweep.plan import make_plan
 from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, STOPPED, WAITING
 from jaxmodels.errors import UserError
@@ -29,6 +31,28 @@ def test_crash_does_not_affect_other_runs(tmp_path):
     assert runs[0].reason == "killed by signal 9"
     assert runs[2].reason == "step 7: loss is not finite"
     assert max(running) == 2  # parallel, limited to jobs
+
+
+def test_progress_without_a_terminal(tmp_path, monkeypatch):
+    runs, text = fake_runs(tmp_path), io.StringIO()
+    write_run(runs[3])
+    for run in runs:
+        run.look()
+    monkeypatch.setattr(progress, "PLAIN_EVERY", 0.0)
+    statuses = [0, 3, -9]
+    with progress.LiveProgress(Console(file=text, width=200), runs, {}) as live:
+
+        def start(run, slot):
+            return FakeProcess(run, 2, statuses[run.seed])
+
+        runner.run_all(runs, 1, start, live.tick, poll_seconds=0)
+    lines = text.getvalue().splitlines()
+    assert "entry, seed 0: step 0 of 12; 1 of 4 finished" in lines[0]
+    assert "entry, seed 0: 4.0000 bits (0 s)" in lines
+    assert "entry, seed 1: halted: step 7: loss is not finite (0 s)" in lines
+    assert "entry, seed 2: failed: killed by signal 9 (0 s)" in lines
+    assert not any(line.startswith("entry, seed 3") for line in lines)  # finished before
+    assert "2 of 4 finished, 1 halted, 1 failed" in lines[-1]
 
 
 def test_reason_is_the_error_message_of_the_worker(tmp_path):
@@ -101,10 +125,8 @@ def test_interrupted_command_can_be_continued(experiment, texts, tmp_path, monke
 
 
 def test_second_command_in_a_folder_is_rejected(experiment, texts, tmp_path, capsys):
-    from eval.sweep.__main__ import _Lock
-
     arguments = [f"--config={experiment}", f"--workdir={tmp_path}", "--data", str(texts)]
-    with _Lock(tmp_path):
+    with lock(tmp_path):
         assert main(arguments) == 2
         assert "in use by another eval.sweep" in capsys.readouterr().err
         assert main([*arguments, "--report"]) == 0  # a report only reads

@@ -140,8 +140,8 @@ def test_killed_run_resumes_bit_for_bit(swept, experiment, texts, tmp_path, monk
     run.look()
     assert run.state == WAITING
     worker = start_and_wait_for(100)
-    worker.process.stdin.close()  # as if the parent was killed: the worker saves and stops
-    assert worker.process.wait(60) == 130
+    worker.stdin.close()  # as if the parent was killed: the worker saves and stops
+    assert worker.wait(60) == 130
     assert not run.log().final
     runner.run_all([run], 1, lambda run, slot: runner.start_worker(run, cores, cache))
     assert run.state == FINISHED

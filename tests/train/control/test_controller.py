@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from eval.log import read_log
-from eval.report.introspect import Inspection
 from eval.report.run_page import compose
 from jaxmodels.errors import UserError
 from tests.train.corpus import small_text
@@ -147,7 +146,7 @@ def test_stopped_run_stays_stopped_until_settings_change(overfitted, tmp_path):
 
 def test_report_shows_decisions(overfitted):
     _, workdir, result = overfitted
-    text = compose(read_log(workdir), {}, Inspection())
+    text = compose(read_log(workdir), {})
     assert "Controller decisions" in text
     assert "The controller stopped the run (overfitting: validation is" in text
     assert text.count(result.message) == 2

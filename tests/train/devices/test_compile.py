@@ -19,7 +19,7 @@ from jaxmodels.tree import flatten
 from tests.train.toy import toy_config
 from train.compile import main
 from train.devices import aot
-from train.devices.placement import build_train_step
+from train.devices.placement import Placement
 
 ROOT = Path(__file__).parents[3]
 EXPERIMENT = """\
@@ -115,7 +115,10 @@ def test_parameters_are_gathered_once():
 
 
 @needs_libtpu
-@pytest.mark.parametrize(("version", "mesh"), [(4, []), (7, ["--config.mesh.fsdp=2"])])
+@pytest.mark.parametrize(
+    ("version", "mesh"),
+    [(4, []), pytest.param(7, ["--config.mesh.fsdp=2"], marks=pytest.mark.slow)],
+)
 def test_pallas_kernels_compile_over_chips(version, mesh):
     """XLA divides none by itself: every axis of the mesh is the step's own."""
     changes = {"version": version, "width": 128, "num_layers": 1, "kernel": "pallas"}
@@ -308,7 +311,7 @@ def test_label_shapes_are_those_of_the_stream():
         batch_size=8, data__labels="relations", data__label_slots=3, data__label_roles=2
     )
     shapes = aot._label_shapes(config)
-    batch = build_train_step(config).abstract_batch(shapes)
+    batch = Placement(config).abstract_batch(shapes)
     text = np.frombuffer(b"The people make the law. " * 40, np.uint8)
     stream = make_stream(
         [Document("a", text)],
@@ -323,7 +326,7 @@ def test_label_shapes_are_those_of_the_stream():
 @pytest.mark.parametrize(("name", "folder"), [("cot", "CoT"), ("hrdoc", "HRDoc")])
 def test_shapes_of_labels_from_text(name, folder):
     config = toy_config(data__format=name)
-    batch = build_train_step(config).abstract_batch(aot._label_shapes(config))
+    batch = Placement(config).abstract_batch(aot._label_shapes(config))
     corpus = load_corpus(ROOT / "Data" / folder, format=name, valid_fraction=0, test_fraction=0)
     stream = make_stream(corpus.train, batch_size=8, seq_len=config.seq_len, seed=0)
     assert_same_arrays(batch, next(iter(stream)))

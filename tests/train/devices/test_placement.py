@@ -10,8 +10,8 @@ import pytest
 
 from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
-from tests.train.toy import toy_config
-from train.devices.placement import Placement, build_train_step
+from tests.train.toy import to_host, toy_config
+from train.devices.placement import Placement
 from train.io.checkpoint import Checkpoints, restore
 from train.io.log import digest
 from train.model import build_model
@@ -30,7 +30,7 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def placement(config):
-    return build_train_step(config)
+    return Placement(config)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_fresh_state_is_created_in_shards(config, placement, fresh):
     assert_split(fresh)
     whole = init_train_state(build_model(config), config)
     # One fused program instead of one per operation may round differently in the last place.
-    chex.assert_trees_all_close(placement.to_host(fresh), jax.device_get(whole), rtol=3e-7)
+    chex.assert_trees_all_close(to_host(placement, fresh), jax.device_get(whole), rtol=3e-7)
     assert shardings(fresh) == shardings(placement.put_state(whole))
 
 
@@ -89,7 +89,7 @@ def test_checkpoint_is_restored_in_shards(config, placement, fresh, saved, monke
     monkeypatch.setattr(jax, "device_put", whole_only_if_small(jax.device_put))
     state = placement.put_state(state)
     assert state.model.cell.kernel[...] is kernel
-    chex.assert_trees_all_equal(placement.to_host(state), placement.to_host(fresh))
+    chex.assert_trees_all_equal(to_host(placement, state), to_host(placement, fresh))
     assert shardings(state) == shardings(fresh)
 
 
@@ -105,11 +105,11 @@ def whole_only_if_small(device_put):
 def test_sharded_checkpoint_restores_onto_whole_devices(config, placement, fresh, saved, devices):
     other = config.copy_and_resolve_references()
     other.parallel, other.mesh.fsdp, other.mesh.tensor = "pmap", 1, 1
-    replicated = build_train_step(other, jax.devices()[:devices])
+    replicated = Placement(other, jax.devices()[:devices])
     state = replicated.put_state(restore(saved, other, replicated.template(), None, "text"))
     assert state.model.cell.kernel.sharding.is_fully_replicated
     assert state.carry.h.shape == (devices, config.batch_size // devices, 16)
-    chex.assert_trees_all_equal(replicated.to_host(state), placement.to_host(fresh))
+    chex.assert_trees_all_equal(to_host(replicated, state), to_host(placement, fresh))
 
 
 def test_fresh_rows(config, placement):
@@ -126,5 +126,5 @@ def test_digest_holds_one_leaf_at_a_time(placement, fresh):
         alive.append(weakref.ref(value))
         return value
 
-    assert digest(fresh, {}, fetch) == digest(placement.to_host(fresh), {})
+    assert digest(fresh, {}, fetch) == digest(to_host(placement, fresh), {})
     assert len(alive) == len(jax.tree.leaves(fresh))

@@ -15,7 +15,7 @@ from jaxmodels.tree import flatten
 from tests.train.test_step import batches
 from tests.train.toy import Toy, ToyConfig, create, toy_config
 from train.config import apply_overrides, complete_config, from_json, to_json
-from train.devices.placement import build_train_step
+from train.devices.placement import Placement
 from train.optim.build import make_optimizer
 from train.optim.param_groups import (
     check_rules,
@@ -229,7 +229,7 @@ def test_training_step_keeps_frozen_parameters(devices, fields):
     config = toy_config(**fields)
     config.optimizer.freeze = type(config)({"matrix": 1})
     config.optimizer.groups = type(config)({"other": 0.5})
-    placement = build_train_step(config, jax.devices()[:devices])
+    placement = Placement(config, jax.devices()[:devices])
     state = placement.fresh_state()
     seen = [jax.device_get(flatten(state.model))]
     for batch in batches()[:2]:
@@ -252,7 +252,7 @@ def test_suggested_warmup():
 
 def test_gradient_norms_by_component():
     config = toy_config(model="tests.train.optim.test_param_groups:create_labelled")
-    placement = build_train_step(config, jax.devices()[:1])
+    placement = Placement(config, jax.devices()[:1])
     _, metrics = placement.step(placement.fresh_state(), placement.put_rows(batches()[0]))
     parts = {n: float(v) for n, v in metrics.items() if n.startswith("grad_norm/")}
     assert set(parts) == {"grad_norm/mamba", "grad_norm/head"}

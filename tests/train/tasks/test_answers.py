@@ -81,7 +81,9 @@ def test_log_has_answers_and_halting(finished):
     assert valid_rows[-1]["steps"] == 3 and "bits_per_byte" not in valid_rows[-1]
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(4, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("devices", "accumulate"), [pytest.param(4, 1, marks=pytest.mark.slow), (1, 2)]
+)
 def test_exploration_is_independent_of_placement(devices, accumulate, tmp_path, monkeypatch):
     # Every row except those that explore would halt after one ACT step.
     monkeypatch.setattr(act, "should_halt", lambda config, out: out.q_halt < jnp.inf)
@@ -130,8 +132,8 @@ def test_long_pairs_are_skipped(tmp_path, capsys):
     workdir = tmp_path / "run"
     result = one_device(config, workdir)
     assert result.status == "finished"
-    after = after_training(workdir, result)
-    assert after.report.is_file() and "eval.predict" in after.commands[-1]
+    report, commands = after_training(workdir, result)
+    assert report.is_file() and "eval.predict" in commands[-1]
     assert "-> " in capsys.readouterr().out
     assert evaluate([f"--workdir={workdir}", "--max-pairs=8", "--batch-size=4"]) == 0
     scores = json.loads((workdir / "answers.json").read_text())["splits"]

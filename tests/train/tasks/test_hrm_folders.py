@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
@@ -50,7 +51,7 @@ def shifts(tmp_path_factory):
 def shift_config(folder, **changes):
     data = {"format": "built", "paths": (str(folder),), "tasks": (), "augment": False}
     config = config_of(seq_len=CELLS, batch_size=16, data=data | changes.pop("data", {}))
-    config.update({"steps": 150, "eval_every": 150, "checkpoint_every": 150})
+    config.update({"steps": 300, "eval_every": 300, "checkpoint_every": 300})
     config.optimizer.update({"learning_rate": 1e-2, "sign_rate": 0.05})
     config.model_config.update({"halt_max_steps": 1, "puzzle_ids": PUZZLES} | changes)
     return config
@@ -107,7 +108,7 @@ def test_texts_train_as_built(mode, tmp_path):
     assert data.config.model_config.vocab_size == tokenizer.vocab_size
     assert len(data.corpus.valid + data.corpus.test) == len(splits["test"].rows().inputs)
     stream, rows = iter(data.train), splits["train"].rows()
-    batches = [next(stream) for _ in range(-(-data.rows // 4))]
+    batches = [next(stream) for _ in range(math.ceil(data.steps_per_epoch))]
     for name in ("inputs", "targets", "weights"):
         found = np.concatenate([batch[name] for batch in batches])
         assert {row.tobytes() for row in found} == {row.tobytes() for row in getattr(rows, name)}

@@ -1,7 +1,4 @@
-"""The HTML skeleton and style sheet of a self-contained page in light and dark mode."""
-
-import html
-from collections.abc import Sequence
+"""The style sheet of a page, in light and dark mode."""
 
 from eval.report.figures import COLOURS
 
@@ -10,7 +7,7 @@ def _variables(column: int) -> str:
     return " ".join(f"{entry[0]}: {entry[column]};" for entry in COLOURS.values())
 
 
-_CSS = """
+CSS = """
 :root { color-scheme: light dark; --page: #fbfaf7; --card: #ffffff; LIGHT }
 @media (prefers-color-scheme: dark) { :root { --page: #171715; --card: #1f1f1c; DARK } }
 * { box-sizing: border-box; }
@@ -51,14 +48,3 @@ code { overflow-wrap: anywhere; }
 .prompt { color: var(--blue); }
 details summary { cursor: pointer; color: var(--muted); margin-top: .75rem; }
 """.replace("LIGHT", _variables(1)).replace("DARK", _variables(2))
-
-
-def page(title: str, parts: Sequence[str]) -> str:
-    """Return an HTML document with `parts`, which are HTML, as its body."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(parts)
-        + "\n</main>\n</body>\n</html>\n"
-    )
