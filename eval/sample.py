@@ -11,6 +11,7 @@ resumes from it, with or without a new prompt, exactly as if it had not been int
 """
 
 import argparse
+import codecs
 import functools
 import importlib.util
 import itertools
@@ -174,16 +175,18 @@ class _Text:
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
-        self.bytes = tokenizer.streaming_decoder() if tokenizer.name == "byte" else None
+        self.bytes = None
+        if tokenizer.name == "byte":  # holds back unfinished characters
+            self.bytes = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token) -> str:
         if self.bytes:
-            return self.bytes.push(token)
+            return self.bytes.decode(bytes([token]))
         between = "" if self.tokenizer.name == "char" else " "
         return between + self.tokenizer.decode([token])
 
     def finish(self) -> str:
-        return self.bytes.finish() if self.bytes else ""
+        return self.bytes.decode(b"", final=True) if self.bytes else ""
 
 
 def _session(flags: argparse.Namespace, model):

@@ -6,6 +6,8 @@ reproducible across NumPy versions. `jaxmodels.data` uses no other source of ran
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -25,6 +27,23 @@ def random_words(seed: int, stream: int, count: int, *, block: int = 0) -> np.nd
 def random_order(seed: int, stream: int, count: int) -> np.ndarray:
     """Return a permutation of range(count), int64: the stable argsort of `random_words`."""
     return np.argsort(random_words(seed, stream, count), kind="stable")
+
+
+def epoch_items(
+    shuffled: Callable[[int], np.ndarray], per_epoch: int, numbers: np.ndarray
+) -> np.ndarray:
+    """Return items number (n,), int64, of an endless sequence of shuffled epochs.
+
+    Args:
+      shuffled: epoch -> its items in order, (per_epoch,).
+      per_epoch: number of items of an epoch.
+      numbers: (n,) integers; they may span epochs.
+    """
+    epochs, within = np.divmod(numbers, per_epoch)
+    items = np.empty(numbers.shape, np.int64)
+    for epoch in np.unique(epochs):
+        items[epochs == epoch] = shuffled(int(epoch))[within[epochs == epoch]]
+    return items
 
 
 def generator(seed: int, index: int) -> np.random.Generator:

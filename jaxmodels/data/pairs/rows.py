@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.pairs.layout import lay_out
-from jaxmodels.data.random import random_order, random_words
+from jaxmodels.data.random import epoch_items, random_order, random_words
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.errors import UserError
 
@@ -209,42 +209,41 @@ def pair_stream(
 
     As in `data/text/streams.py`, the state of an iterator is its step.
     """
-    source = _Shuffled(rows, rows_of_host(batch_size, host_index, host_count), batch_size, seed)
-    source.augmentation = augmentation
-    return grain_dataset(source, prefetch)
+    mine = rows_of_host(batch_size, host_index, host_count)
+    return grain_dataset(_Shuffled(rows, mine, batch_size, seed, augmentation), prefetch)
 
 
 def pair_eval_stream(
     rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
 ) -> grain.IterDataset:
     """Return finite batches: every row once, in order; padding in the last batch has weight 0."""
-    return grain_dataset(
-        _InOrder(rows, rows_of_host(batch_size, host_index, host_count), batch_size), prefetch
-    )
+    mine = rows_of_host(batch_size, host_index, host_count)
+    return grain_dataset(_InOrder(rows, mine, batch_size), prefetch)
 
 
 class _Shuffled:
     """Source of training batches: element = step, a function of the step alone."""
 
-    augmentation: Augmentation | None = None
-
-    def __init__(self, rows: Rows, mine: np.ndarray, batch_size: int, seed: int):
+    def __init__(
+        self,
+        rows: Rows,
+        mine: np.ndarray,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation | None,
+    ):
         self.rows, self.mine, self.batch_size, self.seed = rows, mine, batch_size, seed
-        self.order = functools.lru_cache(maxsize=2)(self._order)
+        self.augmentation = augmentation
+        self.order = functools.lru_cache(maxsize=2)(
+            lambda epoch: random_order(seed, epoch, len(rows.inputs))
+        )
 
     def __len__(self) -> int:
         return sys.maxsize // self.batch_size
 
-    def _order(self, epoch: int) -> np.ndarray:
-        return random_order(self.seed, epoch, len(self.rows.inputs))
-
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         numbers = int(step) * self.batch_size + self.mine
-        epochs, within = np.divmod(numbers, len(self.rows.inputs))
-        chosen = np.array(
-            [self.order(int(e))[w] for e, w in zip(epochs, within, strict=True)], np.int64
-        )
-        batch = self.rows.batch(chosen)
+        batch = self.rows.batch(epoch_items(self.order, len(self.rows.inputs), numbers))
         if self.augmentation is not None:
             inputs, targets = batch["inputs"], batch["targets"]
             for row, number in enumerate(numbers):

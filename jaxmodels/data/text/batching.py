@@ -5,34 +5,20 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-from jaxmodels.data.random import random_order, random_words
+from jaxmodels.data.labels.relations import RelationLabeller
+from jaxmodels.data.random import epoch_items, random_order, random_words
 from jaxmodels.data.text.documents import Document
 from jaxmodels.data.text.packing import pack
 from jaxmodels.errors import UserError
 
 
-class Labeller(Protocol):
-    """A source of labels derived from tokens as batches are made, see `labels.RelationLabeller`."""
-
-    def index(self, tokens: np.ndarray, starts: np.ndarray) -> object:
-        """Prepare lookup in concatenated documents: tokens (n,), their first positions (d,)."""
-        ...
-
-    def lookup(
-        self, index: object, positions: np.ndarray, since: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Return labels int32 (n, ...) at positions (n,), from tokens since[i]..positions[i]."""
-        ...
-
-
 class Ring:
     """All documents end to end, from which batches are cut."""
 
-    def __init__(self, documents: Sequence[Document], labeller: Labeller | None = None):
+    def __init__(self, documents: Sequence[Document], labeller: RelationLabeller | None = None):
         documents = [document for document in documents if len(document)]
         if not documents:
             raise UserError("no text: this split of the corpus is empty; give more or longer files")
@@ -97,24 +83,32 @@ class Ring:
 
 
 class Tracks:
-    """The source of `make_stream(mode="tracks")`."""
+    """The source of `make_stream(mode="tracks")`: segments of one length, or of growing lengths.
+
+    Tracks are multiples of the longest segment. A segment may span two epochs: the first token of
+    a track has its reset anywhere in a segment.
+    """
 
     def __init__(
         self,
         ring: Ring,
         rows: np.ndarray,
         batch_size: int,
-        seq_len: int,
+        lengths: Sequence[tuple[int, int]],
         seed: int,
-        carry_state: bool = True,
+        carry_state: bool,
     ):
-        self.ring, self.rows, self.seq_len, self.seed = ring, rows, seq_len, seed
-        self.carry_state = carry_state
-        self.steps_per_epoch = len(ring) // (batch_size * seq_len)
-        if self.steps_per_epoch == 0:
+        """Take lengths as (first step, seq_len), ascending from step 0."""
+        self.ring, self.rows, self.seed, self.carry_state = ring, rows, seed, carry_state
+        self.first_steps, self.lengths = zip(*lengths, strict=True)
+        longest = max(self.lengths)
+        self.track_length = len(ring) // (batch_size * longest) * longest
+        if self.track_length == 0:
             raise _too_short(
-                len(ring), batch_size * seq_len, f"batch_size {batch_size} x seq_len {seq_len}"
+                len(ring), batch_size * longest, f"batch_size {batch_size} x seq_len {longest}"
             )
+        spans = np.diff(self.first_steps) * self.lengths[:-1]
+        self.read_before = [0, *np.cumsum(spans, dtype=np.int64).tolist()]
         self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
@@ -128,12 +122,18 @@ class Tracks:
         return order, starts, int(words[0] % np.uint64(len(self.ring)))
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        epoch, step = divmod(int(step), self.steps_per_epoch)
-        read = step * self.seq_len + np.arange(self.seq_len)
-        remembered = read if self.carry_state else np.arange(self.seq_len)
-        return self.ring.batch(*self.cut(epoch, read, remembered))
+        phase = int(np.searchsorted(self.first_steps, step, side="right")) - 1
+        column = np.arange(self.lengths[phase])
+        before = self.read_before[phase] + (int(step) - self.first_steps[phase]) * len(column)
+        epochs, read = np.divmod(before + column, self.track_length)
+        remembered = read if self.carry_state else np.minimum(read, column)
+        parts = [
+            self._cut(int(epoch), read[epochs == epoch], remembered[epochs == epoch])
+            for epoch in np.unique(epochs)
+        ]
+        return self.ring.batch(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
 
-    def cut(self, epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _cut(self, epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the arguments of `Ring.batch` (rows, n) for some tokens of each track.
 
         Args:
@@ -141,7 +141,7 @@ class Tracks:
           remembered: (n,) tokens before each that the state has read without a reset.
         """
         order, starts, entry = self.shuffled(epoch)
-        track = self.rows * (self.steps_per_epoch * self.seq_len)
+        track = self.rows * self.track_length
         place = (entry + track[:, None] + read[None]) % len(self.ring)
         rank = np.searchsorted(starts, place, side="right") - 1
         offset = place - starts[rank]
@@ -153,49 +153,6 @@ class Tracks:
             positions + 1 < self.ring.ends[document],  # has a target
             positions - np.minimum(offset, remembered[None]),  # since
         )
-
-
-class GrowingTracks(Tracks):
-    """The source of `make_stream(mode="tracks", lengths=...)`: segments whose length grows.
-
-    Tracks are multiples of the longest segment. A segment may span two epochs: the first token of
-    a track has its reset anywhere in a segment. With one length, batches equal those of `Tracks`.
-    """
-
-    def __init__(
-        self,
-        ring: Ring,
-        rows: np.ndarray,
-        batch_size: int,
-        lengths: Sequence[tuple[int, int]],
-        seed: int,
-        carry_state: bool = True,
-    ):
-        """Take lengths as (first step, seq_len), ascending from step 0."""
-        longest = max(length for _, length in lengths)
-        super().__init__(ring, rows, batch_size, longest, seed, carry_state)
-        self.track_length = self.steps_per_epoch * longest
-        self.starts = [start for start, _ in lengths]
-        self.lengths = [length for _, length in lengths]
-        spans = np.diff(self.starts) * self.lengths[:-1]
-        self.read_before = [0, *np.cumsum(spans, dtype=np.int64).tolist()]
-
-    def _progress(self, step: int) -> tuple[int, int]:
-        """Return the tokens that a track has read before a step, and those that it reads in it."""
-        phase = int(np.searchsorted(self.starts, step, side="right")) - 1
-        length = self.lengths[phase]
-        return self.read_before[phase] + (step - self.starts[phase]) * length, length
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        before, length = self._progress(int(step))
-        column = np.arange(length)
-        epochs, read = np.divmod(before + column, self.track_length)
-        remembered = read if self.carry_state else np.minimum(read, column)
-        parts = [
-            self.cut(int(epoch), read[epochs == epoch], remembered[epochs == epoch])
-            for epoch in np.unique(epochs)
-        ]
-        return self.ring.batch(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
 
 
 class Windows:
@@ -219,9 +176,8 @@ class Windows:
         return (words[0] % np.uint64(len(self.ring))).astype(np.int64) + order * self.seq_len
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        begin = _epoch_items(
-            self.shuffled, self.windows_per_epoch, step * self.batch_size + self.rows
-        )
+        numbers = step * self.batch_size + self.rows
+        begin = epoch_items(self.shuffled, self.windows_per_epoch, numbers)
         column = np.arange(self.seq_len)
         return self.ring.rows((begin[:, None] + column[None]) % len(self.ring), column)
 
@@ -235,22 +191,19 @@ class Packed:
 
     def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
         self.ring, self.rows, self.batch_size = ring, rows, batch_size
-        self.seq_len, self.seed = seq_len, seed
         self.positions, self.piece_starts = pack(ring.starts, ring.lengths, seq_len, seed)
         if len(self.positions) == 0:
             raise _too_short(len(ring), 2, "a target in any document")
-        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
+        self.shuffled = functools.lru_cache(maxsize=2)(
+            lambda epoch: random_order(seed, epoch, len(self.positions))
+        )
 
     def __len__(self) -> int:
         return sys.maxsize // self.batch_size
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return random_order(self.seed, epoch, len(self.positions))
-
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        chosen = _epoch_items(
-            self.shuffled, len(self.positions), step * self.batch_size + self.rows
-        )
+        numbers = step * self.batch_size + self.rows
+        chosen = epoch_items(self.shuffled, len(self.positions), numbers)
         positions = self.positions[chosen].astype(np.int64)
         since = self.piece_starts[chosen].astype(np.int64)
         # Padding does not continue the last piece.
@@ -271,8 +224,7 @@ class Evaluation:
             raise _too_short(len(ring), 2, "a target in any document")
         if whole_documents:
             self.row_documents = _balance(ring.lengths, batch_size)
-            loads = [int(ring.lengths[row].sum()) for row in self.row_documents]
-            self.row_length = max(loads)
+            self.row_length = max(int(ring.lengths[row].sum()) for row in self.row_documents)
         else:
             self.row_documents = None
             self.row_length = -(-len(ring) // batch_size)
@@ -300,15 +252,6 @@ class Evaluation:
         rank = np.minimum(np.searchsorted(ends, read, side="right"), len(documents) - 1)
         shift = self.ring.starts[documents] - (ends - self.ring.lengths[documents])
         return np.where(read < ends[-1], read + shift[rank], -1)
-
-
-def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
-    """Return items of an endless sequence of shuffled epochs; a batch may span two."""
-    epochs, within = np.divmod(numbers, per_epoch)
-    items = np.empty(numbers.shape, np.int64)
-    for epoch in np.unique(epochs):
-        items[epochs == epoch] = shuffled(int(epoch))[within[epochs == epoch]]
-    return items
 
 
 def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:

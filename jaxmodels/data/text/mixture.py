@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmodels.data.loading import grain_dataset
+from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.data.random import random_words
-from jaxmodels.data.text.batching import Labeller, Ring
+from jaxmodels.data.text.batching import Ring
 from jaxmodels.data.text.documents import Document
 from jaxmodels.errors import UserError
-
-if TYPE_CHECKING:
-    import grain
 
 # Ends of the phases of the identity curriculum as fractions of a run: mechanics, reflection,
 # explicit identity, worldview.
@@ -28,7 +24,7 @@ IDENTITY_PHASES = (0.2, 0.6, 0.9, 1.0)
 
 
 class Mixture:
-    """A source of batches as in `streams`: element = step."""
+    """A source of batches as in `streams`, for `grain_dataset`: element = step."""
 
     def __init__(
         self,
@@ -40,7 +36,7 @@ class Mixture:
         batch_size: int,
         seq_len: int,
         seed: int,
-        labels: Labeller | None = None,
+        labels: RelationLabeller | None = None,
     ):
         """Take weights, one per source and phase, and the step at which each phase ends."""
         self.shares = phase_shares(sources.keys(), weights, len(ends))
@@ -97,8 +93,3 @@ def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> 
     if (table.sum(1) <= 0).any():
         raise UserError("data.mixture: every phase needs a source with a weight above 0")
     return table / table.sum(1, keepdims=True)
-
-
-def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
-    """Return the mixture as a Grain dataset, see `grain_dataset`."""
-    return grain_dataset(source, prefetch)

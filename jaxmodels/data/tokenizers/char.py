@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.base import as_text
+from jaxmodels.data.tokenizers.base import Tokenizer, as_text
 
 CONTROL = ("pad", "unk", "bos", "eos", "system", "user", "assistant", "endofturn")
 RESERVED = 32  # ids below it are control tokens, named or not yet
@@ -18,7 +17,7 @@ _CONTROL_TEXT = re.compile(r"<\|(" + "|".join(CONTROL) + r")\|>")
 
 
 @dataclass(frozen=True)
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """A tokenizer with one token per character of the training text; ids 0-31 are reserved.
 
     Control tokens are written like `<|user|>` in text. Characters that the training text lacks
@@ -67,10 +66,6 @@ class CharTokenizer:
         if token >= RESERVED:
             return self.characters[token - RESERVED]
         return f"<|{CONTROL[token] if token < len(CONTROL) else token}|>"
-
-    def to_json(self) -> str:
-        """Return `{"kind": "char", "characters": "..."}`."""
-        return json.dumps({"kind": "char", "characters": self.characters}, ensure_ascii=False)
 
 
 def _pieces(text: str) -> list[str]:

@@ -9,9 +9,9 @@ from jaxmodels.data import (
     load_corpus,
     make_metacognition,
     make_stream,
-    mixture_stream,
     split_tails,
 )
+from jaxmodels.data.loading import grain_dataset
 from jaxmodels.data.readers.metacognition import KINDS
 from jaxmodels.data.text.mixture import phase_shares
 from jaxmodels.errors import UserError
@@ -62,7 +62,7 @@ def test_a_row_is_a_window_of_one_source():
 
 
 def test_batches_are_a_function_of_seed_and_step():
-    iterator = iter(mixture_stream(mixture(), prefetch=0))
+    iterator = iter(grain_dataset(mixture(), prefetch=0))
     for _ in range(3):
         batch = next(iterator)
     assert iterator.get_state()["next_index"] == 3
