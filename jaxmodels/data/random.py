@@ -1,7 +1,7 @@
 """Random numbers of the data path: every stream is a function of integers alone.
 
 Shuffles and draws use raw Philox words, a stream that NumPy guarantees not to change, so runs are
-reproducible across NumPy versions. `jaxmodels.data` uses no other source of randomness.
+reproducible across NumPy versions. Only the tasks of `synthetic` use NumPy's default generator.
 """
 
 from __future__ import annotations
@@ -44,8 +44,3 @@ def epoch_items(
     for epoch in np.unique(epochs):
         items[epochs == epoch] = shuffled(int(epoch))[within[epochs == epoch]]
     return items
-
-
-def generator(seed: int, index: int) -> np.random.Generator:
-    """Return NumPy's default generator seeded with two non-negative integers."""
-    return np.random.default_rng(np.random.SeedSequence([seed, index]))

@@ -7,7 +7,6 @@ state is reset at each.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ IDENTITY_PHASES = (0.2, 0.6, 0.9, 1.0)
 
 
 class Mixture:
-    """A source of batches as in `streams`, for `grain_dataset`: element = step."""
+    """A source of batches as in `streams`, for `grain_dataset`."""
 
     def __init__(
         self,
@@ -50,9 +49,6 @@ class Mixture:
         self.ends, self.rows, self.batch_size = np.asarray(ends), rows, batch_size
         self.seq_len, self.seed = seq_len, seed
 
-    def __len__(self) -> int:
-        return sys.maxsize
-
     def phase(self, step: int) -> int:
         """Return the index of the phase of a step; after the last end, the last."""
         return min(int(np.searchsorted(self.ends, step, side="right")), len(self.ends) - 1)
@@ -67,8 +63,8 @@ class Mixture:
     def _words(self, step: int) -> np.ndarray:
         return random_words(self.seed, step, 2 * self.batch_size).reshape(2, -1)
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        step = int(step)
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """Return the batch of a step."""
         source = self.sources(step)[self.rows]
         size, first = self.sizes[source], self.first[source]
         begin = (self._words(step)[1][self.rows] % size.astype(np.uint64)).astype(np.int64)

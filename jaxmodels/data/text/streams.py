@@ -25,7 +25,7 @@ import numpy as np
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.data.loading import grain_dataset, rows_of_host
-from jaxmodels.data.text.batching import Evaluation, Packed, Ring, Tracks, Windows
+from jaxmodels.data.text.batching import Ring, evaluation, packed, tracks, windows
 from jaxmodels.data.text.documents import Document
 from jaxmodels.errors import UserError
 
@@ -92,9 +92,10 @@ def make_stream(
         raise UserError(f"data.mode: growing segments need mode 'tracks', got {mode!r}")
     if mode == "tracks":
         lengths = lengths or [(0, seq_len)]
-        source = Tracks(ring, rows, batch_size, lengths, seed, carry_state)
+        source = tracks(ring, rows, batch_size, lengths, seed, carry_state)
     else:
-        source = {"windows": Windows, "packed": Packed}[mode](ring, rows, batch_size, seq_len, seed)
+        make = windows if mode == "windows" else packed
+        source = make(ring, rows, batch_size, seq_len, seed)
     return grain_dataset(source, prefetch)
 
 
@@ -123,7 +124,8 @@ def eval_stream(
     """
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
-    return grain_dataset(Evaluation(ring, rows, batch_size, seq_len, whole_documents), prefetch)
+    source, steps = evaluation(ring, rows, batch_size, seq_len, whole_documents)
+    return grain_dataset(source, prefetch, steps)
 
 
 def _rows(batch_size: int, seq_len: int, host_index: int, host_count: int) -> np.ndarray:

@@ -25,8 +25,42 @@ LATIN_CHARSET = TAB_CHARSET + "".join(
 )
 
 
+class _AnswerTokenizer(Tokenizer):
+    """Pieces of text with ids from 4; the text between them becomes UNK."""
+
+    charset: str
+
+    def _number(self, words: tuple[str, ...] = ()) -> None:
+        if not self.charset or len(set(self.charset)) != len(self.charset):
+            raise UserError("charset: must be non-empty, and its characters distinct")
+        texts = (*self.charset, *words)
+        object.__setattr__(self, "_texts", texts)
+        object.__setattr__(self, "_ids", {text: len(SPECIALS) + i for i, text in enumerate(texts)})
+
+    def _pieces(self, text: str) -> Iterable[str]:
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of ids."""
+        return len(SPECIALS) + len(self._texts)
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Return ids (length,) int32."""
+        return np.array([self._ids.get(p, UNK) for p in self._pieces(as_text(text))], np.int32)
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """Return the UTF-8 bytes of each token, (length,) int32."""
+        return np.array([len(p.encode()) for p in self._pieces(as_text(text))], np.int32)
+
+    def decode(self, tokens) -> str:
+        """Return the text up to the first EOS; special and unknown ids are skipped."""
+        ids = [i - len(SPECIALS) for i in until_eos(tokens)]
+        return "".join(self._texts[i] for i in ids if 0 <= i < len(self._texts))
+
+
 @dataclass(frozen=True)
-class AnswerCharTokenizer(Tokenizer):
+class AnswerCharTokenizer(_AnswerTokenizer):
     """A tokenizer with one token per character of a fixed set; other characters become UNK.
 
     Attributes:
@@ -37,38 +71,14 @@ class AnswerCharTokenizer(Tokenizer):
     name: str = "answer_char"
 
     def __post_init__(self):
-        if not self.charset or len(set(self.charset)) != len(self.charset):
-            raise UserError("charset: must be non-empty, and its characters distinct")
-        ids = {character: len(SPECIALS) + i for i, character in enumerate(self.charset)}
-        object.__setattr__(self, "_ids", ids)
-
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of ids."""
-        return len(SPECIALS) + len(self.charset)
-
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Return ids (length,) int32."""
-        return np.array([self._ids.get(c, UNK) for c in as_text(text)], np.int32)
-
-    def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """Return the UTF-8 bytes of each token, (length,) int32."""
-        return np.array([len(character.encode()) for character in as_text(text)], np.int32)
-
-    def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids are skipped."""
-        return "".join(
-            self.charset[token - len(SPECIALS)]
-            for token in until_eos(tokens)
-            if len(SPECIALS) <= token < self.vocab_size
-        )
+        self._number()
 
 
 _PIECE = re.compile(r" ?\w+|[\s\S]")
 
 
 @dataclass(frozen=True)
-class HybridTokenizer(Tokenizer):
+class HybridTokenizer(_AnswerTokenizer):
     """A tokenizer of frequent words, and characters for the rest; lossless within its charset.
 
     A word includes the space before it: " word" and "word" are two tokens.
@@ -86,9 +96,7 @@ class HybridTokenizer(Tokenizer):
         object.__setattr__(self, "words", tuple(self.words))
         if len(set(self.words)) != len(self.words) or any(len(word) < 2 for word in self.words):
             raise UserError("words: must be distinct, with two characters or more")
-        object.__setattr__(self, "_chars", AnswerCharTokenizer(self.charset))
-        first = self._chars.vocab_size
-        object.__setattr__(self, "_ids", {word: first + i for i, word in enumerate(self.words)})
+        self._number(self.words)
 
     @classmethod
     def fit(cls, texts: Iterable[str], *, max_words: int) -> HybridTokenizer:
@@ -97,31 +105,5 @@ class HybridTokenizer(Tokenizer):
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[:max_words]))
 
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of ids."""
-        return self._chars.vocab_size + len(self.words)
-
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Return ids (length,) int32."""
-        ids = [token for piece in _PIECE.findall(as_text(text)) for token in self._encoded(piece)]
-        return np.array(ids, np.int32)
-
-    def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """Return the UTF-8 bytes of each token, (length,) int32."""
-        pieces = _PIECE.findall(as_text(text))
-        parts = (part for p in pieces for part in ([p] if p in self._ids else p))
-        return np.array([len(part.encode()) for part in parts], np.int32)
-
-    def _encoded(self, piece):
-        return [self._ids[piece]] if piece in self._ids else self._chars.encode(piece).tolist()
-
-    def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids are skipped."""
-        first, parts = self._chars.vocab_size, []
-        for token in until_eos(tokens):
-            if first <= token < self.vocab_size:
-                parts.append(self.words[token - first])
-            elif token < first:
-                parts.append(self._chars.decode([token]))
-        return "".join(parts)
+    def _pieces(self, text: str) -> list[str]:
+        return [x for p in _PIECE.findall(text) for x in ([p] if p in self._ids else p)]

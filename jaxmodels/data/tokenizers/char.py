@@ -33,9 +33,10 @@ class CharTokenizer(Tokenizer):
     def __post_init__(self):
         if len(set(self.characters)) != len(self.characters):
             raise ValueError("characters must be distinct")
-        ids = {character: RESERVED + i for i, character in enumerate(self.characters)}
-        ids |= {f"<|{name}|>": i for i, name in enumerate(CONTROL)}
-        object.__setattr__(self, "_ids", ids)
+        control = [*CONTROL, *range(len(CONTROL), RESERVED)]
+        texts = [*(f"<|{name}|>" for name in control), *self.characters]
+        object.__setattr__(self, "_texts", texts)
+        object.__setattr__(self, "_ids", {text: i for i, text in enumerate(texts)})
 
     @classmethod
     def fit(cls, texts: Iterable[str | bytes]) -> CharTokenizer:
@@ -48,7 +49,7 @@ class CharTokenizer(Tokenizer):
     @property
     def vocab_size(self) -> int:
         """Return the number of ids."""
-        return RESERVED + len(self.characters)
+        return len(self._texts)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (length,) int32."""
@@ -60,12 +61,7 @@ class CharTokenizer(Tokenizer):
 
     def decode(self, tokens) -> str:
         """Return the text; unnamed reserved ids decode to e.g. `<|5|>`."""
-        return "".join(self._text_of(int(token)) for token in np.asarray(tokens).ravel())
-
-    def _text_of(self, token):
-        if token >= RESERVED:
-            return self.characters[token - RESERVED]
-        return f"<|{CONTROL[token] if token < len(CONTROL) else token}|>"
+        return "".join(self._texts[token] for token in np.asarray(tokens).ravel())
 
 
 def _pieces(text: str) -> list[str]:
