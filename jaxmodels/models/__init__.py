@@ -4,11 +4,7 @@ from jaxmodels.models import groundthink, mamba, prernk, rwkv, stack, transforme
 from jaxmodels.models.hrlm import config, model
 
 MODELS = {
-    "groundthink": (
-        groundthink.GroundThinkConfig,
-        groundthink.GroundThink,
-        groundthink.PRESETS,
-    ),
+    "groundthink": (groundthink.GroundThinkConfig, groundthink.GroundThink, groundthink.PRESETS),
     "prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS),
     "rwkv": (rwkv.RWKVConfig, rwkv.RWKV, rwkv.PRESETS),
     "hrlm": (config.HRLMConfig, model.HRLM, config.PRESETS),
