@@ -11,6 +11,7 @@ resumes from it, with or without a new prompt, exactly as if it had not been int
 """
 
 import argparse
+import codecs
 import functools
 import importlib.util
 import itertools
@@ -147,7 +148,9 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
     for start in range(0, len(ids), PREFILL):
         state, logits = prefill(model, state, ids[None, start : start + PREFILL])
     key = jax.random.key(seed)
-    decoder = tokenizer.streaming_decoder() if tokenizer.name == "byte" else None
+    decoder = None
+    if tokenizer.name == "byte":  # holds back unfinished characters
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     between = "" if tokenizer.name == "char" else " "
     before = session.drawn if begun else 0
     drawn = 0
@@ -161,12 +164,14 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
         drawn += len(new)
         # One token at a time, so that a terminal scrolls smoothly.
         for token in new:
-            if piece := decoder.push(token) if decoder else between + tokenizer.decode([token]):
+            if decoder is None:
+                yield between + tokenizer.decode([token])
+            elif piece := decoder.decode(bytes([token])):
                 yield piece
     if session is not None:
         session.state, session.logits, session.drawn = state, logits, before + drawn
         session.tokens_read += len(ids) + drawn
-    if decoder and (piece := decoder.finish()):
+    if decoder and (piece := decoder.decode(b"", final=True)):
         yield piece
 
 

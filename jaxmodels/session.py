@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmodels
-from jaxmodels.convert.rows import filled_model, leaves_of
+from jaxmodels.convert.rows import fill, leaves_of
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
 from jaxmodels.writing import written_whole
@@ -98,18 +98,17 @@ def load_session(path: str | Path, model) -> Session:
         raise UserError(f"{path}: damaged, the checksum does not match; save or copy it again")
     _check_model(path, config, describe(model))
     logits = arrays.pop("logits", None)
-    state = _filled(path, arrays, jax.eval_shape(lambda: model.initial_state(batch)))
+    abstract = jax.eval_shape(lambda: model.initial_state(batch))
+    state = fill(abstract, Tensors(path, arrays), "state.")
     return Session(state, None if logits is None else jnp.asarray(logits), read, drawn)
 
 
 def describe(model) -> dict[str, Any]:
     """Return a model's config as a dict, with the name of its system or class as "model"."""
-    if hasattr(model, "config") and hasattr(model.config, "__dataclass_fields__"):
-        try:
-            return json.loads(jaxmodels.config_to_json(model.config))
-        except UserError:
-            pass  # not in MODELS
-    return {"model": type(model).__name__}
+    try:
+        return json.loads(jaxmodels.config_to_json(model.config))
+    except (AttributeError, UserError):  # no config, or none of a model in MODELS
+        return {"model": type(model).__name__}
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -129,16 +128,6 @@ def _check_model(path, saved: dict, expected: dict) -> None:
         old, new = saved.get(name), expected.get(name)
         if old != new:
             raise UserError(f"{path}: a state of a model with {name}={old!r}; this one has {new!r}")
-
-
-def _filled(path, arrays, abstract):
-    tensors = Tensors(path, arrays)
-    shapes = {f"state.{name}": leaf.shape for name, leaf in leaves_of(abstract).items()}
-    for name, shape in shapes.items():
-        tensors.expect(name, shape)
-    tensors.finish()
-    leaves = {name.removeprefix("state."): tensors.take(name) for name in shapes}
-    return filled_model(abstract, leaves)
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 Flat = dict[str, jax.Array]
 PyTree = Any
@@ -20,36 +21,22 @@ def leaf_name(path, separator: str = "/") -> str:
     return name.removesuffix(f"{separator}value").removesuffix(f"{separator}raw_value")
 
 
-def flatten(tree: PyTree) -> Flat:
+def flatten(tree: PyTree, separator: str = "/") -> Flat:
     """Return the leaves of a module by name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {leaf_name(path): leaf for path, leaf in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {leaf_name(path, separator): leaf for path, leaf in leaves}
 
 
-def unflatten(tree: PyTree, flat: Flat) -> PyTree:
+def unflatten(tree: PyTree, flat: Flat, separator: str = "/") -> PyTree:
     """Return the module `tree` with its leaves replaced by those of `flat`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: flat[leaf_name(path)], tree)
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[leaf_name(path, separator)], tree)
 
 
 def nest(tree: PyTree) -> dict[str, Any]:
     """Return the leaves as nested dicts keyed by attribute name, as checkpoints store them."""
-    out: dict[str, Any] = {}
-    for name, leaf in flatten(tree).items():
-        *parents, last = name.split("/")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return out
+    return unflatten_dict(flatten(tree), sep="/")
 
 
 def unnest(tree: PyTree, nested: dict[str, Any]) -> PyTree:
     """Return the module `tree` with its leaves taken from `nested`, the inverse of `nest`."""
-
-    def find(path, _):
-        node: Any = nested
-        for part in leaf_name(path).split("/"):
-            node = node[part]
-        return node
-
-    return jax.tree_util.tree_map_with_path(find, tree)
+    return unflatten(tree, flatten_dict(nested, sep="/"))

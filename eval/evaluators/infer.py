@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.data.pairs.layout import read_answer
-from jaxmodels.data.pairs.rows import Pair, lay_out_pairs, normalised
+from jaxmodels.data.pairs.rows import Pair, lay_out_pairs, normalized
 from jaxmodels.errors import UserError
 from jaxmodels.models import decoding
 from jaxmodels.models.contract import traits_of
@@ -145,7 +145,7 @@ class Answerer:
         if c.puzzle_ids and not all(0 <= i < c.puzzle_ids for i in ids):
             raise UserError(f"puzzle: must be 0 to {c.puzzle_ids - 1} for this model")
         if c.mode != "grid":
-            questions = [normalised(question) for question in questions]
+            questions = [normalized(question) for question in questions]
         elif "0" not in self.tokenizer.symbols:
             questions = [question.replace("0", ".") for question in questions]
         pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, ids, strict=True)]

@@ -154,7 +154,7 @@ class GroundedGLACell(Cell):
         conv, local = short_conv_step(state.conv, x, self.conv_taps[...], self._no_bias())
         (r, log_w, k, v), gate, own = self._project(x, local)
         gla, y = wkv6_step(state.gla, r, log_w, k, v, jnp.zeros(r.shape[-2:]))
-        state = self._normalised(GroundedGLAState(conv, gla, state.clock))
+        state = self._normalized(GroundedGLAState(conv, gla, state.clock))
         return state, self._read_out(y + own * v, gate)
 
     def __call__(self, state, xs, reset=None, key=None):
@@ -208,7 +208,7 @@ class GroundedGLACell(Cell):
         """Gate and project y (..., H, N) to (..., C)."""
         return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
 
-    def _normalised(self, state):
+    def _normalized(self, state):
         c = self.config
         if c.state_norm == "none":
             return state

@@ -223,7 +223,7 @@ class HybridCell(Cell):
     def step(self, state, x, key=None):
         """See `Cell.step`."""
         state, outs = self._paths("step", state, x, key)
-        return self._normalised(state), self._blend(outs)
+        return self._normalized(state), self._blend(outs)
 
     def __call__(self, state, xs, reset=None, key=None):
         """See `Cell.scan`; the paths' fast implementations unless the state is normalized."""
@@ -239,7 +239,7 @@ class HybridCell(Cell):
 
         def step(state, x, key):
             state, outs = self._paths("step", state, x, key)
-            return self._normalised(state), outs
+            return self._normalized(state), outs
 
         return self.scan(state, xs, reset, step=step)
 
@@ -270,7 +270,7 @@ class HybridCell(Cell):
             state = state.replace(**{name: after})
         return state, outs
 
-    def _normalised(self, state):
+    def _normalized(self, state):
         """Normalize the state after a token, as configured by `state_norm`."""
         c = self.config
         if c.state_norm == "read":

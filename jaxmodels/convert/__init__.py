@@ -22,13 +22,7 @@ FORMATS = {
     "blinkdl": "RWKV-4, -6, -7 under BlinkDL's names: .pth (read only) or .safetensors",
     "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
 }
-_READ = {
-    "jaxmodels": native.read,
-    "huggingface": huggingface.read,
-    "blinkdl": blinkdl.read,
-    "rwkv_cpp": rwkv_cpp.read,
-}
-_WRITE = {"jaxmodels": native.write, "huggingface": huggingface.write, "blinkdl": blinkdl.write}
+_MODULES = dict(zip(FORMATS, (native, huggingface, blinkdl, rwkv_cpp), strict=True))
 
 
 def load(path):
@@ -38,7 +32,7 @@ def load(path):
       UserError: no such file, no known format, or malformed.
     """
     path = Path(path).expanduser()
-    return _READ[format_of(path)](path)
+    return _MODULES[format_of(path)].read(path)
 
 
 def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
@@ -60,10 +54,7 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
         raise UserError(
             f"dtype: must be float32, or float16 with rwkv_cpp; got {dtype!r} with {to}"
         )
-    if to == "rwkv_cpp":
-        rwkv_cpp.write(model, path, dtype)
-    else:
-        _WRITE[to](model, path)
+    _MODULES[to].write(model, path, *([dtype] if to == "rwkv_cpp" else []))
 
 
 def format_of(path: Path) -> str:

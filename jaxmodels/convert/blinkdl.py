@@ -127,16 +127,9 @@ def rows_of(config: RWKVConfig) -> list[Row]:
 def _rows_4(config):
     c = (1, 1, config.width)
     att, ffn = "blocks.{i}.att.", "blocks.{i}.ffn."
-    rows = [
-        Row(att + "time_mix_" + name, "layers.time.mix", "flat", c, part)
-        for part, name in enumerate("kvr")
-    ]
-    rows += [
-        _matrix(att + name, f"layers.time.{name}")
-        for name in ("key", "value", "receptance", "output")
-    ]
     return [
-        *rows,
+        *_mixes("time_mix_", "kvr", c),
+        *_matrices("key", "value", "receptance", "output"),
         Row(att + "time_decay", "layers.time.decay", "flat"),
         Row(att + "time_first", "layers.time.bonus", "flat"),
         # Our mix is the weight of the previous token, theirs that of the current one.
@@ -149,16 +142,9 @@ def _rows_4(config):
 def _rows_6(config):
     c, heads = (1, 1, config.width), (config.width // config.head_size, config.head_size)
     att, ffn = "blocks.{i}.att.", "blocks.{i}.ffn."
-    rows = [
-        Row(att + "time_maa_" + name, "layers.time.mix", "flat", c, part)
-        for part, name in enumerate(rwkv6.MIXED)
-    ]
-    rows += [
-        _matrix(att + name, f"layers.time.{name}")
-        for name in ("receptance", "key", "value", "gate", "output")
-    ]
     return [
-        *rows,
+        *_mixes("time_maa_", rwkv6.MIXED, c),
+        *_matrices("receptance", "key", "value", "gate", "output"),
         Row(att + "time_maa_x", "layers.time.mix_x", "flat", c),
         Row(att + "time_maa_w1", "layers.time.mix_down"),
         Row(att + "time_maa_w2", "layers.time.mix_up"),
@@ -177,22 +163,16 @@ def _rows_6(config):
 def _rows_7(config):
     c, heads = (1, 1, config.width), (config.width // config.head_size, config.head_size)
     att, ffn = "blocks.{i}.att.", "blocks.{i}.ffn."
-    rows = [
-        Row(att + "x_" + name, "layers.time.mix", "flat", c, part)
-        for part, name in enumerate(rwkv7.MIXED)
-    ]
+    rows = _mixes("x_", rwkv7.MIXED, c)
     for name, ours in LOW_RANK.items():
         first = name != "v"
         if name != "g":
             rows.append(Row(f"{att}{name}0", f"layers.time.{ours}.bias", "flat", c, first=first))
         rows.append(Row(f"{att}{name}1", f"layers.time.{ours}.down", first=first))
         rows.append(Row(f"{att}{name}2", f"layers.time.{ours}.up", first=first))
-    rows += [
-        _matrix(att + name, f"layers.time.{name}")
-        for name in ("receptance", "key", "value", "output")
-    ]
     return [
         *rows,
+        *_matrices("receptance", "key", "value", "output"),
         Row(att + "k_k", "layers.time.removal_scale", "flat", c),
         Row(att + "k_a", "layers.time.key_scale", "flat", c),
         Row(att + "r_k", "layers.time.bonus", "flat", heads),
@@ -200,6 +180,16 @@ def _rows_7(config):
         Row(att + "ln_x.bias", "layers.time.norm_bias"),
         Row(ffn + "x_k", "layers.channel.key_mix", "flat", c),
     ]
+
+
+def _mixes(prefix: str, names, shape: tuple[int, ...]) -> list[Row]:
+    """Return the rows of the token shifts, which our leaf stacks."""
+    theirs = [f"blocks.{{i}}.att.{prefix}{name}" for name in names]
+    return [Row(name, "layers.time.mix", "flat", shape, i) for i, name in enumerate(theirs)]
+
+
+def _matrices(*names: str) -> list[Row]:
+    return [_matrix(f"blocks.{{i}}.att.{name}", f"layers.time.{name}") for name in names]
 
 
 def _matrix(theirs: str, ours: str) -> Row:

@@ -142,6 +142,9 @@ def _config(given: dict, fields: dict, layers: int, start: list) -> HRLMConfig:
     rope_type = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default"))
     if rope_type != "default":
         raise UserError(f"rope_parameters is {rope!r:.60}; only rope_type 'default' is supported")
+    base = rope.get("rope_theta", given.get("rope_theta", 1e4))
+    if type(base) not in (int, float) or not 0.0 < base < 2**63:
+        raise UserError(f"field 'rope_theta' is {base!r}, expected a positive number")
     scale = fields["embedding_scale"] or 1.0 / fields["initializer_range"]
     high, low = fields["H_cycles"], fields["L_cycles"]
     if high * (low + 1) > 2**16:
@@ -160,9 +163,7 @@ def _config(given: dict, fields: dict, layers: int, start: list) -> HRLMConfig:
         norm_eps=fields["rms_norm_eps"],
         grad_calls=_grad_calls(given, high, low),
         grad_rule="per_module",
-        rope_base=_positive_number(
-            "rope_theta", rope.get("rope_theta", given.get("rope_theta", 1e4))
-        ),
+        rope_base=float(base),
         registers=0,
         halt_max_steps=1,
         loss_mean="token",
@@ -178,12 +179,6 @@ def _inner(width: int, size: int) -> dict:
     if -(-round(4.0 * width * 2 / 3) // 256) * 256 == size:
         return default
     return {"expansion": 1.5 * size / width, "mlp_multiple": 1}
-
-
-def _positive_number(name: str, value) -> float:
-    if type(value) not in (int, float) or not 0.0 < value < 2**63:
-        raise UserError(f"field {name!r} is {value!r}, expected a positive number")
-    return float(value)
 
 
 def _eos_id(value) -> int | None:

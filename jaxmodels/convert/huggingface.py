@@ -57,6 +57,15 @@ FIXED = {
     "mamba2": MAMBA_FIXED,
     "hrm_text": hrm_text.FIXED,
 }
+# Fields of config.json -> fields of our configs.
+SIZES = {"vocab_size": "vocab_size", "hidden_size": "width", "num_hidden_layers": "num_layers"}
+MAMBA = SIZES | {
+    "state_size": "state_size",
+    "expand": "expand",
+    "conv_kernel": "conv_size",
+    "layer_norm_epsilon": "norm_eps",
+    "tie_word_embeddings": "tie_embeddings",
+}
 RWKV_NAMES = {  # part of a name: BlinkDL's -> Hugging Face's
     "emb": "embeddings",
     "ln0": "pre_ln",
@@ -200,21 +209,13 @@ def _weights(folder: Path) -> Tensors:
 
 
 def _rwkv_config(fields: dict) -> RWKVConfig:
-    return RWKVConfig(
-        version=4,
-        vocab_size=fields["vocab_size"],
-        width=fields["hidden_size"],
-        num_layers=fields["num_hidden_layers"],
-        channel_size=fields["intermediate_size"] or 4 * fields["hidden_size"],
-    )
+    channel_size = fields["intermediate_size"] or 4 * fields["hidden_size"]
+    return RWKVConfig(version=4, channel_size=channel_size, **_ours(SIZES, fields))
 
 
 def _rwkv_fields(c: RWKVConfig) -> dict:
-    return {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.width,
+    return _theirs(SIZES, c) | {
         "attention_hidden_size": c.width,
-        "num_hidden_layers": c.num_layers,
         "intermediate_size": c.channel_size,
         "layer_norm_epsilon": 1e-5,
         # Rescaling is for float16; it changes the effect of LayerNorm's epsilon.
@@ -224,41 +225,30 @@ def _rwkv_fields(c: RWKVConfig) -> dict:
 
 
 def _mamba_config(kind: str, fields: dict) -> MambaConfig:
-    own = {
-        "version": 1 if kind == "mamba" else 2,
-        "vocab_size": fields["vocab_size"],
-        "width": fields["hidden_size"],
-        "num_layers": fields["num_hidden_layers"],
-        "state_size": fields["state_size"],
-        "expand": fields["expand"],
-        "conv_size": fields["conv_kernel"],
-        "norm_eps": fields["layer_norm_epsilon"],
-        "tie_embeddings": fields["tie_word_embeddings"],
-    }
+    own = _ours(MAMBA, fields)
     if kind == "mamba":
         rank = fields["time_step_rank"]
         own["dt_rank"] = -(-fields["hidden_size"] // 16) if rank == "auto" else rank
     else:
         own |= {"head_size": fields["head_dim"], "groups": fields["n_groups"]}
-    return MambaConfig(**own)
+    return MambaConfig(version=1 if kind == "mamba" else 2, **own)
 
 
 def _mamba_fields(c: MambaConfig) -> dict:
     cell = c.cell
-    fields = {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.width,
-        "num_hidden_layers": c.num_layers,
-        "state_size": cell.state_size,
-        "expand": c.expand,
-        "conv_kernel": c.conv_size,
-        "layer_norm_epsilon": c.norm_eps,
-        "tie_word_embeddings": c.tie_embeddings,
-    } | MAMBA_FIXED
+    fields = _theirs(MAMBA, c) | {"state_size": cell.state_size} | MAMBA_FIXED
     if c.version == 1:
         return fields | {"time_step_rank": cell.dt_rank, "intermediate_size": c.expand * c.width}
     heads = c.expand * c.width // cell.head_size
     return fields | {"num_heads": heads, "head_dim": cell.head_size, "n_groups": c.groups}
+
+
+def _ours(names: dict[str, str], fields: dict) -> dict:
+    return {ours: fields[theirs] for theirs, ours in names.items()}
+
+
+def _theirs(names: dict[str, str], config) -> dict:
+    return {theirs: getattr(config, ours) for theirs, ours in names.items()}
 
 
 def _settle_names(tensors: Tensors, config: MambaConfig) -> Tensors:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import jaxmodels
-from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
+from jaxmodels.convert.rows import abstract_model, fill, leaves_of
 from jaxmodels.convert.tensors import read_safetensors, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
@@ -34,11 +34,7 @@ def read(folder: Path):
         raise UserError(f"{tensors.path}: {counts} layers in the arrays, {layers} in the config")
     with _fields_of(folder / CONFIG):
         abstract = abstract_model(config)
-    for name, x in leaves_of(abstract).items():
-        tensors.expect(name, x.shape)
-    tensors.finish()
-    leaves = {name: tensors.take(name) for name in tensors.arrays}
-    return filled_model(abstract, leaves)
+    return fill(abstract, tensors)
 
 
 def write(model, destination: Path) -> None:

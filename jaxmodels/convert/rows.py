@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxmodels
 from jaxmodels.convert.tensors import Tensors
-from jaxmodels.tree import leaf_name
+from jaxmodels.tree import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Row:
 
 def leaves_of(model) -> dict[str, jax.Array]:
     """Return the leaves of a model by dotted name, e.g. `layers.time.key.kernel`."""
-    return {leaf_name(path, "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(model)}
+    return flatten(model, ".")
 
 
 @functools.lru_cache(maxsize=16)
@@ -74,14 +74,21 @@ def abstract_model(config):
 
 
 def filled_model(abstract, leaves: dict[str, np.ndarray]):
-    """Return an abstract model filled with arrays under the names of `leaves_of`."""
+    """Return an abstract model filled with float32 arrays under the names of `leaves_of`."""
+    return unflatten(abstract, {name: jnp.asarray(x) for name, x in leaves.items()}, ".")
 
-    def place(path, leaf):
-        array = leaves[leaf_name(path, ".")]
-        assert array.shape == leaf.shape, (leaf_name(path, "."), array.shape, leaf.shape)
-        return jnp.asarray(array, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(place, abstract)
+def fill(abstract, tensors: Tensors, prefix: str = ""):
+    """Return an abstract model filled with tensors named `prefix` and the name of a leaf.
+
+    Raises:
+      UserError: a tensor is missing, of the wrong shape, or left over.
+    """
+    leaves = leaves_of(abstract)
+    for name, leaf in leaves.items():
+        tensors.expect(prefix + name, leaf.shape)
+    tensors.finish()
+    return filled_model(abstract, {name: tensors.take(prefix + name) for name in leaves})
 
 
 def read_rows(config, rows: list[Row], tensors: Tensors):

@@ -1,11 +1,10 @@
 """Text and question-answer pairs to batches: tokenizers, readers, corpora, streams, labels."""
 
-from jaxmodels.data.labels.lexicon import Lexicon, builtin_lexicon, read_lexicon
+from jaxmodels.data.labels.lexicon import read_lexicon
 from jaxmodels.data.labels.relations import RelationLabeller
-from jaxmodels.data.readers.files import Record
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.readers.metacognition import make_metacognition
-from jaxmodels.data.readers.reasoning import NUM_STEP_CLASSES, GSM8KItem, parse_gsm8k
+from jaxmodels.data.readers.reasoning import parse_gsm8k
 from jaxmodels.data.synthetic.relations import RelationGrammar, relation_batch, relation_stream
 from jaxmodels.data.text.corpus import load_corpus, to_document
 from jaxmodels.data.text.documents import (
@@ -18,39 +17,28 @@ from jaxmodels.data.text.documents import (
     split_documents,
     subsample,
 )
-from jaxmodels.data.text.mixture import IDENTITY_PHASES, Mixture, mixture_stream
+from jaxmodels.data.text.mixture import Mixture
 from jaxmodels.data.text.split import split_tails
-from jaxmodels.data.text.streams import MODES, eval_stream, make_stream
-from jaxmodels.data.tokenizers.base import Tokenizer
-from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, StreamingDecoder, WordTokenizer
+from jaxmodels.data.text.streams import eval_stream, make_stream
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 
 __all__ = [
     "FORMATS",
-    "IDENTITY_PHASES",
-    "MODES",
-    "NUM_STEP_CLASSES",
     "ByteTokenizer",
     "CharTokenizer",
     "Corpus",
     "Document",
-    "GSM8KItem",
-    "Lexicon",
     "Mixture",
-    "Record",
     "RelationGrammar",
     "RelationLabeller",
-    "StreamingDecoder",
-    "Tokenizer",
     "WordTokenizer",
-    "builtin_lexicon",
     "eval_stream",
     "label_classes",
     "load_corpus",
     "make_metacognition",
     "make_stream",
-    "mixture_stream",
     "num_target_bytes",
     "num_targets",
     "parse_gsm8k",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,11 +16,26 @@ if TYPE_CHECKING:
     import grain
 
 
-def grain_dataset(source, prefetch: int) -> grain.IterDataset:
-    """Return a Grain dataset over a source whose elements are batches.
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    batch: Callable[[int], dict[str, np.ndarray]]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        return self.batch(int(step))
+
+
+def grain_dataset(
+    batch: Callable[[int], dict[str, np.ndarray]], prefetch: int, length: int = sys.maxsize
+) -> grain.IterDataset:
+    """Return a Grain dataset of batches.
 
     Args:
-      source: has `len` and `[step]`; each element is a function of its step alone.
+      batch: step -> batch, a function of the step alone.
+      length: number of batches.
       prefetch: batches made ahead by a thread; 0 = none. Affects speed only.
 
     Returns:
@@ -28,7 +46,7 @@ def grain_dataset(source, prefetch: int) -> grain.IterDataset:
     """
     grain = import_extra("grain")
     options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=prefetch)
-    return grain.MapDataset.source(source).to_iter_dataset(options)
+    return grain.MapDataset.source(_Source(batch, length)).to_iter_dataset(options)
 
 
 def rows_of_host(batch_size: int, host_index: int, host_count: int) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Random numbers of the data path: every stream is a function of integers alone.
 
 Shuffles and draws use raw Philox words, a stream that NumPy guarantees not to change, so runs are
-reproducible across NumPy versions. `jaxmodels.data` uses no other source of randomness.
+reproducible across NumPy versions. Only the tasks of `synthetic` use NumPy's default generator.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,6 +29,18 @@ def random_order(seed: int, stream: int, count: int) -> np.ndarray:
     return np.argsort(random_words(seed, stream, count), kind="stable")
 
 
-def generator(seed: int, index: int) -> np.random.Generator:
-    """Return NumPy's default generator seeded with two non-negative integers."""
-    return np.random.default_rng(np.random.SeedSequence([seed, index]))
+def epoch_items(
+    shuffled: Callable[[int], np.ndarray], per_epoch: int, numbers: np.ndarray
+) -> np.ndarray:
+    """Return items number (n,), int64, of an endless sequence of shuffled epochs.
+
+    Args:
+      shuffled: epoch -> its items in order, (per_epoch,).
+      per_epoch: number of items of an epoch.
+      numbers: (n,) integers; they may span epochs.
+    """
+    epochs, within = np.divmod(numbers, per_epoch)
+    items = np.empty(numbers.shape, np.int64)
+    for epoch in np.unique(epochs):
+        items[epochs == epoch] = shuffled(int(epoch))[within[epochs == epoch]]
+    return items

@@ -6,11 +6,7 @@ from jaxmodels.models.rnk import config as rnk_config
 from jaxmodels.models.rnk import model as rnk
 
 MODELS = {
-    "groundthink": (
-        groundthink.GroundThinkConfig,
-        groundthink.GroundThink,
-        groundthink.PRESETS,
-    ),
+    "groundthink": (groundthink.GroundThinkConfig, groundthink.GroundThink, groundthink.PRESETS),
     "prernk": (prernk.PRERNKConfig, prernk.PRERNK, prernk.PRESETS),
     "rwkv": (rwkv.RWKVConfig, rwkv.RWKV, rwkv.PRESETS),
     "hrlm": (config.HRLMConfig, model.HRLM, config.PRESETS),

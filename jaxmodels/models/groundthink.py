@@ -28,6 +28,8 @@ from jaxmodels.cells.layers import (
     symmetric_uniform,
 )
 from jaxmodels.errors import UserError
+from jaxmodels.models.language import LanguageConfig
+from jaxmodels.models.observe import intermediates
 from jaxmodels.models.segments import Segmented, joined, segments_of
 
 # Layer kinds, repeated to the depth; "sequential" uses the first kind in the lower half.
@@ -45,8 +47,10 @@ LAYOUTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class GroundThinkConfig:
-    """Configuration of a GroundThink model; see `HybridConfig` for the mixer's fields.
+class GroundThinkConfig(LanguageConfig):
+    """Configuration of a GroundThink model.
+
+    See `LanguageConfig` for further fields, and `HybridConfig` for the mixer's.
 
     Attributes:
       layout: "parallel" (both paths in every layer), "interleaved" (R M R M), "sequential" (R R M
@@ -61,14 +65,9 @@ class GroundThinkConfig:
       placement: "pre", or "post" as in v0.2.0: x <- RMSNorm x + RMSNorm(f(RMSNorm x)), no gamma.
       tie_embeddings: share the embedding table with the head.
       logit_cap: c in c tanh(logits / c); 0 = off.
-      l2_wrap: weight of a penalty on the largest logit; 0 = off.
-      remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
-      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     vocab_size: int = 97
-    width: int = 256
     num_layers: int = 12
     layout: str = "parallel"
     attention_layers: tuple | None = None
@@ -102,19 +101,14 @@ class GroundThinkConfig:
     tie_embeddings: bool = True
     logit_cap: float = 0.0
     chunk_size: int = 32
-    l2_wrap: float = 0.0
-    remat: bool = False
-    remat_chunk: int = 0
-    dtype: str = "float32"
 
     def __post_init__(self):
-        positive(self, "vocab_size", "width", "num_layers", "attn_window", "state_groups")
+        super().__post_init__()
+        positive(self, "attn_window", "state_groups")
         one_of(self, "layout", tuple(LAYOUTS))
         one_of(self, "placement", ("pre", "post"))
         one_of(self, "init", INITS)
-        one_of(self, "dtype", ("float32", "bfloat16"))
-        not_negative(self, "gamma", "channel_expansion", "adapter_rank", "logit_cap", "l2_wrap")
-        not_negative(self, "remat_chunk")
+        not_negative(self, "gamma", "channel_expansion", "adapter_rank", "logit_cap")
         head_size = head_size_of(self.width, self.head_size, usual=32)
         object.__setattr__(self, "head_size", head_size)
         if self.attention_layers is not None:
@@ -137,7 +131,7 @@ class GroundThinkConfig:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kind of each layer, in order of depth."""
+        """The kind of each layer: "hybrid", "rwkv", "mamba", "attention" or "gla"."""
         pattern, depth = LAYOUTS[self.layout], self.num_layers
         if self.layout == "sequential":
             kinds = [pattern[2 * i >= depth] for i in range(depth)]
@@ -287,20 +281,11 @@ class GroundThink(Segmented):
             head=head,
         )
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kind of each layer, in order: "hybrid", "rwkv", "mamba", "attention" or "gla"."""
-        return self.config.kinds
+    intermediates = intermediates
 
     def _logits(self, x):
         logits, cap = super()._logits(x), self.config.logit_cap
         return cap * jnp.tanh(logits / cap) if cap else logits
-
-    def intermediates(self, state, tokens, reset=None):
-        """Return the state and every layer's intermediates; see `models/observe.py`."""
-        from jaxmodels.models.observe import intermediates
-
-        return intermediates(self, state, tokens, reset)
 
     def parameter_label(self, name: str) -> str:
         """Return "component/role" of a parameter by its path (`train.optim.build.flatten`).
@@ -316,13 +301,12 @@ class GroundThink(Segmented):
         if parts[0] != "layers":
             return {"embed": "embed"}.get(parts[0], "head")
         kind = segments_of(self.kinds)[int(parts[1])][0][int(parts[2])]
-        inner = parts[3:]
-        if inner[0] == "mixer":
+        part, *inner = parts[3:]
+        if part == "mixer":
             if kind in MIXERS:
                 return kind
-            return inner[1] if inner[1] in ("rwkv", "mamba") else "fusion"
-        mixer = "mixer" in inner[0]
-        return "fusion" if mixer else "channel"
+            return inner[0] if inner[0] in ("rwkv", "mamba") else "fusion"
+        return "fusion" if "mixer" in part else "channel"
 
 
 DYNAMICS = ("decay", "decay_down", "decay_up", "base_decay", "bonus", "removal_scale", "key_scale")

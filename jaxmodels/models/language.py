@@ -5,17 +5,44 @@ module whose arrays have a leading axis `num_layers`, and `jax.lax.scan` runs ov
 size does not grow with depth. State leaves are (batch, num_layers, ...).
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.cells.base import not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.models.contract import Term, term_sums, token_terms
 from jaxmodels.ops import losses
 from jaxmodels.ops.common.chunks import remat_over_time
 from jaxmodels.ops.common.precision import precision_of
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """Fields of every language model's configuration.
+
+    Attributes:
+      l2_wrap: weight of a penalty on the largest logit, 1e-4 in BlinkDL's reference; 0 = off.
+      remat: keep only each layer's input for the backward pass.
+      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
+      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
+    """
+
+    vocab_size: int = 256
+    width: int = 256
+    num_layers: int = 6
+    l2_wrap: float = 0.0
+    remat: bool = False
+    remat_chunk: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        positive(self, "vocab_size", "width", "num_layers")
+        one_of(self, "dtype", ("float32", "bfloat16"))
+        not_negative(self, "l2_wrap", "remat_chunk")
 
 
 @struct.dataclass
@@ -57,6 +84,11 @@ class LanguageModel(nnx.Module):
             return jnp.repeat(x[:, None], self.config.num_layers, 1)
 
         return jax.tree.map(repeat, state)
+
+    @property
+    def replicated_only(self) -> bool:
+        """See `Traits`."""
+        return getattr(self.config, "kernel", "xla") == "pallas"
 
     def embed_tokens(self, tokens):
         """Embed int (...) as float32 (..., width)."""

@@ -7,17 +7,17 @@ import dataclasses
 
 from flax import nnx
 
-from jaxmodels.cells.base import KERNELS, Cell, not_negative, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.errors import UserError
-from jaxmodels.models.language import LanguageModel, stack
+from jaxmodels.models.language import LanguageConfig, LanguageModel, stack
 
 
 @dataclasses.dataclass(frozen=True)
-class MambaConfig:
-    """Configuration of a Mamba language model.
+class MambaConfig(LanguageConfig):
+    """Configuration of a Mamba language model; see `LanguageConfig` for further fields.
 
     Attributes:
       version: 1 or 2.
@@ -30,17 +30,10 @@ class MambaConfig:
       chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
       norm_eps: epsilon of every RMSNorm.
       tie_embeddings: share the embedding table with the head.
-      l2_wrap: weight of a penalty on the largest logit; 0 = off.
-      remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
-      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
-      kernel: for version 2, "xla" or "pallas", see `Mamba2Config`.
+      kernel: version 2, "xla" or "pallas", see `Mamba2Config`.
     """
 
     version: int = 2
-    vocab_size: int = 256
-    width: int = 256
-    num_layers: int = 6
     state_size: int | None = None
     expand: int = 2
     conv_size: int = 4
@@ -50,22 +43,17 @@ class MambaConfig:
     chunk_size: int | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
-    l2_wrap: float = 0.0
-    remat: bool = False
-    remat_chunk: int = 0
-    dtype: str = "float32"
     kernel: str = "xla"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.version not in (1, 2):
             raise UserError(f"version must be 1 or 2, got {self.version!r}")
-        positive(self, "vocab_size", "width", "num_layers", "expand", "conv_size", "groups")
-        one_of(self, "dtype", ("float32", "bfloat16"))
+        positive(self, "expand", "conv_size", "groups")
         if self.version == 1 and (self.head_size is not None or self.groups != 1):
             raise UserError("version 1 has no heads; leave head_size None and groups 1")
         if self.version == 2 and self.dt_rank is not None:
             raise UserError("dt_rank belongs to version 1; leave it None")
-        not_negative(self, "l2_wrap", "remat_chunk")
         one_of(self, "kernel", tuple(KERNELS))
         if self.version == 1 and self.kernel != "xla":
             raise UserError("kernel: version 1 has no Pallas kernel; set 'xla'")
@@ -128,8 +116,3 @@ class Mamba(LanguageModel):
             norm=RMSNorm(c.width, c.norm_eps),
             head=head,
         )
-
-    @property
-    def replicated_only(self) -> bool:
-        """See `Traits`."""
-        return self.config.kernel == "pallas"

@@ -4,8 +4,6 @@ Equal to the model's call, but slower: it runs layer by layer, with one compiled
 layer, so that compilation stays short for deep models.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -45,9 +43,7 @@ def layer_intermediates(layer, kind: str, state, xs, reset=None):
     return after, layer._after(xs, ys), seen | {"mixer_out": ys}
 
 
-@functools.partial(jax.jit, static_argnames="kind")
-def _compiled(layer, kind: str, state, xs, reset):
-    return layer_intermediates(layer, kind, state, xs, reset)
+_compiled = jax.jit(layer_intermediates, static_argnames="kind")
 
 
 def _attention(mixer, state, xs, reset):

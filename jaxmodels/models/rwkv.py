@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import KERNELS, Cell, head_size_of, not_negative, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, head_size_of, one_of, positive
 from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, symmetric_uniform
 from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
-from jaxmodels.models.language import LanguageModel, layer_of, stack
+from jaxmodels.models.language import LanguageConfig, LanguageModel, layer_of, stack
 from jaxmodels.ops.common.token_shift import token_shift
 
 # By version: hidden width of channel mixing over width, and power of (i / C) in its initial mix.
@@ -29,8 +29,8 @@ RANKS = {6: ("mix", "decay"), 7: ("decay", "rate", "residual", "gate")}
 
 
 @dataclasses.dataclass(frozen=True)
-class RWKVConfig:
-    """Configuration of an RWKV language model.
+class RWKVConfig(LanguageConfig):
+    """Configuration of an RWKV language model; see `LanguageConfig` for further fields.
 
     Attributes:
       version: 4, 6 or 7.
@@ -40,36 +40,23 @@ class RWKVConfig:
       ranks: ranks of the low-rank maps, for version 6 (mix, decay), for version 7 (decay, rate,
         residual, gate); None means the reference's.
       chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
-      l2_wrap: weight of the penalty on the largest logit (reference: 1e-4); 0 = off.
-      remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
-      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
-      kernel: for versions 4 and 7, "xla" or "pallas", see their cells.
+      kernel: versions 4 and 7, "xla" or "pallas", see their cells.
     """
 
     version: int = 7
-    vocab_size: int = 256
-    width: int = 256
-    num_layers: int = 6
     head_size: int | None = None
     channel_size: int | None = None
     ranks: tuple[int, ...] | None = None
     chunk_size: int | None = None
-    l2_wrap: float = 0.0
-    remat: bool = False
-    remat_chunk: int = 0
-    dtype: str = "float32"
     kernel: str = "xla"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.version not in EXPANSION:
             raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
-        positive(self, "vocab_size", "width", "num_layers")
-        one_of(self, "dtype", ("float32", "bfloat16"))
         one_of(self, "kernel", tuple(KERNELS))
         if self.version == 6 and self.kernel != "xla":
             raise UserError("kernel: version 6 has no Pallas kernel; set 'xla'")
-        not_negative(self, "l2_wrap", "remat_chunk")
         if self.ranks is not None:
             names = RANKS.get(self.version)
             if names is None:
@@ -203,11 +190,6 @@ class RWKV(LanguageModel):
             head=Linear(c.width, c.vocab_size, bias=False, init=head_init, rngs=rngs),
         )
         self.norm_embed = LayerNorm(c.width)
-
-    @property
-    def replicated_only(self) -> bool:
-        """See `Traits`."""
-        return self.config.kernel == "pallas"
 
     def embed_tokens(self, tokens):
         """Embed int (...) as float32 (..., width), normalized because the table starts at 1e-4."""

@@ -32,19 +32,23 @@ def segments_of(kinds) -> list[tuple[tuple[str, ...], int]]:
     return segments
 
 
-def joined(layers: list, kinds) -> nnx.List:
-    """Stack layers, given in order of depth, in the layout of `Segmented.layers`."""
+def _grouped(items: list, kinds) -> list[list[list]]:
+    """Group items of the layers in order of depth as [segment][place in the pattern][repeat]."""
     at, segments = 0, []
     for pattern, repeats in segments_of(kinds):
-        part = layers[at : at + len(pattern) * repeats]
-        places = [stack(part[place :: len(pattern)]) for place in range(len(pattern))]
-        segments.append(nnx.List(places))
+        part = items[at : at + len(pattern) * repeats]
+        segments.append([part[place :: len(pattern)] for place in range(len(pattern))])
         at += len(part)
-    return nnx.List(segments)
+    return segments
+
+
+def joined(layers: list, kinds) -> nnx.List:
+    """Stack layers, given in order of depth, in the layout of `Segmented.layers`."""
+    return nnx.List([nnx.List(map(stack, places)) for places in _grouped(layers, kinds)])
 
 
 class Segmented(LanguageModel):
-    """Language model with layers of several kinds; a subclass defines `kinds`.
+    """Language model with layers of several kinds, `config.kinds` in order of depth.
 
     `layers[segment][place]` is the stack of layers at one index of the segment's pattern; the state
     has the same nesting, with leaves (batch, repeats, ...).
@@ -52,8 +56,8 @@ class Segmented(LanguageModel):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kind of each layer, in order of depth."""
-        raise NotImplementedError
+        """The kind of each layer."""
+        return self.config.kinds
 
     def initial_state(self, batch_size: int):
         """Return the layers' initial states; leaves (batch, repeats, ...) float32."""
@@ -76,12 +80,7 @@ class Segmented(LanguageModel):
 
     def nested(self, states: list):
         """Return the model's state from a list of layer states."""
-        at, segments = 0, []
-        for pattern, repeats in segments_of(self.kinds):
-            part, places = states[at : at + len(pattern) * repeats], len(pattern)
-            segments.append(tuple(_stacked(part[place::places]) for place in range(places)))
-            at += len(part)
-        return tuple(segments)
+        return tuple(tuple(map(_stacked, places)) for places in _grouped(states, self.kinds))
 
     def _where(self, index):
         if not 0 <= index < self.config.num_layers:

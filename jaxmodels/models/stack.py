@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells import CELLS
-from jaxmodels.cells.base import Cell, not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, not_negative
 from jaxmodels.cells.layers import Embedding, Linear, RMSNorm
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
-from jaxmodels.models.language import LanguageModel, stack
+from jaxmodels.models.language import LanguageConfig, LanguageModel, stack
 
 
 @dataclasses.dataclass(frozen=True)
-class StackConfig:
-    """Configuration of a stack.
+class StackConfig(LanguageConfig):
+    """Configuration of a stack; see `LanguageConfig` for further fields.
 
     Attributes:
       cell: a name in `jaxmodels.cells.CELLS`.
@@ -31,34 +31,20 @@ class StackConfig:
       mlp_size: hidden width of SwiGLU; None means 8/3 of the width, rounded up to a multiple of 32;
         0 means no SwiGLU.
       tie_embeddings: share the embedding table with the head.
-      l2_wrap: weight of a penalty on the largest logit; 0 = off.
-      remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
-      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
     cell: str = "gated_delta"
     cell_fields: tuple = ()
-    vocab_size: int = 256
-    width: int = 256
-    num_layers: int = 6
     mlp_size: int | None = None
     tie_embeddings: bool = False
-    l2_wrap: float = 0.0
-    remat: bool = False
-    remat_chunk: int = 0
-    dtype: str = "float32"
 
     def __post_init__(self):
+        super().__post_init__()
         if self.cell not in CELLS:
             raise UserError(f"unknown cell {self.cell!r}{did_you_mean(self.cell, CELLS)}")
-        positive(self, "vocab_size", "width", "num_layers")
-        one_of(self, "dtype", ("float32", "bfloat16"))
         if self.mlp_size is None:
             object.__setattr__(self, "mlp_size", -(-8 * self.width // 3 // 32) * 32)
-        if self.mlp_size < 0:
-            raise UserError(f"mlp_size must not be negative, got {self.mlp_size}")
-        not_negative(self, "l2_wrap", "remat_chunk")
+        not_negative(self, "mlp_size")
         fields = self.cell_fields
         pairs = fields.items() if isinstance(fields, dict) else fields
         object.__setattr__(self, "cell_fields", tuple((k, _frozen(v)) for k, v in pairs))

@@ -12,14 +12,14 @@ import functools
 from flax import nnx
 
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
-from jaxmodels.cells.base import head_size_of, not_negative, one_of, positive
-from jaxmodels.models.language import LanguageModel
+from jaxmodels.cells.base import head_size_of, positive
+from jaxmodels.models.language import LanguageConfig, LanguageModel
 from jaxmodels.models.stack import residual_parts
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Configuration of the transformer.
+class TransformerConfig(LanguageConfig):
+    """Configuration of the transformer; see `LanguageConfig` for further fields.
 
     Attributes:
       head_size: channels per attention head; None means 64, or the width if that is smaller.
@@ -27,33 +27,21 @@ class TransformerConfig:
       window: attention span in tokens, including the current one.
       mlp_size: hidden width of SwiGLU; None means 8/3 of the width, rounded up to a multiple of 32.
       tie_embeddings: share the embedding table with the head.
-      l2_wrap: weight of a penalty on the largest logit; 0 = off.
-      remat: keep only each layer's input for the backward pass.
-      remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
-      dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
 
-    vocab_size: int = 256
-    width: int = 256
-    num_layers: int = 6
     head_size: int | None = None
     kv_heads: int | None = None
     window: int = 1024
     mlp_size: int | None = None
     tie_embeddings: bool = False
-    l2_wrap: float = 0.0
-    remat: bool = False
-    remat_chunk: int = 0
-    dtype: str = "float32"
 
     def __post_init__(self):
-        positive(self, "vocab_size", "width", "num_layers", "window")
-        one_of(self, "dtype", ("float32", "bfloat16"))
+        super().__post_init__()
+        positive(self, "window")
         object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
         if self.mlp_size is None:
             object.__setattr__(self, "mlp_size", -(-8 * self.width // 3 // 32) * 32)
         positive(self, "mlp_size")
-        not_negative(self, "l2_wrap", "remat_chunk")
         _ = self.cell  # validates its own fields
 
     @property

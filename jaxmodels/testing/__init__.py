@@ -1,8 +1,6 @@
 """Conformance suite of cells: checks every promise of the `Cell` contract, one line each.
 
-    python -m jaxmodels.testing                     every registered cell
-    python -m jaxmodels.testing unified             one of them
-    python -m jaxmodels.testing path/to/my_cell.py  every Cell defined in a file
+`python -m jaxmodels.testing --help` lists its uses.
 
 The reference is `step` in a Python loop, differentiated step by step, independent of `scan`, chunks
 and custom gradients. Initial states are warm (a few tokens read), never zero. All promises share a
@@ -66,21 +64,30 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
     warn_if_unsafe()
     name, cell_class, config = _resolve(cell, config)
     print(f"{name} {config}", flush=True)
-    results = []
     with jax.default_matmul_precision(None):  # or it would stand in for what the cell forgets
         if name in DEPTH:
             lab, promises = DepthLab(cell_class, config, tuple(frozen), seed), DEPTH_PROMISES
         else:
             lab, promises = Lab(cell_class, config, chunk, tuple(frozen), seed), PROMISES
-        for promise, check in promises.items():
-            try:
-                result = Result(promise, True, check(lab))
-            except Broken as broken:
-                result = Result(promise, False, str(broken))
-            except Exception as error:  # raised by the cell: the promise is broken
-                result = Result(promise, False, _one_line(error))
-            results.append(result)
-            print(result, flush=True)
+        return results_of(name, lab, promises, raises)
+
+
+def results_of(name: str, lab, promises, raises: bool) -> list[Result]:
+    """Check promises, {name: function of the lab}, and print one line for each.
+
+    Raises:
+      AssertionError: `raises`, and a promise is broken; lists them.
+    """
+    results = []
+    for promise, check in promises.items():
+        try:
+            result = Result(promise, True, check(lab))
+        except Broken as broken:
+            result = Result(promise, False, str(broken))
+        except Exception as error:  # raised by the code under test: the promise is broken
+            result = Result(promise, False, _one_line(error))
+        results.append(result)
+        print(result, flush=True)
     failed = [result for result in results if not result.ok]
     if failed and raises:
         lines = "\n".join(f"  {result.promise}: {result.detail}" for result in failed)
@@ -125,7 +132,7 @@ def _of_width(config_class, width):
 
 
 def _one_line(error):
-    """Format the exception and the location in the cell that raised it."""
+    """Format the exception and the location outside of this package that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     here = str(pathlib.Path(__file__).parent)
     own = [f for f in frames if "site-packages" not in f.filename and here not in f.filename]

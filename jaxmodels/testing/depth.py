@@ -14,9 +14,10 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.cells.hrm import HRM, HRMConfig, HRMState
-from jaxmodels.testing.lab import compare, names, need, quick_jit, same_bits, shaken
+from jaxmodels.testing.lab import compare, gradients_of_all, need, quick_jit, same_bits, shaken
 from jaxmodels.testing.precision import inexact_matmuls
 from jaxmodels.testing.promises import BFLOAT16, VALUES
+from jaxmodels.tree import flatten
 
 BATCH, TIME = 3, 9
 DEPTH = {"hrm": (HRMConfig, HRM)}
@@ -45,7 +46,10 @@ class DepthLab:
     def _run(self, cell, state, x, mask, d_state):
         """Return (state, gradients of (cell, state, x))."""
         self.traces["gradient"] += 1
-        think = functools.partial(_think, mask=mask, positions=self.positions)
+
+        def think(cell, state, x):
+            return cell.think(state, x, mask, self.positions)
+
         after, back = jax.vjp(think, cell, state, x)
         return after, back(d_state)
 
@@ -66,18 +70,13 @@ class DepthLab:
         return self.again(dataclasses.replace(self.config, dtype="bfloat16"))
 
 
-def _think(cell, state, x, mask, positions):
-    return cell.think(state, x, mask, positions)
-
-
 def _state(lab):
     after = jax.eval_shape(lab.forward, lab.cell, lab.state, lab.x, lab.mask)
-    for name, before, leaf in zip(
-        names(after), jax.tree.leaves(lab.state), jax.tree.leaves(after), strict=True
-    ):
+    shape = lab.x.shape
+    for name, leaf in flatten(after, ".").items():
         need(leaf.dtype == jnp.float32, f"{name} is {leaf.dtype}, should be float32")
-        need(leaf.shape == before.shape, f"{name} has shape {leaf.shape}, not {before.shape}")
-    return f"{len(names(after))} arrays {before.shape} float32"
+        need(leaf.shape == shape, f"{name} has shape {leaf.shape}, not {shape}")
+    return f"{len(jax.tree.leaves(after))} arrays {shape} float32"
 
 
 def _handoff(lab):
@@ -95,7 +94,7 @@ def _mask(lab):
         for part in (state.high, state.low, x):
             part[:, i:] = 5.0 - 3.0 * part[:, i:]
         changed = lab.think(state, x)
-        for name, a, b in zip(names(last), *map(jax.tree.leaves, (last, changed)), strict=True):
+        for (name, a), b in zip(flatten(last, ".").items(), jax.tree.leaves(changed), strict=True):
             need(np.array_equal(a[:, :i], b[:, :i]), f"position {i} changes {name} before it")
             need((a[:, i] != b[:, i]).any(), f"position {i} does not change its own {name}")
     return "bit-identical before what a causal mask hides"
@@ -112,16 +111,9 @@ def _rows(lab):
 
 def _gradients(lab):
     _, (d_cell, d_state, _) = lab.gradients
-    named = list(zip(names(d_cell), jax.tree.leaves(d_cell), strict=True))
-    bad = [name for name, g in named if not np.isfinite(g).all()]
-    need(not bad, f"not finite: {', '.join(bad)}")
-    dead = [name for name, g in named if not g.any() and not name.endswith(lab.frozen)]
-    need(not dead, f"no gradient reaches: {', '.join(dead)}")
-    leaks = [
-        name for name, g in zip(names(d_state), jax.tree.leaves(d_state), strict=True) if g.any()
-    ]
+    leaks = [name for name, g in flatten(d_state, ".").items() if g.any()]
     need(not leaks, f"gradient flows into the state before: {', '.join(leaks)}")
-    return f"{len(named)} arrays, {sum(g.size for _, g in named)} scalars"
+    return gradients_of_all(d_cell, lab.frozen)
 
 
 def _full_precision(lab):
@@ -137,7 +129,7 @@ def _full_precision(lab):
 def _bfloat16(lab):
     after, gradients = lab.half.gradients
     for what, tree in (("state", after), ("gradient", gradients), ("parameter", lab.half.cell)):
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+        for name, leaf in flatten(tree, ".").items():
             need(leaf.dtype == jnp.float32, f"{what} {name} is {leaf.dtype}, should be float32")
             need(np.isfinite(leaf).all(), f"{what} {name} is not finite")
     return compare([("bfloat16", after, lab.think())], BFLOAT16)
@@ -147,7 +139,7 @@ def _vmap(lab):
     """Compare a vmap over two groups of rows with separate calls."""
     groups = jax.tree.map(lambda a, b: np.stack([a, b]), lab.state, lab.cotangents)
     xs = np.stack([lab.x, -lab.x])
-    run = quick_jit(jax.vmap(_think, (None, 0, 0, None, None)))
+    run = quick_jit(jax.vmap(lambda cell, *args: cell.think(*args), (None, 0, 0, None, None)))
     after = run(lab.cell, groups, xs, lab.mask, lab.positions)
     pairs = []
     for i, (state, x) in enumerate(((lab.state, lab.x), (lab.cotangents, -lab.x))):

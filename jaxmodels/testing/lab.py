@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.cells.base import Cell, where_reset
-from jaxmodels.tree import leaf_name
+from jaxmodels.tree import flatten
 
 BATCH = 3
 WARM = 8  # tokens read before the first
@@ -55,7 +55,8 @@ class Lab:
         self.time = 2 * self.chunk + 1
         # With the inherited `__call__`, only `scan` is compiled.
         self.forms = ("scan",) if cell_class.__call__ is Cell.__call__ else ("scan", "call")
-        self.traces, self.known = collections.Counter(), {}
+        self.traces = collections.Counter()
+        self.stepped = functools.cache(self._stepped)
         self.rng = np.random.default_rng(seed)
         reset = self.rng.random((BATCH, self.time)) < 0.15
         boundary = self.chunk
@@ -213,15 +214,10 @@ class Lab:
         gradients = (d_cell, d_state, np.stack(d_xs[::-1], 1))
         return jax.device_get(((states[-1], ys), gradients))
 
-    def stepped(self, time, resets, state_counts=True):
+    def _stepped(self, time, resets, state_counts=True):
         """Return the reference of `sequence`, by a loop over `step` and its gradient."""
-        case = (time, resets, state_counts)
-        if case not in self.known:
-            reset = self.reset if resets else self.no_reset
-            self.known[case] = self._back(
-                self.cell, self.warm, self.xs[:, :time], reset, state_counts
-            )
-        return self.known[case]
+        reset = self.reset if resets else self.no_reset
+        return self._back(self.cell, self.warm, self.xs[:, :time], reset, state_counts)
 
     def lengths(self, form):
         """Return the shapes compiled for `form`: {(time, has reset array): is differentiated}."""
@@ -258,14 +254,14 @@ def shaken(cell, seed):
 
 def names(tree):
     """Return a dotted name for each leaf."""
-    return [leaf_name(path, ".") for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return list(flatten(tree, "."))
 
 
 def _error(got, want, floor=0.0):
     """Return (largest error relative to the largest entry of its array, the array's name)."""
     largest = max((float(np.abs(w).max()) for w in jax.tree.leaves(want) if w.size), default=0.0)
     errors = []
-    for name, g, w in zip(names(want), jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    for (name, w), g in zip(flatten(want, ".").items(), jax.tree.leaves(got), strict=True):
         if g.shape != w.shape:
             raise Broken(f"{name or 'ys'} has shape {g.shape}, should have {w.shape}")
         scale = max(float(np.abs(w).max()), floor * largest, 1e-30)
@@ -295,3 +291,16 @@ def need(condition, message):
     """Raise Broken with the message unless the condition holds."""
     if not condition:
         raise Broken(message)
+
+
+def gradients_of_all(gradients, frozen):
+    """Return the number of gradients; raise Broken for any that is not finite, or zero.
+
+    frozen: suffixes of names of parameters whose gradient may be zero.
+    """
+    named = flatten(gradients, ".")
+    bad = [name for name, g in named.items() if not np.isfinite(g).all()]
+    need(not bad, f"not finite: {', '.join(bad)}")
+    dead = [name for name, g in named.items() if not g.any() and not name.endswith(frozen)]
+    need(not dead, f"no gradient reaches: {', '.join(dead)}")
+    return f"{len(named)} arrays, {sum(g.size for g in named.values())} scalars"

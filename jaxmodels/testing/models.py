@@ -24,8 +24,8 @@ from jaxmodels.models.contract import (
     target_counts,
     traits_of,
 )
-from jaxmodels.testing import Result
-from jaxmodels.testing.lab import Broken, compare, names, need, quick_jit, same_bits, shaken
+from jaxmodels.testing import Result, results_of
+from jaxmodels.testing.lab import compare, gradients_of_all, need, quick_jit, same_bits, shaken
 from jaxmodels.tree import flatten
 
 BATCH, TIME, CUT = 3, 12, 5
@@ -79,24 +79,9 @@ def check_model(model, *, batch=None, frozen=(), raises=True) -> list[Result]:
     model = small_config(model) if isinstance(model, str) else model
     config = model if dataclasses.is_dataclass(model) else None
     print(f"{name} {config or ''}".rstrip(), flush=True)
-    results = []
     with jax.default_matmul_precision("highest"):
         lab = ModelLab(model if config is None else jaxmodels.create(config), batch, frozen)
-        for promise, check in PROMISES.items():
-            try:
-                result = Result(promise, True, check(lab))
-            except Broken as broken:
-                result = Result(promise, False, str(broken))
-            except Exception as error:  # raised by the model: the promise is broken
-                line = (str(error).strip() or "no message").splitlines()[0]
-                result = Result(promise, False, f"{type(error).__name__}: {line[:200]}")
-            results.append(result)
-            print(result, flush=True)
-    failed = [result for result in results if not result.ok]
-    if failed and raises:
-        lines = "\n".join(f"  {result.promise}: {result.detail}" for result in failed)
-        raise AssertionError(f"{name} breaks {len(failed)} of {len(results)} promises\n{lines}")
-    return results
+        return results_of(name, lab, PROMISES, raises)
 
 
 class ModelLab:
@@ -154,7 +139,7 @@ def _float32(lab):
     state = lab.model.initial_state(BATCH)
     after, _ = jax.eval_shape(lambda m, *a: m.loss_sums(*a), lab.model, state, lab.batch, lab.key())
     for what, tree in (("parameter", lab.model), ("state", state), ("state after", after)):
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+        for name, leaf in flatten(tree, ".").items():
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             need(not floating or leaf.dtype == jnp.float32, f"{what} {name} is {leaf.dtype}")
             first = what == "parameter" or leaf.shape[:1] == (BATCH,)
@@ -211,25 +196,14 @@ def _gradients(lab):
 
     state = lab.model.initial_state(BATCH)
     grads = quick_jit(jax.grad(loss))(lab.model, state, lab.batch, lab.key())
-    named = list(zip(names(grads), jax.device_get(jax.tree.leaves(grads)), strict=True))
-    bad = [name for name, g in named if not np.isfinite(g).all()]
-    need(not bad, f"not finite: {', '.join(bad)}")
-    dead = [name for name, g in named if not g.any() and not name.endswith(lab.frozen)]
-    need(not dead, f"no gradient reaches: {', '.join(dead)}")
-    return f"{len(named)} arrays"
+    return gradients_of_all(jax.device_get(grads), lab.frozen)
 
 
 def _of_sequences(check):
     """Restrict a promise to left-to-right language models."""
-
-    @functools.wraps(check)
-    def promise(lab):
-        return check(lab) if lab.is_sequential else "not a left-to-right language model"
-
-    return promise
+    return lambda lab: check(lab) if lab.is_sequential else "not a left-to-right language model"
 
 
-@_of_sequences
 def _step(lab):
     if not lab.traits.step:
         return "no step"
@@ -242,7 +216,6 @@ def _step(lab):
     return compare([("state", got[0], last), ("logits", got[1], want)], VALUES)
 
 
-@_of_sequences
 def _handoff(lab):
     last, whole = lab.logits(lab.warm[0], lab.tokens)
     half, first = lab.logits(lab.warm[0], lab.tokens[:, :CUT])
@@ -251,7 +224,6 @@ def _handoff(lab):
     return compare([("logits", both, whole), ("state", end, last)], VALUES)
 
 
-@_of_sequences
 def _reset(lab):
     """Check that logits after a reset equal a fresh start, even if the previous state is NaN."""
     reset = lab.no_reset.copy()
@@ -266,10 +238,9 @@ def _reset(lab):
     nan = jax.tree.map(lambda x: np.full_like(x, np.nan), lab.warm[0])
     _, clean = lab.logits(nan, lab.tokens, reset)
     pairs = [("after the reset", got[:, CUT:], want), ("after NaN", clean[:, CUT:], want)]
-    return compare([(label, a, b) for label, a, b in pairs], VALUES)
+    return compare(pairs, VALUES)
 
 
-@_of_sequences
 def _causality(lab):
     """Check bit-exact causality with one compiled function."""
     _, want = lab.logits(lab.warm[0], lab.tokens)
@@ -283,7 +254,6 @@ def _causality(lab):
     return "bit-identical before a change"
 
 
-@_of_sequences
 def _rows(lab):
     _, want = lab.logits(lab.warm[0], lab.tokens)
     tokens = lab.tokens.copy()
@@ -323,11 +293,11 @@ PROMISES = {
     "terms: one name, sum, count": _terms,
     "targets of weight 0": _padding,
     "every parameter has a gradient": _gradients,
-    "step == call": _step,
-    "handoff f(A+B) == f(A); f(B)": _handoff,
-    "reset == fresh start": _reset,
-    "causality": _causality,
-    "rows are independent": _rows,
+    "step == call": _of_sequences(_step),
+    "handoff f(A+B) == f(A); f(B)": _of_sequences(_handoff),
+    "reset == fresh start": _of_sequences(_reset),
+    "causality": _of_sequences(_causality),
+    "rows are independent": _of_sequences(_rows),
     "traits": _abilities,
     "config as JSON": _config,
 }

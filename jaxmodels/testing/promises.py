@@ -9,12 +9,13 @@ from jaxmodels.testing.lab import (
     BATCH,
     GRADIENT_FLOOR,
     compare,
-    names,
+    gradients_of_all,
     need,
     quick_jit,
     same_bits,
 )
 from jaxmodels.testing.precision import inexact_matmuls
+from jaxmodels.tree import flatten
 
 # Relative to the largest entry of an array. Orders of summation in float32 differ by about 1e-6
 # here (33 tokens); a missing or misplaced term by at least 1e-2.
@@ -30,7 +31,7 @@ def _state(lab):
     state = lab.cell.initial_state(BATCH)
     after, _ = jax.eval_shape(lab.cell.step, state, lab.xs[:, 0])
     for when, tree in (("initial", state), ("after a step", after)):
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+        for name, leaf in flatten(tree, ".").items():
             need(leaf.dtype == jnp.float32, f"{name} is {leaf.dtype} ({when}), should be float32")
             shape = f"{name} has shape {leaf.shape} ({when}), should start with batch={BATCH}"
             need(leaf.ndim > 0 and leaf.shape[0] == BATCH, shape)
@@ -183,12 +184,7 @@ def _rows(lab):
 def _gradients(lab):
     """Check gradients of the outputs alone, so that an unread state does not count as use."""
     _, (d_cell, _, _) = lab.stepped(lab.time, False, state_counts=False)
-    named = list(zip(names(d_cell), jax.tree.leaves(d_cell), strict=True))
-    bad = [name for name, g in named if not np.isfinite(g).all()]
-    need(not bad, f"not finite: {', '.join(bad)}")
-    dead = [name for name, g in named if not g.any() and not name.endswith(lab.frozen)]
-    need(not dead, f"no gradient reaches: {', '.join(dead)}")
-    return f"{len(named)} arrays, {sum(g.size for _, g in named)} scalars"
+    return gradients_of_all(d_cell, lab.frozen)
 
 
 def _full_precision(lab):
@@ -228,11 +224,11 @@ def _bfloat16(lab):
     arguments["reset"] = lab.reset
     shapes = jax.eval_shape(half.cell, lab.warm, lab.xs, lab.reset)
     for what, tree in (("parameter", half.cell), ("state", shapes[0]), ("ys", shapes[1])):
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+        for name, leaf in flatten(tree, ".").items():
             need(leaf.dtype == jnp.float32, f"{what} {name} is {leaf.dtype}, should be float32")
     (last, ys), gradients = half.sequence(form, **arguments)
     for what, tree in (("state", last), ("ys", ys), ("gradient", gradients)):
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True):
+        for name, leaf in flatten(tree, ".").items():
             need(np.isfinite(leaf).all(), f"{what} {name} is not finite")
     (last32, ys32), _ = lab.sequence(form, reset=lab.reset)
     return compare([("bfloat16", last, last32), ("bfloat16", ys, ys32)], BFLOAT16)

@@ -211,10 +211,10 @@ def test_errors_of_malformed_files_name_line_and_fix(tmp_path, name, file, conte
 
 def test_lexical_resources():
     lexicon = read_lexicon(DATA / "complete_datasets")
-    assert lexicon.entries["chased"] == ("verb", "chase")
-    assert lexicon.entries["sang"] == ("verb", "sang") and lexicon.entries["bread"][0] == "noun"
-    assert lexicon.entries["wandered"][0] == "verb" and lexicon.entries["we"][0] == "pronoun"
-    assert "build" not in lexicon.entries
+    assert lexicon["chased"] == ("verb", "chase")
+    assert lexicon["sang"] == ("verb", "sang") and lexicon["bread"][0] == "noun"
+    assert lexicon["wandered"][0] == "verb" and lexicon["we"][0] == "pronoun"
+    assert "build" not in lexicon
 
 
 @pytest.mark.parametrize(

@@ -38,16 +38,16 @@ def rows(count=B):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("base", 27_366_402),
-        ("intermediate", 86_472_194),
-        ("advanced", 226_002_946),
-        ("hrm_sudoku", 27_275_266),
-        ("trm_sudoku", 6_828_034),
+        ("hrlm/base", 27_366_402),
+        ("hrlm/intermediate", 86_472_194),
+        ("hrlm/advanced", 226_002_946),
+        ("hrm/hrm_sudoku", 27_275_266),
+        ("hrm/trm_sudoku", 6_828_034),
     ],
 )
 def test_parameter_counts(name, parameters):
     """docs/systems.md L-09 to L-11, and the papers of HRM and TRM, without puzzle vectors."""
-    config = jaxmodels.make_config(f"hrlm/{name}")
+    config = jaxmodels.make_config(name)
     shapes = jax.eval_shape(lambda: jaxmodels.create(config))
     vectors = config.puzzle_ids * config.width
     assert jaxmodels.count_parameters(shapes) - vectors == parameters

@@ -16,14 +16,13 @@ from jaxmodels.data import (
     label_classes,
     load_corpus,
     make_stream,
-    mixture_stream,
     num_target_bytes,
     num_targets,
     split_documents,
     split_tails,
     subsample,
 )
-from jaxmodels.data.loading import rows_of_host
+from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.errors import UserError
 from train.model import resolve_vocab
 from train.tasks.lengths import lengths_of
@@ -154,7 +153,7 @@ def _mixture(config: ConfigDict, labels) -> Any:
         seed=config.seed,
         labels=labels,
     )
-    return mixture_stream(source, d.prefetch)
+    return grain_dataset(source, d.prefetch)
 
 
 def labeller_of(config: ConfigDict) -> RelationLabeller | None:

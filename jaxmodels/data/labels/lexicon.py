@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,21 +14,10 @@ from jaxmodels.errors import UserError
 CATEGORIES = ("verb", "noun", "pronoun", "determiner", "preposition", "closed")
 
 
-@dataclass(frozen=True)
-class Lexicon:
-    """Category and lemma of words; words not listed count as nouns.
-
-    Categories: verb = a predicate; pronoun = an argument by itself; determiner = no verb follows;
-    preposition = opens an oblique argument; noun = an argument; closed = never an argument.
-
-    Attributes:
-      entries: lower-case word -> (category, lemma).
-    """
-
-    entries: Mapping[str, tuple[str, str]]
-
-    def __len__(self) -> int:
-        return len(self.entries)
+# Lower-case word -> (category, lemma); words not listed count as nouns. Categories: verb = a
+# predicate; pronoun = an argument by itself; determiner = no verb follows; preposition = opens an
+# oblique argument; noun = an argument; closed = never an argument.
+Lexicon = Mapping[str, tuple[str, str]]
 
 
 def builtin_lexicon() -> Lexicon:
@@ -46,7 +34,7 @@ def builtin_lexicon() -> Lexicon:
             entries[form] = ("verb", base)
     for category, listed in words.items():
         entries.update((word, (category, word)) for word in listed)
-    return Lexicon(entries)
+    return entries
 
 
 def read_lexicon(paths: Sequence[str | Path] | str | Path) -> Lexicon:
@@ -60,7 +48,7 @@ def read_lexicon(paths: Sequence[str | Path] | str | Path) -> Lexicon:
     Raises:
       UserError: a wrong header, category or number of columns; names file and line.
     """
-    entries = {k: v for k, v in builtin_lexicon().entries.items() if v[0] != "verb"}
+    entries = {k: v for k, v in builtin_lexicon().items() if v[0] != "verb"}
     for file in find_files(paths, (".tsv", ".txt")):
         lines = numbered_lines(file)
         if file.suffix.lower() == ".txt":
@@ -89,7 +77,7 @@ def read_lexicon(paths: Sequence[str | Path] | str | Path) -> Lexicon:
                     # Listed words keep their category, e.g. pronouns in noun position.
                     if category == "verb" or word not in entries:
                         entries[word] = (category, word)
-    return Lexicon(entries)
+    return entries
 
 
 def _category(name: str, place: str) -> str:

@@ -87,14 +87,6 @@ class RelationLabeller:
         """Return the class of a lemma."""
         return int(_hash_words([lemma])[0] % np.uint64(self.num_classes))
 
-    def labels(self, text: str | bytes) -> np.ndarray:
-        """Return the labels of a document, int32 (length, slots, roles)."""
-        data = text.encode() if isinstance(text, str) else text
-        tokens = np.frombuffer(data, np.uint8)
-        everywhere = np.arange(len(tokens))
-        index = self.index(tokens, np.zeros(1, np.int64))
-        return self.lookup(index, everywhere, np.zeros_like(everywhere))["relation_labels"]
-
     def lookup(
         self, index: RelationIndex, positions: np.ndarray, since: np.ndarray
     ) -> dict[str, np.ndarray]:
@@ -290,8 +282,8 @@ def _hash_words(words: Sequence[str]) -> np.ndarray:
 
 def _tables(lexicon: Lexicon) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return sorted word hashes, and the category code and lemma hash of each."""
-    categories, lemmas = zip(*lexicon.entries.values(), strict=True)
-    hashes = _hash_words(list(lexicon.entries))
+    categories, lemmas = zip(*lexicon.values(), strict=True)
+    hashes = _hash_words(list(lexicon))
     order = np.argsort(hashes)
     codes = np.array([_CODES[category] for category in categories])
     return hashes[order], codes[order], _hash_words(lemmas)[order]

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxmodels.data.pairs.rows import Pair, normalised
+from jaxmodels.data.pairs.rows import Pair, normalized
 from jaxmodels.data.readers.files import (
     find_files,
     json_document,
@@ -99,7 +99,7 @@ def _pair(question: Any, answer: Any, task: str, place: str) -> Pair:
             raise UserError(f"{place}: the {name} is empty")
         if any("\ud800" <= symbol <= "\udfff" for symbol in text):
             raise UserError(f"{place}: an unpaired surrogate, which is not a character")
-    return Pair(normalised(question), normalised(answer), task)
+    return Pair(normalized(question), normalized(answer), task)
 
 
 def _fields(names: Sequence[str], place: str) -> tuple[str, str]:

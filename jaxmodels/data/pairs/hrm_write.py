@@ -62,7 +62,5 @@ def write_hrm(
 
 def _grouped(pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs grouped by question, questions in order of appearance."""
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.question.strip(), []).append(pair)
-    return [pair for members in groups.values() for pair in members]
+    places = {q: n for n, q in enumerate(dict.fromkeys(pair.question.strip() for pair in pairs))}
+    return sorted(pairs, key=lambda pair: places[pair.question.strip()])

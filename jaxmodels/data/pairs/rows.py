@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import numpy as np
 
 from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.pairs.layout import lay_out
-from jaxmodels.data.random import random_order, random_words
+from jaxmodels.data.random import epoch_items, random_order, random_words
+from jaxmodels.data.text.documents import Corpus
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.errors import UserError
 
@@ -47,22 +47,12 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class PairCorpus:
-    """Pairs in three splits, and their tokenizer.
+class PairCorpus(Corpus):
+    """A corpus whose splits hold pairs."""
 
-    Attributes:
-      name: name for reports.
-      train, valid, test: the pairs.
-      tokenizer: tokenizer of questions and answers.
-      split: description of the split.
-    """
-
-    name: str
     train: tuple[Pair, ...]
     valid: tuple[Pair, ...]
     test: tuple[Pair, ...]
-    tokenizer: Tokenizer
-    split: str
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over all pairs and the tokenizer."""
@@ -91,16 +81,12 @@ class Rows(NamedTuple):
     kept: np.ndarray
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return a batch: copies of the rows at the indices (rows,)."""
-        return {
-            "inputs": self.inputs[chosen],
-            "targets": self.targets[chosen],
-            "weights": self.weights[chosen],
-            "identifiers": self.identifiers[chosen],
-        }
+        """Return a batch of copies of the rows at these indices."""
+        fields = ("inputs", "targets", "weights", "identifiers")
+        return {name: getattr(self, name)[chosen] for name in fields}
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """Return a question as models read it: composed characters (NFC), no surrounding space."""
     return unicodedata.normalize("NFC", text).strip()
 
@@ -209,67 +195,36 @@ def pair_stream(
 
     As in `data/text/streams.py`, the state of an iterator is its step.
     """
-    source = _Shuffled(rows, rows_of_host(batch_size, host_index, host_count), batch_size, seed)
-    source.augmentation = augmentation
-    return grain_dataset(source, prefetch)
+    mine, count = rows_of_host(batch_size, host_index, host_count), len(rows.inputs)
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return random_order(seed, epoch, count)
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        numbers = step * batch_size + mine
+        chosen = rows.batch(epoch_items(order, count, numbers))
+        if augmentation is not None:
+            inputs, targets = chosen["inputs"], chosen["targets"]
+            for row, number in enumerate(numbers):
+                # Block 1, so that the order of an epoch and an augmentation share no words.
+                words = random_words(seed, int(number), augmentation.words, block=1)
+                inputs[row], targets[row] = augmentation.apply(words, inputs[row], targets[row])
+        return chosen
+
+    return grain_dataset(batch, prefetch)
 
 
 def pair_eval_stream(
     rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
 ) -> grain.IterDataset:
     """Return finite batches: every row once, in order; padding in the last batch has weight 0."""
-    return grain_dataset(
-        _InOrder(rows, rows_of_host(batch_size, host_index, host_count), batch_size), prefetch
-    )
+    mine, count = rows_of_host(batch_size, host_index, host_count), len(rows.inputs)
 
+    def batch(step: int) -> dict[str, np.ndarray]:
+        numbers = step * batch_size + mine
+        chosen = rows.batch(np.minimum(numbers, count - 1))
+        chosen["weights"] *= (numbers < count)[:, None]
+        return chosen
 
-class _Shuffled:
-    """Source of training batches: element = step, a function of the step alone."""
-
-    augmentation: Augmentation | None = None
-
-    def __init__(self, rows: Rows, mine: np.ndarray, batch_size: int, seed: int):
-        self.rows, self.mine, self.batch_size, self.seed = rows, mine, batch_size, seed
-        self.order = functools.lru_cache(maxsize=2)(self._order)
-
-    def __len__(self) -> int:
-        return sys.maxsize // self.batch_size
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return random_order(self.seed, epoch, len(self.rows.inputs))
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        numbers = int(step) * self.batch_size + self.mine
-        epochs, within = np.divmod(numbers, len(self.rows.inputs))
-        chosen = np.array(
-            [self.order(int(e))[w] for e, w in zip(epochs, within, strict=True)], np.int64
-        )
-        batch = self.rows.batch(chosen)
-        if self.augmentation is not None:
-            inputs, targets = batch["inputs"], batch["targets"]
-            for row, number in enumerate(numbers):
-                # Block 1, so that the order of an epoch and an augmentation share no words.
-                words = random_words(self.seed, int(number), self.augmentation.words, block=1)
-                inputs[row], targets[row] = self.augmentation.apply(
-                    words, inputs[row], targets[row]
-                )
-        return batch
-
-
-class _InOrder:
-    """Source of evaluation batches: element = step."""
-
-    def __init__(self, rows: Rows, mine: np.ndarray, batch_size: int):
-        self.rows, self.mine, self.batch_size = rows, mine, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.rows.inputs) // self.batch_size)
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        if not 0 <= step < len(self):
-            raise IndexError(step)
-        numbers = int(step) * self.batch_size + self.mine
-        real = numbers < len(self.rows.inputs)
-        batch = self.rows.batch(np.minimum(numbers, len(self.rows.inputs) - 1))
-        batch["weights"] *= real[:, None]
-        return batch
+    return grain_dataset(batch, prefetch, -(-count // batch_size))

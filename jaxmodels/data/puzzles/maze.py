@@ -66,14 +66,17 @@ def _maze(size: int, words: np.ndarray, minimum: int) -> Pair | None:
         for c in range(size):
             if not free[r, c] and draw() % 8 == 0:
                 free[r, c] = True
-    distance, _ = distances(free, start)
-    far = np.argwhere(distance >= minimum)
+    steps, paths = distances(free, start)
+    far = np.argwhere(steps >= minimum)
     if not len(far):
         return None
     goal = tuple(int(x) for x in far[draw() % len(far)])
-    path = only_shortest_path(free, start, goal)
-    if path is None:
+    if paths[goal] != 1:
         return None
+    path = [goal]
+    while path[-1] != start:
+        back = steps[path[-1]] - 1
+        path.append(next(to for to in _neighbours(path[-1], free.shape) if steps[to] == back))
     grid = np.where(free, " ", "#")
     grid[start], grid[goal] = "S", "G"
     question = "".join(grid.ravel())
@@ -104,18 +107,6 @@ def distances(free: np.ndarray, start: tuple[int, int]) -> tuple[np.ndarray, np.
 def _neighbours(cell: tuple[int, int], shape: tuple[int, int], step: int = 1):
     cells = [(cell[0] + step * dr, cell[1] + step * dc) for dr, dc in STEPS]
     return [(r, c) for r, c in cells if 0 <= r < shape[0] and 0 <= c < shape[1]]
-
-
-def only_shortest_path(free, start, goal) -> list[tuple[int, int]] | None:
-    """Return the cells of the shortest path, or None if there are several or none."""
-    steps, paths = distances(free, start)
-    if paths[goal] != 1:
-        return None
-    path = [goal]
-    while path[-1] != start:
-        previous = steps[path[-1]] - 1
-        path.append(next(to for to in _neighbours(path[-1], free.shape) if steps[to] == previous))
-    return path[::-1]
 
 
 def augment_maze(words: np.ndarray, question: np.ndarray, answer: np.ndarray):

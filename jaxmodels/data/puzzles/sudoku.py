@@ -31,14 +31,11 @@ def read_sudoku(path: Path) -> Iterator[Pair]:
     """
     lines = read_text(path).decode("utf-8").splitlines()
     reader = csv.reader(lines)
-    while True:
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: not valid CSV, {error}") from error
-        number = reader.line_num
-        if row is None:
-            return
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: not valid CSV, {error}") from error
+    for number, row in rows:
         if not row or (number == 1 and tuple(row) == COLUMNS):
             continue
         if len(row) < 3:

@@ -5,6 +5,7 @@ with every score.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -177,6 +178,7 @@ class Passkey:
     digits: int = 5
     words: int = 16
     distance: int | None = None
+    chance: ClassVar[float] = 0.1
 
     def __post_init__(self):
         require_whole(self, seq_len=1, digits=1, words=1)
@@ -189,11 +191,6 @@ class Passkey:
     def vocab_size(self) -> int:
         """Number of tokens: digits, two marks, words."""
         return 12 + self.words
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing a digit."""
-        return 0.1
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
         """Return a batch; see the package docstring."""

@@ -19,15 +19,10 @@ Classes: 0..V-1 values, V..V+E-1 entities. Further slots and roles stay -1.
 Baseline accuracy for VIA answers and role 2: 1/V by chance; 1/(V-1) from slot e alone (never its
 own value); 1/(E-1) knowing the values of the episode but not their entities. At the default sizes:
 0.125, 0.143, 0.333. OWN answers need one slot only.
-
-Difficulty: a GRU of width 128 without labels (batch 64, Adam 3e-3, one busy CPU core) answers
-everything after 500 steps, 24 s, at `entities=3, values=4, shuffled=False`; one of width 192 stays
-at 1/(E-1) for more than 500 steps at the default sizes.
 """
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -124,24 +119,12 @@ def relation_stream(
             f"({grammar.episode_len} tokens): raise seq_len or lower entities or questions"
         )
     rows = rows_of_host(batch_size, host_index, host_count)
-    source = _Source(grammar, batch_size, seq_len, seed, rows)
-    return grain_dataset(source, prefetch)
 
+    def batch(step: int) -> dict[str, np.ndarray]:
+        whole = relation_batch(grammar, batch_size, seq_len, seed, step)
+        return {name: values[rows] for name, values in whole.items()}
 
-@dataclass(frozen=True)
-class _Source:
-    grammar: RelationGrammar
-    batch_size: int
-    seq_len: int
-    seed: int
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        batch = relation_batch(self.grammar, self.batch_size, self.seq_len, self.seed, step)
-        return {name: values[self.rows] for name, values in batch.items()}
+    return grain_dataset(batch, prefetch)
 
 
 def relation_batch(

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from jaxmodels.data.random import generator
 from jaxmodels.errors import UserError
 
 
@@ -32,7 +31,7 @@ def batch_generator(seed: int, index: int, batch_size: int) -> np.random.Generat
             "a batch needs seed >= 0, index >= 0 and batch_size >= 1; "
             f"got {seed}, {index}, {batch_size}"
         )
-    return generator(seed, index)
+    return np.random.default_rng([seed, index])
 
 
 def make_batch(inputs, targets, scored) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ NC^1-complete, which diagonal transitions cannot solve (arXiv 2404.08819, 2411.1
 
 import dataclasses
 import itertools
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,19 +36,11 @@ class Parity:
     """
 
     seq_len: int = 32
+    vocab_size: ClassVar[int] = 2
+    chance: ClassVar[float] = 0.5
 
     def __post_init__(self):
         require_whole(self, seq_len=1)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, 0 and 1."""
-        return 2
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing even or odd."""
-        return 0.5
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
         """Return a batch; see the package docstring."""
@@ -70,16 +63,12 @@ class S5:
 
     seq_len: int = 16
     moves: str = "swaps"
+    vocab_size: ClassVar[int] = 120  # all of them are labels
 
     def __post_init__(self):
         require_whole(self, seq_len=1)
         if self.moves not in MOVES:
             raise UserError(f"S5: moves must be one of {', '.join(MOVES)}, got {self.moves!r}")
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of permutations, since all of them are labels."""
-        return 120
 
     @property
     def chance(self) -> float:

@@ -6,9 +6,8 @@ which occurs in training: otherwise no model could know the answer.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.rows import Pair, split_by_key
@@ -17,28 +16,15 @@ from jaxmodels.data.tasks.level1 import factual, json_sentence, seed_translation
 from jaxmodels.data.tasks.level23 import extraction, grammar, summary
 from jaxmodels.errors import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A kind of question.
-
-    Attributes:
-      level: 1 to 3.
-      all_pairs: yields all its pairs in a fixed order.
-    """
-
-    level: int
-    all_pairs: Callable[[], Iterable[Pair]]
-
-
+# Name -> function that yields all pairs in a fixed order.
 TASKS = {
-    "translation": Task(1, translation),
-    "json_sentence": Task(1, json_sentence),
-    "factual": Task(1, factual),
-    "seed_translation": Task(1, seed_translation),
-    "grammar": Task(2, grammar),
-    "extraction": Task(2, extraction),
-    "summary": Task(3, summary),
+    "translation": translation,
+    "json_sentence": json_sentence,
+    "factual": factual,
+    "seed_translation": seed_translation,
+    "grammar": grammar,
+    "extraction": extraction,
+    "summary": summary,
 }
 
 
@@ -50,7 +36,7 @@ def make_task(name: str, count: int, seed: int) -> list[Pair]:
     """
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
-    pairs = list(TASKS[name].all_pairs())
+    pairs = list(TASKS[name]())
     if not 1 <= count <= len(pairs):
         raise UserError(f"examples: task {name!r} has {len(pairs):,} pairs, requested {count:,}")
     return [pairs[i] for i in random_order(seed, 1, len(pairs))[:count]]

@@ -37,28 +37,23 @@ def pairs_of_sources(
     """
     if not 0.0 < train_split < 1.0:
         raise UserError(f"train_split: must be between 0 and 1, got {train_split}")
-    held_out = 1.0 - train_split
-    train: list[Pair] = []
-    test: list[Pair] = []
-    ways: list[str] = []
     tasks = [name for name in sources if name in TASKS and not Path(name).exists()]
-    for name in tasks:
-        pairs = make_task(name, count, seed)
-        combines = all(len(pair.combination) > 1 for pair in pairs)
-        split = split_by_combination if combines else split_by_question
-        ways.append("by unseen combination of slots" if combines else "by unique question")
-        for side, part in zip((train, test), split(pairs, held_out, seed), strict=True):
-            side += part
     paths = [name for name in sources if name not in tasks]
     for path in paths:
         # A plain word that is not a file may be a misspelt task.
         if not Path(path).exists() and Path(path).name == path and path.isidentifier():
             raise UserError(f"{path}: neither a file nor a task{did_you_mean(path, TASKS)}")
+    parts = [make_task(name, count, seed) for name in tasks]
     if paths:
-        pairs = read_all(paths, question_prefix)
-        ways.append("by unique question")
-        parts = split_by_question(pairs, held_out, seed)
-        for side, part in zip((train, test), parts, strict=True):
+        parts.append(read_all(paths, question_prefix))
+    train: list[Pair] = []
+    test: list[Pair] = []
+    ways: list[str] = []
+    for pairs in parts:
+        combines = all(len(pair.combination) > 1 for pair in pairs)
+        split = split_by_combination if combines else split_by_question
+        ways.append("by unseen combination of slots" if combines else "by unique question")
+        for side, part in zip((train, test), split(pairs, 1.0 - train_split, seed), strict=True):
             side += part
     # Different sources may contain the same question.
     trained = {pair.question.strip() for pair in train}

@@ -1,38 +1,25 @@
-"""Sources of batches, one class per mode: element = step, a function of the step alone."""
+"""Sources of batches, one function per mode."""
 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jaxmodels.data.random import random_order, random_words
+from jaxmodels.data.labels.relations import RelationLabeller
+from jaxmodels.data.random import epoch_items, random_order, random_words
 from jaxmodels.data.text.documents import Document
 from jaxmodels.data.text.packing import pack
 from jaxmodels.errors import UserError
 
-
-class Labeller(Protocol):
-    """A source of labels derived from tokens as batches are made; see `labels.RelationLabeller`."""
-
-    def index(self, tokens: np.ndarray, starts: np.ndarray) -> object:
-        """Prepare lookup in concatenated documents: tokens (n,), their first positions (d,)."""
-        ...
-
-    def lookup(
-        self, index: object, positions: np.ndarray, since: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Return labels int32 (n, ...) at positions (n,), from tokens since[i]..positions[i]."""
-        ...
+Source = Callable[[int], dict[str, np.ndarray]]  # step -> batch, a function of the step alone
 
 
 class Ring:
     """All documents end to end, from which batches are cut."""
 
-    def __init__(self, documents: Sequence[Document], labeller: Labeller | None = None):
+    def __init__(self, documents: Sequence[Document], labeller: RelationLabeller | None = None):
         documents = [document for document in documents if len(document)]
         if not documents:
             raise UserError("no text: this split of the corpus is empty; give more or longer files")
@@ -96,219 +83,152 @@ class Ring:
         )
 
 
-class Tracks:
-    """The source of `make_stream(mode="tracks")`."""
+def tracks(
+    ring: Ring,
+    rows: np.ndarray,
+    batch_size: int,
+    lengths: Sequence[tuple[int, int]],
+    seed: int,
+    carry_state: bool,
+) -> Source:
+    """Return the source of `make_stream(mode="tracks")`.
 
-    def __init__(
-        self,
-        ring: Ring,
-        rows: np.ndarray,
-        batch_size: int,
-        seq_len: int,
-        seed: int,
-        carry_state: bool = True,
-    ):
-        self.ring, self.rows, self.seq_len, self.seed = ring, rows, seq_len, seed
-        self.carry_state = carry_state
-        self.steps_per_epoch = len(ring) // (batch_size * seq_len)
-        if self.steps_per_epoch == 0:
-            raise _too_short(
-                len(ring), batch_size * seq_len, f"batch_size {batch_size} x seq_len {seq_len}"
-            )
-        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
+    Tracks are multiples of the longest segment. A segment may span two epochs: the first token of
+    a track has its reset anywhere in a segment.
 
-    def __len__(self) -> int:
-        return sys.maxsize
+    Args:
+      lengths: (first step, seq_len), ascending from step 0.
+    """
+    first_steps, sizes = zip(*lengths, strict=True)
+    longest = max(sizes)
+    needed = batch_size * longest
+    track_length = len(ring) // needed * longest
+    if track_length == 0:
+        raise _too_short(len(ring), needed, f"batch_size {batch_size} x seq_len {longest}")
+    read_before = [0, *np.cumsum(np.diff(first_steps) * sizes[:-1], dtype=np.int64).tolist()]
 
-    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
+    @functools.lru_cache(maxsize=2)
+    def shuffled(epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Return the order of documents, their starts in that order, and the ring's entry point."""
-        words = random_words(self.seed, epoch, len(self.ring.lengths) + 1)
+        words = random_words(seed, epoch, len(ring.lengths) + 1)
         order = np.argsort(words[1:], kind="stable")
-        starts = np.cumsum(self.ring.lengths[order]) - self.ring.lengths[order]
-        return order, starts, int(words[0] % np.uint64(len(self.ring)))
+        starts = np.cumsum(ring.lengths[order]) - ring.lengths[order]
+        return order, starts, int(words[0] % np.uint64(len(ring)))
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        epoch, step = divmod(int(step), self.steps_per_epoch)
-        read = step * self.seq_len + np.arange(self.seq_len)
-        remembered = read if self.carry_state else np.arange(self.seq_len)
-        return self.ring.batch(*self.cut(epoch, read, remembered))
-
-    def cut(self, epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
+    def cut(epoch: int, read: np.ndarray, remembered: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return the arguments of `Ring.batch` (rows, n) for some tokens of each track.
 
         Args:
           read: (n,) indices of the tokens within the track.
           remembered: (n,) tokens before each that the state has read without a reset.
         """
-        order, starts, entry = self.shuffled(epoch)
-        track = self.rows * (self.steps_per_epoch * self.seq_len)
-        place = (entry + track[:, None] + read[None]) % len(self.ring)
+        order, starts, entry = shuffled(epoch)
+        place = (entry + (rows * track_length)[:, None] + read[None]) % len(ring)
         rank = np.searchsorted(starts, place, side="right") - 1
         offset = place - starts[rank]
         document = order[rank]
-        positions = self.ring.starts[document] + offset
+        positions = ring.starts[document] + offset
         return (
             positions,
             (offset == 0) | (read == 0)[None],  # reset
-            positions + 1 < self.ring.ends[document],  # has a target
+            positions + 1 < ring.ends[document],  # has a target
             positions - np.minimum(offset, remembered[None]),  # since
         )
 
-
-class GrowingTracks(Tracks):
-    """The source of `make_stream(mode="tracks", lengths=...)`: segments whose length grows.
-
-    Tracks are multiples of the longest segment. A segment may span two epochs, so the reset of
-    a track may be anywhere in a segment. With one length, batches equal those of `Tracks`.
-    """
-
-    def __init__(
-        self,
-        ring: Ring,
-        rows: np.ndarray,
-        batch_size: int,
-        lengths: Sequence[tuple[int, int]],
-        seed: int,
-        carry_state: bool = True,
-    ):
-        """Take lengths as (first step, seq_len), ascending from step 0."""
-        longest = max(length for _, length in lengths)
-        super().__init__(ring, rows, batch_size, longest, seed, carry_state)
-        self.track_length = self.steps_per_epoch * longest
-        self.starts = [start for start, _ in lengths]
-        self.lengths = [length for _, length in lengths]
-        spans = np.diff(self.starts) * self.lengths[:-1]
-        self.read_before = [0, *np.cumsum(spans, dtype=np.int64).tolist()]
-
-    def _progress(self, step: int) -> tuple[int, int]:
-        """Return the tokens that a track has read before a step, and those that it reads in it."""
-        phase = int(np.searchsorted(self.starts, step, side="right")) - 1
-        length = self.lengths[phase]
-        return self.read_before[phase] + (step - self.starts[phase]) * length, length
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        before, length = self._progress(int(step))
-        column = np.arange(length)
-        epochs, read = np.divmod(before + column, self.track_length)
-        remembered = read if self.carry_state else np.minimum(read, column)
+    def batch(step: int) -> dict[str, np.ndarray]:
+        phase = int(np.searchsorted(first_steps, step, side="right")) - 1
+        column = np.arange(sizes[phase])
+        before = read_before[phase] + (step - first_steps[phase]) * sizes[phase]
+        epochs, read = np.divmod(before + column, track_length)
+        remembered = read if carry_state else np.minimum(read, column)
         parts = [
-            self.cut(int(epoch), read[epochs == epoch], remembered[epochs == epoch])
+            cut(int(epoch), read[epochs == epoch], remembered[epochs == epoch])
             for epoch in np.unique(epochs)
         ]
-        return self.ring.batch(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
+        return ring.batch(*(np.concatenate(part, axis=1) for part in zip(*parts, strict=True)))
+
+    return batch
 
 
-class Windows:
-    """The source of `make_stream(mode="windows")`; window = step * batch_size + row."""
+def windows(ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int) -> Source:
+    """Return the source of `make_stream(mode="windows")`; window = step * batch_size + row."""
+    count, column = len(ring) // seq_len, np.arange(seq_len)
+    if count == 0:
+        raise _too_short(len(ring), seq_len, f"one window of seq_len {seq_len}")
 
-    def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
-        self.ring, self.rows, self.batch_size = ring, rows, batch_size
-        self.seq_len, self.seed = seq_len, seed
-        self.windows_per_epoch = len(ring) // seq_len
-        if self.windows_per_epoch == 0:
-            raise _too_short(len(ring), seq_len, f"one window of seq_len {seq_len}")
-        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
-
-    def __len__(self) -> int:
-        return sys.maxsize // self.batch_size
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        """Return the first position of each window of an epoch, shuffled."""
-        words = random_words(self.seed, epoch, self.windows_per_epoch + 1)
+    @functools.lru_cache(maxsize=2)
+    def shuffled(epoch: int) -> np.ndarray:
+        """Return the first position of each window of an epoch."""
+        words = random_words(seed, epoch, count + 1)
         order = np.argsort(words[1:], kind="stable")
-        return (words[0] % np.uint64(len(self.ring))).astype(np.int64) + order * self.seq_len
+        return (words[0] % np.uint64(len(ring))).astype(np.int64) + order * seq_len
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        begin = _epoch_items(
-            self.shuffled, self.windows_per_epoch, step * self.batch_size + self.rows
-        )
-        column = np.arange(self.seq_len)
-        return self.ring.rows((begin[:, None] + column[None]) % len(self.ring), column)
+    def batch(step: int) -> dict[str, np.ndarray]:
+        begin = epoch_items(shuffled, count, step * batch_size + rows)
+        return ring.rows((begin[:, None] + column[None]) % len(ring), column)
+
+    return batch
 
 
-class Packed:
-    """The source of `make_stream(mode="packed")`; packed row = step * batch_size + row.
+def packed(ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int) -> Source:
+    """Return the source of `make_stream(mode="packed")`; packed row = step * batch_size + row.
 
     Grain's packing works on iterators, so that row n requires all rows before it. Here documents
     are packed once and rows are shuffled, so that any step can be made directly.
     """
+    all_positions, piece_starts = pack(ring.starts, ring.lengths, seq_len, seed)
+    count = len(all_positions)
+    if count == 0:
+        raise _too_short(len(ring), 2, "a target in any document")
 
-    def __init__(self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, seed: int):
-        self.ring, self.rows, self.batch_size = ring, rows, batch_size
-        self.seq_len, self.seed = seq_len, seed
-        self.positions, self.piece_starts = pack(ring.starts, ring.lengths, seq_len, seed)
-        if len(self.positions) == 0:
-            raise _too_short(len(ring), 2, "a target in any document")
-        self.shuffled = functools.lru_cache(maxsize=2)(self._shuffled)
+    @functools.lru_cache(maxsize=2)
+    def shuffled(epoch: int) -> np.ndarray:
+        return random_order(seed, epoch, count)
 
-    def __len__(self) -> int:
-        return sys.maxsize // self.batch_size
-
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return random_order(self.seed, epoch, len(self.positions))
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        chosen = _epoch_items(
-            self.shuffled, len(self.positions), step * self.batch_size + self.rows
-        )
-        positions = self.positions[chosen].astype(np.int64)
-        since = self.piece_starts[chosen].astype(np.int64)
+    def batch(step: int) -> dict[str, np.ndarray]:
+        chosen = epoch_items(shuffled, count, step * batch_size + rows)
+        positions = all_positions[chosen].astype(np.int64)
+        since = piece_starts[chosen].astype(np.int64)
         # Padding does not continue the last piece.
         ends = (positions[:, 1:] < 0) & (positions[:, :-1] >= 0)
         reset = (positions == since) & (positions >= 0)
         reset[:, 1:] |= ends
-        return self.ring.batch(positions, reset=reset, has_target=positions >= 0, since=since)
+        return ring.batch(positions, reset=reset, has_target=positions >= 0, since=since)
+
+    return batch
 
 
-class Evaluation:
-    """The source of `eval_stream`."""
+def evaluation(
+    ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, whole_documents: bool
+) -> tuple[Source, int]:
+    """Return the source of `eval_stream`, and its number of batches."""
+    if not (ring.lengths > 1).any():
+        raise _too_short(len(ring), 2, "a target in any document")
+    chosen = _balance(ring.lengths, batch_size) if whole_documents else []
+    loads = [int(ring.lengths[documents].sum()) for documents in chosen]
+    row_length = max(loads, default=-(-len(ring) // batch_size))
 
-    def __init__(
-        self, ring: Ring, rows: np.ndarray, batch_size: int, seq_len: int, whole_documents: bool
-    ):
-        self.ring, self.rows, self.seq_len = ring, rows, seq_len
-        if not (ring.lengths > 1).any():
-            raise _too_short(len(ring), 2, "a target in any document")
+    def batch(step: int) -> dict[str, np.ndarray]:
+        read = step * seq_len + np.arange(seq_len)
         if whole_documents:
-            self.row_documents = _balance(ring.lengths, batch_size)
-            loads = [int(ring.lengths[row].sum()) for row in self.row_documents]
-            self.row_length = max(loads)
+            positions = np.stack([_read(ring, chosen[row], read) for row in rows])
         else:
-            self.row_documents = None
-            self.row_length = -(-len(ring) // batch_size)
-
-    def __len__(self) -> int:
-        return -(-self.row_length // self.seq_len)
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        if not 0 <= step < len(self):
-            raise IndexError(step)
-        read = step * self.seq_len + np.arange(self.seq_len)
-        if self.row_documents is None:
-            positions = self.rows[:, None] * self.row_length + read[None]
-            real = (read < self.row_length)[None] & (positions < len(self.ring))
+            positions = rows[:, None] * row_length + read[None]
+            real = (read < row_length)[None] & (positions < len(ring))
             positions = np.where(real, positions, -1)
-        else:
-            positions = np.stack([self._read(self.row_documents[row], read) for row in self.rows])
-        return self.ring.rows(positions, read)
+        return ring.rows(positions, read)
 
-    def _read(self, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
-        """Return the positions of a row that reads these documents in sequence."""
-        if len(documents) == 0:
-            return np.full(read.shape, -1)
-        ends = np.cumsum(self.ring.lengths[documents])
-        rank = np.minimum(np.searchsorted(ends, read, side="right"), len(documents) - 1)
-        shift = self.ring.starts[documents] - (ends - self.ring.lengths[documents])
-        return np.where(read < ends[-1], read + shift[rank], -1)
+    return batch, -(-row_length // seq_len)
 
 
-def _epoch_items(shuffled, per_epoch: int, numbers: np.ndarray) -> np.ndarray:
-    """Return items of an endless sequence of shuffled epochs; a batch may span two."""
-    epochs, within = np.divmod(numbers, per_epoch)
-    items = np.empty(numbers.shape, np.int64)
-    for epoch in np.unique(epochs):
-        items[epochs == epoch] = shuffled(int(epoch))[within[epochs == epoch]]
-    return items
+def _read(ring: Ring, documents: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Return the positions of a row that reads these documents in sequence."""
+    if len(documents) == 0:
+        return np.full(read.shape, -1)
+    ends = np.cumsum(ring.lengths[documents])
+    rank = np.minimum(np.searchsorted(ends, read, side="right"), len(documents) - 1)
+    shift = ring.starts[documents] - (ends - ring.lengths[documents])
+    return np.where(read < ends[-1], read + shift[rank], -1)
 
 
 def _balance(lengths: np.ndarray, rows: int) -> list[np.ndarray]:
@@ -334,9 +254,8 @@ def _aligned_labels(documents: Sequence[Document]) -> dict[str, np.ndarray]:
 
 
 def _masked(values: np.ndarray, real: np.ndarray) -> np.ndarray:
-    return np.where(real.reshape(real.shape + (1,) * (values.ndim - 2)), values, -1).astype(
-        np.int32
-    )
+    mask = real.reshape(real.shape + (1,) * (values.ndim - 2))
+    return np.where(mask, values, -1).astype(np.int32)
 
 
 def _too_short(tokens: int, needed: int, reason: str) -> UserError:

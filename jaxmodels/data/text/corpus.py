@@ -112,15 +112,14 @@ def _speeches() -> list[list[Record]]:
 
 
 def _tokenizer(tokenizer, train: list[Record], max_tokens: int, min_freq: int) -> Tokenizer:
-    if tokenizer == "byte":
-        return ByteTokenizer()
-    if tokenizer == "word":
-        texts = (record.text for record in train)
-        return WordTokenizer.fit(texts, max_tokens=max_tokens, min_freq=min_freq)
-    if tokenizer == "char":
-        return CharTokenizer.fit(record.text for record in train)
-    if isinstance(tokenizer, str):
-        raise UserError(
-            f"data.tokenizer: unknown {tokenizer!r}{did_you_mean(tokenizer, TOKENIZERS)}"
-        )
-    return tokenizer
+    if not isinstance(tokenizer, str):
+        return tokenizer
+    texts = (record.text for record in train)
+    match tokenizer:
+        case "byte":
+            return ByteTokenizer()
+        case "word":
+            return WordTokenizer.fit(texts, max_tokens=max_tokens, min_freq=min_freq)
+        case "char":
+            return CharTokenizer.fit(texts)
+    raise UserError(f"data.tokenizer: unknown {tokenizer!r}{did_you_mean(tokenizer, TOKENIZERS)}")

@@ -92,13 +92,7 @@ def num_targets(documents: Sequence[Document]) -> int:
 
 def num_target_bytes(documents: Sequence[Document]) -> int:
     """Count the bytes of text in the targets; bits per byte = summed nats / this / ln 2."""
-    total = 0
-    for document in documents:
-        if len(document) < 2:
-            continue
-        counts = document.byte_counts
-        total += len(document) - 1 if counts is None else int(counts[1:].sum())
-    return total
+    return sum(document.slice(1, len(document)).num_bytes for document in documents)
 
 
 def label_classes(documents: Sequence[Document]) -> dict[str, int]:

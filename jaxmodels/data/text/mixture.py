@@ -7,20 +7,15 @@ state is reset at each.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmodels.data.loading import grain_dataset
+from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.data.random import random_words
-from jaxmodels.data.text.batching import Labeller, Ring
+from jaxmodels.data.text.batching import Ring
 from jaxmodels.data.text.documents import Document
 from jaxmodels.errors import UserError
-
-if TYPE_CHECKING:
-    import grain
 
 # Ends of the phases of the identity curriculum as fractions of a run: mechanics, reflection,
 # explicit identity, worldview.
@@ -28,7 +23,7 @@ IDENTITY_PHASES = (0.2, 0.6, 0.9, 1.0)
 
 
 class Mixture:
-    """A source of batches as in `streams`: element = step."""
+    """A source of batches as in `streams`, for `grain_dataset`."""
 
     def __init__(
         self,
@@ -40,7 +35,7 @@ class Mixture:
         batch_size: int,
         seq_len: int,
         seed: int,
-        labels: Labeller | None = None,
+        labels: RelationLabeller | None = None,
     ):
         """Take weights, one per source and phase, and the step at which each phase ends."""
         self.shares = phase_shares(sources.keys(), weights, len(ends))
@@ -53,9 +48,6 @@ class Mixture:
         self.sizes, self.first = sizes, np.cumsum(sizes) - sizes
         self.ends, self.rows, self.batch_size = np.asarray(ends), rows, batch_size
         self.seq_len, self.seed = seq_len, seed
-
-    def __len__(self) -> int:
-        return sys.maxsize
 
     def phase(self, step: int) -> int:
         """Return the index of the phase of a step; after the last end, the last."""
@@ -71,8 +63,8 @@ class Mixture:
     def _words(self, step: int) -> np.ndarray:
         return random_words(self.seed, step, 2 * self.batch_size).reshape(2, -1)
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        step = int(step)
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        """Return the batch of a step."""
         source = self.sources(step)[self.rows]
         size, first = self.sizes[source], self.first[source]
         begin = (self._words(step)[1][self.rows] % size.astype(np.uint64)).astype(np.int64)
@@ -97,8 +89,3 @@ def phase_shares(names, weights: Mapping[str, Sequence[float]], phases: int) -> 
     if (table.sum(1) <= 0).any():
         raise UserError("data.mixture: every phase needs a source with a weight above 0")
     return table / table.sum(1, keepdims=True)
-
-
-def mixture_stream(source: Mixture, prefetch: int = 2) -> grain.IterDataset:
-    """Return the mixture as a Grain dataset; see `grain_dataset`."""
-    return grain_dataset(source, prefetch)

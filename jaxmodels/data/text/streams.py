@@ -23,16 +23,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxmodels.cli import did_you_mean
+from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.data.loading import grain_dataset, rows_of_host
-from jaxmodels.data.text.batching import (
-    Evaluation,
-    GrowingTracks,
-    Labeller,
-    Packed,
-    Ring,
-    Tracks,
-    Windows,
-)
+from jaxmodels.data.text.batching import Ring, evaluation, packed, tracks, windows
 from jaxmodels.data.text.documents import Document
 from jaxmodels.errors import UserError
 
@@ -51,7 +44,7 @@ def make_stream(
     mode: str = "tracks",
     host_index: int = 0,
     host_count: int = 1,
-    labels: Labeller | None = None,
+    labels: RelationLabeller | None = None,
     carry_state: bool = True,
     lengths: Sequence[tuple[int, int]] = (),
     prefetch: int = 2,
@@ -97,12 +90,12 @@ def make_stream(
     rows = _rows(batch_size, seq_len, host_index, host_count)
     if lengths and mode != "tracks":
         raise UserError(f"data.mode: growing segments need mode 'tracks', got {mode!r}")
-    if lengths:
-        source = GrowingTracks(ring, rows, batch_size, lengths, seed, carry_state)
-    elif mode == "tracks":
-        source = Tracks(ring, rows, batch_size, seq_len, seed, carry_state)
+    if mode == "tracks":
+        lengths = lengths or [(0, seq_len)]
+        source = tracks(ring, rows, batch_size, lengths, seed, carry_state)
     else:
-        source = {"windows": Windows, "packed": Packed}[mode](ring, rows, batch_size, seq_len, seed)
+        make = windows if mode == "windows" else packed
+        source = make(ring, rows, batch_size, seq_len, seed)
     return grain_dataset(source, prefetch)
 
 
@@ -114,7 +107,7 @@ def eval_stream(
     whole_documents: bool = False,
     host_index: int = 0,
     host_count: int = 1,
-    labels: Labeller | None = None,
+    labels: RelationLabeller | None = None,
     prefetch: int = 2,
 ) -> grain.IterDataset:
     """Return finite batches in which every token but the first of a document is a target once.
@@ -131,7 +124,8 @@ def eval_stream(
     """
     ring = Ring(documents, labels)
     rows = _rows(batch_size, seq_len, host_index, host_count)
-    return grain_dataset(Evaluation(ring, rows, batch_size, seq_len, whole_documents), prefetch)
+    source, steps = evaluation(ring, rows, batch_size, seq_len, whole_documents)
+    return grain_dataset(source, prefetch, steps)
 
 
 def _rows(batch_size: int, seq_len: int, host_index: int, host_count: int) -> np.ndarray:

@@ -5,7 +5,6 @@ Ids 0-3 are PAD, EOS, UNK and SEP in each.
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.base import as_text
-from jaxmodels.data.tokenizers.special import EOS, PAD, SPECIALS, UNK
+from jaxmodels.data.tokenizers.base import Tokenizer, as_text
+from jaxmodels.data.tokenizers.special import SPECIALS, UNK, until_eos
 from jaxmodels.errors import UserError
 
 SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83
@@ -26,8 +25,42 @@ LATIN_CHARSET = TAB_CHARSET + "".join(
 )
 
 
+class _AnswerTokenizer(Tokenizer):
+    """Pieces of text with ids from 4; the text between them becomes UNK."""
+
+    charset: str
+
+    def _number(self, words: tuple[str, ...] = ()) -> None:
+        if not self.charset or len(set(self.charset)) != len(self.charset):
+            raise UserError("charset: must be non-empty, and its characters distinct")
+        texts = (*self.charset, *words)
+        object.__setattr__(self, "_texts", texts)
+        object.__setattr__(self, "_ids", {text: len(SPECIALS) + i for i, text in enumerate(texts)})
+
+    def _pieces(self, text: str) -> Iterable[str]:
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of ids."""
+        return len(SPECIALS) + len(self._texts)
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Return ids (length,) int32."""
+        return np.array([self._ids.get(p, UNK) for p in self._pieces(as_text(text))], np.int32)
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """Return the UTF-8 bytes of each token, (length,) int32."""
+        return np.array([len(p.encode()) for p in self._pieces(as_text(text))], np.int32)
+
+    def decode(self, tokens) -> str:
+        """Return the text up to the first EOS; special and unknown ids are skipped."""
+        ids = [i - len(SPECIALS) for i in until_eos(tokens)]
+        return "".join(self._texts[i] for i in ids if 0 <= i < len(self._texts))
+
+
 @dataclass(frozen=True)
-class AnswerCharTokenizer:
+class AnswerCharTokenizer(_AnswerTokenizer):
     """A tokenizer with one token per character of a fixed set; other characters become UNK.
 
     Attributes:
@@ -38,43 +71,14 @@ class AnswerCharTokenizer:
     name: str = "answer_char"
 
     def __post_init__(self):
-        if not self.charset or len(set(self.charset)) != len(self.charset):
-            raise UserError("charset: must be non-empty, and its characters distinct")
-        ids = {character: len(SPECIALS) + i for i, character in enumerate(self.charset)}
-        object.__setattr__(self, "_ids", ids)
-
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of ids."""
-        return len(SPECIALS) + len(self.charset)
-
-    def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
-        """Return ids (length,) int32."""
-        ids = [self._ids.get(character, UNK) for character in as_text(text)]
-        return np.array(ids + [EOS] * add_eos, np.int32)
-
-    def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """Return the UTF-8 bytes of each token, (length,) int32."""
-        return np.array([len(character.encode()) for character in as_text(text)], np.int32)
-
-    def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids are skipped."""
-        return "".join(
-            self.charset[token - len(SPECIALS)]
-            for token in _until_eos(tokens)
-            if len(SPECIALS) <= token < self.vocab_size
-        )
-
-    def to_json(self) -> str:
-        """Return `{"kind": "answer_char", "charset": "..."}`."""
-        return json.dumps({"kind": self.name, "charset": self.charset}, ensure_ascii=False)
+        self._number()
 
 
 _PIECE = re.compile(r" ?\w+|[\s\S]")
 
 
 @dataclass(frozen=True)
-class HybridTokenizer:
+class HybridTokenizer(_AnswerTokenizer):
     """A tokenizer of frequent words, and characters for the rest; lossless within its charset.
 
     A word includes the space before it: " word" and "word" are two tokens.
@@ -89,56 +93,17 @@ class HybridTokenizer:
     name: str = "hybrid"
 
     def __post_init__(self):
+        object.__setattr__(self, "words", tuple(self.words))
         if len(set(self.words)) != len(self.words) or any(len(word) < 2 for word in self.words):
             raise UserError("words: must be distinct, with two characters or more")
-        object.__setattr__(self, "_chars", AnswerCharTokenizer(self.charset))
-        first = self._chars.vocab_size
-        object.__setattr__(self, "_ids", {word: first + i for i, word in enumerate(self.words)})
+        self._number(self.words)
 
     @classmethod
-    def fit(
-        cls, texts: Iterable[str], *, max_words: int = 900, charset: str = LATIN_CHARSET
-    ) -> HybridTokenizer:
+    def fit(cls, texts: Iterable[str], *, max_words: int) -> HybridTokenizer:
         """Keep the most frequent words of the training texts, ties in alphabetical order."""
         counts = Counter(p for text in texts for p in _PIECE.findall(as_text(text)) if len(p) > 1)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return cls(tuple(word for word, _ in ranked[:max_words]), charset)
+        return cls(tuple(word for word, _ in ranked[:max_words]))
 
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of ids."""
-        return self._chars.vocab_size + len(self.words)
-
-    def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
-        """Return ids (length,) int32."""
-        ids = [token for piece in _PIECE.findall(as_text(text)) for token in self._encoded(piece)]
-        return np.array(ids + [EOS] * add_eos, np.int32)
-
-    def byte_counts(self, text: str | bytes) -> np.ndarray:
-        """Return the UTF-8 bytes of each token, (length,) int32."""
-        pieces = _PIECE.findall(as_text(text))
-        parts = (part for p in pieces for part in ([p] if p in self._ids else p))
-        return np.array([len(part.encode()) for part in parts], np.int32)
-
-    def _encoded(self, piece):
-        return [self._ids[piece]] if piece in self._ids else self._chars.encode(piece).tolist()
-
-    def decode(self, tokens) -> str:
-        """Return the text up to the first EOS; special and unknown ids are skipped."""
-        first, parts = self._chars.vocab_size, []
-        for token in _until_eos(tokens):
-            if first <= token < self.vocab_size:
-                parts.append(self.words[token - first])
-            elif token < first:
-                parts.append(self._chars.decode([token]))
-        return "".join(parts)
-
-    def to_json(self) -> str:
-        """Return `{"kind": "hybrid", "words": [...], "charset": "..."}`."""
-        fields = {"kind": self.name, "words": list(self.words), "charset": self.charset}
-        return json.dumps(fields, ensure_ascii=False)
-
-
-def _until_eos(tokens) -> list[int]:
-    ids = [int(token) for token in np.asarray(tokens).ravel()]
-    return [token for token in ids[: ids.index(EOS) if EOS in ids else None] if token != PAD]
+    def _pieces(self, text: str) -> list[str]:
+        return [x for p in _PIECE.findall(text) for x in ([p] if p in self._ids else p)]

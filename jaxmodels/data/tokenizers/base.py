@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from typing import Protocol
 
 import numpy as np
 
 
 class Tokenizer(Protocol):
-    """The interface that the data path needs; ids are in 0..vocab_size - 1."""
+    """The interface that the data path needs, of a dataclass; ids are in 0..vocab_size - 1."""
 
     name: str
     vocab_size: int
@@ -26,8 +28,14 @@ class Tokenizer(Protocol):
         ...
 
     def to_json(self) -> str:
-        """Return a JSON description that `tokenizer_from_json` reads back."""
-        ...
+        """Return `{"kind": name, fields ...}`, which `tokenizer_from_json` reads back."""
+        values = {name: getattr(self, name) for name in self.described()}
+        return json.dumps({"kind": self.name, **values}, ensure_ascii=False)
+
+    @classmethod
+    def described(cls) -> list[str]:
+        """Return the names of the fields in the description."""
+        return [f.name for f in dataclasses.fields(cls) if f.name not in ("name", "vocab_size")]
 
 
 def as_text(text: str | bytes) -> str:

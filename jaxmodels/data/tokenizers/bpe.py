@@ -6,20 +6,19 @@ Lossless for any text. Ids 0-3 are PAD, EOS, UNK and SEP, as in `answers.py`.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.base import as_text
-from jaxmodels.data.tokenizers.special import EOS, SPECIALS
+from jaxmodels.data.tokenizers.base import Tokenizer, as_text
+from jaxmodels.data.tokenizers.special import SPECIALS, until_eos
 from jaxmodels.errors import UserError
 from jaxmodels.extras import import_extra
 
 
 @dataclass(frozen=True)
-class BPETokenizer:
+class BPETokenizer(Tokenizer):
     """A byte-level BPE tokenizer.
 
     Attributes:
@@ -59,10 +58,10 @@ class BPETokenizer:
         """Return the number of ids."""
         return _built(self.model).get_vocab_size()
 
-    def encode(self, text: str | bytes, add_eos: bool = False) -> np.ndarray:
+    def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (length,) int32; a text that spells "<eos>" gives no special id."""
         ids = _built(self.model).encode(as_text(text), add_special_tokens=False).ids
-        return np.array(ids + [EOS] * add_eos, np.int32)
+        return np.array(ids, np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """Return the UTF-8 bytes of each token, (length,) int32."""
@@ -71,14 +70,8 @@ class BPETokenizer:
 
     def decode(self, tokens) -> str:
         """Return the text up to the first EOS; special and unknown ids are skipped."""
-        ids = [int(token) for token in np.asarray(tokens).ravel()]
-        ids = ids[: ids.index(EOS)] if EOS in ids else ids
-        ids = [i for i in ids if len(SPECIALS) <= i < self.vocab_size]
+        ids = [i for i in until_eos(tokens) if len(SPECIALS) <= i < self.vocab_size]
         return _built(self.model).decode(ids, skip_special_tokens=False)
-
-    def to_json(self) -> str:
-        """Return `{"kind": "bpe", "model": "..."}`."""
-        return json.dumps({"kind": self.name, "model": self.model}, ensure_ascii=False)
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -11,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.base import as_text
+from jaxmodels.data.tokenizers.base import Tokenizer, as_text
 from jaxmodels.errors import UserError
 
 
 @dataclass(frozen=True)
-class ByteTokenizer:
+class ByteTokenizer(Tokenizer):
     """A tokenizer with the 256 bytes of UTF-8 as tokens.
 
     `decode_bytes(encode(x)) == x` for any bytes.
@@ -45,39 +43,13 @@ class ByteTokenizer:
         """Return the text; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
-    def streaming_decoder(self) -> StreamingDecoder:
-        """Return a decoder for output that arrives a few tokens at a time."""
-        return StreamingDecoder()
-
-    def to_json(self) -> str:
-        """Return `{"kind": "byte"}`."""
-        return json.dumps({"kind": "byte"})
-
-
-class StreamingDecoder:
-    """An incremental UTF-8 decoder that holds back unfinished characters.
-
-    Everything returned, `finish()` included, concatenates to `ByteTokenizer.decode` of all tokens.
-    """
-
-    def __init__(self):
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, tokens) -> str:
-        """Return the text completed by these tokens (an int or a sequence of ints); may be ''."""
-        return self._decoder.decode(bytes(np.atleast_1d(np.asarray(tokens, np.uint8))))
-
-    def finish(self) -> str:
-        """Return U+FFFD if a character is unfinished, else ''."""
-        return self._decoder.decode(b"", final=True)
-
 
 # A word is a run of letters, digits and underscores, or any other visible character.
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """A tokenizer of words split at white space and punctuation; unknown words become `<unk>`.
 
     Lossy: spacing is dropped and `<unk>` stands for many words. Hence its bits per byte are *not*
@@ -94,6 +66,7 @@ class WordTokenizer:
     UNK = 1
 
     def __post_init__(self):
+        object.__setattr__(self, "words", tuple(self.words))
         if self.words[:2] != ("<pad>", "<unk>") or len(set(self.words)) != len(self.words):
             raise ValueError("words must be distinct and begin with '<pad>', '<unk>'")
         ids = {word: i for i, word in enumerate(self.words)}
@@ -148,7 +121,3 @@ class WordTokenizer:
     def decode(self, tokens) -> str:
         """Return the words joined by spaces."""
         return " ".join(self.words[int(i)] for i in np.asarray(tokens).ravel())
-
-    def to_json(self) -> str:
-        """Return `{"kind": "word", "words": [...]}`."""
-        return json.dumps({"kind": "word", "words": list(self.words)}, ensure_ascii=False)

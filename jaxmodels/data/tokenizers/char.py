@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxmodels.data.tokenizers.base import as_text
+from jaxmodels.data.tokenizers.base import Tokenizer, as_text
 
 CONTROL = ("pad", "unk", "bos", "eos", "system", "user", "assistant", "endofturn")
 RESERVED = 32  # ids below it are control tokens, named or not yet
@@ -18,7 +17,7 @@ _CONTROL_TEXT = re.compile(r"<\|(" + "|".join(CONTROL) + r")\|>")
 
 
 @dataclass(frozen=True)
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """A tokenizer with one token per character of the training text; ids 0-31 are reserved.
 
     Control tokens are written like `<|user|>` in text. Characters that the training text lacks
@@ -34,9 +33,10 @@ class CharTokenizer:
     def __post_init__(self):
         if len(set(self.characters)) != len(self.characters):
             raise ValueError("characters must be distinct")
-        ids = {character: RESERVED + i for i, character in enumerate(self.characters)}
-        ids |= {f"<|{name}|>": i for i, name in enumerate(CONTROL)}
-        object.__setattr__(self, "_ids", ids)
+        control = [*CONTROL, *range(len(CONTROL), RESERVED)]
+        texts = [*(f"<|{name}|>" for name in control), *self.characters]
+        object.__setattr__(self, "_texts", texts)
+        object.__setattr__(self, "_ids", {text: i for i, text in enumerate(texts)})
 
     @classmethod
     def fit(cls, texts: Iterable[str | bytes]) -> CharTokenizer:
@@ -49,7 +49,7 @@ class CharTokenizer:
     @property
     def vocab_size(self) -> int:
         """Return the number of ids."""
-        return RESERVED + len(self.characters)
+        return len(self._texts)
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (length,) int32."""
@@ -61,16 +61,7 @@ class CharTokenizer:
 
     def decode(self, tokens) -> str:
         """Return the text; unnamed reserved ids decode to e.g. `<|5|>`."""
-        return "".join(self._text_of(int(token)) for token in np.asarray(tokens).ravel())
-
-    def _text_of(self, token):
-        if token >= RESERVED:
-            return self.characters[token - RESERVED]
-        return f"<|{CONTROL[token] if token < len(CONTROL) else token}|>"
-
-    def to_json(self) -> str:
-        """Return `{"kind": "char", "characters": "..."}`."""
-        return json.dumps({"kind": "char", "characters": self.characters}, ensure_ascii=False)
+        return "".join(self._texts[token] for token in np.asarray(tokens).ravel())
 
 
 def _pieces(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from jaxmodels.cli import did_you_mean
+from jaxmodels.cli import choose_from, did_you_mean
 from jaxmodels.data.tokenizers.answers import (
     LATIN_CHARSET,
     SEED_CHARSET,
@@ -21,6 +21,18 @@ from jaxmodels.errors import UserError
 
 CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
 TEXT_TOKENIZERS = (*CHARSETS, "hybrid", "bpe")
+KINDS = {
+    tokenizer.name: tokenizer
+    for tokenizer in (
+        ByteTokenizer,
+        CharTokenizer,
+        WordTokenizer,
+        AnswerCharTokenizer,
+        HybridTokenizer,
+        BPETokenizer,
+        GridTokenizer,
+    )
+}
 
 
 def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer:
@@ -46,27 +58,12 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` described; raise UserError for anything else."""
     try:
         fields = json.loads(text)
-        match kind := fields["kind"]:
-            case "byte":
-                return ByteTokenizer()
-            case "word":
-                return WordTokenizer(tuple(fields["words"]))
-            case "char":
-                return CharTokenizer(fields["characters"])
-            case "answer_char":
-                return AnswerCharTokenizer(fields["charset"])
-            case "hybrid":
-                return HybridTokenizer(tuple(fields["words"]), fields["charset"])
-            case "bpe":
-                return BPETokenizer(fields["model"])
-            case "grid":
-                return GridTokenizer(fields["symbols"])
+        kind = fields["kind"]
+        if kind in KINDS:
+            return KINDS[kind](**{name: fields[name] for name in KINDS[kind].described()})
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"
         ) from error
-    raise UserError(
-        f"unknown tokenizer kind {kind!r}: expected 'byte', 'char', 'word', "
-        "'answer_char', 'hybrid', 'bpe' or 'grid'"
-    )
+    raise UserError(f"unknown tokenizer kind {kind!r}{choose_from(KINDS)}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.base import Tokenizer, as_text
 from jaxmodels.errors import UserError
 
 SUDOKU9 = ".123456789"  # vocabulary of 11: an open cell is 1, digits are 2 to 10
@@ -16,7 +16,7 @@ NO_CELL = "_"  # fills rows of smaller grids; cells that have it in the answer h
 
 
 @dataclass(frozen=True)
-class GridTokenizer:
+class GridTokenizer(Tokenizer):
     """A tokenizer of grids.
 
     Attributes:
@@ -41,7 +41,7 @@ class GridTokenizer:
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (cells,) int32; raise UserError for an unknown symbol."""
-        text = text.decode() if isinstance(text, bytes) else text
+        text = as_text(text)
         every = NO_CELL + self.symbols
         ids = np.array([every.find(symbol) for symbol in text], np.int32)
         if (ids < 0).any():
@@ -58,7 +58,3 @@ class GridTokenizer:
         every = NO_CELL + self.symbols
         ids = np.asarray(tokens).ravel()
         return "".join(every[i] if 0 <= i < len(every) else "?" for i in ids)
-
-    def to_json(self) -> str:
-        """Return `{"kind": "grid", "symbols": "..."}`."""
-        return json.dumps({"kind": self.name, "symbols": self.symbols})

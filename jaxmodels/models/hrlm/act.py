@@ -4,9 +4,12 @@ As in HRM (arXiv 2506.21734), a training step is one ACT step for every row; a r
 halted takes a new sample. `model` is a `models.hrlm.model.HRLM` throughout.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.cells.base import where_reset
 from jaxmodels.models.contract import Term, num_targets
 from jaxmodels.ops import losses
 
@@ -88,12 +91,8 @@ def run(model, state, batch, key=None, progress=None):
         return state, _answer(model, out.logits, batch["targets"], weights)[0]
 
     new, c = state.halted > 0, model.config
-    fresh = model.initial_carry(*batch["inputs"].shape)
-
-    def select(started, continued):
-        return jnp.where(new.reshape((-1,) + (1,) * (started.ndim - 1)), started, continued)
-
-    thoughts = jax.tree.map(select, fresh, state.thoughts)
+    select = functools.partial(where_reset, new)
+    thoughts = select(model.initial_carry(*batch["inputs"].shape), state.thoughts)
     inputs = select(batch["inputs"], state.inputs)
     targets = select(batch["targets"], state.targets)
     weights = select(weights, state.weights)
@@ -200,11 +199,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
         thoughts, kept, done, steps, count = carry
         thoughts, out = model(thoughts, tokens, None, identifiers)
         count = count + 1
-
-        def unless_done(now, before):
-            return jnp.where(done.reshape((-1,) + (1,) * (now.ndim - 1)), before, now)
-
-        kept = jax.tree.map(unless_done, out, kept)
+        kept = where_reset(done, kept, out)
         steps = jnp.where(done, steps, count.astype(jnp.float32))
         if adaptive:
             done = done | should_halt(c, out)

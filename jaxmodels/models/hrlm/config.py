@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from jaxmodels.cells.base import one_of, positive
+from jaxmodels.cells.base import not_negative, one_of, positive
 from jaxmodels.cells.hrm import HRMConfig
 from jaxmodels.data.pairs.layout import MODES
 from jaxmodels.data.tokenizers.special import EOS
@@ -74,13 +74,10 @@ class HRLMConfig(HRMConfig):
         one_of(self, "loss", ("softmax", "stablemax"))
         one_of(self, "eval_halt", ("max", "adaptive"))
         one_of(self, "loss_mean", ("sequence", "token"))
-        if not 0.0 <= self.halt_exploration <= 1.0:
-            raise UserError(f"halt_exploration must lie in [0, 1], got {self.halt_exploration!r}")
-        if not 0.0 <= self.bp_warmup <= 1.0:
-            raise UserError(f"bp_warmup must lie in [0, 1], got {self.bp_warmup!r}")
-        for name in ("registers", "puzzle_ids"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("halt_exploration", "bp_warmup"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
+        not_negative(self, "registers", "puzzle_ids")
         if self.mask_pad and self.mode == "nar":
             raise UserError("mask_pad: must be False in mode nar, whose blanks are PAD")
         if self.mode == "prefix_ar" and (self.halt_max_steps > 1 or self.front):
@@ -155,22 +152,17 @@ PRESETS = {
     "v1": _SEED
     | {"vocab_size": 1000, "seq_len": 1024, "width": 768, "high_layers": 6, "low_layers": 6}
     | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 32},
-    "hrm_sudoku": _SEED
-    | {"mode": "grid", "vocab_size": 11, "seq_len": 81, "width": 512, "high_layers": 4}
-    | {"low_layers": 4, "halt_max_steps": 16, "loss": "stablemax", "puzzle_ids": 1},
-    "trm_sudoku": {"mode": "grid", "vocab_size": 11, "seq_len": 81, "width": 512, "shared": True}
-    | {"high_layers": 2, "low_layers": 2, "high_cycles": 3, "low_cycles": 6, "grad_calls": 7}
-    | {"halt_max_steps": 16, "q_continue": False, "loss": "stablemax", "registers": 0}
-    | {"puzzle_ids": 1},
     "as_written": _SEED
     | {"mode": "as_written", "vocab_size": 100, "width": 512, "high_layers": 4, "low_layers": 4}
     | {"halt_max_steps": 16},
     "prefix_ar": _TEXT,
 }
+_TRM = {"shared": True, "high_layers": 2, "low_layers": 2, "high_cycles": 3, "low_cycles": 6}
+_TRM |= {"grad_calls": 7, "q_continue": False}
 _MAZE = {"vocab_size": 6, "seq_len": 900}
 GRID_PRESETS = {
-    "hrm_sudoku": PRESETS["hrm_sudoku"],
-    "trm_sudoku": PRESETS["trm_sudoku"],
-    "hrm_maze": PRESETS["hrm_sudoku"] | _MAZE,
-    "trm_maze": PRESETS["trm_sudoku"] | _MAZE | {"low_cycles": 4, "grad_calls": 5},
+    "hrm_sudoku": {},  # the defaults
+    "trm_sudoku": _TRM,
+    "hrm_maze": _MAZE,
+    "trm_maze": _TRM | _MAZE | {"low_cycles": 4, "grad_calls": 5},
 }

@@ -70,20 +70,16 @@ class HRLM(nnx.Module):
 
     draws_by_row = True
     main_term = "answer"
+    solve = act.solve
 
     def __init__(self, config: HRLMConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         small = truncated_normal(c.width**-0.5)
         self.embed = Embedding(c.vocab_size, c.width, init=small, rngs=rngs)
-        drawn = (
-            truncated_normal(1.0)(rngs.params(), (c.registers, c.width), jnp.float32)
-            if c.registers
-            else None
-        )
+        normal, shape = truncated_normal(1.0), (c.registers, c.width)
         # Assigned once: an attribute that was None stays static for Flax.
-        self.register = None if drawn is None else nnx.Param(drawn)
-        vectors = jnp.zeros((c.puzzle_ids, c.width)) if c.puzzle_ids else None
-        self.puzzle = None if vectors is None else nnx.Param(vectors)
+        self.register = nnx.Param(normal(rngs.params(), shape, jnp.float32)) if shape[0] else None
+        self.puzzle = nnx.Param(jnp.zeros((c.puzzle_ids, c.width))) if c.puzzle_ids else None
         if c.recurrent:
             self.core = HRM(c, rngs=rngs)
         else:
@@ -179,12 +175,6 @@ class HRLM(nnx.Module):
         read = thoughts.high
         logits = self.head(read[:, c.front :], c.dtype)
         return thoughts, HRLMOutput(logits, *self._q(read, tokens))
-
-    def solve(self, tokens, *, adaptive=False, max_steps=None, identifiers=None):
-        """Run ACT steps until every row has halted; see `act.solve`."""
-        return act.solve(
-            self, tokens, adaptive=adaptive, max_steps=max_steps, identifiers=identifiers
-        )
 
     def parameter_label(self, name: str) -> str:
         """Return "component/role" of a parameter; puzzle vectors have the role "sign"."""

@@ -71,7 +71,7 @@ def test_labels_and_inputs_of_a_row(simple):
     inputs, labels = (np.load(simple / "test" / f"{f}.npy") for f in ("inputs", "labels"))
     question, answer = next(
         (q, a)
-        for q, a in {(p.question, p.answer) for p in TASKS["seed_translation"].all_pairs()}
+        for q, a in {(p.question, p.answer) for p in TASKS["seed_translation"]()}
         if (inputs[0, : len(q)] == t.encode(q)).all() and inputs[0, len(q)] == 3
     )
     first = len(question) + 1
@@ -159,7 +159,7 @@ def test_all_answers_of_a_question_are_on_one_side(tmp_path):
 
 def test_questions_shared_by_a_file_and_a_task_are_not_tested(tmp_path):
     """Test questions exclude all questions in training."""
-    pairs = TASKS["seed_translation"].all_pairs()
+    pairs = TASKS["seed_translation"]()
     lines = {f"{p.question}\t{p.answer}\n" for p in pairs} | {f"new {i}\tx\n" for i in range(20)}
     (tmp_path / "a.tsv").write_text("".join(sorted(lines)), encoding="utf-8")
     emptied = 0

@@ -9,9 +9,9 @@ from jaxmodels.data import (
     load_corpus,
     make_metacognition,
     make_stream,
-    mixture_stream,
     split_tails,
 )
+from jaxmodels.data.loading import grain_dataset
 from jaxmodels.data.readers.metacognition import KINDS
 from jaxmodels.data.text.mixture import phase_shares
 from jaxmodels.errors import UserError
@@ -42,7 +42,7 @@ def mixture(rows=range(64), batch_size=64, ends=(20, 60, 90, 100), **weights):
 def test_shares_follow_the_phases():
     source = mixture()
     for begin, end, share in ((0, 20, 0.1), (20, 60, 0.5), (60, 90, 1.0), (90, 100, 0.75)):
-        high = np.mean([source[step]["inputs"][:, 0] >= 100 for step in range(begin, end)])
+        high = np.mean([source(step)["inputs"][:, 0] >= 100 for step in range(begin, end)])
         tolerance = 4 * np.sqrt(share * (1 - share) / (64 * (end - begin)))  # four sigma
         assert abs(high - share) <= tolerance, (begin, high)
     assert [source.phase(step) for step in (0, 19, 20, 59, 60, 89, 90, 99, 100, 10**6)] == [
@@ -51,7 +51,7 @@ def test_shares_follow_the_phases():
 
 
 def test_a_row_is_a_window_of_one_source():
-    batch = mixture()[70]
+    batch = mixture()(70)
     source = batch["inputs"] >= 100
     assert (source == source[:, :1]).all()
     targets = batch["weights"] > 0
@@ -62,14 +62,14 @@ def test_a_row_is_a_window_of_one_source():
 
 
 def test_batches_are_a_function_of_seed_and_step():
-    iterator = iter(mixture_stream(mixture(), prefetch=0))
+    iterator = iter(grain_dataset(mixture(), prefetch=0))
     for _ in range(3):
         batch = next(iterator)
     assert iterator.get_state()["next_index"] == 3
-    np.testing.assert_array_equal(batch["inputs"], mixture()[2]["inputs"])
-    half = mixture(rows=range(32, 64))[2]
+    np.testing.assert_array_equal(batch["inputs"], mixture()(2)["inputs"])
+    half = mixture(rows=range(32, 64))(2)
     np.testing.assert_array_equal(half["inputs"], batch["inputs"][32:])
-    assert not np.array_equal(mixture()[3]["inputs"], batch["inputs"])
+    assert not np.array_equal(mixture()(3)["inputs"], batch["inputs"])
 
 
 def test_sources_of_weight_0_are_never_drawn():

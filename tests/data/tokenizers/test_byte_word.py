@@ -36,25 +36,6 @@ def test_byte_vocabulary_is_exactly_256_and_ids_are_checked():
         BYTES.decode([256])
 
 
-@given(st.binary(max_size=60), st.lists(st.integers(1, 5), max_size=30))
-@settings(deadline=None)
-def test_streaming_decoder_equals_decoding_at_once(data, sizes):
-    decoder, out, rest = BYTES.streaming_decoder(), "", data
-    for size in sizes:
-        out += decoder.push(np.frombuffer(rest[:size], np.uint8))
-        rest = rest[size:]
-    out += decoder.push(np.frombuffer(rest, np.uint8)) + decoder.finish()
-    assert out == BYTES.decode(np.frombuffer(data, np.uint8))
-
-
-def test_streaming_decoder_holds_back_an_unfinished_character():
-    decoder = BYTES.streaming_decoder()
-    first, second = "é".encode()
-    assert decoder.push(first) == ""
-    assert decoder.push(second) == "é"
-    assert decoder.push(first) == "" and decoder.finish() == "\ufffd"
-
-
 def test_words_are_ranked_by_frequency_then_alphabet():
     words = WordTokenizer.fit(["b a b, c", "a b d"], max_tokens=5)
     assert words.words == ("<pad>", "<unk>", "b", "a", ",")

@@ -29,16 +29,6 @@ def batches(count, **fields):
     return [next(stream) for _ in range(count)]
 
 
-def test_single_length_equals_plain_tracks():
-    for carry_state in (True, False):
-        plain = batches(40, seq_len=8, carry_state=carry_state)
-        grown = batches(40, seq_len=1, lengths=[(0, 8)], carry_state=carry_state)
-        for a, b in zip(plain, grown, strict=True):
-            assert a.keys() == b.keys()
-            for name in a:
-                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
 def test_tracks_continue_across_lengths():
     """The tokens end to end are those of one-token segments, whatever the segments are."""
     lengths = [(0, 2), (5, 3), (9, 8), (14, 4)]
