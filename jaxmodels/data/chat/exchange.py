@@ -89,8 +89,17 @@ class ChatRows(NamedTuple):
     kept: np.ndarray
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return a batch: copies of the rows at the indices (rows,)."""
-        return {name: getattr(self, name)[chosen] for name in self._fields if name != "kept"}
+        """Return a batch of copies of the rows at these indices; -1 is padding, without targets.
+
+        `reset`, bool (rows, seq_len), starts every row from the initial state.
+        """
+        batch = {name: getattr(self, name)[chosen] for name in self._fields if name != "kept"}
+        padding = chosen < 0
+        batch["weights"][padding] = 0.0
+        batch["intent"][padding] = batch["answerable"][padding] = -1
+        batch["reset"] = np.zeros(batch["inputs"].shape, bool)
+        batch["reset"][:, 0] = True
+        return batch
 
 
 def one_line(text: str) -> str:

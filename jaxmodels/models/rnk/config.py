@@ -7,10 +7,10 @@ a larger vocabulary. With another `vocab_size` they are its last three ids.
 import dataclasses
 
 from jaxmodels.cells.base import not_negative, one_of, positive
+from jaxmodels.data.chat.labels import INTENTS
 from jaxmodels.errors import UserError
 from jaxmodels.models.mamba import MambaConfig
 
-INTENTS = ("greeting", "question", "fact", "refusal", "opinion", "identity", "math")
 CHUNKINGS = ("fixed", "space", "learned")
 PLANNERS = ("rnk", "hrm", "trm", "none")
 
