@@ -56,6 +56,11 @@ def test_no_held_out_prompt_is_a_prompt_of_training():
     assert dropped > 0 and len(set(answers)) == len(answers) == 80 - dropped
 
 
+def test_equal_prompts_of_single_exchanges_stay_together():
+    short = [c for c in talks() if len(c.turns) == 2]
+    assert "left out of valid and test: 0 " in split_conversations(short, "x", **FRACTIONS).split
+
+
 def test_conversations_stay_whole_and_the_seed_decides():
     def train(seed):
         corpus = split_conversations(talks(), "x", **FRACTIONS | {"seed": seed})
