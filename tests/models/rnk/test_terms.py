@@ -10,7 +10,7 @@ from jaxmodels.data.chat.exchange import Exchange, lay_out
 from jaxmodels.models.contract import loss_weights, target_counts
 from jaxmodels.models.rnk.chunking import Ends
 from jaxmodels.models.rnk.config import INTENTS
-from jaxmodels.models.rnk.terms import RNKOutput, response_of, stop_targets
+from jaxmodels.models.rnk.terms import RNKOutput, response_of, stop_targets, terms_of
 from jaxmodels.testing.lab import quick_jit
 from jaxmodels.tree import flatten
 from tests.models.rnk.small import CHUNKINGS, small_config, small_model
@@ -71,14 +71,8 @@ def output(**fields):
 
 
 def term(config, name):
-    (found,) = (t for t in small_model_terms(config) if t.name == name)
+    (found,) = (t for t in terms_of(config) if t.name == name)
     return found
-
-
-def small_model_terms(config):
-    from jaxmodels.models.rnk.terms import terms_of
-
-    return terms_of(config)
 
 
 def test_stop_and_answerable_are_cross_entropies():
@@ -87,13 +81,13 @@ def test_stop_and_answerable_are_cross_entropies():
     logits = rng.normal(size=(2, 6)).astype(np.float32)
     targets = np.zeros((2, 6), np.int32)
     targets[0, 3] = config.end
-    batch = {"targets": targets, "weights": np.eye(2, 6, dtype=np.float32) * 0 + 1.0}
+    batch = {"targets": targets, "weights": np.ones((2, 6), np.float32)}
     labels = np.array([[1.0] * 4 + [0.0] * 2, [0.0] * 6])
     p = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
     want = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum()
     got = term(config, "stop").sum(output(stop=jnp.asarray(logits)), batch)
     np.testing.assert_allclose(got, want, rtol=1e-5)
-    batch["answerable"] = np.array([1, 0])
+    batch["answerable"] = np.array([1, 0], np.int32)
     got = term(config, "answerable").sum(output(answerable=jnp.array([0.3, -1.2])), batch)
     want = np.log1p(np.exp(-0.3)) + np.log1p(np.exp(-1.2))
     np.testing.assert_allclose(got, want, rtol=1e-5)
