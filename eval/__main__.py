@@ -17,6 +17,7 @@ import sys
 from jaxmodels import cli
 
 SPLITS = ("valid", "test")
+MAX_PAIRS = 1000
 
 
 @cli.command()
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> None:
     add("--batch-size", type=int, default=32, help="rows per batch; default: %(default)s")
     add("--max-bytes", type=int, help="approximate limit for each split; default: no limit")
     add("--whole-documents", action="store_true", help="do not cut documents (slower)")
-    add("--max-pairs", type=int, default=1000, help="questions or exchanges per split; 0 = all")
+    add("--max-pairs", type=int, default=MAX_PAIRS, help="questions or exchanges; 0 = all")
     add("--max-steps", type=int, help="limit of ACT steps; default: as trained")
     options = parser.parse_args(arguments)
 

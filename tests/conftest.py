@@ -9,6 +9,8 @@ subprocesses and the next run (`.pytest_cache/xla`; or JAX_COMPILATION_CACHE_DIR
 from memory after each file: they would pile up to gigabytes.
 """
 
+import contextlib
+import ctypes
 import gc
 import os
 import pathlib
@@ -40,3 +42,6 @@ def drop_compiled_programs():
     yield
     jax.clear_caches()
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        # The trainer tells malloc to keep what is freed (train/devices/malloc.py).
+        ctypes.CDLL(None).malloc_trim(0)

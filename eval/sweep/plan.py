@@ -22,6 +22,7 @@ from jaxmodels.python_file import import_file, returned_by
 from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
 from train.model import resolve_vocab
+from train.tasks.fields import ANSWER_FORMATS
 
 EXAMPLE = "configs/groundthink/matrix.py"
 GROUPS = {
@@ -194,7 +195,7 @@ def make_plan(
                 changes[match] = value
                 config = config_with({match: value})
             parameters = count(config)
-            if spec.get("answers") and tasks.of(config).kind != "answers":
+            if spec.get("answers") and config.data.format not in ANSWER_FORMATS:
                 raise UserError("'answers' needs questions, see data.format")
         except UserError as error:
             raise UserError(f"entry {name!r}: {error}") from error

@@ -25,7 +25,10 @@ EXAMPLE = (pathlib.Path(__file__).parent / "leaky_cell.py").read_text()
 
 
 # A ring that is full within the lengths tried; the usual one of 1024 tokens takes minutes.
-SMALL = {"attention": AttentionConfig(32, window=20, chunk_size=16)}
+SMALL = {
+    "attention": AttentionConfig(32, window=20, chunk_size=16),
+    "unified": UnifiedConfig(32, symbol_slots=6),
+}
 
 
 @pytest.mark.parametrize("name", CHECKED)

@@ -141,7 +141,8 @@ def test_one_step_gradient_covers_last_two_calls():
     )
 
 
-@pytest.mark.parametrize("rule", (pytest.param("last", marks=pytest.mark.slow), "per_module"))
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ("last", "per_module"))
 def test_gradient_calls_may_be_traced(rule):
     """K = 2..5 in one program, as for the warm-up of HRM-Text."""
     shape = {"low_cycles": 3, "grad_calls": 5, "grad_rule": rule, "norm": "pre", "inject": False}

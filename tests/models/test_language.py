@@ -106,7 +106,11 @@ def test_every_parameter_has_gradient_and_remat_keeps_it(case):
     near(quick_jit(jax.grad(loss))(again), plain)
 
 
-@pytest.mark.parametrize("chunk", [6, 19, 32])  # 19 tokens: with a rest, exactly, all in one
+SLOW = pytest.mark.slow
+
+
+# 19 tokens: with a rest, exactly, all in one.
+@pytest.mark.parametrize("chunk", [6, pytest.param(19, marks=SLOW), pytest.param(32, marks=SLOW)])
 def test_remat_chunk_equals_full_sequence(case, chunk):
     """P-23: the same logits, state and gradients with `remat_chunk`."""
     name, model, tokens, reset, call, _, state = case

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxmodels.testing.lab import quick_jit
 from tests.models.test_prernk import VOCAB, make
@@ -42,6 +43,7 @@ def training_curve(dtype, steps=200):
 FALLING, SETTLED = 0.25, 0.02
 
 
+@pytest.mark.slow
 def test_z10_bfloat16_learns_like_float32():
     """Means of 20 steps, over 200: within FALLING throughout, within SETTLED in the last 60."""
     full, half = (training_curve(dtype) for dtype in ("float32", "bfloat16"))

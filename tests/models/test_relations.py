@@ -161,6 +161,7 @@ def pointer_accuracy(gating, steps=400):
     return float((jnp.argmax(logits, -1) == wanted).mean())
 
 
+@pytest.mark.slow
 def test_diagonal_gating_cannot_follow_pointers():
     """P-08, Z-09: as written a slot cannot read another; no training helps."""
     relations, _, _ = pointers(np.random.default_rng(2), 1)

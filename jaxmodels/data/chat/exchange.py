@@ -120,14 +120,18 @@ def prompt_bytes(turns: Sequence[str], chunk_size: int, most: int) -> np.ndarray
     The oldest turns are left out until it has at most `most` bytes; None if the last does not fit.
     """
     for first in range(len(turns)):
-        text = prompt_of(turns[first:]).encode()
-        size = -(-(len(text) + 1) // chunk_size) * chunk_size
-        if size <= most:
-            prompt = np.full(size, PAD, np.int32)
-            prompt[: len(text)] = np.frombuffer(text, np.uint8)
-            prompt[-1] = BEGIN
+        text = np.frombuffer(prompt_of(turns[first:]).encode(), np.uint8)
+        prompt = np.concatenate([text, prompt_end(len(text), chunk_size)])
+        if len(prompt) <= most:
             return prompt
     return None
+
+
+def prompt_end(size: int, chunk_size: int) -> np.ndarray:
+    """Return the padding and BEGIN after `size` bytes of a prompt, int32 (length,)."""
+    end = np.full(-size % chunk_size or chunk_size, PAD, np.int32)
+    end[-1] = BEGIN
+    return end
 
 
 def lay_out(

@@ -171,3 +171,14 @@ def read_bytes(config, chunk: OpenChunk, tokens, features, chance, reset):
     mean = jnp.where(at[..., None] < time, jnp.take_along_axis(means, place, 1), 0.0)
     index = jnp.cumsum(ends.emits.astype(jnp.int32), 1)
     return chunk, ends, Chunks(mean, at.astype(jnp.int32), index)
+
+
+def of_bytes(values, index):
+    """Return values (n,) of the last chunk that ended before each byte, 0 before the first."""
+    return jnp.pad(values, 1)[index]
+
+
+def look_up(table, index):
+    """Look up table (B, m, ...) at index (B, T) -> (B, T, ...)."""
+    flat = table.reshape(*table.shape[:2], -1)
+    return jnp.take_along_axis(flat, index[..., None], 1).reshape(*index.shape, *table.shape[2:])

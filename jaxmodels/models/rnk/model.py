@@ -20,14 +20,16 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.base import where_reset
-from jaxmodels.cells.layers import Embedding, Linear, dot, symmetric_uniform
+from jaxmodels.cells.layers import Embedding, Linear, dot
 from jaxmodels.models.contract import term_sums
 from jaxmodels.models.language import layer_of, stack
 from jaxmodels.models.mamba import MambaLayer
 from jaxmodels.models.rnk.chunking import (
     OpenChunk,
     after,
+    look_up,
     mean_of,
+    of_bytes,
     open_chunk,
     read_byte,
     read_bytes,
@@ -35,10 +37,9 @@ from jaxmodels.models.rnk.chunking import (
 from jaxmodels.models.rnk.config import RNKConfig
 from jaxmodels.models.rnk.decoder import Decoder
 from jaxmodels.models.rnk.planner import MLP, Planner, Refiner
+from jaxmodels.models.rnk.router import Router
 from jaxmodels.models.rnk.terms import Responses, RNKOutput, response_of, terms_of
 from jaxmodels.ops import losses
-from jaxmodels.ops.common.silu import silu
-from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step
 
 MATH_SCALE = 3.0  # weight of the intent's embedding if it is "math", else 1
 
@@ -77,51 +78,6 @@ class Known(NamedTuple):
     plan: jax.Array
     context: jax.Array
     prompted: jax.Array
-
-
-class Router(nnx.Module):
-    """Boundaries between dissimilar bytes, p = (1 - cos(W_q f_t, W_k f_{t-1})) / 2 (H-Net).
-
-    f is a short causal convolution of the embedded bytes. p is 0 for a document's first byte.
-    """
-
-    taps = 4
-
-    def __init__(self, config: RNKConfig, *, rngs: nnx.Rngs):
-        c = self.config = config
-        draw = symmetric_uniform(self.taps**-0.5)
-        self.conv_taps = nnx.Param(draw(rngs.params(), (c.width, self.taps)))
-        self.conv_bias = nnx.Param(jnp.zeros((c.width,)))
-        self.query = Linear(c.width, c.width, bias=False, rngs=rngs)
-        self.key = Linear(c.width, c.width, bias=False, rngs=rngs)
-
-    def initial_state(self, batch_size: int):
-        """Return zeros (B, 4, d): inputs of the convolution, and the last key."""
-        return jnp.zeros((batch_size, self.taps, self.config.width), jnp.float32)
-
-    def step(self, state, x):
-        """Read x (B, d) -> (state, p (B,))."""
-        past, f = short_conv_step(state[:, :-1], x, self.conv_taps[...], self.conv_bias[...])
-        query, key = self._projected(silu(f))
-        chance = self._chance(query, state[:, -1])
-        return jnp.concatenate([past, key[:, None]], 1), chance
-
-    def __call__(self, state, xs, reset):
-        """Read xs (B, T, d), reset bool (B, T) -> (state, p (B, T))."""
-        taps = self.conv_taps[...], self.conv_bias[...]
-        past, f = short_conv_silu(state[:, :-1], xs, *taps, reset)
-        query, key = self._projected(f)
-        before = jnp.concatenate([state[:, -1:], key[:, :-1]], 1)
-        before = jnp.where(reset[..., None], 0.0, before)
-        return jnp.concatenate([past, key[:, -1:]], 1), self._chance(query, before)
-
-    def _projected(self, f):
-        dtype = self.config.dtype
-        return self.query(f, dtype), losses.unit(self.key(f, dtype))
-
-    def _chance(self, query, key):
-        cosine = jnp.sum(losses.unit(query) * key, -1)
-        return jnp.where(jnp.any(key != 0.0, -1), 0.5 * (1.0 - cosine), 0.0)
 
 
 class RNK(nnx.Module):
@@ -251,7 +207,7 @@ class RNK(nnx.Module):
         projected = self.decoder.project(decoded.plan, decoded.context)
         entry = self.decoder.entry(decoded.plan, decoded.context)
         hidden, logits = self.decoder(
-            state.hidden, tokens, _take(projected, read), _take(entry, read), ends, reset
+            state.hidden, tokens, look_up(projected, read), look_up(entry, read), ends, reset
         )
         full = chunks.index[:, -1] > len(m[0])
         logits = jnp.where(full[:, None, None], jnp.nan, logits)
@@ -260,13 +216,13 @@ class RNK(nnx.Module):
         planned = jnp.pad(jnp.ones(m.shape[:2]), [(0, 0), (0, 1)])
         planned = jnp.concatenate([state.planned[:, None], planned], 1)
         raw_plans = jnp.concatenate([state.plan[:, None], plans, jnp.zeros_like(plans[:, :1])], 1)
-        last = jax.tree.map(lambda x: _take(x, end)[:, 0], known)
+        last = jax.tree.map(lambda x: look_up(x, end)[:, 0], known)
         fresh = self.initial_state(len(tokens))
         new = RNKState(
             chunk=chunk,
             mamba=where_reset(since[:, -1], fresh.mamba, mamba),
-            plan=_take(raw_plans, end)[:, 0],
-            planned=_take(planned, end)[:, 0],
+            plan=look_up(raw_plans, end)[:, 0],
+            planned=look_up(planned, end)[:, 0],
             context=last.context,
             prompted=last.prompted,
             hidden=hidden,
@@ -275,7 +231,7 @@ class RNK(nnx.Module):
         answers = real & (prompted > 0) & ~prompt & (begun_at[:, 1:] == begun[:, -1:])
         out = RNKOutput(
             logits=logits,
-            stop=_take(self.stop(known.plan, c.dtype), read)[..., 0],
+            stop=look_up(self.stop(known.plan, c.dtype), read)[..., 0],
             ends=ends,
             chance=chance,
             chunks=Responses(chunks.mean, plans, answers, gates, index),
@@ -411,13 +367,13 @@ class RNK(nnx.Module):
         _, out = self(state, tokens)
         norms = jnp.linalg.norm(out.chunks.plan[0], axis=-1)
         traced = {
-            "plan_norms": _of_bytes(norms, out.chunks.index[0]),
+            "plan_norms": of_bytes(norms, out.chunks.index[0]),
             "stop": jax.nn.sigmoid(out.stop[0]),
             "chunk_ends": out.ends.closes[0].astype(jnp.float32),
             "log2_loss": losses.token_nll(out.logits[0, :-1], tokens[0, 1:]) / jnp.log(2.0),
         }
         if out.chunks.gates is not None:
-            traced["gates"] = _of_bytes(out.chunks.gates[0].mean(-1), out.chunks.index[0])
+            traced["gates"] = of_bytes(out.chunks.gates[0].mean(-1), out.chunks.index[0])
         return traced
 
 
@@ -435,14 +391,3 @@ def _last_prompts(state, m, first, prompt):
     inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), (m, first, prompt))
     _, known = jax.lax.scan(body, (state.context, state.prompted), inputs)
     return jax.tree.map(lambda x: x.swapaxes(0, 1), known)
-
-
-def _of_bytes(values, index):
-    """Return values (n,) of the last chunk that ended before each byte, 0 before the first."""
-    return jnp.pad(values, 1)[index]
-
-
-def _take(table, index):
-    """Look up table (B, m, ...) at index (B, T) -> (B, T, ...)."""
-    flat = table.reshape(*table.shape[:2], -1)
-    return jnp.take_along_axis(flat, index[..., None], 1).reshape(*index.shape, *table.shape[2:])

@@ -128,6 +128,7 @@ def test_verdict(below, values, verdict):
     assert claim.verdict(values) == verdict
 
 
+@pytest.mark.slow
 def test_step_bytes_are_plausible():
     sizes = {"width": 64, "head_size": 32, "high_layers": 1, "low_layers": 1}
     found = memory.step_bytes("hrlm/base", 4, 64, False, **sizes)

@@ -86,6 +86,7 @@ def test_finished_runs_are_not_repeated(swept, monkeypatch, capsys):
     assert "another batch_size; name another --workdir" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_variants_of_a_training_config(experiment, texts, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     path, workdir = tmp_path / "tiny.py", tmp_path / "ablations"

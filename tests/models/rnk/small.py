@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 import jaxmodels
+from jaxmodels.cells.base import where_reset
 from jaxmodels.models.rnk.config import RNKConfig
 from jaxmodels.testing.lab import shaken
 
@@ -39,8 +40,6 @@ def text(config, batch, time, seed=0):
 
 def by_steps(model, state, tokens, reset=None):
     """(state, outputs stacked over time) of `model.step`, the initial state at each reset."""
-    from jaxmodels.cells.base import where_reset
-
     initial = model.initial_state(tokens.shape[0])
     reset = np.zeros(tokens.shape, bool) if reset is None else reset
 

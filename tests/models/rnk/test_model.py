@@ -24,12 +24,17 @@ VARIANTS = {
     "trm, Mamba-2": {"planner": "trm", "mamba": 2, "state_size": 8},
 }
 
+MARKED = [
+    name if name in (*CHUNKINGS, "chunk by chunk") else pytest.param(name, marks=pytest.mark.slow)
+    for name in VARIANTS
+]
+
 
 def call(model, state, tokens, reset):
     return model(state, tokens, reset)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", MARKED)
 def test_streaming_equals_the_parallel_pass(name):
     """R-06: values and gradients, from another state than the first, over documents."""
     model = small_model(**VARIANTS[name])
@@ -59,7 +64,7 @@ def test_streaming_equals_the_parallel_pass(name):
         np.testing.assert_allclose(a, b, atol=2e-5 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", MARKED)
 def test_no_logit_sees_its_byte_or_a_later_one(name):
     """Z-03: one row for each byte that is changed; bit for bit, across every border."""
     model = small_model(**VARIANTS[name])

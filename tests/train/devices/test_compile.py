@@ -152,6 +152,7 @@ def test_text_output(experiment):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_out_of_memory_is_one_line(experiment):
     done = compile_for(experiment, "v5e:2x2", "--config.batch_size=65536", "--config.seq_len=16384")
