@@ -43,6 +43,7 @@ def after_training(
     chats = config.data.format == CHAT_FORMAT
     if answers or chats:
         commands = [f"python -m eval --workdir={folder}"]
+        commands += [f"python -m eval.chat --workdir={folder}"] if chats else []
     else:
         commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
     if jax.process_count() > 1:

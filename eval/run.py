@@ -43,7 +43,7 @@ def load_run(
     if config.data.format == CHAT_FORMAT:
         raise UserError(
             f"--workdir={workdir}: expected a run on text, got one on conversations; "
-            "use python -m eval"
+            "use python -m eval or python -m eval.chat"
         )
     if config.data.format in ANSWER_FORMATS:
         raise UserError(

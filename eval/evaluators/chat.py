@@ -4,6 +4,7 @@
     intent           accuracy, against that of the most frequent class, and the confusion matrix
     answerable       area under the ROC curve, and expected calibration error
     stop             precision, recall and F1 over the chunks of responses: does it end in this one?
+    panel            replies to prompts of the last split, and distinct-1 and -2 of them
 
 The heads are those of RNK; other models have the first only. Labels are those of the data, most of
 them by rule (`jaxmodels/data/chat/labels.py`).
@@ -19,8 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from eval.chat.conversation import Options, check_model
+from eval.chat.panel import distinct, panel
 from eval.log import device_description, versions
-from eval.report.chat_page import confusion_table, headline, score_table
+from eval.report.chat_page import confusion_table, headline, panel_table, score_table
 from eval.report.document import Block, Heading, Text
 from eval.report.run_page import write_report
 from eval.run import load_trained
@@ -34,6 +37,7 @@ from jaxmodels.ops import losses
 from train.tasks.chat import chat_of, rows_of
 from train.tasks.fields import CHAT_FORMAT
 
+PROMPTS, LONGEST = 20, 256  # of the panel: prompts, and bytes of a reply
 BINS = 10  # of the expected calibration error
 
 
@@ -54,23 +58,30 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             f"{options.max_pairs} and {options.batch_size}"
         )
     start = time.perf_counter()
-    trained, _ = load_trained(options.workdir, options.checkpoint)
+    trained, tokenizer = load_trained(options.workdir, options.checkpoint)
     config, model = trained.config, trained.model
     if config.data.format != CHAT_FORMAT:
         raise UserError(f"--workdir={options.workdir}: not a run on conversations")
     corpus = chat_of(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the conversations that {options.workdir} learned from")
-    splits, left_out = {}, {}
+    splits, left_out, shown = {}, {}, []
     for split in options.split:
         if not (exchanges := getattr(corpus, split)):
             continue
         rows = rows_of(config, exchanges)
         left_out[split] = len(exchanges) - len(rows.kept)
+        shown = [exchanges[i] for i in evenly_spaced(rows.kept, PROMPTS)]
         chosen = evenly_spaced(range(len(rows.kept)), options.max_pairs or None)
         rows = ChatRows(*(column[np.array(chosen)] for column in rows))
         progress = progress_counter(split, "exchanges")
         splits[split] = evaluate(model, rows, options.batch_size, progress)
+    note, replies = "", []
+    try:
+        check_model(model, options.workdir, tokenizer)
+        replies = panel(model, shown, Options(seed=config.seed, tokens=LONGEST))
+    except UserError as error:  # e.g. an ablation that cannot stream
+        note = str(error)
     result = {
         "command": command,
         "model": config.model,
@@ -85,6 +96,10 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "left_out": left_out,  # too long for a row
         "max_pairs": options.max_pairs or None,
         "splits": splits,
+        "trained_bytes": trained.step * config.batch_size * config.seq_len,
+        "panel": replies,
+        "panel_note": note,
+        "distinct": {str(n): distinct([row["reply"] for row in replies], n) for n in (1, 2)},
         "device": device_description(),
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
@@ -229,4 +244,5 @@ def summary(result: dict[str, Any]) -> list[Block]:
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
     end = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
     blocks = [Heading(title), Text(headline(result)), score_table(result)]
-    return [*blocks, *confusion_table(result), Text(end, "missing")]
+    blocks += [*confusion_table(result), *panel_table(result)]
+    return [*blocks, Text(end, "missing")]

@@ -40,7 +40,8 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
         blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_curves(log)]
     else:
         blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
-        blocks += [score_table(result), *confusion_table(result), *_curves(log)]
+        blocks += [score_table(result), *confusion_table(result), *panel_table(result)]
+        blocks += _curves(log)
         facts = {
             "checkpoint": f"step {result['step']}",
             "parameters": f"{result['parameters']:,}",
@@ -102,6 +103,18 @@ def confusion_table(result: Mapping[str, Any]) -> list[Block]:
     names = list(next(iter(found[-1].values())))
     rows = [[label, *(f"{row[name]:,}" for name in names)] for label, row in found[-1].items()]
     return [Heading("Intents: labels against predictions"), Table(["label", *names], rows)]
+
+
+def panel_table(result: Mapping[str, Any]) -> list[Block]:
+    """Return the replies to held-out prompts as they came, or why there are none."""
+    title = Heading("Replies to held-out prompts, as they came")
+    if not result["panel"]:
+        return [title, Text(result["panel_note"], "missing")]
+    rows = [[x["prompt"], x["reply"], x["expected"] or "-", x["ended"]] for x in result["panel"]]
+    values = [f"distinct-{n} {value:.3f}" for n, value in result["distinct"].items() if value]
+    note = f"After {result['trained_bytes']:,} bytes of training. {', '.join(values)}"
+    header = ["prompt", "reply", "in the data", "ended by"]
+    return [title, Table(header, rows, left=(0, 1, 2, 3)), Text(note)]
 
 
 def generalization(train: Sequence[tuple[int, float]], valid: Sequence[tuple[int, float]]) -> str:

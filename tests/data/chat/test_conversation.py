@@ -1,12 +1,9 @@
-"""Exchanges of conversations, their split, and their rows."""
+"""Exchanges of conversations, and their split."""
 
 import doctest
 import importlib.util
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxmodels.data.chat import conversation
 from jaxmodels.data.chat.conversation import (
@@ -16,9 +13,6 @@ from jaxmodels.data.chat.conversation import (
     split_conversations,
 )
 from jaxmodels.data.chat.corpora import read_corpora
-from jaxmodels.data.chat.exchange import BEGIN, END, PAD, Exchange, lay_out, one_line
-from jaxmodels.data.pairs.rows import row_eval_stream, row_stream
-from jaxmodels.data.tokenizers.byte_word import ByteTokenizer
 from jaxmodels.errors import UserError
 
 FRACTIONS = {"context_turns": 1, "valid_fraction": 0.3, "test_fraction": 0.2, "seed": 0}
@@ -98,35 +92,3 @@ def test_packaged_corpora_do_not_leak(name):
     known = {prompt_key(x.turns[-1]) for x in corpus.train}
     held = {prompt_key(x.turns[-1]) for x in (*corpus.valid, *corpus.test)}
     assert len(held) > 20 and not known & held
-
-
-texts = st.text(max_size=40).filter(lambda text: text.split())
-
-
-@given(prompt=texts, response=texts)
-def test_rows_give_back_any_text(prompt, response):
-    x = Exchange((prompt,), response)
-    rows = lay_out([x], 512, 32)
-    bytes_of, (begin,) = ByteTokenizer(), np.flatnonzero(rows.inputs[0] == BEGIN)
-    assert (begin + 1) % 32 == 0  # the response starts a chunk
-    read = rows.inputs[0][: begin + 1]
-    assert bytes_of.decode(read[read < END]) == f"User: {one_line(prompt)}\nModel: "
-    targets = rows.targets[0][rows.weights[0] > 0]
-    assert targets[-1] == END and bytes_of.decode(targets[:-1]) == one_line(response)
-    assert rows.targets[0, begin] == targets[0] and rows.weights[0, begin - 1] == 0
-    assert bytes_of.decode_bytes(bytes_of.encode(prompt + response)).decode() == prompt + response
-
-
-def test_batches_start_afresh_and_padding_has_no_label():
-    found = [Exchange((f"q{i}",), f"a{i}", intent="fact", answerable=i > 1) for i in range(5)]
-    rows = lay_out(found, 32, 1, ("math", "fact"))
-    batches = list(row_eval_stream(rows, batch_size=4, prefetch=0))
-    assert [b["intent"].tolist() for b in batches] == [[1, 1, 1, 1], [1, -1, -1, -1]]
-    assert [b["answerable"].tolist() for b in batches] == [[0, 0, 1, 1], [1, -1, -1, -1]]
-    assert batches[1]["weights"].sum(1).tolist() == [3, 0, 0, 0]
-    for batch in batches:
-        assert batch["reset"][:, 0].all() and not batch["reset"][:, 1:].any()
-    drawn = next(iter(row_stream(rows, batch_size=5, seed=0, prefetch=0)))
-    assert drawn["weights"].sum() == 15 and (drawn["intent"] == 1).all()
-    assert (rows.intent == 1).all() and rows.weights.sum() == 15  # batches are copies
-    assert (drawn["inputs"][:, -1] == PAD).all()

@@ -13,10 +13,13 @@ import configs.rnk.chat
 import configs.rnk.grok
 from eval.__main__ import main as evaluate
 from eval.after_training import after_training
+from eval.chat.conversation import Conversation, Options, Reply
+from eval.chat.panel import GREETING, distinct, panel
 from eval.evaluators import chat as evaluator
 from eval.report.chat_page import generalization
 from eval.run import load_run, load_trained
-from jaxmodels.data.chat.exchange import BEGIN, END, PAD
+from eval.sample import Choice
+from jaxmodels.data.chat.exchange import BEGIN, END, PAD, Exchange
 from jaxmodels.errors import UserError
 from train.config import complete_config
 from train.devices import aot
@@ -221,6 +224,9 @@ def test_evaluation_writes_scores_and_a_page(finished, capsys):
     assert valid["intent"]["accuracy"] == pytest.approx(logged["intent_accuracy"])
     assert valid["exchanges"] == 2 and valid["stop"]["chunks"] >= 2
     assert 0.0 <= valid["answerable"]["ece"] <= 1.0
+    held = [x.turns[-1] for x in load_corpus(load_trained(finished)[0].config).test]
+    assert [x["prompt"] for x in result["panel"]] == [GREETING, *held]
+    assert result["panel"][1]["expected"] and result["trained_bytes"] == 3 * 4 * 96
     page = (finished / "report.html").read_text()
     assert "bits per byte of responses" in page and "Intents" in page and "<svg" in page
     assert evaluate([f"--workdir={finished}", "--max-bytes=9"]) == 2
@@ -239,8 +245,8 @@ def test_a_limit_takes_fewer_exchanges_and_batches_do_not_matter(finished):
 
 def test_after_training_writes_a_report(finished, capsys):
     path, commands = after_training(finished, None)
-    assert path == finished / "report.html" and commands[0].startswith("python -m eval --workdir")
-    with pytest.raises(UserError, match="got one on conversations; use python -m eval"):
+    assert path == finished / "report.html" and "eval.chat" in commands[1]
+    with pytest.raises(UserError, match="got one on conversations; use python -m eval or python"):
         load_run(finished)
 
 
@@ -269,6 +275,23 @@ def test_answerable_scores():
     assert scores["ece"] == pytest.approx((0.1 + 0.1 + 0.2) / 4)
     assert evaluator.chance_scores(np.array([1.0, 0.4]), np.array([1, 1]))["auroc"] is None
     assert evaluator.chance_scores(np.array([0.5]), np.array([-1])) is None
+
+
+def test_distinct_counts_n_grams_over_all_replies():
+    assert distinct(["a b a", "a b"], 1) == 2 / 5 and distinct(["a b a", "a b"], 2) == 2 / 3
+    assert distinct(["a", ""], 2) is None
+
+
+def test_the_panel_reads_what_was_said_before(finished):
+    model = load_trained(finished, "last")[0].model
+    options = Options(Choice(0.0), tokens=6)
+    x = Exchange(("an answer", "say", "said", "and then?"), "expected")
+    for turns in (x.turns, x.turns[1:]):
+        row = panel(model, [dataclasses.replace(x, turns=turns)], options)[1]
+        assert row["prompt"] == "and then?" and row["expected"] == "expected"
+        talk = Conversation(model)
+        talk.answer(talk.hear("say"), "said")
+        assert row["reply"] == "".join(Reply(model, talk.hear("and then?"), options))
 
 
 def test_stop_scores():
