@@ -7,7 +7,8 @@
 For a run on text, writes `eval.json` into the run's folder, updates `report.html`, and prints
 bits per byte, perplexity, every loss and accuracy of the model, and byte-Markov baselines on
 the same text. For a run on questions, writes `answers.json`: exact matches on seen and unseen
-questions, BLEU, chrF, ROUGE-L or cell accuracy, ACT steps, speed.
+questions, BLEU, chrF, ROUGE-L or cell accuracy, ACT steps, speed. For a run on conversations,
+writes `chat.json`: bits per byte of responses, and scores of the heads.
 """
 
 import shlex
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> None:
     add("--batch-size", type=int, default=32, help="rows per batch; default: %(default)s")
     add("--max-bytes", type=int, help="approximate limit for each split; default: no limit")
     add("--whole-documents", action="store_true", help="do not cut documents (slower)")
-    add("--max-pairs", type=int, default=MAX_PAIRS, help="questions per split; 0 = all")
+    add("--max-pairs", type=int, default=MAX_PAIRS, help="questions or exchanges; 0 = all")
     add("--max-steps", type=int, help="limit of ACT steps; default: as trained")
     options = parser.parse_args(arguments)
 

@@ -15,7 +15,7 @@ from jaxmodels.data.pairs.rows import that_fit
 from jaxmodels.errors import UserError
 from train.config import read_config
 from train.tasks.answers import pairs_of
-from train.tasks.fields import ANSWER_FORMATS
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 
 PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
 
@@ -33,14 +33,17 @@ def after_training(
     Args:
         workdir: folder of the run.
         result: `train.loop.RunResult`.
-        show: print a sample, or answers to a few questions; False writes the report only.
+        show: print a sample, or answers to a few questions; False writes the report only. A run
+            on conversations has none.
     """
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
     config = read_config(workdir / "config.json")
     answers = config.data.format in ANSWER_FORMATS
-    if answers:
+    chats = config.data.format == CHAT_FORMAT
+    if answers or chats:
         commands = [f"python -m eval --workdir={folder}"]
+        commands += [f"python -m eval.chat --workdir={folder}"] if chats else []
     else:
         commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
     if jax.process_count() > 1:
@@ -50,7 +53,7 @@ def after_training(
         if show and answers:
             question = shlex.quote(_print_answers(workdir))
             commands.append(f"python -m eval.predict --workdir={folder} --input {question}")
-        elif show:
+        elif show and not chats:
             run = load_run(workdir, checkpoint="last")
             _print_sample(run, result.step)
     except UserError as error:  # e.g. a model that cannot stream

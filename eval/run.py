@@ -13,7 +13,7 @@ from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_js
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 from train.io.checkpoint import TrainedModel, load_model
-from train.tasks.fields import ANSWER_FORMATS
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 from train.tasks.text import corpus_of
 
 
@@ -40,6 +40,11 @@ def load_run(
     """
     trained, tokenizer = load_trained(workdir, checkpoint)
     config = trained.config
+    if config.data.format == CHAT_FORMAT:
+        raise UserError(
+            f"--workdir={workdir}: expected a run on text, got one on conversations; "
+            "use python -m eval or python -m eval.chat"
+        )
     if config.data.format in ANSWER_FORMATS:
         raise UserError(
             f"--workdir={workdir}: expected a run on text, got one that answers questions; "

@@ -175,12 +175,37 @@ def _stream(model, tokenizer, prompt, tokens, choice, seed, session):
         yield piece
 
 
-def _session(flags: argparse.Namespace, model):
-    """Open the session that the flags request, or return None."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `choice_of`, `seed_of` and `session_of` read."""
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 = most likely token")
+    parser.add_argument("--top-k", type=int, help="sample from the K most likely tokens")
+    parser.add_argument("--top-p", type=float, help="nucleus sampling: probability mass to keep")
+    parser.add_argument("--seed", default="0", help="a whole number below 2^32")
+    parser.add_argument("--state-in", metavar="FILE", help="resume the session in this file")
+    parser.add_argument("--state-out", metavar="FILE", help="write the session to this new file")
+
+
+def choice_of(flags: argparse.Namespace) -> Choice:
+    """Return the sampling options of the flags; raise UserError if one is out of range."""
+    return Choice(flags.temperature, flags.top_k, flags.top_p)
+
+
+def seed_of(flags: argparse.Namespace) -> int:
+    """Return the seed of the flags; raise UserError if it is none."""
+    text = flags.seed
+    if not text.isdecimal() or int(text) >= 2**32:  # JAX would use the low 32 bits
+        raise UserError(f"--seed={text}: give a whole number below 2^32 = {2**32}")
+    return int(text)
+
+
+def session_of(flags: argparse.Namespace, model):
+    """Open the `jaxmodels.session.Session` that the flags request, or return None.
+
+    Raises:
+        UserError: --state-in is no session of this model, or --state-out exists.
+    """
     if not (flags.state_in or flags.state_out):
         return None
-    if flags.state_out and flags.follow:
-        raise UserError("--state-out cannot be combined with --follow; give --tokens N")
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
     from jaxmodels.session import Session, load_session
@@ -197,31 +222,22 @@ def _session(flags: argparse.Namespace, model):
     return session
 
 
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:  # JAX would use the low 32 bits
-        raise UserError(f"--seed={text}: give a whole number below 2^32 = {2**32}")
-    return int(text)
-
-
 @cli.command(interrupted="")
 def main(arguments: list[str]) -> int | None:
     """Print a prompt and its continuation."""
     parser = cli.parser("eval.sample", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("--prompt", default="", help="text to continue")
     parser.add_argument("--tokens", type=int, default=500, help="number of tokens to draw")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 = most likely token")
-    parser.add_argument("--top-k", type=int, help="sample from the K most likely tokens")
-    parser.add_argument("--top-p", type=float, help="nucleus sampling: probability mass to keep")
-    parser.add_argument("--seed", default="0", help="a whole number below 2^32")
     parser.add_argument("--follow", action="store_true", help="continue until Ctrl-C")
-    parser.add_argument("--state-in", metavar="FILE", help="resume the session in this file")
-    parser.add_argument("--state-out", metavar="FILE", help="write the session to this new file")
+    add_options(parser)
     flags = parser.parse_args(arguments)
-    choice, seed = Choice(flags.temperature, flags.top_k, flags.top_p), _seed(flags.seed)
+    choice, seed = choice_of(flags), seed_of(flags)
+    if flags.state_out and flags.follow:
+        raise UserError("--state-out cannot be combined with --follow; give --tokens N")
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
-    session = _session(flags, trained.model)
+    session = session_of(flags, trained.model)
     pieces = sample(
         trained.model,
         tokenizer,

@@ -1,4 +1,4 @@
-"""Evaluators of trained models, on text and on questions.
+"""Evaluators of trained models, on text, on questions and on conversations.
 
 An evaluator is a module with two functions. `run(options, command)` evaluates the run in
 `options.workdir`, writes JSON and a report, and returns the result; `summary(result)` formats it
@@ -8,13 +8,16 @@ as blocks of `eval.report.document`. `options` holds the arguments of `python -m
 from types import ModuleType
 
 from eval.log import read_log
-from train.tasks.fields import ANSWER_FORMATS
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 
 
 def evaluator_of(workdir: str) -> ModuleType:
     """Return the evaluator for the run in a folder; raise UserError if it holds none."""
-    if read_log(workdir).config.get("data", {}).get("format") in ANSWER_FORMATS:
+    format = read_log(workdir).config.get("data", {}).get("format")
+    if format in ANSWER_FORMATS:
         from eval.evaluators import answers as evaluator
+    elif format == CHAT_FORMAT:
+        from eval.evaluators import chat as evaluator
     else:
         from eval.evaluators import text as evaluator
     return evaluator

@@ -1,4 +1,4 @@
-"""The page of a run on text, and the choice between it and that of a run on questions."""
+"""The page of a run on text, and the choice between it and those of other runs."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, versions
 from eval.markov import NAMES
-from eval.report import answers_page, figures
+from eval.report import answers_page, chat_page, figures
 from eval.report.document import (
     Block,
     Fold,
@@ -27,7 +27,7 @@ from eval.report.introspect import inspect_model
 from eval.run import Run, load_run, markov_baselines
 from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
-from train.tasks.fields import ANSWER_FORMATS
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 
 Finals = Mapping[str, float]
 SPLITS = {"valid": "validation", "test": "test"}
@@ -46,9 +46,10 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     """
     workdir = Path(workdir)
     log, path = read_log(workdir), workdir / "report.html"
-    if log.config.get("data", {}).get("format") in ANSWER_FORMATS:
-        page = answers_page.compose(log, json_object(workdir / "answers.json") or None)
-        write_atomically(path, page)
+    format = log.config.get("data", {}).get("format")
+    if format in (*ANSWER_FORMATS, CHAT_FORMAT):
+        module, name = (answers_page, "answers") if format != CHAT_FORMAT else (chat_page, "chat")
+        write_atomically(path, module.compose(log, json_object(workdir / f"{name}.json") or None))
         return path
     evaluation = json_object(workdir / "eval.json")
     inspected, missing = [], ""

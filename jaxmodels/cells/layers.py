@@ -38,6 +38,12 @@ def time_step_bias(key, size: int) -> jax.Array:
     return step + jnp.log(-jnp.expm1(-step))
 
 
+def write_within(lengths: jax.Array, time: int, write=None) -> jax.Array:
+    """Return float32 (B, time): `write`, or 1, in the first `lengths` tokens of a row, else 0."""
+    real = (jnp.arange(time)[None] < lengths[:, None]).astype(jnp.float32)
+    return real if write is None else real * write
+
+
 def assign_rates(groups, count: int) -> np.ndarray:
     """Return float64 rates (count,) of channels or heads, in order of the groups.
 

@@ -28,12 +28,13 @@ from jaxmodels.cells.layers import (
     normalize_channels,
     symmetric_uniform,
     time_step_bias,
+    write_within,
 )
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.chunks import recompute_inside
 from jaxmodels.ops.common.silu import gated, silu
 from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
-from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step
+from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step, state_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +124,24 @@ class Mamba1Cell(Cell):
         ssm, y = selective_scan_step(state.ssm, x, *self._selected(x, write))
         return Mamba1State(conv, ssm), self._read_out(self._skip(y, x), z)
 
-    def __call__(self, state, xs, reset=None, key=None, write=None):
+    def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
         """See `Cell.scan`; `write`: (B, T) or None, see `step`.
+
+        lengths: int (B,) or None, the tokens of each row; those after change no state.
 
         Rematerializes everything except the large matmuls and the states at chunk boundaries:
         storing it would cost more than recomputing it.
         """
         x, z = self._project(time_major(xs))
+        if lengths is not None:
+            write = write_within(lengths, xs.shape[1], write)
 
         def mix(state, x, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
-            conv, x = short_conv_silu(state.conv, swap_time(x), taps, bias, reset)
+            inputs = swap_time(x)
+            conv, x = short_conv_silu(state.conv, inputs, taps, bias, reset)
+            if lengths is not None:
+                conv = state_after(state.conv, inputs, lengths, reset)
             x = time_major(x)
             delta, a, b, c = self._selected(x, write)
             batch_first, delta = swap_time(x), swap_time(delta)

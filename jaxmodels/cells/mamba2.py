@@ -28,12 +28,13 @@ from jaxmodels.cells.layers import (
     normalize_channels,
     symmetric_uniform,
     time_step_bias,
+    write_within,
 )
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.silu import silu
 from jaxmodels.ops.mamba2 import MixerVectors, mamba2_mixer, step_sizes
 from jaxmodels.ops.norms import gated_rms_norm
-from jaxmodels.ops.short_conv import short_conv_step
+from jaxmodels.ops.short_conv import short_conv_step, state_after
 from jaxmodels.ops.ssd import ssd_step
 
 
@@ -169,12 +170,18 @@ class Mamba2Cell(Cell):
             gated_rms_norm(y, z, p.norm_scale, c.norm_eps, groups=c.norm_groups)
         )
 
-    def __call__(self, state, xs, reset=None, key=None, write=None):
-        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
+    def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
+        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`.
+
+        lengths: int (B,) or None, the tokens of each row; those after change no state.
+        """
         c = self.config
+        inputs = self._project(xs, split_conv=c.kernel == "pallas")
+        if lengths is not None:
+            write = write_within(lengths, xs.shape[1], write)
         (conv, ssm), ys = mamba2_mixer(
             (state.conv, state.ssm),
-            self._project(xs, split_conv=c.kernel == "pallas"),
+            inputs,
             self._vectors(),
             self._read_out,
             reset,
@@ -185,6 +192,8 @@ class Mamba2Cell(Cell):
             dtype=c.dtype,
             implementation=KERNELS[c.kernel],
         )
+        if lengths is not None:
+            conv = state_after(state.conv, jnp.concatenate(inputs[1:-1], -1), lengths, reset)
         return Mamba2State(conv, ssm), ys
 
     def set_retention(self, groups) -> None:

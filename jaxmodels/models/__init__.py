@@ -2,6 +2,8 @@
 
 from jaxmodels.models import groundthink, mamba, prernk, rwkv, stack, transformer
 from jaxmodels.models.hrlm import config, model
+from jaxmodels.models.rnk import config as rnk_config
+from jaxmodels.models.rnk import model as rnk
 
 MODELS = {
     "groundthink": (groundthink.GroundThinkConfig, groundthink.GroundThink, groundthink.PRESETS),
@@ -11,5 +13,6 @@ MODELS = {
     "hrm": (config.HRMGridConfig, model.HRLM, config.GRID_PRESETS),
     "mamba": (mamba.MambaConfig, mamba.Mamba, mamba.PRESETS),
     "transformer": (transformer.TransformerConfig, transformer.Transformer, transformer.PRESETS),
+    "rnk": (rnk_config.RNKConfig, rnk.RNK, rnk_config.PRESETS),
     "stack": (stack.StackConfig, stack.Stack, stack.PRESETS),
 }

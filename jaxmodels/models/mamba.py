@@ -94,9 +94,9 @@ class MambaLayer(Cell):
         state, y = self.mixer.step(state, self.norm(x), key)
         return state, x + y
 
-    def __call__(self, state, xs, reset=None, key=None):
-        """See `Cell.scan`."""
-        state, ys = self.mixer(state, self.norm(xs), reset, key)
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
+        """See `Cell.scan`; `lengths` as in the cells."""
+        state, ys = self.mixer(state, self.norm(xs), reset, key, lengths=lengths)
         return state, xs + ys
 
 

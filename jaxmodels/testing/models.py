@@ -49,6 +49,9 @@ SMALL = {
     "low_layers": 1,
     "mlp_multiple": 32,
     "halt_max_steps": 3,
+    "chunk_size": 4,
+    "plan_layers": 1,
+    "plan_steps": 2,
 }
 
 

@@ -24,6 +24,7 @@ from jax.experimental import topologies
 from jaxmodels.data import FORMATS
 from jaxmodels.errors import UserError
 from train.devices.placement import Placement
+from train.tasks.fields import CHAT_FORMAT
 
 # name in a topology -> (number of axes, an example, HBM of a chip in GiB)
 GENERATIONS = {
@@ -269,6 +270,8 @@ def _label_shapes(config):
     rows = (config.batch_size, config.seq_len)
     reader = FORMATS.get(d.format)
     shapes = {name: rows for name in (reader.labels if reader else ())}
+    if d.format == CHAT_FORMAT:
+        shapes |= dict.fromkeys(("intent", "answerable"), rows[:1])
     if d.labels == "relations":
         shapes["relation_labels"] = (*rows, d.label_slots, d.label_roles)
     return {name: jax.ShapeDtypeStruct(shape, "int32") for name, shape in shapes.items()}

@@ -1,24 +1,32 @@
 """Tasks: corpus, training stream and validation batches of an experiment.
 
-A task is text (`text.py`) or questions with answers (`answers.py`), selected by
-`config.data.format`; the loop uses only the opened `Task`.
+A task is text (`text.py`), questions with answers (`answers.py`) or conversations (`chat.py`),
+selected by `config.data.format`; the loop uses only the opened `Task`.
 """
 
 from ml_collections import ConfigDict
 
 from jaxmodels.data import Corpus
+from jaxmodels.data.chat.exchange import ChatCorpus
 from jaxmodels.data.pairs.rows import PairCorpus
 from train.tasks.answers import open_answers, pairs_of
-from train.tasks.fields import ANSWER_FORMATS
+from train.tasks.chat import chat_of, open_chat
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 from train.tasks.task import Task
 from train.tasks.text import corpus_of, open_text
 
 
-def load_corpus(config: ConfigDict) -> Corpus | PairCorpus:
+def load_corpus(config: ConfigDict) -> Corpus | PairCorpus | ChatCorpus:
     """Read or generate the corpus of an experiment alone; raise UserError if invalid."""
-    return pairs_of(config) if config.data.format in ANSWER_FORMATS else corpus_of(config)
+    return _chosen(config, corpus_of, pairs_of, chat_of)(config)
 
 
 def open_task(config: ConfigDict) -> Task:
     """Open the task of an experiment; raise UserError for invalid data."""
-    return open_answers(config) if config.data.format in ANSWER_FORMATS else open_text(config)
+    return _chosen(config, open_text, open_answers, open_chat)(config)
+
+
+def _chosen(config, text, answers, chat):
+    if config.data.format == CHAT_FORMAT:
+        return chat
+    return answers if config.data.format in ANSWER_FORMATS else text

@@ -29,8 +29,8 @@ from jaxmodels.data.pairs.rows import (
     Rows,
     evenly_spaced,
     lay_out_pairs,
-    pair_eval_stream,
-    pair_stream,
+    row_eval_stream,
+    row_stream,
     texts_of,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
@@ -65,7 +65,7 @@ def open_answers(config: ConfigDict) -> Task:
     return Task(
         config=config,
         corpus=corpus,
-        train=pair_stream(rows, seed=config.seed, augmentation=augmentation, **streams),
+        train=row_stream(rows, seed=config.seed, augmentation=augmentation, **streams),
         valid=valid,
         valid_bytes=valid_bytes,
         bytes_per_token=total / (len(corpus.train) * config.seq_len),
@@ -234,7 +234,7 @@ def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:
     chosen = np.array(evenly_spaced(range(len(held.kept)), limit))  # from every task and file
     held = Rows(*(column[chosen] for column in held))
     valid_bytes = sum(len(corpus.valid[i].answer.encode()) for i in held.kept)
-    return pair_eval_stream(held, **stream_arguments(config)), valid_bytes
+    return row_eval_stream(held, **stream_arguments(config)), valid_bytes
 
 
 def _check_identifiers(config, corpus):

@@ -1,11 +1,14 @@
 """Config fields `data.*`: sources, splits, tokenization and batching."""
 
+from jaxmodels.cli import did_you_mean
+from jaxmodels.data.chat.packaged import PACKAGED
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.mixture import IDENTITY_PHASES
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as FITTED_TOKENIZERS
 from train.fields import Field, Group, at_least, free, one_of
 
 ANSWER_FORMATS = ("pairs", "task", "puzzle", "built")  # see train/tasks/answers.py
+CHAT_FORMAT = "chat"  # see train/tasks/chat.py
 TEXT_TOKENIZERS = ("byte", "char", "word")
 ANSWER_TOKENIZERS = (*FITTED_TOKENIZERS, "grid")
 TOKENIZERS = TEXT_TOKENIZERS + ANSWER_TOKENIZERS
@@ -18,12 +21,18 @@ def _piece(tokens: int) -> str:
     return "" if tokens == 0 or tokens >= 2 else f"must be 0 (whole) or >= 2, got {tokens}"
 
 
-_FORMATS = ", ".join((*FORMATS, *ANSWER_FORMATS))
+def _corpora(names: tuple[str, ...]) -> str:
+    unknown = [name for name in names if name not in PACKAGED]
+    return f"unknown {unknown[0]!r}{did_you_mean(unknown[0], PACKAGED)}" if unknown else ""
+
+
+_CORPORA = f"Conversations, if there are no paths: {', '.join(PACKAGED)}."
+_FORMATS = (*FORMATS, *ANSWER_FORMATS, CHAT_FORMAT)
 GROUP = Group(
     "data",
     (
         free("paths", (), "Files, folders or globs; none = the packaged corpus."),
-        Field("format", "text", f"One of {_FORMATS}.", one_of((*FORMATS, *ANSWER_FORMATS))),
+        Field("format", "text", f"One of {', '.join(_FORMATS)}.", one_of(_FORMATS)),
         Field("valid_fraction", 0.05, "Fraction of the documents held out for validation."),
         Field("test_fraction", 0.05, "Fraction of the documents held out for testing."),
         Field("valid_from", "split", f"One of {', '.join(VALID_FROM)}.", one_of(VALID_FROM)),
@@ -42,6 +51,8 @@ GROUP = Group(
         Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py)."),
         Field("examples", 2000, "Examples of each task or puzzle, over all splits."),
         Field("question_prefix", "", "Text in front of each question of format `pairs`."),
+        Field("corpora", (), _CORPORA, _corpora),
+        Field("context_turns", 3, "Most turns of a conversation before a prompt.", at_least(0)),
         Field("skip_long", False, "Leave out questions that do not fit in seq_len."),
         Field("augment", False, "Apply a random symmetry to a puzzle each time it is drawn."),
         free("eval_tokens", 65536, "Validation tokens per evaluation; 0 = all.", at_least(0)),

@@ -80,7 +80,7 @@ class Split:
     sets: dict[str, Arrays]
 
     def rows(self, name: str = "all") -> Rows:
-        """Return a set as rows for `pair_stream`."""
+        """Return a set as rows for `row_stream`."""
         arrays, m = self.sets[name], self.metadata
         known = (arrays.labels != IGNORED) & (arrays.labels != _ignored(m))
         puzzles = np.diff(arrays.puzzle_indices)

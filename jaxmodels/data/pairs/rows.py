@@ -12,7 +12,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -81,9 +81,11 @@ class Rows(NamedTuple):
     kept: np.ndarray
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
-        """Return a batch of copies of the rows at these indices."""
+        """Return a batch of copies of the rows at these indices; -1 is padding, with weight 0."""
         fields = ("inputs", "targets", "weights", "identifiers")
-        return {name: getattr(self, name)[chosen] for name in fields}
+        batch = {name: getattr(self, name)[chosen] for name in fields}
+        batch["weights"][chosen < 0] = 0.0
+        return batch
 
 
 def normalized(text: str) -> str:
@@ -181,8 +183,18 @@ class Augmentation:
     words: int
 
 
-def pair_stream(
-    rows: Rows,
+class Batches(Protocol):
+    """Rows of a split, however they are laid out."""
+
+    inputs: np.ndarray
+
+    def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Return a batch of copies of the rows at these indices; -1 is padding, no target."""
+        ...
+
+
+def row_stream(
+    rows: Batches,
     *,
     batch_size: int,
     seed: int,
@@ -215,16 +227,14 @@ def pair_stream(
     return grain_dataset(batch, prefetch)
 
 
-def pair_eval_stream(
-    rows: Rows, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
+def row_eval_stream(
+    rows: Batches, *, batch_size: int, host_index: int = 0, host_count: int = 1, prefetch: int = 2
 ) -> grain.IterDataset:
     """Return finite batches: every row once, in order; padding in the last batch has weight 0."""
     mine, count = rows_of_host(batch_size, host_index, host_count), len(rows.inputs)
 
     def batch(step: int) -> dict[str, np.ndarray]:
         numbers = step * batch_size + mine
-        chosen = rows.batch(np.minimum(numbers, count - 1))
-        chosen["weights"] *= (numbers < count)[:, None]
-        return chosen
+        return rows.batch(np.where(numbers < count, numbers, -1))
 
     return grain_dataset(batch, prefetch, -(-count // batch_size))

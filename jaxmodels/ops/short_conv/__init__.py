@@ -3,9 +3,9 @@
 from jaxmodels.ops.common.dispatch import select_implementation
 from jaxmodels.ops.common.silu import silu
 from jaxmodels.ops.short_conv import pallas
-from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step
+from jaxmodels.ops.short_conv.xla import short_conv, short_conv_step, state_after
 
-__all__ = ["short_conv", "short_conv_silu", "short_conv_step"]
+__all__ = ["short_conv", "short_conv_silu", "short_conv_step", "state_after"]
 
 
 def short_conv_silu(state, xs, taps, bias, reset=None, *, implementation="auto"):

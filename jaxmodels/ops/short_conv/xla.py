@@ -41,6 +41,22 @@ def short_conv(state, xs, taps, bias, reset=None):
     return jnp.stack(last, 1), _convolve(padded, taps, bias, reset)
 
 
+def state_after(state, xs, lengths, reset=None):
+    """Return the state (B, K - 1, D) after the first `lengths`, int (B,), tokens of each row.
+
+    Other arguments as in `short_conv`.
+    """
+    kept = state.shape[1]
+    index = lengths[:, None] + jnp.arange(kept)[None]  # in state, then tokens
+    last = jnp.take_along_axis(jnp.concatenate([state, xs], 1), index[..., None], 1)
+    if reset is None:
+        return last
+    starts = jnp.cumsum(jnp.pad(reset, [(0, 0), (kept, 0)]).astype(jnp.int32), 1)
+    end = jnp.take_along_axis(starts, (lengths + kept - 1)[:, None], 1)
+    same = jnp.take_along_axis(starts, index, 1) == end
+    return jnp.where(same[..., None], last, 0.0)
+
+
 def _seen(reset, back):
     """Return bool (B, T): no document started within the last `back` tokens."""
     starts = jnp.pad(reset, [(0, 0), (max(back - 1, 0), 0)])

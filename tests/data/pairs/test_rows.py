@@ -8,8 +8,8 @@ from jaxmodels.data.pairs.rows import (
     Pair,
     PairCorpus,
     lay_out_pairs,
-    pair_eval_stream,
-    pair_stream,
+    row_eval_stream,
+    row_stream,
 )
 from jaxmodels.data.tokenizers.answers import AnswerCharTokenizer
 from jaxmodels.errors import UserError
@@ -33,7 +33,7 @@ def test_pairs_that_are_too_long_are_refused_or_left_out():
 
 
 def test_every_epoch_gives_every_row_once_in_a_new_order():
-    stream = pair_stream(rows(), batch_size=4, seed=3, prefetch=0)
+    stream = row_stream(rows(), batch_size=4, seed=3, prefetch=0)
     batches = [batch for batch, _ in zip(stream, range(5), strict=False)]
     seen = np.concatenate([batch["identifiers"] for batch in batches])
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
@@ -49,18 +49,18 @@ def test_a_stream_resumes_from_its_state_and_hosts_divide_the_rows():
     def keys(batch):
         return batch["identifiers"].tolist()
 
-    whole = iter(pair_stream(rows(), batch_size=4, seed=1, prefetch=0))
+    whole = iter(row_stream(rows(), batch_size=4, seed=1, prefetch=0))
     expected = [keys(next(whole)) for _ in range(6)]
-    again = iter(pair_stream(rows(), batch_size=4, seed=1, prefetch=2))
+    again = iter(row_stream(rows(), batch_size=4, seed=1, prefetch=2))
     for _ in range(2):
         next(again)
     state = again.get_state()
     assert state["next_index"] == 2
-    other = iter(pair_stream(rows(), batch_size=4, seed=1, prefetch=0))
+    other = iter(row_stream(rows(), batch_size=4, seed=1, prefetch=0))
     other.set_state(state)
     assert [keys(next(other)) for _ in range(4)] == expected[2:]
     halves = [
-        iter(pair_stream(rows(), batch_size=4, seed=1, host_index=i, host_count=2, prefetch=0))
+        iter(row_stream(rows(), batch_size=4, seed=1, host_index=i, host_count=2, prefetch=0))
         for i in range(2)
     ]
     for batch in expected:
@@ -72,7 +72,7 @@ def test_every_epoch_augments_rows_differently_and_reproducibly():
         return np.full_like(question, words[0] % np.uint64(1000)), answer
 
     def drawn(seed):
-        made = pair_stream(
+        made = row_stream(
             rows(), batch_size=5, seed=seed, augmentation=Augmentation(apply, 2), prefetch=0
         )
         return [batch["inputs"][:, 0].tolist() for batch, _ in zip(made, range(4), strict=False)]
@@ -82,7 +82,7 @@ def test_every_epoch_augments_rows_differently_and_reproducibly():
 
 
 def test_evaluation_gives_every_row_once_and_pads_with_weight_0():
-    batches = list(pair_eval_stream(rows(), batch_size=4, prefetch=0))
+    batches = list(row_eval_stream(rows(), batch_size=4, prefetch=0))
     assert len(batches) == 3
     real = np.concatenate([batch["weights"].any(1) for batch in batches])
     seen = np.concatenate([batch["identifiers"] for batch in batches])

@@ -1,0 +1,1 @@
+"""Conversation with a trained model of bytes: `python -m eval.chat`."""

@@ -1,0 +1,248 @@
+"""Evaluator of runs on conversations: bits per byte of responses, and what the model's heads say.
+
+    bits per byte    of the response and its end, each of which is one byte
+    intent           accuracy, against that of the most frequent class, and the confusion matrix
+    answerable       area under the ROC curve, and expected calibration error
+    stop             precision, recall and F1 over the chunks of responses: does it end in this one?
+    panel            replies to prompts of the last split, and distinct-1 and -2 of them
+
+The heads are those of RNK; other models have the first only. Labels are those of the data, most of
+them by rule (`jaxmodels/data/chat/labels.py`).
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from eval.chat.conversation import Options, check_model
+from eval.chat.panel import distinct, panel
+from eval.log import device_description, versions
+from eval.report.chat_page import confusion_table, headline, panel_table, score_table
+from eval.report.document import Block, Heading, Text
+from eval.report.run_page import write_report
+from eval.run import load_trained
+from jaxmodels import count_parameters
+from jaxmodels.cli import progress_counter, write_json
+from jaxmodels.data.chat.exchange import ChatRows
+from jaxmodels.data.pairs.rows import evenly_spaced, row_eval_stream
+from jaxmodels.errors import UserError
+from jaxmodels.models.rnk.terms import stop_targets
+from jaxmodels.ops import losses
+from train.tasks.chat import chat_of, rows_of
+from train.tasks.fields import CHAT_FORMAT
+
+PROMPTS, LONGEST = 20, 256  # of the panel: prompts, and bytes of a reply
+BINS = 10  # of the expected calibration error
+
+
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Evaluate a run on conversations; write `chat.json` and the report.
+
+    Raises:
+      UserError: a bad option, no such run, or other conversations than those of training.
+    """
+    if options.data or options.max_bytes or options.whole_documents or options.max_steps:
+        raise UserError(
+            "--data, --max-bytes, --whole-documents and --max-steps are no options for runs on "
+            "conversations"
+        )
+    if options.max_pairs < 0 or options.batch_size < 1:
+        raise UserError(
+            "--max-pairs must be 0 or more, --batch-size 1 or more, got "
+            f"{options.max_pairs} and {options.batch_size}"
+        )
+    start = time.perf_counter()
+    trained, tokenizer = load_trained(options.workdir, options.checkpoint)
+    config, model = trained.config, trained.model
+    if config.data.format != CHAT_FORMAT:
+        raise UserError(f"--workdir={options.workdir}: not a run on conversations")
+    corpus = chat_of(config)
+    if corpus.fingerprint() != trained.data:
+        raise UserError(f"config.data: not the conversations that {options.workdir} learned from")
+    splits, left_out, shown = {}, {}, []
+    for split in options.split:
+        if not (exchanges := getattr(corpus, split)):
+            continue
+        rows = rows_of(config, exchanges)
+        left_out[split] = len(exchanges) - len(rows.kept)
+        shown = [exchanges[i] for i in evenly_spaced(rows.kept, PROMPTS)]
+        chosen = evenly_spaced(range(len(rows.kept)), options.max_pairs or None)
+        rows = ChatRows(*(column[np.array(chosen)] for column in rows))
+        progress = progress_counter(split, "exchanges")
+        splits[split] = evaluate(model, rows, options.batch_size, progress)
+    note, replies = "", []
+    try:
+        check_model(model, options.workdir, tokenizer)
+        replies = panel(model, shown, Options(seed=config.seed, tokens=LONGEST))
+    except UserError as error:  # e.g. an ablation that cannot stream
+        note = str(error)
+    result = {
+        "command": command,
+        "model": config.model,
+        "parameters": count_parameters(model),
+        "step": trained.step,
+        "steps": config.steps,
+        "averaged": trained.averaged,
+        "seed": config.seed,
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "training_exchanges": len(corpus.train),
+        "left_out": left_out,  # too long for a row
+        "max_pairs": options.max_pairs or None,
+        "splits": splits,
+        "trained_bytes": trained.step * config.batch_size * config.seq_len,
+        "panel": replies,
+        "panel_note": note,
+        "distinct": {str(n): distinct([row["reply"] for row in replies], n) for n in (1, 2)},
+        "device": device_description(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    path = Path(options.workdir) / "chat.json"
+    write_json(path, result)
+    return result | {"written": [str(path), str(write_report(options.workdir))]}
+
+
+def evaluate(
+    model,
+    rows: ChatRows,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Return the scores of a model on rows, each read from the initial state.
+
+    Args:
+        model: a left-to-right model of bytes.
+        rows: the rows; the model's class names give those of their intents, if it has any.
+        batch_size: rows read at once.
+        progress: called with (rows read, all rows) after every batch.
+    """
+    total, read = len(rows.kept), []
+    for batch in row_eval_stream(rows, batch_size=min(batch_size, total), prefetch=0):
+        read.append(jax.device_get(_read(model, batch)))
+        if progress is not None:
+            progress(min(len(read) * batch_size, total), total)
+    found = {name: np.concatenate([part[name] for part in read])[:total] for name in read[0]}
+    targets = float(rows.weights.sum())
+    scores: dict[str, Any] = {
+        "exchanges": total,
+        "targets": int(targets),
+        "bits_per_byte": float(found["nats"].sum(dtype=np.float64)) / math.log(2) / targets,
+        "accuracy": float(found["correct"].sum()) / targets,
+    }
+    if "intent" in found:
+        scores["intent"] = intent_scores(found["intent"], rows.intent, model.config.intents)
+    if "answerable" in found:
+        scores["answerable"] = chance_scores(found["answerable"], rows.answerable)
+    if "stops" in found:
+        scores["stop"] = stop_scores(*found["stops"].sum(0).tolist())
+    return {name: value for name, value in scores.items() if value is not None}
+
+
+@jax.jit
+def _read(model, batch):
+    """Return sums of each row (B,), and what the heads say of it."""
+    state = model.initial_state(len(batch["inputs"]))
+    _, out = model(state, batch["inputs"], batch["reset"])
+    weights, targets = batch["weights"], batch["targets"]
+    found = {
+        "nats": (weights * losses.token_nll(out.logits, targets)).sum(1),
+        "correct": (weights * (out.logits.argmax(-1) == targets)).sum(1),
+    }
+    heads = getattr(out, "label_logits", {})
+    if "intent" in heads:
+        found["intent"] = heads["intent"].argmax(-1)
+    if "answerable" in heads:
+        found["answerable"] = jax.nn.softmax(heads["answerable"], -1)[:, 1]
+    if hasattr(out, "stop"):
+        asked = (weights > 0) & out.ends.closes  # the next byte starts a chunk
+        says, truth = out.stop > 0, stop_targets(model.config, out.ends, batch) > 0
+        kinds = says & truth, says & ~truth, ~says & truth, ~says & ~truth
+        found["stops"] = jax.numpy.stack([(asked & kind).sum(1) for kind in kinds], -1)
+    return found
+
+
+def intent_scores(
+    predicted: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> dict[str, Any] | None:
+    """Return accuracy, that of the most frequent class, and the confusion matrix.
+
+    Args:
+        predicted, labels: int (n,); rows with label -1 do not count.
+        names: names of the classes.
+
+    Returns:
+        labelled, accuracy, majority, and confusion: label -> prediction -> number, for the labels
+        that occur; None without labels.
+    """
+    known = labels >= 0
+    if not known.any():
+        return None
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (labels[known], predicted[known]), 1)
+    return {
+        "labelled": int(known.sum()),
+        "accuracy": float(np.trace(counts) / counts.sum()),
+        "majority": float(counts.sum(1).max() / counts.sum()),
+        "confusion": {
+            name: dict(zip(names, row.tolist(), strict=True))
+            for name, row in zip(names, counts, strict=True)
+            if row.any()
+        },
+    }
+
+
+def chance_scores(chances: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+    """Return how well chances (n,) tell labels 0 and 1 (n,) apart; label -1 does not count.
+
+    Returns:
+        labelled; share of label 1; auroc, None without both labels; ece, the expected calibration
+        error over `BINS` equal bins; None without labels.
+    """
+    from scipy.stats import rankdata
+
+    known = labels >= 0
+    if not known.any():
+        return None
+    chances, true = chances[known].astype(np.float64), labels[known] == 1
+    positive, negative = int(true.sum()), int((~true).sum())
+    auroc = None
+    if positive and negative:
+        ranks = rankdata(chances)[true].sum()
+        auroc = float((ranks - positive * (positive + 1) / 2) / (positive * negative))
+    bins = np.minimum((chances * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, chances - true, BINS)
+    return {
+        "labelled": len(true),
+        "share": float(true.mean()),
+        "auroc": auroc,
+        "ece": float(np.abs(gaps).sum() / len(true)),
+    }
+
+
+def stop_scores(hits: int, false: int, missed: int, others: int) -> dict[str, Any] | None:
+    """Return precision, recall, F1 and the number of chunks; None without chunks."""
+    chunks = hits + false + missed + others
+    if not chunks:
+        return None
+    return {
+        "chunks": chunks,
+        "precision": hits / max(hits + false, 1),
+        "recall": hits / max(hits + missed, 1),
+        "f1": 2 * hits / max(2 * hits + false + missed, 1),
+    }
+
+
+def summary(result: dict[str, Any]) -> list[Block]:
+    """Format the result of `run` as tables."""
+    title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
+    end = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
+    blocks = [Heading(title), Text(headline(result)), score_table(result)]
+    blocks += [*confusion_table(result), *panel_table(result)]
+    return [*blocks, Text(end, "missing")]

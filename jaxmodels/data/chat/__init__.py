@@ -1,0 +1,1 @@
+"""Conversations as bytes: exchanges, their rows, corpora and labels."""
