@@ -38,10 +38,14 @@ def time_step_bias(key, size: int) -> jax.Array:
     return step + jnp.log(-jnp.expm1(-step))
 
 
-def write_within(lengths: jax.Array, time: int, write=None) -> jax.Array:
-    """Return float32 (B, time): `write`, or 1, in the first `lengths` tokens of a row, else 0."""
-    real = (jnp.arange(time)[None] < lengths[:, None]).astype(jnp.float32)
-    return real if write is None else real * write
+def within(lengths: jax.Array, time: int, write=None, reset=None) -> tuple:
+    """Return (write float32 (B, time), reset) that leave the state alone after `lengths` tokens.
+
+    write: float (B, time), or None for 1; reset: bool (B, time) or None.
+    """
+    real = jnp.arange(time)[None] < lengths[:, None]
+    write = real.astype(jnp.float32) * (1.0 if write is None else write)
+    return write, None if reset is None else reset & real
 
 
 def assign_rates(groups, count: int) -> np.ndarray:

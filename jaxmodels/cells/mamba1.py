@@ -28,7 +28,7 @@ from jaxmodels.cells.layers import (
     normalize_channels,
     symmetric_uniform,
     time_step_bias,
-    write_within,
+    within,
 )
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.chunks import recompute_inside
@@ -134,7 +134,7 @@ class Mamba1Cell(Cell):
         """
         x, z = self._project(time_major(xs))
         if lengths is not None:
-            write = write_within(lengths, xs.shape[1], write)
+            write, reset = within(lengths, xs.shape[1], write, reset)
 
         def mix(state, x, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]

@@ -28,7 +28,7 @@ from jaxmodels.cells.layers import (
     normalize_channels,
     symmetric_uniform,
     time_step_bias,
-    write_within,
+    within,
 )
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.silu import silu
@@ -178,7 +178,7 @@ class Mamba2Cell(Cell):
         c = self.config
         inputs = self._project(xs, split_conv=c.kernel == "pallas")
         if lengths is not None:
-            write = write_within(lengths, xs.shape[1], write)
+            write, reset = within(lengths, xs.shape[1], write, reset)
         (conv, ssm), ys = mamba2_mixer(
             (state.conv, state.ssm),
             inputs,
