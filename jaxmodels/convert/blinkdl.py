@@ -69,7 +69,7 @@ def version_of(tensors: Tensors) -> int:
             if version == 5:
                 raise UserError(f"{tensors.path}: RWKV-5 is not supported; versions 4, 6 and 7 are")
             return version
-    names = ", ".join(list(tensors.arrays)[:3]) or "none"
+    names = tensors.some_names()
     raise UserError(f"{tensors.path}: expected RWKV tensors under BlinkDL's names, got {names}")
 
 

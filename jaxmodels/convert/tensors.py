@@ -78,10 +78,13 @@ class Tensors:
         return max(1, sum(number.isdecimal() for number in numbers))
 
     def _has(self) -> str:
-        names = list(self.arrays)
-        return (
-            f"the file has {len(names)} tensors: {', '.join(names[:3])} ..." if names else "empty"
-        )
+        if not self.arrays:
+            return "empty"
+        return f"the file has {len(self.arrays)} tensors: {self.some_names()} ..."
+
+    def some_names(self) -> str:
+        """Return a few of the names, control characters escaped, or "none"."""
+        return ", ".join(ascii(name)[1:-1] for name in list(self.arrays)[:3]) or "none"
 
 
 def read_safetensors(path: Path) -> Tensors:

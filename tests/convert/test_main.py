@@ -10,7 +10,9 @@ from safetensors.numpy import load_file, save_file
 import jaxmodels
 from jaxmodels import UserError, convert
 from jaxmodels.convert.__main__ import main
+from jaxmodels.convert.blinkdl import version_of
 from jaxmodels.convert.rows import abstract_model, filled_model, leaves_of
+from jaxmodels.convert.tensors import Tensors
 from jaxmodels.writing import written_whole
 from tests.convert.common import GOLDENS, assert_refused, assert_same_bits, rwkv_model, weights
 
@@ -161,3 +163,12 @@ def test_unknown_format(tmp_path):
     with pytest.raises(UserError, match="unknown format 'gguf'"):
         convert.save(rwkv_model(7), tmp_path / "new", to="gguf")
     assert_refused(tmp_path / "gone", "cannot be read")
+
+
+def test_names_of_a_damaged_file_stay_on_one_line(tmp_path):
+    """Names come from the file: one with a line break or an escape must not reach the terminal."""
+    tensors = Tensors(tmp_path / "a.bin", {"\nemb\x1b[2J": np.zeros(2, np.float32)})
+    for read in (lambda: tensors.shape("emb.weight"), lambda: version_of(tensors)):
+        with pytest.raises(UserError, match=r"\\nemb\\x1b\[2J") as error:
+            read()
+        assert "\n" not in str(error.value) and "\x1b" not in str(error.value)

@@ -30,8 +30,11 @@ MARKED = [
 ]
 
 
-def call(model, state, tokens, reset):
+def read(model, state, tokens, reset=None):
     return model(state, tokens, reset)
+
+
+call = quick_jit(read)
 
 
 @pytest.mark.parametrize("name", MARKED)
@@ -53,7 +56,7 @@ def test_streaming_equals_the_parallel_pass(name):
 
         return quick_jit(jax.value_and_grad(value, (0, 1), has_aux=True))
 
-    (_, got), d_got = loss(call)(model, warm)
+    (_, got), d_got = loss(read)(model, warm)
     (_, want), d_want = loss(by_steps)(model, warm)
     for name, a in flatten({"state": got[0], "out": got[1]}).items():
         b = flatten({"state": want[0], "out": want[1]})[name]
@@ -72,7 +75,7 @@ def test_no_logit_sees_its_byte_or_a_later_one(name):
     for i in range(TIME):
         tokens[i, i] = ord(" ") if tokens[i, i] != ord(" ") else ord("x")
     state = model.initial_state(TIME + 1)
-    _, out = quick_jit(call)(model, state, tokens, np.zeros(tokens.shape, bool))
+    _, out = call(model, state, tokens, np.zeros(tokens.shape, bool))
     logits, stop = jax.device_get((out.logits, out.stop))
     for i in range(TIME):
         np.testing.assert_array_equal(logits[i, :i], logits[-1, :i])
@@ -106,8 +109,8 @@ def test_padded_rows_equal_the_rows_alone(name):
     tokens = text(model.config, 2, TIME, seed=5)
     padded = np.pad(tokens, [(0, 0), (0, 9)], constant_values=model.config.pad)
     state = model.initial_state(2)
-    after, out = call(model, state, tokens, None)
-    after_pad, out_pad = call(model, state, padded, None)
+    after, out = call(model, state, tokens)
+    after_pad, out_pad = call(model, state, padded)
     np.testing.assert_allclose(out_pad.logits[:, :TIME], out.logits, atol=1e-6)
     if name != "fixed":  # there, padding advances the chunk, which is what it is for
         np.testing.assert_allclose(after_pad.hidden, after.hidden, atol=1e-6)
@@ -129,7 +132,7 @@ def test_intent_reads_the_prompt_alone():
         outs = []
         for response in (b"hello there, friend", b"I am not sure. Sorry"[:19]):
             tokens, _ = prompt_and_response(model.config, response)
-            _, out = call(model, model.initial_state(1), tokens, None)
+            _, out = call(model, model.initial_state(1), tokens)
             outs.append(jax.device_get((out.intent, out.answerable)))
         assert all(np.array_equal(a, b) for a, b in zip(*outs, strict=True)) == equal
 
@@ -141,8 +144,8 @@ def test_a_plan_of_its_own_chunk_is_seen():
     tokens, size = prompt_and_response(model.config, b"hello there")
     changed = tokens.copy()
     changed[0, size + 3] = ord("z")
-    _, before = call(model, model.initial_state(1), tokens, None)
-    _, after = call(model, model.initial_state(1), changed, None)
+    _, before = call(model, model.initial_state(1), tokens)
+    _, after = call(model, model.initial_state(1), changed)
     early = np.asarray(before.logits != after.logits)[0, : size + 3].any(-1)
     assert early[size - 1 :].any()
 
@@ -218,8 +221,8 @@ def test_nothing_is_quadratic_in_the_sequence(name):
     largest, memory = [], []
     for time in (256, 1024):
         tokens, state = np.zeros((1, time), np.int32), model.initial_state(1)
-        largest.append(max(shapes_of(jax.make_jaxpr(call)(model, state, tokens, None).jaxpr)))
-        compiled = jax.jit(call).lower(model, state, tokens, None).compile()
+        largest.append(max(shapes_of(jax.make_jaxpr(read)(model, state, tokens, None).jaxpr)))
+        compiled = jax.jit(read).lower(model, state, tokens, None).compile()
         memory.append(compiled.memory_analysis().temp_size_in_bytes)
     assert largest[1] <= 4 * largest[0] and memory[1] <= 4.2 * memory[0]
 
@@ -254,7 +257,7 @@ def test_chunks_end_where_the_rule_says(name):
     config = small_config(**CHUNKINGS[name] | {"chunk_size": 6, "min_chunk": 2})
     model = jaxmodels.create(config)
     line = b"It was the  best, of tim"
-    _, out = call(model, model.initial_state(1), np.array([[*line]], np.int32), None)
+    _, out = call(model, model.initial_state(1), np.array([[*line]], np.int32))
     ends = np.flatnonzero(out.ends.closes[0])
     lengths = np.diff([-1, *ends])
     if name == "fixed":
