@@ -154,7 +154,7 @@ class RNKConfig:
     @property
     def prompt_gap(self) -> int:
         """Return the bytes after the end of a prompt in which another one is not recognised."""
-        return 2 * self.chunk_size
+        return 8 * self.chunk_size
 
     @property
     def streams(self) -> bool:
