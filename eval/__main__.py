@@ -2,7 +2,7 @@
 
     python -m eval --workdir=runs/name [--split valid test] [--data PATH ...]
                    [--checkpoint best|last|STEP] [--max-bytes N] [--whole-documents]
-                   [--max-pairs N] [--max-steps N]
+                   [--max-pairs N] [--max-steps N] [--replies N]
 
 For a run on text, writes `eval.json` into the run's folder, updates `report.html`, and prints
 bits per byte, perplexity, every loss and accuracy of the model, and byte-Markov baselines on
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
     add("--max-bytes", type=int, help="approximate limit for each split; default: no limit")
     add("--whole-documents", action="store_true", help="do not cut documents (slower)")
     add("--max-pairs", type=int, default=MAX_PAIRS, help="questions or exchanges; 0 = all")
+    add("--replies", type=int, default=20, help="held-out prompts to reply to; default: 20")
     add("--max-steps", type=int, help="limit of ACT steps; default: as trained")
     options = parser.parse_args(arguments)
 

@@ -37,7 +37,7 @@ from jaxmodels.ops import losses
 from train.tasks.chat import chat_of, rows_of
 from train.tasks.fields import CHAT_FORMAT
 
-PROMPTS, LONGEST = 20, 256  # of the panel: prompts, and bytes of a reply
+LONGEST = 256  # bytes of a reply
 BINS = 10  # of the expected calibration error
 
 
@@ -52,10 +52,10 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             "--data, --max-bytes, --whole-documents and --max-steps are no options for runs on "
             "conversations"
         )
-    if options.max_pairs < 0 or options.batch_size < 1:
+    if min(options.max_pairs, options.replies) < 0 or options.batch_size < 1:
         raise UserError(
-            "--max-pairs must be 0 or more, --batch-size 1 or more, got "
-            f"{options.max_pairs} and {options.batch_size}"
+            "--max-pairs and --replies must be 0 or more, --batch-size 1 or more, got "
+            f"{options.max_pairs}, {options.replies} and {options.batch_size}"
         )
     start = time.perf_counter()
     trained, tokenizer = load_trained(options.workdir, options.checkpoint)
@@ -71,15 +71,16 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
             continue
         rows = rows_of(config, exchanges)
         left_out[split] = len(exchanges) - len(rows.kept)
-        shown = [exchanges[i] for i in evenly_spaced(rows.kept, PROMPTS)]
+        shown = [exchanges[i] for i in evenly_spaced(rows.kept, options.replies)]
         chosen = evenly_spaced(range(len(rows.kept)), options.max_pairs or None)
         rows = ChatRows(*(column[np.array(chosen)] for column in rows))
         progress = progress_counter(split, "exchanges")
         splits[split] = evaluate(model, rows, options.batch_size, progress)
-    note, replies = "", []
+    note, replies = "not asked for: --replies=0", []
     try:
         check_model(model, options.workdir, tokenizer)
-        replies = panel(model, shown, Options(seed=config.seed, tokens=LONGEST))
+        if options.replies:
+            replies = panel(model, shown, Options(seed=config.seed, tokens=LONGEST))
     except UserError as error:  # e.g. an ablation that cannot stream
         note = str(error)
     result = {
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "splits": splits,
         "trained_bytes": trained.step * config.batch_size * config.seq_len,
         "panel": replies,
-        "panel_note": note,
+        "panel_note": "" if replies else note,
         "distinct": {str(n): distinct([row["reply"] for row in replies], n) for n in (1, 2)},
         "device": device_description(),
         "versions": versions(),

@@ -19,7 +19,14 @@ from eval.report.document import (
 )
 from eval.sweep import claims, statistics
 from eval.sweep.results import of_entry
-from eval.sweep.sections import curves, diagnostics, lr_fairness, scale_up, scores
+from eval.sweep.sections import (
+    conversations,
+    curves,
+    diagnostics,
+    lr_fairness,
+    scale_up,
+    scores,
+)
 from eval.sweep.statistics import number
 
 Result = Mapping[str, Any]
@@ -50,7 +57,8 @@ def compose(result: Result) -> str:
 
 def brief(result: Result) -> list[Block]:
     """Return the blocks of the summary for the terminal."""
-    blocks = [*_claims(result), *scores.section(result), entry_table(result)]
+    blocks = [*_claims(result), *scores.section(result), *conversations.section(result)]
+    blocks += [entry_table(result)]
     return [*blocks, *(Text(f"{a['text']}\n  {a['words']}") for a in result["answers"].values())]
 
 
@@ -63,6 +71,7 @@ def _findings(result: Result) -> list[Block]:
         *lr_fairness.section(result),
         *scale_up.section(result),
         *scores.section(result),
+        *conversations.section(result),
         *_entries(result),
     ]
 

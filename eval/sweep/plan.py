@@ -22,7 +22,7 @@ from jaxmodels.python_file import import_file, returned_by
 from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
 from train.model import resolve_vocab
-from train.tasks.fields import ANSWER_FORMATS
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 
 EXAMPLE = "configs/groundthink/matrix.py"
 GROUPS = {
@@ -30,6 +30,7 @@ GROUPS = {
     "tier2": "Tier 2: sizes, scales and layouts",
     "tier3": "Tier 3: against the baselines",
     "assumption": "Untested assumptions",
+    "baseline": "Against other models",
     "rates": "Other learning rates",
     "variant": "Variants",
 }
@@ -195,8 +196,11 @@ def make_plan(
                 changes[match] = value
                 config = config_with({match: value})
             parameters = count(config)
-            if spec.get("answers") and config.data.format not in ANSWER_FORMATS:
-                raise UserError("'answers' needs questions, see data.format")
+            if spec.get("answers") and config.data.format not in (
+                *ANSWER_FORMATS,
+                CHAT_FORMAT,
+            ):
+                raise UserError("'answers' needs questions or conversations, see data.format")
         except UserError as error:
             raise UserError(f"entry {name!r}: {error}") from error
         group, says = listed.get("group", "variant"), listed.get("says", "")

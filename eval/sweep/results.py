@@ -86,7 +86,12 @@ def run_result(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
         "diagnostics": json_object(run.folder / DIAGNOSTICS),
         "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
     }
-    return result | ({"evaluation": evaluation(run.folder, log)} if run.answers else {})
+    if not run.answers:
+        return result
+    if chat := json_object(run.folder / "chat.json"):
+        kept = {name: chat[name] for name in ("parameters", "splits")}
+        return result | {"conversation": kept}
+    return result | {"evaluation": evaluation(run.folder, log)}
 
 
 def evaluation(folder: Path, log: Log) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Run:
       seed: the seed.
       config: complete config.
       folder: folder of the run.
-      answers: True to evaluate question answering after training.
+      answers: True to evaluate answers to questions, or conversations, after training.
       state: WAITING, RUNNING, FINISHED; HALTED: the loss became NaN or Inf, which is a result;
         FAILED: the process ended without finishing; STOPPED: by a signal, after saving.
       reason: why it halted or failed.
@@ -105,6 +105,8 @@ def answers_measured(folder: Path) -> bool:
     """Return True if a run was evaluated with the settings of a sweep, e.g. not on fewer pairs."""
     from eval.__main__ import MAX_PAIRS
 
+    if conversation := json_object(folder / "chat.json"):
+        return conversation.get("max_pairs") == MAX_PAIRS
     answers = json_object(folder / "answers.json")
     rounds = json_object(folder / "config.json").get("model_config", {}).get("halt_max_steps", 1)
     settings = answers.get("checkpoint"), answers.get("max_pairs"), answers.get("rounds")

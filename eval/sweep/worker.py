@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.sweep.worker", description=__doc__)
     parser.add_argument("--plan", required=True, help="the config as JSON, in the run's folder")
     parser.add_argument("--cores", default="", help="CPU cores, e.g. 0,1; default: all")
-    parser.add_argument("--answers", action="store_true", help="evaluate answers after training")
+    parser.add_argument("--answers", action="store_true", help="evaluate after training")
     flags = parser.parse_args(arguments)
     if flags.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [int(core) for core in flags.cores.split(",")])
@@ -52,7 +52,7 @@ def _train(flags: argparse.Namespace) -> int:
         _log_session(workdir, flags.cores, result, time.perf_counter() - start)
         status = {"halted": 3, "interrupted": 130}.get(result.status, 0)
         if flags.answers and not status and not answers_measured(workdir):
-            status = evaluate([f"--workdir={workdir}", "--batch-size=64"])
+            status = evaluate([f"--workdir={workdir}", "--batch-size=64", "--replies=0"])
     return status
 
 

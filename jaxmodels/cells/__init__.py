@@ -6,6 +6,7 @@
 from jaxmodels.cells.attention import AttentionCell, AttentionConfig
 from jaxmodels.cells.gated_delta import GatedDeltaCell, GatedDeltaConfig
 from jaxmodels.cells.grounded_gla import GroundedGLACell, GroundedGLAConfig
+from jaxmodels.cells.gru import GRUCell, GRUConfig
 from jaxmodels.cells.hybrid import HybridCell, HybridConfig
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
@@ -18,6 +19,7 @@ CELLS = {
     "attention": (AttentionConfig, AttentionCell),
     "gated_delta": (GatedDeltaConfig, GatedDeltaCell),
     "grounded_gla": (GroundedGLAConfig, GroundedGLACell),
+    "gru": (GRUConfig, GRUCell),
     "hybrid": (HybridConfig, HybridCell),
     "mamba1": (Mamba1Config, Mamba1Cell),
     "mamba2": (Mamba2Config, Mamba2Cell),

@@ -17,6 +17,7 @@ from jaxmodels.data.tokenizers.byte_word import ByteTokenizer
 from jaxmodels.errors import UserError
 
 PAD, BEGIN, END = 0xFF, 0xFE, 0xFD
+SLOT = 32  # bytes, to which prompts are rounded up to decide what fits into a row
 ROLES = ("User", "Model")
 
 
@@ -117,13 +118,14 @@ def prompt_of(turns: Sequence[str]) -> str:
 def prompt_bytes(turns: Sequence[str], chunk_size: int, most: int) -> np.ndarray | None:
     """Return the prompt padded to whole chunks with BEGIN at its end, int32 (length,).
 
-    The oldest turns are left out until it has at most `most` bytes; None if the last does not fit.
+    The oldest turns are left out until it has at most `most` bytes in whole chunks, of `SLOT` bytes
+    at least, so that models with smaller chunks or none read the same turns. None if the last does
+    not fit.
     """
     for first in range(len(turns)):
         text = np.frombuffer(prompt_of(turns[first:]).encode(), np.uint8)
-        prompt = np.concatenate([text, prompt_end(len(text), chunk_size)])
-        if len(prompt) <= most:
-            return prompt
+        if len(text) + len(prompt_end(len(text), max(chunk_size, SLOT))) <= most:
+            return np.concatenate([text, prompt_end(len(text), chunk_size)])
     return None
 
 

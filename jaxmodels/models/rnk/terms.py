@@ -3,8 +3,8 @@
     total = token + 0.5 stop + 0.2 intent + 0.3 answerable + 0.1 contrastive
 
 and, as options, a penalty on the number of stops, the ratio loss of learned chunks, and the
-source's latent and relevance losses. Token and stop losses are means over the response's bytes, the
-others over rows.
+source's latent and relevance losses. The token loss is a mean over the bytes of responses, the
+others are means over rows, the stop loss over the chunks of a row's response first.
 """
 
 from typing import NamedTuple
@@ -100,14 +100,15 @@ def terms_of(config) -> tuple[Term, ...]:
 
     def stop(out, batch):
         labels = stop_targets(c, out.ends, batch)
-        weights = batch["weights"].astype(jnp.float32)
+        # One vote per chunk, at its first byte: every byte of a long response would drown the end.
+        starts = ((batch["weights"] > 0) & out.ends.closes).astype(jnp.float32)
         # -log sigmoid(logit) of the true class.
         nll = jax.nn.softplus(jnp.where(labels > 0, -out.stop, out.stop))
-        return jnp.sum(weights * nll)
+        return jnp.sum(jnp.sum(starts * nll, 1) / jnp.maximum(starts.sum(1), 1.0))
 
     terms = [
         *token_terms(),
-        Term("stop", stop, weight=c.stop_weight),
+        Term("stop", stop, _responses, c.stop_weight),
         *label_terms("intent", _intent, c.intent_weight),
         *label_terms("answerable", _answerable, c.answerable_weight),
         Term("contrastive", _contrastive(c.temperature), _responses, c.contrastive_weight),

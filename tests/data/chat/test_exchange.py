@@ -39,18 +39,23 @@ def test_prompts_fill_whole_chunks(length):
 
 
 def test_the_oldest_turns_make_room():
-    turns = ["first", "second", "third"]
-    read = bytes(prompt_bytes(turns, 8, 40).tolist())
-    assert read.startswith(b"Model: second\nUser: third\nModel: \xff")
-    assert prompt_bytes(turns, 8, 23) is None
+    turns = ["first " * 9, "second", "third"]
+    # The last two have 33 bytes. Whatever the model's chunks, 64 are taken for them.
+    for size in (1, 8, 32):
+        read = bytes(prompt_bytes(turns, size, 64).tolist())
+        assert read.startswith(b"Model: second\nUser: third\nModel: ")
+        assert len(read) == {1: 34, 8: 40, 32: 64}[size]
+        read = bytes(prompt_bytes(turns, size, 63).tolist())
+        assert read.startswith(b"User: third\nModel: ")
+        assert prompt_bytes(turns, size, 31) is None
 
 
 def test_exchanges_that_do_not_fit_are_left_out():
     found = [Exchange(("a",), "y" * size) for size in (5, 40, 6)]
-    rows = lay_out(found, 32, 1)
-    assert rows.kept.tolist() == [0, 2] and rows.inputs.shape == (2, 32)
-    with pytest.raises(UserError, match="seq_len: none of 1 exchanges fits in 32 bytes"):
-        lay_out(found[1:2], 32, 1)
+    rows = lay_out(found, 64, 1)
+    assert rows.kept.tolist() == [0, 2] and rows.inputs.shape == (2, 64)
+    with pytest.raises(UserError, match="seq_len: none of 1 exchanges fits in 64 bytes"):
+        lay_out(found[1:2], 64, 1)
 
 
 texts = st.text(max_size=40).filter(lambda text: text.split())
@@ -72,7 +77,7 @@ def test_rows_give_back_any_text(prompt, response):
 
 def test_batches_start_afresh_and_padding_has_no_label():
     found = [Exchange((f"q{i}",), f"a{i}", intent="fact", answerable=i > 1) for i in range(5)]
-    rows = lay_out(found, 32, 1, ("math", "fact"))
+    rows = lay_out(found, 64, 1, ("math", "fact"))
     batches = list(row_eval_stream(rows, batch_size=4, prefetch=0))
     assert [b["intent"].tolist() for b in batches] == [[1, 1, 1, 1], [1, -1, -1, -1]]
     assert [b["answerable"].tolist() for b in batches] == [[0, 0, 1, 1], [1, -1, -1, -1]]

@@ -38,7 +38,7 @@ def test_the_total_is_the_formula():
     counts = target_counts(model, batch_of())
     answers = sum(len(x.response) + 1 for x in EXCHANGES)
     assert {name: float(n) for name, n in counts.items()} == {
-        "next_token": answers, "accuracy": answers, "stop": answers, "intent": 3,
+        "next_token": answers, "accuracy": answers, "stop": 4, "intent": 3,
         "intent_accuracy": 3, "answerable": 3, "answerable_accuracy": 3, "contrastive": 4,
     }  # fmt: skip
 
@@ -81,11 +81,16 @@ def test_stop_and_answerable_are_cross_entropies():
     logits = rng.normal(size=(2, 6)).astype(np.float32)
     targets = np.zeros((2, 6), np.int32)
     targets[0, 3] = config.end
-    batch = {"targets": targets, "weights": np.ones((2, 6), np.float32)}
-    labels = np.array([[1.0] * 4 + [0.0] * 2, [0.0] * 6])
+    weights = np.array([[0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]], np.float32)
+    batch = {"targets": targets, "weights": weights}
+    # Chunks that start within responses: targets 1 and 3 of the first row, which ends in the later
+    # one, and target 4 of the second row.
+    closes = jnp.array([[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 0]], bool)
     p = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
-    want = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).sum()
-    got = term(config, "stop").sum(output(stop=jnp.asarray(logits)), batch)
+    want = (-np.log(1 - p[0, 1]) - np.log(p[0, 3])) / 2 - np.log(1 - p[1, 4])
+    got = term(config, "stop").sum(
+        output(stop=jnp.asarray(logits), ends=Ends(*[closes] * 3)), batch
+    )
     np.testing.assert_allclose(got, want, rtol=1e-5)
     batch["answerable"] = np.array([1, 0], np.int32)
     got = term(config, "answerable").sum(output(answerable=jnp.array([0.3, -1.2])), batch)
