@@ -31,10 +31,10 @@ def after_training(
     restoring a checkpoint is a collective operation and the other processes have exited.
 
     Args:
-        workdir: folder of the run.
-        result: `train.loop.RunResult`.
-        show: print a sample, or answers to a few questions; False writes the report only. A run
-            on conversations has none.
+      workdir: folder of the run.
+      result: `train.loop.RunResult`.
+      show: print a sample, or answers to a few questions; False writes the report only. A run
+          on conversations has none.
     """
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))

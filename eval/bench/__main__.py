@@ -3,6 +3,7 @@
     prernk   utilization of PRERNK's training step (the default)
     cells    training step, prefill and decode of every cell, optionally of peer packages
     race     validation loss against wall-clock
+    lengths  time and memory against sequence length, and decoding, of any models
     tpu      predicted cost of every cell's layer on a TPU; also `cells --topology v5e:2x2`
 
 `python -m eval.bench BENCHMARK --help` lists the options of each.
@@ -15,7 +16,7 @@ from jaxmodels import cli
 from jaxmodels.errors import UserError
 
 # modules with main(argv) -> exit status, imported on demand
-BENCHMARKS = ("prernk", "cells", "race", "tpu")
+BENCHMARKS = ("prernk", "cells", "race", "lengths", "tpu")
 
 
 def choose(argv: list[str]) -> tuple[str, list[str]]:

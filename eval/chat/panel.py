@@ -13,12 +13,12 @@ def panel(model, exchanges: Sequence[Exchange], options: Options) -> list[dict[s
     """Return the model's reply to `GREETING` and to the prompt of each exchange.
 
     Args:
-        model: a model that passes `eval.chat.conversation.check_model`.
-        exchanges: the model reads the turns before their prompts as well.
-        options: how replies are drawn.
+      model: a model that passes `eval.chat.conversation.check_model`.
+      exchanges: the model reads the turns before their prompts as well.
+      options: how replies are drawn.
 
     Returns:
-        objects with prompt, expected (None for `GREETING`), reply, and ended, see `Reply`.
+      objects with prompt, expected (None for `GREETING`), reply, and ended, see `Reply`.
     """
     rows = []
     for x in (Exchange((GREETING,), ""), *exchanges):

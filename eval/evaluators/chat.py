@@ -22,6 +22,7 @@ import numpy as np
 
 from eval.chat.conversation import Options, check_model
 from eval.chat.panel import distinct, panel
+from eval.evaluators.plans import describe_plans
 from eval.log import device_description, versions
 from eval.report.chat_page import confusion_table, headline, panel_table, score_table
 from eval.report.document import Block, Heading, Text
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     corpus = chat_of(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the conversations that {options.workdir} learned from")
-    splits, left_out, shown = {}, {}, []
+    splits, left_out, shown, plans = {}, {}, [], None
     for split in options.split:
         if not (exchanges := getattr(corpus, split)):
             continue
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         rows = ChatRows(*(column[np.array(chosen)] for column in rows))
         progress = progress_counter(split, "exchanges")
         splits[split] = evaluate(model, rows, options.batch_size, progress)
+        plans = describe_plans(model, rows, options.batch_size)  # of the last split
     note, replies = "not asked for: --replies=0", []
     try:
         check_model(model, options.workdir, tokenizer)
@@ -97,6 +99,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "left_out": left_out,  # too long for a row
         "max_pairs": options.max_pairs or None,
         "splits": splits,
+        "plans": plans,
         "trained_bytes": trained.step * config.batch_size * config.seq_len,
         "panel": replies,
         "panel_note": "" if replies else note,
@@ -119,10 +122,10 @@ def evaluate(
     """Return the scores of a model on rows, each read from the initial state.
 
     Args:
-        model: a left-to-right model of bytes.
-        rows: the rows; the model's class names give those of their intents, if it has any.
-        batch_size: rows read at once.
-        progress: called with (rows read, all rows) after every batch.
+      model: a left-to-right model of bytes.
+      rows: the rows; the model's class names give those of their intents, if it has any.
+      batch_size: rows read at once.
+      progress: called with (rows read, all rows) after every batch.
     """
     total, read = len(rows.kept), []
     for batch in row_eval_stream(rows, batch_size=min(batch_size, total), prefetch=0):
@@ -175,12 +178,12 @@ def intent_scores(
     """Return accuracy, that of the most frequent class, and the confusion matrix.
 
     Args:
-        predicted, labels: int (n,); rows with label -1 do not count.
-        names: names of the classes.
+      predicted, labels: int (n,); rows with label -1 do not count.
+      names: names of the classes.
 
     Returns:
-        labelled, accuracy, majority, and confusion: label -> prediction -> number, for the labels
-        that occur; None without labels.
+      labelled, accuracy, majority, and confusion: label -> prediction -> number, for the labels
+      that occur; None without labels.
     """
     known = labels >= 0
     if not known.any():
@@ -203,8 +206,8 @@ def chance_scores(chances: np.ndarray, labels: np.ndarray) -> dict[str, Any] | N
     """Return how well chances (n,) tell labels 0 and 1 (n,) apart; label -1 does not count.
 
     Returns:
-        labelled; share of label 1; auroc, None without both labels; ece, the expected calibration
-        error over `BINS` equal bins; None without labels.
+      labelled; share of label 1; auroc, None without both labels; ece, the expected calibration
+      error over `BINS` equal bins; None without labels.
     """
     from scipy.stats import rankdata
 

@@ -40,8 +40,8 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
         blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_curves(log)]
     else:
         blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
-        blocks += [score_table(result), *confusion_table(result), *panel_table(result)]
-        blocks += _curves(log)
+        blocks += [score_table(result), *confusion_table(result), *plan_pictures(result)]
+        blocks += [*panel_table(result), *_curves(log)]
         facts = {
             "checkpoint": f"step {result['step']}",
             "parameters": f"{result['parameters']:,}",
@@ -105,6 +105,63 @@ def confusion_table(result: Mapping[str, Any]) -> list[Block]:
     return [Heading("Intents: labels against predictions"), Table(["label", *names], rows)]
 
 
+def plan_pictures(result: Mapping[str, Any]) -> list[Block]:
+    """Draw the plans by intent, and what changes along the chunks of responses."""
+    plans = result["plans"]
+    if not plans:
+        return []
+    by_intent: dict[str, list] = {}
+    for x, y, name in plans["points"]:
+        by_intent.setdefault(name, []).append((x, y))
+    points = {
+        name: np.array(xy) for name, xy in sorted(by_intent.items(), key=lambda i: -len(i[1]))
+    }
+    shares = [f"component {i} ({100 * s:.0f} %)" for i, s in enumerate(plans["explained"], 1)]
+    figure = figures.scatter(points, xlabel=shares[0], ylabel=shares[-1])
+    caption = (
+        f"Plans from which {plans['rows']} responses are begun, by intent. Their spread is "
+        f"{plans['spread']:.3f} of the plans' root mean square; {100 * plans['between']:.0f} % of "
+        "their variance lies between intents."
+    )
+    blocks = [Heading("Plans"), Picture(figures.svg(figure, "plans"), caption)]
+    return blocks + _along_chunks(plans["chunks"])
+
+
+def _along_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Draw what `evaluators/plans.py` says of each place of a chunk in its response."""
+
+    def line(key):
+        pairs = [(i, row[key]) for i, row in enumerate(chunks, 1) if row[key] is not None]
+        return tuple(zip(*pairs, strict=True)) if pairs else ((), ())
+
+    pictures = (
+        ("bits per byte", {"bits per byte": line("bits_per_byte")}, "Bits per byte"),
+        ("gate", {"gate": line("gate")}, "The refiner's mean gate, 1 for the corrected plan,"),
+        (
+            "probability",
+            {
+                "said, last": line("stop_if_last"),
+                "said, not last": line("stop_if_not"),
+                "share of last": line("last"),
+            },
+            "The stop head's mean probability that the response ends in the chunk, where it does "
+            "and where it does not, and how often it does,",
+        ),
+    )
+    blocks: list[Block] = []
+    for number, (label, lines, what) in enumerate(pictures):
+        lines = {name: line for name, line in lines.items() if line[0]}
+        if lines:
+            figure = figures.curves(
+                lines, ylabel=label, xlabel="chunk of the response", markers=True
+            )
+            caption = (
+                f"{what} by the chunk's place in the response; the last place is all later ones."
+            )
+            blocks.append(Picture(figures.svg(figure, f"chunks{number}"), caption))
+    return blocks
+
+
 def panel_table(result: Mapping[str, Any]) -> list[Block]:
     """Return the replies to held-out prompts as they came, or why there are none."""
     title = Heading("Replies to held-out prompts, as they came")
@@ -121,7 +178,7 @@ def generalization(train: Sequence[tuple[int, float]], valid: Sequence[tuple[int
     """Return whether validation accuracy jumped after the training split was learned.
 
     Args:
-        train, valid: (step, accuracy), in order of steps; training values are of single batches.
+      train, valid: (step, accuracy), in order of steps; training values are of single batches.
 
     Learned means that the mean of five consecutive training values reaches `LEARNED`. A jump is a
     rise of validation accuracy by `JUMP` or more from then on.

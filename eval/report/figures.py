@@ -232,6 +232,17 @@ def moments(
 
 
 @matplotlib.rc_context(STYLE)
+def scatter(points: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) -> Figure:
+    """Draw points, name -> (n, 2), one colour for each name."""
+    figure, axes = _figure(3.6, xlabel=xlabel, ylabel=ylabel, grid=None)
+    for colour, (name, xy) in zip(itertools.cycle(SERIES), points.items(), strict=False):
+        label = f"{name} ({len(xy)})"
+        axes.scatter(*xy.T, s=14, color=colour, alpha=0.75, linewidths=0, label=label)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
 def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: float) -> Figure:
     """Draw horizontal bars from `origin`, name -> (mean, spread), the spread as a whisker."""
     names = list(values)

@@ -37,12 +37,12 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     """Write `report.html` into a run's folder and return its path.
 
     Args:
-        workdir: a folder with at least `config.json` or `metrics.jsonl`.
-        run: model and corpus to inspect; None loads the checkpoint that `eval.json` evaluated, or
-            else the best.
+      workdir: a folder with at least `config.json` or `metrics.jsonl`.
+      run: model and corpus to inspect; None loads the checkpoint that `eval.json` evaluated, or
+          else the best.
 
     Raises:
-        UserError: the folder holds no run.
+      UserError: the folder holds no run.
     """
     workdir = Path(workdir)
     log, path = read_log(workdir), workdir / "report.html"
@@ -79,10 +79,10 @@ def compose(
     """Return the page as HTML.
 
     Args:
-        log: the log of the run.
-        evaluation: content of `eval.json`, or {}.
-        inspected: result of `inspect_model`.
-        missing: a sentence on what could not be inspected.
+      log: the log of the run.
+      evaluation: content of `eval.json`, or {}.
+      inspected: result of `inspect_model`.
+      missing: a sentence on what could not be inspected.
     """
     finals = _finals(log, evaluation)
     levels = evaluation.get("baselines", {}).get("valid", {})
