@@ -10,7 +10,7 @@ from jaxmodels.data.chat.exchange import Exchange, lay_out
 from jaxmodels.models.contract import loss_weights, target_counts
 from jaxmodels.models.rnk.chunking import Ends
 from jaxmodels.models.rnk.config import INTENTS
-from jaxmodels.models.rnk.terms import RNKOutput, response_of, stop_targets, terms_of
+from jaxmodels.models.rnk.terms import Responses, RNKOutput, response_of, stop_targets, terms_of
 from jaxmodels.testing.lab import quick_jit
 from jaxmodels.tree import flatten
 from tests.models.rnk.small import CHUNKINGS, small_config, small_model
@@ -132,8 +132,110 @@ def test_token_loss_reads_the_response_alone(name):
     np.testing.assert_array_equal(per_byte, batch["weights"] > 0)
 
 
-def test_losses_of_other_options():
-    """The ratio loss is least at its target; extras and the penalty on stops have gradients."""
+def chunks_of(**fields):
+    blank = {
+        "mean": jnp.zeros((3, 4, 8)),
+        "plan": jnp.zeros((3, 4, 8)),
+        "answers": jnp.zeros((3, 4), bool),
+        "gates": None,
+        "index": jnp.zeros((3, 6), jnp.int32),
+    }
+    return Responses(**(blank | fields))
+
+
+ANSWERED = np.array([[1.0] * 6, [0.0] * 6, [0, 0, 1, 1, 1, 0]], np.float32)  # not the second row
+RNG = np.random.default_rng(7)
+
+
+def test_contrastive_is_info_nce_over_rows_with_a_response():
+    config = small_config(temperature=0.2)
+    context, mean = RNG.normal(size=(3, 8)), RNG.normal(size=(3, 4, 8))
+    answers = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], bool)
+    out = output(
+        context=jnp.asarray(context, jnp.float32),
+        chunks=chunks_of(mean=jnp.asarray(mean, jnp.float32), answers=jnp.asarray(answers)),
+    )
+    got = term(config, "contrastive").sum(out, {"weights": ANSWERED})
+    responses = {0: (mean[0, 1] + mean[0, 2]) / 2, 2: mean[2, 0]}
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    want = 0.0
+    for row in responses:
+        scores = {k: cosine(context[row], r) / 0.2 for k, r in responses.items()}
+        want += np.log(sum(np.exp(x) for x in scores.values())) - scores[row]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_stop_targets_end_with_a_response_alone():
+    """An end byte without weight, as of an earlier exchange, ends no chunk."""
+    config = small_config()
+    targets = np.zeros((1, 6), np.int32)
+    targets[0, [1, 4]] = config.end
+    weights = np.array([[0, 0, 1, 1, 1, 0]], np.float32)
+    ends = Ends(*[jnp.zeros((1, 6), bool)] * 3)
+    got = stop_targets(config, ends, {"targets": targets, "weights": weights})
+    assert np.asarray(got)[0].tolist() == [1, 1, 1, 1, 1, 0]
+    weights[0, 4] = 0
+    assert not np.any(stop_targets(config, ends, {"targets": targets, "weights": weights}))
+
+
+def test_consistency_is_the_squared_excess_of_stops():
+    closes = np.array([[0, 1, 0, 0, 1, 0], [1] * 6, [1, 1, 1, 0, 0, 0]], bool)
+    stop = RNG.normal(size=(3, 6)).astype(np.float32)
+    out = output(stop=jnp.asarray(stop), ends=Ends(*[jnp.asarray(closes)] * 3))
+    p = 1.0 / (1.0 + np.exp(-stop.astype(np.float64)))
+    want = (p[0, 1] + p[0, 4] - 1.0) ** 2 + (p[2, 2] - 1.0) ** 2
+    config = small_config(consistency_weight=0.1)
+    got = term(config, "consistency").sum(out, {"weights": ANSWERED})
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_relevance_judges_its_own_response_and_another():
+    config = small_config(extras=True, relevance_weight=1.0)
+    relevance = RNG.normal(size=(3, 2))
+    p = 1.0 / (1.0 + np.exp(-relevance))
+    want = sum(-(np.log(p[i, 0]) + np.log(1.0 - p[i, 1])) / 2 for i in (0, 2))
+    out = output(relevance=jnp.asarray(relevance, jnp.float32))
+    got = term(config, "relevance").sum(out, {"weights": ANSWERED})
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_latent_predicts_the_next_plan_of_the_response():
+    config = small_config(extras=True, latent_weight=1.0)
+    plan, latent = RNG.normal(size=(2, 3, 4, 8)).astype(np.float32)
+    latent = latent[:, :3]
+    answers = np.array([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]], bool)
+
+    def loss(plan, latent):
+        chunks = chunks_of(plan=plan, answers=jnp.asarray(answers))
+        out = output(chunks=chunks, latent=latent)
+        return term(config, "latent").sum(out, {"weights": ANSWERED})
+
+    error = np.square(latent - plan[:, 1:]).mean(-1)
+    want = (error[0, 1] + error[0, 2]) / 2  # the last row has one chunk alone, none to predict
+    np.testing.assert_allclose(loss(plan, latent), want, rtol=1e-5)
+    d_plan, d_latent = jax.grad(loss, (0, 1))(jnp.asarray(plan), jnp.asarray(latent))
+    assert not np.any(d_plan) and np.any(d_latent)
+
+
+def test_ratio_is_one_at_its_target():
+    """N / (N - 1) ((N - 1) F G + (1 - F)(1 - G)) of the shares F and mean chances G."""
+    weights = np.ones((1, 10), np.float32)
+    weights[0, 8:] = 0
+    chance = np.array([[0.9, 0.6, 0.1, 0.2, 0.3, 0.0, 0.4, 0.1, 1.0, 1.0]], np.float32)
+    f, g, n = 2 / 8, chance[0, :8].mean(), 4.0
+    want = 8 * n / (n - 1) * ((n - 1) * f * g + (1 - f) * (1 - g))
+    ratio = term(small_config(chunking="learned", ratio_target=n), "ratio").sum
+    got = ratio(output(chance=jnp.asarray(chance)), {"weights": weights})
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    even = np.array([[1.0, 0.0, 0.0, 0.0] * 2 + [0.5, 0.5]], np.float32)
+    np.testing.assert_allclose(ratio(output(chance=even), {"weights": weights}), 8.0, rtol=1e-6)
+
+
+def test_parameters_of_other_options():
+    """Every parameter of theirs has a gradient."""
     model = small_model(
         extras=True, latent_weight=1.0, relevance_weight=0.5, consistency_weight=0.1,
         chunking="learned", min_chunk=1,
@@ -147,8 +249,3 @@ def test_losses_of_other_options():
     grads = {name: np.any(g) for name, g in flatten(quick_jit(jax.grad(total))(model)).items()}
     for part in ("latent", "relevance", "stop", "router"):
         assert all(hit for name, hit in grads.items() if name.startswith(part + "/")), part
-
-    ratio = term(model.config, "ratio").sum
-    ones = {"weights": np.ones((2, 6), np.float32)}
-    chance = jnp.full((2, 6), 0.1).at[:, 5].set(0.9)
-    assert ratio(output(chance=chance), ones) < ratio(output(chance=jnp.full((2, 6), 0.9)), ones)
