@@ -12,7 +12,7 @@ RUN ?= runs/prernk
 help:
 	@echo "make train      install, then train PRERNK on the State of the Union speeches (4 minutes)"
 	@echo "make check      lint, and a smoke test of each room: a minute"
-	@echo "make test       install, then run the tests: a quarter of an hour on two cores"
+	@echo "make test       install, then run the tests: ten minutes on two cores"
 	@echo "make test-slow  the long tests as well (20 random kills, ...)"
 	@echo "make bench      model-FLOPs utilization of the training step"
 	@echo "make install    create $(VENV) and install the locked requirements"

@@ -36,6 +36,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 assert len(jax.devices()) == 8  # now, before a test changes the flags for its subprocesses
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark the tests of `slow.txt` as slow; a line without a test is an error."""
+    lines = (pathlib.Path(__file__).parent / "slow.txt").read_text().splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
+    if not any("::" in argument for argument in config.args):
+        found = {item.nodeid for item in items}
+        files = {name.partition("::")[0] for name in found}
+        stale = [name for name in listed - found if name.partition("::")[0] in files]
+        if stale:
+            raise pytest.UsageError(f"tests/slow.txt: no such test: {min(stale)}")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def drop_compiled_programs():
     """Free the programs of a test file once its tests are done."""
