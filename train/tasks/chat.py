@@ -1,7 +1,7 @@
 """Chat tasks: conversations in bytes, for RNK and every other left-to-right byte model.
 
     data.format "chat"     JSON lines `data.paths` (jaxmodels/data/chat/corpora.py), or without them
-                           the packaged `data.corpora`; split by conversation, no prompt of which
+                           `data.corpora`; split by conversation, no prompt of which
                            training has
 
 A row is an exchange: its prompt with up to `data.context_turns` turns before it, and the response,
@@ -17,10 +17,9 @@ from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels.data.chat.conversation import split_conversations
-from jaxmodels.data.chat.corpora import read_chat, read_corpora
+from jaxmodels.data.chat.corpora import CORPORA, read_chat, read_corpora
 from jaxmodels.data.chat.exchange import END, ChatCorpus, ChatRows, Exchange, lay_out
 from jaxmodels.data.chat.labels import INTENTS
-from jaxmodels.data.chat.packaged import PACKAGED
 from jaxmodels.data.pairs.rows import evenly_spaced, row_eval_stream, row_stream
 from jaxmodels.errors import UserError
 from train.model import model_fields, resolve_vocab
@@ -53,11 +52,13 @@ def chat_of(config: ConfigDict) -> ChatCorpus:
     if len(d.paths):
         name, conversations = Path(d.paths[0]).stem, read_chat(d.paths, _model(config)[1])
     elif len(d.corpora):
-        name, conversations = " + ".join(d.corpora), read_corpora(d.corpora)
+        name = " + ".join(d.corpora)
+        generated = {"examples": d.examples, "digits": d.digits, "seed": config.seed}
+        conversations = read_corpora(d.corpora, **generated)
     else:
         raise UserError(
             "config.data: name files of conversations in paths (--data chat.jsonl), or in corpora "
-            f"some of {', '.join(PACKAGED)}"
+            f"some of {', '.join(CORPORA)}"
         )
     return split_conversations(
         conversations,

@@ -1,7 +1,7 @@
 """Config fields `data.*`: sources, splits, tokenization and batching."""
 
 from jaxmodels.cli import did_you_mean
-from jaxmodels.data.chat.packaged import PACKAGED
+from jaxmodels.data.chat.corpora import CORPORA
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.mixture import IDENTITY_PHASES
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as FITTED_TOKENIZERS
@@ -22,11 +22,11 @@ def _piece(tokens: int) -> str:
 
 
 def _corpora(names: tuple[str, ...]) -> str:
-    unknown = [name for name in names if name not in PACKAGED]
-    return f"unknown {unknown[0]!r}{did_you_mean(unknown[0], PACKAGED)}" if unknown else ""
+    unknown = [name for name in names if name not in CORPORA]
+    return f"unknown {unknown[0]!r}{did_you_mean(unknown[0], CORPORA)}" if unknown else ""
 
 
-_CORPORA = f"Conversations, if there are no paths: {', '.join(PACKAGED)}."
+_CORPORA = f"Conversations, if there are no paths: {', '.join(CORPORA)}."
 _FORMATS = (*FORMATS, *ANSWER_FORMATS, CHAT_FORMAT)
 GROUP = Group(
     "data",
@@ -49,7 +49,8 @@ GROUP = Group(
         Field("label_roles", 4, "Roles of the relation labels."),
         Field("label_classes", 256, "Classes of the relation labels."),
         Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py)."),
-        Field("examples", 2000, "Examples of each task or puzzle, over all splits."),
+        Field("examples", 2000, "Examples of a task, puzzle or generated corpus, over all splits."),
+        Field("digits", 3, "Most digits of a number of the corpus arithmetic.", at_least(1)),
         Field("question_prefix", "", "Text in front of each question of format `pairs`."),
         Field("corpora", (), _CORPORA, _corpora),
         Field("context_turns", 3, "Most turns of a conversation before a prompt.", at_least(0)),

@@ -24,6 +24,7 @@ class Conversation:
       source: corpus or file, for reports.
       intent: name of the intent of the last prompt; "" if unlabelled.
       answerable: whether the last response answers; None if unlabelled.
+      group: conversations of one group are on the same side of the split; "" = by their prompt.
     """
 
     turns: tuple[str, ...]
@@ -31,6 +32,7 @@ class Conversation:
     source: str = ""
     intent: str = ""
     answerable: bool | None = None
+    group: str = ""
 
 
 def merged(turns: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
@@ -86,8 +88,9 @@ def split_conversations(
 ) -> ChatCorpus:
     """Split by conversation, such that no held-out prompt is a prompt of training (`prompt_key`).
 
-    Conversations of one exchange stay together if they have the same prompt. Exchanges whose prompt
-    training has as well are left out of valid and test, and counted in `ChatCorpus.split`.
+    Conversations of one exchange stay together if they have the same prompt, as do those of a
+    group. Exchanges whose prompt training has as well are left out of valid and test, and counted
+    in `ChatCorpus.split`.
 
     Args:
       conversations: in a fixed order.
@@ -125,7 +128,7 @@ def split_conversations(
 
 def _apart(conversations, held, seed, use):
     keys = [
-        prompt_key(c.turns[0]) if len(c.turns) == 2 else f"\0{number:09d}"
+        c.group or (prompt_key(c.turns[0]) if len(c.turns) == 2 else f"\0{number:09d}")
         for number, c in enumerate(conversations)
     ]
     return split_by_key(conversations, keys, held, seed, use)

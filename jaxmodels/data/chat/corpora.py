@@ -1,4 +1,4 @@
-"""Readers of conversations: JSON lines, and the packaged corpora by name.
+"""Readers of conversations: JSON lines, and the packaged and generated corpora by name.
 
 A line is an object in one of three forms:
 
@@ -15,23 +15,41 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.cli import did_you_mean
+from jaxmodels.data.chat.arithmetic import NAME, generate_arithmetic
 from jaxmodels.data.chat.conversation import Conversation, merged
 from jaxmodels.data.chat.labels import INTENTS
 from jaxmodels.data.chat.packaged import PACKAGED
 from jaxmodels.data.readers.files import find_files, json_lines, require
 from jaxmodels.errors import UserError
 
+CORPORA = (*PACKAGED, NAME)
 SUFFIXES = (".jsonl",)  # read from folders; other files must be named
 FORMS = "instruction and output, prompt and response, or messages"
 ROLES = ("user", "assistant", "system")
 
 
-def read_corpora(names: Sequence[str]) -> list[Conversation]:
-    """Read packaged corpora; raise UserError for an unknown name or a package not installed."""
+def read_corpora(
+    names: Sequence[str], *, examples: int = 2000, digits: int = 3, seed: int = 0
+) -> list[Conversation]:
+    """Read packaged corpora and generate others.
+
+    Args:
+      names: some of `CORPORA`.
+      examples, digits, seed: of a generated one, see `generate_arithmetic`.
+
+    Raises:
+      UserError: an unknown name, a package not installed, or too few examples.
+    """
     for name in names:
-        if name not in PACKAGED:
-            raise UserError(f"data.corpora: unknown {name!r}{did_you_mean(name, PACKAGED)}")
-    return [conversation for name in names for conversation in PACKAGED[name]()]
+        if name not in CORPORA:
+            raise UserError(f"data.corpora: unknown {name!r}{did_you_mean(name, CORPORA)}")
+    return [
+        conversation
+        for name in names
+        for conversation in (
+            generate_arithmetic(examples, digits, seed) if name == NAME else PACKAGED[name]()
+        )
+    ]
 
 
 def read_chat(paths: Sequence[str | Path], intents: Sequence[str] = INTENTS) -> list[Conversation]:

