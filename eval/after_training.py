@@ -43,7 +43,8 @@ def after_training(
     chats = config.data.format == CHAT_FORMAT
     if answers or chats:
         commands = [f"python -m eval --workdir={folder}"]
-        commands += [f"python -m eval.chat --workdir={folder}"] if chats else []
+        talks = chats and config.data.tokenizer == "byte"
+        commands += [f"python -m eval.chat --workdir={folder}"] if talks else []
     else:
         commands = [f'python -m eval.sample --workdir={folder} --prompt "The people of"']
     if jax.process_count() > 1:

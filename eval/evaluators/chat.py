@@ -4,7 +4,7 @@
     intent           accuracy, against that of the most frequent class, and the confusion matrix
     answerable       area under the ROC curve, and expected calibration error
     stop             precision, recall and F1 over the chunks of responses: does it end in this one?
-    panel            replies to prompts of the last split, and distinct-1 and -2 of them
+    panel            replies to prompts of the last split, and distinct-1 and -2 of them; bytes only
 
 The heads are those of RNK; other models have the first only. Labels are those of the data, most of
 them by rule (`jaxmodels/data/chat/labels.py`).
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     for split in options.split:
         if not (exchanges := getattr(corpus, split)):
             continue
-        rows = rows_of(config, exchanges)
+        rows = rows_of(config, exchanges, corpus.tokenizer)
         left_out[split] = len(exchanges) - len(rows.kept)
         shown = [exchanges[i] for i in evenly_spaced(rows.kept, options.replies)]
         chosen = evenly_spaced(range(len(rows.kept)), options.max_pairs or None)
@@ -78,6 +78,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         progress = progress_counter(split, "exchanges")
         splits[split] = evaluate(model, rows, options.batch_size, progress)
         plans = describe_plans(model, rows, options.batch_size)  # of the last split
+    read_tokens = trained.step * config.batch_size * config.seq_len
     note, replies = "not asked for: --replies=0", []
     try:
         check_model(model, options.workdir, tokenizer)
@@ -93,14 +94,15 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "steps": config.steps,
         "averaged": trained.averaged,
         "seed": config.seed,
+        "tokenizer": tokenizer.name,
         "corpus": corpus.name,
         "split": corpus.split,
         "training_exchanges": len(corpus.train),
-        "left_out": left_out,  # too long for a row
+        "left_out": left_out,
         "max_pairs": options.max_pairs or None,
         "splits": splits,
         "plans": plans,
-        "trained_bytes": trained.step * config.batch_size * config.seq_len,
+        "trained_bytes": None if tokenizer.name != "byte" else read_tokens,
         "panel": replies,
         "panel_note": "" if replies else note,
         "distinct": {str(n): distinct([row["reply"] for row in replies], n) for n in (1, 2)},
@@ -122,7 +124,7 @@ def evaluate(
     """Return the scores of a model on rows, each read from the initial state.
 
     Args:
-      model: a left-to-right model of bytes.
+      model: a left-to-right model.
       rows: the rows; the model's class names give those of their intents, if it has any.
       batch_size: rows read at once.
       progress: called with (rows read, all rows) after every batch.
@@ -133,11 +135,11 @@ def evaluate(
         if progress is not None:
             progress(min(len(read) * batch_size, total), total)
     found = {name: np.concatenate([part[name] for part in read])[:total] for name in read[0]}
-    targets = float(rows.weights.sum())
+    targets, size = float(rows.weights.sum()), int(rows.sizes[:, 1].sum())
     scores: dict[str, Any] = {
         "exchanges": total,
         "targets": int(targets),
-        "bits_per_byte": float(found["nats"].sum(dtype=np.float64)) / math.log(2) / targets,
+        "bits_per_byte": float(found["nats"].sum(dtype=np.float64)) / math.log(2) / size,
         "accuracy": float(found["correct"].sum()) / targets,
     }
     if "intent" in found:

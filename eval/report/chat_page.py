@@ -12,7 +12,7 @@ from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, pr
 # path in a split's scores -> row of the table
 NAMES = {
     "bits_per_byte": "bits per byte of responses",
-    "accuracy": "next-byte accuracy",
+    "accuracy": "next-token accuracy",
     "intent.accuracy": "intent accuracy",
     "intent.majority": "most frequent intent",
     "answerable.auroc": "answerable, area under the ROC curve",
@@ -22,11 +22,11 @@ NAMES = {
     "stop.precision": "stop per chunk, precision",
     "stop.recall": "stop per chunk, recall",
     "exchanges": "exchanges",
-    "targets": "bytes of responses and ends",
+    "targets": "tokens of responses and ends",
 }
 LEARNED, JUMP = 0.95, 0.05  # accuracies that `generalization` compares
 CURVES = {
-    "accuracy": "next-byte accuracy of responses",
+    "accuracy": "next-token accuracy of responses",
     "intent_accuracy": "intent accuracy",
     "answerable_accuracy": "answerable accuracy",
     "stop": "loss of the stop head",
@@ -63,8 +63,13 @@ def headline(result: Mapping[str, Any]) -> str:
     )
     if any(result["left_out"].values()):
         parts = [f"{number:,} of {split}" for split, number in result["left_out"].items()]
-        text += f" Left out as too long for a row: {', '.join(parts)}."
+        unknown = " or with characters that training lacks" if _tokenizer(result) == "char" else ""
+        text += f" Left out as too long for a row{unknown}: {', '.join(parts)}."
     return text
+
+
+def _tokenizer(result: Mapping[str, Any]) -> str:
+    return result.get("tokenizer", "byte")  # older results are of bytes
 
 
 def _value(scores: Mapping[str, Any], path: str) -> str:

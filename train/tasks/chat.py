@@ -1,11 +1,11 @@
-"""Chat tasks: conversations in bytes, for RNK and every other left-to-right byte model.
+"""Chat tasks: conversations, for RNK and every other left-to-right model.
 
     data.format "chat"     JSON lines `data.paths` (jaxmodels/data/chat/corpora.py), or without them
-                           `data.corpora`; split by conversation, no prompt of which
-                           training has
+                           `data.corpora`; split by conversation, no prompt of which training has
+    data.tokenizer         "byte"; "char" or "bpe" train and are evaluated, but do not talk
 
 A row is an exchange: its prompt with up to `data.context_turns` turns before it, and the response,
-whose bytes and end are the targets. For a model with fixed chunks the prompt fills whole ones.
+whose tokens and end are the targets. For a model with fixed chunks the prompt fills whole ones.
 Rows are independent, so no state is carried.
 """
 
@@ -18,9 +18,11 @@ from ml_collections import ConfigDict
 import jaxmodels
 from jaxmodels.data.chat.conversation import split_conversations
 from jaxmodels.data.chat.corpora import CORPORA, read_chat, read_corpora
-from jaxmodels.data.chat.exchange import END, ChatCorpus, ChatRows, Exchange, lay_out
+from jaxmodels.data.chat.exchange import ChatCorpus, ChatRows, Exchange, lay_out
 from jaxmodels.data.chat.labels import INTENTS
+from jaxmodels.data.chat.tokens import check_tokenizer, fitted
 from jaxmodels.data.pairs.rows import evenly_spaced, row_eval_stream, row_stream
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.errors import UserError
 from train.model import model_fields, resolve_vocab
 from train.tasks.task import Task, stream_arguments
@@ -29,9 +31,9 @@ from train.tasks.task import Task, stream_arguments
 def open_chat(config: ConfigDict) -> Task:
     """Read the conversations and make the streams; raise UserError if invalid."""
     _check_fit(config)
-    config = resolve_vocab(config, 256)
     corpus = chat_of(config)
-    rows = rows_of(config, corpus.train)
+    config = resolve_vocab(config, corpus.tokenizer.vocab_size)
+    rows = rows_of(config, corpus.train, corpus.tokenizer)
     valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
     streams = stream_arguments(config)
     return Task(
@@ -40,15 +42,20 @@ def open_chat(config: ConfigDict) -> Task:
         train=row_stream(rows, seed=config.seed, **streams),
         valid=valid,
         valid_bytes=valid_bytes,
-        bytes_per_token=float(np.mean(rows.inputs < END)),
+        bytes_per_token=float((rows.sizes.sum() - len(rows.kept)) / rows.inputs.size),
         steps_per_epoch=len(rows.inputs) / config.batch_size,
         fingerprint=corpus.fingerprint(),
     )
 
 
 def chat_of(config: ConfigDict) -> ChatCorpus:
-    """Return the exchanges of an experiment, split; raise UserError if there are none."""
+    """Return the exchanges of an experiment, split, with the tokenizer fitted on the first split.
+
+    Raises:
+      UserError: there are no exchanges, or no such tokenizer of them.
+    """
     d = config.data
+    check_tokenizer(d.tokenizer, d.max_tokens)
     if len(d.paths):
         name, conversations = Path(d.paths[0]).stem, read_chat(d.paths, _model(config)[1])
     elif len(d.corpora):
@@ -60,7 +67,7 @@ def chat_of(config: ConfigDict) -> ChatCorpus:
             "config.data: name files of conversations in paths (--data chat.jsonl), or in corpora "
             f"some of {', '.join(CORPORA)}"
         )
-    return split_conversations(
+    corpus = split_conversations(
         conversations,
         name,
         context_turns=d.context_turns,
@@ -68,26 +75,39 @@ def chat_of(config: ConfigDict) -> ChatCorpus:
         test_fraction=d.test_fraction,
         seed=config.seed,
     )
+    return fitted(corpus, d.tokenizer, d.max_tokens)
 
 
-def rows_of(config: ConfigDict, exchanges: list[Exchange] | tuple[Exchange, ...]) -> ChatRows:
+def rows_of(
+    config: ConfigDict, exchanges: list[Exchange] | tuple[Exchange, ...], tokenizer: Tokenizer
+) -> ChatRows:
     """Lay out exchanges as the experiment's model reads them; those that do not fit are left out.
 
     Raises:
       UserError: none fits.
     """
     chunk_size, intents = _model(config)
-    return lay_out(exchanges, config.seq_len, chunk_size, intents)
+    return lay_out(exchanges, config.seq_len, chunk_size, intents, tokenizer)
 
 
 def _model(config: ConfigDict) -> tuple[int, tuple[str, ...]]:
-    """Return the bytes of a chunk, 1 without fixed chunks, and the names of the intents."""
+    """Return the tokens of a chunk, 1 without fixed chunks, and the names of the intents.
+
+    Raises:
+      UserError: chunks that end at spaces, among tokens that are no bytes.
+    """
     if ":" in config.model:
         return 1, INTENTS
     fields = model_fields(config)
     fields.pop("vocab_size", None)  # possibly not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
-    fixed = getattr(model, "chunking", "") == "fixed"
+    chunking = getattr(model, "chunking", "")
+    if chunking == "space" and config.data.tokenizer != "byte":
+        raise UserError(
+            "config.model_config.chunking: 'space' looks for spaces among bytes; set it to 'fixed' "
+            "or 'learned', or data.tokenizer to 'byte'"
+        )
+    fixed = chunking == "fixed"
     return model.chunk_size if fixed else 1, getattr(model, "intents", INTENTS)
 
 
@@ -99,11 +119,6 @@ def _check_fit(config: ConfigDict) -> None:
             "config.data.carry_state: rows are independent exchanges, between which no state is "
             "carried; set it to false"
         )
-    if d.tokenizer != "byte":
-        raise UserError(
-            f"config.data.tokenizer: format 'chat' is read in bytes; set it to 'byte', "
-            f"got {d.tokenizer!r}"
-        )
     if config.curriculum:
         raise UserError("config.curriculum: rows of exchanges have a fixed length; leave it out")
     if config.control.watch:
@@ -113,15 +128,15 @@ def _check_fit(config: ConfigDict) -> None:
     if ":" not in config.model and hasattr(jaxmodels.make_config(config.model), "mode"):
         raise UserError(
             f"config.data.format: model {config.model!r} does not read 'chat', but left-to-right "
-            "models of bytes do, such as rnk, mamba and rwkv"
+            "models do, such as rnk, mamba and rwkv"
         )
 
 
 def _valid_stream(config: ConfigDict, corpus: ChatCorpus) -> tuple[Any, int]:
-    """Return (batches over `eval_tokens` of the validation rows, number of their targets)."""
+    """Return (batches over `eval_tokens` of the validation rows, bytes of their targets)."""
     tokens = config.data.eval_tokens
-    rows = rows_of(config, corpus.valid)
+    rows = rows_of(config, corpus.valid, corpus.tokenizer)
     limit = max(tokens // config.seq_len, 1) if tokens else None
     chosen = np.array(evenly_spaced(range(len(rows.kept)), limit))
     rows = ChatRows(*(column[chosen] for column in rows))
-    return row_eval_stream(rows, **stream_arguments(config)), int(rows.weights.sum())
+    return row_eval_stream(rows, **stream_arguments(config)), int(rows.sizes[:, 1].sum())

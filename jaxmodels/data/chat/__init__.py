@@ -1,1 +1,1 @@
-"""Conversations as bytes: exchanges, their rows, corpora and labels."""
+"""Conversations: exchanges, their rows of bytes or other tokens, corpora and labels."""

@@ -1,9 +1,10 @@
-"""Exchanges of a conversation, and their rows of bytes (docs/systems.md, R-19 to R-21).
+"""Exchanges of a conversation, and their rows of tokens (docs/systems.md, R-19 to R-21).
 
     User: hello\\nModel: hi\\nUser: how are you?\\nModel: PAD ... PAD BEGIN fine, thanks END PAD ...
 
 The prompt with BEGIN fills whole chunks, so that the response starts a new one. The targets are the
-bytes after BEGIN, up to and including END. The three marks are bytes that UTF-8 never uses.
+tokens after BEGIN, up to and including END. The three marks are the last ids of the vocabulary: of
+bytes, the default, three that UTF-8 never uses; see `tokens.py` for others.
 """
 
 import hashlib
@@ -13,11 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer
 from jaxmodels.errors import UserError
 
 PAD, BEGIN, END = 0xFF, 0xFE, 0xFD
-SLOT = 32  # bytes, to which prompts are rounded up to decide what fits into a row
+SLOT = 32  # tokens, to which prompts are rounded up to decide what fits into a row
+BYTES = ByteTokenizer()
 ROLES = ("User", "Model")
 
 
@@ -49,6 +52,7 @@ class ChatCorpus:
       name: name for reports.
       train, valid, test: the exchanges.
       split: description of the split.
+      tokenizer: its last three ids are the marks.
     """
 
     name: str
@@ -56,15 +60,12 @@ class ChatCorpus:
     valid: tuple[Exchange, ...]
     test: tuple[Exchange, ...]
     split: str
-
-    @property
-    def tokenizer(self) -> ByteTokenizer:
-        """Return the tokenizer: bytes."""
-        return ByteTokenizer()
+    tokenizer: Tokenizer = BYTES
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 over all exchanges."""
-        digest = hashlib.sha256()
+        """Return the SHA-256 over all exchanges, and over a tokenizer that was fitted on them."""
+        fitted = self.tokenizer != BYTES
+        digest = hashlib.sha256(self.tokenizer.to_json().encode() if fitted else b"")
         for part in (self.train, self.valid, self.test):
             digest.update(f"split:{len(part)};".encode())
             for x in part:
@@ -79,6 +80,7 @@ class ChatRows(NamedTuple):
     Attributes:
       inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len), 1 on the response.
       intent, answerable: int32 (n,), -1 without a label.
+      sizes: int64 (n, 2), bytes of the text of the prompt, and of the response with its end as one.
       kept: int64 (n,), index of the exchange; those that do not fit are left out.
     """
 
@@ -87,6 +89,7 @@ class ChatRows(NamedTuple):
     weights: np.ndarray
     intent: np.ndarray
     answerable: np.ndarray
+    sizes: np.ndarray
     kept: np.ndarray
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
@@ -94,7 +97,8 @@ class ChatRows(NamedTuple):
 
         `reset`, bool (rows, seq_len), starts every row from the initial state.
         """
-        batch = {name: getattr(self, name)[chosen] for name in self._fields if name != "kept"}
+        fields = [name for name in self._fields if name not in ("sizes", "kept")]
+        batch = {name: getattr(self, name)[chosen] for name in fields}
         padding = chosen < 0
         batch["weights"][padding] = 0.0
         batch["intent"][padding] = batch["answerable"][padding] = -1
@@ -122,50 +126,70 @@ def prompt_bytes(turns: Sequence[str], chunk_size: int, most: int) -> np.ndarray
     at least, so that models with smaller chunks or none read the same turns. None if the last does
     not fit.
     """
+    found = _prompt(turns, chunk_size, most, BYTES)
+    return found and found[1]
+
+
+def _prompt(
+    turns: Sequence[str], chunk_size: int, most: int, tokenizer: Tokenizer
+) -> tuple[str, np.ndarray] | None:
+    """Return (text of the prompt, its ids with padding and BEGIN), see `prompt_bytes`."""
     for first in range(len(turns)):
-        text = np.frombuffer(prompt_of(turns[first:]).encode(), np.uint8)
-        if len(text) + len(prompt_end(len(text), max(chunk_size, SLOT))) <= most:
-            return np.concatenate([text, prompt_end(len(text), chunk_size)])
+        text = prompt_of(turns[first:])
+        ids = tokenizer.encode(text)
+        if len(ids) + len(prompt_end(len(ids), max(chunk_size, SLOT))) <= most:
+            end = prompt_end(len(ids), chunk_size, tokenizer.vocab_size)
+            return text, np.concatenate([ids, end])
     return None
 
 
-def prompt_end(size: int, chunk_size: int) -> np.ndarray:
-    """Return the padding and BEGIN after `size` bytes of a prompt, int32 (length,)."""
-    end = np.full(-size % chunk_size or chunk_size, PAD, np.int32)
-    end[-1] = BEGIN
+def prompt_end(size: int, chunk_size: int, vocab_size: int = BYTES.vocab_size) -> np.ndarray:
+    """Return the padding and BEGIN after `size` tokens of a prompt, int32 (length,)."""
+    end = np.full(-size % chunk_size or chunk_size, vocab_size - 1, np.int32)
+    end[-1] = vocab_size - 2
     return end
 
 
 def lay_out(
-    exchanges: Sequence[Exchange], seq_len: int, chunk_size: int, intents: Sequence[str] = ()
+    exchanges: Sequence[Exchange],
+    seq_len: int,
+    chunk_size: int,
+    intents: Sequence[str] = (),
+    tokenizer: Tokenizer = BYTES,
 ) -> ChatRows:
     """Lay out exchanges as rows.
 
     Args:
-      exchanges: those to lay out; a response that does not fit beside its last turn is left out.
-      seq_len: bytes of a row.
+      exchanges: those to lay out. Left out are responses that do not fit beside their last turn,
+        and those of which the tokenizer does not give back the text.
+      seq_len: tokens of a row.
       chunk_size: the prompt fills a multiple of it; 1 for models without chunks.
       intents: names of the classes, in order; exchanges of other intents have no label.
+      tokenizer: its last three ids are the marks.
 
     Raises:
       UserError: none fits.
     """
-    rows, kept = [], []
+    pad, rows, kept = tokenizer.vocab_size - 1, [], []
     for number, x in enumerate(exchanges):
-        response = np.frombuffer(one_line(x.response).encode(), np.uint8)
-        prompt = prompt_bytes(x.turns, chunk_size, seq_len - len(response))
-        if prompt is None or not len(response):
+        text = one_line(x.response)
+        response = tokenizer.encode(text)
+        found = _prompt(x.turns, chunk_size, seq_len - len(response), tokenizer)
+        if found is None or not len(response) or tokenizer.decode(response) != text:
             continue
-        inputs, targets = np.full((2, seq_len), PAD, np.int32)
+        asked, prompt = found
+        inputs, targets = np.full((2, seq_len), pad, np.int32)
         weights = np.zeros(seq_len, np.float32)
         begin = len(prompt)
         inputs[:begin], inputs[begin : begin + len(response)] = prompt, response
         answer = slice(begin - 1, begin + len(response))
-        targets[answer], weights[answer] = [*response, END], 1.0
+        targets[answer], weights[answer] = [*response, tokenizer.vocab_size - 3], 1.0
         intent = intents.index(x.intent) if x.intent in intents else -1
         answerable = -1 if x.answerable is None else int(x.answerable)
-        rows.append((inputs, targets, weights, np.int32(intent), np.int32(answerable)))
+        sizes = np.array([len(asked.encode()), len(text.encode()) + 1])
+        rows.append((inputs, targets, weights, np.int32(intent), np.int32(answerable), sizes))
         kept.append(number)
     if not rows:
-        raise UserError(f"seq_len: none of {len(exchanges)} exchanges fits in {seq_len} bytes")
+        unit = "bytes" if tokenizer == BYTES else "tokens"
+        raise UserError(f"seq_len: none of {len(exchanges)} exchanges fits in {seq_len} {unit}")
     return ChatRows(*(np.stack(column) for column in zip(*rows, strict=True)), np.array(kept))

@@ -16,6 +16,7 @@ from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.marked import MarkedTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
 
@@ -59,6 +60,8 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     try:
         fields = json.loads(text)
         kind = fields["kind"]
+        if kind == "marked":
+            return MarkedTokenizer(tokenizer_from_json(json.dumps(fields["inner"])))
         if kind in KINDS:
             return KINDS[kind](**{name: fields[name] for name in KINDS[kind].described()})
     except (ValueError, KeyError, TypeError) as error:

