@@ -4,6 +4,7 @@
     intent           accuracy, against that of the most frequent class, and the confusion matrix
     answerable       area under the ROC curve, and expected calibration error
     stop             precision, recall and F1 over the chunks of responses: does it end in this one?
+    arithmetic       responses exactly right, of questions of the corpus of that name
     panel            replies to prompts of the last split, and distinct-1 and -2 of them; bytes only
 
 The heads are those of RNK; other models have the first only. Labels are those of the data, most of
@@ -22,15 +23,22 @@ import numpy as np
 
 from eval.chat.conversation import Options, check_model
 from eval.chat.panel import distinct, panel
+from eval.evaluators.arithmetic import arithmetic_scores
 from eval.evaluators.plans import describe_plans
 from eval.log import device_description, versions
-from eval.report.chat_page import confusion_table, headline, panel_table, score_table
+from eval.report.chat_page import (
+    arithmetic_table,
+    confusion_table,
+    headline,
+    panel_table,
+    score_table,
+)
 from eval.report.document import Block, Heading, Text
 from eval.report.run_page import write_report
 from eval.run import load_trained
 from jaxmodels import count_parameters
 from jaxmodels.cli import progress_counter, write_json
-from jaxmodels.data.chat.exchange import ChatRows
+from jaxmodels.data.chat.exchange import ChatRows, Exchange
 from jaxmodels.data.pairs.rows import evenly_spaced, row_eval_stream
 from jaxmodels.errors import UserError
 from jaxmodels.models.rnk.terms import stop_targets
@@ -76,8 +84,9 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         chosen = evenly_spaced(range(len(rows.kept)), options.max_pairs or None)
         rows = ChatRows(*(column[np.array(chosen)] for column in rows))
         progress = progress_counter(split, "exchanges")
-        splits[split] = evaluate(model, rows, options.batch_size, progress)
-        plans = describe_plans(model, rows, options.batch_size)  # of the last split
+        splits[split] = evaluate(model, rows, options.batch_size, progress, exchanges)
+        if tokenizer.name == "byte":  # it counts bits per byte by tokens
+            plans = describe_plans(model, rows, options.batch_size)  # of the last split
     read_tokens = trained.step * config.batch_size * config.seq_len
     note, replies = "not asked for: --replies=0", []
     try:
@@ -120,6 +129,7 @@ def evaluate(
     rows: ChatRows,
     batch_size: int = 32,
     progress: Callable[[int, int], None] | None = None,
+    exchanges: Sequence[Exchange] = (),
 ) -> dict[str, Any]:
     """Return the scores of a model on rows, each read from the initial state.
 
@@ -128,6 +138,7 @@ def evaluate(
       rows: the rows; the model's class names give those of their intents, if it has any.
       batch_size: rows read at once.
       progress: called with (rows read, all rows) after every batch.
+      exchanges: of the split, of which `rows.kept` are indices; their arithmetic is scored.
     """
     total, read = len(rows.kept), []
     for batch in row_eval_stream(rows, batch_size=min(batch_size, total), prefetch=0):
@@ -148,6 +159,9 @@ def evaluate(
         scores["answerable"] = chance_scores(found["answerable"], rows.answerable)
     if "stops" in found:
         scores["stop"] = stop_scores(*found["stops"].sum(0).tolist())
+    if exchanges:
+        laid_out = [exchanges[i] for i in rows.kept]
+        scores["arithmetic"] = arithmetic_scores(laid_out, found["exact"])
     return {name: value for name, value in scores.items() if value is not None}
 
 
@@ -157,9 +171,13 @@ def _read(model, batch):
     state = model.initial_state(len(batch["inputs"]))
     _, out = model(state, batch["inputs"], batch["reset"])
     weights, targets = batch["weights"], batch["targets"]
+    right = out.logits.argmax(-1) == targets
     found = {
         "nats": (weights * losses.token_nll(out.logits, targets)).sum(1),
-        "correct": (weights * (out.logits.argmax(-1) == targets)).sum(1),
+        "correct": (weights * right).sum(1),
+        # Each token is the most likely one after the right ones before it: so greedy decoding
+        # writes this response. Other tokens with the same text do not count.
+        "exact": (right | (weights == 0)).all(1),
     }
     heads = getattr(out, "label_logits", {})
     if "intent" in heads:
@@ -250,5 +268,5 @@ def summary(result: dict[str, Any]) -> list[Block]:
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
     end = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
     blocks = [Heading(title), Text(headline(result)), score_table(result)]
-    blocks += [*confusion_table(result), *panel_table(result)]
+    blocks += [*arithmetic_table(result), *confusion_table(result), *panel_table(result)]
     return [*blocks, Text(end, "missing")]

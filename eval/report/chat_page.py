@@ -13,6 +13,7 @@ from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, pr
 NAMES = {
     "bits_per_byte": "bits per byte of responses",
     "accuracy": "next-token accuracy",
+    "arithmetic.all.exact": "arithmetic, exactly right",
     "intent.accuracy": "intent accuracy",
     "intent.majority": "most frequent intent",
     "answerable.auroc": "answerable, area under the ROC curve",
@@ -40,8 +41,8 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
         blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_curves(log)]
     else:
         blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
-        blocks += [score_table(result), *confusion_table(result), *plan_pictures(result)]
-        blocks += [*panel_table(result), *_curves(log)]
+        blocks += [score_table(result), *arithmetic_table(result), *confusion_table(result)]
+        blocks += [*plan_pictures(result), *panel_table(result), *_curves(log)]
         facts = {
             "checkpoint": f"step {result['step']}",
             "parameters": f"{result['parameters']:,}",
@@ -86,7 +87,7 @@ def _tiles(result) -> list[tuple[str, str]]:
         for split, scores in result["splits"].items()
     ]
     last = list(result["splits"].values())[-1]
-    for path in ("intent.accuracy", "answerable.auroc", "stop.f1"):
+    for path in ("arithmetic.all.exact", "intent.accuracy", "answerable.auroc", "stop.f1"):
         if (value := _value(last, path)) != "-":
             tiles.append((value, NAMES[path]))
     return tiles
@@ -98,6 +99,34 @@ def score_table(result: Mapping[str, Any]) -> Table:
     rows = [[label, *(_value(s, path) for s in splits.values())] for path, label in NAMES.items()]
     rows = [row for row in rows if set(row[1:]) != {"-"}]
     return Table(["", *splits], rows, styles={0: "strong"})
+
+
+def arithmetic_table(result: Mapping[str, Any]) -> list[Block]:
+    """Return the share of sums and differences exactly right by number of digits, per split."""
+    splits = {name: s["arithmetic"] for name, s in result["splits"].items() if "arithmetic" in s}
+    kinds = {
+        (sign, digits): None  # an ordered set
+        for scores in splits.values()
+        for sign, by_digits in scores.items()
+        if sign != "all"
+        for digits in by_digits
+    }
+    if not kinds:
+        return []
+    rows = []
+    for sign, digits in sorted(
+        kinds, key=lambda kind: (kind[0], kind[1] != "all", kind[1].zfill(2))
+    ):
+        cells = [scores.get(sign, {}).get(digits) for scores in splits.values()]
+        cells = [f"{x['exact']:.1%} of {x['questions']:,}" if x else "-" for x in cells]
+        rows.append([f"a {sign} b", digits, *cells])
+    styles = {i: "strong" for i, row in enumerate(rows) if row[1] == "all"}
+    note = (
+        "Answers of which greedy decoding writes every token, by the digits of the longer operand; "
+        "no question has both operands of one in training."
+    )
+    table = Table(["", "digits", *splits], rows, left=(0, 1), styles=styles)
+    return [Heading("Arithmetic: exactly right"), table, Text(note)]
 
 
 def confusion_table(result: Mapping[str, Any]) -> list[Block]:

@@ -1,7 +1,7 @@
-"""Scores of runs on held-out conversations."""
+"""Scores of runs on held-out conversations, and on arithmetic among them."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.log import json_value
@@ -36,13 +36,38 @@ def section(result: Mapping[str, Any]) -> list[Block]:
     text = f"On the {split} split, mean and standard deviation over the seeds."
     text += f" The most frequent intent is {100 * majority:.1f} % of the data." if majority else ""
     header = ["", "parameters", "seeds", *SCORES.values()]
-    return [Heading("Held-out conversations"), Text(text), Table(header, rows)]
+    blocks = [Heading("Held-out conversations"), Text(text), Table(header, rows)]
+    return [*blocks, *_arithmetic(by_entry, split)]
 
 
-def _spread(outcomes, split, path):
+def _arithmetic(by_entry: Mapping[str, Sequence[Mapping]], split: str) -> list[Block]:
+    """Return a table for each operation, the digits of the longer operand as columns."""
+    found = [
+        outcome["splits"][split].get("arithmetic", {})
+        for outcomes in by_entry.values()
+        for outcome in outcomes
+    ]
+    signs = sorted({sign for scores in found for sign in scores} - {"all"})
+    if not signs:
+        return []
+    text = f"Percent of the questions of the {split} split that are answered exactly right, by the "
+    text += "digits of the longer operand; mean and standard deviation over the seeds."
+    blocks: list[Block] = [Heading("Held-out arithmetic"), Text(text)]
+    for sign in signs:
+        digits = sorted({n for scores in found for n in scores.get(sign, {})} - {"all"}, key=int)
+        columns = [*digits, "all"]
+        rows = []
+        for name, outcomes in by_entry.items():
+            paths = [f"arithmetic.{sign}.{n}.exact" for n in columns]
+            rows.append([name, *(_spread(outcomes, split, path, 100, 1) for path in paths)])
+        blocks.append(Table([f"a {sign} b", *columns], rows))
+    return blocks
+
+
+def _spread(outcomes, split, path, scale=1, places=3):
     values = [json_value(outcome["splits"][split], path) for outcome in outcomes]
-    values = [value for value in values if value is not None]
+    values = [scale * value for value in values if value is not None]
     if not values:
         return "-"
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3f}{spread}"
+    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{places}f}{spread}"
