@@ -13,7 +13,7 @@ def test_mean_and_deviation_over_seeds():
     runs = [run("RNK", 1, 2.2, intent=intent), run("RNK", 0, 2.0, intent=intent)]
     runs += [run("GRU", 0, 2.5), {"entry": "none", "seed": 0}]
     result = {"entries": {"RNK": {}, "GRU": {}, "none": {}}, "runs": runs}
-    heading, text, table = conversations.section(result)
+    _, text, table = conversations.section(result)
     assert "test split" in text.text and "most frequent intent is 50.0 %" in text.text
     assert [row[:5] for row in table.rows] == [
         ["RNK", "1,200", "2", "2.100 ± 0.141", "0.750 ± 0.000"],
