@@ -20,7 +20,7 @@ from configs.rnk.chat import get_config
 STEPS = 500
 SMALL = {"width": 64, "hidden_size": 128, "num_layers": 2}
 TINY = {"width": 32, "hidden_size": 48, "num_layers": 1}
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 RATE = "optimizer.learning_rate"
 
 MAMBA = {"model": "mamba", "num_layers": 4, "head_size": 8, "state_size": 32}
