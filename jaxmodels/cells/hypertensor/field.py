@@ -35,7 +35,8 @@ class FieldConfig:
         covariance at power 1, AdaGrad-like at 0.5.
       rate: step size of the columns.
       power: see "recursive".
-      geometry_rate: step size of normals and offsets; 0 leaves them.
+      geometry_rate: step size of normals and offsets; 0 leaves them. With "fixed", it multiplies
+        the gradient; else the gradient over the root of its summed squares, tensor by tensor.
       through_weights: let the gradient of normals, offsets and inputs pass through the weights.
       storage: "float16", rounded stochastically; "float16_nearest", as the source; "float32".
     """
@@ -93,6 +94,7 @@ class Field:
       mass: (N, 3), sum of the weights that each column has had: usage, and the step size.
       usage: (N,), decaying sum of weights; error: (N,), decaying mean of the loss; movement: (N,),
         decaying sum of the gradient's norm.
+      travel: (N,), root of the summed squared gradients of normal and offset.
       updates: int32 scalar, number of updates; counter of the random bits.
     """
 
@@ -104,6 +106,7 @@ class Field:
     usage: jax.Array
     error: jax.Array
     movement: jax.Array
+    travel: jax.Array
     updates: jax.Array
 
 
@@ -134,6 +137,7 @@ def random_field(config: FieldConfig, key: jax.Array) -> Field:
         usage=zeros,
         error=zeros,
         movement=zeros,
+        travel=zeros,
         updates=jnp.int32(0),
     )
 
@@ -154,6 +158,6 @@ def store(config: FieldConfig, x: jax.Array, counter: jax.Array, stream: int) ->
 def field_bytes(inputs: int, outputs: int, tensors: int = 1) -> int:
     """Return the bytes of normals and columns in float16: 2 (d + 3 V) a tensor (F-11).
 
-    Offset, bands and statistics add 2 x 9 bytes, 0.06 % at d = V = 4096.
+    Offset, bands and statistics add 2 x 10 bytes, 0.06 % at d = V = 4096.
     """
     return 2 * (inputs + 3 * outputs) * tensors

@@ -27,7 +27,7 @@ class Reading:
       weight: (B, K), summing to 1.
       distance: (B, K), by which they were chosen; inf for those that were not.
       projected: (B, K), n . x.
-      alpha: (B, K, 3), weights of the columns; slope: their derivative along the signed distance.
+      alpha: (3, B, K), weights of the columns; slope: their derivative along the signed distance.
     """
 
     index: jax.Array | None
@@ -39,8 +39,8 @@ class Reading:
 
     @property
     def activation(self) -> jax.Array:
-        """Return the weight of each column in the output, (B, K, 3), summing to 1."""
-        return self.weight[..., None] * self.alpha
+        """Return the weight of each column in the output, (3, B, K), summing to 1."""
+        return self.weight[None] * self.alpha
 
 
 def read(
@@ -111,21 +111,19 @@ def predict(config: FieldConfig, field: Field, x: jax.Array, *, sparse: bool = F
 
 
 def mix_columns(field: Field, activation: jax.Array, index: jax.Array | None) -> jax.Array:
-    """Return the sum of columns (B, V), weighted by activation (B, K, 3)."""
+    """Return the sum of columns (B, V), weighted by activation (3, B, K)."""
     if index is None:
-        columns = field.columns.astype(jnp.float32).reshape(-1, field.columns.shape[-1])
-        flat = activation.reshape(len(activation), -1)
-        return jnp.einsum("bn,nv->bv", flat, columns, precision=EXACT)
+        columns = field.columns.astype(jnp.float32)
+        parts = (jnp.dot(activation[a], columns[:, a], precision=EXACT) for a in range(3))
+        return sum(parts)
     columns = field.columns[index].astype(jnp.float32)
-    return jnp.einsum("bka,bkav->bv", activation, columns, precision=EXACT)
+    return jnp.einsum("abk,bkav->bv", activation, columns, precision=EXACT)
 
 
 def respond(field: Field, g: jax.Array, index: jax.Array | None) -> jax.Array:
-    """Return the product of g (B, V) with each column, (B, K, 3)."""
+    """Return the product of g (B, V) with each column, (3, B, K)."""
     if index is None:
         columns = field.columns.astype(jnp.float32)
-        flat = columns.reshape(-1, columns.shape[-1])
-        y = jnp.einsum("bv,nv->bn", g, flat, precision=EXACT)
-        return y.reshape(len(g), len(columns), 3)
+        return jnp.stack([jnp.dot(g, columns[:, a].T, precision=EXACT) for a in range(3)])
     columns = field.columns[index].astype(jnp.float32)
-    return jnp.einsum("bv,bkav->bka", g, columns, precision=EXACT)
+    return jnp.einsum("bv,bkav->abk", g, columns, precision=EXACT)

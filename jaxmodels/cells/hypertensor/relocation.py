@@ -55,6 +55,7 @@ def plant(
         "usage": jnp.broadcast_to(mean["usage"], length.shape),
         "error": jnp.zeros_like(length),
         "movement": jnp.broadcast_to(mean["movement"], length.shape),
+        "travel": jnp.zeros_like(length),
     }
     changed = {}
     for stream, (name, value) in enumerate(new.items()):

@@ -85,7 +85,7 @@ def gradients(
         columns=_columns(reading, g, index, c.tensors),
         normal=normal,
         offset=offset,
-        mass=_count(reading.activation * counts[..., None], index, c.tensors),
+        mass=jnp.stack([_count(a * counts, index, c.tensors) for a in reading.activation], -1),
         error=_count(reading.weight * (counts * loss[:, None]), index, c.tensors),
     ), dx
 
@@ -93,17 +93,15 @@ def gradients(
 def _columns(reading, g, index, tensors):
     activation = reading.activation
     if index is None:
-        flat = activation.reshape(len(g), -1)
-        y = jnp.einsum("bn,bv->nv", flat, g, precision=EXACT)
-        return y.reshape(tensors, 3, g.shape[-1])
-    parts = activation[..., None] * g[:, None, None]
+        return jnp.stack([jnp.dot(activation[a].T, g, precision=EXACT) for a in range(3)], 1)
+    parts = jnp.moveaxis(activation, 0, -1)[..., None] * g[:, None, None]
     return jnp.zeros((tensors, 3, g.shape[-1]), jnp.float32).at[index].add(parts)
 
 
 def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
     """Return the derivatives of the loss along n . x, delta, |n|^2 and |x|^2 / 2, each (B, K)."""
     e = respond(field, g, reading.index)
-    by_signed = reading.weight * jnp.sum(e * reading.slope, -1)
+    by_signed = reading.weight * jnp.sum(e * reading.slope, 0)
     if not c.through_weights:
         none = jnp.zeros_like(by_signed)
         return by_signed, by_signed, none, none
@@ -112,7 +110,7 @@ def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
             "through_weights has a closed form for distance='euclidean' and weighting='softmax' "
             f"only, got {c.distance!r} and {c.weighting!r}; set through_weights=False"
         )
-    q = jnp.sum(e * reading.alpha, -1)
+    q = jnp.sum(e * reading.alpha, 0)
     mean = jnp.sum(reading.weight * q, -1, keepdims=True)
     near = jnp.isfinite(reading.distance)
     d = jnp.where(near, reading.distance, 1.0)
@@ -163,10 +161,10 @@ def _own(values, normals, index, tensors):
 
 
 def _count(values, index, tensors):
-    """Return the sum over rows of values (B, K, ...) by tensor: (N, ...)."""
+    """Return the sum over rows of values (B, K) by tensor: (N,)."""
     if index is None:
         return values.sum(0)
-    return jnp.zeros((tensors, *values.shape[2:]), jnp.float32).at[index].add(values)
+    return jnp.zeros((tensors,), jnp.float32).at[index].add(values)
 
 
 def _dense(values, index, tensors):
@@ -196,12 +194,7 @@ def apply_gradients(
     new = {"columns": store(c, columns, counter, 1), "mass": store(c, mass, counter, 2)}
     movement = jnp.sqrt(jnp.sum(jnp.square(grads.columns), (1, 2)))
     if c.geometry_rate:
-        whole, batch = mass.sum(1, keepdims=True), grads.mass.sum(1, keepdims=True)
-        turn = _scaled(c, grads.normal[:, None], whole, batch)[:, 0]
-        normal = unit_rows(field.normal.astype(jnp.float32) - c.geometry_rate * turn)
-        shift = _scaled(c, grads.offset[:, None, None], whole, batch)[:, 0, 0]
-        offset = field.offset.astype(jnp.float32) - c.geometry_rate * shift
-        new |= {"normal": store(c, normal, counter, 3), "offset": store(c, offset, counter, 4)}
+        new |= _moved(c, field, grads)
     used = grads.mass.sum(1)
     heard = used > 0.0
     share = jnp.where(heard, used / (used + rows / c.tensors), 0.0)
@@ -216,6 +209,25 @@ def apply_gradients(
     ):
         new[name] = store(c, value, counter, 5 + stream)
     return field.replace(**new, updates=counter + 1)
+
+
+def _moved(c: FieldConfig, field: Field, grads: Gradients) -> dict[str, jax.Array]:
+    """Return normal, offset and travel after a step.
+
+    A step divided by the root of the summed squares cannot exceed the rate: near ties of distances,
+    where the gradient through the weights is large, tensors would otherwise be thrown away.
+    """
+    squares = jnp.sum(jnp.square(grads.normal), 1) + jnp.square(grads.offset)
+    travel = jnp.sqrt(jnp.square(field.travel.astype(jnp.float32)) + squares)
+    rate = c.geometry_rate * jnp.ones_like(travel)
+    if c.step != "fixed":
+        rate = rate / jnp.maximum(travel, EPS)
+    normal = unit_rows(field.normal.astype(jnp.float32) - rate[:, None] * grads.normal)
+    offset = field.offset.astype(jnp.float32) - rate * grads.offset
+    new = {"normal": normal, "offset": offset, "travel": travel}
+    return {
+        name: store(c, value, field.updates, 8 + i) for i, (name, value) in enumerate(new.items())
+    }
 
 
 def _decayed(statistic):

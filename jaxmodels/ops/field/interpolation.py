@@ -22,14 +22,15 @@ def interpolate(signed: jax.Array, bands: jax.Array, kind: str) -> tuple[jax.Arr
         the slope of its neighbours; the parabola through all three columns.
 
     Returns:
-      (weights, slopes) float32 (..., 3); slopes are 0 outside the bands.
+      (weights, slopes) float32 (3, ...), planes first for the sake of products of matrices; slopes
+      are 0 outside the bands.
     """
     band = jnp.where(signed >= 0.0, bands[..., 1], -bands[..., 0])
     t = signed / band
     inside = jnp.abs(t) < 1.0
     t = jnp.clip(t, -1.0, 1.0)
-    weights, by_t = jax.jvp(lambda t: jnp.stack(_WEIGHTS[kind](t), -1), (t,), (jnp.ones_like(t),))
-    return weights, by_t * jnp.where(inside, 1.0 / band, 0.0)[..., None]
+    weights, by_t = jax.jvp(lambda t: jnp.stack(_WEIGHTS[kind](t)), (t,), (jnp.ones_like(t),))
+    return weights, by_t * jnp.where(inside, 1.0 / band, 0.0)[None]
 
 
 def _lerp(t):
