@@ -17,7 +17,6 @@ from eval.run import Run, load_run
 from jaxmodels.cli import write_json
 from jaxmodels.data import eval_stream, make_stream, split_documents
 from jaxmodels.errors import UserError
-from jaxmodels.models.hft.context import project, raw_entries
 from jaxmodels.models.hft.model import HFT
 
 ROWS, TIME = 16, 64
@@ -86,7 +85,7 @@ def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
 
     @jax.jit
     def read(model, state, batch):
-        after, windows, positions = model._read(state, batch["inputs"], batch["reset"])
+        after, windows, positions = model.contexts(state, batch["inputs"], batch["reset"])
         _, out = model(state, batch["inputs"], batch["reset"])
         flat = {"windows": windows, "positions": positions, "logits": out.logits}
         flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in flat.items()}
@@ -109,8 +108,7 @@ def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict
 
     @jax.jit
     def features(state, batch):
-        state, windows, positions = model._read(state, batch["inputs"], batch["reset"])
-        x = project(c, *raw_entries(c, windows, positions))
+        state, x = model.features(state, batch["inputs"], batch["reset"])
         return state, x.reshape(-1, c.features)
 
     def batches():

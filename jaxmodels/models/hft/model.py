@@ -102,10 +102,8 @@ class HFT(nnx.Module):
           key: ignored, there is no dropout.
           hidden: float (B, T, hidden_size), a teacher's vectors, with that segment.
         """
-        c = self.config
-        state, windows, positions = self._read(state, tokens, reset)
-        features = project(c, *raw_entries(c, windows, positions, hidden))
-        out = self._predict(features.reshape(-1, c.features))
+        state, features = self.features(state, tokens, reset, hidden)
+        out = self._predict(features.reshape(-1, self.config.features))
         shape = tokens.shape
         return state, out.replace(
             logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
@@ -113,12 +111,16 @@ class HFT(nnx.Module):
 
     def step(self, state: HFTState, token):
         """Read one token int32 (B,): (state, HFTOutput without T), reading only the K nearest."""
-        c = self.config
-        state, windows, positions = self._read(state, token[:, None], None)
-        features = project(c, *raw_entries(c, windows, positions))
+        state, features = self.features(state, token[:, None])
         return state, self._predict(features[:, 0], sparse=True)
 
-    def _read(self, state, tokens, reset):
+    def features(self, state: HFTState, tokens, reset=None, hidden=None):
+        """Project the context of each token: (state, float32 (B, T, d)); arguments as in a call."""
+        state, windows, positions = self.contexts(state, tokens, reset)
+        return state, project(self.config, *raw_entries(self.config, windows, positions, hidden))
+
+    def contexts(self, state: HFTState, tokens, reset=None):
+        """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token."""
         windows = windows_of(state.tokens, tokens, reset)
         positions = positions_of(state.position, reset, tokens.shape[1])
         return HFTState(windows[:, -1], positions[:, -1] + 1), windows, positions
