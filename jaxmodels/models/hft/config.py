@@ -68,7 +68,7 @@ class HFTConfig:
     step: str = "recursive"
     rate: float = 8.0
     power: float = 0.5
-    geometry_rate: float = 0.3
+    geometry_rate: float = 0.4
     through_weights: bool = True
     storage: str = "float16"
     compressor: int = 0
