@@ -82,7 +82,7 @@ def ridge_bits(
     batches: Iterable[Batch],
     held_out: Batch,
     classes: int,
-    size: int = 2048,
+    size: int = 1024,
     widths=(0.5, 0.8),
     ridge: float = 1e-4,
 ) -> dict[str, float]:

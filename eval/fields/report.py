@@ -111,12 +111,17 @@ def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict
         state, x = model.features(state, batch["inputs"], batch["reset"])
         return state, x.reshape(-1, c.features)
 
-    def batches():
+    def projected():
         stream = make_stream(pieces, batch_size=ROWS, seq_len=TIME, seed=seed)
         state = model.initial_state(ROWS)
         for batch in itertools.islice(iter(stream), steps):
             state, x = features(state, batch)
-            yield x, jnp.asarray(batch["targets"].reshape(-1))
+            yield np.asarray(x, np.float16), batch["targets"].reshape(-1)
+
+    kept = list(projected())  # as the field itself would cache them
+
+    def batches():
+        return ((jnp.asarray(x, jnp.float32), jnp.asarray(y)) for x, y in kept)
 
     def tokens():
         stream = make_stream(pieces, batch_size=ROWS, seq_len=TIME, seed=seed)
@@ -124,8 +129,9 @@ def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict
         return list(np.concatenate(rows, 1))
 
     classes = c.vocab_size
-    recent = list(itertools.islice(batches(), NEIGHBOURS // (ROWS * TIME)))
-    x, y = (jnp.concatenate([b[i] for b in recent]) for i in range(2))
+    recent = kept[-(NEIGHBOURS // (ROWS * TIME)) :]
+    x, y = (np.concatenate([b[i] for b in recent]) for i in range(2))
+    recent = jnp.asarray(x, jnp.float32), jnp.asarray(y)
     counts = heads.KneserNey(6, classes).fit(tokens())
     p = np.concatenate([counts.probability(d.tokens) for d in documents])
     unigram = heads.KneserNey(1, classes).fit(tokens())
@@ -133,7 +139,7 @@ def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict
     return {
         "unigram": float(-np.log2(q).mean()),
         "softmax": heads.softmax_bits(batches, held_out, classes, steps),
-        f"knn of {len(y)}": heads.knn_bits((x, y), held_out, classes),
+        f"knn of {len(y)}": heads.knn_bits(recent, held_out, classes),
         "ridge": heads.ridge_bits(batches(), held_out, classes),
         "kneser-ney of order 6": float(-np.log2(p).mean()),
     }

@@ -52,6 +52,11 @@ SMALL = {
     "chunk_size": 4,
     "plan_layers": 1,
     "plan_steps": 2,
+    "tensors": 32,
+    "sketch_size": 64,
+    "ngram_bins": 64,
+    "queue": 16,
+    "relocated": 4,
 }
 
 

@@ -13,6 +13,7 @@ from jaxmodels.ops.common.rounding import random_bits, stochastic_round
 from jaxmodels.ops.field import DISTANCES, INTERPOLATIONS, WEIGHTINGS
 
 STORAGE = ("float16", "float16_nearest", "float32")
+BLOCK = 64  # tensors that are drawn together
 STEPS = ("fixed", "normalized", "recursive")
 
 
@@ -113,26 +114,27 @@ class Field:
 def random_field(config: FieldConfig, key: jax.Array) -> Field:
     """Return the source's random field: Gaussian normals, bands U(0.1, 1), C ~ N(0, 0.05^2).
 
-    The columns are drawn row by row in the dtype of storage: they are most of the memory.
+    Drawn a few tensors at a time in the dtype of storage: peak memory is that of the field.
     """
     c = config
     normal, offset, bands = jax.random.split(key, 3)
-    normal = unit_rows(jax.random.normal(normal, (c.tensors, c.inputs)))
     spans = jax.random.uniform(bands, (c.tensors, 2), minval=0.1, maxval=1.0)
     seed = jax.random.bits(key, (), jnp.uint32)
 
     def row(i):
+        own = unit_rows(jax.random.normal(jax.random.fold_in(normal, i), (c.inputs,)))
         bits = random_bits((3, c.outputs), seed + i.astype(jnp.uint32) * jnp.uint32(GOLDEN), 0)
         # The sum of four bytes of a hash is near enough to a normal variate.
         parts = [(bits >> shift & 0xFF).astype(jnp.float32) for shift in (0, 8, 16, 24)]
-        return (0.05 / 147.8 * (sum(parts) - 510.0)).astype(c.dtype)
+        return own.astype(c.dtype), (0.05 / 147.8 * (sum(parts) - 510.0)).astype(c.dtype)
 
+    normals, columns = jax.lax.map(row, jnp.arange(c.tensors), batch_size=min(c.tensors, BLOCK))
     zeros = jnp.zeros((c.tensors,), c.dtype)
     return Field(
-        normal=normal.astype(c.dtype),
+        normal=normals,
         offset=(0.5 * jax.random.normal(offset, (c.tensors,))).astype(c.dtype),
         bands=(spans * jnp.array([[-1.0, 1.0]])).astype(c.dtype),
-        columns=jax.lax.map(row, jnp.arange(c.tensors)),
+        columns=columns,
         mass=jnp.zeros((c.tensors, 3), c.dtype),
         usage=zeros,
         error=zeros,

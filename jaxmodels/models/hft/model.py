@@ -21,6 +21,7 @@ from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms,
 from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
 from jaxmodels.models.hft.learn import learn
+from jaxmodels.ops.losses import token_nll
 
 COMPRESSED_SCALE = 1.0  # s above
 
@@ -158,3 +159,17 @@ class HFT(nnx.Module):
         model.field, model.compressor, model.queue = map(nnx.data, parts[:3])
         model.relocated[...] = self.relocated[...] + parts[3]
         return model, state, term_sums(self.terms, out, batch)
+
+    def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        """Return arrays to plot for tokens int (T,).
+
+        They are answering (T,), the effective number of tensors; nearest (T,), the distance to the
+        nearest anchor; log2_loss (T - 1,), bits per next token.
+        """
+        tokens = jnp.asarray(tokens)[None]
+        _, out = self(self.initial_state(1), tokens)
+        return {
+            "answering": out.answering[0],
+            "nearest": out.reading.distance.min(-1),
+            "log2_loss": token_nll(out.logits[0, :-1], tokens[0, 1:]) / jnp.log(2.0),
+        }
