@@ -13,11 +13,11 @@ def get_config() -> ConfigDict:
         {
             "model": "hft",
             "model_config": {},
-            "steps": 1500,
+            "steps": 1200,
             "batch_size": 16,
             "seq_len": 64,
             "eval_every": 300,
-            "checkpoint_every": 500,
+            "checkpoint_every": 600,
             "log_every": 20,
             "data": {"piece_tokens": 2048},
         }

@@ -12,7 +12,7 @@ import sys
 
 from jaxmodels import cli
 
-CONTEXTS, EXAMPLES = 4096, 1_048_576
+CONTEXTS, EXAMPLES = 16_384, 1_048_576
 
 
 @cli.command()

@@ -15,7 +15,7 @@ from eval.log import device_description, versions
 from eval.report.document import Block, Heading, Table, Text
 from eval.run import Run, load_run
 from jaxmodels.cli import write_json
-from jaxmodels.data import eval_stream, make_stream, split_documents
+from jaxmodels.data import eval_stream, make_stream, split_documents, subsample
 from jaxmodels.errors import UserError
 from jaxmodels.models.hft.model import HFT
 
@@ -74,12 +74,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
 
 def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
     """Return held-out contexts, what the model makes of them, and their targets."""
-    documents, kept = [], 0
-    for document in trained.corpus.valid:
-        if kept > 1.2 * count:
-            break
-        documents.append(document)
-        kept += len(document)
+    documents = subsample(trained.corpus.valid, count)
     stream = eval_stream(documents, batch_size=ROWS, seq_len=TIME)
     state, parts = model.initial_state(ROWS), []
 
@@ -96,7 +91,7 @@ def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
         real = batch["weights"].reshape(-1) > 0
         part = {name: np.asarray(x)[real] for name, x in part.items()}
         parts.append(part | {"targets": batch["targets"].reshape(-1)[real]})
-    whole = {name: np.concatenate([p[name] for p in parts])[:count] for name in parts[0]}
+    whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
     whole = {name: jnp.asarray(x) for name, x in whole.items()}
     return whole | {"documents": documents}
 
