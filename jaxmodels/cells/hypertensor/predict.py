@@ -17,6 +17,8 @@ from jaxmodels.cells.hypertensor.field import Field, FieldConfig
 from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.field import distance, interpolate, weigh
 
+BLOCK = 8000  # tensors that are converted to float32 together, in a large field
+
 
 @struct.dataclass
 class Reading:
@@ -64,10 +66,9 @@ def read(
     square = jnp.sum(x * x, -1, keepdims=True)
     if candidates is not None:
         return _read_candidates(c, field, x, square, candidates)
-    normal = field.normal.astype(jnp.float32)
-    projected = jnp.einsum("bd,nd->bn", x, normal, precision=EXACT)
+    projected, normal_square = _projected(field, x, in_blocks=sparse and c.tensors > BLOCK)
     offset = field.offset.astype(jnp.float32)[None]
-    far = distance(c.distance, projected, square, offset, jnp.sum(normal * normal, -1)[None])
+    far = distance(c.distance, projected, square, offset, normal_square[None])
     if sparse:
         return _nearest(c, field, far, projected, None)
     if c.nearest < c.tensors:
@@ -76,6 +77,21 @@ def read(
     bands = jnp.broadcast_to(field.bands.astype(jnp.float32)[None], (*far.shape, 2))
     alpha, slope = interpolate(projected + offset, bands, c.interpolation)
     return Reading(None, weigh(c.weighting, far, c.temperature), far, projected, alpha, slope)
+
+
+def _projected(field, x, in_blocks):
+    """Return n . x (B, N) and |n|^2 (N,); in blocks, no float32 copy of all normals is made."""
+
+    def of(normal):
+        normal = normal.astype(jnp.float32)
+        along = jnp.einsum("bd,...d->...b", x, normal, precision=EXACT)
+        return along, jnp.sum(normal * normal, -1)
+
+    if in_blocks:
+        along, square = jax.lax.map(of, field.normal, batch_size=BLOCK)
+    else:
+        along, square = of(field.normal)
+    return along.T, square
 
 
 def _read_candidates(config, field, x, square, candidates):

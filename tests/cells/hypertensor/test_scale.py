@@ -1,6 +1,7 @@
 """Large fields: candidates by cells, tensors split over devices, learning in place (F-12)."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from eval.fields.budget import measure
 from jaxmodels.cells.hypertensor import FieldConfig, combine, predict, random_field, read
 from jaxmodels.cells.hypertensor.candidates import (
     build_quantizer,
@@ -104,3 +106,20 @@ def test_bad_quantizers_get_one_line(cells, slack):
     field, _ = clustered(dataclasses.replace(BASE, tensors=64))
     with pytest.raises(UserError, match="cells"):
         build_quantizer(field, cells, jax.random.key(0), slack=slack)
+
+
+def test_large_fields_are_read_in_blocks(monkeypatch):
+    field, x = clustered(dataclasses.replace(BASE, tensors=100))
+    c = dataclasses.replace(BASE, tensors=100)
+    whole = read(c, field, x, sparse=True)
+    module = importlib.import_module("jaxmodels.cells.hypertensor.predict")
+    monkeypatch.setattr(module, "BLOCK", 32)  # and 4 tensors over
+    blocks = quick_jit(lambda f, x: read(c, f, x, sparse=True))(field, x)
+    np.testing.assert_array_equal(blocks.index, whole.index)
+    np.testing.assert_allclose(blocks.weight, whole.weight, atol=1e-5)
+
+
+def test_budget_is_held_and_learning_takes_place_in_it():
+    got = measure(640, 64, 96, 8)
+    assert got["gib_held"] < 1.1 * got["gib_by_formula"]
+    assert got["losses"][0] > got["losses"][1] > got["losses"][2]
