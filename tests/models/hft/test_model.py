@@ -18,6 +18,7 @@ from jaxmodels.tree import flatten
 from tests.train.test_step import ROUNDING
 from train.config import complete_config
 from train.devices.placement import Placement
+from train.model import resolve_vocab
 
 SMALL = {
     "vocab_size": 13,
@@ -190,3 +191,9 @@ def test_settings_of_an_optimizer_are_refused():
             {"model": "hft", "model_config": SMALL, "optimizer": {"ema_decay": 0.99}}
         )
         Placement(config, jax.devices()[:1]).fresh_state()
+
+
+def test_a_vocabulary_unlike_the_tokenizer_is_refused():
+    config = complete_config({"model": "hft", "model_config": {"vocab_size": 256}})
+    with pytest.raises(UserError, match="256, but the 'byte' tokenizer has 4097 tokens"):
+        resolve_vocab(config, 4097)
