@@ -23,6 +23,7 @@ from jaxmodels.ops.losses import token_nll
 
 LIMIT = 0.1  # of variance or cosine, that a projection may lose (F-24)
 PAIRS, EVENTS = 2000, 256
+PART = 1024  # contexts that are scored together
 
 
 def sketch_check(
@@ -140,17 +141,23 @@ def relocation_check(config: HFTConfig, field, x: jax.Array, targets: jax.Array)
       x: float (n, inputs), contexts; targets: int32 (n,).
     """
     c, settings = config.predictor, config
-    score = jax.jit(lambda f: token_nll(predict(c, f, x), targets))
-    before = np.asarray(score(field))
+    part = jax.jit(lambda f, x, y: token_nll(predict(c, f, x), y))
+
+    def score(field):
+        parts = [slice(i, i + PART) for i in range(0, len(x), PART)]
+        return np.concatenate([np.asarray(part(field, x[s], targets[s])) for s in parts])
+
+    before = score(field)
     count = min(EVENTS, settings.relocated, settings.queue)
     missed = np.argsort(-before, kind="stable")[: settings.queue]
     every = []
     forced = dataclasses.replace(settings, dead_usage=1e9)  # the least used are taken for dead
+    move = jax.jit(lambda f, q: relocate(forced, f, q)[0])
     for first in range(0, len(missed) - count + 1, count):
         chosen = missed[first : first + count]
         queue = Queue(x[chosen], targets[chosen], jnp.asarray(before[chosen]))
         queue = jax.tree.map(lambda leaf: _padded(leaf, settings.queue), queue)
-        after = np.asarray(score(jax.jit(lambda f, q: relocate(forced, f, q)[0])(field, queue)))
+        after = score(move(field, queue))
         every.append((before[chosen] - after[chosen], (before - after).mean()))
     if not every:
         return {"events": 0}
