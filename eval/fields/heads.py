@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 Batch = tuple[jax.Array, jax.Array]  # features (n, d), targets (n,)
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 LOG2 = np.log(2.0)
 
 
@@ -49,7 +49,7 @@ def _softmax(batches, held_out, classes, steps, rate):
 
 
 def knn_bits(
-    train: Batch, held_out: Batch, classes: int, k: int = 64, temperatures=(0.02, 0.05, 0.1, 0.2)
+    train: Batch, held_out: Batch, classes: int, k: int = 64, temperatures=(0.1, 0.2, 0.4, 0.8)
 ) -> dict[str, float]:
     """Return bits of exact nearest neighbours for each temperature: {"0.05": bits}.
 
@@ -83,7 +83,7 @@ def ridge_bits(
     held_out: Batch,
     classes: int,
     size: int = 1024,
-    widths=(0.5, 0.8),
+    widths=(0.8, 1.6),
     ridge: float = 1e-4,
 ) -> dict[str, float]:
     """Return bits of ridge regression on random Fourier features, for each kernel width s.
