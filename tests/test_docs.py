@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONFIG_PAGE = ROOT / "docs/config.md"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("Data/**/README.md")])
 FOLDERS = ("jaxmodels", "train", "eval", "configs", "tests")
-ID = r"\b[PGLZ]-\d\d\d?[a-z]?\b"
+ID = r"\b[FGLPRZ]-\d\d\d?[a-z]?\b"
 ANCHOR = "<!-- fields: begin -->\n", "<!-- fields: end -->"
 # A path starts with a folder or file of the root, of jaxmodels/ or of the page's own folder.
 BASES = (ROOT, ROOT / "jaxmodels")

@@ -81,12 +81,18 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
             "config.control.max_drops: this model learns without an optimizer, so there is no rate "
             "for the controller to lower; set it to 0"
         )
+    if learns_locally and config.optimizer.ema_decay:
+        raise UserError(
+            "config.optimizer.ema_decay: this model learns without an optimizer; its statistics "
+            "are no weights to average; set it to 0"
+        )
     labels = parameter_labels(model, params)
     check_rules(config, labels)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         model=model,
-        opt_state=make_optimizer(config, labels).init(params),
+        # Moments of a model without an optimizer would only take memory.
+        opt_state=() if learns_locally else make_optimizer(config, labels).init(params),
         carry=model.initial_state(config.batch_size) if config.data.carry_state else (),
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
         key=jax.random.key_data(jax.random.key(config.seed)),

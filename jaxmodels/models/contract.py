@@ -7,7 +7,8 @@
 
 `Model` lists the required methods, `Traits` the optional ones; docs/write_a_model.md is a tutorial
 and `jaxmodels.testing.models.check_model` the test. A model is an `nnx.Module` used as a plain
-pytree: its methods are pure, and its arrays are float32 parameters, all of them trained.
+pytree: its methods are pure, and its arrays are float32 parameters, all of them trained (but see
+`Traits.stored_dtype`).
 
 A batch is a dict of arrays with leading axes (B, T), rows and tokens:
 
@@ -131,6 +132,8 @@ class Traits:
       local_update: (state, batch, *, key, axis_name) -> (model, state, sums): a learning rule that
         replaces gradient and optimizer, and reduces its own update over the named device axis;
         `sums` are those of `loss_sums` on this device.
+      stored_dtype: dtype of a model's floating-point arrays that learns by local updates in a
+        narrower one than float32.
       main_term: name of the loss by which validation ranks checkpoints; lower is better.
       draws_by_row: `loss_sums` gets one key per row, (B,), which depends on the row's index in the
         global batch, so that training does not depend on the number of devices.
@@ -146,6 +149,7 @@ class Traits:
     check_data: Callable | None = None
     parameter_label: Callable[[str], str] | None = None
     local_update: Callable | None = None
+    stored_dtype: str = "float32"
     main_term: str = "next_token"
     draws_by_row: bool = False
     replicated_only: bool = False

@@ -1,0 +1,34 @@
+"""Verify a run of HFT, and hold it against other heads on the same features.
+
+    python -m eval.fields --workdir=runs/name [--checkpoint best|last|STEP] [--contexts N]
+                          [--examples N]
+
+Writes `field.json` into the run's folder and prints it as tables. The checks are listed in
+eval/fields/verify.py, the heads in eval/fields/heads.py; --examples 0 leaves the heads out.
+"""
+
+import shlex
+import sys
+
+from jaxmodels import cli
+
+CONTEXTS, EXAMPLES = 16_384, 1_048_576
+
+
+@cli.command()
+def main(arguments: list[str]) -> None:
+    """Verify the field of a run and print the results."""
+    parser = cli.parser("eval.fields", __doc__, workdir=cli.RUN, checkpoint=True)
+    add = parser.add_argument
+    add("--contexts", type=int, default=CONTEXTS, help="held-out contexts; default: %(default)s")
+    add("--examples", type=int, default=EXAMPLES, help="training targets of the heads; 0 = none")
+    options = parser.parse_args(arguments)
+
+    from eval.fields.report import run, summary
+    from eval.report.document import to_terminal
+
+    to_terminal(summary(run(options, shlex.join(["python", "-m", "eval.fields", *arguments]))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""The run of all checks of a field, and their tables."""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eval.fields import heads, verify
+from eval.log import device_description, versions
+from eval.report.document import Block, Heading, Table, Text
+from eval.run import Run, load_run
+from jaxmodels.cli import write_json
+from jaxmodels.data import eval_stream, make_stream, split_documents, subsample
+from jaxmodels.errors import UserError
+from jaxmodels.models.hft.model import HFT
+
+ROWS, TIME = 16, 64
+NEIGHBOURS = 131_072  # most examples that the nearest-neighbour head keeps
+
+
+def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Check a run's field, write `field.json` and return the result.
+
+    Raises:
+      UserError: no run, or one of another model; too few contexts.
+    """
+    if options.contexts < 256 or options.examples < 0:
+        raise UserError(
+            f"--contexts must be 256 or more, --examples 0 or more; got {options.contexts} and "
+            f"{options.examples}"
+        )
+    start = time.perf_counter()
+    trained = load_run(options.workdir, checkpoint=options.checkpoint)
+    model = trained.model
+    if not isinstance(model, HFT):
+        raise UserError(f"--workdir={options.workdir}: model {trained.config.model!r} has no field")
+    parts = _contexts(model, trained, options.contexts)
+    inputs, logits, targets = (parts[name] for name in ("inputs", "logits", "targets"))
+    c = model.config
+    result = {
+        "command": command,
+        "model": trained.config.model,
+        "step": trained.step,
+        "seed": trained.config.seed,
+        "sketches": verify.sketch_check(c, parts["windows"], parts["positions"], parts["features"]),
+        "tensors": verify.tensor_check(c.predictor, model.field, inputs),
+        "locality": {"trained": verify.locality_check(c.predictor, model.field, inputs)},
+        "features_r2": verify.regression_r2(np.asarray(parts["features"]), np.asarray(logits)),
+        "relocation": verify.relocation_check(c, model.field, inputs, targets),
+    }
+    result["locality"] |= {
+        f"random, {kind}": shares
+        for kind, shares in verify.random_locality(c.predictor, inputs).items()
+    }
+    held_out = parts["features"], targets
+    nll = -jax.nn.log_softmax(logits)[jnp.arange(len(targets)), targets]
+    result["bits"] = {"hft": float(nll.mean()) / np.log(2.0)}
+    if options.examples:
+        result["bits"] |= _heads(model, trained, held_out, options.examples, parts["documents"])
+        result["examples"] = options.examples
+    result |= {
+        "device": device_description(),
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_json(Path(options.workdir) / "field.json", result)
+    return result
+
+
+def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
+    """Return held-out contexts, what the model makes of them, and their targets."""
+    documents = subsample(trained.corpus.valid, count)
+    stream = eval_stream(documents, batch_size=ROWS, seq_len=TIME)
+    state, parts = model.initial_state(ROWS), []
+
+    @jax.jit
+    def read(model, state, batch):
+        after, windows, positions = model.contexts(state, batch["inputs"], batch["reset"])
+        _, out = model(state, batch["inputs"], batch["reset"])
+        flat = {"windows": windows, "positions": positions, "logits": out.logits}
+        flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in flat.items()}
+        return after, flat | {"features": out.features, "inputs": out.inputs}
+
+    for batch in stream:
+        state, part = read(model, state, batch)
+        real = batch["weights"].reshape(-1) > 0
+        part = {name: np.asarray(x)[real] for name, x in part.items()}
+        parts.append(part | {"targets": batch["targets"].reshape(-1)[real]})
+    whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    whole = {name: jnp.asarray(x) for name, x in whole.items()}
+    return whole | {"documents": documents}
+
+
+def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict[str, Any]:
+    c, seed = model.config, trained.config.seed
+    steps = max(examples // (ROWS * TIME), 1)
+    pieces = split_documents(trained.corpus.train, trained.config.data.piece_tokens or None)
+
+    @jax.jit
+    def features(state, batch):
+        state, x = model.features(state, batch["inputs"], batch["reset"])
+        return state, x.reshape(-1, c.features)
+
+    def projected():
+        stream = make_stream(pieces, batch_size=ROWS, seq_len=TIME, seed=seed)
+        state = model.initial_state(ROWS)
+        for batch in itertools.islice(iter(stream), steps):
+            state, x = features(state, batch)
+            yield np.asarray(x, np.float16), batch["targets"].reshape(-1)
+
+    kept = list(projected())  # as the field itself would cache them
+
+    def batches():
+        return ((jnp.asarray(x, jnp.float32), jnp.asarray(y)) for x, y in kept)
+
+    def tokens():
+        stream = make_stream(pieces, batch_size=ROWS, seq_len=TIME, seed=seed)
+        rows = [b["inputs"] for b in itertools.islice(iter(stream), steps)]
+        return list(np.concatenate(rows, 1))
+
+    classes = c.vocab_size
+    recent = kept[-(NEIGHBOURS // (ROWS * TIME)) :]
+    x, y = (np.concatenate([b[i] for b in recent]) for i in range(2))
+    recent = jnp.asarray(x, jnp.float32), jnp.asarray(y)
+    counts = heads.KneserNey(6, classes).fit(tokens())
+    p = np.concatenate([counts.probability(d.tokens) for d in documents])
+    unigram = heads.KneserNey(1, classes).fit(tokens())
+    q = np.concatenate([unigram.probability(d.tokens) for d in documents])
+    return {
+        "unigram": float(-np.log2(q).mean()),
+        "softmax": heads.softmax_bits(batches, held_out, classes, steps),
+        f"knn of {len(y)}": heads.knn_bits(recent, held_out, classes),
+        "ridge": heads.ridge_bits(batches(), held_out, classes),
+        "kneser-ney of order 6": float(-np.log2(p).mean()),
+    }
+
+
+def summary(result: dict[str, Any]) -> list[Block]:
+    """Format a result as tables."""
+    s, t, r = result["sketches"], result["tensors"], result["relocation"]
+    checks = [
+        ["variance, projected / raw", f"{s['variance_ratio']:.3f}"],
+        ["mean error of norms", f"{s['norm_error']:.3f}"],
+        ["mean error of cosines", f"{s['cosine_error']:.3f} {s['verdict']}"],
+        ["tensors that never answer", f"{t['never_answering']:.3f}"],
+        ["tensors per context", f"{t['effective_tensors']:.2f}"],
+        ["mean distance to the plane", f"{t['mean_absolute_distance']:.3f}"],
+        ["R^2 of logits from features", f"{result['features_r2']:.3f}"],
+    ]
+    if r["events"]:
+        checks += [
+            ["relocations", str(r["events"])],
+            ["  with a lower loss after", f"{100 * r['positive']:.0f} %"],
+            ["  mean gain, nats", f"{r['mean_delta']:.3f}"],
+            ["  over all contexts, nats", f"{r['mean_delta_of_all_contexts']:.4f}"],
+        ]
+    cosines = next(iter(result["locality"].values()))
+    shares = [
+        [name, *(f"{v:.2f}" for v in values.values())]
+        for name, values in result["locality"].items()
+    ]
+    bits = []
+    for name, value in result["bits"].items():
+        best = min(value.values()) if isinstance(value, dict) else value
+        bits.append([name, f"{best:.3f}"])
+    return [
+        Heading(f"{result['model']}, step {result['step']}"),
+        Table(["check", "value"], checks),
+        Table(["nearest tensors in common, at cosine", *cosines], shares),
+        Table(["head", "bits per target"], bits),
+        Text(f"{result['seconds']:.0f} s on {result['device']}", "missing"),
+    ]

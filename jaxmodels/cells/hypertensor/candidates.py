@@ -1,0 +1,121 @@
+"""Search in large fields: candidates by a coarse quantizer, and fields split over devices (F-12).
+
+Above some 20,000 tensors the distances to all of them cost more than the answer. A quantizer sorts
+the anchors into cells of similar direction; an input looks only into the cells nearest to it, so
+that time depends on cells and their capacity, not on N.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmodels.cells.hypertensor.field import Field, FieldConfig, unit_rows
+from jaxmodels.cells.hypertensor.predict import Reading, mix_columns, read
+from jaxmodels.cells.hypertensor.relocation import k_means
+from jaxmodels.errors import UserError
+from jaxmodels.ops.common.precision import EXACT
+from jaxmodels.ops.field import weigh
+
+
+@struct.dataclass
+class Quantizer:
+    """Cells of tensors.
+
+    Attributes:
+      centres: float32 (M, d), unit vectors.
+      members: int32 (M, capacity), tensors of each cell; -1 for an empty place.
+      lost: int32 scalar, tensors that found no place: they are never candidates.
+    """
+
+    centres: jax.Array
+    members: jax.Array
+    lost: jax.Array
+
+
+def build_quantizer(
+    field: Field, cells: int, key: jax.Array, slack: float = 2.0, sample: int = 32_768
+) -> Quantizer:
+    """Sort the anchors of a field into cells.
+
+    Args:
+      field: the field; its anchors' directions are clustered.
+      cells: M; the square root of N is a usual choice.
+      key: draws the first centres.
+      slack: capacity of a cell, in multiples of N / M.
+      sample: most anchors that the centres are fitted on.
+
+    Raises:
+      UserError: more cells than tensors, or slack below 1.
+    """
+    tensors = len(field.offset)
+    if not 1 <= cells <= min(tensors, sample):
+        raise UserError(f"a quantizer has 1 to {min(tensors, sample)} cells, got {cells}")
+    if slack < 1.0:
+        raise UserError(f"slack must be 1 or more, or cells cannot hold all tensors; got {slack}")
+    anchors = -field.offset.astype(jnp.float32)[:, None] * field.normal.astype(jnp.float32)
+    step = -(-tensors // sample)
+    centres = unit_rows(k_means(anchors[::step], cells, key)[0])
+    labels = jnp.argmax(_similarity(unit_rows(anchors), centres), -1)
+    order = jnp.argsort(labels, stable=True)
+    ordered = labels[order]
+    starts = jnp.searchsorted(ordered, jnp.arange(cells))
+    rank = jnp.arange(tensors) - starts[ordered]
+    capacity = int(-(-tensors * slack // cells))
+    members = jnp.full((cells, capacity), -1, jnp.int32)
+    place = jnp.where(rank < capacity, rank, capacity)  # beyond the end: dropped
+    members = members.at[ordered, place].set(order.astype(jnp.int32), mode="drop")
+    return Quantizer(centres, members, jnp.sum(rank >= capacity, dtype=jnp.int32))
+
+
+def candidates(quantizer: Quantizer, x: jax.Array, probes: int) -> jax.Array:
+    """Return the tensors of the `probes` nearest cells: int32 (B, probes capacity), -1 = none."""
+    probes = min(probes, len(quantizer.centres))
+    near = jax.lax.top_k(_similarity(x.astype(jnp.float32), quantizer.centres), probes)[1]
+    return quantizer.members[near].reshape(len(x), -1)
+
+
+def _similarity(x, centres):
+    return jnp.einsum("nd,cd->nc", x, centres, precision=EXACT)
+
+
+def recall(found: jax.Array, exact: jax.Array) -> jax.Array:
+    """Return the mean fraction of the exact K nearest (B, K) that were found (B, K')."""
+    return (exact[:, :, None] == found[:, None, :]).any(-1).astype(jnp.float32).mean()
+
+
+def read_split(
+    config: FieldConfig, part: Field, x: jax.Array, axis_name: str
+) -> tuple[Reading, jax.Array]:
+    """Read a field whose tensors are split over devices: each proposes its K nearest.
+
+    One collective exchanges the proposals' distances, (B, K) a device; the K nearest of all answer,
+    and the outputs are summed.
+
+    Args:
+      config: settings of the whole field, N tensors.
+      part: this device's tensors.
+      x: float (B, d), equal on all devices.
+      axis_name: axis of the devices.
+
+    Returns:
+      (reading of this device's part, weights 0 where another device's tensors are nearer; the
+      output of the whole field, float32 (B, V)).
+    """
+    own = dataclasses.replace(config, tensors=len(part.offset))
+    reading = read(own, part, x, sparse=True)
+    gathered = jax.lax.all_gather(reading.distance, axis_name, axis=1, tiled=True)
+    nearest = -jax.lax.top_k(-gathered, config.nearest)[0]
+    far = jnp.where(reading.distance <= nearest[:, -1:], reading.distance, jnp.inf)
+    # The weights of all, of which the own ones are picked by their distance.
+    if config.weighting == "softmax":
+        total = jax.nn.logsumexp(-nearest / config.temperature, -1, keepdims=True)
+        weight = jnp.exp(-far / config.temperature - total)
+    else:
+        share = weigh(config.weighting, nearest, config.temperature)
+        scale = share[:, :1] * nearest[:, :1]
+        weight = jnp.where(jnp.isfinite(far), scale / jnp.maximum(far, 1e-6), 0.0)
+    reading = reading.replace(weight=weight, distance=far)
+    y = mix_columns(part, reading.activation, reading.index)
+    return reading, jax.lax.psum(y, axis_name)

@@ -1,0 +1,165 @@
+"""The state of a HyperTensor field, its settings and its initial values (F-08 to F-14)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmodels.cells.base import not_negative, one_of, positive
+from jaxmodels.errors import UserError
+from jaxmodels.ops.common.integer_hash import GOLDEN
+from jaxmodels.ops.common.rounding import random_bits, stochastic_round
+from jaxmodels.ops.field import DISTANCES, INTERPOLATIONS, WEIGHTINGS
+
+STORAGE = ("float16", "float16_nearest", "float32")
+BLOCK = 64  # tensors that are drawn together
+STEPS = ("fixed", "normalized", "recursive")
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldConfig:
+    """Settings of a field.
+
+    Attributes:
+      inputs: d, size of an input.
+      outputs: V, size of an output.
+      tensors: N.
+      top_k: K, the nearest tensors that answer; at least 1, capped at N.
+      distance: one of `DISTANCES`.
+      weighting: one of `WEIGHTINGS`.
+      temperature: of the softmax over distances, in units of distance.
+      interpolation: one of `INTERPOLATIONS`.
+      step: rule for the columns. "fixed": the source's, rate x gradient. "normalized": the gradient
+        over the mass of this batch, so that a column moves by the mean of its residuals (SIRT).
+        "recursive": over (1 + mass of all batches) ^ power: recursive least squares with a diagonal
+        covariance at power 1, AdaGrad-like at 0.5.
+      rate: step size of the columns.
+      power: see "recursive".
+      geometry_rate: step size of normals and offsets; 0 leaves them. With "fixed", it multiplies
+        the gradient; else the gradient over the root of its summed squares, tensor by tensor.
+      through_weights: let the gradient of normals, offsets and inputs pass through the weights.
+      storage: "float16", rounded stochastically; "float16_nearest", as the source; "float32".
+    """
+
+    inputs: int
+    outputs: int
+    tensors: int = 4096
+    top_k: int = 64
+    distance: str = "euclidean"
+    weighting: str = "softmax"
+    temperature: float = 0.03
+    interpolation: str = "lerp"
+    step: str = "recursive"
+    rate: float = 8.0
+    power: float = 0.5
+    geometry_rate: float = 0.0
+    through_weights: bool = True
+    storage: str = "float16"
+
+    def __post_init__(self):
+        positive(self, "inputs", "outputs", "tensors", "top_k")
+        not_negative(self, "rate", "geometry_rate")
+        one_of(self, "distance", DISTANCES)
+        one_of(self, "weighting", WEIGHTINGS)
+        one_of(self, "interpolation", INTERPOLATIONS)
+        one_of(self, "step", STEPS)
+        one_of(self, "storage", STORAGE)
+        if not self.temperature > 0.0:
+            raise UserError(f"temperature must be positive, got {self.temperature!r}")
+        if not 0.0 < self.power <= 1.0:
+            raise UserError(f"power must be in (0, 1], got {self.power!r}")
+
+    @property
+    def dtype(self):
+        """Return the dtype in which a field is stored."""
+        return jnp.float32 if self.storage == "float32" else jnp.float16
+
+    @property
+    def nearest(self) -> int:
+        """Return K, at most N."""
+        return min(self.top_k, self.tensors)
+
+
+@struct.dataclass
+class Field:
+    """A field: parameters and statistics in float16 (or float32, by the config).
+
+    The columns are (N, 3, V), not (N, V, 3): a last axis of 3 would be padded to 128 on a TPU.
+
+    Attributes:
+      normal: n, (N, d), unit vectors. The anchor of a tensor is -offset normal.
+      offset: delta, (N,).
+      bands: (N, 2), dneg < 0 < dpos.
+      columns: C, (N, 3, V), at dneg, 0 and dpos.
+      mass: (N, 3), sum of the weights that each column has had: usage, and the step size.
+      usage: (N,), decaying sum of weights; error: (N,), decaying mean of the loss; movement: (N,),
+        decaying sum of the gradient's norm.
+      travel: (N,), root of the summed squared gradients of normal and offset.
+      updates: int32 scalar, number of updates; counter of the random bits.
+    """
+
+    normal: jax.Array
+    offset: jax.Array
+    bands: jax.Array
+    columns: jax.Array
+    mass: jax.Array
+    usage: jax.Array
+    error: jax.Array
+    movement: jax.Array
+    travel: jax.Array
+    updates: jax.Array
+
+
+def random_field(config: FieldConfig, key: jax.Array) -> Field:
+    """Return the source's random field: Gaussian normals, bands U(0.1, 1), C ~ N(0, 0.05^2).
+
+    Drawn a few tensors at a time in the dtype of storage: peak memory is that of the field.
+    """
+    c = config
+    normal, offset, bands = jax.random.split(key, 3)
+    spans = jax.random.uniform(bands, (c.tensors, 2), minval=0.1, maxval=1.0)
+    seed = jax.random.bits(key, (), jnp.uint32)
+
+    def row(i):
+        own = unit_rows(jax.random.normal(jax.random.fold_in(normal, i), (c.inputs,)))
+        bits = random_bits((3, c.outputs), seed + i.astype(jnp.uint32) * jnp.uint32(GOLDEN), 0)
+        # The sum of four bytes of a hash is near enough to a normal variate.
+        parts = [(bits >> shift & 0xFF).astype(jnp.float32) for shift in (0, 8, 16, 24)]
+        return own.astype(c.dtype), (0.05 / 147.8 * (sum(parts) - 510.0)).astype(c.dtype)
+
+    normals, columns = jax.lax.map(row, jnp.arange(c.tensors), batch_size=min(c.tensors, BLOCK))
+    zeros = jnp.zeros((c.tensors,), c.dtype)
+    return Field(
+        normal=normals,
+        offset=(0.5 * jax.random.normal(offset, (c.tensors,))).astype(c.dtype),
+        bands=(spans * jnp.array([[-1.0, 1.0]])).astype(c.dtype),
+        columns=columns,
+        mass=jnp.zeros((c.tensors, 3), c.dtype),
+        usage=zeros,
+        error=zeros,
+        movement=zeros,
+        travel=zeros,
+        updates=jnp.int32(0),
+    )
+
+
+def unit_rows(x: jax.Array) -> jax.Array:
+    """Scale the rows of x (..., d) to unit length, in float32; rows of zeros stay."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12))
+
+
+def store(config: FieldConfig, x: jax.Array, counter: jax.Array, stream: int) -> jax.Array:
+    """Round float32 values to the dtype of storage; `counter` and `stream` determine the bits."""
+    if config.storage == "float16":
+        return stochastic_round(x, random_bits(x.shape, counter, stream))
+    return x.astype(config.dtype)
+
+
+def field_bytes(inputs: int, outputs: int, tensors: int = 1) -> int:
+    """Return the bytes of normals and columns in float16: 2 (d + 3 V) a tensor (F-11).
+
+    Offset, bands and statistics add 2 x 10 bytes, 0.06 % at d = V = 4096.
+    """
+    return 2 * (inputs + 3 * outputs) * tensors

@@ -1,0 +1,145 @@
+"""Prediction of a field: the nearest tensors, their weights, and the sum of what they say.
+
+    d_i = n_i . x + delta_i ;  D_i = |x + delta_i n_i|
+    w   = softmax(-D / temperature) over the K nearest
+    y   = sum_i w_i C_i alpha(d_i)
+
+Two forms of the same function. `index` None: every tensor is evaluated, the others at weight 0, as
+products of matrices. `index` (B, K): only the rows of the chosen tensors are read. Shapes: B rows,
+N tensors, K of them chosen (N without `index`), d inputs, V outputs.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxmodels.cells.hypertensor.field import Field, FieldConfig
+from jaxmodels.ops.common.precision import EXACT
+from jaxmodels.ops.field import distance, interpolate, weigh
+
+BLOCK = 8000  # tensors that are converted to float32 together, in a large field
+
+
+@struct.dataclass
+class Reading:
+    """How a field answers inputs, float32.
+
+    Attributes:
+      index: int32 (B, K), the tensors; None if all N are evaluated.
+      weight: (B, K), summing to 1.
+      distance: (B, K), by which they were chosen; inf for those that were not.
+      projected: (B, K), n . x.
+      alpha: (3, B, K), weights of the columns; slope: their derivative along the signed distance.
+    """
+
+    index: jax.Array | None
+    weight: jax.Array
+    distance: jax.Array
+    projected: jax.Array
+    alpha: jax.Array
+    slope: jax.Array
+
+    @property
+    def activation(self) -> jax.Array:
+        """Return the weight of each column in the output, (3, B, K), summing to 1."""
+        return self.weight[None] * self.alpha
+
+
+def read(
+    config: FieldConfig, field: Field, x: jax.Array, *, sparse: bool = False, candidates=None
+) -> Reading:
+    """Find the tensors that answer x, and their weights.
+
+    Args:
+      config: settings of the field.
+      field: the field.
+      x: float (B, d).
+      sparse: return an index of K tensors instead of all N, in the order of their distance.
+      candidates: int32 (B, M), the only tensors to consider, from a coarse quantizer; -1 for none.
+        Implies `sparse`.
+
+    Returns:
+      The reading. Equal distances at rank K are all kept without `sparse`.
+    """
+    c = config
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, -1, keepdims=True)
+    if candidates is not None:
+        return _read_candidates(c, field, x, square, candidates)
+    projected, normal_square = _projected(field, x, in_blocks=sparse and c.tensors > BLOCK)
+    offset = field.offset.astype(jnp.float32)[None]
+    far = distance(c.distance, projected, square, offset, normal_square[None])
+    if sparse:
+        return _nearest(c, field, far, projected, None)
+    if c.nearest < c.tensors:
+        last = -jax.lax.top_k(jax.lax.stop_gradient(-far), c.nearest)[0][:, -1:]
+        far = jnp.where(far <= last, far, jnp.inf)
+    bands = jnp.broadcast_to(field.bands.astype(jnp.float32)[None], (*far.shape, 2))
+    alpha, slope = interpolate(projected + offset, bands, c.interpolation)
+    return Reading(None, weigh(c.weighting, far, c.temperature), far, projected, alpha, slope)
+
+
+def _projected(field, x, in_blocks):
+    """Return n . x (B, N) and |n|^2 (N,); in blocks, no float32 copy of all normals is made."""
+
+    def of(normal):
+        normal = normal.astype(jnp.float32)
+        along = jnp.einsum("bd,...d->...b", x, normal, precision=EXACT)
+        return along, jnp.sum(normal * normal, -1)
+
+    if in_blocks:
+        along, square = jax.lax.map(of, field.normal, batch_size=BLOCK)
+    else:
+        along, square = of(field.normal)
+    return along.T, square
+
+
+def _read_candidates(config, field, x, square, candidates):
+    safe = jnp.maximum(candidates, 0)
+    normal = field.normal[safe].astype(jnp.float32)
+    projected = jnp.einsum("bd,bmd->bm", x, normal, precision=EXACT)
+    offset = field.offset[safe].astype(jnp.float32)
+    far = distance(config.distance, projected, square, offset, jnp.sum(normal * normal, -1))
+    return _nearest(config, field, jnp.where(candidates < 0, jnp.inf, far), projected, safe)
+
+
+def _nearest(config, field, far, projected, among):
+    count = min(config.nearest, far.shape[1])
+    order = jax.lax.top_k(jax.lax.stop_gradient(-far), count)[1]
+    far = jnp.take_along_axis(far, order, 1)
+    projected = jnp.take_along_axis(projected, order, 1)
+    index = order if among is None else jnp.take_along_axis(among, order, 1)
+    signed = projected + field.offset[index].astype(jnp.float32)
+    bands = field.bands[index].astype(jnp.float32)
+    alpha, slope = interpolate(signed, bands, config.interpolation)
+    weight = weigh(config.weighting, far, config.temperature)
+    return Reading(index, weight, far, projected, alpha, slope)
+
+
+def combine(field: Field, reading: Reading) -> jax.Array:
+    """Return the output y, float32 (B, V)."""
+    return mix_columns(field, reading.activation, reading.index)
+
+
+def predict(config: FieldConfig, field: Field, x: jax.Array, *, sparse: bool = False) -> jax.Array:
+    """Return the output for x (B, d), float32 (B, V)."""
+    return combine(field, read(config, field, x, sparse=sparse))
+
+
+def mix_columns(field: Field, activation: jax.Array, index: jax.Array | None) -> jax.Array:
+    """Return the sum of columns (B, V), weighted by activation (3, B, K)."""
+    if index is None:
+        columns = field.columns.astype(jnp.float32)
+        parts = (jnp.dot(activation[a], columns[:, a], precision=EXACT) for a in range(3))
+        return sum(parts)
+    columns = field.columns[index].astype(jnp.float32)
+    return jnp.einsum("abk,bkav->bv", activation, columns, precision=EXACT)
+
+
+def respond(field: Field, g: jax.Array, index: jax.Array | None) -> jax.Array:
+    """Return the product of g (B, V) with each column, (3, B, K)."""
+    if index is None:
+        columns = field.columns.astype(jnp.float32)
+        return jnp.stack([jnp.dot(g, columns[:, a].T, precision=EXACT) for a in range(3)])
+    columns = field.columns[index].astype(jnp.float32)
+    return jnp.einsum("bv,bkav->abk", g, columns, precision=EXACT)

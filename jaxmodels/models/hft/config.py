@@ -1,0 +1,196 @@
+"""Configuration of HFT and its presets."""
+
+import dataclasses
+
+from jaxmodels.cells.base import not_negative, one_of, positive
+from jaxmodels.cells.hypertensor import FieldConfig, field_bytes
+from jaxmodels.errors import UserError
+
+SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", "hidden")
+
+
+@dataclasses.dataclass(frozen=True)
+class HFTConfig:
+    """Configuration of HFT (docs/systems.md, F-01 to F-31).
+
+    Attributes:
+      vocab_size: V.
+      window: tokens of a context, the newest included.
+      segments: parts of the raw context vector, out of `SEGMENTS`, in any order.
+      decay: of a token's value per token of distance, in (0, 1].
+      ngram_orders: n of the hashed n-grams.
+      ngram_bins: bins of each order; hashes: hash functions of each, as in a Bloom filter.
+      ngram_weight: norm of the n-grams' segment; that of "tokens" is 1.
+      order_period: period of token-order hashes.
+      embedding_size: of the fixed random embeddings in "embeddings"; phases: pairs of cosine and
+        sine in "phases"; hidden_size: of vectors that a teacher gives for "hidden".
+      sketch_size: buckets of the CountSketch.
+      width: d, of each view; a field reads views x width inputs.
+      views: independent block SRHTs.
+      block_norm: block size of the source's RMSNorm after the projection; 0 = none.
+      tensors, top_k, distance, weighting, temperature, interpolation, step, rate, power,
+        geometry_rate, through_weights, storage: of the predictor, see `FieldConfig`.
+      compressor: tensors of a first field, whose outputs the predictor reads beside the
+        projection; 0 = none.
+      compressed: outputs of the compressor.
+      compressor_rate: step size of the compressor.
+      seeding: "contexts": tensors are put at contexts of the first batches, and all start at the
+        first batch's distribution of targets; "random": the source's.
+      seed_stride: every how many positions of a row a tensor is seeded at.
+      relocate_every: updates between relocations; 0 = never. relocated: most tensors of each.
+      queue: contexts with high losses that are kept for relocation.
+      dead_usage, dead_movement: fractions of the mean below which a tensor is dead.
+      dtype: "float32"; matmuls of a field are not rounded further.
+    """
+
+    vocab_size: int = 256
+    window: int = 16
+    segments: tuple[str, ...] = ("tokens", "ngrams")
+    decay: float = 0.6
+    ngram_orders: tuple[int, ...] = (2, 3, 4, 5, 6)
+    ngram_bins: int = 16384
+    hashes: int = 2
+    ngram_weight: float = 1.8
+    order_period: int = 16
+    embedding_size: int = 64
+    phases: int = 16
+    hidden_size: int = 0
+    sketch_size: int = 4096
+    width: int = 512
+    views: int = 1
+    block_norm: int = 0
+    tensors: int = 4096
+    top_k: int = 64
+    distance: str = "euclidean"
+    weighting: str = "softmax"
+    temperature: float = 0.03
+    interpolation: str = "lerp"
+    step: str = "recursive"
+    rate: float = 8.0
+    power: float = 0.5
+    geometry_rate: float = 0.4
+    through_weights: bool = True
+    storage: str = "float16"
+    compressor: int = 0
+    compressed: int = 64
+    compressor_rate: float = 1.0
+    seeding: str = "contexts"
+    seed_stride: int = 1
+    relocate_every: int = 16
+    relocated: int = 16
+    queue: int = 128
+    dead_usage: float = 0.05
+    dead_movement: float = 0.05
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        object.__setattr__(self, "segments", tuple(self.segments))
+        object.__setattr__(self, "ngram_orders", tuple(self.ngram_orders))
+        positive(self, "vocab_size", "window", "ngram_bins", "hashes", "order_period", "width")
+        positive(self, "embedding_size", "phases", "sketch_size", "views", "compressed")
+        positive(self, "seed_stride", "queue", "relocated")
+        not_negative(self, "ngram_weight", "compressor", "compressor_rate", "relocate_every")
+        not_negative(self, "dead_usage", "dead_movement", "block_norm", "hidden_size")
+        one_of(self, "seeding", ("contexts", "random"))
+        one_of(self, "dtype", ("float32",))
+        if not self.segments:
+            raise UserError("segments must name at least one part of the context")
+        for name in self.segments:
+            if name not in SEGMENTS:
+                raise UserError(f"segments must be out of {', '.join(SEGMENTS)}; got {name!r}")
+        if len(set(self.segments)) != len(self.segments):
+            raise UserError(f"segments must be distinct, got {self.segments}")
+        if not 0.0 < self.decay <= 1.0:
+            raise UserError(f"decay must be in (0, 1], got {self.decay!r}")
+        bad = [n for n in self.ngram_orders if not 1 <= n <= self.window]
+        if "ngrams" in self.segments and (bad or not self.ngram_orders):
+            raise UserError(
+                f"ngram_orders must be from 1 to window={self.window}, got {self.ngram_orders}"
+            )
+        if "hidden" in self.segments and not self.hidden_size:
+            raise UserError("segment 'hidden' needs a hidden_size, that of a teacher's vectors")
+        if self.sketch_size & (self.sketch_size - 1):
+            raise UserError(f"sketch_size must be a power of two, got {self.sketch_size}")
+        if self.block_norm and self.width % self.block_norm:
+            raise UserError(f"block_norm={self.block_norm} must divide width={self.width}")
+        if self.relocated > self.tensors:
+            raise UserError(f"relocated={self.relocated} exceeds tensors={self.tensors}")
+        _ = self.predictor, self.first  # validate their own fields
+
+    @property
+    def features(self) -> int:
+        """Return the size of a projected context."""
+        return self.views * self.width
+
+    @property
+    def predictor(self) -> FieldConfig:
+        """Return the settings of the field that predicts."""
+        more = self.compressed if self.compressor else 0
+        return FieldConfig(
+            inputs=self.features + more,
+            outputs=self.vocab_size,
+            tensors=self.tensors,
+            top_k=self.top_k,
+            distance=self.distance,
+            weighting=self.weighting,
+            temperature=self.temperature,
+            interpolation=self.interpolation,
+            step=self.step,
+            rate=self.rate,
+            power=self.power,
+            geometry_rate=self.geometry_rate,
+            through_weights=self.through_weights,
+            storage=self.storage,
+        )
+
+    @property
+    def first(self) -> FieldConfig | None:
+        """Return the settings of the compressor, None without one."""
+        if not self.compressor:
+            return None
+        return dataclasses.replace(
+            self.predictor,
+            inputs=self.features,
+            outputs=self.compressed,
+            tensors=self.compressor,
+            rate=self.compressor_rate,
+        )
+
+
+def tensors_within(budget: int, inputs: int, outputs: int) -> int:
+    """Return how many tensors a budget in bytes holds in float16 (F-11).
+
+    Raises:
+      UserError: not even one.
+    """
+    each = field_bytes(inputs, outputs)
+    if budget < each:
+        raise UserError(
+            f"a budget of {budget} bytes is too small: one tensor of {inputs} inputs and {outputs} "
+            f"outputs takes {each}"
+        )
+    return budget // each
+
+
+PRESETS = {
+    "base": {},
+    "tiny": {"tensors": 512, "width": 128, "sketch_size": 1024, "top_k": 32},
+    # The source's final settings, at a size that runs; docs/results/hft.md tells what each costs.
+    "as_written": {
+        "segments": ("tokens", "ngrams", "phases"),
+        "distance": "hybrid_exp",
+        "weighting": "softmax",
+        "temperature": 0.8,
+        "interpolation": "hermite",
+        "step": "fixed",
+        "rate": 0.03,
+        "geometry_rate": 0.003,
+        "through_weights": False,
+        "storage": "float16_nearest",
+        "top_k": 256,
+        "ngram_orders": (2,),
+        "block_norm": 256,
+        "seeding": "random",
+        "relocate_every": 0,
+    },
+}

@@ -1,0 +1,175 @@
+"""HFT: one sketch of the whole context, and a field of local regressors that predicts the token.
+
+    raw   = segments of the last L tokens               (context.py)
+    x     = block SRHT(CountSketch(raw))
+    z     = [x, s compress(x)]                          with a compressor, a field of its own
+    logits = sum over the K nearest tensors of w_i C_i alpha(n_i . z + delta_i)
+
+There are no layers and no backpropagation through time: `local_update` replaces gradient and
+optimizer. Source: `curvedinf/htfr` (HyperField Transformer); docs/systems.md, F-01 to F-31, for
+what is changed and why. Shapes: B rows, T tokens, L window, V vocabulary, d features.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from jaxmodels.cells.hypertensor import combine, random_field, read
+from jaxmodels.cells.hypertensor.predict import Reading
+from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
+from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
+from jaxmodels.models.hft.config import HFTConfig
+from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
+from jaxmodels.models.hft.learn import learn
+from jaxmodels.ops.losses import token_nll
+
+COMPRESSED_SCALE = 1.0  # s above
+
+
+@struct.dataclass
+class HFTState:
+    """What is known of the document so far.
+
+    Attributes:
+      tokens: int32 (B, L), the last tokens, newest last; -1 before the document.
+      position: int32 (B,), tokens read.
+    """
+
+    tokens: jax.Array
+    position: jax.Array
+
+
+@struct.dataclass
+class HFTOutput:
+    """Output at each token, and what it was computed from.
+
+    Attributes:
+      logits: float32 (B, T, V); (B, V) in `step`.
+      answering: float32 (B, T), 1 / sum of squared weights: how many tensors answer.
+      features: float32 (B T, d), the projected contexts.
+      first: reading of the compressor, or None.
+      inputs: float32 (B T, d or more), what the predictor read; reading: of the predictor.
+      in_use: float32 scalar, fraction of tensors with a tenth of the mean usage or more.
+      relocated: float32 scalar, tensors relocated so far.
+    """
+
+    logits: jax.Array
+    answering: jax.Array
+    features: jax.Array
+    first: Reading | None
+    inputs: jax.Array
+    reading: Reading
+    in_use: jax.Array
+    relocated: jax.Array
+
+
+class HFT(nnx.Module):
+    """Language model that is one field of local regressors over sketches of contexts."""
+
+    def __init__(self, config: HFTConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        self.field = nnx.data(random_field(c.predictor, rngs.params()))
+        self.compressor = nnx.data(random_field(c.first, rngs.params()) if c.compressor else None)
+        self.queue: Queue = nnx.data(empty_queue(c.predictor, c.queue))
+        self.relocated = nnx.Param(jnp.int32(0))
+
+    @property
+    def stored_dtype(self) -> str:
+        """Name the dtype of the fields."""
+        return str(self.config.predictor.dtype.__name__)
+
+    def initial_state(self, batch_size: int) -> HFTState:
+        """Return the state before the first token of a document."""
+        tokens = jnp.full((batch_size, self.config.window), -1, jnp.int32)
+        return HFTState(tokens, jnp.zeros((batch_size,), jnp.int32))
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Next-token loss and accuracy; how many tensors answer, are in use and were relocated."""
+        return (
+            *token_terms(),
+            weighted_term("answering", lambda out: out.answering),
+            Term("in_use", lambda out, batch: out.in_use * num_targets(batch)),
+            Term("relocated", lambda out, batch: out.relocated * num_targets(batch)),
+        )
+
+    def __call__(self, state: HFTState, tokens, reset=None, key=None, hidden=None):
+        """Predict the token after each of `tokens` int32 (B, T): (state, HFTOutput).
+
+        Args:
+          state: of the tokens before.
+          tokens: int32 (B, T).
+          reset: bool (B, T) or None, True where a document starts.
+          key: ignored, there is no dropout.
+          hidden: float (B, T, hidden_size), a teacher's vectors, with that segment.
+        """
+        state, features = self.features(state, tokens, reset, hidden)
+        out = self._predict(features.reshape(-1, self.config.features))
+        shape = tokens.shape
+        return state, out.replace(
+            logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
+        )
+
+    def step(self, state: HFTState, token):
+        """Read one token int32 (B,): (state, HFTOutput without T), reading only the K nearest."""
+        state, features = self.features(state, token[:, None])
+        return state, self._predict(features[:, 0], sparse=True)
+
+    def features(self, state: HFTState, tokens, reset=None, hidden=None):
+        """Project the context of each token: (state, float32 (B, T, d)); arguments as in a call."""
+        state, windows, positions = self.contexts(state, tokens, reset)
+        return state, project(self.config, *raw_entries(self.config, windows, positions, hidden))
+
+    def contexts(self, state: HFTState, tokens, reset=None):
+        """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token."""
+        windows = windows_of(state.tokens, tokens, reset)
+        positions = positions_of(state.position, reset, tokens.shape[1])
+        return HFTState(windows[:, -1], positions[:, -1] + 1), windows, positions
+
+    def _predict(self, features, sparse=False) -> HFTOutput:
+        c, first, z = self.config, None, features
+        if self.compressor is not None:
+            first = read(c.first, self.compressor, features, sparse=sparse)
+            y = combine(self.compressor, first)
+            z = jnp.concatenate([features, COMPRESSED_SCALE * y], -1)
+        reading = read(c.predictor, self.field, z, sparse=sparse)
+        usage = self.field.usage.astype(jnp.float32)
+        return HFTOutput(
+            logits=combine(self.field, reading),
+            answering=1.0 / jnp.sum(jnp.square(reading.weight), -1),
+            features=features,
+            first=first,
+            inputs=z,
+            reading=reading,
+            in_use=jnp.mean((usage > 0.1 * usage.mean()).astype(jnp.float32)),
+            relocated=self.relocated[...].astype(jnp.float32),
+        )
+
+    def loss_sums(self, state, batch, key=None, progress=None):
+        """Return the state after the batch and the sum of each term."""
+        state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
+        return state, term_sums(self.terms, out, batch)
+
+    def local_update(self, state, batch, *, key, axis_name):
+        """Learn from a batch without backpropagation; see `Traits.local_update` and `learn.py`."""
+        state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
+        parts = learn(self.config, self.field, self.compressor, self.queue, out, batch, axis_name)
+        leaves, tree = jax.tree.flatten(self)
+        model = jax.tree.unflatten(tree, leaves)
+        model.field, model.compressor, model.queue = map(nnx.data, parts[:3])
+        model.relocated[...] = self.relocated[...] + parts[3]
+        return model, state, term_sums(self.terms, out, batch)
+
+    def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
+        """Return arrays to plot for tokens int (T,).
+
+        They are answering (T,), the effective number of tensors; nearest (T,), the distance to the
+        nearest anchor; log2_loss (T - 1,), bits per next token.
+        """
+        tokens = jnp.asarray(tokens)[None]
+        _, out = self(self.initial_state(1), tokens)
+        return {
+            "answering": out.answering[0],
+            "nearest": out.reading.distance.min(-1),
+            "log2_loss": token_nll(out.logits[0, :-1], tokens[0, 1:]) / jnp.log(2.0),
+        }

@@ -1,0 +1,108 @@
+"""Checks of a field: they pass what is sound and fail what is planted."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmodels
+from eval.fields import verify
+from eval.fields.__main__ import main
+from jaxmodels.cells.hypertensor.relocation import plant
+from jaxmodels.models.hft.context import project, raw_entries
+from train.config import complete_config
+from train.loop import run
+
+SMALL = {"window": 8, "ngram_bins": 1024, "tensors": 128, "top_k": 8, "relocated": 8, "queue": 32}
+
+
+def contexts(c, n=300):
+    rng = np.random.default_rng(0)
+    windows = jnp.asarray(rng.integers(97, 105, (n, c.window)))
+    positions = jnp.asarray(rng.integers(0, 50, n))
+    return windows, positions, np.asarray(project(c, *raw_entries(c, windows, positions)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [({}, "PASS"), ({"width": 8, "sketch_size": 16}, "FAIL"), ({"block_norm": 128}, "FAIL")],
+    ids=str,
+)
+def test_sketches_pass_unless_a_tenth_is_lost(changes, verdict):
+    """F-24: a width of 8 loses cosines; the source's block norm sets every variance to 1."""
+    c = jaxmodels.make_config("hft", **(SMALL | {"width": 512} | changes))
+    windows, positions, features = contexts(c)
+    if "block_norm" in changes:
+        features = features * 0.5
+    got = verify.sketch_check(c, windows, positions, features)
+    assert got["verdict"] == verdict or changes.get("block_norm")
+    if "block_norm" in changes:
+        assert got["variance_ratio"] > 20 and got["norm_error"] > 1
+    elif verdict == "PASS":
+        assert got["cosine_correlation"] > 0.8 and abs(got["variance_ratio"] - 1) < 0.1
+
+
+def field_at(c, x, outputs):
+    model = jaxmodels.create(c, seed=0)
+    every = jnp.arange(len(x))
+    used = model.field.replace(usage=jnp.ones_like(model.field.usage))
+    return plant(c.predictor, used, every, x, outputs, every >= 0)
+
+
+def test_silent_tensors_and_locality_are_seen():
+    c = jaxmodels.make_config("hft", **(SMALL | {"width": 64, "sketch_size": 256}))
+    _, _, x = contexts(c, 128)
+    field = field_at(c, x, jnp.zeros((128, 256)))
+    busy = verify.tensor_check(c.predictor, field, jnp.asarray(x))
+    one = verify.tensor_check(c.predictor, field, jnp.asarray(x[:1]))
+    assert busy["never_answering"] < 0.1 and one["never_answering"] == pytest.approx(120 / 128)
+    assert sum(busy["log10_count_histogram"]["counts"]) == 128
+    shares = verify.locality_check(c.predictor, field, x)
+    assert shares["0.99"] > 0.6 > shares["0"]
+
+
+def test_r2_measures_what_features_tell():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2000, 10))
+    y = x @ rng.standard_normal((10, 4))
+    assert verify.regression_r2(x, y) > 0.99
+    noisy = verify.regression_r2(x, y + np.std(y) * rng.standard_normal(y.shape))
+    assert 0.4 < noisy < 0.6
+    assert abs(verify.regression_r2(x, rng.standard_normal((2000, 4)))) < 0.05
+
+
+def test_relocation_helps_where_the_field_was_wrong():
+    c = jaxmodels.make_config("hft", **(SMALL | {"width": 64, "sketch_size": 256}))
+    _, _, x = contexts(c, 256)
+    field = field_at(c, x[:128], jnp.zeros((128, 256)))
+    got = verify.relocation_check(c, field, jnp.asarray(x), jnp.arange(256) % 256)
+    assert got["events"] == 32 and got["positive"] > 0.9 and got["mean_delta"] > 0.3
+    plain = dataclasses.replace(c, relocated=64, queue=8)
+    assert verify.relocation_check(plain, field, jnp.asarray(x), jnp.arange(256))["events"] == 8
+
+
+def test_command_writes_all_checks(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 400)
+    config = complete_config(
+        {
+            "model": "hft",
+            "model_config": SMALL | {"width": 32, "sketch_size": 128},
+            "steps": 4,
+            "batch_size": 8,
+            "seq_len": 32,
+            "eval_every": 4,
+            "checkpoint_every": 4,
+            "data": {"paths": (str(text),), "valid_fraction": 0.3},
+        }
+    )
+    work = tmp_path / "run"
+    assert run(config, work, quiet=True, devices=jax.devices()[:1]).status == "finished"
+    assert not main([f"--workdir={work}", "--contexts=512", "--examples=4096"])
+    result = json.loads((work / "field.json").read_text())
+    assert {"sketches", "tensors", "locality", "features_r2", "relocation", "bits"} <= result.keys()
+    assert set(result["bits"]) >= {"hft", "unigram", "softmax", "ridge", "kneser-ney of order 6"}
+    assert "bits per target" in capsys.readouterr().out

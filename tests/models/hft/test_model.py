@@ -1,0 +1,199 @@
+"""HFT: it learns, equally on any number of devices; its parts do what they are there for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxmodels
+from jaxmodels.cells.hypertensor import predict, read
+from jaxmodels.cells.hypertensor.relocation import Queue, dead_tensors, push
+from jaxmodels.errors import UserError
+from jaxmodels.models.hft.config import tensors_within
+from jaxmodels.models.hft.learn import relocate
+from jaxmodels.ops.losses import token_nll
+from jaxmodels.testing.lab import quick_jit
+from jaxmodels.testing.models import check_model
+from jaxmodels.tree import flatten
+from tests.train.test_step import ROUNDING
+from train.config import complete_config
+from train.devices.placement import Placement
+from train.model import resolve_vocab
+
+SMALL = {
+    "vocab_size": 13,
+    "window": 4,
+    "ngram_orders": (2, 3),
+    "ngram_bins": 128,
+    "sketch_size": 128,
+    "width": 32,
+    "tensors": 128,
+    "top_k": 8,
+    "temperature": 0.1,
+    "geometry_rate": 0.02,
+    "queue": 16,
+    "relocated": 8,
+    "relocate_every": 4,
+}
+
+
+def small(**changes):
+    return jaxmodels.create("hft", seed=0, **(SMALL | changes))
+
+
+def batches(count, rows=8, time=16, seed=0):
+    """Text of a second-order rule with noise: unigrams are uniform, pairs determine most."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(count):
+        tokens = rng.integers(0, 13, (rows, time + 1))
+        for t in range(2, time + 1):
+            rule = (3 * tokens[:, t - 1] + 5 * tokens[:, t - 2] + 1) % 13
+            tokens[:, t] = np.where(rng.random(rows) < 0.9, rule, tokens[:, t])
+        weights = np.ones((rows, time), np.float32)
+        weights[0, -3:] = 0.0
+        reset = np.zeros((rows, time), bool)
+        reset[:, 0] = True
+        out.append(
+            {
+                "inputs": tokens[:, :-1].astype(np.int32),
+                "targets": tokens[:, 1:].astype(np.int32),
+                "weights": weights,
+                "reset": reset,
+            }
+        )
+    return out
+
+
+def run(devices=1, steps=30, parallel="pmap", **changes):
+    """Train: ([loss], last state)."""
+    config = complete_config(
+        {
+            "model": "hft",
+            "model_config": SMALL | changes,
+            "steps": steps,
+            "batch_size": 8,
+            "seq_len": 16,
+            "parallel": parallel,
+        }
+    )
+    placement = Placement(config, jax.devices()[:devices])
+    state, losses = placement.fresh_state(), []
+    for batch in batches(steps):
+        state, metrics = placement.step(state, placement.put_rows(batch))
+        losses.append(float(metrics["next_token"].reshape(-1)[0]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def learned():
+    return run()
+
+
+def test_two_stages_conform():
+    """One stage does so in tests/models/test_contract.py."""
+    fields = SMALL | {"vocab_size": 17, "window": 8, "compressor": 24, "compressed": 8}
+    check_model(jaxmodels.make_config("hft", **fields))
+
+
+def test_learns_far_below_the_entropy_of_its_targets(learned):
+    losses, _ = learned
+    assert abs(losses[0] - np.log(13)) < 0.1
+    assert np.mean(losses[-3:]) < np.log(13) - 0.7  # unigrams are uniform: chance is log 13
+
+
+@pytest.mark.parametrize(("devices", "parallel"), [(8, "pmap"), (2, "shard_map")])
+def test_learns_the_same_on_any_number_of_devices(learned, devices, parallel):
+    losses, state = run(devices, steps=12, parallel=parallel)
+    np.testing.assert_allclose(losses, learned[0][:12], rtol=20 * ROUNDING)
+    assert int(state.model.field.updates.reshape(-1)[0]) == 12
+
+
+def test_two_stages_learn_and_gradients_pass_through_both():
+    """F-20: the compressor's columns move only by the predictor's gradient, and it helps."""
+    changes = {"compressor": 32, "compressed": 8, "through_weights": True}
+    before = small(**changes).compressor
+    losses, state = run(steps=16, **changes)
+    after = state.model.compressor
+    moved = np.abs(np.asarray(after.columns, np.float32) - np.asarray(before.columns, np.float32))
+    assert moved.max() > 1e-3 and np.isfinite(losses).all() and losses[-1] < losses[0] - 0.3
+
+
+def test_every_array_is_float16_or_counts(learned):
+    """F-10, F-21: fields, statistics and queue; the optimizer has no state at all."""
+    model = small(compressor=16)
+    wide = {"queue/loss"}
+    for name, leaf in flatten(model).items():
+        integer = jnp.issubdtype(leaf.dtype, jnp.integer)
+        assert integer or leaf.dtype == jnp.float16 or name in wide, f"{name} is {leaf.dtype}"
+    _, state = learned
+    assert state.opt_state == ()
+    assert {str(x.dtype) for x in jax.tree.leaves(state.model.field)} == {"float16", "int32"}
+
+
+def test_stochastic_rounding_learns_where_rounding_to_nearest_stands_still():
+    changes = {"rate": 0.02, "step": "fixed", "geometry_rate": 0.0, "relocate_every": 0}
+    losses = {
+        storage: run(steps=30, storage=storage, **changes)[0]
+        for storage in ("float32", "float16", "float16_nearest")
+    }
+    gain = {name: values[1] - np.mean(values[-3:]) for name, values in losses.items()}
+    assert gain["float16"] > 0.9 * gain["float32"]
+    assert gain["float16_nearest"] < gain["float16"]
+
+
+def test_dead_tensors_move_to_missed_contexts_and_help_there(learned):
+    """F-15, F-28: the loss at the contexts falls, and the tensors answer them."""
+    model = jax.device_get(learned[1].model)
+    c, field = model.config, jax.tree.map(jnp.asarray, model.field)
+    usage = field.usage.at[:8].set(0.0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((16, 32)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    queue = Queue(x.astype(np.float16), rng.integers(0, 13, 16), np.linspace(9, 1, 16, dtype="f"))
+    queue = jax.tree.map(jnp.asarray, queue)
+    index, dead = dead_tensors(field.replace(usage=usage), 8, 0.05, 0.0)
+    assert set(np.asarray(index).tolist()) == set(range(8)) and bool(dead.all())
+    move = quick_jit(lambda f, q: relocate(c, f, q))
+    after, rest, moved = move(field.replace(usage=usage), queue)
+    assert int(moved) == 8
+    assert not np.asarray(rest.loss)[:8].any() and np.asarray(rest.loss)[8:].all()
+
+    @quick_jit
+    def losses(field):
+        return token_nll(predict(c.predictor, field, queue.x), queue.target)
+
+    delta = np.asarray(losses(field)) - np.asarray(losses(after))
+    assert (delta[:8] > 0.5).all() and np.abs(delta[8:]).max() < 0.5
+    find = quick_jit(lambda f, x: read(c.predictor, f, x, sparse=True).index)
+    nearest = np.asarray(find(after, queue.x[:8]))[:, 0]
+    assert set(nearest.tolist()) == set(range(8))
+
+
+def test_the_queue_keeps_the_highest_losses():
+    one = Queue(jnp.zeros((3, 2)), jnp.array([1, 2, 3]), jnp.array([5.0, 3.0, 0.0]))
+    two = Queue(jnp.ones((3, 2)), jnp.array([4, 5, 6]), jnp.array([4.0, 1.0, 9.0]))
+    got = push(one, two)
+    np.testing.assert_array_equal(got.target, [6, 1, 4])
+    np.testing.assert_array_equal(got.loss, [9, 5, 4])
+    np.testing.assert_array_equal(got.x[:, 0], [1, 0, 1])
+
+
+def test_a_budget_holds_so_many_tensors():
+    assert tensors_within(2**33, 4096, 4096) == 262_144
+    with pytest.raises(UserError, match="too small: one tensor of 4096 inputs and 4096 outputs"):
+        tensors_within(10_000, 4096, 4096)
+
+
+def test_settings_of_an_optimizer_are_refused():
+    with pytest.raises(UserError, match="learns without an optimizer"):
+        config = complete_config(
+            {"model": "hft", "model_config": SMALL, "optimizer": {"ema_decay": 0.99}}
+        )
+        Placement(config, jax.devices()[:1]).fresh_state()
+
+
+def test_a_vocabulary_unlike_the_tokenizer_is_refused():
+    config = complete_config({"model": "hft", "model_config": {"vocab_size": 256}})
+    with pytest.raises(UserError, match="256, but the 'byte' tokenizer has 4097 tokens"):
+        resolve_vocab(config, 4097)

@@ -1,0 +1,83 @@
+"""A run of HFT: logged, resumed bit for bit, stored in float16, its contexts collected."""
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from eval.fields.collect import collect
+from jaxmodels.data import load_corpus
+from jaxmodels.data.shards import read_shards, write_shards
+from jaxmodels.errors import UserError
+from jaxmodels.tree import flatten
+from train.config import complete_config
+from train.io.checkpoint import load_model
+from train.io.log import read_metrics
+from train.loop import run
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("It was the best of times, it was the worst of times. " * 300)
+    return path
+
+
+def config(text, steps, **changes):
+    small = {"window": 6, "ngram_orders": (2, 3), "ngram_bins": 256, "sketch_size": 128}
+    small |= {"width": 32, "tensors": 96, "top_k": 8, "queue": 16, "relocated": 4}
+    small |= {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9}
+    return complete_config(
+        {
+            "model": "hft",
+            "model_config": small
+            | {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9}
+            | changes,
+            "steps": steps,
+            "batch_size": 4,
+            "seq_len": 32,
+            "eval_every": 4,
+            "checkpoint_every": 4,
+            "log_every": 2,
+            "data": {"paths": (str(text),), "valid_fraction": 0.2},
+        }
+    )
+
+
+def train(text, folder, steps, resume=False, **changes):
+    one = jax.devices()[:1]
+    return run(config(text, steps, **changes), folder, resume=resume, quiet=True, devices=one)
+
+
+def test_resumed_run_is_the_same_bit_for_bit(text, tmp_path):
+    whole = train(text, tmp_path / "a", 8)
+    train(text, tmp_path / "b", 4)
+    again = train(text, tmp_path / "b", 8, resume=True)
+    assert whole.digest and again.digest == whole.digest
+    rows = read_metrics(tmp_path / "a")
+    logged = {"answering", "in_use", "relocated", "next_token", "accuracy"}
+    assert logged <= rows[0].keys()  # F-19
+    assert rows[-2]["relocated"] > 0
+
+    folder = tmp_path / "a" / "checkpoints" / "8"
+    stored = ocp.checkpointables_metadata(folder).metadata["model"]  # F-22
+    dtypes = {name: str(leaf.dtype) for name, leaf in flatten(stored).items()}
+    assert dtypes["field/columns"] == dtypes["field/usage"] == dtypes["queue/x"] == "float16"
+    model = load_model(tmp_path / "a", "last").model
+    assert model.field.columns.dtype == np.float16
+
+    with pytest.raises(UserError, match=r"model_config\.width"):
+        train(text, tmp_path / "a", 8, resume=True, width=64)
+
+    # F-16 to F-18: contexts are projected once, in whatever batches, and replayed from the disk.
+    documents = load_corpus((str(text),), "byte", valid_fraction=0.2).valid
+    pairs = list(collect(model, documents, batch_size=1, seq_len=64))
+    rows = write_shards(tmp_path / "shards", pairs)
+    assert rows == sum(len(d) - 1 for d in documents)
+    short = list(collect(model, documents, batch_size=1, seq_len=16))
+    x, y = (np.concatenate([p[i] for p in pairs]) for i in range(2))
+    np.testing.assert_array_equal(np.concatenate([p[0] for p in short]), x)
+    shards = read_shards(tmp_path / "shards", 32)
+    replayed = [np.concatenate(part) for part in zip(*shards, strict=True)]
+    np.testing.assert_array_equal(replayed[0], x.astype(np.float16))
+    np.testing.assert_array_equal(replayed[1], y)
