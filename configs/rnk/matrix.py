@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from configs.common import choose_preset, entry
 from configs.rnk.chat import get_config
 
-STEPS = 500
+STEPS = 300
 SMALL = {"width": 64, "hidden_size": 128, "num_layers": 2}
 TINY = {"width": 32, "hidden_size": 48, "num_layers": 1}
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -28,16 +28,16 @@ GRU = {"model": "stack/gru", "num_layers": 2, "mlp_size": 0}
 TRANSFORMER = {"model": "transformer", "num_layers": 4, "width": 72, "head_size": 24, "window": 256}
 # name -> (what it is, matched field, its multiple, changes, best rate of RATES)
 MODELS = {
-    "RNK": ("chunks of 32 bytes, five steps of planning", "", 0, {}, 2e-3),
-    "Mamba-2": ("byte by byte", "width", 4, MAMBA, 2e-3),
-    "GRU": ("byte by byte", "width", 8, GRU, 2e-3),
-    "transformer": ("byte by byte, all of the row in its window", "mlp_size", 8, TRANSFORMER, 2e-3),
+    "RNK": ("chunks of 32 bytes, five steps of planning", "", 0, {}, 8e-3),
+    "Mamba-2": ("byte by byte", "width", 4, MAMBA, 4e-3),
+    "GRU": ("byte by byte", "width", 8, GRU, 8e-3),
+    "transformer": ("byte by byte, all of the row in its window", "mlp_size", 8, TRANSFORMER, 8e-3),
     "words": (
         "SpaceByte's patches, Mamba over them, GRU within; no plan",
         "width",
         8,
         {"chunking": "space", "planner": "none", "refine": False},
-        2e-3,
+        8e-3,
     ),
 }
 # Steps at RNK's FLOPs: multiply-adds per byte of a forward pass in matmuls and recurrences, RNK's
