@@ -3,8 +3,9 @@
     python -m eval.fields --workdir=runs/name [--checkpoint best|last|STEP] [--contexts N]
                           [--examples N]
 
-Writes `field.json` into the run's folder and prints it as tables. The checks are listed in
-eval/fields/verify.py, the heads in eval/fields/heads.py; --examples 0 leaves the heads out.
+Writes `field.json` into the run's folder, updates `report.html`, and prints tables. The checks are
+listed in eval/fields/verify.py, the heads in eval/fields/heads.py; --examples 0 leaves the heads
+out.
 """
 
 import shlex

@@ -12,7 +12,9 @@ import numpy as np
 
 from eval.fields import heads, verify
 from eval.log import device_description, versions
-from eval.report.document import Block, Heading, Table, Text
+from eval.report.document import Block, Heading, Text
+from eval.report.field_page import tables
+from eval.report.run_page import write_report
 from eval.run import Run, load_run
 from jaxmodels.cli import write_json
 from jaxmodels.data import eval_stream, make_stream, split_documents, subsample
@@ -24,7 +26,7 @@ NEIGHBOURS = 131_072  # most examples that the nearest-neighbour head keeps
 
 
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Check a run's field, write `field.json` and return the result.
+    """Check a run's field; write `field.json` and the report, and return the result.
 
     Raises:
       UserError: no run, or one of another model; too few contexts.
@@ -68,8 +70,9 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write_json(Path(options.workdir) / "field.json", result)
-    return result
+    path = Path(options.workdir) / "field.json"
+    write_json(path, result)
+    return result | {"written": [str(path), str(write_report(options.workdir))]}
 
 
 def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
@@ -142,36 +145,6 @@ def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict
 
 def summary(result: dict[str, Any]) -> list[Block]:
     """Format a result as tables."""
-    s, t, r = result["sketches"], result["tensors"], result["relocation"]
-    checks = [
-        ["variance, projected / raw", f"{s['variance_ratio']:.3f}"],
-        ["mean error of norms", f"{s['norm_error']:.3f}"],
-        ["mean error of cosines", f"{s['cosine_error']:.3f} {s['verdict']}"],
-        ["tensors that never answer", f"{t['never_answering']:.3f}"],
-        ["tensors per context", f"{t['effective_tensors']:.2f}"],
-        ["mean distance to the plane", f"{t['mean_absolute_distance']:.3f}"],
-        ["R^2 of logits from features", f"{result['features_r2']:.3f}"],
-    ]
-    if r["events"]:
-        checks += [
-            ["relocations", str(r["events"])],
-            ["  with a lower loss after", f"{100 * r['positive']:.0f} %"],
-            ["  mean gain, nats", f"{r['mean_delta']:.3f}"],
-            ["  over all contexts, nats", f"{r['mean_delta_of_all_contexts']:.4f}"],
-        ]
-    cosines = next(iter(result["locality"].values()))
-    shares = [
-        [name, *(f"{v:.2f}" for v in values.values())]
-        for name, values in result["locality"].items()
-    ]
-    bits = []
-    for name, value in result["bits"].items():
-        best = min(value.values()) if isinstance(value, dict) else value
-        bits.append([name, f"{best:.3f}"])
-    return [
-        Heading(f"{result['model']}, step {result['step']}"),
-        Table(["check", "value"], checks),
-        Table(["nearest tensors in common, at cosine", *cosines], shares),
-        Table(["head", "bits per target"], bits),
-        Text(f"{result['seconds']:.0f} s on {result['device']}", "missing"),
-    ]
+    title = f"{result['model']}, step {result['step']}"
+    end = f"{result['seconds']:.0f} s on {result['device']}; wrote {', '.join(result['written'])}"
+    return [Heading(title), *tables(result), Text(end, "missing")]

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, versions
 from eval.markov import NAMES
-from eval.report import answers_page, chat_page, figures
+from eval.report import answers_page, chat_page, field_page, figures
 from eval.report.document import (
     Block,
     Fold,
@@ -61,6 +61,7 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     except UserError as error:
         lacking = "No baselines" if run else "No heat maps, no sample, no fresh baselines"
         missing = f"{lacking}: {error}"
+    inspected = [*inspected, *field_page.section(json_object(workdir / "field.json"))]
     write_atomically(path, compose(log, evaluation, inspected, missing))
     return path
 
@@ -81,7 +82,7 @@ def compose(
     Args:
       log: the log of the run.
       evaluation: content of `eval.json`, or {}.
-      inspected: result of `inspect_model`.
+      inspected: blocks on the inside of the model.
       missing: a sentence on what could not be inspected.
     """
     finals = _finals(log, evaluation)

@@ -106,3 +106,5 @@ def test_command_writes_all_checks(tmp_path, capsys):
     assert {"sketches", "tensors", "locality", "features_r2", "relocation", "bits"} <= result.keys()
     assert set(result["bits"]) >= {"hft", "unigram", "softmax", "ridge", "kneser-ney of order 6"}
     assert "bits per target" in capsys.readouterr().out
+    page = (work / "report.html").read_text()
+    assert "The field" in page and "Heads on the same held-out targets" in page

@@ -1,0 +1,88 @@
+"""The part of a report on the field of HFT: the checks and heads of `eval.fields`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.report import figures
+from eval.report.document import Block, Heading, Picture, Table, Text
+
+Result = Mapping[str, Any]
+
+
+def section(result: Result) -> list[Block]:
+    """Return the tables and pictures of `field.json`; empty without it."""
+    if not result:
+        return []
+    note = Text(f"Step {result['step']}, by {result['command']}, {result['seconds']:.0f} s.")
+    return [Heading("The field"), note, *tables(result), *_pictures(result)]
+
+
+def tables(result: Result) -> list[Block]:
+    """Return the checks, the locality of the nearest, and the heads as tables."""
+    s, t, r = result["sketches"], result["tensors"], result["relocation"]
+    checks = [
+        ["variance, projected / raw", f"{s['variance_ratio']:.3f}"],
+        ["mean error of norms", f"{s['norm_error']:.3f}"],
+        ["mean error of cosines", f"{s['cosine_error']:.3f} {s['verdict']}"],
+        ["tensors that never answer", f"{t['never_answering']:.3f}"],
+        ["tensors per context", f"{t['effective_tensors']:.2f}"],
+        ["mean distance to the plane", f"{t['mean_absolute_distance']:.3f}"],
+        ["R^2 of logits from features", f"{result['features_r2']:.3f}"],
+    ]
+    if r["events"]:
+        checks += [
+            ["relocations", str(r["events"])],
+            ["  with a lower loss after", f"{100 * r['positive']:.0f} %"],
+            ["  mean gain, nats", f"{r['mean_delta']:.3f}"],
+            ["  over all contexts, nats", f"{r['mean_delta_of_all_contexts']:.4f}"],
+        ]
+    cosines = next(iter(result["locality"].values()))
+    shares = [
+        [name, *(f"{v:.2f}" for v in values.values())]
+        for name, values in result["locality"].items()
+    ]
+    heads = [[name, f"{bits:.3f}"] for name, bits in _bits(result).items()]
+    return [
+        Table(["check", "value"], checks),
+        Table(["nearest tensors in common, at cosine", *cosines], shares),
+        Table(["head", "bits per target"], heads),
+    ]
+
+
+def _bits(result: Result) -> dict[str, float]:
+    """Return head -> bits, of a head with several settings the least, least first."""
+    bits = {
+        name: min(value.values()) if isinstance(value, Mapping) else value
+        for name, value in result["bits"].items()
+    }
+    return dict(sorted(bits.items(), key=lambda item: item[1]))
+
+
+def _pictures(result: Result) -> list[Block]:
+    blocks: list[Block] = []
+    if len(bits := _bits(result)) > 1:
+        bars = {name: (value, 0.0) for name, value in bits.items()}
+        figure = figures.bars(bars, xlabel="bits per target", origin=0.0)
+        caption = "Heads on the same held-out targets, trained on as many examples."
+        blocks.append(Picture(figures.svg(figure, "heads"), caption))
+    lines = {
+        name: ([float(cosine) for cosine in values], list(values.values()))
+        for name, values in result["locality"].items()
+    }
+    figure = figures.curves(
+        lines, ylabel="share in common", xlabel="cosine of two inputs", markers=True
+    )
+    caption = "Nearest tensors that two inputs have in common: a local field rises to the right."
+    blocks.append(Picture(figures.svg(figure, "locality"), caption))
+    counts = result["tensors"]["log10_count_histogram"]
+    bars = {
+        f"{10**low:,.0f} to {10**high:,.0f}": (float(n), 0.0)
+        for n, low, high in zip(
+            counts["counts"], counts["edges"][:-1], counts["edges"][1:], strict=True
+        )
+    }
+    if len(bars) > 1:
+        figure = figures.bars(bars, xlabel="tensors", origin=0.0)
+        caption = f"How many of {result['tensors']['contexts']:,} contexts each tensor answers."
+        blocks.append(Picture(figures.svg(figure, "coverage"), caption))
+    return blocks
