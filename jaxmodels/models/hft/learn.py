@@ -59,17 +59,23 @@ def learn(config: HFTConfig, field, compressor, queue: Queue, out, batch, axis_n
     if c.relocate_every:
         queue = _enqueue(c, queue, contexts, axis_name)
         due = field.updates % c.relocate_every == 0
-        due &= field.updates > 2 * seeding_updates(c, batch["targets"].size, axis_name)
+        due &= field.updates > 2 * seeding_plan(c, batch["targets"].shape, axis_name)[1]
         field, queue, moved = jax.lax.cond(
             due, lambda f, q: relocate(c, f, q), lambda f, q: (f, q, jnp.int32(0)), field, queue
         )
     return field, compressor, queue, moved
 
 
-def seeding_updates(config: HFTConfig, rows: int, axis_name: str) -> int:
-    """Return in how many updates all tensors get a context; `rows`: positions on this device."""
-    batch = jax.lax.axis_size(axis_name) * rows // config.seed_stride
-    return -(-config.tensors // batch)
+def seeding_plan(config: HFTConfig, shape: tuple[int, int], axis_name: str) -> tuple[int, int]:
+    """Return (contexts that an update seeds, updates in which all tensors get one).
+
+    Args:
+      config: settings.
+      shape: (B, T) on this device.
+      axis_name: axis of the devices.
+    """
+    count = jax.lax.axis_size(axis_name) * shape[0] * -(-shape[1] // config.seed_stride)
+    return count, -(-config.tensors // count)
 
 
 def _seed(c: HFTConfig, field: Field, contexts: Queue, weights, shape, axis_name) -> Field:
@@ -78,12 +84,11 @@ def _seed(c: HFTConfig, field: Field, contexts: Queue, weights, shape, axis_name
     Contexts are taken at every `seed_stride`-th position of every row, in the order of the global
     batch, so that they do not depend on the number of devices.
     """
-    batch = c.seed_stride
-    count = jax.lax.axis_size(axis_name) * shape[0] * -(-shape[1] // batch)
+    count, updates = seeding_plan(c, shape, axis_name)
     done = field.updates - 1  # updates before this one
 
     def pick(x):
-        own = x.reshape(*shape, *x.shape[1:])[:, ::batch]
+        own = x.reshape(*shape, *x.shape[1:])[:, :: c.seed_stride]
         own = own.reshape(-1, *x.shape[1:])
         return jax.lax.all_gather(own, axis_name, tiled=True)
 
@@ -103,7 +108,8 @@ def _seed(c: HFTConfig, field: Field, contexts: Queue, weights, shape, axis_name
         outputs = predict(c.predictor, field, x)
         return plant(c.predictor, field, index, x, outputs, keep)
 
-    return jax.lax.cond(done * count < c.tensors, seed, lambda f: f, field)
+    # In updates: the number of contexts so far does not fit into int32 in a long run.
+    return jax.lax.cond(done < updates, seed, lambda f: f, field)
 
 
 def _enqueue(c: HFTConfig, queue: Queue, contexts: Queue, axis_name) -> Queue:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxmodels
 from jaxmodels.cells.hypertensor import predict, read
@@ -168,6 +169,33 @@ def test_dead_tensors_move_to_missed_contexts_and_help_there(learned):
     find = quick_jit(lambda f, x: read(c.predictor, f, x, sparse=True).index)
     nearest = np.asarray(find(after, queue.x[:8]))[:, 0]
     assert set(nearest.tolist()) == set(range(8))
+
+
+def update(model, batch):
+    """One update of a model on one device: the model after it."""
+    learn = quick_jit(
+        jax.vmap(
+            lambda b: model.local_update(model.initial_state(8), b, key=None, axis_name="data")[0],
+            axis_name="data",
+        )
+    )
+    return jax.tree.map(lambda x: x[0], learn(jax.tree.map(lambda x: x[None], batch)))
+
+
+def test_seeding_does_not_begin_again_when_positions_exceed_int32():
+    """2^24 updates of 128 positions are 2^31: a product in int32 would be negative."""
+    model = small(geometry_rate=0.0, relocate_every=0)
+    model.field = nnx.data(model.field.replace(updates=jnp.int32(2**24)))
+    after = update(model, batches(1)[0]).field
+    np.testing.assert_array_equal(after.normal, model.field.normal)
+    assert np.asarray(after.columns != model.field.columns).any()
+
+
+def test_a_stride_beyond_the_row_seeds_its_first_position():
+    model = small(seed_stride=64, geometry_rate=0.0)
+    batch = {name: x[:, :4] for name, x in batches(1)[0].items()}
+    after = update(model, batch).field
+    assert np.flatnonzero(after.offset != model.field.offset).tolist() == list(range(8))
 
 
 def test_the_queue_keeps_the_highest_losses():
