@@ -17,6 +17,7 @@ from jaxmodels.cells.hypertensor.relocation import k_means
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.field import weigh
+from jaxmodels.ops.field.distance import EPS
 
 
 @struct.dataclass
@@ -70,9 +71,14 @@ def build_quantizer(
 
 
 def candidates(quantizer: Quantizer, x: jax.Array, probes: int) -> jax.Array:
-    """Return the tensors of the `probes` nearest cells: int32 (B, probes capacity), -1 = none."""
+    """Return the tensors of the `probes` nearest cells: int32 (B, probes capacity), -1 = none.
+
+    Cells without tensors come last: an input that got no candidate at all would have no answer.
+    """
     probes = min(probes, len(quantizer.centres))
-    near = jax.lax.top_k(_similarity(x.astype(jnp.float32), quantizer.centres), probes)[1]
+    similarity = _similarity(x.astype(jnp.float32), quantizer.centres)
+    similarity = jnp.where(quantizer.members[None, :, 0] >= 0, similarity, -jnp.inf)
+    near = jax.lax.top_k(similarity, probes)[1]
     return quantizer.members[near].reshape(len(x), -1)
 
 
@@ -114,8 +120,7 @@ def read_split(
         weight = jnp.exp(-far / config.temperature - total)
     else:
         share = weigh(config.weighting, nearest, config.temperature)
-        scale = share[:, :1] * nearest[:, :1]
-        weight = jnp.where(jnp.isfinite(far), scale / jnp.maximum(far, 1e-6), 0.0)
+        weight = share[:, :1] * (nearest[:, :1] + EPS) / (far + EPS)  # 0 where far is infinite
     reading = reading.replace(weight=weight, distance=far)
     y = mix_columns(part, reading.activation, reading.index)
     return reading, jax.lax.psum(y, axis_name)

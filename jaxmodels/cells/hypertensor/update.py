@@ -247,7 +247,7 @@ def update_rows(config: FieldConfig, field: Field, x: jax.Array, loss_of, candid
 
     For fields too large to form sums over all tensors: with a donated `field`, memory beyond it is
     a few rows. Equal to `gradients` and `apply_gradients` of a batch of one, except that `usage`
-    and `movement` of the other tensors do not decay.
+    and `movement` of the other tensors do not decay, and but for the random bits.
 
     Args:
       config: settings.
@@ -268,9 +268,12 @@ def update_rows(config: FieldConfig, field: Field, x: jax.Array, loss_of, candid
     counter, arrays = field.updates, field.replace(updates=())
     rows = jax.tree.map(lambda leaf: leaf[index], arrays).replace(updates=counter)
     grads, _ = gradients(few, rows, reading.replace(index=None), x, g[None], loss[None])
-    rows = apply_gradients(few, rows, grads)
+    rows = apply_gradients(few, rows, grads, len(index) / config.tensors)  # 1 / N of a row each
+    # A missing candidate is read as tensor 0, which may be among the others; it is not written.
+    beyond = config.tensors + jnp.arange(len(index))
+    place = jnp.where(jnp.isfinite(reading.distance[0]), index, beyond)
     new = jax.tree.map(
-        lambda leaf, row: leaf.at[index].set(row, unique_indices=True),
+        lambda leaf, row: leaf.at[place].set(row, mode="drop", unique_indices=True),
         arrays,
         rows.replace(updates=()),
     )

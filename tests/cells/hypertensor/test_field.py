@@ -131,6 +131,29 @@ def test_fixed_step_equals_the_source_rule(form):
     assert int(field.updates) == 3
 
 
+def test_statistics_follow_usage_error_and_movement():
+    """F-14: per update, of 5 rows; by a batch, and by a row in place."""
+    field, x, g = setup(BASE)
+    field = field.replace(usage=field.usage + 2.0, error=field.error + 3.0)
+    losses = np.float32([1, 2, 3, 4, 5])
+    reading = read(BASE, field, x)
+    grads, _ = gradients(BASE, field, reading, x, g, losses)
+    after = apply_gradients(BASE, field, grads, 5.0)
+    weight = np.asarray(reading.weight, np.float64)  # (5, 24)
+    used = weight.sum(0)
+    np.testing.assert_allclose(after.usage, 0.995 * 2 + 0.005 * used, rtol=1e-5)
+    norm = np.sqrt(np.square(np.asarray(grads.columns)).sum((1, 2)))
+    np.testing.assert_allclose(after.movement, 0.005 * norm, rtol=1e-5, atol=1e-7)
+    mean, share = losses @ weight / np.maximum(used, 1e-9), used / (used + 5 / 24)
+    np.testing.assert_allclose(after.error, 3 + share * (mean - 3), rtol=1e-4)
+    assert (np.asarray(after.error)[used == 0] == 3).all() and (used == 0).any()
+
+    one, _ = update_rows(BASE, field, x[0], lambda y: (jnp.float32(1.0), g[0]))
+    grads, _ = gradients(BASE, field, read(BASE, field, x[:1]), x[:1], g[:1], losses[:1])
+    same = apply_gradients(BASE, field, grads)
+    np.testing.assert_allclose(one.error, same.error, rtol=1e-5)
+
+
 def test_steps_divide_by_mass():
     """Normalized by the batch's mass; recursive by 1 + the mass of all batches."""
     field, x, g = setup(BASE)

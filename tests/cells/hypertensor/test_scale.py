@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from eval.fields.budget import measure
 from jaxmodels.cells.hypertensor import FieldConfig, combine, predict, random_field, read
 from jaxmodels.cells.hypertensor.candidates import (
+    Quantizer,
     build_quantizer,
     candidates,
     read_split,
@@ -69,11 +70,20 @@ def test_cells_count_the_tensors_that_they_cannot_hold():
     assert held + int(quantizer.lost) == 2048 and int(quantizer.lost) > 0
 
 
-@pytest.mark.parametrize("weighting", ["softmax", "inverse"])
-@pytest.mark.parametrize("devices", [2, 8])
-def test_a_split_field_answers_as_the_whole(devices, weighting):
-    c = dataclasses.replace(BASE, tensors=256, weighting=weighting)
+@pytest.mark.parametrize(
+    ("devices", "changes"),
+    [
+        (2, {}),
+        (8, {"weighting": "inverse"}),
+        (2, {"weighting": "inverse", "distance": "planar"}),
+    ],
+    ids=str,
+)
+def test_a_split_field_answers_as_the_whole(devices, changes):
+    c = dataclasses.replace(BASE, tensors=256, **changes)
     field, x = clustered(c)
+    # An input on a plane: its distance is 0, or of a rounding error.
+    field = field.replace(offset=field.offset.at[7].set(-field.normal[7] @ x[0]))
     mesh = Mesh(np.array(jax.devices()[:devices]), "tensors")
     specs = jax.tree.map(lambda leaf: P("tensors") if leaf.ndim else P(), field)
     answer = jax.shard_map(
@@ -99,6 +109,30 @@ def test_learning_in_place_touches_the_answering_tensors_alone():
     after, _ = learn(field, x[0])
     changed = np.asarray(after.columns != field.columns).any((1, 2))
     assert set(np.flatnonzero(changed)) <= set(index.tolist()) and changed.any()
+
+
+def test_missing_candidates_do_not_undo_an_update():
+    """A cell with fewer tensors than K is padded with -1, which is no tensor, not even tensor 0."""
+    c = dataclasses.replace(BASE, tensors=32, geometry_rate=0.1)
+    field, x = clustered(c)
+    learn = quick_jit(
+        lambda f, x, near: update_rows(c, f, x, lambda y: (y.sum(), jnp.ones(6)), candidates=near)
+    )
+    want, _ = learn(field, x[0], jnp.array([0, 5]))
+    got, _ = learn(field, x[0], jnp.array([0, 5, *[-1] * 20]))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    changed = np.asarray(got.columns != field.columns).any((1, 2))
+    assert np.flatnonzero(changed).tolist() == [0, 5]
+
+
+def test_empty_cells_are_not_looked_into():
+    field, x = clustered(dataclasses.replace(BASE, tensors=64))
+    centres = jnp.stack([x[0], -x[0]])
+    quantizer = Quantizer(centres, jnp.array([[-1, -1], [3, -1]]), jnp.int32(0))
+    near = candidates(quantizer, x[:1], 1)
+    np.testing.assert_array_equal(near, [[3, -1]])
+    assert np.isfinite(combine(field, read(BASE, field, x[:1], candidates=near))).all()
 
 
 @pytest.mark.parametrize(("cells", "slack"), [(0, 2.0), (4096, 2.0), (16, 0.5)])
