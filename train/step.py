@@ -86,6 +86,11 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
             "config.optimizer.ema_decay: this model learns without an optimizer; its statistics "
             "are no weights to average; set it to 0"
         )
+    if learns_locally and config.optimizer.accumulate > 1:
+        raise UserError(
+            "config.optimizer.accumulate: this model learns without gradients that could be "
+            "accumulated; set it to 1"
+        )
     labels = parameter_labels(model, params)
     check_rules(config, labels)
     return TrainState(
@@ -134,12 +139,13 @@ def make_train_step(
         if traits.local_update:  # no backpropagation; reduces over devices itself
             new_model, new_carry, sums = traits.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
+            written = flatten(new_model)  # no gradients tell of a bad update before it is made
         else:
             compute = wrap(_gradients(model, accumulate), gradients=True)
             shared = (scale, progress)
             new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
-            squares = {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
+            written, squares = {}, {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
             params = flatten(model)
             labels = parameter_labels(model, params)
             optimizer = make_optimizer(config, labels)
@@ -153,6 +159,7 @@ def make_train_step(
             [~jnp.isfinite(sums[term]) for term in sorted(weights)]
             + [jax.lax.pmax(~jnp.isfinite(x).all(), AXIS) for x in flatten(new_carry).values()]
             + [~jnp.isfinite(squares[name]) for name in sorted(squares)]
+            + [~jnp.isfinite(written[name]).all() for name in sorted(written)]
         )
         first = jnp.where(broken.any(), jnp.argmax(broken), -1).astype(jnp.int32)
         halted = jnp.where(state.halted >= 0, state.halted, first)
@@ -243,15 +250,14 @@ def _gradients(model, accumulate):
 def component_names(state: TrainState) -> list[str]:
     """List the components that `TrainState.halted` indexes, in causal order.
 
-    Losses precede the recurrent state, which precedes the gradients: the first component that is
-    not finite is the closest to the cause.
+    Losses precede the recurrent state, which precedes the gradients, or the arrays that a local
+    update has written: the first component that is not finite is the closest to the cause.
     """
     carry = jax.eval_shape(lambda m: m.initial_state(1), state.model)
     names = [f"loss term {term}" for term in loss_names(state.model)]
     names += [f"carried state {name}".rstrip() for name in flatten(carry)]  # a bare array has none
-    if not traits_of(state.model).local_update:
-        names += [f"gradient of {name}" for name in sorted(flatten(state.model))]
-    return names
+    what = "update" if traits_of(state.model).local_update else "gradient"
+    return names + [f"{what} of {name}" for name in sorted(flatten(state.model))]
 
 
 def make_eval_step(wrap: Wrap = not_wrapped):

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import train.devices.placement
+from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from tests.train.toy import Toy, ToyConfig, to_host, toy_config
 from train.devices.placement import Placement
@@ -267,6 +268,31 @@ def test_model_with_local_updates():
     np.testing.assert_allclose(
         [m["loss"] for m in runs[0][0]], [m["loss"] for m in runs[1][0]], rtol=ROUNDING
     )
+
+
+class LocalToInf(Local):
+    """Makes a parameter infinite by an update whose losses are finite."""
+
+    def local_update(self, state, batch, *, key, axis_name):
+        model, state, sums = super().local_update(state, batch, key=key, axis_name=axis_name)
+        model.head.bias[...] = jnp.inf * model.head.bias[...]
+        return model, state, sums
+
+
+def create_local_to_inf(*, seed=0, dtype="float32", **fields):
+    return LocalToInf(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
+
+
+def test_a_broken_local_update_is_not_kept():
+    (metrics,), state = curve(1, model="tests.train.test_step:create_local_to_inf", count=1)
+    assert component_names(state)[int(metrics["halted"])] == "update of head/bias"
+    assert np.isfinite(state.model.head.bias[...]).all()
+
+
+def test_gradients_cannot_be_accumulated_without_gradients():
+    changes = {"optimizer__accumulate": 2}
+    with pytest.raises(UserError, match=r"optimizer\.accumulate: this model learns without"):
+        curve(1, model="tests.train.test_step:create_local", count=1, **changes)
 
 
 class ByRow(Toy):

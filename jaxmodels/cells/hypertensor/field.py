@@ -151,9 +151,15 @@ def unit_rows(x: jax.Array) -> jax.Array:
 
 
 def store(config: FieldConfig, x: jax.Array, counter: jax.Array, stream: int) -> jax.Array:
-    """Round float32 values to the dtype of storage; `counter` and `stream` determine the bits."""
+    """Round float32 values to the dtype of storage; `counter` and `stream` determine the bits.
+
+    What float16 cannot hold is clipped: the mass of a tensor grows as long as it is used.
+    """
     if config.storage == "float16":
         return stochastic_round(x, random_bits(x.shape, counter, stream))
+    if config.storage == "float16_nearest":
+        largest = jnp.float32(jnp.finfo(jnp.float16).max)
+        x = jnp.clip(x, -largest, largest)
     return x.astype(config.dtype)
 
 

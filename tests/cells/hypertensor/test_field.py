@@ -171,6 +171,17 @@ def test_steps_divide_by_mass():
         np.testing.assert_allclose(got.columns, want, atol=1e-4)
 
 
+@pytest.mark.parametrize("storage", ["float16", "float16_nearest"])
+def test_mass_that_float16_cannot_hold_is_clipped(storage):
+    c = config(storage=storage)
+    field, x, g = setup(c)
+    field = field.replace(mass=jnp.full_like(field.mass, 65504.0))
+    grads, _ = gradients(c, field, read(c, field, x), x, g)
+    after = apply_gradients(c, field, grads.replace(mass=grads.mass + 100.0))
+    assert (np.asarray(after.mass) == 65504).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
 def test_normalized_step_cannot_overshoot():
     """Of a squared loss, whatever the batch: rows of activation sum to 1 (SIRT)."""
     c = config(step="normalized", rate=1.0, top_k=4)
