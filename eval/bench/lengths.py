@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> None:
     add = parser.add_argument
     add("--models", nargs="+", default=["rnk", "mamba/2"], help="left-to-right models")
     add("--lengths", nargs="+", type=int, default=[256, 1024, 4096, 16384], help="tokens of a row")
-    add("--set", nargs="+", action="append", metavar="MODEL FIELD=VALUE", default=[])
+    pairs = "MODEL FIELD=VALUE"
+    add("--set", nargs="+", action="append", metavar=pairs, default=[], help="fields of a model")
     add("--repeats", type=int, default=5, help="number of measurements")
     add("--json", metavar="FILE", help="write the results to this file")
     options = parser.parse_args(arguments)
@@ -52,6 +53,8 @@ def main(arguments: list[str]) -> None:
     for name, model in models.items():
         if traits_of(model).step is None:
             raise UserError(f"--models: {name} does not read left to right")
+        if traits_of(model).local_update:
+            raise UserError(f"--models: {name} learns without gradients, which are measured here")
     result = {
         "rows": gradients(models, options.lengths, options.repeats),
         "decoding": decoding(models, options.repeats),

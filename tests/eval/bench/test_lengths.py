@@ -34,6 +34,7 @@ def test_slope_is_the_power_of_the_length():
     ("flags", "says"),
     [
         (["--models", "rnk/as_written"], "rnk/as_written does not read left to right"),
+        (["--models", "hft"], "hft learns without gradients"),
         (["--lengths", "0"], "--repeats and --lengths must be 1 or more"),
         (["--set", "gru", "width=16"], "--set gru: expected --set MODEL FIELD=VALUE"),
         (["--models", "rnk", "--set", "rnk", "widht=16"], "rnk has no field 'widht'"),
