@@ -133,11 +133,9 @@ class KneserNey:
             pair = codes[k] * np.uint64(self.classes) + targets
             if above is None:
                 pairs, counts = np.unique(pair, return_counts=True)
-                context = codes[k]
             else:  # of lower orders: in how many distinct longer contexts
                 first = np.unique(above, return_index=True)[1]
                 pairs, counts = np.unique(pair[first], return_counts=True)
-                context = codes[k][first]
             unique, place = np.unique(pair, return_index=True)
             owner = codes[k][place][np.searchsorted(unique, pairs)]
             contexts, inverse = np.unique(owner, return_inverse=True)
@@ -145,7 +143,6 @@ class KneserNey:
             kinds = np.bincount(inverse)
             self.tables.append((pairs, counts, contexts, totals, kinds))
             above = pair
-            del context
         self.tables.reverse()
         return self
 
@@ -172,7 +169,7 @@ def _contexts(tokens: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(over="ignore"):
         for k in range(1, order):
             back = np.zeros(n, np.uint64)
-            back[k - 1 :] = tokens[: n - k + 1] + np.uint64(1)
+            back[k - 1 :] = tokens[: max(n - k + 1, 0)] + np.uint64(1)
             mixed = (codes[k - 1] ^ (back * np.uint64(0x9E3779B97F4A7C15))) + np.uint64(k)
             mixed ^= mixed >> np.uint64(29)
             codes[k] = mixed * np.uint64(0xBF58476D1CE4E5B9)

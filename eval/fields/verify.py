@@ -1,6 +1,6 @@
 """What a trained field does: the checks F-24, F-25, F-27 and F-28 on held-out text.
 
-sketches    norm and cosine of contexts, raw against projected; FAIL where a tenth is lost
+sketches    variance and cosines of contexts, raw against projected; FAIL if off by a tenth
 tensors     how often each answers and how far its inputs are; those that never answer
 locality    share of the nearest tensors that neighbouring contexts have in common
 features    R^2 of the model's logits from the projected contexts, by ridge regression
@@ -21,7 +21,7 @@ from jaxmodels.models.hft.context import raw_entries
 from jaxmodels.models.hft.learn import relocate
 from jaxmodels.ops.losses import token_nll
 
-LIMIT = 0.1  # of variance or cosine, that a projection may lose (F-24)
+LIMIT = 0.1  # by which a projection may change the variance or the cosines (F-24)
 PAIRS, EVENTS = 2000, 256
 PART = 1024  # contexts that are scored together
 
@@ -62,7 +62,7 @@ def sketch_check(
         "norm_error": float(np.abs(lengths / norms - 1.0).mean()),
         "cosine_error": lost,
         "cosine_correlation": float(np.corrcoef(projected, exact)[0, 1]),
-        "verdict": "PASS" if ratio > 1.0 - LIMIT and lost < LIMIT else "FAIL",
+        "verdict": "PASS" if abs(ratio - 1.0) < LIMIT and lost < LIMIT else "FAIL",
     }
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from eval.fields.heads import KneserNey, knn_bits, ridge_bits, softmax_bits
 
@@ -54,6 +55,13 @@ def test_kneser_ney_sums_to_one_and_equals_counts_by_hand():
     want = [max(bigram[t] - 0.75, 0) / total + 0.75 * kinds / total * one[t] for t in range(3)]
     got = [unigram.probability(np.array([2, t]))[0] for t in range(3)]
     np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_documents_shorter_than_the_order_have_probabilities(length):
+    model = KneserNey(6, 3).fit([np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2])])
+    p = model.probability(np.array([0, 1, 2, 0])[:length])
+    assert p.shape == (length - 1,) and (p > 0).all() and (p < 1).all()
 
 
 def test_kneser_ney_prefers_longer_contexts_that_it_has_seen():

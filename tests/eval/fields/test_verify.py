@@ -31,14 +31,12 @@ def contexts(c, n=300):
     [({}, "PASS"), ({"width": 8, "sketch_size": 16}, "FAIL"), ({"block_norm": 128}, "FAIL")],
     ids=str,
 )
-def test_sketches_pass_unless_a_tenth_is_lost(changes, verdict):
-    """F-24: a width of 8 loses cosines; the source's block norm sets every variance to 1."""
+def test_sketches_pass_unless_they_are_off_by_a_tenth(changes, verdict):
+    """F-24: a width of 8 loses cosines; the source's block norm, norms, whatever its scale."""
     c = jaxmodels.make_config("hft", **(SMALL | {"width": 512} | changes))
     windows, positions, features = contexts(c)
-    if "block_norm" in changes:
-        features = features * 0.5
     got = verify.sketch_check(c, windows, positions, features)
-    assert got["verdict"] == verdict or changes.get("block_norm")
+    assert got["verdict"] == verdict
     if "block_norm" in changes:
         assert got["variance_ratio"] > 20 and got["norm_error"] > 1
     elif verdict == "PASS":
