@@ -22,7 +22,12 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser("eval.fields", __doc__, workdir=cli.RUN, checkpoint=True)
     add = parser.add_argument
     add("--contexts", type=int, default=CONTEXTS, help="held-out contexts; default: %(default)s")
-    add("--examples", type=int, default=EXAMPLES, help="training targets of the heads; 0 = none")
+    add(
+        "--examples",
+        type=int,
+        default=EXAMPLES,
+        help="training targets of the heads; 0 = none; default: %(default)s",
+    )
     options = parser.parse_args(arguments)
 
     from eval.fields.report import run, summary

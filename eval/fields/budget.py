@@ -1,6 +1,7 @@
 """Make a field as large as a budget of memory, learn from one input, and measure both (F-11).
 
-    python -m eval.fields.budget [--tensors 200000] [--inputs 4096] [--outputs 4096] [--out FILE]
+    python -m eval.fields.budget [--tensors 200000] [--inputs 4096] [--outputs 4096] [--top-k 64]
+                                 [--out FILE]
 
 Peak memory is the process's, above what it had before the field.
 """

@@ -6,7 +6,8 @@ function of a `Field`, the state:
     field               = random_field(config, key)
     reading             = read(config, field, x)                # which tensors answer, how much
     y                   = combine(field, reading)               # (B, V)
-    field, dx           = local_update(config, field, x, g)     # g = d loss / d y
+    grads, dx           = gradients(config, field, reading, x, g)    # g = d loss / d y
+    field               = apply_gradients(config, field, grads)
 """
 
 from jaxmodels.cells.hypertensor.field import Field, FieldConfig, field_bytes, random_field

@@ -2,7 +2,7 @@
 
     raw   = segments of the last L tokens               (context.py)
     x     = block SRHT(CountSketch(raw))
-    z     = [x, s compress(x)]                          with a compressor, a field of its own
+    z     = [x, compress(x)]                            with a compressor, a field of its own
     logits = sum over the K nearest tensors of w_i C_i alpha(n_i . z + delta_i)
 
 There are no layers and no backpropagation through time: `local_update` replaces gradient and
@@ -22,8 +22,6 @@ from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
 from jaxmodels.models.hft.learn import learn
 from jaxmodels.ops.losses import token_nll
-
-COMPRESSED_SCALE = 1.0  # s above
 
 
 @struct.dataclass
@@ -131,7 +129,7 @@ class HFT(nnx.Module):
         if self.compressor is not None:
             first = read(c.first, self.compressor, features, sparse=sparse)
             y = combine(self.compressor, first)
-            z = jnp.concatenate([features, COMPRESSED_SCALE * y], -1)
+            z = jnp.concatenate([features, y], -1)
         reading = read(c.predictor, self.field, z, sparse=sparse)
         usage = self.field.usage.astype(jnp.float32)
         return HFTOutput(

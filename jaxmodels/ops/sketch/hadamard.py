@@ -1,8 +1,9 @@
 """Subsampled randomized Hadamard transforms (F-04, F-07); Ailon and Chazelle 2006, Tropp 2011.
 
 A Walsh-Hadamard matrix of size a b is the Kronecker product of those of sizes a and b, so the
-transform of a row is H_a X H_b with the row reshaped to X (a, b): two small products, which take a
-fraction of the time of log2(n) butterflies on CPUs, and use the matrix unit of accelerators.
+transform of a row is H_a X H_b with the row reshaped to X (a, b): two small products, O(n sqrt(n)),
+which take a fraction of the time of log2(n) butterflies on CPUs, and use the matrix unit of
+accelerators.
 """
 
 import functools
@@ -84,8 +85,7 @@ def apply_block_srht(x: jax.Array, size: int, seed: int, block: int = 4096) -> j
       block: a power of two; at most D rounded up to one.
 
     Returns:
-      float32 (..., m). Where every block has as many outputs, squared norms are preserved in
-      expectation; per block they are in any case.
+      float32 (..., m); the squared norm of each block is preserved in expectation.
 
     Raises:
       UserError: the block is no power of two, or there are fewer outputs than blocks.

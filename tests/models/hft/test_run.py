@@ -26,13 +26,11 @@ def text(tmp_path):
 def config(text, steps, **changes):
     small = {"window": 6, "ngram_orders": (2, 3), "ngram_bins": 256, "sketch_size": 128}
     small |= {"width": 32, "tensors": 96, "top_k": 8, "queue": 16, "relocated": 4}
-    small |= {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9}
+    small |= {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9} | changes
     return complete_config(
         {
             "model": "hft",
-            "model_config": small
-            | {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9}
-            | changes,
+            "model_config": small,
             "steps": steps,
             "batch_size": 4,
             "seq_len": 32,
