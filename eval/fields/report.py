@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     result["bits"] = {"hft": float(nll.mean()) / np.log(2.0)}
     if options.examples:
         result["bits"] |= _heads(model, trained, held_out, options.examples, parts["documents"])
-        result["examples"] = options.examples
+        result["examples"] = _steps(options.examples) * ROWS * TIME
     result |= {
         "device": device_description(),
         "versions": versions(),
@@ -101,7 +101,7 @@ def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
 
 def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict[str, Any]:
     c, seed = model.config, trained.config.seed
-    steps = max(examples // (ROWS * TIME), 1)
+    steps = _steps(examples)
     pieces = split_documents(trained.corpus.train, trained.config.data.piece_tokens or None)
 
     @jax.jit
@@ -141,6 +141,11 @@ def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict
         "ridge": heads.ridge_bits(batches(), held_out, classes),
         "kneser-ney of order 6": float(-np.log2(p).mean()),
     }
+
+
+def _steps(examples: int) -> int:
+    """Return the number of batches that hold about as many examples, at least 1."""
+    return max(examples // (ROWS * TIME), 1)
 
 
 def summary(result: dict[str, Any]) -> list[Block]:

@@ -62,6 +62,8 @@ def test_scores_count_each_question_once_by_kind():
         "-": {"all": {"questions": 1, "exact": 0.0}, "1": {"questions": 1, "exact": 0.0}},
     }
     assert arithmetic_scores(found[-1:], np.array([True])) is None
+    named = Exchange(("How much is 1 + 2?",), "3", "arithmetic")  # of a file arithmetic.jsonl
+    assert arithmetic_scores([named], np.array([True])) is None
     text = to_markdown(arithmetic_table({"splits": {"valid": {}, "test": {"arithmetic": scores}}}))
     assert "| a + b | all | 66.7% of 3 |" in text and "| a + b | 2 | 50.0% of 2 |" in text
     assert arithmetic_table({"splits": {"test": {}}}) == []
