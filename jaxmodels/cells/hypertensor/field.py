@@ -81,6 +81,16 @@ class FieldConfig:
         return min(self.top_k, self.tensors)
 
 
+def check_closed_form(config: FieldConfig) -> None:
+    """Raise UserError if the gradient through the weights is wanted where no closed form is."""
+    c = config
+    if c.through_weights and (c.distance, c.weighting) != ("euclidean", "softmax"):
+        raise UserError(
+            "through_weights has a closed form for distance='euclidean' and weighting='softmax' "
+            f"only, got {c.distance!r} and {c.weighting!r}; set through_weights=False"
+        )
+
+
 @struct.dataclass
 class Field:
     """A field: parameters and statistics in float16 (or float32, by the config).

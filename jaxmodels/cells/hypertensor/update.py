@@ -17,9 +17,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxmodels.cells.hypertensor.field import Field, FieldConfig, store, unit_rows
+from jaxmodels.cells.hypertensor.field import (
+    Field,
+    FieldConfig,
+    check_closed_form,
+    store,
+    unit_rows,
+)
 from jaxmodels.cells.hypertensor.predict import Reading, combine, read, respond
-from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
 
 EPS = 1e-6
@@ -105,11 +110,7 @@ def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
     if not c.through_weights:
         none = jnp.zeros_like(by_signed)
         return by_signed, by_signed, none, none
-    if (c.distance, c.weighting) != ("euclidean", "softmax"):
-        raise UserError(
-            "through_weights has a closed form for distance='euclidean' and weighting='softmax' "
-            f"only, got {c.distance!r} and {c.weighting!r}; set through_weights=False"
-        )
+    check_closed_form(c)
     q = jnp.sum(e * reading.alpha, 0)
     mean = jnp.sum(reading.weight * q, -1, keepdims=True)
     near = jnp.isfinite(reading.distance)

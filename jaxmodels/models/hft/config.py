@@ -4,6 +4,7 @@ import dataclasses
 
 from jaxmodels.cells.base import not_negative, one_of, positive
 from jaxmodels.cells.hypertensor import FieldConfig, field_bytes
+from jaxmodels.cells.hypertensor.field import check_closed_form
 from jaxmodels.errors import UserError
 
 SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", "hidden")
@@ -116,6 +117,8 @@ class HFTConfig:
         if self.relocated > self.tensors:
             raise UserError(f"relocated={self.relocated} exceeds tensors={self.tensors}")
         _ = self.predictor, self.first  # validate their own fields
+        if self.geometry_rate or self.compressor:
+            check_closed_form(self.predictor)
 
     @property
     def features(self) -> int:

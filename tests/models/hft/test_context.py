@@ -120,6 +120,8 @@ def test_projection_keeps_norm_and_block_norm_does_not():
         ({"relocated": 9, "tensors": 8}, "exceeds tensors=8"),
         ({"dtype": "bfloat16"}, "dtype must be one of float32"),
         ({"temperature": -1.0}, "temperature must be positive"),
+        ({"distance": "planar"}, "set through_weights=False"),
+        ({"weighting": "inverse", "geometry_rate": 0.0, "compressor": 8}, "got 'euclidean'"),
     ],
 )
 def test_bad_settings_get_one_line(changes, says):
