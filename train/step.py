@@ -91,6 +91,12 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
             "config.optimizer.accumulate: this model learns without gradients that could be "
             "accumulated; set it to 1"
         )
+    for name in ("groups", "freeze"):
+        if learns_locally and config.optimizer.get(name):
+            raise UserError(
+                f"config.optimizer.{name}: this model learns without an optimizer; leave it empty, "
+                "and set its own rates in config.model_config"
+            )
     labels = parameter_labels(model, params)
     check_rules(config, labels)
     return TrainState(
@@ -119,7 +125,7 @@ def make_train_step(
     Metrics are float32 scalars, equal on all devices: `loss`; each term's mean under its name;
     `weight/<term>`; `targets` (of the main term); `grad_norm` before clipping, and
     `grad_norm/<component>` for models that label their parameters; `learning_rate`; and int32
-    `halted`, see `TrainState`.
+    `halted`, see `TrainState`. Models that learn locally have neither gradient norms nor a rate.
     """
     schedule = make_schedule(config)
     accumulate, ema_decay = config.optimizer.accumulate, config.optimizer.ema_decay
@@ -186,13 +192,15 @@ def make_train_step(
         metrics |= {f"weight/{term}": weight for term, weight in weights.items()}
         metrics["loss"] = sum(scale[term] * sums[term] for term in scale)
         metrics["targets"] = counts[main_term(model)]
-        metrics["grad_norm"] = jnp.sqrt(sum(squares.values())) if squares else jnp.zeros(())
+        if squares:
+            metrics["grad_norm"] = jnp.sqrt(sum(squares.values()))
         if squares and traits.parameter_label:
             for component, names in components(parameter_labels(model, squares)).items():
                 norm = jnp.sqrt(sum(squares[name] for name in names))
                 metrics[f"grad_norm/{component}"] = norm
-        rate = jnp.asarray(schedule(state.step))
-        metrics["learning_rate"] = rate if state.lr_scale is None else rate * state.lr_scale
+        if not traits.local_update:
+            rate = jnp.asarray(schedule(state.step))
+            metrics["learning_rate"] = rate if state.lr_scale is None else rate * state.lr_scale
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return new, metrics | {"halted": halted}
 

@@ -63,7 +63,7 @@ def _pictures(result: Result) -> list[Block]:
     if len(bits := _bits(result)) > 1:
         bars = {name: (value, 0.0) for name, value in bits.items()}
         figure = figures.bars(bars, xlabel="bits per target", origin=0.0)
-        caption = "Heads on the same held-out targets, trained on as many examples."
+        caption = "Heads on the same held-out targets. Each has seen as many examples as the field."
         blocks.append(Picture(figures.svg(figure, "heads"), caption))
     lines = {
         name: ([float(cosine) for cosine in values], list(values.values()))
@@ -76,7 +76,7 @@ def _pictures(result: Result) -> list[Block]:
     blocks.append(Picture(figures.svg(figure, "locality"), caption))
     counts = result["tensors"]["log10_count_histogram"]
     bars = {
-        f"{10**low:,.0f} to {10**high:,.0f}": (float(n), 0.0)
+        f"{10**low:.3g} to {10**high:.3g}": (float(n), 0.0)
         for n, low, high in zip(
             counts["counts"], counts["edges"][:-1], counts["edges"][1:], strict=True
         )

@@ -265,6 +265,8 @@ def test_model_with_local_updates():
     for metrics, state in runs:
         np.testing.assert_allclose(state.model.head.bias[...], counts, atol=1e-6)
         assert int(state.step) == len(metrics) == 3
+        # There is neither; a rate in the log would seem to have an effect.
+        assert metrics[0].keys().isdisjoint({"grad_norm", "learning_rate"})
     np.testing.assert_allclose(
         [m["loss"] for m in runs[0][0]], [m["loss"] for m in runs[1][0]], rtol=ROUNDING
     )
@@ -289,9 +291,12 @@ def test_a_broken_local_update_is_not_kept():
     assert np.isfinite(state.model.head.bias[...]).all()
 
 
-def test_gradients_cannot_be_accumulated_without_gradients():
-    changes = {"optimizer__accumulate": 2}
-    with pytest.raises(UserError, match=r"optimizer\.accumulate: this model learns without"):
+@pytest.mark.parametrize(
+    ("field", "value"), [("accumulate", 2), ("groups", {"head": 0.1}), ("freeze", {"head": 3})]
+)
+def test_an_optimizer_is_not_set_up_in_vain(field, value):
+    changes = {f"optimizer__{field}": value}
+    with pytest.raises(UserError, match=rf"optimizer\.{field}: this model learns without"):
         curve(1, model="tests.train.test_step:create_local", count=1, **changes)
 
 
