@@ -31,7 +31,7 @@ from rich.console import Console
 from eval.log import device_description, versions
 from eval.probes.plan import PARAMETERS, make_plans, measure
 from eval.probes.progress import ProgressLine
-from eval.probes.table import TITLE, markdown, short_table
+from eval.probes.table import COLUMNS, TITLE, markdown, short_table
 from eval.probes.training import Recipe
 from eval.report.document import Heading, to_terminal
 from jaxmodels import cli
@@ -59,6 +59,10 @@ def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
     for cell, task in by_key:
         if cell not in CELLS or task not in TASKS:
             raise UserError(f"{path}: row {task} {cell} is of another version; name another file")
+    try:  # every field that the table reads
+        _ = [column(row) for row in by_key.values() for column in COLUMNS.values()]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a result of eval.probes; name another file") from None
     return by_key
 
 

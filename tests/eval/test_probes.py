@@ -216,7 +216,8 @@ def test_one_line_errors(arguments, message, capsys):
 def test_other_json_files_are_rejected(tmp_path, capsys):
     cases = {
         '{"rows": 3}': "not a result of eval.probes",
-        '{"rows": [{"cell": "gru", "task": "s5", "settings": {"steps": 1}}]}': "row s5 gru is of",
+        '{"rows": [{"cell": "lstm", "task": "s5", "settings": {"steps": 1}}]}': "row s5 lstm is of",
+        '{"rows": [{"cell": "gru", "task": "s5", "settings": {"steps": 1}}]}': "not a result of",
     }
     for text, message in cases.items():
         (tmp_path / "notes.json").write_text(text)

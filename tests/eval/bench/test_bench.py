@@ -45,7 +45,9 @@ def test_command_line_selects_the_benchmark(monkeypatch, line, name, rest):
 def test_unknown_benchmark_gives_a_one_line_error(capsys):
     assert command.main(["cell"]) == 2
     error = capsys.readouterr().err
-    assert error == "error: unknown benchmark 'cell'; choose from: prernk, cells, race, tpu\n"
+    assert (
+        error == "error: unknown benchmark 'cell'; choose from: prernk, cells, race, lengths, tpu\n"
+    )
 
 
 def test_help_lists_every_benchmark(capsys):
