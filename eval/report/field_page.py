@@ -1,6 +1,7 @@
 """The part of a report on the field of HFT: the checks and heads of `eval.fields`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.report import figures
@@ -63,7 +64,10 @@ def _pictures(result: Result) -> list[Block]:
     if len(bits := _bits(result)) > 1:
         bars = {name: (value, 0.0) for name, value in bits.items()}
         figure = figures.bars(bars, xlabel="bits per target", origin=0.0)
-        caption = "Heads on the same held-out targets. Each has seen as many examples as the field."
+        caption = (
+            f"Heads on the same held-out targets, trained on {result['examples']:,} examples; the "
+            f"field has learned for {result['step']} steps."
+        )
         blocks.append(Picture(figures.svg(figure, "heads"), caption))
     lines = {
         name: ([float(cosine) for cosine in values], list(values.values()))
@@ -74,15 +78,24 @@ def _pictures(result: Result) -> list[Block]:
     )
     caption = "Nearest tensors that two inputs have in common: a local field rises to the right."
     blocks.append(Picture(figures.svg(figure, "locality"), caption))
-    counts = result["tensors"]["log10_count_histogram"]
-    bars = {
-        f"{10**low:.3g} to {10**high:.3g}": (float(n), 0.0)
-        for n, low, high in zip(
-            counts["counts"], counts["edges"][:-1], counts["edges"][1:], strict=True
-        )
-    }
-    if len(bars) > 1:
+    if len(bars := _coverage(**result["tensors"]["log10_count_histogram"])) > 1:
         figure = figures.bars(bars, xlabel="tensors", origin=0.0)
         caption = f"How many of {result['tensors']['contexts']:,} contexts each tensor answers."
         blocks.append(Picture(figures.svg(figure, "coverage"), caption))
     return blocks
+
+
+def _coverage(counts: Sequence[int], edges: Sequence[float]) -> dict[str, tuple[float, float]]:
+    """Return answers, as text -> (tensors, 0).
+
+    edges: log10 of answers, half an answer for none, the last one included; see
+    `eval/fields/verify.py`.
+    """
+    bars = {}
+    edges = [10.0**edge for edge in edges[:-1]] + [10.0 ** edges[-1] + 1.0]
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        first = 0 if low == edges[0] < 1.0 else math.ceil(low - 1e-6)
+        last = math.ceil(high - 1e-6) - 1
+        if count:
+            bars[f"{first:,}" if last == first else f"{first:,} to {last:,}"] = float(count), 0.0
+    return bars

@@ -249,7 +249,8 @@ def bars(values: Mapping[str, tuple[float, float]], *, xlabel: str, origin: floa
     mean, spread = np.array(list(values.values())).T
     figure, axes = _figure(0.6 + 0.32 * len(names), xlabel=xlabel, grid="x")
     axes.barh(names, mean - origin, left=origin, height=0.55, color=SERIES[0])
-    axes.errorbar(mean, names, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
+    if spread.any():
+        axes.errorbar(mean, names, xerr=spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3)
     axes.axvline(origin, color=MUTED, linewidth=1)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0, labelcolor=INK)

@@ -22,9 +22,17 @@ CAPTIONS = {
     "read": "The mask over the whole sentence: weight with which each slot is read, averaged over "
     "the readers.",
     "log2_loss": "Loss of each byte of the sentence in bits, given the bytes before it.",
+    "answering": "Effective number of tensors that answer at each byte, 1 / sum of their squared "
+    "weights.",
+    "nearest": "Distance of each context to the nearest anchor.",
     "abstraction_norms": "Norm of each abstraction layer over the sentence.",
 }
-UNITS = {"log2_loss": "bits", "abstraction_norms": "norm of layer"}
+UNITS = {
+    "log2_loss": "bits",
+    "answering": "tensors",
+    "nearest": "distance",
+    "abstraction_norms": "norm of layer",
+}
 
 
 def inspect_model(run: Run) -> list[Block]:

@@ -267,7 +267,9 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
         facts["steps"] = f"{log.last_step} of {config.get('steps')}"
         facts["batch"] = f"{config.get('batch_size')} rows of {config.get('seq_len')} tokens"
         facts["matmuls in"] = str(config.get("dtype"))
-        if optimizer:
+        if log.last_step and "learning_rate" not in log.names("train"):
+            facts["optimizer"] = "none: the model learns by local updates"
+        elif optimizer:
             facts["optimizer"] = (
                 f"{optimizer.get('name')}, learning rate {optimizer.get('learning_rate'):g}, "
                 f"{optimizer.get('schedule')}"

@@ -117,9 +117,8 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
         if last not in node:
             raise UserError(f"--config.{key}: unknown field{_nearest(key, config)}")
         if isinstance(node[last], ConfigDict):
-            raise UserError(
-                f"--config.{key} is a group; set one of its fields: {', '.join(node[last])}"
-            )
+            fields = ", ".join(node[last]) or f"--config.{key}.NAME=VALUE"
+            raise UserError(f"--config.{key} is a group; set one of its fields: {fields}")
         value = _parse(key, text, node[last])
         if key == "model":
             _change_model(config, value)

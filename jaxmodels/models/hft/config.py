@@ -88,6 +88,7 @@ class HFTConfig:
         object.__setattr__(self, "segments", tuple(self.segments))
         object.__setattr__(self, "ngram_orders", tuple(self.ngram_orders))
         positive(self, "vocab_size", "window", "ngram_bins", "hashes", "order_period", "width")
+        positive(self, "tensors")
         positive(self, "embedding_size", "phases", "sketch_size", "views", "compressed")
         positive(self, "seed_stride", "queue", "relocated")
         not_negative(self, "ngram_weight", "compressor", "compressor_rate", "relocate_every")

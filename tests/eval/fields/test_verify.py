@@ -11,6 +11,7 @@ import pytest
 import jaxmodels
 from eval.fields import verify
 from eval.fields.__main__ import main
+from eval.report.field_page import _coverage
 from jaxmodels.cells.hypertensor.relocation import plant
 from jaxmodels.models.hft.context import project, raw_entries
 from train.config import complete_config
@@ -106,3 +107,13 @@ def test_command_writes_all_checks(tmp_path, capsys):
     assert "bits per target" in capsys.readouterr().out
     page = (work / "report.html").read_text()
     assert "The field" in page and "Heads on the same held-out targets" in page
+    assert "none: the model learns by local updates" in page
+
+
+def test_coverage_is_labelled_in_whole_answers():
+    answers = np.array([0, 0, 0, 1, 2, 3, 9, 40])
+    counts, edges = np.histogram(np.log10(np.maximum(answers, 0.5)), bins=4)
+    bars = _coverage(counts.tolist(), edges.tolist())
+    assert bars == {"0 to 1": (4.0, 0.0), "2 to 4": (2.0, 0.0), "5 to 13": (1.0, 0.0),
+                    "14 to 40": (1.0, 0.0)}  # fmt: skip
+    assert list(_coverage([2, 1], [np.log10(0.5), np.log10(0.9), 1.0])) == ["0", "1 to 10"]
