@@ -251,7 +251,10 @@ def chance_scores(chances: np.ndarray, labels: np.ndarray) -> dict[str, Any] | N
 
 
 def stop_scores(hits: int, false: int, missed: int, others: int) -> dict[str, Any] | None:
-    """Return precision, recall, F1 and the number of chunks; None without chunks."""
+    """Return precision, recall, F1 and the number of chunks; None without chunks.
+
+    always_f1 is that of stopping at every chunk, the least that a head must reach.
+    """
     chunks = hits + false + missed + others
     if not chunks:
         return None
@@ -260,6 +263,7 @@ def stop_scores(hits: int, false: int, missed: int, others: int) -> dict[str, An
         "precision": hits / max(hits + false, 1),
         "recall": hits / max(hits + missed, 1),
         "f1": 2 * hits / max(2 * hits + false + missed, 1),
+        "always_f1": 2 * (hits + missed) / (hits + missed + chunks),
     }
 
 

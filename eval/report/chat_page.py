@@ -20,6 +20,7 @@ NAMES = {
     "answerable.ece": "answerable, calibration error",
     "answerable.share": "answerable, share of the data",
     "stop.f1": "stop per chunk, F1",
+    "stop.always_f1": "F1 of stopping at every chunk",
     "stop.precision": "stop per chunk, precision",
     "stop.recall": "stop per chunk, recall",
     "exchanges": "exchanges",

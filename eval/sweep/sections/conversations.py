@@ -15,6 +15,7 @@ SCORES = {
     "answerable.auroc": "answerable, AUROC",
     "answerable.ece": "answerable, calibration error",
     "stop.f1": "stop, F1",
+    "stop.always_f1": "F1 of always stopping",
 }
 
 

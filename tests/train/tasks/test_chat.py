@@ -302,7 +302,8 @@ def test_the_panel_reads_what_was_said_before(finished):
 
 def test_stop_scores():
     scores = evaluator.stop_scores(3, 1, 2, 4)
-    assert scores == {"chunks": 10, "precision": 0.75, "recall": 0.6, "f1": 6 / 9}
+    kept = {"precision": 0.75, "recall": 0.6, "f1": 6 / 9}
+    assert scores == {"chunks": 10, **kept, "always_f1": 2 * 0.5 * 1.0 / 1.5}
     assert evaluator.stop_scores(0, 0, 0, 0) is None
     assert evaluator.stop_scores(0, 0, 0, 5)["f1"] == 0.0
 
