@@ -1,7 +1,7 @@
 # make train | check | test | test-slow | bench | install | install-tpu | lock | lint
 # The newest interpreter that runs and can make an environment: a shim may be found and only fail.
 ifeq ($(PYTHON),)
-PYTHON := $(shell for python in python3.13 python3.12 python3.11; do \
+override PYTHON := $(shell for python in python3.13 python3.12 python3.11; do \
   $$python -c 'import ensurepip, venv' >/dev/null 2>&1 && { echo $$python; exit; }; done; echo python3)
 endif
 VENV := .venv

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxmodels.arguments import checked
 from jaxmodels.errors import UserError
 
 State = Any
@@ -28,8 +29,15 @@ def where_reset(reset: jax.Array, initial: State, state: State) -> State:
 class Cell(nnx.Module):
     """A recurrence, defined by `initial_state` and `step`; `__call__` may be a faster equivalent.
 
-    A cell is a pytree of its parameters, and its methods are pure functions.
+    A cell is a pytree of its parameters, and its methods are pure functions. The arguments of
+    `step`, `scan` and `__call__`, also of a subclass, are checked by `jaxmodels.arguments`.
     """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in ("step", "scan", "__call__"):
+            if name in cls.__dict__:
+                setattr(cls, name, checked(cls.__dict__[name]))
 
     def initial_state(self, batch_size: int) -> State:
         """Return the state before the first token: float32 arrays, batch first."""
@@ -42,6 +50,7 @@ class Cell(nnx.Module):
         """
         raise NotImplementedError
 
+    @checked
     def scan(
         self,
         state: State,
@@ -78,6 +87,7 @@ class Cell(nnx.Module):
         state, ys = jax.lax.scan(body, state, (by_time, None if reset is None else reset.T, keys))
         return state, jax.tree.map(lambda y: y.swapaxes(0, 1), ys)
 
+    @checked
     def __call__(
         self,
         state: State,

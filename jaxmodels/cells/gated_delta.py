@@ -99,10 +99,10 @@ class GatedDeltaCell(Cell):
         taps = symmetric_uniform(c.conv_size**-0.5)
         self.taps = nnx.Param(taps(rngs.params(), (channels, c.conv_size)))
         self.A_log = nnx.Param(
-            jnp.log(jax.random.uniform(rngs.params(), (heads,), minval=1.0, maxval=16.0))
+            jnp.log(jax.random.uniform(rngs.params(), (heads,), jnp.float32, 1.0, 16.0))
         )
         self.dt_bias = nnx.Param(time_step_bias(rngs.params(), heads))
-        self.norm_scale = nnx.Param(jnp.ones((c.value_size,)))
+        self.norm_scale = nnx.Param(jnp.ones((c.value_size,), jnp.float32))
 
     def initial_state(self, batch_size: int) -> GatedDeltaState:
         """Return zeros."""

@@ -123,16 +123,16 @@ class GroundedGLACell(Cell):
         self.gate = nnx.Param(gate)
         decay = nnx.initializers.normal(c.decay_init) if c.decay_init else nnx.initializers.zeros
         self.decay = nnx.Param(decay(rngs.params(), square, jnp.float32))
-        self.base_decay = nnx.Param(jnp.full((c.width,), c.base_decay))
+        self.base_decay = nnx.Param(jnp.full((c.width,), c.base_decay, jnp.float32))
         taps = symmetric_uniform(c.conv_size**-0.5)
         self.conv_taps = nnx.Param(taps(rngs.params(), (c.width, c.conv_size)))
-        self.grounding_scale = nnx.Param(jnp.ones((1,)))  # `res_weight` of the source
+        self.grounding_scale = nnx.Param(jnp.ones((1,), jnp.float32))  # `res_weight` of the source
         out = nnx.initializers.normal(0.02)
         if c.output_gain is not None:
             out = nnx.initializers.variance_scaling(c.output_gain**2, "fan_avg", "uniform")
         self.output = linear(out)
         gained = c.state_norm != "none" and c.state_groups
-        self.state_gain = nnx.Param(jnp.ones((c.head_size**2,))) if gained else None
+        self.state_gain = nnx.Param(jnp.ones((c.head_size**2,), jnp.float32)) if gained else None
         heads = (c.width // c.head_size, c.head_size, c.head_size)
         small = nnx.initializers.normal(0.01)
         learned = c.learn_initial_state
@@ -143,9 +143,11 @@ class GroundedGLACell(Cell):
         c = self.config
         heads = (batch_size, c.width // c.head_size, c.head_size, c.head_size)
         return GroundedGLAState(
-            conv=jnp.zeros((batch_size, c.conv_size - 1, c.width)),
-            gla=jnp.zeros(heads) if self.h0 is None else jnp.broadcast_to(self.h0[...], heads),
-            clock=jnp.zeros((batch_size,)) if c.state_norm == "boundary" else (),
+            conv=jnp.zeros((batch_size, c.conv_size - 1, c.width), jnp.float32),
+            gla=jnp.broadcast_to(0.0 if self.h0 is None else self.h0[...], heads).astype(
+                jnp.float32
+            ),
+            clock=jnp.zeros((batch_size,), jnp.float32) if c.state_norm == "boundary" else (),
         )
 
     def step(self, state, x, key=None):
@@ -153,7 +155,7 @@ class GroundedGLACell(Cell):
         x = x.astype(jnp.float32)
         conv, local = short_conv_step(state.conv, x, self.conv_taps[...], self._no_bias())
         (r, log_w, k, v), gate, own = self._project(x, local)
-        gla, y = wkv6_step(state.gla, r, log_w, k, v, jnp.zeros(r.shape[-2:]))
+        gla, y = wkv6_step(state.gla, r, log_w, k, v, jnp.zeros(r.shape[-2:], jnp.float32))
         state = self._normalized(GroundedGLAState(conv, gla, state.clock))
         return state, self._read_out(y + own * v, gate)
 
@@ -165,7 +167,7 @@ class GroundedGLACell(Cell):
         xs = xs.astype(jnp.float32)
         conv, local = short_conv(state.conv, xs, self.conv_taps[...], self._no_bias(), reset)
         (r, log_w, k, v), gate, own = self._project(xs, local)
-        none = jnp.zeros(r.shape[-2:])
+        none = jnp.zeros(r.shape[-2:], jnp.float32)
         gla, y = wkv6_chunked(state.gla, r, log_w, k, v, none, reset, chunk_size=c.chunk_size)
         return GroundedGLAState(conv, gla, ()), self._read_out(y + own * v, gate)
 
@@ -202,7 +204,7 @@ class GroundedGLACell(Cell):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
 
     def _no_bias(self):
-        return jnp.zeros((self.config.width,))
+        return jnp.zeros((self.config.width,), jnp.float32)
 
     def _read_out(self, y, gate):
         """Gate and project y (..., H, N) to (..., C)."""

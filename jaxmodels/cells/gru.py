@@ -46,7 +46,7 @@ class GRUCell(Cell):
         uniform = symmetric_uniform(c.width**-0.5)
         self.inputs = Linear(c.width, 3 * c.width, init=uniform, rngs=rngs)
         self.kernel = nnx.Param(uniform(rngs.params(), (c.width, 3 * c.width)))
-        self.bias = nnx.Param(jnp.zeros((3 * c.width,)))
+        self.bias = nnx.Param(jnp.zeros((3 * c.width,), jnp.float32))
 
     def initial_state(self, batch_size: int):
         """Return zeros."""

@@ -160,7 +160,9 @@ class Branch(nnx.Module):
         self.up = linear(own.width, c.width) if between else None
         self.norm = RMSNorm(c.width) if c.path_norm else None
         channels = own.width * (c.mamba_expand if path == "mamba" else 1)
-        self.gain = None if c.state_norm == "read" else nnx.Param(jnp.ones((channels,)))
+        self.gain = (
+            None if c.state_norm == "read" else nnx.Param(jnp.ones((channels,), jnp.float32))
+        )
 
     def apply(self, method: str, state, xs, *arguments, write=None):
         """Call the cell's `step` or `__call__` and return (state, output before the norm)."""
@@ -217,7 +219,9 @@ class HybridCell(Cell):
         def initial(path):
             return () if path is None else path.cell.initial_state(batch_size)
 
-        clock = jnp.zeros((batch_size,)) if self.config.state_norm == "boundary" else ()
+        clock = (
+            jnp.zeros((batch_size,), jnp.float32) if self.config.state_norm == "boundary" else ()
+        )
         return HybridState(initial(self.rwkv), initial(self.mamba), clock)
 
     def step(self, state, x, key=None):

@@ -144,6 +144,13 @@ class LayerNorm(nnx.Module):
         return layer_norm(x, self.scale[...], self.bias[...], implementation=implementation)
 
 
+def rows_of(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Return the rows of the table (vocab, ...) of tokens int (...), NaN for ids outside it."""
+    # Indexing would clamp ids at the end of the table, and count negative ones from there.
+    index = jnp.where(tokens < 0, table.shape[0], tokens)
+    return table.at[index].get(mode="fill", fill_value=jnp.nan)
+
+
 class Embedding(nnx.Module):
     """Token embedding; `table` (vocab, width) drawn by `init`, standard normal if None."""
 
@@ -152,8 +159,8 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(init(rngs.params(), (vocab, width), jnp.float32))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Embed tokens int (...) as float32 (..., width)."""
-        return self.table[...][tokens]
+        """Embed tokens int (...) as float32 (..., width), NaN for an id out of the vocabulary."""
+        return rows_of(self.table[...], tokens)
 
 
 class RMSNorm(nnx.Module):

@@ -102,9 +102,9 @@ class Mamba1Cell(Cell):
         self.x_proj = linear(inner, c.dt_rank + 2 * c.state_size, inner**-0.5)
         self.dt_proj = linear(c.dt_rank, inner, c.dt_rank**-0.5, bias=True)
         self.dt_proj.bias = nnx.Param(time_step_bias(rngs.params(), inner))
-        rates = jnp.arange(1.0, c.state_size + 1.0)[:, None]
+        rates = jnp.arange(1.0, c.state_size + 1.0, dtype=jnp.float32)[:, None]
         self.A_log = nnx.Param(jnp.log(jnp.broadcast_to(rates, (c.state_size, inner))))
-        self.D = nnx.Param(jnp.ones((inner,)))
+        self.D = nnx.Param(jnp.ones((inner,), jnp.float32))
         self.out_proj = linear(inner, c.width, (inner * num_layers) ** -0.5)
 
     def initial_state(self, batch_size: int) -> Mamba1State:

@@ -144,8 +144,8 @@ class Mamba2Cell(Cell):
         self.dt_bias = nnx.Param(time_step_bias(rngs.params(), c.heads))
         rates = jax.random.uniform(rngs.params(), (c.heads,), jnp.float32, 1.0, 16.0)
         self.A_log = nnx.Param(jnp.log(rates))
-        self.D = nnx.Param(jnp.ones((c.heads,)))
-        self.norm_scale = nnx.Param(jnp.ones((c.inner,)))
+        self.D = nnx.Param(jnp.ones((c.heads,), jnp.float32))
+        self.norm_scale = nnx.Param(jnp.ones((c.inner,), jnp.float32))
         bound = symmetric_uniform((c.inner * num_layers) ** -0.5)
         self.out_proj = Linear(c.inner, c.width, bias=False, init=bound, rngs=rngs)
 

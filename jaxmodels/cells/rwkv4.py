@@ -67,7 +67,7 @@ class RWKV4Cell(Cell):
         c = self.config = config
         width = c.width
         rho, r01 = 1.0 - layer / num_layers, layer / max(num_layers - 1, 1)
-        i = jnp.arange(width)
+        i = jnp.arange(width, dtype=jnp.float32)
         share = (i / width) ** rho
         self.mix = nnx.Param(jnp.stack([share, share + 0.3 * r01, (i / width) ** (0.5 * rho)]))
         ramp = i / max(width - 1, 1)

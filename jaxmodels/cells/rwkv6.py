@@ -82,7 +82,7 @@ class RWKV6Cell(Cell):
         c = self.config = config
         width = c.width
         rho, r01 = 1.0 - layer / num_layers, layer / max(num_layers - 1, 1)
-        i = jnp.arange(width)
+        i = jnp.arange(width, dtype=jnp.float32)
         share, root = (i / width) ** rho, (i / width) ** (0.5 * rho)
         kept = {"w": share, "k": share, "v": share + 0.3 * r01, "r": root, "g": root}
         self.mix_x = nnx.Param(1.0 - share)
@@ -106,8 +106,9 @@ class RWKV6Cell(Cell):
         self.value = linear(1.0)
         self.gate = linear(0.1)
         self.output = linear(0.0)
-        self.norm_scale = nnx.Param(jnp.full((width,), ((layer + 1) / num_layers) ** 0.7))
-        self.norm_bias = nnx.Param(jnp.zeros((width,)))
+        gain = ((layer + 1) / num_layers) ** 0.7
+        self.norm_scale = nnx.Param(jnp.full((width,), gain, jnp.float32))
+        self.norm_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
     def initial_state(self, batch_size: int) -> RWKV6State:
         """Return zeros."""

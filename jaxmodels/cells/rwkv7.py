@@ -84,7 +84,7 @@ class RWKV7Cell(Cell):
         c = self.config = config
         width, size = c.width, c.head_size
         rho, r01 = 1.0 - layer / num_layers, layer / max(num_layers - 1, 1)
-        i = jnp.arange(width)
+        i = jnp.arange(width, dtype=jnp.float32)
         powers = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
         self.mix = nnx.Param(jnp.stack([1.0 - (i / width) ** (powers[m] * rho) for m in MIXED]))
         ramp = i / max(width - 1, 1)
@@ -108,10 +108,11 @@ class RWKV7Cell(Cell):
         self.value = linear(symmetric_uniform(bound))
         self.output = linear(nnx.initializers.zeros)
         self.removal_scale = nnx.Param(0.71 - 0.1 * line)  # k_k
-        self.key_scale = nnx.Param(jnp.full((width,), 1.02))  # k_a
-        self.bonus = nnx.Param(jnp.full((width,), -0.04))  # r_k
-        self.norm_scale = nnx.Param(jnp.full((width,), ((layer + 1) / num_layers) ** 0.7))
-        self.norm_bias = nnx.Param(jnp.zeros((width,)))
+        self.key_scale = nnx.Param(jnp.full((width,), 1.02, jnp.float32))  # k_a
+        self.bonus = nnx.Param(jnp.full((width,), -0.04, jnp.float32))  # r_k
+        gain = ((layer + 1) / num_layers) ** 0.7
+        self.norm_scale = nnx.Param(jnp.full((width,), gain, jnp.float32))
+        self.norm_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
 
     def initial_state(self, batch_size: int) -> RWKV7State:
         """Return zeros."""

@@ -144,13 +144,13 @@ class RWKVBlock(nnx.Module):
         self.norm = LayerNorm(inputs)
         self.project = Linear(inputs, 3 * hidden, rngs=rngs)
         self.project.kernel[...] *= config.input_gain
-        noise = 0.01 * jax.random.normal(rngs.params(), (2, hidden))
+        noise = 0.01 * jax.random.normal(rngs.params(), (2, hidden), jnp.float32)
         self.decay_logit = nnx.Param(-1.0 + noise[0])
         self.mix_logit = nnx.Param(noise[1])
         if config.core == "rwkv4":
-            ramp = jnp.arange(hidden) / max(hidden - 1, 1)
+            ramp = jnp.arange(hidden, dtype=jnp.float32) / max(hidden - 1, 1)
             self.time_decay = nnx.Param(-5.0 + 8.0 * ramp**0.7)
-            zigzag = (jnp.arange(hidden) + 1) % 3 - 1
+            zigzag = (jnp.arange(hidden, dtype=jnp.float32) + 1) % 3 - 1
             self.time_first = nnx.Param(jnp.log(0.3) + 0.5 * zigzag)
 
     def __call__(self, x, h, time_state, wkv=None):
@@ -201,8 +201,8 @@ class TensorBindBlock(nnx.Module):
         self.mask = Linear(c.hidden_size, c.symbol_slots**2, rngs=rngs)
         self.relation_norm = LayerNorm(c.relation_size)
         self.mask_norm = LayerNorm(c.symbol_slots)
-        self.relation_logit = nnx.Param(jnp.zeros(()))
-        self.mask_logit = nnx.Param(jnp.zeros(()))
+        self.relation_logit = nnx.Param(jnp.float32(0.0))
+        self.mask_logit = nnx.Param(jnp.float32(0.0))
 
     def __call__(self, h_mid, relations, causal_mask, key=None):
         """Return updated relations (B, S, K, R) and causal_mask (B, S, S), given h_mid (B, D)."""

@@ -202,15 +202,15 @@ def _relations(cell, before, binds, reset, every):
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1) + EPS)
     logit = cell.bind.relation_logit[...]
     log_keep = -jax.nn.softplus(logit)
-    age = jnp.arange(every - 1, -1, -1)
+    age = jnp.arange(every - 1, -1, -1, dtype=jnp.float32)
     share = jax.nn.sigmoid(logit) * jnp.exp(age * log_keep)
     if reset is None:
         reads = jnp.ones((count, every, batch), bool)
         continues = jnp.ones((count, batch), bool)
     else:
-        starts = reset.reshape(count, every, batch)
+        starts = reset.reshape(count, every, batch).astype(jnp.int32)
         later = jnp.cumsum(starts[:, ::-1], 1)[:, ::-1] - starts
-        reads, continues = later == 0, ~starts.any(1)
+        reads, continues = later == 0, starts.sum(1) == 0
     each = (share[None, :, None, None, None] * inverse)[..., None] * shaped
     summed = jnp.sum(jnp.where(reads[..., None, None, None], each, 0.0), 1)
     total = jnp.sum(jnp.where(reads, share[None, :, None], 0.0), 1)

@@ -223,12 +223,14 @@ class GroundThinkLayer(Cell):
         self.channel = ChannelMix(width, c.channel_expansion, rngs=rngs)
         self.norm_mixer_out = RMSNorm(width) if post else None
         self.norm_channel_out = RMSNorm(width) if post else None
-        gamma = jnp.full((width,), c.gamma)
+        gamma = jnp.full((width,), c.gamma, jnp.float32)
         self.gamma_mixer = None if post else nnx.Param(gamma)
         self.gamma_channel = None if post else nnx.Param(gamma)
         if c.learn_initial_state and kind == "attention":
             # Unused by attention, but part of the original parameter count.
-            self.idle_h0 = nnx.Param(jnp.zeros((width // c.head_size, c.head_size, c.head_size)))
+            self.idle_h0 = nnx.Param(
+                jnp.zeros((width // c.head_size, *(c.head_size,) * 2), jnp.float32)
+            )
         rank = c.adapter_rank
         self.adapter = LowRank(width, rank, width, rngs=rngs) if rank else None
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.arguments import checked_batch, checked_tokens
 from jaxmodels.cells.base import not_negative, one_of, positive
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.models.contract import Term, term_sums, token_terms
@@ -99,6 +100,7 @@ class LanguageModel(nnx.Module):
         del state, xs, reset
         return ()
 
+    @checked_tokens
     def __call__(self, state, tokens, reset=None, key=None):
         """Read tokens int (B, T) with reset bool (B, T) or None -> (state, LanguageOutput)."""
 
@@ -131,6 +133,7 @@ class LanguageModel(nnx.Module):
         state, xs = self._through(jax.checkpoint(run) if self.config.remat else run, state, xs)
         return state, self.norm(xs)
 
+    @checked_tokens
     def step(self, state, token):
         """Read one token int (B,) -> (state, LanguageOutput without a time axis)."""
         x = self.embed_tokens(token)
@@ -165,6 +168,7 @@ class LanguageModel(nnx.Module):
         weight = self.config.l2_wrap
         return token_terms() + ((Term("l2_wrap", _l2_wrap, weight=weight),) if weight else ())
 
+    @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums`. With `remat_chunk`, the terms are summed chunk by chunk."""
         del progress
@@ -178,7 +182,7 @@ class LanguageModel(nnx.Module):
             sums = term_sums(terms, LanguageOutput(logits), read)
             return (state, jax.tree.map(jnp.add, before, sums)), None
 
-        zeros = {term.name: jnp.zeros(()) for term in terms}
+        zeros = {term.name: jnp.float32(0.0) for term in terms}
         weights = batch["weights"].astype(jnp.float32)
         inputs = (batch["inputs"], batch["targets"], weights, batch.get("reset"))
         return self._over_time(read, (state, zeros), inputs)[0]

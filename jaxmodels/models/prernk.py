@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.arguments import checked_batch, checked_tokens
 from jaxmodels.cells.base import one_of
 from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig, UnifiedState
@@ -161,6 +162,7 @@ class PRERNK(nnx.Module):
         """Return the cell's initial state."""
         return self.cell.initial_state(batch_size, device)
 
+    @checked_tokens
     def __call__(self, state, tokens, reset=None, key=None):
         """Read tokens int (B, T) -> (state, PRERNKOutput); `key` enables dropout."""
         c = self.config
@@ -169,6 +171,7 @@ class PRERNK(nnx.Module):
         state, seen = self.cell.unroll(state, xs, reset, key, relations_every=every)
         return state, self._output(seen.h, seen.abstractions, seen.causal_mask, seen.relations)
 
+    @checked_tokens
     def step(self, state, token):
         """Read one token int (B,) -> (state, PRERNKOutput without a time axis)."""
         state, h = self.cell.step(state, self.embed(token))
@@ -227,6 +230,7 @@ class PRERNK(nnx.Module):
             terms += label_terms(f"head_{level}", _step_targets, c.heads_weight)
         return tuple(terms)
 
+    @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums`; `key` enables dropout."""
         del progress

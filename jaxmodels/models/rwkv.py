@@ -105,7 +105,7 @@ class ChannelMix(nnx.Module):
         c = self.config = config
         width, hidden = c.width, c.channel_size
         rho = 1.0 - layer / c.num_layers
-        mix = 1.0 - (jnp.arange(width) / width) ** (rho ** MIX_POWER[c.version])
+        mix = 1.0 - (jnp.arange(width, dtype=jnp.float32) / width) ** (rho ** MIX_POWER[c.version])
         zeros = nnx.initializers.zeros
         if c.version == 7:
             key_init = symmetric_uniform(0.5 / width**0.5)

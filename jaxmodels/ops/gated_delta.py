@@ -9,7 +9,6 @@ P heads per pack, M = H / P packs (`ops/common/head_packing.py`).
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,7 +63,7 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     wide = functools.partial(_wide, pack)
 
     after = jnp.where(jnp.tile(earlier, pack), wide(g, size), 0.0)
-    ones = jnp.tril(jnp.ones((size, size)))[None, None]
+    ones = jnp.tril(jnp.ones((size, size), jnp.float32))[None, None]
     decay = jnp.exp(jnp.where(jnp.tile(visible, pack), _sums(ones, after), -jnp.inf))
     from_start = _sums(visible.astype(jnp.float32), g)  # (B, 1, c, H)
     from_start = jnp.exp(jnp.where(first, from_start, -jnp.inf))
@@ -77,7 +76,7 @@ def _chunk(pack, state, tokens, reset, shared, kept):
     delta = jnp.where(jnp.tile(earlier, pack), head_packing.product(k, k_rows) * decay, 0.0)
     delta = -wide(beta, size) * delta
     if kept is None:
-        kept = head_packing.inverse(pack, jax.lax.stop_gradient(delta))
+        kept = head_packing.inverse(pack, delta)
     # The solve mixes all rows of u, so a NaN of a document that ends here must be removed first.
     sound = jnp.where(carried | jnp.isfinite(state), state, 0.0)
     start = wide(from_start, values)

@@ -42,7 +42,7 @@ def log_stablemax(logits: jax.Array) -> jax.Array:
 
 def correct_sum(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
     """Return the weighted count of correct argmax predictions; shapes as in `cross_entropy_sum`."""
-    return jnp.sum(weights * (jnp.argmax(logits, -1) == labels))
+    return jnp.sum(jnp.where(jnp.argmax(logits, -1) == labels, weights, 0.0))
 
 
 def similarities(vectors: jax.Array, label_vectors: jax.Array, temperature: float) -> jax.Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import from_chunks, name_boundary_states, to_chunks
+from jaxmodels.ops.common.varying import cast_alike, zeros_like
 
 
 def selective_scan_step(state, x, delta, a, b, c):
@@ -51,7 +52,7 @@ def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
     size = min(chunk_size, time)
     x, delta, b, c = (_by_time(z, size) for z in (x, delta, b, c))
     reset = None if reset is None else _by_time(reset, size)
-    state, y = _scan(state, a, (x, delta, b, c), reset)
+    state, y = _scan(*cast_alike(state, a, (x, delta, b, c), reset))
     return state, from_chunks(y.swapaxes(1, 2), time)
 
 
@@ -95,7 +96,7 @@ def _backward(saved, cotangents):
         return jax.lax.platform_dependent(a, carry, *inputs, **run)
 
     inputs = (tokens, reset, boundaries, d_y)
-    carry = (d_state, jnp.zeros_like(d_state))
+    carry = (d_state, zeros_like(d_state))
     (d_state, d_a), d_tokens = jax.lax.scan(chunk, carry, inputs, reverse=True)
     return d_state, d_a.sum(0), d_tokens, None
 

@@ -128,11 +128,11 @@ def random_field(config: FieldConfig, key: jax.Array) -> Field:
     """
     c = config
     normal, offset, bands = jax.random.split(key, 3)
-    spans = jax.random.uniform(bands, (c.tensors, 2), minval=0.1, maxval=1.0)
+    spans = jax.random.uniform(bands, (c.tensors, 2), jnp.float32, 0.1, 1.0)
     seed = jax.random.bits(key, (), jnp.uint32)
 
     def row(i):
-        own = unit_rows(jax.random.normal(jax.random.fold_in(normal, i), (c.inputs,)))
+        own = unit_rows(jax.random.normal(jax.random.fold_in(normal, i), (c.inputs,), jnp.float32))
         bits = random_bits((3, c.outputs), seed + i.astype(jnp.uint32) * jnp.uint32(GOLDEN), 0)
         # The sum of four bytes of a hash is near enough to a normal variate.
         parts = [(bits >> shift & 0xFF).astype(jnp.float32) for shift in (0, 8, 16, 24)]
@@ -142,7 +142,7 @@ def random_field(config: FieldConfig, key: jax.Array) -> Field:
     zeros = jnp.zeros((c.tensors,), c.dtype)
     return Field(
         normal=normals,
-        offset=(0.5 * jax.random.normal(offset, (c.tensors,))).astype(c.dtype),
+        offset=(0.5 * jax.random.normal(offset, (c.tensors,), jnp.float32)).astype(c.dtype),
         bands=(spans * jnp.array([[-1.0, 1.0]])).astype(c.dtype),
         columns=columns,
         mass=jnp.zeros((c.tensors, 3), c.dtype),

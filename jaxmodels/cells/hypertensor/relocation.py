@@ -51,7 +51,7 @@ def plant(
         "offset": -CENTRE * length,
         "bands": length[:, None] * jnp.array([BANDS]),
         "columns": columns,
-        "mass": jnp.zeros((len(x), 3)),
+        "mass": jnp.zeros((len(x), 3), jnp.float32),
         "usage": jnp.broadcast_to(mean["usage"], length.shape),
         "error": jnp.zeros_like(length),
         "movement": jnp.broadcast_to(mean["movement"], length.shape),
@@ -139,8 +139,8 @@ def k_means(x: jax.Array, clusters: int, key: jax.Array, rounds: int = 10) -> tu
         return jnp.argmax(jnp.einsum("nd,cd->nc", directions, centres, precision=EXACT), -1)
 
     def mean(labels, old):
-        sums = jnp.zeros((clusters, x.shape[1])).at[labels].add(x)
-        counts = jnp.zeros((clusters,)).at[labels].add(1.0)[:, None]
+        sums = jnp.zeros((clusters, x.shape[1]), jnp.float32).at[labels].add(x)
+        counts = jnp.zeros((clusters,), jnp.float32).at[labels].add(1.0)[:, None]
         return jnp.where(counts > 0.0, sums / jnp.maximum(counts, 1.0), old)
 
     def body(_, centres):

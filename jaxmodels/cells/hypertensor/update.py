@@ -75,7 +75,7 @@ def gradients(
     """
     c, index = config, reading.index
     counts = jnp.any(g != 0.0, -1).astype(jnp.float32)[:, None]
-    loss = jnp.zeros(len(x)) if loss is None else loss
+    loss = jnp.zeros(len(x), jnp.float32) if loss is None else loss
     normal = offset = dx = None
     if c.geometry_rate or want_inputs:
         by_projected, by_offset, by_square, pull = _geometry(c, field, reading, g)

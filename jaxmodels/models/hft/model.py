@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.arguments import checked_batch, checked_tokens
 from jaxmodels.cells.hypertensor import combine, random_field, read
 from jaxmodels.cells.hypertensor.predict import Reading
 from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
@@ -91,6 +92,7 @@ class HFT(nnx.Module):
             Term("relocated", lambda out, batch: out.relocated * num_targets(batch)),
         )
 
+    @checked_tokens
     def __call__(self, state: HFTState, tokens, reset=None, key=None, hidden=None):
         """Predict the token after each of `tokens` int32 (B, T): (state, HFTOutput).
 
@@ -108,6 +110,7 @@ class HFT(nnx.Module):
             logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
         )
 
+    @checked_tokens
     def step(self, state: HFTState, token):
         """Read one token int32 (B,): (state, HFTOutput without T), reading only the K nearest."""
         state, features = self.features(state, token[:, None])
@@ -143,6 +146,7 @@ class HFT(nnx.Module):
             relocated=self.relocated[...].astype(jnp.float32),
         )
 
+    @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """Return the state after the batch and the sum of each term."""
         state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))

@@ -129,7 +129,7 @@ def run(model, state, batch, key=None, progress=None):
 def _exploration(config, key):
     """Draw for one row (explores: bool, minimum ACT steps if it does: int, 2 to the limit)."""
     explore, least = jax.random.split(key)
-    explores = jax.random.uniform(explore) < config.halt_exploration
+    explores = jax.random.uniform(explore, dtype=jnp.float32) < config.halt_exploration
     return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1)
 
 
@@ -192,7 +192,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
     limit = max_steps or c.halt_max_steps
     if not c.halts and limit == 1:
         _, out = model(None, tokens, None, identifiers)
-        steps = jnp.ones(tokens.shape[:1])
+        steps = jnp.ones(tokens.shape[:1], jnp.float32)
         return out.logits, steps, (out.q_halt, out.q_continue)
 
     def body(carry):
@@ -212,7 +212,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
     thoughts = model.initial_carry(*tokens.shape)
     shapes = jax.eval_shape(lambda: model(thoughts, tokens, None, identifiers)[1])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    rows = jnp.zeros(tokens.shape[:1])
+    rows = jnp.zeros(tokens.shape[:1], jnp.float32)
     start = (thoughts, zeros, rows > 0, rows, jnp.int32(0))
     _, kept, _, steps, _ = jax.lax.while_loop(unfinished, body, start)
     return kept.logits, steps, (kept.q_halt, kept.q_continue)

@@ -79,7 +79,9 @@ class HRLM(nnx.Module):
         normal, shape = truncated_normal(1.0), (c.registers, c.width)
         # Assigned once: an attribute that was None stays static for Flax.
         self.register = nnx.Param(normal(rngs.params(), shape, jnp.float32)) if shape[0] else None
-        self.puzzle = nnx.Param(jnp.zeros((c.puzzle_ids, c.width))) if c.puzzle_ids else None
+        self.puzzle = (
+            nnx.Param(jnp.zeros((c.puzzle_ids, c.width), jnp.float32)) if c.puzzle_ids else None
+        )
         if c.recurrent:
             self.core = HRM(c, rngs=rngs)
         else:
@@ -87,7 +89,7 @@ class HRLM(nnx.Module):
         self.head = Linear(c.width, c.vocab_size, bias=False, init=small, rngs=rngs)
         if c.halts:
             self.q_head = Linear(c.width, 2, init=nnx.initializers.zeros, rngs=rngs)
-            self.q_head.bias[...] = jnp.full((2,), -5.0)
+            self.q_head.bias[...] = jnp.full((2,), -5.0, jnp.float32)
 
     def initial_state(self, batch_size: int):
         """Return a state in which every row is halted."""
@@ -95,9 +97,9 @@ class HRLM(nnx.Module):
         if not c.halts:
             return ()
         tokens = jnp.zeros((batch_size, c.seq_len), jnp.int32)
-        rows = jnp.zeros((batch_size,))
+        rows = jnp.zeros((batch_size,), jnp.float32)
         thoughts = self.initial_carry(batch_size, c.seq_len)
-        weights = jnp.zeros(tokens.shape)
+        weights = jnp.zeros(tokens.shape, jnp.float32)
         identifiers = rows.astype(jnp.int32)
         return HRLMState(thoughts, rows, rows + 1.0, tokens, tokens, weights, identifiers)
 
@@ -211,7 +213,8 @@ class HRLM(nnx.Module):
     def _q(self, read, tokens):
         """Apply the Q-head to the first front position, or to the mean over tokens but PAD."""
         if not self.config.halts:
-            return jnp.zeros(read.shape[0]), jnp.zeros(read.shape[0])
+            none = jnp.zeros(read.shape[0], jnp.float32)
+            return none, none
         if self.config.front:
             summary = read[:, 0]
         else:

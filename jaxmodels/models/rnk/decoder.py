@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, dot, symmetric_uniform
+from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, dot, rows_of, symmetric_uniform
 from jaxmodels.models.rnk.config import RNKConfig
 from jaxmodels.models.rnk.planner import ConstraintAttention
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
@@ -22,7 +22,7 @@ class GRULayer(nnx.Module):
         uniform = symmetric_uniform(width**-0.5)
         self.inputs = Linear(inputs, 3 * width, init=uniform, rngs=rngs)
         self.kernel = nnx.Param(uniform(rngs.params(), (width, 3 * width)))
-        self.bias = nnx.Param(jnp.zeros((3 * width,)))
+        self.bias = nnx.Param(jnp.zeros((3 * width,), jnp.float32))
 
 
 class Decoder(nnx.Module):
@@ -75,7 +75,7 @@ class Decoder(nnx.Module):
           (hidden, logits (B, V) of the next byte).
         """
         c, real = self.config, (token != self.config.pad)[:, None]
-        x = projected + self._bytes()[token]
+        x = projected + self._first(self.embed(token))
         keep, begins = self._start(ends)
         after = []
         for i, layer in enumerate(self.layers):
@@ -90,7 +90,8 @@ class Decoder(nnx.Module):
     def __call__(self, hidden, tokens, projected, entry, ends, reset):
         """Read segments, (B, T, ...) for (B, ...) in `step`; reset bool (B, T)."""
         c, real = self.config, tokens != self.config.pad
-        x = projected + self._bytes()[tokens]
+        every = self._first(self.embed.table[...])
+        x = projected + rows_of(every, tokens)
         keep, begins = self._start(ends)
         after = []
         for i, layer in enumerate(self.layers):
@@ -117,10 +118,10 @@ class Decoder(nnx.Module):
         query = self.query(plan[:, None], self.config.dtype)
         return self.attention(query, self.memory(embedded, self.config.dtype), mask)[:, 0]
 
-    def _bytes(self):
-        """Return the first layer's input from every byte, (V, 3 d)."""
+    def _first(self, embedded):
+        """Project embedded bytes (..., d) to their part of the first layer's input (..., 3 d)."""
         kernel = self.layers[0].inputs.kernel[: self.config.width]
-        return dot(self.embed.table[...], kernel, self.config.dtype)
+        return dot(embedded, kernel, self.config.dtype)
 
     def _start(self, ends):
         """Return bool (keep, begins): whether h is kept, and whether `entry` is added to it."""

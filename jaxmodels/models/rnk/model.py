@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.arguments import checked_batch, checked_tokens
 from jaxmodels.cells.base import where_reset
 from jaxmodels.cells.layers import Embedding, Linear, dot
 from jaxmodels.models.contract import term_sums
@@ -96,7 +97,7 @@ class RNK(nnx.Module):
         self.answerable = Linear(c.width, 1, rngs=rngs)
         self.stop = Linear(c.width, 1, rngs=rngs)
         if c.plan_from == "previous":
-            self.start = nnx.Param(c.width**-0.5 * jax.random.normal(rngs.params(), (c.width,)))
+            self.start = nnx.Param(scaled(rngs.params(), (c.width,), jnp.float32))
         self.router = Router(c, rngs=rngs) if c.chunking == "learned" else None
         if c.extras:
             self.latent = MLP(c.width, c.hidden_size, c.width, rngs=rngs)
@@ -106,7 +107,8 @@ class RNK(nnx.Module):
         """Return the state before the first byte of a document."""
         c = self.config
         mamba = layer_of(self.layers, 0).initial_state(batch_size)
-        vector, flag = jnp.zeros((batch_size, c.width)), jnp.zeros((batch_size,))
+        vector = jnp.zeros((batch_size, c.width), jnp.float32)
+        flag = jnp.zeros((batch_size,), jnp.float32)
         return RNKState(
             chunk=open_chunk(batch_size, c.width),
             mamba=jax.tree.map(lambda x: jnp.repeat(x[:, None], c.num_layers, 1), mamba),
@@ -126,6 +128,7 @@ class RNK(nnx.Module):
         """
         return self._step if self.config.streams else None
 
+    @checked_tokens
     def _step(self, state: RNKState, token):
         c = self.config
         features, chance, router = self._features(token), None, None
@@ -133,20 +136,12 @@ class RNK(nnx.Module):
             router, chance = self.router.step(state.router, features)
         chunk, ends = read_byte(c, state.chunk, token, features, chance)
 
-        mamba, m = self._through(lambda layer, s, x: layer.step(s, x), state.mamba, mean_of(chunk))
-        context = jnp.where(ends.prompt[:, None], m, state.context)
-        prompted = jnp.maximum(state.prompted, ends.prompt)
-        plan, _ = self._plan(Known(m[:, None], context[:, None], prompted[:, None]))
-        share = self._share(state.planned, chance)
-        plan = share * plan[:, 0] + (1.0 - share) * state.plan
-        new = state.replace(
-            mamba=mamba,
-            plan=plan,
-            planned=jnp.ones_like(state.planned),
-            context=context,
-            prompted=prompted,
+        # Only where a chunk ends: at most one byte in several reads the Mamba and plans.
+        state = jax.lax.cond(
+            jnp.any(ends.emits),
+            lambda: where_reset(ends.emits, self._close(state, chunk, ends, chance), state),
+            lambda: state,
         )
-        state = where_reset(ends.emits, new, state)
 
         known = self._table(state, None)
         projected = self.decoder.project(known.plan, known.context)[:, 0]
@@ -157,6 +152,22 @@ class RNK(nnx.Module):
         stop = self.stop(known.plan, c.dtype)[:, 0, 0]
         return state, RNKOutput(logits=logits, stop=stop, ends=ends, chance=chance, **heads)
 
+    def _close(self, state, chunk, ends, chance):
+        """Return the state after `chunk` has been read and the next one planned."""
+        mamba, m = self._through(lambda layer, s, x: layer.step(s, x), state.mamba, mean_of(chunk))
+        context = jnp.where(ends.prompt[:, None], m, state.context)
+        prompted = jnp.maximum(state.prompted, ends.prompt)
+        plan, _ = self._plan(Known(m[:, None], context[:, None], prompted[:, None]))
+        share = self._share(state.planned, chance)
+        return state.replace(
+            mamba=mamba,
+            plan=share * plan[:, 0] + (1.0 - share) * state.plan,
+            planned=jnp.ones_like(state.planned),
+            context=context,
+            prompted=prompted,
+        )
+
+    @checked_tokens
     def __call__(self, state: RNKState, tokens, reset=None, key=None):
         """Read tokens int (B, T) with reset bool (B, T) or None -> (state, RNKOutput).
 
@@ -213,7 +224,7 @@ class RNK(nnx.Module):
         logits = jnp.where(full[:, None, None], jnp.nan, logits)
 
         end = index[:, -1:]
-        planned = jnp.pad(jnp.ones(m.shape[:2]), [(0, 0), (0, 1)])
+        planned = jnp.pad(jnp.ones(m.shape[:2], jnp.float32), [(0, 0), (0, 1)])
         planned = jnp.concatenate([state.planned[:, None], planned], 1)
         raw_plans = jnp.concatenate([state.plan[:, None], plans, jnp.zeros_like(plans[:, :1])], 1)
         last = jax.tree.map(lambda x: look_up(x, end)[:, 0], known)
@@ -300,7 +311,7 @@ class RNK(nnx.Module):
 
     def _table(self, state, known: Known | None) -> Known:
         """Return what bytes can read: before the segment, after each chunk, in a fresh document."""
-        start = jnp.zeros((self.config.width,))
+        start = jnp.zeros((self.config.width,), jnp.float32)
         if self.config.plan_from == "previous":
             start = self.start[...]
         start = jnp.broadcast_to(start[None], state.plan.shape)
@@ -350,6 +361,7 @@ class RNK(nnx.Module):
         """See `terms.py`."""
         return terms_of(self.config)
 
+    @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums`; optional fields intent and answerable, int (B,), -1 for none."""
         del progress

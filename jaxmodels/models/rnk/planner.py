@@ -122,7 +122,7 @@ class Refiner(nnx.Module):
 
     def __init__(self, config: RNKConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        draw = 0.02 * jax.random.normal(rngs.params(), (c.constraints, c.width))
+        draw = 0.02 * jax.random.normal(rngs.params(), (c.constraints, c.width), jnp.float32)
         self.constraints = nnx.Param(draw)
         self.attention = ConstraintAttention(c, rngs=rngs)
         self.norm = LayerNorm(c.width)

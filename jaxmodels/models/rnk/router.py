@@ -23,7 +23,7 @@ class Router(nnx.Module):
         c = self.config = config
         draw = symmetric_uniform(self.taps**-0.5)
         self.conv_taps = nnx.Param(draw(rngs.params(), (c.width, self.taps)))
-        self.conv_bias = nnx.Param(jnp.zeros((c.width,)))
+        self.conv_bias = nnx.Param(jnp.zeros((c.width,), jnp.float32))
         self.query = Linear(c.width, c.width, bias=False, rngs=rngs)
         self.key = Linear(c.width, c.width, bias=False, rngs=rngs)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import name_boundary_states
+from jaxmodels.ops.common.varying import cast_alike, cast_like, zeros_like
 
 
 def chunk_loop(
@@ -49,6 +50,7 @@ def chunk_loop(
     if whole == 0:
         return body(state, tokens, reset, params, None)[0]
     run = _loop(body, chunk_size, time_axis, rows or reset.shape[0])
+    state, tokens, reset, params = cast_alike(state, tokens, reset, params)
     if whole == time:
         return run(state, tokens, reset, params)
 
@@ -160,7 +162,7 @@ def _forward(body, grid, state, tokens, reset, params):
         jax.tree.map(lambda x: jax.lax.empty((groups, count, *x.shape), x.dtype), z)
         for z in (some, kept)
     ]
-    carry = (jax.lax.empty(tuple(shape), y.dtype), *empty)
+    carry = cast_like((jax.lax.empty(tuple(shape), y.dtype), *empty), tokens)
     state, (ys, *kept) = grid.loop(reset, chunk, state, carry)
     return (state, ys), (tokens, reset, params, *name_boundary_states(tuple(kept)))
 
@@ -183,8 +185,8 @@ def _backward(body, grid, saved, cotangents):
         d_tokens = tuple(grid.put(all, part, place) for all, part in pairs)
         return d_state, (d_tokens, jax.tree.map(jnp.add, d_params, more))
 
-    d_tokens = tuple(jax.lax.empty(x.shape, x.dtype) for x in tokens)
-    carry = (d_tokens, jax.tree.map(jnp.zeros_like, params))
+    d_tokens = cast_like(tuple(jax.lax.empty(x.shape, x.dtype) for x in tokens), tokens)
+    carry = (d_tokens, zeros_like(params))
     d_state, (d_tokens, d_params) = grid.loop(reset, chunk, d_state, carry, backwards=True)
     return d_state, d_tokens, None, d_params
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from jaxmodels.ops.common.precision import precision_of
+from jaxmodels.ops.common.varying import cast_alike, cast_like, zeros_like
 
 Step = Callable[[Callable[[str, jax.Array], jax.Array], Any, Any, Any], tuple[Any, Any]]
 
@@ -61,7 +62,7 @@ def deferred_scan(
         return forward(values, residuals=True)
 
     run.defvjp(run_forward, functools.partial(_backward, step, keep, chunk), symbolic_zeros=True)
-    return run(weights, params, carry, xs)
+    return run(*cast_alike(weights, params, carry, xs))
 
 
 def _forward(step, keep, arguments, residuals):
@@ -104,7 +105,8 @@ def _backward(step, keep, chunk, residuals, cotangents):
         return (d_weights, *running), d_x
 
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
-    running = (zeros, d_carry, jax.tree.map(jnp.zeros_like, params))
+    zeros, d_carry = cast_like((zeros, d_carry), weights)
+    running = (zeros, d_carry, zeros_like(params))
     inputs = (integers, floats, carries, products, d_out)
     running, d_x = _scan_chunks_backwards(back_over_chunk, running, inputs, chunk)
     d_weights, d_carry, d_params = running
@@ -136,7 +138,7 @@ def _step_backward(step, keep, weights, params, fill_zeros):
             carry, y = step(dot, params, carry, _join(integer, x))
             return (carry, (y, {name: replayed[name] for name in keep})), seen
 
-        taps = jax.tree.map(jnp.zeros_like, products)
+        taps = zeros_like(products)
         _, vjp, seen = jax.vjp(replay, params, carry, x, taps, has_aux=True)
         more, d_carry, d_x, d_taps = vjp((d_carry, fill_zeros(d_out)))
         return (d_carry, jax.tree.map(jnp.add, d_params, more)), (d_x, seen, d_taps)
@@ -178,18 +180,23 @@ def _product(x, weight):
 
 @jax.custom_vjp
 def _replayed_matmul(v, product, weight_t, tap):
-    """Return the stored `product` v @ weight; the cotangent flows to `v` and to `tap`."""
+    """Return the stored `product` v @ weight; the cotangent flows to `v` and to `tap`.
+
+    It flows to `weight_t`, too, which only second derivatives use: `product` is then a function of
+    the weight, but that of the first derivative is formed from `tap` for several steps at a time.
+    """
     del v, weight_t, tap
     return product
 
 
 def _replayed_matmul_fwd(v, product, weight_t, tap):
-    return product, (weight_t, jnp.zeros((0,), v.dtype))
+    return product, (weight_t, v)
 
 
 def _replayed_matmul_bwd(residual, g):
-    weight_t, like_v = residual
-    return _product(g, weight_t).astype(like_v.dtype), None, None, g
+    weight_t, v = residual
+    d_weight_t = _product(g.T, v.astype(weight_t.dtype)).astype(weight_t.dtype)
+    return _product(g, weight_t).astype(v.dtype), None, d_weight_t, g
 
 
 _replayed_matmul.defvjp(_replayed_matmul_fwd, _replayed_matmul_bwd)

@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
+from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import precision_of
 
 SUBLANES, LANES = 8, 128  # of a register
@@ -21,6 +22,9 @@ VMEM_BYTES = 32 * 2**20  # limit per kernel, a quarter of a v5e's VMEM, to leave
 
 def kernel_call(body, name, *, semantics, **options):
     """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
+
+    A kernel has no derivative. Where an op defines its first one by another kernel, the second one,
+    or forward mode, raises UserError that names the kernel.
 
     Args:
       body: called as body(*refs, exact=bool); `exact`, True in interpret mode, where float32
@@ -41,8 +45,16 @@ def kernel_call(body, name, *, semantics, **options):
             **options,
         )
 
+    @jax.custom_jvp
     def call(*arguments):
         return jax.lax.platform_dependent(*arguments, tpu=run(False), default=run(True))
+
+    @call.defjvp
+    def refuse(primals, tangents):
+        raise UserError(
+            f"the Pallas kernel {name} has first derivatives in reverse mode only; for others, set "
+            'kernel="xla" (implementation="auto" of the op)'
+        )
 
     return call
 

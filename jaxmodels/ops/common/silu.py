@@ -1,16 +1,23 @@
 """silu(z) = z sigmoid(z), alone and as a gate, written so that XLA:CPU computes it once.
 
 XLA:CPU duplicates chains of cheap operations into each consumer, even a convolution, but not
-divisions, so a division comes last here.
+divisions, so a division comes last here. One token, (B, D), takes JAX's own derivative, which has a
+forward mode: a scan over steps can be differentiated in both.
 """
 
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.common.varying import cast_alike
 
-@jax.custom_vjp
+
 def silu(z: jax.Array) -> jax.Array:
     """Return z / (1 + exp(-z))."""
+    return jax.nn.silu(z) if z.ndim <= 2 else _silu(z)
+
+
+@jax.custom_vjp
+def _silu(z):
     return z / (1.0 + jnp.exp(-z))
 
 
@@ -21,7 +28,7 @@ def _slope(z):
 
 
 def _silu_forward(z):
-    return silu(z), z
+    return _silu(z), z
 
 
 def _silu_backward(z, g):
@@ -29,17 +36,21 @@ def _silu_backward(z, g):
     return (g * above / below,)
 
 
-silu.defvjp(_silu_forward, _silu_backward)
+_silu.defvjp(_silu_forward, _silu_backward)
+
+
+def gated(y: jax.Array, z: jax.Array) -> jax.Array:
+    """Return y silu(z), for equal shapes."""
+    return y * jax.nn.silu(z) if z.ndim <= 2 else _gated(*cast_alike(y, z))
 
 
 @jax.custom_vjp
-def gated(y: jax.Array, z: jax.Array) -> jax.Array:
-    """Return y silu(z), for equal shapes."""
+def _gated(y, z):
     return y * z / (1.0 + jnp.exp(-z))
 
 
 def _gated_forward(y, z):
-    return gated(y, z), (y, z)
+    return _gated(y, z), (y, z)
 
 
 def _gated_backward(saved, g):
@@ -48,4 +59,4 @@ def _gated_backward(saved, g):
     return g * z / below, g * y * above / below
 
 
-gated.defvjp(_gated_forward, _gated_backward)
+_gated.defvjp(_gated_forward, _gated_backward)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
+from jaxmodels.ops.common.varying import cast_alike
 
 
 def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> jax.Array:
@@ -18,13 +19,20 @@ def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> ja
     return previous if reset is None else jnp.where(reset[..., None], 0.0, previous)
 
 
-@jax.custom_vjp
 def token_mix(x: jax.Array, before: jax.Array, mix: jax.Array) -> tuple[jax.Array, ...]:
     """Return n arrays x + (before - x) * mu, float32 (..., C), for mu in mix (n, C).
 
     The custom gradient adds up the cotangents in one pass; the default one would materialize each
-    of them times its mu, and read those arrays three times.
+    of them times its mu, and read those arrays three times. One token, (B, C), takes the default,
+    which has a forward mode.
     """
+    if x.ndim <= 2:
+        return _forward(x, before, mix)[0]
+    return _mixed(*cast_alike(x, before, mix))
+
+
+@jax.custom_vjp
+def _mixed(x, before, mix):
     return _forward(x, before, mix)[0]
 
 
@@ -43,4 +51,4 @@ def _backward(saved, cotangents):
     return d_x, d_before, jnp.stack(d_mix)
 
 
-token_mix.defvjp(_forward, _backward)
+_mixed.defvjp(_forward, _backward)

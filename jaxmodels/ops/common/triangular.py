@@ -52,7 +52,9 @@ def _inverse_of_blocks(a):
         mask = pair & (i[:, None] // size > i[None] // size)
         return jnp.where(mask.reshape((1,) * (a.ndim - 2) + mask.shape), a, 0.0)
 
-    inverse = below(1) + jnp.eye(BLOCK).reshape((1,) * (a.ndim - 2) + (BLOCK, BLOCK))
+    inverse = below(1) + jnp.eye(BLOCK, dtype=jnp.float32).reshape(
+        (1,) * (a.ndim - 2) + (BLOCK, BLOCK)
+    )
     for size in (2, 4, 8):
         inverse = inverse + _product(_product(inverse, below(size)), inverse)
     return inverse

@@ -9,7 +9,6 @@ size, c chunk size, P heads per pack, M = H / P packs (`ops/common/head_packing.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common import head_packing
@@ -85,7 +84,7 @@ def _recur(pack, state, inputs, reset, inverse):
 
     a_b = pairs(a_in, b_rows, earlier)
     if inverse is None:
-        inverse = head_packing.inverse(pack, jax.lax.stop_gradient(a_b))
+        inverse = head_packing.inverse(pack, a_b)
     entering = jnp.exp(middle) * state
     # The solve mixes all rows of u, so a NaN of a document that ends here must be removed first.
     sound = jnp.where(carried | jnp.isfinite(entering), entering, 0.0)

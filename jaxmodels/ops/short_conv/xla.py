@@ -9,6 +9,7 @@ T time, D channels, K taps.
 import jax
 import jax.numpy as jnp
 
+from jaxmodels.ops.common.varying import cast_alike
 from jaxmodels.ops.common.xla_cpu import depend_on, materialize_rows
 
 
@@ -38,7 +39,7 @@ def short_conv(state, xs, taps, bias, reset=None):
         if reset is not None:
             x = jnp.where(_seen(reset, back)[:, -1, None], x, 0.0)
         last.append(x)
-    return jnp.stack(last, 1), _convolve(padded, taps, bias, reset)
+    return jnp.stack(last, 1), _convolve(*cast_alike(padded, taps, bias, reset))
 
 
 def state_after(state, xs, lengths, reset=None):

@@ -24,6 +24,7 @@ from jaxmodels.ops.common.chunks import (
     to_chunks,
 )
 from jaxmodels.ops.common.precision import EXACT, precision_of
+from jaxmodels.ops.common.varying import cast_alike, zeros_like
 
 LEAST = -128.0  # clamp of log decays; exp is 0 in float32 below
 GRAIN = 2.0**-8  # multiples of it up to 256 * 128 are exact in float32
@@ -62,7 +63,8 @@ def ssd_chunked(state, x, delta, a, b, c, d, reset=None, *, chunk_size=64, dtype
         reset = jnp.zeros((batch, time), bool)
     # Heads and groups before time, as the matmuls want them.
     tokens = tuple(to_chunks(z, size).swapaxes(2, 3) for z in (x, delta, b, c))
-    state, y = _scan(jnp.dtype(dtype), state, a, tokens, to_chunks(reset, size))
+    arguments = cast_alike(state, a, tokens, to_chunks(reset, size))
+    state, y = _scan(jnp.dtype(dtype), *arguments)
     return state, _add_skip(from_chunks(y.swapaxes(2, 3), time), x, d)
 
 
@@ -160,7 +162,7 @@ def _backward(dtype, saved, cotangents):
 
     d_state, d_y = cotangents
     inputs = (tokens, reset, boundaries, d_y)
-    carry, d_tokens = jax.lax.scan(chunk, (d_state, jnp.zeros_like(a)), inputs, reverse=True)
+    carry, d_tokens = jax.lax.scan(chunk, (d_state, zeros_like(a)), inputs, reverse=True)
     return *carry, d_tokens, None
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import from_chunks, segment_ids, to_chunks
+from jaxmodels.ops.common.varying import cast_alike, zeros_like
 
 EMPTY = -1e38  # initial o; finite, because inf - inf is NaN
 
@@ -74,7 +75,8 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
     if chunks * size != time:
         real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
     tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), (k, v, reset, real))
-    left, y = _scan_chunks(entered, tokens, decay.reshape(1, 1, -1), bonus.reshape(1, 1, -1))
+    vectors = (x.reshape(1, 1, -1) for x in (decay, bonus))
+    left, y = _scan_chunks(*cast_alike(entered, tokens, *vectors))
     return jax.tree.map(lambda x: x[-1], left), from_chunks(jnp.moveaxis(y, 0, 2), time)
 
 
@@ -135,7 +137,7 @@ def _scan_chunks_backward(saved, cotangents):
         return (*before, d_w + d_decay, d_u + d_bonus), (d_k, d_v)
 
     # Accumulate gradients of decay and bonus in the shape of the state, to avoid a sum per step.
-    zeros = jnp.zeros_like(d_left.p)
+    zeros = zeros_like(d_left.p)
     start = d_left.p, d_left.q, zeros, zeros
     inputs = states, tokens, d_y
     (d_p, d_q, d_w, d_u), d_tokens = jax.lax.scan(token, start, inputs, reverse=True)
@@ -170,13 +172,15 @@ def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
       Gradients of ((p, q) before, k, v, decay, bonus), not summed over broadcast axes.
     """
     (p, q, o), (d_p, d_q) = state, d_after
-    k_now = k + bonus
-    top = jnp.maximum(o, k_now)
+    k_now, o = k + bonus, jax.lax.stop_gradient(o)
+    # As in `wkv4_token`, exponents of reference are constants: a derivative of this function must
+    # not see them either.
+    top = jax.lax.stop_gradient(jnp.maximum(o, k_now))
     old, now = jnp.exp(o - top), jnp.exp(k_now - top)
     below = old * q + now
     y = (old * p + now * v) / below
     pull = d_y / below
-    top = jnp.maximum(o - decay, k)
+    top = jax.lax.stop_gradient(jnp.maximum(o - decay, k))
     keep, new = jnp.exp((o - top) - decay), jnp.exp(k - top)
     d_bonus = now * pull * (v - y)
     d_k = new * (d_p * v + d_q) + d_bonus

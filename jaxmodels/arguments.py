@@ -1,0 +1,213 @@
+"""Checks of the arguments of cells and models, before anything else is traced.
+
+`Cell` applies `checked` to the `step`, `scan` and `__call__` of every subclass; models apply
+`checked_tokens` and `checked_batch` to their own. Wrong shapes and dtypes raise UserError, also
+where JAX would broadcast them without a word. Host arrays are put on the device, empty batches and
+empty segments are handled here, and inside `jax.shard_map` all arguments get the same varying axes.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmodels.errors import UserError
+from jaxmodels.ops.common.varying import cast_like
+
+# Further arguments of some cells: dtype kind, and number of axes after those of the tokens.
+OPTIONAL = {"write": ("floating", 0), "prefix": ("bool", 0), "v_first": ("floating", 1)}
+
+
+def checked(method: Callable) -> Callable:
+    """Wrap a cell's method (self, state, xs, ...), which `step`, `scan` or `__call__` define."""
+    signature = inspect.signature(method)
+    axes = 1 if method.__name__ == "step" else 2
+
+    @functools.wraps(method)
+    def run(self, state, xs, *args, **kwargs):
+        try:
+            given = signature.bind(self, state, xs, *args, **kwargs)
+        except TypeError:
+            return method(self, state, xs, *args, **kwargs)  # which says what is wrong
+        free = given.arguments.get("step") is not None  # `scan` over any tree of arrays
+        lead = _admit(given, lambda xs: _lead_of(self, xs, axes, free), OPTIONAL)
+        return _empty(method, given, lead) if 0 in lead else method(*given.args, **given.kwargs)
+
+    return run
+
+
+def checked_tokens(method: Callable) -> Callable:
+    """Wrap a model's `__call__` (self, state, tokens, ...) or `step` (self, state, token)."""
+    signature = inspect.signature(method)
+    axes = 2 if method.__name__ == "__call__" else 1
+
+    @functools.wraps(method)
+    def run(self, state, tokens, *args, **kwargs):
+        given = signature.bind(self, state, tokens, *args, **kwargs)
+        name = "tokens" if axes == 2 else "token"
+        lead = _admit(given, lambda tokens: _check_ids(self, name, tokens, axes), {})
+        return _empty(method, given, lead) if 0 in lead else method(*given.args, **given.kwargs)
+
+    return run
+
+
+def checked_batch(method: Callable) -> Callable:
+    """Wrap a model's `loss_sums` (self, state, batch, ...); see `models/contract.py`."""
+
+    @functools.wraps(method)
+    def run(self, state, batch, *args, **kwargs):
+        missing = [name for name in ("inputs", "targets", "weights") if name not in batch]
+        if missing:
+            raise UserError(f"batch: field {missing[0]!r} is missing")
+        lead = _check_ids(self, "batch['inputs']", batch["inputs"], 2)
+        for name, kind in (("targets", "int"), ("weights", "real"), ("reset", "bool")):
+            if batch.get(name) is not None:
+                _check_axes(f"batch[{name!r}]", batch[name], kind, lead)
+        _check_state(self, state, lead[0])
+        return method(self, state, batch, *args, **kwargs)
+
+    return run
+
+
+def _admit(given: inspect.BoundArguments, lead_of: Callable, optional: dict) -> tuple[int, ...]:
+    """Check the bound arguments (self, state, xs, ...), bring them into form, return the lead."""
+    values = given.arguments
+    model, state, xs, *names = list(values)
+    more = {name: values[name] for name in ("reset", "lengths", *optional) if name in names}
+    inputs, arrays, more = _on_device((values[xs], values[state], more))
+    lead = lead_of(inputs)
+    _check_state(values[model], arrays, lead[0])
+    for name, x in more.items():
+        if x is not None:
+            kind, own = optional.get(name, ("int", -1) if name == "lengths" else ("bool", 0))
+            _check_axes(name, x, kind, lead[:1] if own < 0 else lead, max(own, 0))
+    arrays, inputs, more = cast_like((arrays, inputs, more), values[model])
+    values.update({state: arrays, xs: inputs, **more})
+    return lead
+
+
+def _on_device(tree):
+    """Return the tree with arrays of the host, as `jax.device_get` returns them, as jax.Arrays."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree)
+
+
+def _lead_of(cell, xs, axes: int, free: bool) -> tuple[int, ...]:
+    """Check xs and return its leading axes, (batch,) in `step`, else (batch, time)."""
+    name, expected = ("xs", "batch, time") if axes == 2 else ("x", "batch")
+    leaves = jax.tree.leaves(xs)
+    if not free:
+        width = getattr(getattr(cell, "config", None), "width", None)
+        shape = leaves[0].shape if len(leaves) == 1 else ()
+        if len(shape) != axes + 1 or width not in (None, shape[-1]):
+            words = f"({expected}, {'width' if width is None else width})"
+            raise UserError(f"{name} must have shape {words}, got {_described(xs)}")
+        if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+            raise UserError(f"{name} must be floating-point, got {_described(xs)}")
+    leads = {x.shape[:axes] for x in leaves}
+    if len(leads) != 1:
+        raise UserError(f"{name}: its arrays must agree in ({expected})")
+    return leads.pop()
+
+
+def _check_ids(model, name: str, tokens, axes: int) -> tuple[int, ...]:
+    """Check token ids and return their shape. Traced ids out of the vocabulary embed as NaN."""
+    words = "(batch, time)" if axes == 2 else "(batch,)"
+    shape = getattr(tokens, "shape", ())
+    if len(shape) != axes or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise UserError(f"{name} must be int {words}, got {_described(tokens)}")
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is None or isinstance(tokens, jax.core.Tracer) or 0 in shape:
+        return shape
+    if not getattr(tokens, "is_fully_addressable", True):
+        return shape
+    ids = np.asarray(tokens)
+    least, most = int(ids.min()), int(ids.max())
+    if least < 0 or most >= size:
+        wrong = least if least < 0 else most
+        raise UserError(f"{name}: id {wrong} is outside the vocabulary, 0 to {size - 1}")
+    return shape
+
+
+def _check_state(cell, state, batch: int) -> None:
+    """Raise UserError unless the state has the structure, shapes and dtypes of the initial one."""
+    expected, structure = _initial(cell, batch)
+    if jax.tree.structure(state) != structure:
+        kind = type(jax.tree.unflatten(structure, expected)).__name__
+        raise UserError(
+            f"state must be what initial_state({batch}) returns, a {kind}; "
+            f"got {type(state).__name__}, or other fields in it"
+        )
+    for (path, x), want in zip(jax.tree.leaves_with_path(state), expected, strict=True):
+        if (x.shape, x.dtype) != (want.shape, want.dtype):
+            name = "state" + jax.tree_util.keystr(path)
+            raise UserError(f"{name} must be {_described(want)}, got {_described(x)}")
+
+
+KINDS = {"bool": jnp.bool_, "floating": jnp.floating, "int": jnp.integer}
+
+
+def _check_axes(name: str, x, kind: str, lead: tuple[int, ...], more: int = 0) -> None:
+    """Raise UserError unless x has the leading axes, `more` further ones, and a dtype of `kind`."""
+    fits = x.shape[: len(lead)] == lead and x.ndim == len(lead) + more
+    if fits and (kind == "real" or jnp.issubdtype(x.dtype, KINDS[kind])):
+        return
+    words = _tuple((*lead, *("width",) * more))
+    raise UserError(f"{name} must be {kind} {words}, got {_described(x)}")
+
+
+def _initial(cell, batch: int):
+    """Return the leaves (shapes and dtypes) and the structure of `cell.initial_state(batch)`."""
+    leaves, structure = jax.tree.flatten(cell)
+    try:
+        # Not by the config: layers of different kinds may share one.
+        key = (structure, tuple((x.shape, str(x.dtype)) for x in leaves), batch)
+        known = _KNOWN.get(key)
+    except TypeError:  # a static attribute that cannot be hashed
+        key = known = None
+    if known is None:
+        known = jax.tree.flatten(jax.eval_shape(lambda: cell.initial_state(batch)))
+        if key is not None:
+            if len(_KNOWN) >= 1024:
+                _KNOWN.clear()
+            _KNOWN[key] = known
+    return known
+
+
+_KNOWN: dict[Any, Any] = {}
+
+
+def _empty(method, given, lead):
+    """Run the method on one row or token where there is none, and cut the result."""
+    values, batch = given.arguments, lead[0]
+
+    def fill(x):
+        """Pad the empty leading axes of a per-token array, or of a row's, to 1."""
+        if not isinstance(x, jax.Array) or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        sizes = [lead[i] if i < len(lead) else None for i in range(x.ndim)]
+        padding = [(0, int(size == 0 and x.shape[i] == 0)) for i, size in enumerate(sizes)]
+        return jnp.pad(x, padding)
+
+    cell, state_name, *_ = list(values)
+    state = values[state_name]
+    rows = jax.tree.map(fill, {k: v for k, v in values.items() if k not in (cell, state_name)})
+    if batch == 0:
+        rows[state_name] = values[cell].initial_state(1)
+    given.arguments.update(rows)
+    _, ys = method(*given.args, **given.kwargs)
+    cut = tuple(slice(0, size) for size in lead)
+    return state, jax.tree.map(lambda y: y[cut[: y.ndim]], ys)
+
+
+def _described(x) -> str:
+    if not hasattr(x, "shape"):
+        return type(x).__name__
+    return f"{x.dtype} {_tuple(x.shape)}"
+
+
+def _tuple(sizes) -> str:
+    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"

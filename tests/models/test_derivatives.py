@@ -1,0 +1,91 @@
+"""Derivatives of whole models beyond the first, and inside `jax.shard_map`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jaxmodels
+
+SIZES = {"width": 16, "num_layers": 2, "vocab_size": 20}
+UNIFIED = {
+    "width": 8, "hidden_size": 8, "relation_size": 4, "symbol_slots": 2, "role_slots": 2,
+    "abstraction_sizes": (8, 4), "vocab_size": 20,
+}  # fmt: skip
+MODELS = {
+    "rwkv/4": SIZES,
+    "rwkv/7": SIZES,
+    "mamba/1": SIZES,
+    "mamba/2": SIZES,
+    "stack/gated_delta": SIZES,
+    "stack/gru": SIZES,
+    "prernk": UNIFIED,
+}
+slow = pytest.mark.slow
+
+
+def model_and_batch(name):
+    rng = np.random.default_rng(0)
+    model = jaxmodels.create(name, **MODELS[name])
+
+    def noise(x):
+        return jnp.asarray(0.1 * rng.standard_normal(x.shape), jnp.float32)
+
+    model = jax.tree.map(lambda x: x if np.any(x) else noise(x), model)
+    tokens = jnp.asarray(rng.integers(0, 20, (4, 21)), jnp.int32)
+    batch = {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": jnp.ones((4, 20), jnp.float32),
+        "reset": jnp.asarray(rng.random((4, 20)) < 0.1),
+    }
+    return model, batch
+
+
+def loss(batch, model):
+    state = model.initial_state(len(batch["inputs"]))
+    return model.loss_sums(state, batch)[1]["next_token"]
+
+
+@pytest.mark.parametrize(
+    "name", ["mamba/1", *(pytest.param(n, marks=slow) for n in MODELS if n != "mamba/1")]
+)
+def test_a_gradient_of_a_gradient_is_its_finite_difference(name):
+    """Through the loop over layers, too, where JAX cuts unused parts out of backward passes."""
+    model, batch = model_and_batch(name)
+    leaves, structure = jax.tree.flatten(model)
+    rng = np.random.default_rng(1)
+    along = [jnp.asarray(rng.standard_normal(x.shape), jnp.float32) for x in leaves]
+
+    def penalty(leaves):
+        gradients = jax.grad(functools.partial(loss, batch))(structure.unflatten(leaves))
+        return sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients))
+
+    penalty, exact = jax.jit(penalty), jax.jit(jax.grad(penalty))(leaves)
+    exact = float(sum(jnp.vdot(a, b) for a, b in zip(exact, along, strict=True)))
+    size, step = float(penalty(leaves)), 1e-3
+    ends = [penalty([x + s * v for x, v in zip(leaves, along, strict=True)]) for s in (-step, step)]
+    measured = (float(ends[1]) - float(ends[0])) / (2 * step)
+    assert abs(measured - exact) < 1e-2 * abs(exact) + 1e-3 * size
+
+
+@pytest.mark.parametrize(
+    "name", ["rwkv/4", *(pytest.param(n, marks=slow) for n in MODELS if n != "rwkv/4")]
+)
+def test_gradients_inside_shard_map(name):
+    """Under `check_vma`, the default of `jax.shard_map`."""
+    model, batch = model_and_batch(name)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+    def inside(model, batch):
+        return jax.grad(lambda model: jax.lax.psum(loss(batch, model), "data"))(model)
+
+    sharded = jax.shard_map(inside, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    got = jax.jit(sharded)(model, batch)
+    want = jax.jit(jax.grad(functools.partial(loss, batch)))(model)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
