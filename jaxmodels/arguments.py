@@ -33,9 +33,15 @@ def checked(method: Callable) -> Callable:
             given = signature.bind(self, state, xs, *args, **kwargs)
         except TypeError:
             return method(self, state, xs, *args, **kwargs)  # which says what is wrong
+        if len(given.arguments) < 3:  # (self, *args), which passes them on
+            return method(*given.args, **given.kwargs)
         free = given.arguments.get("step") is not None  # `scan` over any tree of arrays
         lead = _admit(given, lambda xs: _lead_of(self, xs, axes, free), OPTIONAL)
-        return _empty(method, given, lead) if 0 in lead else method(*given.args, **given.kwargs)
+        if 0 in lead:
+            return _empty(method, given, lead)
+        if method.__name__ == "__call__" and not isinstance(lead[1], int):
+            return _scan(self, given)
+        return method(*given.args, **given.kwargs)
 
     return run
 
@@ -88,6 +94,18 @@ def _admit(given: inspect.BoundArguments, lead_of: Callable, optional: dict) -> 
     arrays, inputs, more = cast_like((arrays, inputs, more), values[model])
     values.update({state: arrays, xs: inputs, **more})
     return lead
+
+
+def _scan(cell, given: inspect.BoundArguments):
+    """Run the definition, since chunks need a number of tokens, and `jax.export` has a symbol."""
+    values = dict(list(given.arguments.items())[1:])
+    known = inspect.signature(cell.scan).parameters
+    for name, x in list(values.items()):
+        if name not in known and x is None:
+            del values[name]
+        elif name not in known:
+            raise UserError(f"{name}: needs a fixed number of tokens, got a symbolic one")
+    return cell.scan(**values)
 
 
 def _on_device(tree):

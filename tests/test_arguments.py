@@ -50,7 +50,7 @@ def test_a_wrong_reset_is_refused(name):
         for run in (cell, cell.scan):
             with pytest.raises(UserError, match=r"^reset must be bool \(2, 6\), got "):
                 run(state, xs, reset)
-            with pytest.raises(UserError, match="^reset must be bool"):
+            with pytest.raises(UserError, match=r"^reset must be bool"):
                 jax.jit(run)(state, xs, reset)
 
 
@@ -61,14 +61,14 @@ def test_wrong_tokens_and_states_are_refused(name):
     for bad in (noise(2, 1), noise(2, WIDTH + 1), noise(WIDTH), noise(2, 3, WIDTH)):
         with pytest.raises(UserError, match=r"^x must have shape \(batch, 16\), got float32"):
             cell.step(state, bad)
-    with pytest.raises(UserError, match="^x must be floating-point, got int32"):
+    with pytest.raises(UserError, match=r"^x must be floating-point, got int32"):
         cell.step(state, jnp.zeros((2, WIDTH), jnp.int32))
     bfloat16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state)
     for run, xs in ((cell.step, x), (cell.scan, x[:, None]), (cell, x[:, None])):
         for bad in (cell.initial_state(1), cell.initial_state(3), bfloat16):
             with pytest.raises(UserError, match=r"^state.* must be float32 \(2, .*got "):
                 run(bad, xs)
-        with pytest.raises(UserError, match="^state must be what initial_state"):
+        with pytest.raises(UserError, match=r"^state must be what initial_state"):
             run((state, state), xs)
 
 

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from jaxmodels.cells.base import Cell, one_of, positive
 from jaxmodels.cells.layers import (
@@ -132,7 +131,7 @@ class Mamba1Cell(Cell):
         Rematerializes everything except the large matmuls and the states at chunk boundaries:
         storing it would cost more than recomputing it.
         """
-        x, z = self._project(time_major(xs))
+        x, z = self._project(swap_time(xs))
         if lengths is not None:
             write, reset = within(lengths, xs.shape[1], write, reset)
 
@@ -142,12 +141,12 @@ class Mamba1Cell(Cell):
             conv, x = short_conv_silu(state.conv, inputs, taps, bias, reset)
             if lengths is not None:
                 conv = state_after(state.conv, inputs, lengths, reset)
-            x = time_major(x)
+            x = swap_time(x)
             delta, a, b, c = self._selected(x, write)
             batch_first, delta = swap_time(x), swap_time(delta)
             inputs = (batch_first, delta, a, swap_time(b), swap_time(c), reset)
             ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
-            return Mamba1State(conv, ssm), self._skip(time_major(y), x)
+            return Mamba1State(conv, ssm), self._skip(swap_time(y), x)
 
         state, y = recompute_inside(mix)(state, x, None if write is None else swap_time(write))
         return state, swap_time(recompute_inside(self._read_out)(y, z))
@@ -208,9 +207,3 @@ class Mamba1Cell(Cell):
 def swap_time(z):
     """Transpose (B, T, ...) to (T, B, ...), or back."""
     return z.swapaxes(0, 1)
-
-
-def time_major(z):
-    """Transpose (B, T, ...) to (T, B, ...) in memory, too, the layout that a scan reads."""
-    z = swap_time(z)
-    return with_layout_constraint(z, Layout(tuple(range(z.ndim))))

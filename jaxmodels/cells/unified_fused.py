@@ -96,13 +96,13 @@ def _slot_means(centred, sizes):
     centred: (B, S*K*R) -> (B, S, R); sizes: (S, K, R). The custom backward pass stores only
     `centred`; the default one would store three arrays of that size per token.
     """
-    shaped = centred.reshape(-1, *sizes)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
-    return (shaped * inverse).mean(-2)
+    return _slot_means_fwd(centred, sizes)[0]
 
 
 def _slot_means_fwd(centred, sizes):
-    return _slot_means(centred, sizes), centred
+    shaped = centred.reshape(-1, *sizes)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1, keepdims=True) + EPS)
+    return (shaped * inverse).mean(-2), centred
 
 
 def _slot_means_bwd(sizes, centred, g):

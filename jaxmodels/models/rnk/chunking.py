@@ -182,3 +182,19 @@ def look_up(table, index):
     """Look up table (B, m, ...) at index (B, T) -> (B, T, ...)."""
     flat = table.reshape(*table.shape[:2], -1)
     return jnp.take_along_axis(flat, index[..., None], 1).reshape(*index.shape, *table.shape[2:])
+
+
+def last_prompts(state, m, first, prompt):
+    """Return (context (B, n, d), prompted (B, n)) after each chunk, with output m (B, n, d)."""
+
+    def body(carry, inputs):
+        context, prompted = carry
+        m, first, prompt = inputs
+        context = jnp.where(first[:, None], 0.0, context)
+        context = jnp.where(prompt[:, None], m, context)
+        prompted = jnp.maximum(jnp.where(first, 0.0, prompted), prompt)
+        return (context, prompted), (context, prompted)
+
+    inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), (m, first, prompt))
+    _, known = jax.lax.scan(body, (state.context, state.prompted), inputs)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), known)

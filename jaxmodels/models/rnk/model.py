@@ -28,6 +28,7 @@ from jaxmodels.models.mamba import MambaLayer
 from jaxmodels.models.rnk.chunking import (
     OpenChunk,
     after,
+    last_prompts,
     look_up,
     mean_of,
     of_bytes,
@@ -199,7 +200,7 @@ class RNK(nnx.Module):
             m_last = jnp.take_along_axis(m, jnp.maximum(lengths - 1, 0)[:, None, None], 1)
             context, prompted = jnp.broadcast_to(m_last, m.shape), real.astype(jnp.float32)
         else:
-            context, prompted = _last_prompts(state, m, first, prompt)
+            context, prompted = last_prompts(state, m, first, prompt)
         raw, gates = self._plan(Known(m, context, prompted))
         strength = None if chance is None else jnp.take_along_axis(chance, place, 1)
         plans = self._smoothed(state, raw, first, strength)
@@ -387,19 +388,3 @@ class RNK(nnx.Module):
         if out.chunks.gates is not None:
             traced["gates"] = of_bytes(out.chunks.gates[0].mean(-1), out.chunks.index[0])
         return traced
-
-
-def _last_prompts(state, m, first, prompt):
-    """Return (context (B, n, d), prompted (B, n)) after each chunk, with output m (B, n, d)."""
-
-    def body(carry, inputs):
-        context, prompted = carry
-        m, first, prompt = inputs
-        context = jnp.where(first[:, None], 0.0, context)
-        context = jnp.where(prompt[:, None], m, context)
-        prompted = jnp.maximum(jnp.where(first, 0.0, prompted), prompt)
-        return (context, prompted), (context, prompted)
-
-    inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), (m, first, prompt))
-    _, known = jax.lax.scan(body, (state.context, state.prompted), inputs)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), known)

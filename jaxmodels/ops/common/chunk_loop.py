@@ -65,7 +65,12 @@ def chunk_loop(
 
 
 def rows_within(batch: int, entries: int, most: int) -> int:
-    """Return the largest divisor n of `batch` with n * entries <= most, or 1."""
+    """Return the largest divisor n of `batch` with n * entries <= most, or 1.
+
+    All rows if their number is symbolic, as in `jax.export`.
+    """
+    if not isinstance(batch, int):
+        return batch
     fitting = [n for n in range(1, batch + 1) if batch % n == 0 and n * entries <= most]
     return max(fitting, default=1)
 
@@ -91,7 +96,8 @@ class _Grid(NamedTuple):
 
     def counts(self, reset):
         """Return the numbers of row groups and chunks for reset (batch, time)."""
-        return reset.shape[0] // self.rows, reset.shape[1] // self.size
+        groups = 1 if self.rows == reset.shape[0] else reset.shape[0] // self.rows
+        return groups, reset.shape[1] // self.size
 
     def cut(self, x, place, axis=None):
         """Slice one block of x, with time on `axis`."""

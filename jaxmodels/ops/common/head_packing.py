@@ -172,7 +172,7 @@ def solved(pack: int, known_inverse, strict, right):
 
 
 def _solved_forward(pack, known_inverse, strict, right):
-    u = solved(pack, known_inverse, strict, right)
+    u = product(known_inverse, spread(pack, right))
     return u, (known_inverse, u)
 
 

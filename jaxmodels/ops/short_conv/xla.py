@@ -68,10 +68,15 @@ def _seen(reset, back):
 @jax.custom_vjp
 def _convolve(padded, taps, bias, reset):
     """Convolve padded (B, K - 1 + T, D) with taps (D, K), bias (D,), reset (B, T) -> (B, T, D)."""
+    return _forward(padded, taps, bias, reset)[0]
+
+
+def _forward(padded, taps, bias, reset):
+    saved = padded, taps, reset
     y, *taps = (z[None, None] for z in materialize_rows(bias, *taps.T[::-1]))
     for tap, x in zip(taps, _shifted(padded, taps, reset), strict=True):
         y = y + x * tap
-    return y
+    return y, saved
 
 
 def _shifted(padded, taps, reset):
@@ -83,10 +88,6 @@ def _shifted(padded, taps, reset):
         if back and reset is not None:
             x = jnp.where(_seen(reset, back)[..., None], x, zero)
         yield x
-
-
-def _forward(padded, taps, bias, reset):
-    return _convolve(padded, taps, bias, reset), (padded, taps, reset)
 
 
 def _backward(saved, g):
