@@ -38,12 +38,13 @@ def read(folder: Path):
 
 
 def write(model, destination: Path) -> None:
-    """Write a new folder; raise UserError if it exists."""
+    """Write a new folder; raise UserError if it exists, or for a model that is not in MODELS."""
+    text = jaxmodels.config_to_json(model.config)  # raises for a model that is not in MODELS
     with written_whole(destination) as temporary:
         temporary.mkdir()
         arrays = {name: np.asarray(leaf) for name, leaf in leaves_of(model).items()}
         write_safetensors(temporary / WEIGHTS, arrays)
-        (temporary / CONFIG).write_text(jaxmodels.config_to_json(model.config) + "\n")
+        (temporary / CONFIG).write_text(text + "\n")
 
 
 def _config(path: Path):
