@@ -32,16 +32,17 @@ def read_mamba(config: MambaConfig, tensors: Tensors, config_name: str, tied: st
             f"{tensors.path}: tensors have {tensors.count_layers(LAYERS)} layers, "
             f"but {config_name} is {config.num_layers}"
         )
-    arrays = dict(tensors.arrays)
-    if OLDER_TABLE in arrays:  # also mamba_ssm's
-        arrays.setdefault(TABLE, arrays.pop(OLDER_TABLE))
+    arrays, called = dict(tensors.arrays), dict(tensors.called)
+    if OLDER_TABLE in arrays and TABLE not in arrays:  # also mamba_ssm's
+        arrays[TABLE] = arrays.pop(OLDER_TABLE)
+        called[TABLE] = called.get(OLDER_TABLE, OLDER_TABLE)
     if config.tie_embeddings and HEAD in arrays:
         if not np.array_equal(arrays[HEAD], arrays.get(TABLE)):
             raise UserError(
                 f"{tensors.path}: tensor {HEAD!r} differs from the embeddings, but {tied}"
             )
         del arrays[HEAD]
-    return read_rows(config, rows_of(config), Tensors(tensors.path, arrays, called=tensors.called))
+    return read_rows(config, rows_of(config), Tensors(tensors.path, arrays, called=called))
 
 
 def rows_of(config: MambaConfig) -> list[Row]:

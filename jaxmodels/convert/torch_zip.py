@@ -23,7 +23,7 @@ TYPES = {
     "BFloat16Storage": np.dtype(jnp.bfloat16),
 }
 MODULE = {"_parameters", "_buffers", "_modules"}  # attributes of every torch.nn.Module
-MAX_MODULES = 100_000  # in a module; a damaged file may hold a module that holds itself
+MAX_MODULES = 10_000  # in a module; a damaged file may hold a module that holds itself
 
 
 def read_torch(path: Path) -> Tensors:

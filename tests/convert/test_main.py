@@ -168,7 +168,7 @@ def test_names_of_nearly_255_bytes(tmp_path):
         assert (tmp_path / name).is_dir()
     for name in ("x" * 256, f"{'x' * 256}/y", "a\0b"):
         with (
-            pytest.raises(UserError, match=r"cannot be written \((File name too|embedded null)"),
+            pytest.raises(UserError, match=r"cannot be written \((File name too|.*embedded null)"),
             written_whole(tmp_path / name),
         ):
             raise AssertionError("the work began")

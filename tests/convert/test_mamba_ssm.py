@@ -64,7 +64,7 @@ def test_the_model_of_transformers(kind, tmp_path):
     ("kind", "fields", "layer", "words"),
     [
         ("mamba", {"n_layer": 3}, {}, ("2 layers", "n_layer in config.json is 3")),
-        ("mamba", {"d_model": 16}, {}, ("in_proj.weight", "(128, 32)", "(64, 16)")),
+        ("mamba", {"d_model": 16}, {}, (f"{TABLE!r}", "(50, 32)", "(50, 16)")),
         ("mamba", {"vocab_size": 51}, {}, (f"{TABLE!r}", "(50, 32)", "(60, 32)")),
         ("mamba", {"d_model": -1}, {}, ("'d_model'", "-1", "positive integer")),
         ("mamba", {"n_layer": 1e9}, {}, ("'n_layer'", "positive integer")),
