@@ -120,11 +120,17 @@ def read_safetensors(path: Path) -> Tensors:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except safetensors.SafetensorError as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: not a complete safetensors file ({reason}); copy or download it again"
+            f"{path}: not a complete safetensors file ({reason_of(error)}); copy or download it "
+            "again"
         ) from error
     return Tensors(path, arrays, metadata)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the message of an error for one line; it may hold bytes of the file."""
+    words = " ".join(str(error).split())[:300]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata=None) -> None:

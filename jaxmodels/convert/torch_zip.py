@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.convert import torch_pickle
-from jaxmodels.convert.tensors import Tensors
+from jaxmodels.convert.tensors import Tensors, reason_of
 from jaxmodels.convert.torch_pickle import Foreign, Storage, View
 from jaxmodels.errors import UserError
 
@@ -167,7 +167,7 @@ def _shown(text: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def _is_valid(view: View) -> bool:

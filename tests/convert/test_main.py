@@ -196,6 +196,14 @@ def test_unknown_format(tmp_path):
     assert_refused(tmp_path / "gone", "cannot be read")
 
 
+def test_bytes_of_a_damaged_file_are_escaped(tmp_path):
+    """The words of another library about a file may hold its bytes, here the name of a type."""
+    path = tmp_path / "a.safetensors"
+    save_file({"emb.weight": np.zeros(2, np.float32)}, path)
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F3\x7f"'))
+    assert_refused(path, r"F3\x7f", "not a complete safetensors file")
+
+
 def test_names_of_a_damaged_file_stay_on_one_line(tmp_path):
     """Names come from the file: one with a line break or an escape must not reach the terminal."""
     tensors = Tensors(tmp_path / "a.bin", {"\nemb\x1b[2J": np.zeros(2, np.float32)})
