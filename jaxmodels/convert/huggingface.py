@@ -85,8 +85,8 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
     path = folder / CONFIG
     given, _ = json_document(path, dict, "a model's config")
     kind = given.get("model_type")
-    if kind not in FIELDS:
-        raise UserError(f"{path}: unsupported model_type {kind!r}{choose_from(FIELDS)}")
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise UserError(f"{path}: unsupported model_type {kind!r:.60}{choose_from(FIELDS)}")
     fields = _fields(path, kind, given)
     tensors = read_weights(folder)
     if kind == "hrm_text":

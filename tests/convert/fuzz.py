@@ -203,8 +203,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.convert.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000, help="of each format")
     parser.add_argument("--out", type=Path, required=True, help="JSON of figures")
-    parser.add_argument("--formats", nargs="*", default=[], help="some of them only")
+    parser.add_argument("--formats", nargs="*", default=[], help="some only; --out keeps others")
     options = parser.parse_args()
+    known = json.loads(options.out.read_text())["formats"] if options.out.is_file() else {}
     figures = {
         "command": f"python -m tests.convert.fuzz --inputs {options.inputs}",
         "versions": {
@@ -212,13 +213,13 @@ def main() -> int:
             "jax": jax.__version__,
             "hypothesis": hypothesis.__version__,
         },
-        "formats": {},
+        "formats": known,
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, path in sources(Path(folder)).items():
             if not options.formats or name in options.formats:
                 figures["formats"][name] = run(name, path, Path(folder), options.inputs)
-                print(name, {k: v for k, v in figures["formats"][name].items() if k != "failures"})
+                print(name, json.dumps(figures["formats"][name])[:300], flush=True)
                 options.out.write_text(json.dumps(figures, indent=1) + "\n")
     formats = figures["formats"].values()
     return int(any(x["failures"] or x["memory_growth_mib"] > BYTES >> 20 for x in formats))

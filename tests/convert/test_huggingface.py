@@ -105,6 +105,7 @@ def test_tensors_that_do_not_fit(kind, tmp_path):
     ("kind", "fields", "words"),
     [
         ("rwkv", {"model_type": "llama"}, ("model_type", "'llama'")),
+        ("rwkv", {"model_type": ["rwkv"]}, ("model_type", "['rwkv']")),
         ("rwkv", {"vocab_size": None}, ("'vocab_size'", "missing")),
         ("rwkv", {"vocab_size": 49}, ("embeddings.weight", "(50, 32)", "(49, 32)")),
         ("rwkv", {"hidden_size": "32"}, ("'hidden_size'", "expected int")),
