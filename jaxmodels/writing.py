@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]
       UserError: the destination exists or cannot be written, or its folder does not exist.
     """
     must_be_new(destination)
-    if not (parents or destination.parent.is_dir()):
+    if not (parents or os.path.isdir(destination.parent)):
         raise UserError(f"{destination}: no folder {str(destination.parent)!r}; create it first")
-    temporary = destination.parent / f".{destination.name}.{os.getpid()}.tmp"
+    temporary = temporary_beside(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -34,14 +35,28 @@ def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]
     except OSError as error:
         raise UserError(f"{destination}: cannot be written ({error.strerror or error})") from error
     finally:
-        if temporary.is_dir():
+        if os.path.isdir(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
+def temporary_beside(destination: Path) -> Path:
+    """Return a hidden name in the same folder, of this process, that is never too long."""
+    name = f".{destination.name}.{os.getpid()}.tmp"
+    if len(os.fsencode(name)) > 255:  # the limit of nearly every file system
+        name = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.{os.getpid()}.tmp"
+    return destination.with_name(name)
+
+
 def must_be_new(destination: Path) -> None:
-    """Raise UserError if the path exists."""
-    if os.path.lexists(destination):
-        raise UserError(f"{destination}: exists already; name a new one or remove it")
+    """Raise UserError if the path exists, or could not exist."""
+    try:
+        os.lstat(destination)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:  # e.g. a name of 256 bytes
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{destination}: cannot be written ({reason})") from error
+    raise UserError(f"{destination}: exists already; name a new one or remove it")

@@ -141,3 +141,29 @@ def test_python_file_does_not_shadow_modules(tmp_path):
     )
     assert import_file(path).C().x == 1 and import_file(path).json.dumps([]) == "[]"
     assert sys.modules == before
+
+
+def test_python_file_imports_the_modules_beside_it(tmp_path):
+    """From any folder; each file has the helper of its own folder, and none stays behind."""
+    before, paths, finders = dict(sys.modules), list(sys.path), list(sys.meta_path)
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        (folder / "parts").mkdir(parents=True)
+        (folder / "parts" / "__init__.py").write_text(f"WHERE = {name!r}\n")
+        (folder / "my_helper.py").write_text("import parts\n\nWHERE = parts.WHERE\n")
+        path = folder / "settings.py"
+        path.write_text("def get_x():\n    from my_helper import WHERE\n    return WHERE\n")
+        assert returned_by(path, "get_x", "--config", "other.py") == name
+        path.write_text("from my_helper import WHERE\n")
+        assert import_file(path).WHERE == name
+    (folder / "dataclasses.py").write_text("1 / 0\n")  # does not hide the standard library's
+    assert import_file(path).WHERE == "two"
+    for text, message in (
+        ("\n1 / 0\n", "my_helper.py line 2: ZeroDivisionError"),
+        ("\ndef f(:\n", "my_helper.py line 2: invalid syntax"),
+        ("import absent_helper\n", "my_helper.py line 1: ModuleNotFoundError"),
+    ):
+        (folder / "my_helper.py").write_text(text)
+        with pytest.raises(UserError, match=rf"two/settings.py: {message}"):
+            import_file(path)
+    assert sys.modules == before and sys.path == paths and sys.meta_path == finders

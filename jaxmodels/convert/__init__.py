@@ -7,22 +7,27 @@
 Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
 """
 
+import os
 from pathlib import Path
 
-from jaxmodels.cli import did_you_mean
-from jaxmodels.convert import blinkdl, huggingface, native, rwkv_cpp, torch_zip
+from flax import nnx
+
+from jaxmodels.cli import choose_from, did_you_mean
+from jaxmodels.convert import blinkdl, huggingface, mamba_ssm, native, rwkv_cpp, torch_zip
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 
 # name -> description, for --help and messages
 FORMATS = {
     "jaxmodels": "a folder with config.json and weights.safetensors",
-    "huggingface": "a folder with config.json and model.safetensors: rwkv (4), mamba, mamba2, "
-    "hrm_text",
+    "huggingface": "a folder with config.json and model.safetensors or pytorch_model.bin (read "
+    "only): rwkv (4), mamba, mamba2, hrm_text",
     "blinkdl": "RWKV-4, -6, -7 under BlinkDL's names: .pth (read only) or .safetensors",
     "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
+    "mamba_ssm": "a folder of mamba_ssm with pytorch_model.bin: Mamba-1, -2 (read only)",
 }
-_MODULES = dict(zip(FORMATS, (native, huggingface, blinkdl, rwkv_cpp), strict=True))
+WRITTEN = [name for name in FORMATS if name != "mamba_ssm"]
+_MODULES = dict(zip(FORMATS, (native, huggingface, blinkdl, rwkv_cpp, mamba_ssm), strict=True))
 
 
 def load(path):
@@ -31,7 +36,7 @@ def load(path):
     Raises:
       UserError: no such file, no known format, or malformed.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     return _MODULES[format_of(path)].read(path)
 
 
@@ -41,15 +46,23 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
     Args:
       model: a model of `jaxmodels.create` or `load`.
       path: new file or folder in an existing folder.
-      to: a name in `FORMATS`.
+      to: a name in `WRITTEN`.
       dtype: "float32"; or "float16" for the matrices in an rwkv.cpp file.
 
     Raises:
-      UserError: the path exists or cannot be written, or the format does not support the model.
+      UserError: no model, the path exists or cannot be written, or the format does not support the
+        model.
     """
-    path = Path(path).expanduser()
-    if to not in FORMATS:
-        raise UserError(f"unknown format {to!r}{did_you_mean(to, FORMATS)}")
+    path = Path(os.path.expanduser(path))
+    if not isinstance(model, nnx.Module) or not hasattr(model, "config"):
+        raise UserError(
+            f"{path}: a {type(model).__name__} is no model; give what jaxmodels.create or "
+            "jaxmodels.convert.load returns"
+        )
+    if to not in WRITTEN:
+        if to in FORMATS:
+            raise UserError(f"{to} is only read{choose_from(WRITTEN)}")
+        raise UserError(f"unknown format {to!r}{did_you_mean(to, WRITTEN)}")
     if dtype not in ("float32", "float16") or (dtype == "float16" and to != "rwkv_cpp"):
         raise UserError(
             f"dtype: must be float32, or float16 with rwkv_cpp; got {dtype!r} with {to}"
@@ -59,30 +72,31 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
 
 def format_of(path: Path) -> str:
     """Return the name in `FORMATS` of a file or folder; raise UserError if unknown."""
-    if path.is_dir():
-        if not (path / "config.json").is_file():
+    if os.path.isdir(path):  # unlike Path.is_dir, False also for a path that cannot be looked at
+        if not os.path.isfile(path / "config.json"):
             raise UserError(f"{path}: no config.json in this folder; {_choices()}")
         fields, _ = json_document(path / "config.json", dict, "a model's config")
         if "model_type" in fields:
             return "huggingface"
         if "model" in fields:
             return "jaxmodels"
+        if fields.keys() >= mamba_ssm.MARKS:
+            return "mamba_ssm"
         raise UserError(
-            f"{path / 'config.json'}: has neither 'model' nor 'model_type'; {_choices()}"
+            f"{path / 'config.json'}: has neither 'model' nor 'model_type' nor 'd_model' and "
+            f"'n_layer'; {_choices()}"
         )
     try:
         with open(path, "rb") as file:
             start = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from error
     if start[:4] == rwkv_cpp.MAGIC:
         return "rwkv_cpp"
     if start[:4] == torch_zip.MAGIC or start[8:] == b"{":
         return "blinkdl"
-    if start[:1] == b"\x80":
-        raise UserError(
-            f"{path}: a pickle of torch before 1.6; load it and save it again with a newer torch"
-        )
+    torch_zip.refuse_old_pickle(path)
     if start[:4] == b"GGUF":
         raise UserError(f"{path}: GGUF is not supported; {_choices()}")
     raise UserError(f"{path}: unknown format, starts with {start[:4]!r}; {_choices()}")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import jaxmodels
 from jaxmodels import cli
-from jaxmodels.convert import FORMATS, format_of, load, save
+from jaxmodels.convert import FORMATS, WRITTEN, format_of, load, save
 from jaxmodels.extras import import_extra
 from jaxmodels.writing import must_be_new
 
 EXAMPLES = """
 examples:
   python -m jaxmodels.convert RWKV-4-Pile-169M.pth rwkv-169m
-  python -m jaxmodels.convert mamba-130m-hf/ mamba-130m
+  python -m jaxmodels.convert mamba2-130m/ mamba-130m
   python -m jaxmodels.convert rwkv-169m rwkv-169m-fp16.bin --to rwkv_cpp --dtype float16
 
 then, in Python:
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="file or folder to read")
     parser.add_argument("dest", metavar="DEST", type=Path, help="new file or folder to write")
-    parser.add_argument("--to", choices=FORMATS, default="jaxmodels", help="default: jaxmodels")
+    parser.add_argument("--to", choices=WRITTEN, default="jaxmodels", help="default: jaxmodels")
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16"),

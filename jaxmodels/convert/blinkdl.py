@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmodels.cells import rwkv6, rwkv7
 from jaxmodels.convert import torch_zip
+from jaxmodels.convert.prefixes import settle_prefix
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
@@ -48,6 +49,8 @@ def write(model: RWKV, destination: Path) -> None:
 
 def from_tensors(tensors: Tensors) -> RWKV:
     """Return the model of tensors under BlinkDL's names."""
+    version_of(tensors)  # raises for another model
+    tensors = settle_prefix(tensors, "blocks.0.ln1.weight")
     config = config_of(tensors)
     return read_rows(config, rows_of(config), tensors)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxmodels.convert.prefixes import settle_prefix
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors
 from jaxmodels.data.tokenizers.special import PAD
@@ -44,7 +45,7 @@ FIXED = {
 # Fields that an HRLMConfig must have to be an hrm_text.
 OURS = {"mode": "prefix_ar", "recurrent": True, "norm": "pre", "head_gate": True, "inject": False}
 OURS |= {"shared": False, "window": None, "mask_pad": False}
-START = "model.z_L_init"
+START, FIRST = "model.z_L_init", "L_module.layers.0.mlp.down_proj.weight"
 MODULES = {"low": "model.L_module.layers.", "high": "model.H_module.layers."}
 PARTS = {  # name in a file -> the library's names, in order of concatenation
     "attn.gqkv_proj": [f"self_attn.{name}_proj" for name in ("gate", "q", "k", "v")],
@@ -68,7 +69,7 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
       UserError: a field is not supported, or tensors do not fit.
     """
     layers = fields["num_layers_per_stack"] or fields["num_hidden_layers"]
-    tensors = _joined(tensors)
+    tensors = _joined(settle_prefix(tensors, FIRST, "model."))
     if not fields["num_layers_per_stack"] and layers == 2 * tensors.count_layers(MODULES["low"]):
         layers //= 2  # the original converter may count the layers of both modules
     for prefix in MODULES.values():
@@ -84,7 +85,7 @@ def read(path: Path, given: dict, fields: dict, tensors: Tensors) -> HRLM:
         config = _config(given, fields, layers, start)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return read_rows(config, _rows_of(config), Tensors(tensors.path, rest))
+    return read_rows(config, _rows_of(config), Tensors(tensors.path, rest, called=tensors.called))
 
 
 def fields_of(c: HRLMConfig) -> dict:
@@ -229,7 +230,7 @@ def _joined(tensors: Tensors) -> Tensors:
                 arrays[f"{prefix}{i}.{joined}.weight"] = np.concatenate(
                     [arrays.pop(name) for name in names]
                 )
-    return Tensors(tensors.path, arrays)
+    return Tensors(tensors.path, arrays, called=tensors.called)
 
 
 def _rows_of(config: HRLMConfig) -> list[Row]:

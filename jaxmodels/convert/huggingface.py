@@ -1,20 +1,19 @@
 """Hugging Face folders of `rwkv` (RWKV-4), `mamba`, `mamba2` and `hrm_text`, both directions.
 
-A folder has config.json and model.safetensors, or model.safetensors.index.json and the files it
-names. Source of the names and fields: PyPI transformers 5.24 (models/rwkv, mamba, mamba2); for
-`hrm_text` see `hrm_text.py`.
+A folder has config.json and weights, see `folder.py`. Source of the names and fields: PyPI
+transformers 5.24 (models/rwkv, mamba, mamba2); for `hrm_text` see `hrm_text.py`.
 """
 
 import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
-
 from jaxmodels.cli import choose_from
-from jaxmodels.convert import blinkdl, hrm_text
+from jaxmodels.convert import blinkdl, hrm_text, mamba
+from jaxmodels.convert.folder import CONFIG, WEIGHTS, read_weights
+from jaxmodels.convert.prefixes import settle_prefix
 from jaxmodels.convert.rows import Row, read_rows, write_rows
-from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
+from jaxmodels.convert.tensors import Tensors, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 from jaxmodels.models.hrlm.model import HRLM
@@ -22,7 +21,6 @@ from jaxmodels.models.mamba import Mamba, MambaConfig
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
 from jaxmodels.writing import written_whole
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # Defaults of transformers for the fields that are read; None = required in config.json.
 REQUIRED = {"vocab_size": None, "hidden_size": None, "num_hidden_layers": None}
 FIELDS = {
@@ -87,25 +85,21 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
     path = folder / CONFIG
     given, _ = json_document(path, dict, "a model's config")
     kind = given.get("model_type")
-    if kind not in FIELDS:
-        raise UserError(f"{path}: unsupported model_type {kind!r}{choose_from(FIELDS)}")
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise UserError(f"{path}: unsupported model_type {kind!r:.60}{choose_from(FIELDS)}")
     fields = _fields(path, kind, given)
-    tensors = _weights(folder)
+    tensors = read_weights(folder)
     if kind == "hrm_text":
         return hrm_text.read(path, given, fields, tensors)
-    prefix = "rwkv.blocks." if kind == "rwkv" else "backbone.layers."
-    if tensors.count_layers(prefix) != fields["num_hidden_layers"]:
-        raise UserError(
-            f"{tensors.path}: tensors have {tensors.count_layers(prefix)} layers, "
-            f"but num_hidden_layers in {CONFIG} is {fields['num_hidden_layers']}"
-        )
     try:
         config = _rwkv_config(fields) if kind == "rwkv" else _mamba_config(kind, fields)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if kind != "rwkv":
-        tensors = _settle_names(tensors, config)
-    return read_rows(config, _rows_of(config), tensors)
+    if kind == "rwkv":
+        return _read_rwkv(config, tensors)
+    stated = "in" if "tie_word_embeddings" in given else "by default, as it is not in"
+    tied = f"tie_word_embeddings is true {stated} {CONFIG}"
+    return mamba.read_mamba(config, tensors, f"num_hidden_layers in {CONFIG}", tied)
 
 
 def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
@@ -182,30 +176,15 @@ def _limits(path, given: dict) -> tuple[float, float]:
     return low, high
 
 
-def _weights(folder: Path) -> Tensors:
-    if (folder / WEIGHTS).is_file():
-        return read_safetensors(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
+def _read_rwkv(config: RWKVConfig, tensors: Tensors) -> RWKV:
+    tensors = settle_prefix(tensors, "blocks.0.ln1.weight", "rwkv.")
+    layers = tensors.count_layers("rwkv.blocks.")
+    if layers != config.num_layers:
         raise UserError(
-            f"{folder}: neither {WEIGHTS} nor {INDEX} in this folder; write one with "
-            "save_pretrained of transformers"
+            f"{tensors.path}: tensors have {layers} layers, "
+            f"but num_hidden_layers in {CONFIG} is {config.num_layers}"
         )
-    index, _ = json_document(folder / INDEX, dict, "an index of weights")
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(x, str) for x in places.values()):
-        raise UserError(f"{folder / INDEX}: field 'weight_map' must map tensors to files")
-    arrays: dict[str, np.ndarray] = {}
-    for name in sorted(set(places.values())):
-        if Path(name).name != name:
-            raise UserError(f"{folder / INDEX}: {name!r} is not a plain file name")
-        shard = read_safetensors(folder / name)
-        for tensor in shard.arrays:
-            if places.get(tensor) != name:
-                raise UserError(
-                    f"{shard.path}: tensor {tensor!r} is not in the index for this file"
-                )
-        arrays |= shard.arrays
-    return Tensors(folder / INDEX, arrays)
+    return read_rows(config, _rows_of(config), tensors)
 
 
 def _rwkv_config(fields: dict) -> RWKVConfig:
@@ -251,55 +230,11 @@ def _theirs(names: dict[str, str], config) -> dict:
     return {theirs: getattr(config, ours) for theirs, ours in names.items()}
 
 
-def _settle_names(tensors: Tensors, config: MambaConfig) -> Tensors:
-    """Rename the embedding table from its earlier name, and drop the copy of a tied head."""
-    arrays = dict(tensors.arrays)
-    if "backbone.embedding.weight" in arrays:
-        arrays.setdefault("backbone.embeddings.weight", arrays.pop("backbone.embedding.weight"))
-    if config.tie_embeddings and "lm_head.weight" in arrays:
-        if not np.array_equal(arrays["lm_head.weight"], arrays.get("backbone.embeddings.weight")):
-            raise UserError(
-                f"{tensors.path}: tensor 'lm_head.weight' differs from the embeddings, but "
-                "config.json has tie_word_embeddings"
-            )
-        del arrays["lm_head.weight"]
-    return Tensors(tensors.path, arrays)
-
-
 def _rows_of(config: RWKVConfig | MambaConfig) -> list[Row]:
-    if isinstance(config, RWKVConfig):
-        rows = blinkdl.rows_of(config)
-        return [dataclasses.replace(row, theirs=_rwkv_name(row.theirs)) for row in rows]
-    cell, mixer = config.cell, "backbone.layers.{i}.mixer."
-    conv = config.expand * config.width
-    rows = [
-        Row("backbone.embeddings.weight", "embed.table"),
-        Row("backbone.layers.{i}.norm.weight", "layers.norm.scale"),
-        Row(mixer + "in_proj.weight", "layers.mixer.in_proj.kernel", "transposed"),
-        Row(mixer + "conv1d.bias", "layers.mixer.conv_bias"),
-        Row(mixer + "D", "layers.mixer.D"),
-        Row(mixer + "out_proj.weight", "layers.mixer.out_proj.kernel", "transposed"),
-        Row("backbone.norm_f.weight", "norm.scale"),
-    ]
-    if config.version == 1:
-        rows += [
-            Row(mixer + "A_log", "layers.mixer.A_log", "transposed"),
-            Row(mixer + "x_proj.weight", "layers.mixer.x_proj.kernel", "transposed"),
-            Row(mixer + "dt_proj.weight", "layers.mixer.dt_proj.kernel", "transposed"),
-            Row(mixer + "dt_proj.bias", "layers.mixer.dt_proj.bias"),
-        ]
-    else:
-        conv = cell.conv_width
-        rows += [
-            Row(mixer + "A_log", "layers.mixer.A_log"),
-            Row(mixer + "dt_bias", "layers.mixer.dt_bias"),
-            Row(mixer + "norm.weight", "layers.mixer.norm_scale"),
-        ]
-    shape = (conv, 1, config.conv_size)
-    rows.append(Row(mixer + "conv1d.weight", "layers.mixer.conv_taps", "flat", shape))
-    if not config.tie_embeddings:
-        rows.append(Row("lm_head.weight", "head.kernel", "transposed"))
-    return rows
+    if isinstance(config, MambaConfig):
+        return mamba.rows_of(config)
+    rows = blinkdl.rows_of(config)
+    return [dataclasses.replace(row, theirs=_rwkv_name(row.theirs)) for row in rows]
 
 
 def _rwkv_name(name: str) -> str:

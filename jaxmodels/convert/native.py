@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxmodels
 from jaxmodels.convert.rows import abstract_model, fill, leaves_of
-from jaxmodels.convert.tensors import read_safetensors, write_safetensors
+from jaxmodels.convert.tensors import read_safetensors, reason_of, write_safetensors
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 from jaxmodels.writing import written_whole
@@ -38,12 +38,13 @@ def read(folder: Path):
 
 
 def write(model, destination: Path) -> None:
-    """Write a new folder; raise UserError if it exists."""
+    """Write a new folder; raise UserError if it exists, or for a model that is not in MODELS."""
+    text = jaxmodels.config_to_json(model.config)  # raises for a model that is not in MODELS
     with written_whole(destination) as temporary:
         temporary.mkdir()
         arrays = {name: np.asarray(leaf) for name, leaf in leaves_of(model).items()}
         write_safetensors(temporary / WEIGHTS, arrays)
-        (temporary / CONFIG).write_text(jaxmodels.config_to_json(model.config) + "\n")
+        (temporary / CONFIG).write_text(text + "\n")
 
 
 def _config(path: Path):
@@ -62,5 +63,5 @@ def _fields_of(path: Path):
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise UserError(f"{path}: a field has a wrong type or size ({reason})") from error

@@ -21,14 +21,20 @@ class Tensors:
       path: path for messages.
       arrays: float32, float16 or bfloat16 by name.
       metadata: text by name, if the format has it.
+      called: name in the file, for messages, where `arrays` has another.
     """
 
     def __init__(
-        self, path: Path, arrays: dict[str, np.ndarray], metadata: Mapping[str, str] | None = None
+        self,
+        path: Path,
+        arrays: dict[str, np.ndarray],
+        metadata: Mapping[str, str] | None = None,
+        called: Mapping[str, str] | None = None,
     ):
         self.path = path
         self.arrays = arrays
         self.metadata = dict(metadata or {})
+        self.called = dict(called or {})
         self._expected: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
@@ -44,7 +50,10 @@ class Tensors:
             raise UserError(f"{self.path}: tensor {name!r} is missing; {self._has()}")
         shape = self.arrays[name].shape
         if ndim is not None and len(shape) != ndim:
-            raise UserError(f"{self.path}: tensor {name!r} has shape {shape}, expected {ndim} axes")
+            named = self.called.get(name, name)
+            raise UserError(
+                f"{self.path}: tensor {named!r} has shape {shape}, expected {ndim} axes"
+            )
         return shape
 
     def expect(self, name: str, shape: tuple[int, ...], *, loose: bool = False) -> None:
@@ -55,7 +64,8 @@ class Tensors:
         """
         got = self.shape(name)
         if not (math.prod(got) == math.prod(shape) if loose else got == tuple(shape)):
-            raise UserError(f"{self.path}: tensor {name!r} has shape {got}, expected {shape}")
+            named = self.called.get(name, name)
+            raise UserError(f"{self.path}: tensor {named!r} has shape {got}, expected {shape}")
         self._expected.add(name)
 
     def take(self, name: str) -> np.ndarray:
@@ -67,15 +77,16 @@ class Tensors:
         left = [name for name in self.arrays if name not in self._expected]
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            named = self.called.get(left[0], left[0])
             raise UserError(
-                f"{self.path}: unexpected tensor {left[0]!r}{more}; the model has no such tensor"
+                f"{self.path}: unexpected tensor {named!r}{more}; the model has no such tensor"
             )
 
     def count_layers(self, prefix: str) -> int:
-        """Return the number of distinct numbers after `prefix`, at least 1."""
+        """Return the number of distinct numbers after `prefix`."""
         names = [name.removeprefix(prefix) for name in self.arrays if name.startswith(prefix)]
         numbers = {name.split(".")[0] for name in names}
-        return max(1, sum(number.isdecimal() for number in numbers))
+        return sum(number.isdecimal() for number in numbers)
 
     def _has(self) -> str:
         if not self.arrays:
@@ -84,7 +95,8 @@ class Tensors:
 
     def some_names(self) -> str:
         """Return a few of the names, control characters escaped, or "none"."""
-        return ", ".join(ascii(name)[1:-1] for name in list(self.arrays)[:3]) or "none"
+        names = [self.called.get(name, name) for name in list(self.arrays)[:3]]
+        return ", ".join(ascii(name[:100])[1:-1] for name in names) or "none"
 
 
 def read_safetensors(path: Path) -> Tensors:
@@ -108,11 +120,17 @@ def read_safetensors(path: Path) -> Tensors:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except safetensors.SafetensorError as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path}: not a complete safetensors file ({reason}); copy or download it again"
+            f"{path}: not a complete safetensors file ({reason_of(error)}); copy or download it "
+            "again"
         ) from error
     return Tensors(path, arrays, metadata)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the message of an error for one line; it may hold bytes of the file."""
+    words = " ".join(str(error).split())[:300]
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata=None) -> None:

@@ -1,23 +1,19 @@
-"""Reader of `.pth` files of `torch.save`, without torch and without executing their code.
+"""Reader of the files of `torch.save` (.pth, .bin), without torch and without executing their code.
 
-A file of torch >= 1.6 is an uncompressed zip archive: `*/data.pkl` pickles the structure, in which
-a tensor is a call of `_rebuild_tensor_v2` on a storage, and `*/data/KEY` are the storages' bytes.
-The unpickler accepts only the names that such a file needs.
+A file of torch >= 1.6 is an uncompressed zip archive: `*/data.pkl` pickles the structure, see
+`torch_pickle.py`, and `*/data/KEY` are the bytes of the storages that its tensors view.
 """
 
-import collections
-import io
 import math
-import pickle
-import pickletools
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.convert.tensors import Tensors
+from jaxmodels.convert import torch_pickle
+from jaxmodels.convert.tensors import Tensors, reason_of
+from jaxmodels.convert.torch_pickle import Foreign, Storage, View
 from jaxmodels.errors import UserError
 
 MAGIC = b"PK\x03\x04"
@@ -26,38 +22,19 @@ TYPES = {
     "HalfStorage": np.dtype("<f2"),
     "BFloat16Storage": np.dtype(jnp.bfloat16),
 }
-# Opcodes that torch.save writes (protocol 2), and those of lists.
-OPCODES = set(
-    "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET NONE "
-    "NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT SETITEM SETITEMS "
-    "EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3".split()
-)
-
-
-class Storage(NamedTuple):
-    """A flat buffer: the name of its type, and its key in the archive."""
-
-    kind: str
-    key: str
-
-
-class View(NamedTuple):
-    """A tensor as a strided view of a storage, in elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+MODULE = {"_parameters", "_buffers", "_modules"}  # attributes of every torch.nn.Module
+MAX_MODULES = 10_000  # in a module; a damaged file may hold a module that holds itself
 
 
 def read_torch(path: Path) -> Tensors:
-    """Read the tensors of a flat state dict.
+    """Read the tensors of a flat state dict, or of a whole module by their names in its state dict.
 
     Raises:
-      UserError: the file is truncated, damaged or no dict of tensors; a tensor is not float32,
-        float16 or bfloat16; or the pickle imports anything but tensors.
+      UserError: the file is truncated, damaged or holds something else; a tensor is not float32,
+        float16 or bfloat16.
     """
     try:
+        refuse_old_pickle(path)
         with zipfile.ZipFile(path) as archive:
             return Tensors(path, _arrays(archive, path))
     except UserError:
@@ -70,28 +47,43 @@ def read_torch(path: Path) -> Tensors:
         ) from error
 
 
+def refuse_old_pickle(path: Path) -> None:
+    """Raise UserError for a file of torch before 1.6, a pickle without an archive around it."""
+    with open(path, "rb") as file:
+        if file.read(1) == b"\x80":
+            raise UserError(
+                f"{path}: a pickle of torch before 1.6; load it and save it again with a newer "
+                "torch"
+            )
+
+
 def _arrays(archive, path) -> dict[str, np.ndarray]:
-    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    names = archive.namelist()
+    pickles = [name for name in names if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise UserError(f"{path}: a zip file, but not of torch.save (no data.pkl)")
     folder = pickles[0].removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive.namelist():
+    if f"{folder}constants.pkl" in names:
+        raise UserError(
+            f"{path}: a TorchScript archive (torch.jit.save); save the state dict of the module"
+        )
+    if f"{folder}byteorder" in names:
         order = _content(archive, f"{folder}byteorder", path)
         if order != b"little":
             raise UserError(f"{path}: byte order {order[:16]!r}, expected little")
-    state = _unpickle(_content(archive, pickles[0], path), path)
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: contains a {type(state).__name__}, expected a dict of tensors")
+    state = _state_of(_unpickle(_content(archive, pickles[0], path), path), path)
     storages: dict[str, bytes] = {}
     arrays = {}
     for name, view in state.items():
         if not isinstance(name, str) or not isinstance(view, View):
-            raise UserError(f"{path}: {name!r} is not a tensor; expected a flat dict of tensors")
+            raise UserError(f"{path}: {_what(name, view)}; expected a flat dict of tensors")
         if not _is_valid(view):
             raise UserError(f"{path}: tensor {name!r} is malformed")
         if view.storage.kind not in TYPES:
             types = ", ".join(TYPES)
-            raise UserError(f"{path}: tensor {name!r} is {view.storage.kind}, expected {types}")
+            raise UserError(
+                f"{path}: tensor {name!r} is {_shown(view.storage.kind)}, expected {types}"
+            )
         key = view.storage.key
         if key not in storages:
             storages[key] = _content(archive, f"{folder}data/{key}", path)
@@ -103,50 +95,79 @@ def _content(archive, name, path) -> bytes:
     try:
         info = archive.getinfo(name)
     except KeyError as error:
-        raise UserError(f"{path}: {name!r} is missing in the archive") from error
+        raise UserError(f"{path}: {_shown(name)!r} is missing in the archive") from error
     if info.compress_type != zipfile.ZIP_STORED:
         raise UserError(f"{path}: {name!r} is compressed, unlike in files of torch.save")
+    if max(info.compress_size, info.file_size) > path.stat().st_size:
+        raise UserError(f"{path}: damaged, {name!r} is larger than the file")
     return archive.read(info)
-
-
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that builds only dicts, lists, numbers, strings and `View`s."""
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: View(storage, offset, shape, strides)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda view, *_: view
-        if module == "torch" and name.endswith("Storage"):
-            return name
-        raise UserError(f"the pickle imports {module}.{name}; only tensors are read")
-
-    def persistent_load(self, pid):
-        word, kind, key, *_ = pid
-        if word != "storage" or not isinstance(kind, str) or not isinstance(key, str):
-            raise pickle.UnpicklingError(f"unknown reference {pid!r:.60}")
-        return Storage(kind, key)
 
 
 def _unpickle(data: bytes, path):
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            # The memo is an array: a single huge index would allocate all memory.
-            if opcode.name not in OPCODES or (
-                opcode.name == "LONG_BINPUT" and argument > len(data)
-            ):
-                raise pickle.UnpicklingError(f"{opcode.name} {argument!r:.20}")
-        return _Unpickler(io.BytesIO(data)).load()
+        return torch_pickle.load(data)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged pickle, too
+    except Exception as error:
         raise UserError(f"{path}: damaged, data.pkl cannot be read ({_line(error)})") from error
 
 
+def _state_of(value, path) -> dict:
+    """Return the state dict that a file holds, itself or as a module."""
+    if _is_module(value):
+        return _state_of_module(value, path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: contains {_kind(value)}, expected a dict of tensors or a module")
+    return value
+
+
+def _is_module(value) -> bool:
+    return isinstance(value, Foreign) and value.state.keys() >= MODULE
+
+
+def _state_of_module(module: Foreign, path) -> dict:
+    """Return what `module.state_dict()` would."""
+    state, left, seen = {}, [("", module)], 0
+    while left:
+        prefix, module = left.pop()
+        seen += 1
+        parts = [module.state[name] or {} for name in ("_parameters", "_buffers", "_modules")]
+        if seen > MAX_MODULES or not all(isinstance(part, dict) for part in parts):
+            raise UserError(f"{path}: damaged, a module of modules without end or of no tensors")
+        parameters, buffers, modules = parts
+        passing = module.state.get("_non_persistent_buffers_set")
+        passing = passing if isinstance(passing, list) else []
+        kept = {name: x for name, x in buffers.items() if name not in passing}
+        own = parameters | kept
+        state |= {f"{prefix}{name}": x for name, x in own.items() if x is not None}
+        left += [(f"{prefix}{name}.", x) for name, x in modules.items() if _is_module(x)]
+    return state
+
+
+def _what(name, value) -> str:
+    """Say what stands where a tensor was expected."""
+    if not isinstance(name, str):
+        return f"a key is {_kind(name)}"
+    if _is_module(value):
+        return f"{name!r} is a module, {_shown(value.origin)}; save it alone"
+    if isinstance(value, Foreign):
+        return f"{name!r} is made by {_shown(value.origin)}, only tensors are read"
+    return f"{name!r} is {_kind(value)}, not a tensor"
+
+
+def _kind(value) -> str:
+    if isinstance(value, Foreign):
+        return f"an object made by {_shown(value.origin)}"
+    return f"a {type(value).__name__}"
+
+
+def _shown(text: str) -> str:
+    """Return the text of a file for a message, short and without control characters."""
+    return ascii(text[:100])[1:-1]
+
+
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
 def _is_valid(view: View) -> bool:

@@ -21,11 +21,21 @@ from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file
 from jaxmodels.testing.depth import DEPTH, DEPTH_PROMISES, DepthLab
+from jaxmodels.testing.derivatives import DERIVATIVES
 from jaxmodels.testing.lab import Broken, Lab
 from jaxmodels.testing.promises import PROMISES
+from jaxmodels.testing.signatures import nothing_to_read, signatures, wrong_shapes
 from jaxmodels.xla_flags import warn_if_unsafe
 
 CHECKED = CELLS | DEPTH
+FIRST = "construction and signatures"  # the promise without which no other can be checked
+CELL_PROMISES = {
+    FIRST: signatures,
+    "wrong shapes are refused": wrong_shapes,
+    "nothing to read": nothing_to_read,
+    **PROMISES,
+    **DERIVATIVES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +50,9 @@ class Result:
         return f"{'ok  ' if self.ok else 'FAIL'} {self.promise:<34} {self.detail}"
 
 
-def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True) -> list[Result]:
+def check_cell(
+    cell, config=None, *, chunk=None, frozen=(), seed=0, only=None, raises=True
+) -> list[Result]:
     """Check every promise of `jaxmodels.cells.base.Cell` and print one line for each.
 
     Args:
@@ -52,46 +64,73 @@ def check_cell(cell, config=None, *, chunk=None, frozen=(), seed=0, raises=True)
         or config.remat_chunk if positive, else 16.
       frozen: suffixes of names of parameters that need no gradient.
       seed: seed of parameters and inputs.
+      only: names of the promises to check; None means all.
       raises: raise AssertionError if a promise is broken.
 
     Returns:
-      One Result per promise.
+      One Result per promise that was checked: only one if the cell cannot be constructed or called.
 
     Raises:
       AssertionError: a promise is broken; lists them.
-      UserError: no such cell, or no config can be constructed for it.
+      UserError: no such cell or promise, or no config can be constructed for it.
     """
     warn_if_unsafe()
     name, cell_class, config = _resolve(cell, config)
     print(f"{name} {config}", flush=True)
     with jax.default_matmul_precision(None):  # or it would stand in for what the cell forgets
         if name in DEPTH:
-            lab, promises = DepthLab(cell_class, config, tuple(frozen), seed), DEPTH_PROMISES
-        else:
-            lab, promises = Lab(cell_class, config, chunk, tuple(frozen), seed), PROMISES
-        return results_of(name, lab, promises, raises)
+            promises = _chosen(DEPTH_PROMISES, only)
+            return results_of(
+                name, lambda: DepthLab(cell_class, config, tuple(frozen), seed), promises, raises
+            )
+        promises = _chosen(CELL_PROMISES, only)
+        return results_of(
+            name, lambda: Lab(cell_class, config, chunk, tuple(frozen), seed), promises, raises
+        )
 
 
-def results_of(name: str, lab, promises, raises: bool) -> list[Result]:
+def _chosen(promises: dict, only) -> dict:
+    for name in only or ():
+        if name not in promises:
+            raise UserError(f"no promise {name!r}{did_you_mean(name, promises)}")
+    return {name: check for name, check in promises.items() if only is None or name in only}
+
+
+def results_of(name: str, build, promises, raises: bool) -> list[Result]:
     """Check promises, {name: function of the lab}, and print one line for each.
+
+    What several promises say in the same words is printed once. The first promise fails if `build`,
+    which returns the lab, does; then, or if it is `FIRST` and broken, no other is checked.
 
     Raises:
       AssertionError: `raises`, and a promise is broken; lists them.
     """
-    results = []
+    lab, results, told = None, [], {}
     for promise, check in promises.items():
         try:
+            lab = build() if lab is None else lab
             result = Result(promise, True, check(lab))
         except Broken as broken:
             result = Result(promise, False, str(broken))
         except Exception as error:  # raised by the code under test: the promise is broken
             result = Result(promise, False, _one_line(error))
         results.append(result)
-        print(result, flush=True)
+        shown = result
+        if not result.ok and told.setdefault(result.detail, promise) != promise:
+            shown = Result(promise, False, f"as {told[result.detail]!r}")
+        print(shown, flush=True)
+        if not result.ok and (lab is None or promise == FIRST):
+            if left := len(promises) - len(results):
+                print(f"     {left} more promises need this one and were not checked", flush=True)
+            break
     failed = [result for result in results if not result.ok]
     if failed and raises:
-        lines = "\n".join(f"  {result.promise}: {result.detail}" for result in failed)
-        raise AssertionError(f"{name} breaks {len(failed)} of {len(results)} promises\n{lines}")
+        details = dict.fromkeys(result.detail for result in failed)
+        lines = "\n".join(
+            f"  {', '.join(r.promise for r in failed if r.detail == detail)}: {detail}"
+            for detail in details
+        )
+        raise AssertionError(f"{name} breaks {len(failed)} of {len(promises)} promises\n{lines}")
     return results
 
 

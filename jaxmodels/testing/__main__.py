@@ -7,9 +7,11 @@
 exit status: 0 all promises kept, 1 a promise broken, 2 invalid input
 """
 
+import contextlib
 import sys
 
 from jaxmodels import cli
+from jaxmodels.python_file import modules_beside
 from jaxmodels.testing import CHECKED, cells_in_file, check_cell
 
 
@@ -23,8 +25,9 @@ def main(arguments: list[str]) -> int:
     failures = 0
     for cell in parser.parse_args(arguments).cells:
         is_path = cell.endswith(".py") or "/" in cell
-        for one in cells_in_file(cell) if is_path else [cell]:
-            failures += sum(not result.ok for result in check_cell(one, raises=False))
+        with modules_beside(cell) if is_path else contextlib.nullcontext():
+            for one in cells_in_file(cell) if is_path else [cell]:
+                failures += sum(not result.ok for result in check_cell(one, raises=False))
     print(f"{failures} broken" if failures else "all promises kept")
     return 1 if failures else 0
 

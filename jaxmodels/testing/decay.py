@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.testing.lab import BATCH, names, need
+from jaxmodels.testing.leaves import floats_of, is_float, joined
 
 TOKENS = 256
 # Tokens: in which a perturbation still shows; until fast transients are gone; measured after those.
@@ -76,7 +77,7 @@ def _slow_cell(lab, leaf):
     The parameter is chosen by its gradient; all of its entries are shifted by the same amount,
     found by doubling and bisection.
     """
-    leaves, tree = jax.tree.flatten(lab.cell)
+    leaves, tree = jax.tree.flatten(floats_of(lab.cell))
     retention, slopes = _retention(lab, lab.cell, leaf), _slopes(lab, leaf)
     second = None
     for index in np.argsort([-abs(slope) for slope in slopes])[:PARAMETERS]:
@@ -86,10 +87,11 @@ def _slow_cell(lab, leaf):
         shift = math.copysign(2.0, slopes[index] if slow is None else -slopes[index])
         for _ in range(TRIALS):
             moved = leaves[index] + np.float32(shift)
-            cell = jax.tree.unflatten(tree, [*leaves[:index], moved, *leaves[index + 1 :]])
+            floats = jax.tree.unflatten(tree, [*leaves[:index], moved, *leaves[index + 1 :]])
+            cell = joined(floats, lab.cell)
             now = _retention(lab, cell, leaf)
             if _is_sensitive(now) and (second is None or now > second[2]):
-                second = cell, names(lab.cell)[index], now
+                second = cell, names(floats)[index], now
             if SLOW[0] <= now <= SLOW[1]:
                 return second
             fast, slow = (shift, slow) if now < SLOW[0] else (fast, shift)
@@ -110,7 +112,9 @@ def _rounded(cell):
     """Return the cell with its matrices rounded to bfloat16."""
 
     def rounded(x):
-        return np.asarray(x).astype(jnp.bfloat16).astype(np.float32) if x.ndim > 1 else x
+        if x.ndim < 2 or not is_float(x):
+            return x
+        return np.asarray(x).astype(jnp.bfloat16).astype(np.float32)
 
     return jax.tree.map(rounded, cell)
 
@@ -131,7 +135,7 @@ def _slopes(lab, leaf):
     states = _steps(lab, lab.cell, leaf, FEW)
     gap = _gap(states[-1], leaf)
     toward = np.concatenate([-gap.sum(0, keepdims=True), gap]) / max(_norm(gap), 1e-30)
-    total = [0.0] * len(jax.tree.leaves(lab.cell))
+    total = [0.0] * len(jax.tree.leaves(floats_of(lab.cell)))
     for d_cell, _ in _steps_back(lab, lab.cell, leaf, states[:-1], toward):
         d_cell = jax.device_get(jax.tree.leaves(d_cell))
         total = [

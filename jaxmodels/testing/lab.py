@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmodels.cells.base import Cell, where_reset
+from jaxmodels.testing.leaves import floats_of, is_float, joined, plain
 from jaxmodels.tree import flatten
 
 BATCH = 3
@@ -70,25 +71,21 @@ class Lab:
     def _forward(self, form, cell, state, xs, reset):
         given = "given" if reset is not None else "None"
         self.traces[f"{form}, {xs.shape[1]} tokens, reset {given}"] += 1
-        run = cell.scan if form == "scan" else cell
-        return run(state, xs) if reset is None else run(state, xs, reset)
+        return run_form(form, cell, state, xs, reset)
 
     def _run(self, form, cell, state, xs, reset, d_state, d_ys):
         """Return ((state, ys), gradients of (cell, state, xs)), for cotangents of state and ys."""
-
-        def forward(*args):
-            return self._forward(form, *args, reset)
-
-        out, back = jax.vjp(forward, cell, state, xs)
-        return out, back((d_state, d_ys))
+        return gradients(lambda *args: self._forward(form, *args, reset))(
+            cell, state, xs, (d_state, d_ys)
+        )
 
     def _step(self, cell, state, x, reset):
         self.traces["step"] += 1
         return _restart_and_step(cell, state, x, reset)
 
     def _step_back(self, cell, state, x, reset, d_state, d_y):
-        _, back = jax.vjp(lambda *args: _restart_and_step(*args, reset), cell, state, x)
-        return back((d_state, d_y))
+        step = gradients(lambda *args: _restart_and_step(*args, reset))
+        return step(cell, state, x, (d_state, d_y))[1]
 
     @functools.cached_property
     def inputs(self):
@@ -155,10 +152,12 @@ class Lab:
 
     @functools.cached_property
     def nudged(self):
-        """Copies of the cell with each parameter moved to an adjacent float32, up or down."""
+        """Copies of the cell with each parameter moved to an adjacent number, up or down."""
         rng = np.random.default_rng(0)
 
         def nudge(x):
+            if not is_float(x):
+                return x
             ends = np.where(rng.random(x.shape) < 0.5, -np.inf, np.inf)
             return jnp.asarray(np.nextafter(x, ends.astype(x.dtype)))
 
@@ -166,12 +165,12 @@ class Lab:
 
     @functools.cached_property
     def cotangents(self):
-        """Random cotangents of the last state and of every output."""
+        """Random cotangents of the float leaves of the last state, and of every output."""
         x = jax.ShapeDtypeStruct((BATCH, self.config.width), jnp.float32)
         state, y = jax.eval_shape(self.cell.step, self.cell.initial_state(BATCH), x)
         rng = np.random.default_rng(1)
         draw = functools.partial(rng.standard_normal, dtype=np.float32)
-        d_state = jax.tree.map(lambda s: draw(s.shape), state)
+        d_state = jax.tree.map(lambda s: draw(s.shape), floats_of(state))
         return d_state, draw((BATCH, self.time, *y.shape[1:]))
 
     def sequence(self, form, time=None, reset=None, state=None, xs=None, d_state=None, d_ys=None):
@@ -233,8 +232,32 @@ class Lab:
         }
 
 
+def run_form(form, cell, state, xs, reset=None):
+    """Return what "scan" or "call" of the cell does."""
+    run = cell.scan if form == "scan" else cell
+    return run(state, xs) if reset is None else run(state, xs, reset)
+
+
 def _restart_and_step(cell, state, x, reset):
     return cell.step(where_reset(reset, cell.initial_state(BATCH), state), x)
+
+
+def gradients(function):
+    """Return a function (cell, state, x, cotangents) -> (function(cell, state, x), gradients).
+
+    `function` returns (state, y). Gradients and cotangents of trees have None in place of leaves
+    that are not float arrays, see `leaves.floats_of`.
+    """
+
+    def run(cell, state, x, cotangents):
+        def forward(cell_floats, state_floats, x):
+            last, y = function(joined(cell_floats, cell), joined(state_floats, state), x)
+            return (floats_of(last), y), last
+
+        (_, y), back, last = jax.vjp(forward, floats_of(cell), floats_of(state), x, has_aux=True)
+        return (last, y), back(cotangents)
+
+    return run
 
 
 def shaken(cell, seed):
@@ -245,6 +268,8 @@ def shaken(cell, seed):
     rng = np.random.default_rng(seed)
 
     def shake(x):
+        if not is_float(x):
+            return x
         rows = max(x.shape[0] if x.ndim else 1, 1)
         noise = 0.3 * rng.standard_normal(x.shape, np.float32) / rows**0.5
         return jnp.asarray(x if np.any(x) else noise, x.dtype)  # not weakly typed
@@ -267,7 +292,7 @@ def _error(got, want, floor=0.0):
         scale = max(float(np.abs(w).max()), floor * largest, 1e-30)
         error = float(np.abs(np.asarray(g, np.float64) - w).max()) / scale
         errors.append((math.inf if math.isnan(error) else error, name or "ys"))
-    return max(errors)
+    return max(errors, default=(0.0, ""))
 
 
 def compare(pairs, tolerance, floor=0.0, note=""):
@@ -282,9 +307,8 @@ def compare(pairs, tolerance, floor=0.0, note=""):
 
 def same_bits(a, b):
     """Return True if two trees have equal arrays; NaN equals nothing."""
-    return all(
-        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(plain(x), plain(y)) for x, y in pairs)
 
 
 def need(condition, message):

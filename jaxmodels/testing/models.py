@@ -26,6 +26,7 @@ from jaxmodels.models.contract import (
 )
 from jaxmodels.testing import Result, results_of
 from jaxmodels.testing.lab import compare, gradients_of_all, need, quick_jit, same_bits, shaken
+from jaxmodels.testing.leaves import meaningless
 from jaxmodels.tree import flatten
 
 BATCH, TIME, CUT = 3, 12, 5
@@ -85,8 +86,8 @@ def check_model(model, *, batch=None, frozen=(), raises=True) -> list[Result]:
     config = model if dataclasses.is_dataclass(model) else None
     print(f"{name} {config or ''}".rstrip(), flush=True)
     with jax.default_matmul_precision("highest"):
-        lab = ModelLab(model if config is None else jaxmodels.create(config), batch, frozen)
-        return results_of(name, lab, PROMISES, raises)
+        built = model if config is None else jaxmodels.create(config)
+        return results_of(name, lambda: ModelLab(built, batch, frozen), PROMISES, raises)
 
 
 class ModelLab:
@@ -230,11 +231,6 @@ def _handoff(lab):
     return compare([("logits", both, whole), ("state", end, last)], VALUES)
 
 
-def _broken(x):
-    """Return an array like x without a value that means anything: NaN, or an unlikely integer."""
-    return np.full_like(x, np.nan if np.issubdtype(x.dtype, np.floating) else -77)
-
-
 def _reset(lab):
     """Check that logits after a reset equal a fresh start, even if the previous state is NaN."""
     reset = lab.no_reset.copy()
@@ -246,7 +242,7 @@ def _reset(lab):
     ignored = np.array_equal(got[:, CUT:], after_none[:, CUT:])
     need(not ignored or not jax.tree.leaves(fresh), "reset changes nothing")
     reset[:, 0] = True
-    nan = jax.tree.map(_broken, lab.warm[0])
+    nan = jax.tree.map(meaningless, lab.warm[0])
     _, clean = lab.logits(nan, lab.tokens, reset)
     pairs = [("after the reset", got[:, CUT:], want), ("after NaN", clean[:, CUT:], want)]
     return compare(pairs, VALUES)

@@ -14,6 +14,7 @@ from jaxmodels.testing.lab import (
     quick_jit,
     same_bits,
 )
+from jaxmodels.testing.leaves import is_float, is_key, meaningless
 from jaxmodels.testing.precision import inexact_matmuls
 from jaxmodels.tree import flatten
 
@@ -25,6 +26,26 @@ VALUES = 1e-4
 GRADIENTS = 1e-4
 # bfloat16 has 8 bits, an error of 0.4 % per matmul that accumulates over the tokens.
 BFLOAT16 = 0.25
+
+
+def _parameters(lab):
+    named = flatten(lab.cell, ".")
+    keys = [name for name, leaf in named.items() if is_key(leaf)]
+    others = [f"{n} {x.dtype}" for n, x in named.items() if not is_float(x) and n not in keys]
+    wrong = [f"{n} is {x.dtype}" for n, x in named.items() if is_float(x) and x.dtype != np.float32]
+    problems = [f"{', '.join(wrong)}, should be float32"] if wrong else []
+    if others:
+        problems.append(
+            f"{', '.join(others)}: to jax.grad and the optimizer every leaf is a parameter; "
+            "compute constants from the config, where they are used"
+        )
+    if keys:
+        problems.append(
+            f"{', '.join(keys)}: a PRNG key is no parameter; keep no nnx.Rngs and no nnx.Dropout, "
+            "randomness comes in as `key` (cells.layers.dropout takes it)"
+        )
+    need(not problems, "; ".join(problems))
+    return f"{len(named)} arrays, {sum(x.size for x in named.values())} scalars"
 
 
 def _state(lab):
@@ -117,7 +138,7 @@ def _fresh_start(lab):
     reset[range(BATCH), starts] = True
     after = np.arange(lab.time)[None] >= np.array(starts)[:, None]
     d_ys = lab.cotangents[1] * after[..., None]
-    nan = jax.tree.map(lambda x: np.full_like(x, np.nan), jax.device_get(lab.warm))
+    nan = jax.tree.map(meaningless, jax.device_get(lab.warm))
     initial = jax.device_get(lab.cell.initial_state(BATCH))
     # Within a chunk, matmuls multiply a NaN token by 0 for its neighbours, even across a reset. So
     # a row that restarts inside the first chunk has its NaN state reset before the first token.
@@ -225,7 +246,8 @@ def _bfloat16(lab):
     shapes = jax.eval_shape(half.cell, lab.warm, lab.xs, lab.reset)
     for what, tree in (("parameter", half.cell), ("state", shapes[0]), ("ys", shapes[1])):
         for name, leaf in flatten(tree, ".").items():
-            need(leaf.dtype == jnp.float32, f"{what} {name} is {leaf.dtype}, should be float32")
+            wrong = is_float(leaf) and leaf.dtype != jnp.float32  # other kinds: judged elsewhere
+            need(not wrong, f"{what} {name} is {leaf.dtype}, should be float32")
     (last, ys), gradients = half.sequence(form, **arguments)
     for what, tree in (("state", last), ("ys", ys), ("gradient", gradients)):
         for name, leaf in flatten(tree, ".").items():
@@ -269,6 +291,7 @@ def _determinism(lab):
 
 
 PROMISES = {
+    "parameters: float32": _parameters,
     "state: float32, batch first": _state,
     "shapes and dtypes": _shapes,
     "scan == step": lambda lab: _forms(lab, ["scan"], False, 0),

@@ -25,6 +25,7 @@ from tests.convert.common import (
     rwkv_model,
     weights,
 )
+from tests.convert.torch_files import write_archive
 
 VERSIONS = (4, 6, 7)
 PTH = GOLDENS / "blinkdl" / "rwkv4.pth"
@@ -134,14 +135,6 @@ def test_truncated(source, tmp_path):
         assert_refused(path)
 
 
-def pickled(payload: bytes, path, **members) -> None:
-    """A file as torch.save makes it, around a pickle; more members of the archive by name."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", payload)
-        for name, content in members.items():
-            archive.writestr(f"archive/{name}", content)
-
-
 class Evil:
     def __reduce__(self):
         return os.system, ("exit 3",)
@@ -149,19 +142,20 @@ class Evil:
 
 def test_unsafe_pickles_are_refused(tmp_path):
     path = tmp_path / "model.pth"
-    pickled(pickle.dumps({"emb.weight": Evil()}, 2), path)
+    write_archive(path, pickle.dumps({"emb.weight": Evil()}, 2))
     assert_refused(path, "only tensors are read", "system")
-    pickled(pickle.dumps([1, 2], 2), path)
+    write_archive(path, pickle.dumps([1, 2], 2))
     assert_refused(path, "list", "dict of tensors")
-    pickled(pickle.dumps({"emb.weight": 3}, 2), path)
+    write_archive(path, pickle.dumps({"emb.weight": 3}, 2))
     assert_refused(path, "'emb.weight'", "not a tensor")
-    pickled(pickle.dumps({"emb.weight": 3}, 2), path, byteorder="big")
+    write_archive(path, pickle.dumps({"emb.weight": 3}, 2), {"byteorder": "big"})
     assert_refused(path, "byte order")
-    pickled(b"\x80\x02}q", path)
+    write_archive(path, b"\x80\x02}q")
     assert_refused(path, "data.pkl")
-    for payload in (b"}r\xff\xff\xff\xff.", b"\x96" + b"\xff" * 5 + b"\0\0\0."):
-        pickled(b"\x80\x02" + payload, path)  # would take all memory
-        assert_refused(path, "data.pkl")
+    write_archive(path, b"\x80\x02\x96" + b"\xff" * 5 + b"\0\0\0.")  # would take all memory
+    assert_refused(path, "data.pkl")
+    write_archive(path, b"\x80\x02}r\xff\xff\xff\xff.")  # the same, for Python's unpickler
+    assert_refused(path, "expected RWKV tensors")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert_refused(path, "no data.pkl")
@@ -221,7 +215,7 @@ def test_damaged_pickle(tmp_path_factory, data):
     for _ in range(data.draw(st.integers(1, 2))):
         structure[data.draw(st.integers(0, len(structure) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("damaged") / "model.pth"
-    pickled(bytes(structure), path)
+    write_archive(path, bytes(structure))
     with pytest.raises(UserError) as caught:  # at the latest, there are no storages
         convert.load(path)
     assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from tests.convert.common import (
     rwkv_model,
     weights,
 )
+from tests.convert.torch_files import write_torch
 
 KINDS = ("rwkv", "mamba", "mamba2")
 
@@ -104,6 +105,7 @@ def test_tensors_that_do_not_fit(kind, tmp_path):
     ("kind", "fields", "words"),
     [
         ("rwkv", {"model_type": "llama"}, ("model_type", "'llama'")),
+        ("rwkv", {"model_type": ["rwkv"]}, ("model_type", "['rwkv']")),
         ("rwkv", {"vocab_size": None}, ("'vocab_size'", "missing")),
         ("rwkv", {"vocab_size": 49}, ("embeddings.weight", "(50, 32)", "(49, 32)")),
         ("rwkv", {"hidden_size": "32"}, ("'hidden_size'", "expected int")),
@@ -150,6 +152,78 @@ def test_names_of_earlier_files(tmp_path):
     tensors |= {"backbone.embedding.weight": table, "lm_head.weight": table}
     folder = folder_with(tmp_path, "mamba", tensors)
     assert_same_bits(weights(convert.load(folder)), weights(convert.load(GOLDENS / "mamba")))
+
+
+HEADS = ("lm_head.weight", "head.weight")
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "inner", "own."])
+@pytest.mark.parametrize("kind", [*KINDS, "hrm_text"])
+def test_names_under_another_prefix(kind, wrapper, tmp_path):
+    """Wrappers around the model; the inner model alone, or under a name of the wrapper's own."""
+    tensors = load_file(GOLDENS / kind / "model.safetensors")
+    inner = {"rwkv": "rwkv.", "hrm_text": "model."}.get(kind, "backbone.")
+    if wrapper in ("inner", "own."):
+        new = "" if wrapper == "inner" else wrapper
+        renamed = {
+            x if x in HEADS else x.replace(inner, new, 1): array for x, array in tensors.items()
+        }
+    else:
+        renamed = {wrapper + x: array for x, array in tensors.items()}
+    folder = folder_with(tmp_path, kind, renamed)
+    assert_same_bits(weights(convert.load(folder)), weights(convert.load(GOLDENS / kind)))
+    name = next(x for x in renamed if ".1." in x and x.endswith("weight"))
+    folder = folder_with(tmp_path, kind, renamed | {name: np.zeros((3, 5), np.float32)})
+    assert_refused(folder, f"{name!r}", "(3, 5)")  # under its name in the file
+
+
+def test_prefixes_that_do_not_settle(tmp_path):
+    """Two models in one file, none, and names that would fall together."""
+    tensors = load_file(GOLDENS / "mamba" / "model.safetensors")
+    both = tensors | {"ema." + name: array for name, array in tensors.items()}
+    assert_refused(folder_with(tmp_path, "mamba", both), "2 models", "'backbone.', 'ema.backbone.'")
+    other = {name.replace("layers", "blocks"): array for name, array in tensors.items()}
+    first = "'backbone.layers.0.norm.weight'"
+    assert_refused(folder_with(tmp_path, "mamba", other), first, "missing", "backbone.blocks.")
+    wrapped = {"module." + name: array for name, array in tensors.items()}
+    extra = {"backbone.norm_f.weight": tensors["backbone.norm_f.weight"]}
+    assert_refused(folder_with(tmp_path, "mamba", wrapped | extra), "are the same")
+    one = {name: array for name, array in wrapped.items() if ".1." not in name}
+    assert_refused(folder_with(tmp_path, "mamba", one), "1 layers", "num_hidden_layers", "2")
+
+
+def test_a_head_that_differs_names_what_ties_it(tmp_path):
+    """config.json, or the default of the library if the field is not in it."""
+    tensors = load_file(GOLDENS / "mamba" / "model.safetensors")
+    other = tensors | {"lm_head.weight": tensors["backbone.embeddings.weight"] + 1}
+    for value, words in ((True, "is true in config.json"), (None, "by default, as it is not in")):
+        folder = folder_with(tmp_path, "mamba", other, tie_word_embeddings=value)
+        assert_refused(folder, "'lm_head.weight' differs", "tie_word_embeddings", words)
+
+
+def test_weights_of_torch(tmp_path):
+    """pytorch_model.bin, in one file and in shards; model.safetensors goes first."""
+    folder = folder_with(tmp_path, "mamba2")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "pytorch_model.bin").write_text("damaged")
+    convert.load(folder)
+    (folder / "model.safetensors").unlink()
+    assert_refused(folder, "pytorch_model.bin", "not a complete file of torch.save")
+    write_torch(folder / "pytorch_model.bin", tensors)
+    expected = weights(convert.load(GOLDENS / "mamba2"))
+    assert_same_bits(weights(convert.load(folder)), expected)
+    (folder / "pytorch_model.bin").unlink()
+    places = {}
+    for part in (0, 1):
+        name = f"pytorch_model-0000{part + 1}-of-00002.bin"
+        shard = dict(list(tensors.items())[part::2])
+        write_torch(folder / name, shard, protocol=4)
+        places |= dict.fromkeys(shard, name)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert_same_bits(weights(convert.load(folder)), expected)
+    index.write_text(json.dumps({"weight_map": places | {"lm_head.weight": "gone.bin"}}))
+    assert_refused(folder, "gone.bin")
 
 
 @pytest.fixture

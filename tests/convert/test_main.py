@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import jaxmodels
@@ -159,10 +160,48 @@ def test_written_whole_is_atomic(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["theirs"]
 
 
+def test_names_of_nearly_255_bytes(tmp_path):
+    """Only the name itself counts, and one that is too long is refused before the work."""
+    for name in ("x" * 250, "é" * 127):
+        with written_whole(tmp_path / name) as temporary:
+            temporary.mkdir()
+        assert (tmp_path / name).is_dir()
+    for name in ("x" * 256, f"{'x' * 256}/y", "a\0b"):
+        with (
+            pytest.raises(UserError, match=r"cannot be written \((File name too|.*embedded null)"),
+            written_whole(tmp_path / name),
+        ):
+            raise AssertionError("the work began")
+        assert_refused(tmp_path / name, "cannot be read")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    table = {"emb.weight": np.zeros((3, 2), np.float32)}
+    for value in (table, nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "rwkv/7", None):
+        for to in convert.WRITTEN:
+            with pytest.raises(UserError, match=rf"a {type(value).__name__} is no model; give"):
+                convert.save(value, tmp_path / "new", to=to)
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    model.config = "mine"
+    for to in convert.WRITTEN:
+        with pytest.raises(UserError, match=r"Linear|str is not the config of a model"):
+            convert.save(model, tmp_path / "new", to=to)
+    assert not list(tmp_path.iterdir())
+
+
 def test_unknown_format(tmp_path):
     with pytest.raises(UserError, match="unknown format 'gguf'"):
         convert.save(rwkv_model(7), tmp_path / "new", to="gguf")
     assert_refused(tmp_path / "gone", "cannot be read")
+
+
+def test_bytes_of_a_damaged_file_are_escaped(tmp_path):
+    """The words of another library about a file may hold its bytes, here the name of a type."""
+    path = tmp_path / "a.safetensors"
+    save_file({"emb.weight": np.zeros(2, np.float32)}, path)
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F3\x7f"'))
+    assert_refused(path, r"F3\x7f", "not a complete safetensors file")
 
 
 def test_names_of_a_damaged_file_stay_on_one_line(tmp_path):

@@ -13,7 +13,7 @@ expected.safetensors: tokens int32 (2, 70), logits float32 (2, 70, vocab), and t
 layers after the last token; but hrm_text tokens (2, 12), the lengths of the prefixes, logits of the
 rows read at once, and decoded: with a cache, from the end of the prefix on (0 before it). blinkdl
 holds a state dict of RWKV-4 as `torch.save` writes it, in several types and layouts, and the same
-in safetensors.
+in safetensors, in pickle protocol 4, and as a whole module.
 """
 
 import json
@@ -155,9 +155,29 @@ def make_blinkdl() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     torch.save(state, folder / "rwkv4.pth")
+    torch.save(state, folder / "rwkv4-protocol4.pth", pickle_protocol=4)
+    torch.save(module_of(state), folder / "rwkv4-module.pth")
     plain = {name: tensor.detach().contiguous().clone() for name, tensor in state.items()}
     save_file(plain, folder / "rwkv4.safetensors")
     print("blinkdl", {file.name: file.stat().st_size for file in sorted(folder.iterdir())})
+
+
+def module_of(state: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A module with this state dict; ln_out.bias is a buffer, and one buffer is not in it."""
+    root = torch.nn.Module()
+    for name, tensor in state.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, torch.nn.Module())
+            module = getattr(module, part)
+        if name == "ln_out.bias":
+            module.register_buffer(last, tensor)
+        else:
+            module.register_parameter(last, torch.nn.Parameter(tensor))
+    root.register_buffer("passing", torch.zeros(3, dtype=torch.int64), persistent=False)
+    return root
 
 
 def check(name: str, folder: str) -> None:
