@@ -55,12 +55,12 @@ def columns_of(names: Sequence[str], chosen: Sequence[str], place: str) -> Colum
     listed = names_of(names)
     if chosen:
         found = _spelling(names) | {name: name for name in names}
-        missing = [name for name in chosen if found.get(name, found.get(name.lower())) is None]
+        spelled = [found.get(name, found.get(name.lower())) for name in chosen]
+        missing = [name for name, spelling in zip(chosen, spelled, strict=True) if spelling is None]
         if missing or len(chosen) < 2:
             wrong = f"no field {missing[0]!r}" if missing else f"one name alone, {chosen[0]!r}"
             raise UserError(f"{place}: config.data.columns: {wrong}; got the fields {listed}")
-        *question, answer = (found.get(name, found.get(name.lower())) for name in chosen)
-        return Columns(tuple(question), answer)
+        return Columns(tuple(spelled[:-1]), spelled[-1])
     if columns := known(names):
         return columns
     others = ", ".join(f"{question[0]}/{answer}" for question, answer in FIELDS)
@@ -87,11 +87,10 @@ def texts_of_row(
     """
     columns = columns_of(list(row), chosen, place)
     unused.fields(row, (*columns.question, columns.answer), place, chosen=bool(chosen))
-    first, *others = (row[name] for name in columns.question)
-    if not others:
-        return first, row[columns.answer]
-    parts = [part for part in (first, *others) if part is not None]
-    for name, part in zip(columns.question, (first, *others), strict=True):
+    parts = [row[name] for name in columns.question]
+    if len(parts) == 1:
+        return parts[0], row[columns.answer]
+    for name, part in zip(columns.question, parts, strict=True):
         if part is not None and not isinstance(part, str):
             raise UserError(f"{place}: field {name!r} must be text, got {part!r:.40}")
-    return "\n".join(part for part in parts if part.strip()), row[columns.answer]
+    return "\n".join(part for part in parts if part and part.strip()), row[columns.answer]

@@ -141,7 +141,9 @@ def _jsonl(path: Path, reading: Reading) -> Found:
 
 def _tsv(path: Path, reading: Reading) -> Found:
     rows = tab_rows(path)
-    first = next(rows)
+    first = next(rows, None)
+    if first is None:
+        return
     if _is_header(first[1], reading.columns):
         yield from _table(named(path, rows, first[1]), reading)
         return
@@ -158,8 +160,10 @@ def _tsv(path: Path, reading: Reading) -> Found:
 
 
 def _is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
-    names = [cell.strip() for cell in cells]
-    return set(columns) <= set(names) if columns else known(names) is not None
+    names = {cell.strip().lower() for cell in cells}
+    return (
+        names.issuperset(c.lower() for c in columns) if columns else known(list(names)) is not None
+    )
 
 
 def _csv(path: Path, reading: Reading) -> Found:

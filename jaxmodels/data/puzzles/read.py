@@ -78,7 +78,9 @@ def _rows(path: Path, cells: int, columns: tuple[str, ...]):
             yield place, row, columns or _by_name(row, place)
         return
     rows = csv_rows(path) if path.suffix.lower() == ".csv" else tab_rows(path)
-    first = next(rows)
+    first = next(rows, None)
+    if first is None:
+        return
     grids = tuple(str(i) for i, cell in enumerate(first[1], 1) if len(cell.strip()) == cells)
     if grids:  # no header
         if len(grids) != 2 and not columns:

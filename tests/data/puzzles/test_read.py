@@ -77,6 +77,7 @@ def test_malformed_rows_are_named(tmp_path):
         (f"{PAIR.answer},{PAIR.answer},{PAIR.answer}", ":1: 3 cells of 81 symbols; name the"),
         ("question,Question,answer,answer\n", ":1: two columns are named 'answer'"),
         (head, "contains no puzzle"),
+        (",", "contains no puzzle"),
     ):
         path.write_text(text + "\n")
         with pytest.raises(UserError, match=words) as caught:
