@@ -1,6 +1,7 @@
 """Strategies for the bytes of a file: damaged samples, JSON of any shape, lines, and noise."""
 
 import json
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -67,6 +68,36 @@ def damaged(draw, samples: list[bytes]) -> bytes:
     return data[: 1 << 20]
 
 
+def _documents(sample: bytes) -> list[Any]:
+    """Return the JSON values of a sample, one or one on each line; [] if it is no JSON."""
+    for parts in ([sample], sample.splitlines()):
+        try:
+            return [json.loads(part) for part in parts if part.strip()]
+        except ValueError:
+            continue
+    return []
+
+
+def _retold(draw, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _retold(draw, inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_retold(draw, inner) for inner in value]
+    if isinstance(value, str):
+        texts = [st.just(value), st.just(value), st.text(max_size=20).map(lambda t: value + t)]
+        return draw(st.one_of(*texts, st.text(min_size=1, max_size=20)))
+    return value
+
+
+@st.composite
+def retold(draw, samples: list[bytes]) -> bytes:
+    """A sample of JSON whose texts are others, in the same fields; of no JSON, a damaged one."""
+    rows = _documents(draw(st.sampled_from(samples)))
+    if not rows:
+        return draw(damaged(samples))
+    return b"\n".join(json.dumps(_retold(draw, row)).encode() for row in rows)
+
+
 def json_values() -> st.SearchStrategy:
     """JSON values whose objects have the names that readers look for."""
     leaves = st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text(max_size=12)
@@ -94,6 +125,7 @@ def json_files() -> st.SearchStrategy:
 
 
 def files(*samples: bytes) -> st.SearchStrategy:
-    """Files: damaged samples mostly, and JSON, pieces and noise."""
+    """Files: samples, damaged or with other texts, and JSON, pieces and noise."""
     pieces = st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12).map(b"".join)
-    return damaged(list(samples)) | damaged(list(samples)) | json_files() | pieces | st.binary()
+    changed = damaged(list(samples)) | retold(list(samples))
+    return st.one_of(changed, changed, json_files(), pieces, st.binary())

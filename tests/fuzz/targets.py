@@ -6,6 +6,7 @@ line; anything else is a fault.
 
 import functools
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxmodels.data.pairs.hrm_write import write_hrm
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.puzzles.read import read_puzzles
 from jaxmodels.data.puzzles.sudoku import make_sudoku
+from jaxmodels.data.shards import INDEX, read_shards, write_shards
 from jaxmodels.data.tokenizers.answers import AnswerCharTokenizer, HybridTokenizer
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
@@ -142,8 +144,6 @@ def _rows(folder: Path, texts: tuple[str, str]) -> Any:
 
 @functools.cache
 def _built_files() -> dict[str, bytes]:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         out, pairs = Path(folder) / "out", [Pair(f"q {i}", f"a {i}") for i in range(4)]
         parts = pairs[:3], pairs[3:]
@@ -165,6 +165,19 @@ def _built_changes() -> st.SearchStrategy:
     )
 
 
+def _shards(folder: Path, data: bytes) -> Any:
+    write_shards(folder, [(np.ones((2, 3)), np.zeros(2))])
+    (folder / INDEX).write_bytes(data)
+    return list(read_shards(folder, 3))
+
+
+@functools.cache
+def _shard_index() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(folder, [(np.ones((2, 3)), np.zeros(2))])
+        return (Path(folder) / INDEX).read_bytes()
+
+
 class _Model:
     """The least that a session asks of a model."""
 
@@ -176,8 +189,6 @@ class _Model:
 
 @functools.cache
 def _session_bytes() -> bytes:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s"
         state = {"state": np.ones((1, 2), np.float32)}
@@ -220,6 +231,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "sudoku .jsonl": lambda: _puzzles(".jsonl"),
     "lexicon": lambda: _file(read_lexicon, "a.tsv", b"word\tcategory\tlemma\nran\tverb\trun\n"),
     "built folder": lambda: Target(_built, _built_changes()),
+    "shards": lambda: Target(_shards, files(_shard_index())),
     "tokenizer.json": lambda: _file(
         lambda path: tokenizer_from_json(path.read_text("utf-8", "replace")),
         "tokenizer.json",
