@@ -94,8 +94,9 @@ def _conversation(row, path: Path, where, intents, columns, unused: Unused) -> C
         texts = texts_of_row(unlabelled, columns, place, unused)
         turns, answers = [_filled(text, place) for text in texts], (1,)
     elif "messages" in row:
-        turns, answers = _messages(row, path, where, unused)
-        unused.fields(row, ("messages", *LABELS), place)
+        turns, answers = _messages(row, path, where, unused)  # counts the fields of messages
+        others = {name: value for name, value in row.items() if name != "messages"}
+        unused.fields(others, LABELS, place)
     else:
         turns, answers = _pair(row, path, where, unused), (1,)
     intent, answerable = row.get("intent") or "", row.get("answerable")
