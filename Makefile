@@ -1,4 +1,4 @@
-# make train | check | test | test-slow | bench | install | install-tpu | lock | lint
+# make train | check | test | test-slow | fuzz | bench | install | install-tpu | lock | lint
 # The newest interpreter that runs and can make an environment: a shim may be found and only fail.
 ifeq ($(PYTHON),)
 override PYTHON := $(shell for python in python3.13 python3.12 python3.11; do \
@@ -8,12 +8,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/prernk
 
-.PHONY: help install install-tpu train check test test-slow bench lint lock clean
+.PHONY: help install install-tpu train check test test-slow fuzz bench lint lock clean
 help:
 	@echo "make train      install, then train PRERNK on the State of the Union speeches (4 minutes)"
 	@echo "make check      lint, and a smoke test of each room: a minute"
 	@echo "make test       install, then run the tests: ten minutes on two cores"
 	@echo "make test-slow  the long tests as well (20 random kills, ...)"
+	@echo "make fuzz       10,000 inputs for each reader, tokenizer and file of state: an hour"
 	@echo "make bench      model-FLOPs utilization of the training step"
 	@echo "make install    create $(VENV) and install the locked requirements"
 	@echo "make lint       ruff"
@@ -56,6 +57,9 @@ test: install install-tpu
 
 test-slow: install install-tpu
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m "slow or not slow"
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz
 
 bench: install
 	$(BIN)/python -m eval.bench

@@ -24,6 +24,7 @@ class Log:
         stopped: why the run stopped (a value became NaN or Inf), or None.
         control: decisions of the controller: lines with step, action and reason.
         timing: lines of timing.jsonl.
+        data: what was read of the data, `data.json`; {} for runs that lack it.
     """
 
     workdir: Path
@@ -33,6 +34,12 @@ class Log:
     stopped: str | None = None
     control: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on what of the data was not used, or not known to the tokenizer."""
+        return [str(note) for note in self.data.get("notes") or ()]
 
     @property
     def title(self) -> str:
@@ -115,6 +122,7 @@ def read_log(workdir: str | Path) -> Log:
         stopped=stop.get("reason"),
         control=[line for line in lines if line.get("split") == "control"],
         timing=json_lines(workdir / "timing.jsonl"),
+        data=json_object(workdir / "data.json"),
     )
 
 

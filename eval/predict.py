@@ -3,14 +3,17 @@
     python -m eval.predict --workdir=runs/translate --input "Translate to Spanish: The cat is big."
     python -m eval.predict --workdir=runs/translate < questions.txt
 
-Without --input, reads one question per line from standard input. Prints one answer per line, with
-line breaks as \\n; with --show, also the answer after each ACT step.
+Without --input, reads one question per line from standard input; only "\\n" ends a line. Prints one
+answer per line, with line breaks as \\n, and a blank line for a blank line; with --show, also the
+answer after each ACT step. Symbols that the tokenizer does not know are told on standard error.
 """
 
+import codecs
 import sys
 
 from eval.report.document import printable
 from jaxmodels import cli
+from jaxmodels.cli import utf8
 from jaxmodels.errors import UserError
 
 
@@ -35,7 +38,8 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     from eval.evaluators.infer import HRLMInference
 
-    questions = [line for line in _read_questions(flags.input) if line.strip()]
+    lines = _read_questions(flags.input)
+    questions = [line for line in lines if line.strip()]
     if not questions:
         raise UserError("no question: give --input, or lines on standard input")
     model = HRLMInference(
@@ -47,14 +51,21 @@ def main(arguments: list[str]) -> None:
     )
     if flags.puzzle and not model.answerer.model.config.puzzle_ids:
         raise UserError(f"--puzzle={flags.puzzle}: this model has no puzzle embeddings")
+    for note in model.notes(questions):
+        print(f"warning: {note}", file=sys.stderr)
     puzzles = [flags.puzzle] * len(questions)
     if flags.show:
         answers = model.ask(questions, puzzles)
         texts = model.answerer.select(answers)
     else:
         texts = model.predict_all(questions, puzzles)
-    for i, answer in enumerate(texts):
-        print(_line(answer))
+    numbers = iter(range(len(texts)))
+    for line in lines:  # one line out for each line in, so that files stay side by side
+        if not line.strip():
+            print()
+            continue
+        i = next(numbers)
+        print(_line(texts[i]))
         if flags.show:
             for count, after in enumerate(answers.by_round, 1):
                 halt_mark = "  <- halts" if count == answers.rounds[i] else ""
@@ -63,13 +74,15 @@ def main(arguments: list[str]) -> None:
 
 def _read_questions(arguments: list[str] | None) -> list[str]:
     """Return the questions of the command line, or else the lines of standard input."""
+    if arguments is not None:
+        return [utf8(text, "--input") for text in arguments]
     try:
-        questions = arguments if arguments is not None else sys.stdin.read().splitlines()
-        "\n".join(questions).encode()  # undecodable bytes arrive as lone surrogates
-    except UnicodeError as error:
-        source = "--input" if arguments is not None else "standard input"
-        raise UserError(f"{source}: questions must be UTF-8") from error
-    return questions
+        text = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"standard input: line {line} is not UTF-8; convert it") from error
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def _line(text: str) -> str:

@@ -59,7 +59,8 @@ def load_run(
             )
     else:
         # Other text is read with the run's tokenizer: its vocabulary may have been fitted.
-        corpus = load_corpus(paths, tokenizer, format=config.data.format)
+        data = config.data
+        corpus = load_corpus(paths, tokenizer, format=data.format, max_unused=data.max_unused)
         if check_data := traits_of(trained.model).check_data:
             classes = label_classes(corpus.train + corpus.valid + corpus.test)
             check_data(config.data, config.seq_len, classes)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels import cli
+from jaxmodels.data.tokenizers.unknown import Unknown
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 
@@ -232,11 +233,16 @@ def main(arguments: list[str]) -> int | None:
     add_options(parser)
     flags = parser.parse_args(arguments)
     choice, seed = choice_of(flags), seed_of(flags)
+    cli.utf8(flags.prompt, "--prompt")
     if flags.state_out and flags.follow:
         raise UserError("--state-out cannot be combined with --follow; give --tokens N")
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    unknown = Unknown(tokenizer)
+    unknown.read(flags.prompt)
+    for note in unknown.notes("the prompt"):
+        print(f"warning: {note}", file=sys.stderr)
     session = session_of(flags, trained.model)
     pieces = sample(
         trained.model,

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from jaxmodels import cli
+from jaxmodels.data.tokenizers.unknown import Unknown
 from jaxmodels.errors import UserError
 from jaxmodels.ops.losses import token_nll
 
@@ -45,7 +46,7 @@ def tokens_of(path: Path, tokenizer) -> Iterator[np.ndarray]:
     while True:
         count, rest = 0, ""
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig", newline="") as file:  # as training reads it
                 while piece := file.read(PIECE):
                     whole, newline, rest = (rest + piece).rpartition("\n")
                     tokens = np.asarray(tokenizer.encode(whole + newline), np.int32)
@@ -93,6 +94,15 @@ def stream(model, pieces: Iterator[np.ndarray], tokens: int, segment: int, windo
     }
 
 
+def _counted(pieces: Iterator[np.ndarray], unknown: Unknown) -> Iterator[np.ndarray]:
+    """Yield the pieces, counting their tokens and the unknown ones."""
+    for tokens in pieces:
+        unknown.total += len(tokens)
+        if unknown.tokenizer.unk is not None:
+            unknown.count += int((tokens == unknown.tokenizer.unk).sum())
+        yield tokens
+
+
 def peak_memory() -> int:
     """Return the peak resident memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
@@ -110,18 +120,21 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     if not 1 <= flags.segment <= flags.tokens or flags.window < 1:
         raise UserError("--segment and --window must be at least 1, --segment at most --tokens")
-    print(_run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))["says"])
+    _run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))
 
 
-def _run(flags: argparse.Namespace, command: str) -> dict:
+def _run(flags: argparse.Namespace, command: str) -> None:
+    """Read the text, print the summary, and then write the results."""
     from eval.log import device_description, versions
     from eval.report import figures
     from eval.report.document import Picture, Text, provenance, to_html
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
-    pieces = tokens_of(Path(flags.data), tokenizer)
+    unknown = Unknown(tokenizer)
+    pieces = _counted(tokens_of(Path(flags.data), tokenizer), unknown)
     result = stream(trained.model, pieces, flags.tokens, flags.segment, flags.window)
+    result["notes"] = list(unknown.notes("the text"))
     losses, growth = result["losses"], result["peak_bytes_late"] - result["peak_bytes_early"]
     tenth = max(1, len(losses) // 10)
     first, last = float(np.mean(losses[:tenth])), float(np.mean(losses[-tenth:]))
@@ -134,6 +147,7 @@ def _run(flags: argparse.Namespace, command: str) -> dict:
         f"{result['peak_bytes_early'] / 2**20:.1f} MiB after a tenth, {growth / 2**20:+.1f} MiB "
         "after that"
     )
+    print("\n".join([result["says"], *result["notes"]]))  # before it is stored, which may fail
     result["versions"] = versions()
     folder = Path(flags.workdir)
     cli.write_json(folder / "stream.json", result)
@@ -141,10 +155,10 @@ def _run(flags: argparse.Namespace, command: str) -> dict:
     figure = figures.curves({"loss": (steps, losses)}, ylabel="loss", xlabel="tokens read")
     caption = "Nats per token in each window; the state is carried along and never reset."
     blocks = [Text(result["says"], "lead"), Picture(figures.svg(figure, "stream"), caption)]
+    blocks += [Text(note, "missing") for note in result["notes"]]
     blocks += provenance({"checkpoint": f"step {trained.step}"}, **result)
     page = to_html("Stream", blocks, folder.resolve().name)
     cli.write_atomically(folder / "stream.html", page)
-    return result
 
 
 if __name__ == "__main__":

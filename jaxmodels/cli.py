@@ -125,6 +125,18 @@ class _Output:
             os.close(null)
 
 
+def utf8(text: str, name: str) -> str:
+    """Return a text of the command line; raise UserError if its bytes were no UTF-8.
+
+    Python passes on such bytes as halves of surrogate pairs, which no tokenizer and no file takes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name}: must be UTF-8, its symbol {error.start + 1} is not") from error
+    return text
+
+
 def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:
     """Return the end of a message about an unknown word: the nearest option, else all options.
 

@@ -19,7 +19,8 @@ from train.loop import EXIT_STATUS, RunResult, run
 
 HELP = """\
 Train a model. The run folder receives config.json, metrics.jsonl, timing.jsonl, TensorBoard events,
-checkpoints/ and report.html. A run killed at any moment resumes with --resume, bit for bit.
+checkpoints/, report.html, and data.json: what was read, and what of it is not used. A run killed at
+any moment resumes with --resume, bit for bit.
 
 examples:
   python -m train --config=configs/prernk.py --workdir=runs/first

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmodels.cli import write_atomically
+from jaxmodels.cli import write_atomically, write_json
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import main_term, traits_of
 from jaxmodels.tree import flatten, unflatten
@@ -86,7 +86,7 @@ def run(
     recorder = StepRecorder(task, log, line, controller.add, step)
     queue = MetricsQueue(component_names(state), iterator.get_state(), recorder.record)
     checkpoints = Checkpoints(workdir, config, task.fingerprint, newest=step)
-    for note in notes:
+    for note in (*task.notes, *notes):
         line.say(note)
     fresh_carry, start = placement.fresh_rows(), step
     valid, interrupted = {}, False
@@ -225,7 +225,7 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
 
 
 def _write_inputs(workdir: Path, task: Task) -> None:
-    """Write config.json and tokenizer.json, which evaluation needs besides the checkpoints."""
+    """Write config.json and tokenizer.json for evaluation, and data.json for the report."""
     if jax.process_index() != 0:
         return
     try:
@@ -234,6 +234,7 @@ def _write_inputs(workdir: Path, task: Task) -> None:
         raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
     write_atomically(workdir / "config.json", to_json(task.config))
     write_atomically(workdir / "tokenizer.json", task.corpus.tokenizer.to_json())
+    write_json(workdir / "data.json", task.described())
 
 
 def _check_shared(workdir: Path) -> None:

@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> None:
     )
     flags = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "eval.diagnostics", *arguments])
-    result, paths = run_diagnostics(flags, command)
+    out = _out(flags)
+    result = run_diagnostics(flags, command)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     to_terminal(
@@ -45,13 +46,24 @@ def main(arguments: list[str]) -> None:
             gate_table(result),
             *(Text(text, "missing") for text in result["missing"]),
             Text(f"{result['seconds']:.1f} s on {result['device']}", "dim"),
-            Text(f"wrote {', '.join(map(str, paths))}", "dim"),
         ]
     )
+    cli.write_json(out, result)
+    page = out.with_name(out.name.removesuffix(".json") + ".html")
+    cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
+    to_terminal([Text(f"wrote {out}, {page}", "dim")])
 
 
-def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list[Path]]:
-    """Run the diagnostics and write JSON and page; return (result, paths)."""
+def _out(flags: argparse.Namespace) -> Path:
+    """Return the file for the results; raise UserError if its folder does not exist."""
+    out = Path(flags.json) if flags.json else Path(flags.workdir) / "diagnostics.json"
+    if flags.json and not out.parent.is_dir():
+        raise UserError(f"--json {out}: no folder {out.parent}; create it first")
+    return out
+
+
+def run_diagnostics(flags: argparse.Namespace, command: str) -> dict:
+    """Run the diagnostics and return their result."""
     from eval.diagnostics.look import Amounts, diagnose
     from eval.log import device_description, read_log, versions
     from eval.run import load_run
@@ -64,9 +76,6 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
         raise UserError(f"--distances must be at least 0, got {distances[0]}")
     if rows < 30:
         raise UserError(f"--rows must be at least 30 for the linear probe, got {rows}")
-    out = Path(flags.json) if flags.json else Path(flags.workdir) / "diagnostics.json"
-    if flags.json and not out.parent.is_dir():
-        raise UserError(f"--json {out}: no folder {out.parent}; create it first")
     start = time.perf_counter()
     paths = tuple(flags.data) if flags.data else None
     run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths)
@@ -84,11 +93,7 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
     result |= diagnose(run, read_log(flags.workdir), amounts, _say)
     result |= {"device": device_description(), "versions": versions()}
     result["seconds"] = round(time.perf_counter() - start, 1)
-    result = json_safe(result)
-    cli.write_json(out, result)
-    page = out.with_name(out.name.removesuffix(".json") + ".html")
-    cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
-    return result, [out, page]
+    return json_safe(result)
 
 
 def json_safe(value):

@@ -1,8 +1,8 @@
 """Evaluators of trained models, on text, on questions and on conversations.
 
 An evaluator is a module with two functions. `run(options, command)` evaluates the run in
-`options.workdir`, writes JSON and a report, and returns the result; `summary(result)` formats it
-as blocks of `eval.report.document`. `options` holds the arguments of `python -m eval`.
+`options.workdir` and returns an `Evaluation`; `summary(result)` formats its result as blocks of
+`eval.report.document`. `options` holds the arguments of `python -m eval`.
 """
 
 from types import ModuleType

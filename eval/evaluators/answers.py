@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from eval.evaluators.evaluation import Evaluation
 from eval.evaluators.infer import Answerer, Answers
-from eval.evaluators.scores import grid_scores, text_scores
+from eval.evaluators.scores import bleu_note, bleu_of, grid_scores, text_scores
 from eval.log import device_description, versions
 from eval.report.answers_page import headline, score_table
 from eval.report.document import Block, Heading, Text
@@ -22,64 +23,72 @@ from eval.run import load_trained
 from jaxmodels import count_parameters
 from jaxmodels.cli import progress_counter, write_json
 from jaxmodels.data.pairs.rows import Pair, evenly_spaced, that_fit
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.errors import UserError
-from train.tasks.answers import pairs_of
+from train.io.checkpoint import TrainedModel
+from train.tasks.answers import pairs_of, read_other
 from train.tasks.fields import ANSWER_FORMATS
 
 NUM_EXAMPLES = 12
 
 
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Evaluate a run on questions; write `answers.json` and the report.
+def run(options: argparse.Namespace, command: str) -> Evaluation:
+    """Evaluate a run on questions, for `answers.json` (with --data `answers_other.json`).
 
     Raises:
       UserError: a bad option, no such run, or missing pairs.
     """
-    if options.data or options.max_bytes or options.whole_documents:
-        raise UserError("--data, --max-bytes and --whole-documents are options for runs on text")
+    if options.max_bytes or options.whole_documents:
+        raise UserError("--max-bytes and --whole-documents are options for runs on text")
+    if options.columns and not options.data:
+        raise UserError("--columns: names fields of other questions; add --data")
     if options.max_pairs < 0:
         raise UserError(f"--max-pairs={options.max_pairs}: give 1 or more, or 0 for all")
+    if options.bleu_tokenizer != "13a":
+        bleu_of(options.bleu_tokenizer)  # fail before the work, not after it
     result = _measure(options, command)
-    path = Path(options.workdir) / "answers.json"
-    write_json(path, result, ensure_ascii=False)
-    return result | {"written": [str(path), str(write_report(options.workdir))]}
+
+    def store() -> list[str]:
+        name = "answers_other.json" if options.data else "answers.json"
+        path = Path(options.workdir) / name
+        write_json(path, result)
+        return [str(path), *([] if options.data else [str(write_report(options.workdir))])]
+
+    return Evaluation(result, store)
 
 
 def _measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Score "seen" and "unseen": the training split, and the test or else the validation split."""
+    """Score the pairs of `_parts`; the last part gives groups, examples and speed as well."""
     start = time.perf_counter()
-    trained, _ = load_trained(options.workdir, options.checkpoint)
+    trained, tokenizer = load_trained(options.workdir, options.checkpoint)
     config, model = trained.config, trained.model
     if config.data.format not in ANSWER_FORMATS:
         raise UserError(f"--workdir={options.workdir}: a run on text; use python -m eval")
-    corpus = pairs_of(config)
-    if corpus.fingerprint() != trained.data:
-        raise UserError(f"config.data: not the pairs that {options.workdir} was trained on")
+    parts, facts = _parts(options, trained, tokenizer)
     sizes = {"batch_size": options.batch_size, "max_steps": options.max_steps}
-    answerer = Answerer(model, corpus.tokenizer, **sizes)
-    held = "test" if corpus.test else "valid"
-    splits, left_out, examples, fields = {}, {}, [], {}
-    for name, pairs in (("seen", corpus.train), ("unseen", getattr(corpus, held))):
-        fits = that_fit(pairs, corpus.tokenizer, model.config.mode, model.config.seq_len)
+    answerer = Answerer(model, tokenizer, **sizes)
+    splits, left_out, timed, grid = {}, {}, [], model.config.mode == "grid"
+    for name, pairs in parts.items():
+        fits = that_fit(pairs, tokenizer, model.config.mode, model.config.seq_len)
         left_out[name] = len(pairs) - len(fits)
         sample = evenly_spaced(fits, options.max_pairs or None)
         questions, ids = [p.question for p in sample], [p.identifier for p in sample]
         answers = answerer.ask(questions, progress_counter(name, "questions"), ids)
-        grid = model.config.mode == "grid"
         if grid:
             answers = _mask_missing_cells(answers, sample)
         texts = answerer.select(answers)
-        splits[name] = _split(sample, answers, texts, grid=grid)
-        if name == "seen":
-            timed = questions[: options.batch_size]
-        else:
-            fields = _groups(sample, answers, texts, grid=grid)
-            triples = list(zip(sample, texts, answers.rounds, strict=True))
-            examples = [
-                {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
-                for p, a, r in evenly_spaced(triples, NUM_EXAMPLES)
-            ]
+        splits[name] = _split(sample, answers, texts, options.bleu_tokenizer, grid=grid)
+        timed = timed or questions[: options.batch_size]
+    triples = list(zip(sample, texts, answers.rounds, strict=True))
+    examples = [
+        {"question": p.question, "expected": p.answer, "answer": a, "rounds": int(r)}
+        for p, a, r in evenly_spaced(triples, NUM_EXAMPLES)
+    ]
+    if not grid:
+        facts["notes"] += bleu_note([p.answer for p in sample], options.bleu_tokenizer)
+    if not options.data:
+        facts["training_pairs"] -= left_out["seen"]
     return {
         "command": command,
         "model": config.model,
@@ -89,23 +98,44 @@ def _measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "steps": config.steps,
         "averaged": trained.averaged,
         "seed": config.seed,
-        "pairs": corpus.name,
-        "split": corpus.split,
-        "unseen_is": held,
-        "training_pairs": len(corpus.train) - left_out["seen"],
+        **facts,
         "left_out": left_out,  # pairs too long for a row
         "rounds": answerer.rounds,
         "halt": answerer.halt,
         "checkpoint": options.checkpoint,
         "max_pairs": options.max_pairs or None,
+        "bleu_tokenizer": None if grid else options.bleu_tokenizer,
         "splits": splits,
-        **fields,
+        **_groups(sample, answers, texts, grid=grid),
         "examples": examples,
         "speed": speed(answerer, timed),
         "device": device_description(),
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def _parts(options: argparse.Namespace, trained: TrainedModel, tokenizer: Tokenizer):
+    """Return (name -> pairs, facts about them for the result).
+
+    They are "seen" and "unseen", the training split and the test or else the validation split, or
+    with --data "other".
+    """
+    config = trained.config
+    if options.data:
+        pairs, notes = read_other(config, options.data, tokenizer, options.columns or ())
+        facts = {"pairs": ", ".join(options.data), "split": None, "unseen_is": None}
+        return {"other": pairs}, facts | {"training_pairs": None, "notes": list(notes)}
+    corpus = pairs_of(config)
+    if corpus.fingerprint() != trained.data:
+        raise UserError(
+            f"config.data: not the pairs that {options.workdir} was trained on; name those to "
+            "evaluate on with --data"
+        )
+    held = "test" if corpus.test else "valid"
+    facts = {"pairs": corpus.name, "split": corpus.split, "unseen_is": held}
+    facts |= {"training_pairs": len(corpus.train), "notes": list(corpus.notes)}
+    return {"seen": corpus.train, "unseen": getattr(corpus, held)}, facts
 
 
 def _mask_missing_cells(answers: Answers, pairs: Sequence[Pair]) -> Answers:
@@ -120,7 +150,12 @@ def _mask_missing_cells(answers: Answers, pairs: Sequence[Pair]) -> Answers:
 
 
 def _split(
-    pairs: Sequence[Pair], answers: Answers, selected: Sequence[str], *, grid: bool
+    pairs: Sequence[Pair],
+    answers: Answers,
+    selected: Sequence[str],
+    bleu_tokenizer: str = "13a",
+    *,
+    grid: bool,
 ) -> dict[str, Any]:
     """Return scores of the selected answers, and exact matches after every ACT step."""
     expected = [pair.answer for pair in pairs]
@@ -131,7 +166,7 @@ def _split(
     if grid:
         scores = grid_scores(selected, expected, [pair.question for pair in pairs])
     else:
-        scores = text_scores(selected, expected)
+        scores = text_scores(selected, expected, bleu_tokenizer)
     return scores | {
         "pairs": len(pairs),
         "exact_by_round": [exact(texts) for texts in answers.by_round],
@@ -238,6 +273,7 @@ def summary(result: dict[str, Any]) -> list[Block]:
     end = (
         f"one question {speed['latency_ms']:.1f} ms, {speed['questions_per_second']:,.0f} "
         f"questions per second (batch size {speed['batch_size']}); {result['seconds']:.1f} s on "
-        f"{result['device']}; wrote {', '.join(result['written'])}"
+        f"{result['device']}"
     )
-    return [Heading(title), score_table(result), Text(headline(result)), Text(end, "missing")]
+    notes = (Text(note, "missing") for note in (*result["notes"], end))
+    return [Heading(title), score_table(result), Text(headline(result)), *notes]

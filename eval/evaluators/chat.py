@@ -24,6 +24,7 @@ import numpy as np
 from eval.chat.conversation import Options, check_model
 from eval.chat.panel import distinct, panel
 from eval.evaluators.arithmetic import arithmetic_scores
+from eval.evaluators.evaluation import Evaluation
 from eval.evaluators.plans import describe_plans
 from eval.log import device_description, versions
 from eval.report.chat_page import (
@@ -50,17 +51,15 @@ LONGEST = 256  # bytes of a reply
 BINS = 10  # of the expected calibration error
 
 
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Evaluate a run on conversations; write `chat.json` and the report.
+def run(options: argparse.Namespace, command: str) -> Evaluation:
+    """Evaluate a run on conversations, to be stored in `chat.json`.
 
     Raises:
       UserError: a bad option, no such run, or other conversations than those of training.
     """
-    if options.data or options.max_bytes or options.whole_documents or options.max_steps:
-        raise UserError(
-            "--data, --max-bytes, --whole-documents and --max-steps are no options for runs on "
-            "conversations"
-        )
+    names = ("data", "columns", "max_bytes", "whole_documents", "max_steps")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name)]:
+        raise UserError(f"{given[0]} is no option for runs on conversations")
     if min(options.max_pairs, options.replies) < 0 or options.batch_size < 1:
         raise UserError(
             "--max-pairs and --replies must be 0 or more, --batch-size 1 or more, got "
@@ -74,9 +73,10 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     corpus = chat_of(config)
     if corpus.fingerprint() != trained.data:
         raise UserError(f"config.data: not the conversations that {options.workdir} learned from")
-    splits, left_out, shown, plans = {}, {}, [], None
+    splits, left_out, shown, plans, notes = {}, {}, [], None, list(corpus.notes)
     for split in options.split:
         if not (exchanges := getattr(corpus, split)):
+            notes.append(f"{split} is left out: it has no exchanges")
             continue
         rows = rows_of(config, exchanges, corpus.tokenizer)
         left_out[split] = len(exchanges) - len(rows.kept)
@@ -87,6 +87,8 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         splits[split] = evaluate(model, rows, options.batch_size, progress, exchanges)
         if tokenizer.name == "byte":  # it counts bits per byte by tokens
             plans = describe_plans(model, rows, options.batch_size)  # of the last split
+    if not splits:
+        raise UserError(f"nothing to evaluate: {'; '.join(notes)}")
     read_tokens = trained.step * config.batch_size * config.seq_len
     note, replies = "not asked for: --replies=0", []
     try:
@@ -108,6 +110,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "split": corpus.split,
         "training_exchanges": len(corpus.train),
         "left_out": left_out,
+        "notes": notes,
         "max_pairs": options.max_pairs or None,
         "splits": splits,
         "plans": plans,
@@ -119,9 +122,13 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    path = Path(options.workdir) / "chat.json"
-    write_json(path, result)
-    return result | {"written": [str(path), str(write_report(options.workdir))]}
+
+    def store() -> list[str]:
+        path = Path(options.workdir) / "chat.json"
+        write_json(path, result)
+        return [str(path), str(write_report(options.workdir))]
+
+    return Evaluation(result, store)
 
 
 def evaluate(
@@ -270,7 +277,7 @@ def stop_scores(hits: int, false: int, missed: int, others: int) -> dict[str, An
 def summary(result: dict[str, Any]) -> list[Block]:
     """Format the result of `run` as tables."""
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
-    end = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
+    notes = [*result["notes"], f"{result['seconds']:.1f} s on {result['device']}"]
     blocks = [Heading(title), Text(headline(result)), score_table(result)]
     blocks += [*arithmetic_table(result), *confusion_table(result), *panel_table(result)]
-    return [*blocks, Text(end, "missing")]
+    return [*blocks, *(Text(note, "missing") for note in notes)]

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmodels.data.pairs.alphabet import check_alphabet
 from jaxmodels.data.pairs.layout import read_answer
-from jaxmodels.data.pairs.rows import Pair, lay_out_pairs, normalized
+from jaxmodels.data.pairs.rows import Pair, lay_out_pairs, prefixed
 from jaxmodels.errors import UserError
 from jaxmodels.models import decoding
 from jaxmodels.models.contract import traits_of
@@ -90,7 +91,7 @@ class Answerer:
         """Answer any number of questions; return the answers after every ACT step.
 
         Args:
-          questions: texts.
+          questions: texts as in training, see `jaxmodels.data.pairs.rows.prefixed`.
           progress: called with (done, total).
           identifiers: puzzle ids, for a model with puzzle embeddings; None = all 0.
 
@@ -144,9 +145,7 @@ class Answerer:
         ids = identifiers or [0] * len(questions)
         if c.puzzle_ids and not all(0 <= i < c.puzzle_ids for i in ids):
             raise UserError(f"puzzle: must be 0 to {c.puzzle_ids - 1} for this model")
-        if c.mode != "grid":
-            questions = [normalized(question) for question in questions]
-        elif "0" not in self.tokenizer.symbols:
+        if c.mode == "grid" and "0" not in self.tokenizer.symbols:
             questions = [question.replace("0", ".") for question in questions]
         pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, ids, strict=True)]
         rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False)
@@ -232,14 +231,26 @@ class HRLMInference:
 
     def predict_all(self, texts: Sequence[str], puzzles: Sequence[int] | None = None) -> list[str]:
         """Answer each question."""
-        return self.answerer.answer(self._with_prefix(texts), puzzles)
+        return self.answerer.answer(self._as_trained(texts), puzzles)
 
     def ask(self, texts: Sequence[str], puzzles: Sequence[int] | None = None) -> Answers:
         """Return the answers after every ACT step; see `Answerer.ask`."""
-        return self.answerer.ask(self._with_prefix(texts), identifiers=puzzles)
+        return self.answerer.ask(self._as_trained(texts), identifiers=puzzles)
 
-    def _with_prefix(self, texts):
-        """Prepend the question prefix of the run's data where it is missing."""
+    def notes(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Return lines on what the tokenizer does not know of the questions.
+
+        Raises:
+          UserError: that is more than `config.data.max_unused` of them, or several become one row.
+        """
+        pairs = [Pair(question, "") for question in self._as_trained(texts)]
+        limit = self.config.data.max_unused
+        return check_alphabet({"the questions": pairs}, self.answerer.tokenizer, limit)
+
+    def _as_trained(self, texts):
+        """Return questions as in training, behind the question prefix of the run's data."""
         data = self.config.data
         prefix = data.question_prefix if data.format == "pairs" else ""
-        return [text if text.startswith(prefix) else prefix + text for text in texts]
+        if self.answerer.model.config.mode == "grid" and not prefix:
+            return list(texts)
+        return [prefixed(text, prefix) for text in texts]

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from eval.evaluators.evaluation import Evaluation
 from eval.log import device_description, versions
 from eval.markov import NAMES
 from eval.report.document import Block, Heading, Table, Text
@@ -108,12 +109,16 @@ def _batch_sums(model, state, batch):
     return state, sums, target_counts(model, batch)
 
 
-def run(options: argparse.Namespace, command: str) -> dict:
-    """Evaluate a run on text; write `eval.json` (`eval_other.json` with --data) and the report.
+def run(options: argparse.Namespace, command: str) -> Evaluation:
+    """Evaluate a run on text, to be stored in `eval.json` (`eval_other.json` with --data).
+
+    Splits without a target are left out with a note.
 
     Raises:
-      UserError: a bad option, no run, no complete checkpoint, or missing text.
+      UserError: a bad option, no run, no complete checkpoint, missing text, or no target at all.
     """
+    if options.columns:
+        raise UserError("--columns is an option for runs on questions")
     if options.batch_size < 1:
         raise UserError(f"--batch-size={options.batch_size}: give 1 or more")
     if options.max_bytes is not None and options.max_bytes < 2:
@@ -121,6 +126,16 @@ def run(options: argparse.Namespace, command: str) -> dict:
     start = time.perf_counter()
     paths = tuple(options.data) if options.data else None
     trained = load_run(options.workdir, checkpoint=options.checkpoint, paths=paths)
+    splits, notes = {}, list(trained.corpus.notes)
+    if paths:
+        notes.append(f"of the other text these splits are measured; {trained.corpus.split}")
+    for split in options.split:
+        if num_targets(getattr(trained.corpus, split)):
+            splits[split] = _scores(trained, split, options)
+        else:
+            notes.append(f"{split} is left out: none of its documents has 2 tokens or more")
+    if not splits:
+        raise UserError(f"nothing to evaluate: {'; '.join(notes)}")
     markov, note = {}, None
     try:
         markov = markov_baselines(trained.corpus)
@@ -136,17 +151,21 @@ def run(options: argparse.Namespace, command: str) -> dict:
         "corpus_split": trained.corpus.split,
         "whole_documents": options.whole_documents,
         "max_bytes": options.max_bytes,
-        "splits": {split: _scores(trained, split, options) for split in options.split},
+        "splits": splits,
+        "notes": notes,
         "baselines": markov,
         "baselines_note": note,
         "device": device_description(),
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
     }
-    path = Path(options.workdir) / ("eval.json" if paths is None else "eval_other.json")
-    write_json(path, result)
-    report = [] if paths else [str(write_report(options.workdir, trained))]
-    return result | {"written": [str(path), *report]}
+
+    def store() -> list[str]:
+        path = Path(options.workdir) / ("eval.json" if paths is None else "eval_other.json")
+        write_json(path, result)
+        return [str(path), *([] if paths else [str(write_report(options.workdir, trained))])]
+
+    return Evaluation(result, store)
 
 
 def _scores(trained: Run, split: str, options: argparse.Namespace) -> dict[str, float]:
@@ -177,6 +196,6 @@ def summary(result: dict) -> list[Block]:
     styles |= {i: "dim" for i in range(first, len(rows))}
     title = f"{result['model']}, step {result['step']}, {result['parameters']:,} parameters"
     table = Table(["mean over targets", *splits], rows, styles=styles, rules=(first,))
-    note = [Text(result["baselines_note"], "missing")] if result["baselines_note"] else []
-    end = f"{result['seconds']:.1f} s on {result['device']}; wrote {', '.join(result['written'])}"
-    return [Heading(title), table, *note, Text(end, "missing")]
+    end = f"{result['seconds']:.1f} s on {result['device']}"
+    notes = [*result["notes"], result["baselines_note"], end]
+    return [Heading(title), table, *(Text(note, "missing") for note in notes if note)]

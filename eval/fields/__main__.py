@@ -30,10 +30,12 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
 
-    from eval.fields.report import run, summary
-    from eval.report.document import to_terminal
+    from eval.fields.report import run, store, summary
+    from eval.report.document import Text, to_terminal
 
-    to_terminal(summary(run(options, shlex.join(["python", "-m", "eval.fields", *arguments]))))
+    result = run(options, shlex.join(["python", "-m", "eval.fields", *arguments]))
+    to_terminal(summary(result))
+    to_terminal([Text(f"wrote {', '.join(store(options, result))}", "missing")])
 
 
 if __name__ == "__main__":

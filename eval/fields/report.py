@@ -26,7 +26,7 @@ NEIGHBOURS = 131_072  # most examples that the nearest-neighbour head keeps
 
 
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Check a run's field; write `field.json` and the report, and return the result.
+    """Check a run's field and return the result.
 
     Raises:
       UserError: no run, or one of another model; too few contexts.
@@ -70,9 +70,14 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 1),
     }
+    return result
+
+
+def store(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
+    """Write `field.json` and the report; return their paths."""
     path = Path(options.workdir) / "field.json"
     write_json(path, result)
-    return result | {"written": [str(path), str(write_report(options.workdir))]}
+    return [str(path), str(write_report(options.workdir))]
 
 
 def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
@@ -151,5 +156,5 @@ def _steps(examples: int) -> int:
 def summary(result: dict[str, Any]) -> list[Block]:
     """Format a result as tables."""
     title = f"{result['model']}, step {result['step']}"
-    end = f"{result['seconds']:.0f} s on {result['device']}; wrote {', '.join(result['written'])}"
+    end = f"{result['seconds']:.0f} s on {result['device']}"
     return [Heading(title), *tables(result), Text(end, "missing")]

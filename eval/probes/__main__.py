@@ -121,30 +121,35 @@ def _run(flags: argparse.Namespace, command: str) -> int:
             for plan in todo:
                 row = measure(plan, progress.start(plan))
                 rows[plan.cell, plan.task] = row
+                progress.finish(plan, row)  # before it is stored, which may fail
                 _write(flags, rows, command)
-                progress.finish(plan, row)
         except KeyboardInterrupt:
             status = 130
-    ordered = _write(flags, rows, command)
+    ordered = _ordered(rows)
     if ordered:
         to_terminal([Heading(TITLE), short_table(ordered)])
+    _write(flags, rows, command)
     if status:
         hint = "; continue with --resume" if flags.json else ", which were not saved"
         print(f"stopped with {len(ordered)} rows finished{hint}", file=sys.stderr)
     return status
 
 
-def _write(flags: argparse.Namespace, rows: dict, command: str) -> list[dict]:
-    """Write the requested files; return the rows sorted by task and cell."""
+def _ordered(rows: dict) -> list[dict]:
+    """Return the rows sorted by task and cell."""
     order = {name: i for i, name in enumerate([*TASKS, *CELLS])}
-    ordered = sorted(rows.values(), key=lambda row: (order[row["task"]], order[row["cell"]]))
+    return sorted(rows.values(), key=lambda row: (order[row["task"]], order[row["cell"]]))
+
+
+def _write(flags: argparse.Namespace, rows: dict, command: str) -> None:
+    """Write the requested files."""
+    ordered = _ordered(rows)
     result = {"command": command, "device": device_description(), "versions": versions()}
     result["rows"] = ordered
     if flags.json:
         cli.write_json(flags.json, result)
     if flags.markdown and ordered:
         cli.write_atomically(flags.markdown, markdown(result))
-    return ordered
 
 
 if __name__ == "__main__":

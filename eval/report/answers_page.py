@@ -28,9 +28,11 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
     """Return the page as HTML; without a result, with the training curves only."""
     if result is None:
         command = f"python -m eval --workdir={log.workdir}"
-        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_curves(log)]
+        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_notes(log)]
+        blocks += _curves(log)
     else:
-        blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
+        blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), *_notes(log)]
+        blocks.append(Heading("Scores"))
         blocks += [score_table(result), *_act_steps(result), *_groups(result)]
         blocks += [*_examples(result), *_curves(log)]
         facts = {
@@ -38,27 +40,36 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
             "parameters": f"{result['parameters']:,}",
             "training pairs": f"{result['training_pairs']:,}, split {result['split']}",
         }
+        if tokenizer := result.get("bleu_tokenizer"):
+            facts["BLEU's tokenizer"] = tokenizer
         blocks += provenance(facts, **result)
     return to_html(log.title, blocks, log.settings("pairs"))
 
 
+def _notes(log: Log) -> list[Block]:
+    return [Text(note, "missing") for note in log.notes]
+
+
 def headline(result: Mapping[str, Any]) -> str:
     """Summarize the result in two sentences."""
-    seen, unseen = result["splits"]["seen"], result["splits"]["unseen"]
+    (name, unseen), *_ = reversed(result["splits"].items())  # "unseen", or "other" alone
     text = (
         f"After {result['step']} steps the model answers {100 * unseen['exact']:.1f} % of "
-        f"{unseen['pairs']} unseen questions exactly, and {100 * seen['exact']:.1f} % of "
-        f"{seen['pairs']} training questions."
+        f"{unseen['pairs']} {name} questions exactly"
     )
+    if seen := result["splits"].get("seen"):
+        text += f", and {100 * seen['exact']:.1f} % of {seen['pairs']} training questions"
+    text += "."
     if result["rounds"] > 1:
         text += (
-            f" On unseen questions: {100 * unseen['exact_last']:.1f} % after all "
+            f" On {name} questions: {100 * unseen['exact_last']:.1f} % after all "
             f"{result['rounds']} ACT steps, {100 * unseen['exact_adaptive']:.1f} % with adaptive "
             f"halting, after {unseen['rounds_adaptive']:.1f} steps on average."
         )
     if any(result["left_out"].values()):
-        seen, unseen = (f"{result['left_out'][split]:,}" for split in ("seen", "unseen"))
-        text += f" Skipped as too long for a row: {seen} training pairs, {unseen} unseen pairs."
+        kinds = {"seen": "training"}
+        skipped = (f"{n:,} {kinds.get(part, part)} pairs" for part, n in result["left_out"].items())
+        text += f" Skipped as too long for a row: {', '.join(skipped)}."
     return text
 
 
@@ -79,7 +90,7 @@ def score_table(result: Mapping[str, Any]) -> Table:
     rows = [
         [label, *(format_score(name, splits[split][name]) for split in splits)]
         for name, label in NAMES.items()
-        if name in splits["unseen"]
+        if all(name in scores for scores in splits.values())
     ]
     return Table(["", *splits], rows, styles={0: "strong"})
 

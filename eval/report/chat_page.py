@@ -37,11 +37,12 @@ CURVES = {
 
 def compose(log: Log, result: Mapping[str, Any] | None) -> str:
     """Return the page as HTML; without a result, with the training curves only."""
+    notes = [Text(note, "missing") for note in log.notes]
     if result is None:
         command = f"python -m eval --workdir={log.workdir}"
-        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_curves(log)]
+        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *notes, *_curves(log)]
     else:
-        blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), Heading("Scores")]
+        blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), *notes, Heading("Scores")]
         blocks += [score_table(result), *arithmetic_table(result), *confusion_table(result)]
         blocks += [*plan_pictures(result), *panel_table(result), *_curves(log)]
         facts = {

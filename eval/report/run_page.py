@@ -90,7 +90,7 @@ def compose(
     blocks = [
         Text(_summary(log, evaluation, finals, levels), "lead"),
         Tiles(_tiles(log, evaluation, finals, levels)),
-        *([Text(missing, "missing")] if missing else []),
+        *(Text(note, "missing") for note in [*log.notes, missing] if note),
         *_curves(log, levels),
         *_comparison(log, evaluation, finals),
         *_abstractions(log),

@@ -163,9 +163,9 @@ def _write(sweep, runs, flags: argparse.Namespace, command: str, seconds: float)
         result["memory"] = json_object(workdir / "memory.json")
         result["claims"] = claims.judge(sweep.claims, result)
         result["claims_note"] = sweep.claims_note
+    to_terminal(page.brief(result), width=120)
     cli.write_atomically(workdir / "sweep.json", results.as_json(result))
     _write_pages(result, workdir)
-    to_terminal(page.brief(result), width=120)
     print(f"wrote {workdir}/sweep.json, sweep.html, sweep.md")
 
 

@@ -74,19 +74,20 @@ def read_shards(folder: str | Path, width: int) -> Iterator[tuple[np.ndarray, np
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         shards, stored = index["shards"], index["width"]
+        digests = [[shard[name] for name in DTYPES] for shard in shards]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / INDEX}: no index of shards; write them again") from error
     if stored != width:
         raise UserError(f"{folder}: features of width {stored}, but the model reads {width}")
-    for number, shard in enumerate(shards):
+    for number, of_shard in enumerate(digests):
         arrays = []
-        for name in DTYPES:
+        for name, digest in zip(DTYPES, of_shard, strict=True):
             path = folder / f"{number:05d}.{name}.npy"
             try:
                 content = path.read_bytes()
             except OSError as error:
                 raise UserError(f"{path}: missing; write the shards again") from error
-            if hashlib.sha256(content).hexdigest() != shard[name]:
+            if hashlib.sha256(content).hexdigest() != digest:
                 raise UserError(f"{path}: truncated or altered; write the shards again")
             arrays.append(np.load(io.BytesIO(content)))
         yield tuple(arrays)

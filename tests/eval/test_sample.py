@@ -12,7 +12,7 @@ import pytest
 
 from eval import sample as sampling
 from eval.sample import CHUNK, Choice, draw, main, sample
-from jaxmodels.data import ByteTokenizer, WordTokenizer
+from jaxmodels.data import ByteTokenizer, CharTokenizer, WordTokenizer
 from jaxmodels.errors import UserError
 from tests.eval.tiny_bytes import Toy
 
@@ -146,6 +146,25 @@ def test_invalid_seed(seed, capsys):
     _, error = capsys.readouterr()
     assert error.startswith(f"error: --seed={seed}: give a whole number below 2^32")
     assert error.count("\n") == 1
+
+
+def test_unknown_symbols_of_a_prompt_are_told(model, monkeypatch, capsys):
+    trained = types.SimpleNamespace(model=model), CharTokenizer("We thpol")
+    monkeypatch.setattr("eval.run.load_trained", lambda *_: trained)
+    monkeypatch.setattr(sampling, "sample", lambda *_, **__: [])
+    assert main(["--workdir=run", "--prompt=We, the people"]) == 0
+    out, error = capsys.readouterr()
+    assert out == "We, the people\n"
+    assert error == (
+        "warning: unknown to the tokenizer: 1 of the 14 symbols (7.1%) of the prompt, such as ','\n"
+    )
+    assert main(["--workdir=run", "--prompt=We"]) == 0 and not capsys.readouterr().err
+
+
+def test_a_prompt_that_is_no_text(capsys):
+    assert main(["--workdir=run", "--prompt=caf\udce9"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: --prompt: must be UTF-8, its symbol 4 is not\n"
 
 
 def test_follow_stops_when_the_pipe_closes(model, monkeypatch):

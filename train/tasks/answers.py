@@ -1,10 +1,11 @@
 """Answer tasks: questions with answers, for HRLM and HRM.
 
-    data.format "pairs"    files `data.paths` (jaxmodels.data.pairs.files), split by unique question
+    data.format "pairs"    files `data.paths` (jaxmodels.data.pairs.files), of which `data.columns`
+                           may name the fields; split by unique question
                 "task"     generated texts `data.tasks` (jaxmodels.data.tasks), split by unseen
                            combination of slot values
-                "puzzle"   generated grids `data.tasks` (jaxmodels.data.puzzles), or Sudokus from
-                           `data.paths`; split by puzzle
+                "puzzle"   generated grids `data.tasks` (jaxmodels.data.puzzles), or those of
+                           `data.paths` (jaxmodels.data.puzzles.read); split by puzzle
                 "built"    folder `data.paths` of preprocessed rows (jaxmodels.data.build, or HRM's
                            datasets) with its own split and tokenizer; `data.tasks` may name the
                            kind of puzzle, for its symbols and augmentation
@@ -13,6 +14,7 @@ The model determines the rows' mode and length. `test_fraction / (valid_fraction
 of the held-out pairs form the test split.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels.cli import did_you_mean
+from jaxmodels.data.pairs.alphabet import check_alphabet
 from jaxmodels.data.pairs.files import read_all
 from jaxmodels.data.pairs.hrm_read import built_pairs
 from jaxmodels.data.pairs.rows import (
@@ -34,8 +37,7 @@ from jaxmodels.data.pairs.rows import (
     texts_of,
 )
 from jaxmodels.data.puzzles.kinds import PUZZLES, Puzzle
-from jaxmodels.data.puzzles.sudoku import read_sudoku
-from jaxmodels.data.readers.files import find_files
+from jaxmodels.data.puzzles.read import read_puzzles
 from jaxmodels.data.tasks import (
     TASKS,
     make_task,
@@ -43,8 +45,10 @@ from jaxmodels.data.tasks import (
     split_by_question,
     split_unseen,
 )
+from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.fit import fit_tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.unused import Unused, share_note
 from jaxmodels.errors import UserError
 from train.model import model_fields, resolve_vocab
 from train.tasks.fields import ANSWER_TOKENIZERS
@@ -71,6 +75,12 @@ def open_answers(config: ConfigDict) -> Task:
         bytes_per_token=total / (len(corpus.train) * config.seq_len),
         steps_per_epoch=len(rows.inputs) / config.batch_size,
         fingerprint=corpus.fingerprint(),
+        notes=(
+            *corpus.notes,
+            *share_note(
+                "pairs of train too long", len(corpus.train) - len(rows.kept), len(corpus.train)
+            ),
+        ),
     )
 
 
@@ -98,7 +108,8 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
         "puzzle": _from_puzzles,
         "built": _from_built,
     }
-    name, split, (train, valid, test), tokenizer = read[d.format](config)
+    unused = Unused()
+    name, split, (train, valid, test), tokenizer = read[d.format](config, unused)
     if not (train and valid):
         raise UserError(
             f"config.data: {len(train)} pairs to train on and {len(valid)} for validation; give "
@@ -106,7 +117,37 @@ def pairs_of(config: ConfigDict) -> PairCorpus:
         )
     if tokenizer is None:
         tokenizer = _tokenizer(config, train)
-    return PairCorpus(name, tuple(train), tuple(valid), tuple(test), tokenizer, split)
+    splits = {"train": tuple(train), "valid": tuple(valid), "test": tuple(test)}
+    notes = (*unused.notes(), *check_alphabet(splits, tokenizer, d.max_unused))
+    return PairCorpus(name, *splits.values(), tokenizer, split, notes)
+
+
+def read_other(
+    config: ConfigDict, paths: Sequence[str], tokenizer: Tokenizer, columns: Sequence[str] = ()
+) -> tuple[list[Pair], tuple[str, ...]]:
+    """Read pairs that a run is asked beside its own; return them and notes, as in a `PairCorpus`.
+
+    Args:
+      config: of the run; its format is read, or for text of any format that of "pairs".
+      paths: files, folders or globs; of a run on a built folder also such a folder, whose test
+        split is read.
+      tokenizer: the run's.
+      columns: instead of `data.columns`; () = these.
+
+    Raises:
+      UserError: a faulty file, or too much in it that the model does not read.
+    """
+    d, unused = config.data, Unused()
+    columns, limits = columns or d.columns, {"max_unused": d.max_unused, "unused": unused}
+    if d.format == "built" and len(paths) == 1 and Path(paths[0]).is_dir():
+        pairs = _built(config, paths[0])[0]["test"]
+    elif isinstance(tokenizer, GridTokenizer):
+        pairs = read_puzzles(paths, config.seq_len, tokenizer.symbols, columns, **limits)
+    else:
+        prefix = d.question_prefix if d.format == "pairs" else ""
+        pairs = read_all(paths, prefix, columns, **limits)
+    notes = check_alphabet({Path(paths[0]).name: pairs}, tokenizer, d.max_unused)
+    return pairs, (*unused.notes(), *notes)
 
 
 def _apart(unseen, split, config):
@@ -115,17 +156,18 @@ def _apart(unseen, split, config):
     return split(unseen, d.test_fraction / (d.valid_fraction + d.test_fraction), config.seed)
 
 
-def _from_files(config):
+def _from_files(config, unused):
     d = config.data
     if not d.paths:
         raise UserError("config.data.paths: name files of pairs (--data pairs.jsonl), got none")
-    pairs = read_all(d.paths, d.question_prefix)
+    limits = {"max_unused": d.max_unused, "unused": unused}
+    pairs = read_all(d.paths, d.question_prefix, d.columns, **limits)
     train, unseen = split_by_question(pairs, d.valid_fraction + d.test_fraction, config.seed)
     parts = train, *_apart(unseen, split_by_question, config)
     return Path(d.paths[0]).stem, "by unique question", parts, None
 
 
-def _from_tasks(config):
+def _from_tasks(config, unused):
     d = config.data
     _check_tasks(d.tasks, TASKS)
     parts: tuple[list[Pair], ...] = ([], [], [])
@@ -134,17 +176,20 @@ def _from_tasks(config):
         held = d.valid_fraction + d.test_fraction
         train, unseen = split_by_combination(pairs, held, config.seed)
         valid, test = _apart(unseen, split_unseen, config)
-        for part, pairs in zip(parts, (train, valid, test), strict=True):
-            part += pairs
+        lost = len(pairs) - len(train) - len(valid) - len(test)
+        unused.add("held-out questions that another split has", name, lost)
+        for part, some in zip(parts, (train, valid, test), strict=True):
+            part += some
     return " + ".join(d.tasks), "by unseen combination of slots", parts, None
 
 
-def _from_puzzles(config):
+def _from_puzzles(config, unused):
     d, puzzle = config.data, puzzle_of(config)
     held = d.valid_fraction + d.test_fraction
     if d.paths:
         name = Path(d.paths[0]).stem
-        pairs = [p for file in find_files(d.paths, (".csv",)) for p in read_sudoku(file)]
+        limits = {"max_unused": d.max_unused, "unused": unused}
+        pairs = read_puzzles(d.paths, puzzle.cells, puzzle.symbols, d.columns, **limits)
     else:
         name = d.tasks[0]
         pairs = puzzle.make(d.examples, config.seed)
@@ -153,20 +198,26 @@ def _from_puzzles(config):
     return name, "by puzzle (9x9 Sudokus by solution)", parts, None
 
 
-def _from_built(config):
+def _from_built(config, unused):
+    del unused  # all rows are read
     d = config.data
     if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
         raise UserError(
             "config.data.paths: must name exactly one existing directory (--data), got "
             f"{', '.join(d.paths) or 'none'}"
         )
+    parts, tokenizer = _built(config, d.paths[0])
+    unseen = _apart(parts["test"], split_by_question, config)
+    return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer
+
+
+def _built(config, folder):
+    """Return ({"train": pairs, "test": pairs}, tokenizer) of a built folder for the run's model."""
     fields = model_fields(config)
     fields.pop("vocab_size", None)  # possibly not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
-    symbols = puzzle_of(config).symbols if len(d.tasks) and model.mode == "grid" else ""
-    parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
-    unseen = _apart(parts["test"], split_by_question, config)
-    return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer
+    symbols = puzzle_of(config).symbols if len(config.data.tasks) and model.mode == "grid" else ""
+    return built_pairs(folder, model.mode, model.seq_len, symbols)
 
 
 def puzzle_of(config: ConfigDict) -> Puzzle:

@@ -9,6 +9,8 @@ whose tokens and end are the targets. For a model with fixed chunks the prompt f
 Rows are independent, so no state is carried.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from jaxmodels.data.chat.conversation import split_conversations
 from jaxmodels.data.chat.corpora import CORPORA, read_chat, read_corpora
 from jaxmodels.data.chat.exchange import ChatCorpus, ChatRows, Exchange, lay_out
 from jaxmodels.data.chat.labels import INTENTS
-from jaxmodels.data.chat.tokens import check_tokenizer, fitted
+from jaxmodels.data.chat.tokens import check_tokenizer, fitted, unknown_notes
 from jaxmodels.data.pairs.rows import evenly_spaced, row_eval_stream, row_stream
 from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.unused import Unused, share_note
 from jaxmodels.errors import UserError
 from train.model import model_fields, resolve_vocab
 from train.tasks.task import Task, stream_arguments
@@ -45,6 +48,7 @@ def open_chat(config: ConfigDict) -> Task:
         bytes_per_token=float((rows.sizes.sum() - len(rows.kept)) / rows.inputs.size),
         steps_per_epoch=len(rows.inputs) / config.batch_size,
         fingerprint=corpus.fingerprint(),
+        notes=(*corpus.notes, *_left_out(corpus.train, rows)),
     )
 
 
@@ -54,10 +58,12 @@ def chat_of(config: ConfigDict) -> ChatCorpus:
     Raises:
       UserError: there are no exchanges, or no such tokenizer of them.
     """
-    d = config.data
+    d, unused = config.data, Unused()
     check_tokenizer(d.tokenizer, d.max_tokens)
     if len(d.paths):
-        name, conversations = Path(d.paths[0]).stem, read_chat(d.paths, _model(config)[1])
+        name, intents = Path(d.paths[0]).stem, _model(config)[1]
+        columns, limits = tuple(map(str, d.columns)), {"max_unused": d.max_unused, "unused": unused}
+        conversations = read_chat(d.paths, intents, columns, **limits)
     elif len(d.corpora):
         name = " + ".join(d.corpora)
         generated = {"examples": d.examples, "digits": d.digits, "seed": config.seed}
@@ -75,7 +81,9 @@ def chat_of(config: ConfigDict) -> ChatCorpus:
         test_fraction=d.test_fraction,
         seed=config.seed,
     )
-    return fitted(corpus, d.tokenizer, d.max_tokens)
+    corpus = fitted(corpus, d.tokenizer, d.max_tokens)
+    notes = (*unused.notes(), *unknown_notes(corpus, d.max_unused))
+    return dataclasses.replace(corpus, notes=notes)
 
 
 def rows_of(
@@ -88,6 +96,25 @@ def rows_of(
     """
     chunk_size, intents = _model(config)
     return lay_out(exchanges, config.seq_len, chunk_size, intents, tokenizer)
+
+
+def _left_out(exchanges: Sequence[Exchange], rows: ChatRows) -> tuple[str, ...]:
+    """Return lines on the exchanges of training that are no rows, and on turns left out of rows.
+
+    Raises:
+      UserError: more than half of the exchanges are left out.
+    """
+    total, turns = len(exchanges), sum(len(x.turns) for x in exchanges)
+    if 2 * len(rows.kept) < total:
+        raise UserError(
+            f"config.seq_len: {total - len(rows.kept):,} of {total:,} exchanges of training do not "
+            f"fit in {rows.inputs.shape[1]} tokens; raise it"
+        )
+    why = "that do not fit in config.seq_len, or whose response has unknown symbols"
+    return (
+        *share_note(f"exchanges of train {why}", total - len(rows.kept), total),
+        *share_note("oldest turns of prompts of train that do not fit", int(rows.cut.sum()), turns),
+    )
 
 
 def _model(config: ConfigDict) -> tuple[int, tuple[str, ...]]:

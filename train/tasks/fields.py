@@ -1,14 +1,19 @@
 """Config fields `data.*`: sources, splits, tokenization and batching."""
 
+from ml_collections import ConfigDict
+
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.chat.corpora import CORPORA
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.mixture import IDENTITY_PHASES
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as FITTED_TOKENIZERS
-from train.fields import Field, Group, at_least, free, one_of
+from jaxmodels.data.unused import LIMIT
+from jaxmodels.errors import UserError
+from train.fields import Field, Group, at_least, free, one_of, within
 
 ANSWER_FORMATS = ("pairs", "task", "puzzle", "built")  # see train/tasks/answers.py
 CHAT_FORMAT = "chat"  # see train/tasks/chat.py
+COLUMN_FORMATS = ("pairs", "puzzle", CHAT_FORMAT)
 TEXT_TOKENIZERS = ("byte", "char", "word")
 ANSWER_TOKENIZERS = (*FITTED_TOKENIZERS, "grid")
 TOKENIZERS = TEXT_TOKENIZERS + ANSWER_TOKENIZERS
@@ -26,6 +31,29 @@ def _corpora(names: tuple[str, ...]) -> str:
     return f"unknown {unknown[0]!r}{did_you_mean(unknown[0], CORPORA)}" if unknown else ""
 
 
+def _utf8(text: str) -> str:
+    halves = any("\ud800" <= symbol <= "\udfff" for symbol in text)  # bytes that are no UTF-8
+    return "must be UTF-8" if halves else ""
+
+
+def _columns(names: tuple[str | int, ...]) -> str:
+    wrong = [name for name in names if not isinstance(name, str | int) or isinstance(name, bool)]
+    if wrong or len(names) == 1:
+        return f"must name two fields or more, the answer last, got {names!r}"
+    return ""
+
+
+def _check_columns(config: ConfigDict) -> None:
+    d = config.data
+    if d.columns and d.format not in COLUMN_FORMATS:
+        raise UserError(
+            f"config.data.columns: format {d.format!r} has no columns to name; leave it out, or "
+            f"choose data.format from: {', '.join(COLUMN_FORMATS)}"
+        )
+
+
+_COLUMNS = "Fields to read of a question (pairs, chat, puzzle), the answer last; () = known names."
+_MAX_UNUSED = "Largest share of unread text or unknown symbols; more is an error."
 _CORPORA = f"Conversations, if there are no paths: {', '.join(CORPORA)}."
 _FORMATS = (*FORMATS, *ANSWER_FORMATS, CHAT_FORMAT)
 GROUP = Group(
@@ -51,7 +79,9 @@ GROUP = Group(
         Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py)."),
         Field("examples", 2000, "Examples of a task, puzzle or generated corpus, over all splits."),
         Field("digits", 3, "Most digits of a number of the corpus arithmetic.", at_least(1)),
-        Field("question_prefix", "", "Text in front of each question of format `pairs`."),
+        Field("question_prefix", "", "Text in front of each question of format `pairs`.", _utf8),
+        Field("columns", (), _COLUMNS, _columns),
+        free("max_unused", LIMIT, _MAX_UNUSED, within("[0, 1]")),
         Field("corpora", (), _CORPORA, _corpora),
         Field("context_turns", 3, "Most turns of a conversation before a prompt.", at_least(0)),
         Field("skip_long", False, "Leave out questions that do not fit in seq_len."),
@@ -59,4 +89,5 @@ GROUP = Group(
         free("eval_tokens", 65536, "Validation tokens per evaluation; 0 = all.", at_least(0)),
         free("prefetch", 2, "Batches prepared ahead.", at_least(0)),
     ),
+    _check_columns,
 )

@@ -22,6 +22,7 @@ class Task:
       steps_per_epoch: steps per pass over the training split.
       fingerprint: SHA-256 of the data; a run is not resumed on other data.
       label_classes: number of classes of each label field of the corpus.
+      notes: lines on what of the input is not used, or not known to the tokenizer.
     """
 
     config: ConfigDict
@@ -33,6 +34,18 @@ class Task:
     steps_per_epoch: float
     fingerprint: str
     label_classes: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Return what was read, for `data.json` in the run's folder."""
+        splits = ("train", "valid", "test")
+        sizes = {split: len(getattr(self.corpus, split)) for split in splits}
+        return {
+            "corpus": self.corpus.name,
+            "split": self.corpus.split,
+            "sizes": sizes,
+            "notes": list(self.notes),
+        }
 
 
 def stream_arguments(config: ConfigDict) -> dict[str, int]:

@@ -54,6 +54,7 @@ def open_text(config: ConfigDict) -> Task:
         steps_per_epoch=tokens / (config.batch_size * config.seq_len),
         fingerprint=corpus.fingerprint(),
         label_classes=label_classes(corpus.train + corpus.valid + corpus.test),
+        notes=corpus.notes,
     )
 
 
@@ -101,6 +102,7 @@ def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None) -> Corp
         test_fraction=d.test_fraction,
         max_tokens=d.max_tokens,
         min_freq=d.min_freq,
+        max_unused=d.max_unused,
     )
 
 
@@ -133,7 +135,8 @@ def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]
         for split in ("train", "valid", "test")
     ]
     first = next(iter(parts.values()))
-    whole = Corpus(" + ".join(parts), *splits, tokenizer=first.tokenizer, split=first.split)
+    notes = tuple(f"{name}: {note}" for name, part in parts.items() for note in part.notes)
+    whole = Corpus(" + ".join(parts), *splits, first.tokenizer, first.split, notes)
     return whole, {name: part.train for name, part in parts.items()}
 
 

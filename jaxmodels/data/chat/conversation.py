@@ -1,6 +1,5 @@
 """Conversations, their exchanges, and the split by which none of a prompt leaks."""
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from jaxmodels.data.chat.exchange import ChatCorpus, Exchange
 from jaxmodels.data.chat.labels import answerable_of, intent_of
 from jaxmodels.data.pairs.rows import split_by_key
+from jaxmodels.data.words import words_of
 from jaxmodels.errors import UserError
 
 SPLIT_USE = 5  # draws of the split, see `split_by_key`; the next one parts valid from test
@@ -74,7 +74,7 @@ def prompt_key(prompt: str) -> str:
     True
     """
     text = unicodedata.normalize("NFKC", prompt).casefold()
-    return " ".join(re.findall(r"[^\W_]+", text.replace("'", ""))) or text.strip()
+    return " ".join(words_of(text.replace("'", ""))) or text.strip()
 
 
 def split_conversations(

@@ -53,6 +53,7 @@ class ChatCorpus:
       train, valid, test: the exchanges.
       split: description of the split.
       tokenizer: its last three ids are the marks.
+      notes: lines on what of the input is not used, or not known to the tokenizer.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ChatCorpus:
     test: tuple[Exchange, ...]
     split: str
     tokenizer: Tokenizer = BYTES
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over all exchanges, and over a tokenizer that was fitted on them."""
@@ -81,6 +83,7 @@ class ChatRows(NamedTuple):
       inputs, targets: int32 (n, seq_len); weights: float32 (n, seq_len), 1 on the response.
       intent, answerable: int32 (n,), -1 without a label.
       sizes: int64 (n, 2), bytes of the text of the prompt, and of the response with its end as one.
+      cut: int64 (n,), turns at the beginning of the prompt that do not fit.
       kept: int64 (n,), index of the exchange; those that do not fit are left out.
     """
 
@@ -90,6 +93,7 @@ class ChatRows(NamedTuple):
     intent: np.ndarray
     answerable: np.ndarray
     sizes: np.ndarray
+    cut: np.ndarray
     kept: np.ndarray
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,7 +101,7 @@ class ChatRows(NamedTuple):
 
         `reset`, bool (rows, seq_len), starts every row from the initial state.
         """
-        fields = [name for name in self._fields if name not in ("sizes", "kept")]
+        fields = [name for name in self._fields if name not in ("sizes", "cut", "kept")]
         batch = {name: getattr(self, name)[chosen] for name in fields}
         padding = chosen < 0
         batch["weights"][padding] = 0.0
@@ -127,19 +131,19 @@ def prompt_bytes(turns: Sequence[str], chunk_size: int, most: int) -> np.ndarray
     not fit.
     """
     found = _prompt(turns, chunk_size, most, BYTES)
-    return found and found[1]
+    return found and found[2]
 
 
 def _prompt(
     turns: Sequence[str], chunk_size: int, most: int, tokenizer: Tokenizer
-) -> tuple[str, np.ndarray] | None:
-    """Return (text of the prompt, its ids with padding and BEGIN), see `prompt_bytes`."""
+) -> tuple[int, str, np.ndarray] | None:
+    """Return (turns left out, text of the others, its ids with the end), see `prompt_bytes`."""
     for first in range(len(turns)):
         text = prompt_of(turns[first:])
         ids = tokenizer.encode(text)
         if len(ids) + len(prompt_end(len(ids), max(chunk_size, SLOT))) <= most:
             end = prompt_end(len(ids), chunk_size, tokenizer.vocab_size)
-            return text, np.concatenate([ids, end])
+            return first, text, np.concatenate([ids, end])
     return None
 
 
@@ -177,7 +181,7 @@ def lay_out(
         found = _prompt(x.turns, chunk_size, seq_len - len(response), tokenizer)
         if found is None or not len(response) or tokenizer.decode(response) != text:
             continue
-        asked, prompt = found
+        left_out, asked, prompt = found
         inputs, targets = np.full((2, seq_len), pad, np.int32)
         weights = np.zeros(seq_len, np.float32)
         begin = len(prompt)
@@ -187,7 +191,8 @@ def lay_out(
         intent = intents.index(x.intent) if x.intent in intents else -1
         answerable = -1 if x.answerable is None else int(x.answerable)
         sizes = np.array([len(asked.encode()), len(text.encode()) + 1])
-        rows.append((inputs, targets, weights, np.int32(intent), np.int32(answerable), sizes))
+        labels = np.int32(intent), np.int32(answerable)
+        rows.append((inputs, targets, weights, *labels, sizes, np.int64(left_out)))
         kept.append(number)
     if not rows:
         unit = "bytes" if tokenizer == BYTES else "tokens"

@@ -15,6 +15,7 @@ from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.data.tokenizers.marked import MARKS, MarkedTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
+from jaxmodels.data.tokenizers.unknown import Unknown
 from jaxmodels.errors import UserError
 
 TOKENIZERS = ("byte", "char", "bpe")
@@ -56,3 +57,20 @@ def fitted(corpus: ChatCorpus, name: str, max_tokens: int) -> ChatCorpus:
         else BPETokenizer.fit(texts, vocab_size=max_tokens - MARKS)
     )
     return dataclasses.replace(corpus, tokenizer=MarkedTokenizer(inner))
+
+
+def unknown_notes(corpus: ChatCorpus, max_unused: float) -> tuple[str, ...]:
+    """Return lines on the symbols of each split that the tokenizer does not know.
+
+    Raises:
+      UserError: they are more than `max_unused` of all.
+    """
+    notes: tuple[str, ...] = ()
+    for name in ("train", "valid", "test"):
+        unknown = Unknown(corpus.tokenizer)
+        for x in getattr(corpus, name):
+            for text in (*x.turns, x.response):
+                unknown.read(text)
+        unknown.check(name, max_unused)
+        notes += unknown.notes(name)
+    return notes

@@ -228,7 +228,7 @@ def _load(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
             values = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+    except Exception as error:  # a header is read as Python: whatever its tokenizer raises
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not a readable array ({reason:.80})") from error
     if not np.issubdtype(values.dtype, np.integer):

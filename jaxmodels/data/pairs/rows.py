@@ -88,9 +88,23 @@ class Rows(NamedTuple):
         return batch
 
 
+def composed(text: str) -> str:
+    """Return a text in composed characters (NFC)."""
+    return unicodedata.normalize("NFC", text)
+
+
 def normalized(text: str) -> str:
-    """Return a question as models read it: composed characters (NFC), no surrounding space."""
-    return unicodedata.normalize("NFC", text).strip()
+    """Return a question as models read it: composed characters, no surrounding space."""
+    return composed(text).strip()
+
+
+def prefixed(question: str, prefix: str) -> str:
+    """Return a question as models read it behind a prefix, as `read_all` puts it there.
+
+    The prefix, with the space around it, is not repeated if the question begins with it.
+    """
+    question, prefix = normalized(question), composed(prefix)
+    return prefix + question.removeprefix(prefix.lstrip()).strip()
 
 
 def texts_of(pairs: Sequence[Pair]) -> list[str]:

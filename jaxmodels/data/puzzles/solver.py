@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,13 @@ def units_of(box: int) -> tuple[tuple[int, int, int], ...]:
     return tuple((r, c, r // box * box + c // box) for r in range(size) for c in range(size))
 
 
-def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | None = None):
+def solve(
+    grid: Sequence[int],
+    box: int,
+    limit: int = 2,
+    order: Sequence[int] | None = None,
+    most_guesses: float = math.inf,
+):
     """Return the first solutions of a grid, and the number of guesses.
 
     Args:
@@ -23,6 +30,7 @@ def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | 
       box: 2 for 4x4, 3 for 9x9.
       limit: maximum number of solutions.
       order: order in which the digits 1 to box^2 are tried; None means ascending.
+      most_guesses: number of guesses after which the search is given up.
 
     Returns:
       (solutions, each a list; number of cells with several candidates that were branched on).
@@ -76,7 +84,7 @@ def solve(grid: Sequence[int], box: int, limit: int = 2, order: Sequence[int] | 
                 rows[r] ^= bit
                 columns[c] ^= bit
                 boxes[b] ^= bit
-                if len(solutions) >= limit:
+                if len(solutions) >= limit or guesses >= most_guesses:
                     break
         cells[best] = 0
         is_open.append(best)

@@ -1,4 +1,4 @@
-"""Sudokus with a unique solution: read, generated, augmented and split.
+"""Sudokus with a unique solution: generated, augmented and split.
 
 A puzzle and its solution are strings of box^4 symbols, row by row, "." for an open cell. The
 `combination` of a puzzle is its number of open cells. Source: the Sudoku dataset of sapientinc/HRM.
@@ -6,53 +6,16 @@ A puzzle and its solution are strings of box^4 symbols, row by row, "." for an o
 
 from __future__ import annotations
 
-import csv
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxmodels.data.pairs.rows import Pair, split_by_key
-from jaxmodels.data.puzzles.solver import is_solution, solve
+from jaxmodels.data.puzzles.solver import solve
 from jaxmodels.data.random import random_words
-from jaxmodels.data.readers.files import read_text
 from jaxmodels.errors import UserError
-
-COLUMNS = ("source", "question", "answer", "rating")
-
-
-def read_sudoku(path: Path) -> Iterator[Pair]:
-    """Read 9x9 puzzles from a CSV with HRM's columns source, question, answer, rating.
-
-    Raises:
-      UserError: not a puzzle, or not its answer; names file and line.
-    """
-    lines = read_text(path).decode("utf-8").splitlines()
-    reader = csv.reader(lines)
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: not valid CSV, {error}") from error
-    for number, row in rows:
-        if not row or (number == 1 and tuple(row) == COLUMNS):
-            continue
-        if len(row) < 3:
-            raise UserError(f"{path}:{number}: expected the columns {', '.join(COLUMNS)}")
-        question, answer = row[1].strip().replace("0", "."), row[2].strip()
-        if len(question) != 81 or len(answer) != 81:
-            raise UserError(
-                f"{path}:{number}: a puzzle and its answer have 81 cells, got {len(question)} and "
-                f"{len(answer)}"
-            )
-        if not set(question) <= set(".123456789") or not set(answer) <= set("123456789"):
-            raise UserError(f"{path}:{number}: cells must be digits, or . where open")
-        if any(q not in (".", a) for q, a in zip(question, answer, strict=True)):
-            raise UserError(f"{path}:{number}: the answer changes a given cell")
-        if not is_solution(numbers(answer), 3):
-            raise UserError(f"{path}:{number}: the answer is not a solution")
-        yield pair_of(question, answer, "sudoku9")
 
 
 def pair_of(question: str, answer: str, task: str) -> Pair:

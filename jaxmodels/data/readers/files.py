@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jaxmodels.data.readers.folders import files_of_folder, files_of_pattern
+from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
@@ -46,34 +50,45 @@ class Record:
         return Record(f"{self.name}:{suffix}", self.text[start:stop], spans)
 
 
-def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFIXES) -> list[Path]:
+def find_files(
+    paths: Sequence[str | Path],
+    suffixes: Sequence[str] = TEXT_SUFFIXES,
+    unused: Unused | None = None,
+) -> list[Path]:
     """Resolve files, folders and globs to distinct files, sorted within each.
 
     A folder gives its files with one of `suffixes` ('' = no suffix), recursively, without hidden
     ones. A glob may contain `**`. A file that is named itself may have any suffix.
 
+    Args:
+      paths: where.
+      suffixes: of the files of a folder.
+      unused: receives what is left out.
+
     Raises:
-      UserError: a path that does not exist, or a folder or glob without files.
+      UserError: a path that does not exist, a folder that cannot be read, or a folder or glob
+        without files.
     """
+    unused = unused or Unused()
     distinct: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(name).expanduser()
         if path.is_file():
             files = [path]
         elif path.is_dir():
-            files = [file for file in sorted(path.rglob("*")) if _is_listed(file, path, suffixes)]
+            files = files_of_folder(path, suffixes, unused)
             if not files:
                 patterns = " ".join("*" + suffix for suffix in suffixes)
                 raise UserError(f"{name}: no text file in this folder (looked for {patterns})")
         elif glob.has_magic(str(name)):
-            files = [Path(f) for f in sorted(glob.glob(str(path), recursive=True))]
-            files = [file for file in files if file.is_file()]
+            files = files_of_pattern(str(path), unused)
             if not files:
                 raise UserError(f"{name}: no file matches this pattern; check it, or quote it")
         else:
             raise UserError(f"{name}: no such file or folder (working folder {Path.cwd()})")
         for file in files:
-            distinct.setdefault(file.resolve(), file)
+            if distinct.setdefault(file.resolve(), file) is not file:
+                unused.add("files that are named twice", file)
     return list(distinct.values())
 
 
@@ -114,53 +129,105 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     return [(n, line.rstrip("\r")) for n, line in enumerate(lines, 1) if line.strip()]
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """Yield (line number, object) of a file with one JSON object per line."""
-    for number, line in numbered_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}:{number}: not valid JSON, {error.msg} at column {error.colno}; "
-                "expected one JSON object per line"
-            ) from error
+def json_lines(path: Path) -> Iterator[tuple[int | str, dict]]:
+    """Yield (line number, object) of a file with one JSON object per line.
+
+    A .json file may also hold one array of objects; then "entry 0" stands for the line number.
+    """
+    if path.suffix.lower() == ".json" and read_text(path).lstrip()[:1] == b"[":
+        rows, _ = json_document(path, list, "an array of JSON objects")
+        numbered = ((f"entry {i}", row) for i, row in enumerate(rows))
+    else:
+        numbered = (
+            (number, parse_json(line, path, number, "one JSON object per line"))
+            for number, line in numbered_lines(path)
+        )
+    for where, row in numbered:
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, got {line[:40]!r}")
-        yield number, row
+            raise UserError(f"{place_of(path, where)}: expected a JSON object, got {_short(row)}")
+        yield where, row
 
 
 def json_document(path: Path, kind: type, expected: str) -> tuple[Any, str]:
     """Return the JSON value of a file, of type `kind`, and its text."""
     text = read_text(path).decode("utf-8")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not valid JSON, {error.msg} at column {error.colno}; "
-            f"expected {expected}"
-        ) from error
+    value = parse_json(text, path, 1, expected)
     if not isinstance(value, kind):
         raise UserError(f"{path}: expected {expected}, got a JSON {type(value).__name__}")
     return value, text
 
 
+_HALF = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
+_ALONE = re.compile(f"{_HALF[0]}(?!{_HALF[1]})|(?<!{_HALF[0]}){_HALF[1]}")  # half a pair
+
+
+def parse_json(text: str, path: Path, line: int, expected: str) -> Any:
+    """Return the value of a JSON text.
+
+    Args:
+      text: the text, which begins in line `line` of the file.
+      path, line, expected: for messages.
+
+    Raises:
+      UserError: not JSON, a name twice in an object, or half a surrogate pair, which is no
+        character and cannot be written.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_distinct)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{line + error.lineno - 1}: not valid JSON, {error.msg} at column "
+            f"{error.colno}; expected {expected}"
+        ) from error
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        raise UserError(f"{path}:{line}: JSON that cannot be read, {error}; correct it") from error
+    if _ESCAPED.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            alone = _ALONE.search(text)
+            at = line + text.count("\n", 0, alone.start() if alone else 0)
+            raise UserError(
+                f"{path}:{at}: an unpaired surrogate, which is not a character; correct it"
+            ) from error
+    return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r:.40} is twice in an object")
+    return row
+
+
+def place_of(path: Path, where: int | str) -> str:
+    """Return the name of a place in a file; `where` is a line number or names the row."""
+    return f"{path}:{where}" if isinstance(where, int) else f"{path}: {where}"
+
+
 def require(row: dict, name: str, kind: type, path: Path, where: int | str) -> Any:
     """Return `row[name]`, of type `kind`; `where` is a line number or names the row."""
-    place = f"{path}:{where}" if isinstance(where, int) else f"{path}: {where}"
+    place = place_of(path, where)
     if not isinstance(row, dict):
-        raise UserError(f"{place}: expected an object with the field {name!r}, got {row!r:.40}")
+        raise UserError(f"{place}: expected an object with the field {name!r}, got {_short(row)}")
     if name not in row:
-        raise UserError(
-            f"{place}: field {name!r} is missing (found: {', '.join(row) or 'none'}); add it"
-        )
+        raise UserError(f"{place}: field {name!r} is missing (found: {names_of(row)}); add it")
     if not isinstance(row[name], kind) or isinstance(row[name], bool):
-        raise UserError(f"{place}: field {name!r} must be {kind.__name__}, got {row[name]!r:.40}")
+        raise UserError(f"{place}: field {name!r} must be {kind.__name__}, got {_short(row[name])}")
     return row[name]
 
 
-def _is_listed(file: Path, folder: Path, suffixes: Sequence[str]) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.is_file() and not hidden and file.suffix.lower() in suffixes
+def names_of(row: Iterable[str]) -> str:
+    """Return the names of a row's fields for a message, "none" without any."""
+    listed = ", ".join(name if name.isprintable() else repr(name) for name in row)
+    return (listed if len(listed) <= 200 else f"{listed[:200]}...") or "none"
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _place(data: bytes, offset: int) -> str:

@@ -16,12 +16,14 @@ from jaxmodels.data.readers.files import (
     Record,
     json_lines,
     numbered_lines,
+    place_of,
     read_text,
     require,
 )
 from jaxmodels.data.readers.hrdoc import read_hrdoc
 from jaxmodels.data.readers.metacognition import read_metacognition
 from jaxmodels.data.readers.reasoning import read_cot, read_gsm8k
+from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
 
 
@@ -30,65 +32,78 @@ class Reader:
     """The reader of one format.
 
     Attributes:
-      read: returns the records of a file.
+      read: (file, unused) -> its records; `unused` receives what is not used, and may be omitted.
       suffixes: suffixes of the files to read in a folder.
       labels: names of the labels that the records have.
     """
 
-    read: Callable[[Path], Iterator[Record]]
+    read: Callable[..., Iterator[Record]]
     suffixes: tuple[str, ...]
     labels: tuple[str, ...] = ()
 
 
-def read_plain(path: Path) -> Iterator[Record]:
+def read_plain(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read a plain file as one document."""
+    del unused  # all of it is read
     yield Record(str(path), read_text(path))
 
 
-def read_sentences(path: Path) -> Iterator[Record]:
+def read_sentences(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read LL: a line, with its line break, is a document."""
+    del unused  # blank lines hold no text
     for number, line in numbered_lines(path):
         yield Record(f"{path}:{number}", line.strip().encode() + b"\n")
 
 
-def read_wikipedia(path: Path) -> Iterator[Record]:
+def read_wikipedia(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read Wikipedia: wikiextractor's JSON lines or <doc> blocks, or plain text.
 
     An article is a document: title, empty line, text. Articles without text are left out. A file
     that begins with neither "{" nor "<doc " is one plain document.
     """
+    unused = unused or Unused()
     start = read_text(path).lstrip()[:5]
-    if start.startswith(b"{"):
-        for number, row in json_lines(path):
-            title = require(row, "title", str, path, number)
-            yield from _article(f"{path}:{number}", title, require(row, "text", str, path, number))
+    if start.startswith(b"{") or (start.startswith(b"[") and path.suffix.lower() == ".json"):
+        for where, row in json_lines(path):
+            title, text = (require(row, name, str, path, where) for name in ("title", "text"))
+            place = place_of(path, where)
+            unused.fields(row, ("title", "text"), place)
+            yield from _article(place, title, text, unused)
     elif start == b"<doc ":
-        title, begun, body = "", 0, []
-        for number, line in numbered_lines(path):
-            if line.startswith("<doc "):
-                if begun:
-                    raise UserError(
-                        f"{path}:{begun}: <doc> without </doc>; extract this file again"
-                    )
-                match = re.search(r'title="(.*?)"', line)
-                title, begun, body = match.group(1) if match else "", number, []
-            elif line.strip() == "</doc>":
-                yield from _article(f"{path}:{begun}", title, "\n".join(body))
-                begun = 0
-            else:
-                body.append(line)
-        if begun:
-            raise UserError(
-                f"{path}:{begun}: <doc> without </doc>; the file is cut off; extract it again"
-            )
+        for begun, title, body in _blocks(path, unused):
+            yield from _article(f"{path}:{begun}", title, body, unused)
     else:
         yield from read_plain(path)
 
 
-def _article(name: str, title: str, text: str) -> Iterator[Record]:
+def _blocks(path: Path, unused: Unused) -> Iterator[tuple[int, str, str]]:
+    """Yield (first line, title, text) of the <doc> blocks of a file."""
+    title, begun, body = "", 0, []
+    for number, line in numbered_lines(path):
+        if line.startswith("<doc "):
+            if begun:
+                raise UserError(f"{path}:{begun}: <doc> without </doc>; extract this file again")
+            match = re.search(r'title="(.*?)"', line)
+            title, begun, body = match.group(1) if match else "", number, []
+        elif line.strip() == "</doc>" and begun:
+            yield begun, title, "\n".join(body)
+            begun = 0
+        elif begun:
+            body.append(line)
+        else:
+            unused.add("lines outside of <doc>", f"{path}:{number}")
+    if begun:
+        raise UserError(
+            f"{path}:{begun}: <doc> without </doc>; the file is cut off; extract it again"
+        )
+
+
+def _article(name: str, title: str, text: str, unused: Unused) -> Iterator[Record]:
     body = text.strip().removeprefix(title).strip()
     if body:
         yield Record(name, f"{title}\n\n{body}\n".encode())
+    else:
+        unused.add("articles without text", name)
 
 
 FORMATS = {

@@ -6,29 +6,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxmodels.data.readers.files import Record, json_document, require
+from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
 
 # Deeper levels share the last class, so that heads have a fixed number of classes.
 NUM_LEVEL_CLASSES = 16
+FIELDS = ("text", "line_id", "parent_id", "relation")
 
 
-def read_hrdoc(path: Path) -> Iterator[Record]:
+def read_hrdoc(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read HRDoc: a file is a document; each line is indented by two spaces per level.
 
     The level of a line is 0 without parent, its parent's plus one if its relation is `contain`,
     else its parent's (`connect`: same paragraph; `equality`: sibling). Label: `level_targets`.
     """
+    unused = unused or Unused()
     lines, _ = json_document(path, list, "a list of lines")
     by_id = {}
     for i, line in enumerate(lines):
         where = f"entry {i}"
         if not isinstance(line, dict):
-            fields = "text, line_id, parent_id, relation"
-            raise UserError(f"{path}: {where} must be an object with {fields}; correct it")
+            raise UserError(
+                f"{path}: {where} must be an object with {', '.join(FIELDS)}; correct it"
+            )
         require(line, "text", str, path, where)
         require(line, "relation", str, path, where)
         require(line, "parent_id", int, path, where)
-        by_id[require(line, "line_id", int, path, where)] = line
+        line_id = require(line, "line_id", int, path, where)
+        if line_id in by_id or line_id == -1:
+            raise UserError(f"{path}: {where}: line_id {line_id} is taken (-1 = no parent)")
+        by_id[line_id] = line
+        unused.fields(line, FIELDS, f"{path}: {where}")
     levels = _levels(path, by_id)
     text, spans = b"", []
     for line in lines:

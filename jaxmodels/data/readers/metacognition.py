@@ -15,7 +15,8 @@ from pathlib import Path
 
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.random import random_words
-from jaxmodels.data.readers.files import Record, json_lines, require
+from jaxmodels.data.readers.files import Record, json_lines, place_of, require
+from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
 
 KINDS = ("mechanics", "reflection", "identity", "worldview")
@@ -54,13 +55,14 @@ def as_text(question: str, answer: str) -> bytes:
     return f"Question: {question.strip()}\nAnswer: {answer.strip()}\n\n".encode()
 
 
-def read_metacognition(path: Path) -> Iterator[Record]:
+def read_metacognition(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read JSON lines with `question`, `answer` and optionally `kind`, each a document."""
-    for number, row in json_lines(path):
-        question = require(row, "question", str, path, number)
-        answer = require(row, "answer", str, path, number)
+    unused = unused or Unused()
+    for where, row in json_lines(path):
+        place = place_of(path, where)
+        question, answer = (require(row, name, str, path, where) for name in ("question", "answer"))
+        unused.fields(row, ("question", "answer", "kind"), place)
         kind = row.get("kind", KINDS[0])
         if kind not in KINDS:
-            hint = did_you_mean(str(kind), KINDS)
-            raise UserError(f"{path}:{number}: unknown kind {kind!r}{hint}")
-        yield Record(f"{path}:{number}", as_text(question, answer))
+            raise UserError(f"{place}: unknown kind {kind!r}{did_you_mean(str(kind), KINDS)}")
+        yield Record(place, as_text(question, answer))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxmodels.data.readers.files import Record, json_document, json_lines, require
+from jaxmodels.data.readers.files import (
+    Record,
+    json_document,
+    json_lines,
+    place_of,
+    require,
+)
+from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
 
 # Later steps share the last class, so that heads have a fixed number of classes.
 NUM_STEP_CLASSES = 16
+COT_FIELDS = ("source", "rationale", "target")
 
 
 @dataclass(frozen=True)
@@ -39,70 +48,76 @@ _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)")
 
 def parse_gsm8k(path: str | Path) -> list[GSM8KItem]:
     """Return all exercises of a JSON Lines file."""
-    return [item for _, item in _gsm8k(Path(path))]
+    return [item for _, item in _gsm8k(Path(path), Unused())]
 
 
-def read_gsm8k(path: Path) -> Iterator[Record]:
+def read_gsm8k(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read GSM8K: "Question: ...", "Answer: ..." without calculator annotations, "#### n".
 
     Label `step_targets`: index of the line of the solution, from 0; the `#### n` line is the last
     step. The question has no label.
     """
-    for number, item in _gsm8k(path):
+    for place, item in _gsm8k(path, unused or Unused()):
         yield _reasoning(
-            f"{path}:{number}",
+            place,
             f"Question: {item.question.strip()}\nAnswer: ",
             [*(step + "\n" for step in item.steps), f"#### {item.final}\n"],
         )
 
 
-def _gsm8k(path: Path) -> Iterator[tuple[int, GSM8KItem]]:
-    for number, row in json_lines(path):
-        question = require(row, "question", str, path, number)
-        answer = require(row, "answer", str, path, number)
+def _gsm8k(path: Path, unused: Unused) -> Iterator[tuple[str, GSM8KItem]]:
+    for where, row in json_lines(path):
+        place = place_of(path, where)
+        question, answer = (require(row, name, str, path, where) for name in ("question", "answer"))
+        unused.fields(row, ("question", "answer"), place)
         solution, mark, final = answer.rpartition("####")
         final = final.strip().replace(",", "")
         if not mark or not _NUMBER.fullmatch(final):
             raise UserError(
-                f"{path}:{number}: field 'answer' must end in '#### <number>', "
+                f"{place}: field 'answer' must end in '#### <number>', "
                 f"got {answer[-20:]!r}; correct or remove this line"
             )
         calculations = tuple((a.strip(), b.strip()) for a, b in _CALCULATION.findall(solution))
         lines = (line.strip() for line in _CALCULATION.sub("", solution).split("\n"))
         steps = tuple(line for line in lines if line)
-        yield number, GSM8KItem(question, answer, steps, calculations, final)
+        yield place, GSM8KItem(question, answer, steps, calculations, final)
 
 
-def read_cot(path: Path) -> Iterator[Record]:
+def read_cot(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     """Read chain-of-thought exemplars: source, rationale, target.
 
     A step of the rationale is a sentence or a line; the target is the last step. Label
     `step_targets`: index of the step, from 0. The source has no label.
     """
-    for name, number, row in _cot_rows(path):
-        source = require(row, "source", str, path, number)
-        rationale = require(row, "rationale", str, path, number)
-        target = require(row, "target", str, path, number)
+    unused = unused or Unused()
+    for name, where, row in _cot_rows(path):
+        source, rationale, target = (require(row, field, str, path, where) for field in COT_FIELDS)
+        unused.fields(row, COT_FIELDS, name)
         steps = re.findall(r"\S.*?(?:[.!?](?=\s)\s*|\n+|\Z)", rationale.strip() + "\n", re.S)
         if not steps:
             raise UserError(
-                f"{path}:{number}: field 'rationale' is empty; fill or remove this entry"
+                f"{place_of(path, where)}: field 'rationale' is empty; fill or remove this entry"
             )
         yield _reasoning(name, source.strip() + "\n", [*steps, target.strip() + "\n"])
 
 
-def _cot_rows(path: Path) -> Iterator[tuple[str, int, dict]]:
+def _cot_rows(path: Path) -> Iterator[tuple[str, int | str, dict]]:
     if path.suffix.lower() == ".jsonl":
-        for number, row in json_lines(path):
-            yield f"{path}:{number}", number, row
+        for where, row in json_lines(path):
+            yield place_of(path, where), where, row
         return
     rows, text = json_document(path, dict, "an object {id: {source, rationale, target}}")
+    at = number = 0
     for key, row in rows.items():
-        at = max(text.find(f'"{key}"'), 0)
-        number = text.count("\n", 0, at) + 1
+        # Keys come in the order of the file: the search goes on behind the last one.
+        found = text.find(json.dumps(key, ensure_ascii=False), at)
+        if found >= 0:
+            number, at = number + text.count("\n", at, found), found
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: entry {key!r} must be an object, got {row!r}")
-        yield f"{path}:{key}", number, row
+            raise UserError(
+                f"{path}:{number + 1}: entry {key!r} must be an object, got {row!r:.40}"
+            )
+        yield f"{path}:{key}", number + 1, row
 
 
 def _reasoning(name: str, prompt: str, steps: Sequence[str]) -> Record:

@@ -9,6 +9,7 @@ from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.files import read_all
 from jaxmodels.data.pairs.rows import Pair
 from jaxmodels.data.tasks import TASKS, make_task, split_by_combination, split_by_question
+from jaxmodels.data.unused import LIMIT, Unused
 from jaxmodels.errors import UserError
 
 
@@ -19,6 +20,9 @@ def pairs_of_sources(
     train_split: float = 0.8,
     seed: int = 0,
     question_prefix: str = "",
+    columns: Sequence[str] = (),
+    max_unused: float = LIMIT,
+    unused: Unused | None = None,
 ) -> tuple[list[Pair], list[Pair], str]:
     """Return (training pairs, test pairs, description of the split).
 
@@ -30,7 +34,8 @@ def pairs_of_sources(
       count: pairs per task.
       train_split: fraction of the questions to train on.
       seed: seed of sampling and splitting.
-      question_prefix: text put before each question of a file.
+      question_prefix, columns, max_unused: of files, see `read_all`.
+      unused: receives what is not used.
 
     Raises:
       UserError: neither a task nor a file, a malformed line, or an empty side.
@@ -45,7 +50,8 @@ def pairs_of_sources(
             raise UserError(f"{path}: neither a file nor a task{did_you_mean(path, TASKS)}")
     parts = [make_task(name, count, seed) for name in tasks]
     if paths:
-        parts.append(read_all(paths, question_prefix))
+        limits = {"max_unused": max_unused, "unused": unused}
+        parts.append(read_all(paths, question_prefix, columns, **limits))
     train: list[Pair] = []
     test: list[Pair] = []
     ways: list[str] = []
@@ -57,7 +63,11 @@ def pairs_of_sources(
             side += part
     # Different sources may contain the same question.
     trained = {pair.question.strip() for pair in train}
-    test = [pair for pair in test if pair.question.strip() not in trained]
+    unseen = [pair for pair in test if pair.question.strip() not in trained]
+    if unused is not None:
+        where = ", ".join(sources)
+        unused.add("test pairs whose question training has", where, len(test) - len(unseen))
+    test = unseen
     if not (train and test):
         raise UserError(
             f"train_split: {len(train)} training and {len(test)} test pairs; give more pairs or "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,13 @@ from jaxmodels.data.text.split import split_records
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
+from jaxmodels.data.tokenizers.unknown import SHOWN, Unknown
+from jaxmodels.data.unused import LIMIT, Unused
 from jaxmodels.errors import UserError
 
+SPLITS = ("train", "valid", "test")
 TOKENIZERS = ("byte", "char", "word")
+WORDS_LIMIT = 0.5  # at least: a vocabulary of words is made to leave rare ones out
 VALID_FROM, TEST_FROM = 2000, 2010  # years of the packaged speeches
 
 
@@ -31,6 +35,7 @@ def load_corpus(
     test_fraction: float = 0.05,
     max_tokens: int = 4096,
     min_freq: int = 1,
+    max_unused: float = LIMIT,
 ) -> Corpus:
     """Read, split and tokenize a text collection, deterministically.
 
@@ -49,9 +54,11 @@ def load_corpus(
       format: format of the files: "text" (a file is a document), or another of `FORMATS`.
       valid_fraction, test_fraction: fractions of the text, each in [0, 1), with a sum below 1.
       max_tokens, min_freq: size of the word vocabulary, and count of the rarest word in it.
+      max_unused: largest share of the symbols of a split that the tokenizer may not know; of words
+        at least half may be unknown, since their vocabulary is limited on purpose.
 
     Raises:
-      UserError: a faulty file or argument; names it and the fix.
+      UserError: a faulty file or argument, or too many unknown symbols; names it and the fix.
     """
     if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise UserError(
@@ -60,11 +67,13 @@ def load_corpus(
         )
     if format not in FORMATS:
         raise UserError(f"data.format: unknown {format!r}{did_you_mean(format, FORMATS)}")
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    paths, unused = [paths] if isinstance(paths, str | Path) else list(paths), Unused()
     if paths:
         reader = FORMATS[format]
         records = [
-            record for file in find_files(paths, reader.suffixes) for record in reader.read(file)
+            record
+            for file in find_files(paths, reader.suffixes, unused)
+            for record in reader.read(file, unused)
         ]
         name = Path(paths[0]).name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
         splits, split = split_records(records, valid_fraction, test_fraction)
@@ -73,7 +82,27 @@ def load_corpus(
         splits = _speeches()
     tokenizer = _tokenizer(tokenizer, splits[0], max_tokens, min_freq)
     documents = [tuple(to_document(record, tokenizer) for record in part) for part in splits]
-    return Corpus(name, *documents, tokenizer=tokenizer, split=split)
+    notes = list(unused.notes())
+    for part, records, read in zip(SPLITS, splits, documents, strict=True):
+        notes += _unknown_notes(part, records, read, tokenizer, max_unused)
+    return Corpus(name, *documents, tokenizer=tokenizer, split=split, notes=tuple(notes))
+
+
+def _unknown_notes(split, records, documents, tokenizer: Tokenizer, limit: float) -> Iterator[str]:
+    """Yield a line on the unknown tokens of a split; raise UserError above the limit."""
+    unknown = Unknown(tokenizer)
+    if tokenizer.name == "word":
+        limit = max(limit, WORDS_LIMIT)
+    for record, document in zip(records, documents, strict=True):
+        unknown.total += len(document)
+        if tokenizer.unk is None:
+            continue
+        if count := int((document.tokens == tokenizer.unk).sum()):
+            unknown.count += count
+            if len(unknown.symbols) < SHOWN:
+                unknown.symbols.update(tokenizer.unknown(record.text.decode(errors="replace")))
+    unknown.check(split, limit)
+    yield from unknown.notes(split)
 
 
 def to_document(record: Record, tokenizer: Tokenizer) -> Document:

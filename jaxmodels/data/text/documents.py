@@ -65,6 +65,7 @@ class Corpus:
       train, valid, test: documents of each split.
       tokenizer: tokenizer of the documents.
       split: description of the split, one sentence.
+      notes: lines on what of the input is not used, or not known to the tokenizer.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Corpus:
     test: tuple[Document, ...]
     tokenizer: Tokenizer
     split: str
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over the tokens of all splits."""

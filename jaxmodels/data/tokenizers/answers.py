@@ -5,7 +5,6 @@ Ids 0-3 are PAD, EOS, UNK and SEP in each.
 
 from __future__ import annotations
 
-import re
 import string
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ import numpy as np
 
 from jaxmodels.data.tokenizers.base import Tokenizer, as_text
 from jaxmodels.data.tokenizers.special import SPECIALS, UNK, until_eos
+from jaxmodels.data.words import pattern
 from jaxmodels.errors import UserError
 
 SEED_CHARSET = string.ascii_letters + string.digits + " .,!?;:-()[]{}'\"\n"  # 79: vocabulary of 83
@@ -29,6 +29,7 @@ class _AnswerTokenizer(Tokenizer):
     """Pieces of text with ids from 4; the text between them becomes UNK."""
 
     charset: str
+    unk = UNK
 
     def _number(self, words: tuple[str, ...] = ()) -> None:
         if not self.charset or len(set(self.charset)) != len(self.charset):
@@ -36,6 +37,7 @@ class _AnswerTokenizer(Tokenizer):
         texts = (*self.charset, *words)
         object.__setattr__(self, "_texts", texts)
         object.__setattr__(self, "_ids", {text: len(SPECIALS) + i for i, text in enumerate(texts)})
+        object.__setattr__(self, "_known", frozenset(self.charset))
 
     def _pieces(self, text: str) -> Iterable[str]:
         return text
@@ -44,6 +46,12 @@ class _AnswerTokenizer(Tokenizer):
     def vocab_size(self) -> int:
         """Return the number of ids."""
         return len(SPECIALS) + len(self._texts)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the characters of a text that become UNK; those of known words do not."""
+        if self._known.issuperset(text):
+            return []
+        return [piece for piece in self._pieces(text) if piece not in self._ids]
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (length,) int32."""
@@ -74,7 +82,8 @@ class AnswerCharTokenizer(_AnswerTokenizer):
         self._number()
 
 
-_PIECE = re.compile(r" ?\w+|[\s\S]")
+def _pieces_of(text: str) -> list[str]:
+    return pattern(r" ?[\wMARKS]+|[\s\S]", text).findall(text)
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,9 @@ class HybridTokenizer(_AnswerTokenizer):
     @classmethod
     def fit(cls, texts: Iterable[str], *, max_words: int) -> HybridTokenizer:
         """Keep the most frequent words of the training texts, ties in alphabetical order."""
-        counts = Counter(p for text in texts for p in _PIECE.findall(as_text(text)) if len(p) > 1)
+        counts = Counter(p for text in texts for p in _pieces_of(as_text(text)) if len(p) > 1)
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(word for word, _ in ranked[:max_words]))
 
     def _pieces(self, text: str) -> list[str]:
-        return [x for p in _PIECE.findall(text) for x in ([p] if p in self._ids else p)]
+        return [x for p in _pieces_of(text) for x in ([p] if p in self._ids else p)]

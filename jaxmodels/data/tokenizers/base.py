@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -14,6 +14,11 @@ class Tokenizer(Protocol):
 
     name: str
     vocab_size: int
+    unk: ClassVar[int | None] = None  # id of what the tokenizer does not know; None = it knows all
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the symbols of a text that become `unk`, in order, repeated as in the text."""
+        return []
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return the ids of a text, (length,) integers."""

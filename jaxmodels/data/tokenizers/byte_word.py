@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxmodels.data.tokenizers.base import Tokenizer, as_text
+from jaxmodels.data.words import pattern
 from jaxmodels.errors import UserError
 
 
@@ -44,8 +45,9 @@ class ByteTokenizer(Tokenizer):
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
 
-# A word is a run of letters, digits and underscores, or any other visible character.
-_WORD = re.compile(r"\w+|[^\w\s]")
+def _words(text: str) -> Iterator[re.Match]:
+    """Find words: runs of letters, digits and underscores, and other visible symbols one by one."""
+    return pattern(r"[\wMARKS]+|[^\w\sMARKS]", text).finditer(text)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class WordTokenizer(Tokenizer):
     name: str = "word"
 
     PAD = 0
-    UNK = 1
+    UNK = unk = 1
 
     def __post_init__(self):
         object.__setattr__(self, "words", tuple(self.words))
@@ -87,7 +89,7 @@ class WordTokenizer(Tokenizer):
             raise UserError(f"max_tokens must be at least 3 (pad, unk, one word), got {max_tokens}")
         counts = Counter()
         for text in texts:
-            counts.update(_WORD.findall(as_text(text)))
+            counts.update(word[0] for word in _words(as_text(text)))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         kept = [word for word, count in ranked if count >= min_freq][: max_tokens - 2]
         return cls(("<pad>", "<unk>", *kept))
@@ -97,10 +99,14 @@ class WordTokenizer(Tokenizer):
         """Return the number of ids."""
         return len(self.words)
 
+    def unknown(self, text: str) -> list[str]:
+        """Return the words of a text that become `<unk>`."""
+        return [word[0] for word in _words(text) if word[0] not in self._ids]
+
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (words,) int32."""
         ids, unk = self._ids, self.UNK
-        return np.array([ids.get(word, unk) for word in _WORD.findall(as_text(text))], np.int32)
+        return np.array([ids.get(word[0], unk) for word in _words(as_text(text))], np.int32)
 
     def byte_counts(self, text: str | bytes) -> np.ndarray:
         """Return the UTF-8 bytes of each word and the white space before it, (words,) int32.
@@ -108,7 +114,7 @@ class WordTokenizer(Tokenizer):
         The last word includes the rest of the text, so that the sum is the text's length in bytes.
         """
         text = as_text(text)
-        ends = np.array([match.end() for match in _WORD.finditer(text)], np.int64)
+        ends = np.array([match.end() for match in _words(text)], np.int64)
         if ends.size == 0:
             return np.zeros(0, np.int32)
         ends[-1] = len(text)

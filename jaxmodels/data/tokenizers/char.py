@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class CharTokenizer(Tokenizer):
 
     characters: str
     name: str = "char"
+    unk: ClassVar[int] = UNK
 
     def __post_init__(self):
         if len(set(self.characters)) != len(self.characters):
@@ -50,6 +52,10 @@ class CharTokenizer(Tokenizer):
     def vocab_size(self) -> int:
         """Return the number of ids."""
         return len(self._texts)
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the characters of a text that become `<|unk|>`."""
+        return [piece for piece in _pieces(text) if piece not in self._ids]
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (length,) int32."""

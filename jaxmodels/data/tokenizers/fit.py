@@ -59,12 +59,13 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` described; raise UserError for anything else."""
     try:
         fields = json.loads(text)
+        json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text
         kind = fields["kind"]
         if kind == "marked":
             return MarkedTokenizer(tokenizer_from_json(json.dumps(fields["inner"])))
         if kind in KINDS:
             return KINDS[kind](**{name: fields[name] for name in KINDS[kind].described()})
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"

@@ -34,6 +34,15 @@ class MarkedTokenizer(Tokenizer):
         """Return the number of ids, marks included."""
         return self.inner.vocab_size + MARKS
 
+    @property
+    def unk(self) -> int | None:
+        """Return the id of unknown text, see `Tokenizer`."""
+        return self.inner.unk
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the unknown symbols of a text, see `Tokenizer`."""
+        return self.inner.unknown(text)
+
     def encode(self, text: str | bytes) -> np.ndarray:
         """Return ids (length,) int32, none of them a mark."""
         return self.inner.encode(text)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from jaxmodels.data.pairs.files import read_all, read_pairs
+from jaxmodels.data.pairs.files import Reading, read_all, read_pairs
+from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
 
 
@@ -21,7 +22,7 @@ def test_json_lines_and_tables(tmp_path):
         ("c", "d", "a"),
     ]
     table = tmp_path / "b.tsv"
-    table.write_text("Hello\tHola\tignored\nBye\tAdiós\n", encoding="utf-8")
+    table.write_text("Hello\tHola\t\nBye\tAdiós\n", encoding="utf-8")
     assert [(p.question, p.answer) for p in read_pairs(table)] == [
         ("Hello", "Hola"),
         ("Bye", "Adiós"),
@@ -36,14 +37,24 @@ def test_json_lines_and_tables(tmp_path):
         ("a.jsonl", '{"input": "a", "output": " "}\n', ":1: the answer is empty"),
         ("a.jsonl", '{"input": "a", "output": "\\ud800"}\n', ":1: an unpaired surrogate"),
         ("a.tsv", "one\ttwo\nthree\n", ":2: expected question, tab, answer"),
-        ("a.csv", "id,article\n1,text\n", ":1: expected the fields input and output or "),
+        ("a.tsv", "one\ttwo\tthree\n", ":1: expected question, tab, answer, got 3 columns; name"),
+        ("a.tsv", "question\tanswer\none\n", ":2: expected 2 cells as in the header, got 1"),
+        ("a.csv", "id,article\n1,text\n", ":1: expected the fields input and output, or one of in"),
+        ("a.csv", "question,answer\na,b,c\n", ":2: expected 2 cells as in the header, got 3"),
+        ("a.csv", "question,answer,answer\na,b,c\n", ":1: two columns are named 'answer'"),
+        ("a.jsonl", '{"input": "a", "input": "b", "output": "c"}\n', ":1: .*'input' is twice"),
+        ("a.jsonl", '{"instruction": "a", "input": 3, "output": "c"}\n', ":1: field 'input' must"),
+        ("a.json", "[3]", "entry 0: expected a JSON object, got 3"),
+        ("a.json", '[{"input": "a", "output": "\\ud800"}]', ":1: an unpaired surrogate"),
+        ("a.jsonl", "[" * 100_000 + "\n", ":1: JSON that cannot be read"),
+        ("a.jsonl", '{"input": ' + "1" * 5000 + "}\n", ":1: JSON that cannot be read"),
         (
             "a.csv",
             "article,highlights\nlong,short\nlong\n",
-            ":3: the answer must be text, got None",
+            ":3: expected 2 cells as in the header, got 1",
         ),
         ("a.csv", 'article,highlights\n"long"x,short\n', ":2: not valid CSV"),
-        ("a.json", "[]", "expected SQuAD, an object with the field data, got a JSON list"),
+        ("a.json", "3", "expected an array of objects, or SQuAD, an object with the field data, g"),
         ("a.json", '{"data": [{"title": "a"}]}', "an article: field 'paragraphs' is missing"),
         ("a.json", '{"data": [3]}', "an article: expected an object with the field 'paragraphs'"),
     ],
@@ -62,6 +73,58 @@ def test_csv_with_a_header(tmp_path):
     assert found == [("Long,\nof two lines", "Short", "news"), (text, "Brief", "news")]
 
 
+def texts(path, columns=()):
+    return [(p.question, p.answer) for p in read_pairs(path, Reading(columns))]
+
+
+def test_an_instruction_is_part_of_the_question(tmp_path):
+    alpaca = {"instruction": "Double it.", "input": "number 13", "output": "26"}
+    path = tmp_path / "a.jsonl"
+    rows = [alpaca, alpaca | {"input": ""}, {"instruction": "Go.", "response": "Gone."}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = [("Double it.\nnumber 13", "26"), ("Double it.", "26"), ("Go.", "Gone.")]
+    assert texts(path) == expected
+    array = tmp_path / "alpaca_data.json"
+    array.write_text(json.dumps(rows))
+    assert texts(array) == expected
+
+
+def test_columns_are_named_or_numbered(tmp_path):
+    table = tmp_path / "a.tsv"
+    table.write_text("0.5\tHello\tHola\n0.2\tBye\tAdios\n")
+    assert texts(table, ("2", "3")) == [("Hello", "Hola"), ("Bye", "Adios")]
+    table.write_text("score\tTarget\tSource\n0.5\tHola\tHello\n")
+    assert texts(table) == texts(table, ("Source", "Target")) == [("Hello", "Hola")]
+    table = tmp_path / "a.csv"
+    table.write_text("Answer,topic,Question\nAda,math,Who?\n")
+    assert texts(table) == [("Who?", "Ada")]
+    assert texts(table, ("topic", "Question", "Answer")) == [("math\nWho?", "Ada")]
+    with pytest.raises(UserError, match=r"a.csv:1: config.data.columns: no field 'text'; got the"):
+        texts(table, ("text", "Answer"))
+    with pytest.raises(UserError, match="one name alone, 'Answer'"):
+        texts(table, ("Answer",))
+
+
+def test_text_in_other_fields_is_told_and_limited(tmp_path):
+    path = tmp_path / "a.jsonl"
+    row = {"question": "Who came to the town?", "answer": "Ada", "id": 7}
+    path.write_text(json.dumps(row) + "\n")
+    unused = Unused()
+    read_all([str(path)], unused=unused)
+    assert unused.notes() == (f"not used: fields 'id' (1) (first: {path}:1)",)
+    path.write_text(json.dumps(row | {"context": "Ada came to the town. " * 5}) + "\n")
+    with pytest.raises(UserError, match=r"82% of the text .* 'context' .*config.data.columns=ques"):
+        read_all([str(path)])
+    read_all([str(path)], columns=("context", "question", "answer"))
+    read_all([str(path)], columns=("question", "answer"))  # the user has said so
+
+
+def test_a_prefix_is_in_composed_characters(tmp_path):
+    (tmp_path / "a.tsv").write_text("chat\tcat\n")
+    (pair,) = read_all([str(tmp_path / "a.tsv")], "\n\nRe\u0301pond: ")
+    assert pair.question == "\n\nR\u00e9pond: chat"
+
+
 def test_squad(tmp_path):
     asked = [
         {"id": "a", "question": "Who?", "answers": [{"text": "Ada"}, {"text": "Ada L."}]},
@@ -70,7 +133,11 @@ def test_squad(tmp_path):
     document = {"data": [{"paragraphs": [{"context": "Ada came.", "qas": asked}]}]}
     path = tmp_path / "train.json"
     path.write_text(json.dumps(document))
-    assert [(p.question, p.answer) for p in read_pairs(path)] == [("Ada came.\nWho?", "Ada")]
+    reading = Reading()
+    found = [(p.question, p.answer) for p in read_pairs(path, reading)]
+    assert found == [("Ada came.\nWho?", "Ada")]
+    says = "\n".join(reading.unused.notes())
+    assert "without an answer (1; " in says and "further answers to a question (1; " in says
     asked[0]["answers"] = [{"start": 3}]
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match="question a: field 'text' is missing"):

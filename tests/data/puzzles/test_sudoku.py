@@ -14,13 +14,11 @@ from jaxmodels.data.puzzles.sudoku import (
     make_sudoku,
     numbers,
     pair_of,
-    read_sudoku,
     split_sudoku,
 )
 from jaxmodels.data.tokenizers.fit import tokenizer_from_json
 from jaxmodels.data.tokenizers.grid import SUDOKU4, SUDOKU9, GridTokenizer
 from jaxmodels.errors import UserError
-from tests.convert.common import DATA
 
 TOKENS = {2: GridTokenizer(SUDOKU4), 3: GridTokenizer(SUDOKU9)}
 
@@ -126,44 +124,6 @@ def test_invalid_sizes():
         make_sudoku(4, 1, 0)
     with pytest.raises(UserError, match="expected puzzles of 16 cells"):
         split_sudoku(make_sudoku(3, 1, 0), 0.5, 0, 2)
-
-
-def test_a_csv_in_hrms_column_order(tmp_path):
-    pair = make_sudoku(3, 1, 0)[0]
-    path = tmp_path / "a.csv"
-    head = "source,question,answer,rating\n"
-    path.write_text(f"{head}x,{pair.question.replace('.', '0')},{pair.answer},3\n")
-    assert list(read_sudoku(path)) == [pair]
-    path.write_text(f"{head}x,{pair.question},{pair.answer},3\n\n")
-    assert list(read_sudoku(path)) == [pair]
-    wrong = pair.answer[1] + pair.answer[0] + pair.answer[2:]
-    is_open = pair.question.index(".")
-    for line, words in (
-        (f"x,{pair.question[:-1]},{pair.answer},3", ":2: a puzzle and its answer have 81 cells"),
-        (f"x,{'x' * 81},{pair.answer},3", ":2: cells must be digits"),
-        (f"x,{'.' * 81},{wrong},3", ":2: the answer is not a solution"),
-        (
-            f"x,{pair.question[:is_open]}{int(pair.answer[is_open]) % 9 + 1}"
-            f"{pair.question[is_open + 1 :]},{pair.answer},3",
-            ":2: the answer changes a given cell",
-        ),
-        ("x", ":2: expected the columns"),
-        ("x" * 200_000, ":2: not valid CSV"),
-    ):
-        path.write_text(f"{head}{line}\n")
-        with pytest.raises(UserError, match=words):
-            list(read_sudoku(path))
-
-
-def test_the_real_puzzles():
-    path = DATA / "sudoku" / "train.csv"
-    if not path.exists():
-        pytest.skip("no such file here")
-    pairs = list(read_sudoku(path))
-    assert len(pairs) == len({pair.question for pair in pairs}) == 2700
-    assert len({pair.answer for pair in pairs}) == 1500
-    train, unseen = split_sudoku(pairs, 0.1, 0, 3)
-    assert not {pair.answer for pair in train} & {pair.answer for pair in unseen}
 
 
 def test_grid_tokens():

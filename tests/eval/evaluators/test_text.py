@@ -1,5 +1,6 @@
 """Evaluation on text: weighted means, independence of the batch size, one-line errors."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from eval.__main__ import main
+from eval.evaluators import text as evaluator
 from eval.evaluators.text import evaluate
 from jaxmodels.data import Document, WordTokenizer
 from jaxmodels.data.text.corpus import Record, to_document
@@ -119,6 +121,28 @@ def test_command_line_writes_json_report_and_table(finished, tmp_path, capsys):
     assert "byte-Markov, order-2" in printed
     assert f"{result['splits']['valid']['bits_per_byte']:.4f}" in printed
     assert "<svg" in (workdir / "report.html").read_text()
+
+
+def test_an_empty_split_is_left_out_and_numbers_are_shown_first(finished, capsys, monkeypatch):
+    load, written = evaluator.load_run, []
+
+    def without_test(*arguments, **options):
+        run = load(*arguments, **options)
+        return dataclasses.replace(run, corpus=dataclasses.replace(run.corpus, test=()))
+
+    def refuse(path, result):
+        written.append(result)
+        raise UserError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(evaluator, "load_run", without_test)
+    monkeypatch.setattr(evaluator, "write_json", refuse)
+    assert main([f"--workdir={finished}", "--max-bytes=300"]) == 2
+    out, err = capsys.readouterr()
+    assert "bits_per_byte" in out and "test is left out: none of its documents" in out
+    assert err == f"error: {finished}/eval.json: cannot be written\n"
+    assert list(written[0]["splits"]) == ["valid"]
+    assert main([f"--workdir={finished}", "--split", "test"]) == 2
+    assert "nothing to evaluate: test is left out" in capsys.readouterr().err
 
 
 def test_one_split_other_text_and_little_of_it(finished, texts, tmp_path):

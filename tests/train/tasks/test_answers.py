@@ -2,6 +2,9 @@
 
 import io
 import json
+import shutil
+import unicodedata
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ from eval.evaluators.answers import _bins, _split, difficulty
 from eval.evaluators.infer import Answerer, Answers, HRLMInference
 from eval.predict import main as predict
 from eval.run import load_run
-from jaxmodels.data.pairs.rows import Pair
+from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.tasks import make_task
 from jaxmodels.data.tokenizers.special import SEP
 from jaxmodels.errors import UserError
@@ -170,11 +173,85 @@ def test_ask_command_with_invalid_text(finished, capsys, monkeypatch):
     raw = io.TextIOWrapper(io.BytesIO("¿1...?\n".encode("latin-1")), encoding="utf-8")
     monkeypatch.setattr("sys.stdin", raw)
     assert predict([f"--workdir={finished}"]) == 2
-    assert capsys.readouterr().err == "error: standard input: questions must be UTF-8\n"
+    error = capsys.readouterr().err
+    assert error == "error: standard input: line 1 is not UTF-8; convert it\n"
     assert predict([f"--workdir={finished}", "--input", "\udcbf1"]) == 2
-    assert capsys.readouterr().err == "error: --input: questions must be UTF-8\n"
+    error = capsys.readouterr().err
+    assert error == "error: --input: must be UTF-8, its symbol 1 is not\n"
     assert predict([f"--workdir={finished}", "--input", "1" * 16, "--puzzle=1"]) == 2
     assert "puzzle: must be 0 to 0" in capsys.readouterr().err
+
+
+def test_other_puzzles_are_measured(finished, tmp_path, capsys):
+    file = tmp_path / "test.csv"
+    pairs = pairs_of(config_of()).test[:6]
+    rows = "".join(f"{i},{p.answer},{p.question}\n" for i, p in enumerate(pairs))
+    file.write_text("id,Solutions,Quizzes\n" + rows)
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    (workdir / "answers.json").unlink(missing_ok=True)
+    arguments = [f"--workdir={workdir}", "--data", str(file), "--batch-size=4"]
+    assert evaluate(arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "of 6 other questions exactly" in printed and "not used: fields 'id' (6)" in printed
+    result = json.loads((workdir / "answers_other.json").read_text())
+    assert list(result["splits"]) == ["other"] and result["splits"]["other"]["pairs"] == 6
+    assert not (workdir / "answers.json").exists()  # not a score on the run's own puzzles
+
+
+def test_numbers_are_shown_although_they_cannot_be_stored(finished, capsys, monkeypatch):
+    def refuse(path, *arguments, **options):
+        raise UserError(f"{path}: cannot be written (Permission denied)")
+
+    monkeypatch.setattr("eval.evaluators.answers.write_json", refuse)
+    assert evaluate([f"--workdir={finished}", "--max-pairs=4", "--batch-size=4"]) == 2
+    out, err = capsys.readouterr()
+    assert "unseen questions exactly" in out.replace("\n", " ")
+    assert err == f"error: {finished}/answers.json: cannot be written (Permission denied)\n"
+
+
+def test_a_question_is_asked_as_it_was_trained(tmp_path):
+    """With a prefix that begins with line breaks, and one in decomposed characters."""
+    (tmp_path / "a.tsv").write_text("".join(f"word {i}\tpalabra {i}\n" for i in range(20)))
+    paths = (str(tmp_path / "a.tsv"),)
+    fields = {"mode": "nar", "seq_len": 32, "puzzle_ids": 0, "halts": False, "eval_halt": "max"}
+    for prefix in ("\n\nQuestion: ", "Re\u0301pond: "):
+        config = text_config(format="pairs", tasks=(), paths=paths, question_prefix=prefix)
+        corpus = pairs_of(config)
+        model = HRLMInference.__new__(HRLMInference)
+        model.config = config
+        asked = SimpleNamespace(config=SimpleNamespace(**fields, halt_max_steps=1))
+        model.answerer = Answerer(asked, corpus.tokenizer)
+        pair = corpus.train[0]
+        trained = lay_out_pairs([pair], corpus.tokenizer, "nar", 32).inputs
+        bare = pair.question[len(unicodedata.normalize("NFC", prefix)) :]
+        for question in (bare, pair.question, prefix + bare):
+            rows, _ = model.answerer._rows(model._as_trained([question]), None)
+            np.testing.assert_array_equal(rows, trained)
+        np.testing.assert_array_equal(model.answerer._rows([pair.question], None)[0], trained)
+        assert model.notes([bare]) == ()
+        with pytest.raises(UserError, match=r"does not know .* of the questions"):
+            model.notes(["\u4e09\u52a0\u4e94" * 9])
+
+
+def test_what_is_not_used_is_told(finished, tmp_path):
+    said = json.loads((finished / "data.json").read_text())
+    assert said["sizes"]["train"] > 0 and said["notes"] == []
+    file = tmp_path / "a.jsonl"
+    rows = [{"question": f"ask {i}", "answer": f"say {i} \u0142", "id": i} for i in range(40)]
+    rows += [{"question": f"a question {i} without an end", "answer": f"it {i}"} for i in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = text_config(format="pairs", tasks=(), paths=(str(file),), tokenizer="answer_char")
+    config.update({"seq_len": 24})
+    config.data.skip_long = True
+    task = open_task(config)
+    says = "\n".join(task.notes)
+    assert "not used: fields 'id' (40)" in says and "not used: pairs of train too long" in says
+    assert "unknown to the tokenizer: " in says and "of train, such as '\u0142'" in says
+    assert task.described()["notes"] == list(task.notes)
+    chinese = [{"question": f"\u4e09\u52a0{i}", "answer": "\u516b"} for i in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in chinese))
+    with pytest.raises(UserError, match="'answer_char' does not know"):
+        open_task(config)
 
 
 def test_question_is_encoded_as_in_training(finished, monkeypatch):

@@ -235,7 +235,7 @@ def test_evaluation_writes_scores_and_a_page(finished, capsys):
     page = (finished / "report.html").read_text()
     assert "bits per byte of responses" in page and "Intents" in page and "<svg" in page
     assert evaluate([f"--workdir={finished}", "--max-bytes=9"]) == 2
-    assert "no options for runs on conversations" in capsys.readouterr().err
+    assert "is no option for runs on conversations" in capsys.readouterr().err
 
 
 def test_a_limit_takes_fewer_exchanges_and_batches_do_not_matter(finished):

@@ -119,8 +119,9 @@ def test_unknown_characters_stay_unknown(tokenizer, tmp_path):
     lines = [f"say “{i}” once…\t「{i}」\n" for i in range(40)]
     (tmp_path / "a.tsv").write_text("".join(lines))
     folder = tmp_path / "d"
-    build([str(tmp_path / "a.tsv")], folder, Options(seq_len=40, tokenizer=tokenizer))
-    config = text_config(format="built", paths=(str(folder),), tasks=())
+    options = Options(seq_len=40, tokenizer=tokenizer, max_unused=0.5)
+    assert "unknown to the tokenizer: " in build([str(tmp_path / "a.tsv")], folder, options)
+    config = text_config(format="built", paths=(str(folder),), tasks=(), max_unused=0.5)
     config.update({"seq_len": 40, "batch_size": 4})
     stored = read_built(folder)[0]["train"].rows().inputs
     batch = next(iter(open_task(config).train))["inputs"]
