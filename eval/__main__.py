@@ -37,9 +37,11 @@ def main(arguments: list[str]) -> None:
 
     from eval import evaluators
     from eval.report.document import to_terminal
+    from train.io.lock import one_writer
 
     evaluator = evaluators.evaluator_of(options.workdir)
-    result = evaluator.run(options, shlex.join(["python", "-m", "eval", *arguments]))
+    with one_writer(options.workdir, "python -m eval", role="eval"):
+        result = evaluator.run(options, shlex.join(["python", "-m", "eval", *arguments]))
     to_terminal(evaluator.summary(result))
 
 

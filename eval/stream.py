@@ -110,7 +110,10 @@ def main(arguments: list[str]) -> None:
     flags = parser.parse_args(arguments)
     if not 1 <= flags.segment <= flags.tokens or flags.window < 1:
         raise UserError("--segment and --window must be at least 1, --segment at most --tokens")
-    print(_run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))["says"])
+    from train.io.lock import one_writer
+
+    with one_writer(flags.workdir, "python -m eval.stream", role="stream"):
+        print(_run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))["says"])
 
 
 def _run(flags: argparse.Namespace, command: str) -> dict:

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxmodels.errors import UserError
+from jaxmodels.errors import UserError, from_os
+from jaxmodels.paths import is_dir, shown, temporary_beside
 
 
 @contextlib.contextmanager
@@ -23,16 +24,16 @@ def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]
       UserError: the destination exists or cannot be written, or its folder does not exist.
     """
     must_be_new(destination)
-    if not (parents or destination.parent.is_dir()):
+    if not (parents or is_dir(destination.parent)):
         raise UserError(f"{destination}: no folder {str(destination.parent)!r}; create it first")
-    temporary = destination.parent / f".{destination.name}.{os.getpid()}.tmp"
+    temporary = temporary_beside(destination)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         must_be_new(destination)  # another process may have written it in the meantime
         os.rename(temporary, destination)
     except OSError as error:
-        raise UserError(f"{destination}: cannot be written ({error.strerror or error})") from error
+        raise from_os(error, f"{shown(destination)}: cannot be written") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

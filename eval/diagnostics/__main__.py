@@ -19,6 +19,7 @@ from eval.diagnostics.page import MARKS, compose, gate_table
 from eval.report.document import Heading, Text, to_terminal
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_dir, user_path
 
 
 @cli.command()
@@ -36,7 +37,10 @@ def main(arguments: list[str]) -> None:
     )
     flags = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "eval.diagnostics", *arguments])
-    result, paths = run_diagnostics(flags, command)
+    from train.io.lock import one_writer
+
+    with one_writer(flags.workdir, "python -m eval.diagnostics", role="diagnostics"):
+        result, paths = run_diagnostics(flags, command)
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     to_terminal(
@@ -64,8 +68,8 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> tuple[dict, list
         raise UserError(f"--distances must be at least 0, got {distances[0]}")
     if rows < 30:
         raise UserError(f"--rows must be at least 30 for the linear probe, got {rows}")
-    out = Path(flags.json) if flags.json else Path(flags.workdir) / "diagnostics.json"
-    if flags.json and not out.parent.is_dir():
+    out = user_path(flags.json or f"{flags.workdir}/diagnostics.json", "--json=")
+    if flags.json and not is_dir(out.parent, "--json="):
         raise UserError(f"--json {out}: no folder {out.parent}; create it first")
     start = time.perf_counter()
     paths = tuple(flags.data) if flags.data else None

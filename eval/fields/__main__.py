@@ -32,8 +32,11 @@ def main(arguments: list[str]) -> None:
 
     from eval.fields.report import run, summary
     from eval.report.document import to_terminal
+    from train.io.lock import one_writer
 
-    to_terminal(summary(run(options, shlex.join(["python", "-m", "eval.fields", *arguments]))))
+    command = shlex.join(["python", "-m", "eval.fields", *arguments])
+    with one_writer(options.workdir, "python -m eval.fields", role="fields"):
+        to_terminal(summary(run(options, command)))
 
 
 if __name__ == "__main__":

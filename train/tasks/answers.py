@@ -46,6 +46,7 @@ from jaxmodels.data.tasks import (
 from jaxmodels.data.tokenizers.fit import fit_tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_dir, user_path
 from train.model import model_fields, resolve_vocab
 from train.tasks.fields import ANSWER_TOKENIZERS
 from train.tasks.task import Task, stream_arguments
@@ -155,7 +156,7 @@ def _from_puzzles(config):
 
 def _from_built(config):
     d = config.data
-    if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
+    if len(d.paths) != 1 or not is_dir(user_path(d.paths[0])):
         raise UserError(
             "config.data.paths: must name exactly one existing directory (--data), got "
             f"{', '.join(d.paths) or 'none'}"
@@ -164,7 +165,7 @@ def _from_built(config):
     fields.pop("vocab_size", None)  # possibly not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
     symbols = puzzle_of(config).symbols if len(d.tasks) and model.mode == "grid" else ""
-    parts, tokenizer = built_pairs(d.paths[0], model.mode, model.seq_len, symbols)
+    parts, tokenizer = built_pairs(user_path(d.paths[0]), model.mode, model.seq_len, symbols)
     unseen = _apart(parts["test"], split_by_question, config)
     return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer
 

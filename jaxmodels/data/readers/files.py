@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_dir, is_file, shown, user_path
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
 
@@ -57,10 +58,10 @@ def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFI
     """
     distinct: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | Path) else paths:
-        path = Path(name).expanduser()
-        if path.is_file():
+        path = user_path(name)
+        if is_file(path):
             files = [path]
-        elif path.is_dir():
+        elif is_dir(path):
             files = [file for file in sorted(path.rglob("*")) if _is_listed(file, path, suffixes)]
             if not files:
                 patterns = " ".join("*" + suffix for suffix in suffixes)
@@ -71,7 +72,7 @@ def find_files(paths: Sequence[str | Path], suffixes: Sequence[str] = TEXT_SUFFI
             if not files:
                 raise UserError(f"{name}: no file matches this pattern; check it, or quote it")
         else:
-            raise UserError(f"{name}: no such file or folder (working folder {Path.cwd()})")
+            raise UserError(f"{shown(name)}: no such file or folder (working folder {Path.cwd()})")
         for file in files:
             distinct.setdefault(file.resolve(), file)
     return list(distinct.values())
