@@ -14,9 +14,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from jaxmodels.errors import DISK, REFUSED, UserError, from_os
+from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os
 from jaxmodels.output import unfailing_output
 from jaxmodels.paths import shown, temporary_beside, user_path
 from jaxmodels.xla_flags import set_safe_flags
@@ -100,6 +100,17 @@ def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -
 def _refused(error: UserError) -> int:
     print(f"error: {error}", file=sys.stderr)
     return error.status
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with a status.
+
+    After an error of the disk, threads of Orbax wait for minutes for one that has failed; the exit
+    does not wait for them.
+    """
+    if status == DiskError.status:
+        os._exit(status)
+    sys.exit(status)
 
 
 def output_lost() -> bool:

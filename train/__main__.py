@@ -192,4 +192,4 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

@@ -146,7 +146,7 @@ def _run(
         status = "stopped" if controller.stopped else "finished"
         return RunResult(status, step, controller.stopped, valid, final)
     except UserError as error:
-        raise _resumable(error, checkpoints.whole) from error
+        raise _resumable(error, checkpoints) from error
 
 
 def _open(
@@ -206,10 +206,11 @@ def _unless_refused(close: Callable[[], None]) -> None:
         close()
 
 
-def _resumable(error: UserError, whole: int) -> UserError:
+def _resumable(error: UserError, checkpoints: Checkpoints) -> UserError:
     """Add to what a disk has refused what is saved, and how to go on."""
     if not isinstance(error, DiskError):
         return error
+    whole = checkpoints.committed()
     saved = f"the checkpoint of step {whole} is whole" if whole else "nothing is saved yet"
     return DiskError(f"{error}; {saved}; free some space and continue with --resume")
 

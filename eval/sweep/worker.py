@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -77,4 +76,7 @@ def _log_session(workdir: Path, cores: str, result, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    from jaxmodels.cli import leave  # after `main` has chosen the cores
+
+    leave(status)

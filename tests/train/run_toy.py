@@ -3,8 +3,6 @@
 python -m tests.train.run_toy WORKDIR TEXT [--resume] [--config.field=value ...]
 """
 
-import sys
-
 from jaxmodels import cli
 from tests.train.toy import toy_config
 from train.config import apply_overrides
@@ -26,4 +24,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

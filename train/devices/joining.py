@@ -7,6 +7,7 @@ line. They keep that connection (`train.devices.watch`).
 """
 
 import contextlib
+import os
 import re
 import selectors
 import socket
@@ -94,7 +95,7 @@ class _Host:
         except OSError as error:
             raise UserError(
                 f"--coordinator={address}: process 0 cannot listen on port {port} "
-                f"({error.strerror}); name another port, in all processes"
+                f"({os.strerror(error.errno)}); name another port, in all processes"
             ) from error
 
     def wait(self) -> dict[int, socket.socket]:

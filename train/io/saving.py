@@ -1,6 +1,7 @@
 """Writing of a run's checkpoints, and what is said when the disk refuses one."""
 
 import contextlib
+import logging
 import math
 import shutil
 import threading
@@ -13,8 +14,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.errors import DiskError, disk_reason
-from train.io.checkpoint import FORMAT, items_of
-from train.io.manifest import write_manifest
+from train.io.checkpoint import FORMAT, items_of, saved_steps
+from train.io.manifest import why_no_checkpoint, write_manifest
 from train.step import TrainState
 
 
@@ -29,7 +30,6 @@ class Checkpoints:
 
     Attributes:
       newest: step of the newest checkpoint, possibly still being written.
-      whole: step of the newest one that is known to be on the disk; 0 = none.
 
     Raises:
       DiskError: from every method, what was to be written could not be.
@@ -45,7 +45,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
-        self.newest = self.whole = newest
+        self.newest = newest
         self.directory = workdir.absolute() / "checkpoints"
         self.info = {"format": FORMAT, "config": config.to_dict(), "data": fingerprint}
         with self._explained(0):
@@ -55,6 +55,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        logging.getLogger("absl").addFilter(_not_raised)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._pending: Future | None = None
 
@@ -83,7 +84,12 @@ class Checkpoints:
             response.result()
             if jax.process_index() == 0:
                 write_manifest(self.directory / str(step))
-        self.whole = step
+
+    def committed(self) -> int:
+        """Return the step of the newest checkpoint on the disk, 0 if there is none."""
+        steps = saved_steps(self.directory.parent)
+        good = [s for s in steps if why_no_checkpoint(self.directory / str(s)) is None]
+        return max(good, default=0)
 
     def check(self) -> None:
         """Raise the error of the checkpoint in progress if there is one already."""
@@ -109,6 +115,7 @@ class Checkpoints:
                     raise
             finally:
                 threading.excepthook = self._hook
+                logging.getLogger("absl").removeFilter(_not_raised)
 
     def _thread_failed(self, failure) -> None:
         """Keep Orbax's threads from printing the tracebacks of what `wait` raises."""
@@ -128,3 +135,9 @@ class Checkpoints:
                     shutil.rmtree(left, ignore_errors=True)
             what = f"saving step {step}" if step else f"opening {self.directory}"
             raise DiskError(f"{reason} while {what}") from error
+
+
+def _not_raised(record: logging.LogRecord) -> bool:
+    """Return False for Orbax's log of an error of the disk, which `Checkpoints.wait` raises."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (disk_reason(error) or isinstance(error, TimeoutError))

@@ -196,4 +196,4 @@ def _occupied(workdir: Path) -> UserError:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())
