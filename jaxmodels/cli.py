@@ -127,7 +127,9 @@ class ExpandPath(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         """Store the expanded path; raise UserError if there is no home folder."""
         flag = f"{option_string}=" if option_string else ""
-        setattr(namespace, self.dest, type(values)(user_path(values, flag)))
+        if str(values).startswith("~"):  # others stay as they are: gs://bucket is told from a path
+            values = type(values)(user_path(values, flag))
+        setattr(namespace, self.dest, values)
 
 
 def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:

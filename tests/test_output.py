@@ -11,6 +11,7 @@ import pytest
 import jaxmodels.output
 from jaxmodels import cli
 from jaxmodels.output import Output
+from train.io.progress import ProgressLine
 
 
 class Broken(io.StringIO):
@@ -124,3 +125,12 @@ def test_what_the_file_system_refuses_is_one_line(capsys, number, status, line):
 def test_a_missing_file_of_ours_keeps_its_traceback():
     with pytest.raises(FileNotFoundError):
         cli.run(lambda: open("/no such file"))
+
+
+def test_progress_survives_its_reader(monkeypatch):
+    """Rich would end the process."""
+    monkeypatch.setattr(sys, "stdout", Broken(errno.EPIPE))
+    line = ProgressLine(10, 0)
+    line.say("step 1")
+    line.update(1, {"loss": 2.0}, 100.0)
+    line.close()

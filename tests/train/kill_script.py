@@ -53,9 +53,10 @@ def end(process, kind: str, size: int) -> None:
 
 
 def kill_and_resume(
-    folder: Path, kills: int, seed: int, steps: int, kinds=("kill",), say=print
+    folder: Path, kills: int, seed: int, steps: int, kinds=("kill",), ends=None, say=print
 ) -> tuple[Path, Path]:
-    """Return the folders of the uninterrupted and of the killed run."""
+    """Return the folders of the uninterrupted and of the killed run; count (kind, status)."""
+    ends = collections.Counter() if ends is None else ends
     text = folder / "small.txt"
     text.write_text(small_text())
     length = f"--config.steps={steps}"
@@ -63,7 +64,7 @@ def kill_and_resume(
     out, _ = calm.communicate(timeout=600)
     assert calm.returncode == 0, out
     say(f"undisturbed: {out.strip()}")
-    choose, ends = random.Random(seed), collections.Counter()
+    choose = random.Random(seed)
     killed = folder / "killed"
     for kill in range(kills):
         kind = kinds[kill % len(kinds)]

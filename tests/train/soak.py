@@ -9,6 +9,7 @@ end in the same bytes as an undisturbed one. Linux: reads /proc.
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import signal
@@ -94,9 +95,11 @@ def main() -> None:
         result["steady"] = steady(Path(folder), flags.minutes)
         check_steady(result["steady"])
         if flags.kills:
-            ends = (flags.kills, flags.seed, 10 * flags.kills, KINDS)
-            assert_same(*kill_and_resume(Path(folder), *ends))
-            result["ended"] = {"times": flags.kills, "kinds": KINDS, "same": True}
+            ends, steps = collections.Counter(), max(200, 10 * flags.kills)
+            again = kill_and_resume(Path(folder), flags.kills, flags.seed, steps, KINDS, ends)
+            assert_same(*again)
+            statuses = {f"{kind}, status {status}": n for (kind, status), n in ends.items()}
+            result["ended"] = {"times": flags.kills, "by": statuses, "identical": True}
     result["seconds"] = round(time.monotonic() - begun, 1)
     print("nothing grew, nothing differs")
     if flags.json:
