@@ -76,10 +76,8 @@ def run(
     Raises:
       UserError: invalid config, data, folder or checkpoint.
     """
-    if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
-    workdir = user_path(workdir, "--workdir=")
     with one_run(workdir) as writer, contextlib.ExitStack() as opened:
+        workdir = user_path(workdir, "--workdir=")
         return _run(config, workdir, resume, quiet, devices, writer, opened)
 
 

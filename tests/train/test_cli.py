@@ -86,7 +86,7 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
         (("--config=toy.py", "--workdir=run", "--data", LONG), "File name too long"),
         ((*GOOD, f"--workdir={LONG}"), "File name too long"),
         ((*GOOD, f"--config={LONG}"), "File name too long"),
-        (("--workdir=run/" + LONG, "--resume"), "File name too long"),
+        ((f"--workdir={LONG}", "--resume"), "File name too long"),
         (("--config=toy.py", "--workdir=run", "--data", "empty.txt"), "empty.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "small.txt", "binary.txt"), "binary.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "latin.txt"), "latin.txt"),

@@ -122,6 +122,8 @@ def one_writer(
       UserError: another process holds the folder, named with host, pid and age, or it cannot be
         written.
     """
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
     folder = user_path(workdir, "--workdir=").absolute()
     lock = folder / f".{role}.lock"
     thread, writer = _held.get(lock, (0, None))
