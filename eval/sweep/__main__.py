@@ -27,6 +27,7 @@ from pathlib import Path
 from eval.sweep.plan import EXAMPLE, make_plan, plan_table, read_sweep
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.paths import user_path
 from train.devices.signals import stop_signals
 
 EXIT = """exit status: 0 all runs finished, 1 some runs failed, 2 invalid input (with a one-line
@@ -79,7 +80,7 @@ def _run(arguments: list[str], command: str, stop) -> int:
         raise UserError(f"--jobs={flags.jobs}: give 1 or more")
     workdir = Path(flags.workdir)
     if flags.report:
-        return _rebuild(Path(flags.report), workdir)
+        return _rebuild(user_path(flags.report, "--report="), workdir)
     if not flags.config:
         raise UserError(f"--config is missing, e.g. --config={EXAMPLE}")
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
