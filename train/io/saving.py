@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +44,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             keep.append(best)
-        self.newest = newest
+        self.newest, self._refused = newest, False
         self.directory = workdir.absolute() / "checkpoints"
         self.info = {"format": FORMAT, "config": config.to_dict(), "data": fingerprint}
         with self._explained(0):
@@ -114,8 +113,9 @@ class Checkpoints:
                 if not disk_reason(error):
                     raise
             finally:
-                threading.excepthook = self._hook
-                logging.getLogger("absl").removeFilter(_not_raised)
+                if not self._refused:  # else threads of Orbax still have their errors to tell
+                    threading.excepthook = self._hook
+                    logging.getLogger("absl").removeFilter(_not_raised)
 
     def _thread_failed(self, failure) -> None:
         """Keep Orbax's threads from printing the tracebacks of what `wait` raises."""
@@ -130,9 +130,7 @@ class Checkpoints:
         except Exception as error:  # tensorstore and Orbax raise several classes
             if not (reason := disk_reason(error)):
                 raise
-            if jax.process_index() == 0:  # it takes the room that --resume needs
-                for left in self.directory.glob(f"{step}.*tmp*"):
-                    shutil.rmtree(left, ignore_errors=True)
+            self._refused = True  # what is left of it goes when the run is resumed
             what = f"saving step {step}" if step else f"opening {self.directory}"
             raise DiskError(f"{reason} while {what}") from error
 
