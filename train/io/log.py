@@ -45,7 +45,10 @@ class RunLog:
             return
         truncate_log(workdir / "metrics.jsonl", step, say)
         _cut_partial_line(workdir / "timing.jsonl")
-        self._files = [_appended(workdir / name) for name in ("metrics.jsonl", "timing.jsonl")]
+        with contextlib.ExitStack() as opened:
+            names = ("metrics.jsonl", "timing.jsonl")
+            self._files = [opened.enter_context(_appended(workdir / name)) for name in names]
+            opened.pop_all()  # both are open: they stay so
         self._events = _Events(workdir, step, say)
         self._failed = False
 
