@@ -43,11 +43,13 @@ def main(arguments: list[str]) -> None:
 
     from eval import evaluators
     from eval.report.document import Text, to_terminal
+    from train.io.lock import one_writer
 
     evaluator = evaluators.evaluator_of(options.workdir)
-    evaluation = evaluator.run(options, shlex.join(["python", "-m", "eval", *arguments]))
-    to_terminal(evaluator.summary(evaluation.result))
-    to_terminal([Text(f"wrote {', '.join(evaluation.store())}", "missing")])
+    with one_writer(options.workdir, "python -m eval", role="eval"):
+        evaluation = evaluator.run(options, shlex.join(["python", "-m", "eval", *arguments]))
+        to_terminal(evaluator.summary(evaluation.result))
+        to_terminal([Text(f"wrote {', '.join(evaluation.store())}", "missing")])
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from eval.report.document import printable
 from eval.report.run_page import write_report
 from eval.run import Run, load_run, load_trained
 from eval.sample import sample
+from jaxmodels.cli import write_atomically
 from jaxmodels.data.pairs.rows import that_fit
-from jaxmodels.errors import UserError
+from jaxmodels.errors import UserError, from_os
 from train.config import read_config
 from train.tasks.answers import pairs_of
 from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
@@ -69,10 +70,13 @@ def after_training(
 def _print_sample(run: Run, step: int) -> None:
     """Print a text sample and write it to samples/step_N.txt (prompt, form feed, text)."""
     text = "".join(sample(run.model, run.corpus.tokenizer, PROMPT, tokens=SAMPLE_TOKENS))
-    folder = run.workdir / "samples"
-    folder.mkdir(exist_ok=True)
-    (folder / f"step_{step}.txt").write_text(f"{PROMPT}\f{text}", encoding="utf-8")
     print(f"\nsample:\n{PROMPT}{printable(text)}")
+    folder = run.workdir / "samples"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise from_os(error, f"{folder}: cannot be made") from error
+    write_atomically(folder / f"step_{step}.txt", f"{PROMPT}\f{text}")
 
 
 def _print_answers(workdir: Path) -> str:

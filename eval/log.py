@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
+from jaxmodels.paths import exists, is_dir, user_path
 
 
 @dataclass(frozen=True)
@@ -102,15 +103,16 @@ def read_log(workdir: str | Path) -> Log:
     Raises:
         UserError: no such folder, or it contains no run.
     """
-    workdir = Path(workdir)
-    if not workdir.is_dir():
+    workdir = user_path(workdir, "--workdir=")
+    if not is_dir(workdir, "--workdir="):
         raise UserError(f"--workdir={workdir}: no such folder; give the folder of a run")
-    if not any((workdir / name).exists() for name in ("config.json", "metrics.jsonl")):
+    names = ("config.json", "metrics.jsonl")
+    if not any(exists(workdir / name, "--workdir=") for name in names):
         raise UserError(
             f"--workdir={workdir}: holds no run (neither config.json nor metrics.jsonl)"
         )
-    lines = json_lines(workdir / "metrics.jsonl")
-    rows = [line for line in lines if "step" in line and line.get("split") in ("train", "valid")]
+    lines = [line for line in json_lines(workdir / "metrics.jsonl") if _is_record(line)]
+    rows = [line for line in lines if line.get("split") in ("train", "valid")]
     # A stop record counts only as the last line: after it, the run was resumed.
     stop = lines[-1] if lines and lines[-1].get("split") == "stop" else {}
     final = next((line for line in reversed(lines) if line.get("final")), None)
@@ -136,13 +138,21 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file up to the first incomplete line."""
+    """Return the objects of a JSON Lines file, without lines that are damaged or incomplete."""
     values = []
-    # ValueError: the run is being written, or was killed.
-    with contextlib.suppress(OSError, ValueError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            values.append(json.loads(line))
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError, RecursionError):
+                values.append(json.loads(line))
     return [value for value in values if isinstance(value, dict)]
+
+
+def _is_record(line: dict[str, Any]) -> bool:
+    """Return whether an object is a line of metrics.jsonl, and not, say, a note added by hand."""
+    numbers = line.get("split") not in ("train", "valid") or all(
+        isinstance(value, int | float) for name, value in line.items() if name != "split"
+    )
+    return type(line.get("step")) is int and numbers
 
 
 def json_value(value: Any, path: str) -> Any:

@@ -18,7 +18,6 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -209,11 +208,12 @@ def session_of(flags: argparse.Namespace, model):
         return None
     if importlib.util.find_spec("safetensors") is None:
         raise UserError("--state-in, --state-out: need safetensors; pip install safetensors")
+    from jaxmodels.paths import user_path
     from jaxmodels.session import Session, load_session
     from jaxmodels.writing import must_be_new
 
     if flags.state_out:
-        must_be_new(Path(flags.state_out))  # fail before sampling
+        must_be_new(user_path(flags.state_out, "--state-out "))  # fail before sampling
     if not flags.state_in:
         return Session(None)
     session = load_session(flags.state_in, model)
@@ -256,8 +256,8 @@ def main(arguments: list[str]) -> int | None:
     try:
         for piece in itertools.chain([flags.prompt], pieces):
             print(piece, end="", flush=True)
-            if flags.follow and cli.output_lost():
-                break
+            if cli.output_lost() and not flags.state_out:  # e.g. `| head -c 40`
+                return 0
     except KeyboardInterrupt:
         print()
         return 0 if flags.follow else 130

@@ -113,14 +113,18 @@ def peak_memory() -> int:
 def main(arguments: list[str]) -> None:
     """Read the text and print a one-line summary."""
     parser = cli.parser("eval.stream", __doc__, workdir=cli.RUN, checkpoint=True)
-    parser.add_argument("--data", required=True, metavar="FILE", help="UTF-8 text")
+    file = {"metavar": "FILE", "action": cli.ExpandPath}
+    parser.add_argument("--data", **file, required=True, help="UTF-8 text")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--segment", type=int, default=256, help="tokens per device call")
     parser.add_argument("--window", type=int, default=20_000, help="tokens per reported loss")
     flags = parser.parse_args(arguments)
     if not 1 <= flags.segment <= flags.tokens or flags.window < 1:
         raise UserError("--segment and --window must be at least 1, --segment at most --tokens")
-    _run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))
+    from train.io.lock import one_writer
+
+    with one_writer(flags.workdir, "python -m eval.stream", role="stream"):
+        _run(flags, shlex.join(["python", "-m", "eval.stream", *arguments]))
 
 
 def _run(flags: argparse.Namespace, command: str) -> None:

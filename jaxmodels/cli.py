@@ -1,7 +1,7 @@
 """Shared parts of the command lines: parser, exit statuses, hints, atomic writes.
 
-Exit statuses: 0 success; 2 invalid input, reported in one line; 130 stopped by Ctrl-C. A command
-may return further statuses.
+Exit statuses: 0 success; 2 invalid input, reported in one line; 4 a full or failing disk, in one
+line; 130 stopped by Ctrl-C. A command may return further statuses.
 """
 
 import argparse
@@ -14,9 +14,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from jaxmodels.errors import UserError
+from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os
+from jaxmodels.output import unfailing_output
+from jaxmodels.paths import shown, temporary_beside, user_path
 from jaxmodels.xla_flags import set_safe_flags
 
 NOTHING_WRITTEN = "stopped; nothing was written"
@@ -48,7 +50,7 @@ def parser(
         **options,
     )
     if workdir is not None:
-        built.add_argument("--workdir", required=True, help=workdir)
+        built.add_argument("--workdir", action=ExpandPath, required=True, help=workdir)
     if checkpoint:
         built.add_argument("--checkpoint", default="best", help="best, last, or a step")
     return built
@@ -72,57 +74,62 @@ def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Calla
 
 
 def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -> int:
-    """Call `work` and return the exit status: its own (None is 0), 2, or 130.
+    """Call `work` and return the exit status: its own (None is 0), 2, 4 or 130.
 
-    A UserError prints one line to standard error, Ctrl-C the line `interrupted` unless it is "".
-    If standard output is closed (`| head`), work continues without output; see `output_lost`. Sets
-    XLA's safe flags first, before JAX initializes its backends.
+    A UserError, and an OSError about a path, a permission or a full disk, print one line to
+    standard error; Ctrl-C prints the line `interrupted` unless it is "". If standard output is
+    closed, full or cannot show a character, work continues; see `output_lost`. Sets XLA's safe
+    flags first, before JAX initializes its backends.
     """
     set_safe_flags()
-    with contextlib.redirect_stdout(_Output(sys.stdout)) as output:
+    with unfailing_output():
         try:
             return work() or 0
+        except OSError as error:
+            if error.errno not in (*DISK, *REFUSED):
+                raise
+            return _refused(from_os(error))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+            return _refused(error)
         except KeyboardInterrupt:
             if interrupted:
                 print(interrupted, file=sys.stderr)
             return 130
-        finally:
-            output.flush()
+
+
+def _refused(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.status
+
+
+def leave(status: int) -> NoReturn:
+    """Exit with a status.
+
+    After an error of the disk, threads of Orbax wait for minutes for one that has failed; the exit
+    does not wait for them.
+    """
+    if status == DiskError.status:
+        os._exit(status)
+    sys.exit(status)
 
 
 def output_lost() -> bool:
-    """Return whether standard output is closed, e.g. to end endless output."""
+    """Return whether nobody reads standard output any more, e.g. to end endless output."""
     return getattr(sys.stdout, "lost", False)
 
 
-class _Output:
-    """A text stream that drops writes once the reader has closed its pipe."""
+class ExpandPath(argparse.Action):
+    """Action of an option that names a path: `~` is expanded.
 
-    def __init__(self, stream):
-        self.stream, self.lost = stream, False
+    Shells leave the `~` of `--workdir=~/runs/first` to the program.
+    """
 
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        self._attempt(self.stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._attempt(self.stream.flush)
-
-    def _attempt(self, call, *arguments) -> None:
-        try:
-            call(*arguments)
-        except BrokenPipeError:
-            self.lost = True
-            # Otherwise Python reports the buffered output as an error at exit.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.stream.fileno())
-            os.close(null)
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Store the expanded path; raise UserError if there is no home folder."""
+        flag = f"{option_string}=" if option_string else ""
+        if str(values).startswith("~"):  # others stay as they are: gs://bucket is told from a path
+            values = type(values)(user_path(values, flag))
+        setattr(namespace, self.dest, values)
 
 
 def utf8(text: str, name: str) -> str:
@@ -161,23 +168,25 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file (text as UTF-8) atomically: readers see the old contents or the new.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written; DiskError: the disk is full.
     """
-    path, temporary = Path(path), None
-    data = content.encode() if isinstance(content, str) else content
+    path, temporary = user_path(path), None
+    # A command or a path that is no UTF-8 holds surrogates.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file():  # /dev/stdout, a named pipe
             path.write_bytes(data)
             return
         path = path.resolve()  # write through symbolic links
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = temporary_beside(path)
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise from_os(error, f"{shown(path)}: cannot be written") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any, **options) -> None:

@@ -1,11 +1,32 @@
-"""The exceptions for invalid input."""
+"""Exceptions for what a command answers in one line, without a traceback."""
+
+import errno
+import os
+
+# What a disk answers that is full, over its quota, beyond `ulimit -f`, or failing.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)
+# What a file system answers to a path or a permission; not ENOENT, which may be our mistake.
+REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ETXTBSY,
+)
 
 
 class UserError(ValueError):
     """Invalid input. The message is one line that names the problem, its location and the fix.
 
-    Command lines print it without a traceback and exit with status 2.
+    Command lines print it without a traceback and exit with `status`.
     """
+
+    status = 2
 
 
 class NotDifferentiable(UserError):
@@ -13,3 +34,35 @@ class NotDifferentiable(UserError):
 
     The message names the form and one that has the derivative.
     """
+
+
+class DiskError(UserError):
+    """A disk that is full, over its quota or failing: the input is valid, and so is a retry."""
+
+    status = 4
+
+
+def from_os(error: OSError, message: str = "") -> UserError:
+    """Return the DiskError or UserError "message (reason)"; by default the message is the file."""
+    message = message or str(error.filename or "a file")
+    reason = error.strerror or str(error)
+    kind = DiskError if error.errno in DISK else UserError
+    return kind(f"{message} ({reason})")
+
+
+def disk_reason(error: BaseException | None) -> str:
+    """Return what the file system said, "" if an exception and its causes are about something else.
+
+    Libraries in C++ report an error of the system as text in an exception of their own.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (*DISK, *REFUSED, errno.ENOENT):
+            return error.strerror or os.strerror(error.errno)
+        text = str(error)
+        for number in (*DISK, *REFUSED, errno.ENOENT):
+            if os.strerror(number) in text or f"[OS error {number}:" in text:
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return ""

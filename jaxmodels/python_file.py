@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_file, shown, user_path
 
 
 def import_file(path: str | Path, flag: str = "", purpose: str = "") -> ModuleType:
@@ -25,12 +26,12 @@ def import_file(path: str | Path, flag: str = "", purpose: str = "") -> ModuleTy
     Raises:
       UserError: no such file, not Python, or an exception when it is run; names its line.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = user_path(path, flag)
+    if not is_file(path, flag):
         siblings = [other.name for other in path.parent.glob("*.py")]
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise UserError(f"{flag}{path}: no such file{hint}")
+        raise UserError(f"{flag}{shown(path)}: no such file{hint}")
     spec = importlib.util.spec_from_file_location(f"file_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{flag}{path}: not a Python file (.py) {purpose}".rstrip())
@@ -61,7 +62,7 @@ def returned_by(path: str | Path, function: str, flag: str, example: str, *argum
     Raises:
       UserError: no such file or function, or an exception in one of them; names its line.
     """
-    path = Path(path)
+    path = user_path(path, f"{flag}=")
     with modules_beside(path):
         module = import_file(path, f"{flag}=", f"that defines {function}()")
         if not callable(getattr(module, function, None)):

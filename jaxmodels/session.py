@@ -23,6 +23,7 @@ import jaxmodels
 from jaxmodels.convert.rows import fill, leaves_of
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
+from jaxmodels.paths import user_path
 from jaxmodels.writing import written_whole
 
 KIND = "jaxmodels recurrent state"
@@ -54,7 +55,7 @@ def save_session(session: Session, model, path: str | Path) -> None:
     Raises:
       UserError: the file exists or cannot be written, or the state is not float32 (batch, ...).
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     arrays = {f"state.{name}": np.asarray(x) for name, x in leaves_of(session.state).items()}
     if session.logits is not None:
         arrays["logits"] = np.asarray(session.logits)
@@ -85,7 +86,7 @@ def load_session(path: str | Path, model) -> Session:
       UserError: unreadable, truncated or damaged; not a session; another model, config or
         unsupported version; or arrays that do not fit the model's state.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     tensors = read_safetensors(path)
     arrays, metadata = _migrated(path, tensors.arrays, tensors.metadata)
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxmodels.errors import UserError
+from jaxmodels.errors import UserError, from_os
+from jaxmodels.paths import is_dir, shown, temporary_beside
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]
       UserError: the destination exists or cannot be written, or its folder does not exist.
     """
     must_be_new(destination)
-    if not (parents or os.path.isdir(destination.parent)):
+    if not (parents or is_dir(destination.parent)):
         raise UserError(f"{destination}: no folder {str(destination.parent)!r}; create it first")
     temporary = temporary_beside(destination)
     try:
@@ -33,21 +33,13 @@ def written_whole(destination: Path, *, parents: bool = False) -> Iterator[Path]
         must_be_new(destination)  # another process may have written it in the meantime
         os.rename(temporary, destination)
     except OSError as error:
-        raise UserError(f"{destination}: cannot be written ({error.strerror or error})") from error
+        raise from_os(error, f"{shown(destination)}: cannot be written") from error
     finally:
         if os.path.isdir(temporary):
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-
-
-def temporary_beside(destination: Path) -> Path:
-    """Return a hidden name in the same folder, of this process, that is never too long."""
-    name = f".{destination.name}.{os.getpid()}.tmp"
-    if len(os.fsencode(name)) > 255:  # the limit of nearly every file system
-        name = f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.{os.getpid()}.tmp"
-    return destination.with_name(name)
 
 
 def must_be_new(destination: Path) -> None:

@@ -137,6 +137,19 @@ def test_a_bare_installation_trains_with_carried_state(python, tmp_path):
     assert run(python, tmp_path, "-c", found, *ABSENT).stdout == "[]\n"
 
 
+def test_an_editable_installation_trains_from_any_folder(wheel, tmp_path):
+    """`pip install -e .` adds the folder itself, with train, eval and configs, to the path."""
+    source = wheel.parents[1]
+    build = "from setuptools import build_meta; build_meta.build_editable('editable')"
+    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = (source / "editable").glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(tmp_path / "site")
+    found = "import site; site.addsitedir('site'); import train; print(train.__file__)"
+    assert run(sys.executable, tmp_path, "-c", found).stdout == f"{source}/train/__init__.py\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

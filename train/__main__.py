@@ -1,6 +1,7 @@
 """`python -m train`: train a model from a config file, or continue a run."""
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
@@ -11,10 +12,13 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_file
 from train.config import apply_overrides, load_config, read_config, validate_config
 from train.config.schema import FIELDS
+from train.devices.joining import LIMIT, initialize, joined
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
+from train.io.lock import one_run
 from train.loop import EXIT_STATUS, RunResult, run
 
 HELP = """\
@@ -29,8 +33,9 @@ examples:
   python -m train --workdir=runs/first --resume --config.steps=4000
 
 exit status: 0 finished, or stopped by the controller; 2 invalid input (reported in one line); 3 a
-loss or gradient became NaN or Inf (the last good state is saved); 130 stopped by Ctrl-C or SIGTERM
-(saved, resumable)."""
+loss or gradient became NaN or Inf (the last good state is saved); 4 the disk is full or failing
+(what was saved before is intact); 5 another process of the run is gone; 130 stopped by Ctrl-C,
+SIGTERM or a closed terminal (saved, resumable)."""
 
 
 @cli.command(interrupted="interrupted; what was saved before is intact")
@@ -39,12 +44,13 @@ def main(arguments: list[str]) -> int:
     cli.quiet_absl()
     args, overrides = _parser().parse_known_args(arguments)
     keep_freed_memory()
-    _init_distributed(args)
-    config = raise_everywhere(lambda: _config(args, overrides))
-    result = run(config, args.workdir, resume=args.resume, quiet=args.quiet)
-    if jax.process_index() == 0:
-        _print_summary(args, config, result)
-    return EXIT_STATUS[result.status]
+    with _processes(args):
+        config = raise_everywhere(lambda: _config(args, overrides))
+        with one_run(args.workdir):  # until the report is written
+            result = run(config, args.workdir, resume=args.resume, quiet=args.quiet)
+            if jax.process_index() == 0:
+                _print_summary(args, config, result)
+        return EXIT_STATUS[result.status]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="VALUE",
         help="set a field of the config, e.g. --config.steps=2000",
     )
-    add("--workdir", metavar="DIR", required=True, help="folder of the run")
+    add("--workdir", metavar="DIR", action=cli.ExpandPath, required=True, help="folder of the run")
     add(
         "--data",
         metavar="PATH",
@@ -86,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num-processes", type=int, metavar="N")
     group.add_argument("--process-id", type=int, metavar="I", help="0 .. N-1")
+    group.add_argument(
+        "--join-timeout",
+        type=float,
+        metavar="SECONDS",
+        default=LIMIT,
+        help="time to wait for the other processes; default: %(default)g",
+    )
     return parser
 
 
@@ -100,10 +113,8 @@ class _HelpConfig(argparse.Action):
         parser.exit()
 
 
-def _init_distributed(args: argparse.Namespace) -> None:
-    """Start `jax.distributed` if the command line asks for several processes."""
-    if args.distributed:
-        jax.distributed.initialize()
+def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Return the context that joins the other processes that the command line names."""
     flags = {
         "--coordinator": args.coordinator,
         "--num-processes": args.num_processes,
@@ -111,7 +122,12 @@ def _init_distributed(args: argparse.Namespace) -> None:
     }
     missing = [name for name, value in flags.items() if value is None]
     if len(missing) == len(flags):
-        return
+        if args.distributed:
+            initialize(
+                "--distributed: found no TPU pod, Slurm or Open MPI around this process; elsewhere "
+                f"give {', '.join(flags)}"
+            )
+        return contextlib.nullcontext()
     if missing or args.distributed:
         wrong = f"{missing[0]} is missing" if missing else "--distributed finds them by itself"
         raise UserError(f"{', '.join(flags)} belong together; {wrong}")
@@ -121,7 +137,9 @@ def _init_distributed(args: argparse.Namespace) -> None:
         raise UserError(
             f"--process-id must be 0 .. {args.num_processes - 1}, got {args.process_id}"
         )
-    jax.distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    if not args.join_timeout > 0:
+        raise UserError(f"--join-timeout={args.join_timeout:g}: give more than 0 seconds")
+    return joined(args.coordinator, args.num_processes, args.process_id, args.join_timeout)
 
 
 def _config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
@@ -129,7 +147,7 @@ def _config(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
         config = load_config(args.config, overrides)
     elif args.resume:
         stored = Path(args.workdir) / "config.json"
-        if not stored.is_file():
+        if not is_file(stored, "--workdir="):
             raise UserError(f"--workdir={args.workdir}: holds no run to resume (no config.json)")
         config = read_config(stored)
         apply_overrides(config, overrides)
@@ -175,4 +193,4 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

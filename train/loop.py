@@ -1,8 +1,9 @@
 """The training loop: step, log, validate, checkpoint, and shut down cleanly."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmodels.cli import write_atomically, write_json
-from jaxmodels.errors import UserError
+from jaxmodels.errors import DiskError, UserError
 from jaxmodels.models.contract import main_term, traits_of
+from jaxmodels.paths import exists, user_path
 from jaxmodels.tree import flatten, unflatten
 from train.config import to_json, validate_config
 from train.control.controller import Controller
@@ -20,9 +22,11 @@ from train.control.monitor import ComponentMonitor
 from train.devices.placement import Placement
 from train.devices.processes import raise_everywhere
 from train.devices.signals import Signals
-from train.io.checkpoint import Checkpoints, load_init_weights, restore, saved_steps
+from train.io.checkpoint import load_init_weights, restore, saved_steps
+from train.io.lock import Writer, one_run
 from train.io.log import RunLog, digest, float32_repr, read_metrics
 from train.io.progress import ProgressLine, describe
+from train.io.saving import Checkpoints
 from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
@@ -72,20 +76,36 @@ def run(
     Raises:
       UserError: invalid config, data, folder or checkpoint.
     """
-    if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
-    workdir = Path(workdir)
+    with one_run(workdir) as writer, contextlib.ExitStack() as opened:
+        workdir = user_path(workdir, "--workdir=")
+        return _run(config, workdir, resume, quiet, devices, writer, opened)
+
+
+def _run(
+    config: ConfigDict,
+    workdir: Path,
+    resume: bool,
+    quiet: bool,
+    devices: Sequence[jax.Device] | None,
+    writer: Writer | None,
+    opened: contextlib.ExitStack,
+) -> RunResult:
+    """Run as the only writer of the folder (None in processes that do not write)."""
     task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
     config, iterator = task.config, iter(task.train)
     state, step, notes = _first_state(task, workdir, resume, placement, iterator)
     raise_everywhere(lambda: _write_inputs(workdir, task))
     raise_everywhere(lambda: _check_shared(workdir))
     past = _logged_before(workdir, step) if config.control.enabled else []
-    log, line = RunLog(workdir, step), ProgressLine(config.steps, step, quiet)
+    line = ProgressLine(config.steps, step, quiet)
+    opened.callback(line.close)
+    log = raise_everywhere(lambda: RunLog(workdir, step, line.say))
+    opened.callback(_unless_refused, log.close)
     controller = Controller(config, task.steps_per_epoch, past, monitor, log.write, line.say)
     recorder = StepRecorder(task, log, line, controller.add, step)
     queue = MetricsQueue(component_names(state), iterator.get_state(), recorder.record)
     checkpoints = Checkpoints(workdir, config, task.fingerprint, newest=step)
+    opened.callback(_unless_refused, checkpoints.close)
     for note in (*task.notes, *notes):
         line.say(note)
     fresh_carry, start = placement.fresh_rows(), step
@@ -97,6 +117,7 @@ def run(
                 step += 1
                 queue.push(step, metrics, iterator.get_state())
                 recorder.dispatched(step, metrics, first=step == start + 1)
+                checkpoints.check()
                 interrupted = signals.stop_requested(step % config.log_every == 0)
                 validate_now = config.eval_every and _due(step, config.eval_every, config.steps)
                 save_now = _due(step, config.checkpoint_every, config.steps) or interrupted
@@ -110,18 +131,20 @@ def run(
                     state = controller.after_validation(step, valid, state, placement)
                     recorder.clock.restart(step)
                 if save_now or controller.stopped:
+                    if writer is not None:
+                        writer.check()
                     loss = valid["loss"] if validate_now else None
                     _save(checkpoints, log, step, placement, state, iterator, loss)
+        checkpoints.wait()  # the last line of the log promises that the last state is saved
         if interrupted and step < config.steps and not controller.stopped:
             return RunResult("interrupted", step, valid=valid)
         final = digest(placement.global_form(state), queue.position, placement.fetch)
         log.final(step, final, controller.stopped)
+        log.flush()
         status = "stopped" if controller.stopped else "finished"
         return RunResult(status, step, controller.stopped, valid, final)
-    finally:
-        line.close()
-        checkpoints.close()
-        log.close()
+    except UserError as error:
+        raise _resumable(error, checkpoints) from error
 
 
 def _open(
@@ -171,7 +194,23 @@ def _halt(queue, state, valid, placement, iterator, log, checkpoints) -> RunResu
     leaves = flatten(state.model).values()
     if step > checkpoints.newest and all(np.isfinite(jax.device_get(x)).all() for x in leaves):
         _save(checkpoints, log, step, placement, state, iterator, None)
+    checkpoints.wait()
     return RunResult("halted", step, queue.failure, valid)
+
+
+def _unless_refused(close: Callable[[], None]) -> None:
+    """Close what a full disk may refuse to close; the error itself was raised before."""
+    with contextlib.suppress(DiskError):
+        close()
+
+
+def _resumable(error: UserError, checkpoints: Checkpoints) -> UserError:
+    """Add to what a disk has refused what is saved, and how to go on."""
+    if not isinstance(error, DiskError):
+        return error
+    whole = checkpoints.committed()
+    saved = f"the checkpoint of step {whole} is whole" if whole else "nothing is saved yet"
+    return DiskError(f"{error}; {saved}; free some space and continue with --resume")
 
 
 def _save(checkpoints, log, step, placement, state, iterator, loss: float | None) -> None:
@@ -217,7 +256,7 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
     if resume or jax.process_index() != 0:
         return
     names = ("config.json", "metrics.jsonl")
-    if saved_steps(workdir) or any((workdir / name).exists() for name in names):
+    if saved_steps(workdir) or any(exists(workdir / name, "--workdir=") for name in names):
         raise UserError(
             f"--workdir={workdir}: already holds a run; add --resume to continue it, "
             "or name another folder"
@@ -228,10 +267,6 @@ def _write_inputs(workdir: Path, task: Task) -> None:
     """Write config.json and tokenizer.json for evaluation, and data.json for the report."""
     if jax.process_index() != 0:
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written ({error.strerror})") from error
     write_atomically(workdir / "config.json", to_json(task.config))
     write_atomically(workdir / "tokenizer.json", task.corpus.tokenizer.to_json())
     write_json(workdir / "data.json", task.described())

@@ -124,8 +124,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data", nargs="+", required=True, help="text, e.g. tinyshakespeare")
     parser.add_argument("--configs", nargs="+", default=ENTRANTS, help="configs of the entrants")
     parser.add_argument("--seconds", type=float, default=160.0, help="time limit of each entrant")
-    parser.add_argument("--json", metavar="FILE", help="write laps and facts to this file")
-    parser.add_argument("--picture", metavar="FILE", help="plot the curves (png or svg)")
+    file = {"metavar": "FILE", "action": cli.ExpandPath}
+    parser.add_argument("--json", **file, help="write laps and facts to this file")
+    parser.add_argument("--picture", **file, help="plot the curves (png or svg)")
     args, overrides = parser.parse_known_args(arguments)
     results, facts = {}, {}
     if not args.seconds > 0:

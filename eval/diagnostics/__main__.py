@@ -19,6 +19,7 @@ from eval.diagnostics.page import MARKS, compose, gate_table
 from eval.report.document import Heading, Text, to_terminal
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_dir, user_path
 
 
 @cli.command()
@@ -36,28 +37,31 @@ def main(arguments: list[str]) -> None:
     )
     flags = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "eval.diagnostics", *arguments])
+    from train.io.lock import one_writer
+
     out = _out(flags)
-    result = run_diagnostics(flags, command)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
-    to_terminal(
-        [
-            Heading(f"{result['model']}, step {result['step']}: {MARKS[result['overall']]}"),
-            gate_table(result),
-            *(Text(text, "missing") for text in result["missing"]),
-            Text(f"{result['seconds']:.1f} s on {result['device']}", "dim"),
-        ]
-    )
-    cli.write_json(out, result)
-    page = out.with_name(out.name.removesuffix(".json") + ".html")
-    cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
-    to_terminal([Text(f"wrote {out}, {page}", "dim")])
+    with one_writer(flags.workdir, "python -m eval.diagnostics", role="diagnostics"):
+        result = run_diagnostics(flags, command)
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr)
+        to_terminal(
+            [
+                Heading(f"{result['model']}, step {result['step']}: {MARKS[result['overall']]}"),
+                gate_table(result),
+                *(Text(text, "missing") for text in result["missing"]),
+                Text(f"{result['seconds']:.1f} s on {result['device']}", "dim"),
+            ]
+        )
+        cli.write_json(out, result)
+        page = out.with_name(out.name.removesuffix(".json") + ".html")
+        cli.write_atomically(page, compose(result, Path(flags.workdir).resolve().name))
+        to_terminal([Text(f"wrote {out}, {page}", "dim")])
 
 
 def _out(flags: argparse.Namespace) -> Path:
     """Return the file for the results; raise UserError if its folder does not exist."""
-    out = Path(flags.json) if flags.json else Path(flags.workdir) / "diagnostics.json"
-    if flags.json and not out.parent.is_dir():
+    out = user_path(flags.json or f"{flags.workdir}/diagnostics.json", "--json=")
+    if flags.json and not is_dir(out.parent, "--json="):
         raise UserError(f"--json {out}: no folder {out.parent}; create it first")
     return out
 

@@ -32,10 +32,13 @@ def main(arguments: list[str]) -> None:
 
     from eval.fields.report import run, store, summary
     from eval.report.document import Text, to_terminal
+    from train.io.lock import one_writer
 
-    result = run(options, shlex.join(["python", "-m", "eval.fields", *arguments]))
-    to_terminal(summary(result))
-    to_terminal([Text(f"wrote {', '.join(store(options, result))}", "missing")])
+    command = shlex.join(["python", "-m", "eval.fields", *arguments])
+    with one_writer(options.workdir, "python -m eval.fields", role="fields"):
+        result = run(options, command)
+        to_terminal(summary(result))
+        to_terminal([Text(f"wrote {', '.join(store(options, result))}", "missing")])
 
 
 if __name__ == "__main__":

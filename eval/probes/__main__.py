@@ -88,8 +88,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="TASK.FIELD=VALUE", help="e.g. mqar.pairs=16"
     )
-    parser.add_argument("--json", metavar="FILE", help="write results here after every row")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file")
+    file = {"metavar": "FILE", "action": cli.ExpandPath}
+    parser.add_argument("--json", **file, help="write results here after every row")
+    parser.add_argument("--markdown", **file, help="write the tables to this file")
     parser.add_argument("--resume", action="store_true", help="keep the rows in the --json file")
     command = shlex.join(["python", "-m", "eval.probes", *arguments])
     return _run(parser.parse_args(arguments), command)

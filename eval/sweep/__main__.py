@@ -16,7 +16,6 @@ bit for bit with the same --jobs. Writes sweep.json (all results), sweep.html an
 
 import argparse
 import contextlib
-import fcntl
 import functools
 import json
 import shlex
@@ -28,20 +27,22 @@ from pathlib import Path
 from eval.sweep.plan import EXAMPLE, make_plan, plan_table, read_sweep
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.paths import user_path
+from train.devices.signals import stop_signals
 
 EXIT = """exit status: 0 all runs finished, 1 some runs failed, 2 invalid input (with a one-line
-error), 130 stopped by Ctrl-C or SIGTERM (saved, resumable)."""
+error), 4 the disk is full, 130 stopped by Ctrl-C, SIGTERM or a closed terminal (saved,
+resumable)."""
 MEMORY = "memory"  # in --only: memory of the compiled training steps
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    flags, overrides = _parser().parse_known_args(arguments)
     command = shlex.join(["python", "-m", "eval.sweep", *arguments])
     interrupted = f"stopped, all progress is saved; continue with\n  {command}"
     with _StopRequest() as stop:
-        return cli.run(lambda: _run(flags, overrides, command, stop), interrupted=interrupted)
+        return cli.run(lambda: _run(arguments, command, stop), interrupted=interrupted)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,17 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) -> int:
+def _run(arguments: list[str], command: str, stop) -> int:
+    flags, overrides = _parser().parse_known_args(arguments)
     from rich.console import Console
 
     from eval.report.document import to_terminal
     from eval.sweep.runner import FAILED, FINISHED, runs_of
+    from train.io.lock import one_writer
 
     if flags.jobs < 1:
         raise UserError(f"--jobs={flags.jobs}: give 1 or more")
     workdir = Path(flags.workdir)
     if flags.report:
-        return _rebuild(Path(flags.report), workdir)
+        return _rebuild(user_path(flags.report, "--report="), workdir)
     if not flags.config:
         raise UserError(f"--config is missing, e.g. --config={EXAMPLE}")
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -98,7 +101,7 @@ def _run(flags: argparse.Namespace, overrides: list[str], command: str, stop) ->
     begun = time.time()
     # A report only reads, so it may run next to a command that trains.
     read_only = flags.report is not None and not flags.diagnostics
-    with contextlib.nullcontext() if read_only else lock(workdir):
+    with contextlib.nullcontext() if read_only else one_writer(workdir, "python -m eval.sweep"):
         for run in runs:
             run.look()
         if before := sum(run.state == FINISHED for run in selected):
@@ -192,7 +195,7 @@ def _rebuild(path: Path, workdir: Path) -> int:
 
 
 class _StopRequest:
-    """Handler of SIGINT and SIGTERM, as a context manager.
+    """Handler of SIGINT, SIGTERM and SIGHUP, as a context manager.
 
     Raises KeyboardInterrupt; while `counting` it only increments `requests`, because JAX swallows
     exceptions raised inside its callbacks.
@@ -200,8 +203,7 @@ class _StopRequest:
 
     def __enter__(self):
         self.requests, self.counting = 0, False
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self.before = {number: signal.signal(number, self._stop) for number in numbers}
+        self.before = {number: signal.signal(number, self._stop) for number in stop_signals()}
         return self
 
     def __exit__(self, *exc):
@@ -209,24 +211,14 @@ class _StopRequest:
             signal.signal(number, handler)
 
     def _stop(self, number, frame) -> None:
+        hangup = number not in (signal.SIGINT, signal.SIGTERM)
+        if hangup and self.requests:  # a terminal is closed once, whatever its shell sends
+            return
         self.requests += 1
         if not self.counting:
             raise KeyboardInterrupt
         if self.requests == 1:
             print("\nsaving; interrupt again to kill the runs", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def lock(workdir: Path):
-    """Hold a lock on the folder, which the system releases if the process is killed."""
-    with open(workdir / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{workdir}: in use by another eval.sweep; wait for it or stop it"
-            ) from None
-        yield
 
 
 if __name__ == "__main__":

@@ -241,7 +241,7 @@ def _ended(run: Run, status: int) -> None:
         return
     run.state = FAILED
     run.reason = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    if status == 2:
+    if status in (2, 4):
         log = (run.folder / "worker.log").read_text(encoding="utf-8", errors="replace")
         errors = [line for line in log.splitlines()[-20:] if line.startswith("error: ")]
         run.reason = errors[-1].removeprefix("error: ") if errors else run.reason

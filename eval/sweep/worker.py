@@ -2,15 +2,13 @@
 
 Trains a config in its folder, resuming from the newest checkpoint, and optionally evaluates its
 answers. Exit statuses are those of `python -m train`: 0 finished, 2 invalid input, 3 NaN or Inf,
-130 stopped and saved.
+4 the disk is full, 130 stopped and saved.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -38,14 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _train(flags: argparse.Namespace) -> int:
     from eval.__main__ import main as evaluate
-    from eval.sweep.runner import answers_measured
+    from eval.sweep.runner import SAVE_SECONDS, answers_measured
     from train.config import read_config
+    from train.io.lock import one_writer
     from train.loop import run
 
     workdir = Path(flags.plan).parent
     # An orphaned worker may still be writing its last checkpoint.
-    with open(workdir / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_writer(workdir, "a run of eval.sweep", wait=SAVE_SECONDS):
         config = read_config(flags.plan)
         start = time.perf_counter()
         result = run(config, workdir, resume=True)
@@ -78,4 +76,7 @@ def _log_session(workdir: Path, cores: str, result, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    from jaxmodels.cli import leave  # after `main` has chosen the cores
+
+    leave(status)

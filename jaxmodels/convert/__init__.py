@@ -16,6 +16,7 @@ from jaxmodels.cli import choose_from, did_you_mean
 from jaxmodels.convert import blinkdl, huggingface, mamba_ssm, native, rwkv_cpp, torch_zip
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
+from jaxmodels.paths import user_path
 
 # name -> description, for --help and messages
 FORMATS = {
@@ -36,7 +37,7 @@ def load(path):
     Raises:
       UserError: no such file, no known format, or malformed.
     """
-    path = Path(os.path.expanduser(path))
+    path = user_path(path)
     return _MODULES[format_of(path)].read(path)
 
 
@@ -53,7 +54,7 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
       UserError: no model, the path exists or cannot be written, or the format does not support the
         model.
     """
-    path = Path(os.path.expanduser(path))
+    path = user_path(path)
     if not isinstance(model, nnx.Module) or not hasattr(model, "config"):
         raise UserError(
             f"{path}: a {type(model).__name__} is no model; give what jaxmodels.create or "

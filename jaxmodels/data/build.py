@@ -118,7 +118,8 @@ def main(arguments: list[str]) -> None:
         epilog=EXAMPLES,
     )
     parser.add_argument("sources", metavar="SOURCE", nargs="*", help="may be omitted with --verify")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True)
+    out = {"metavar": "FOLDER", "type": Path, "action": cli.ExpandPath}
+    parser.add_argument("--out", **out, required=True)
     parser.add_argument("--verify", action="store_true", help="read it back and print a summary")
     parser.add_argument("--mode", choices=TEXT_MODES, default=defaults.mode)
     parser.add_argument("--tokenizer", choices=TEXT_TOKENIZERS, default=defaults.tokenizer)

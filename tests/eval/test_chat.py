@@ -25,7 +25,7 @@ from jaxmodels.testing.lab import quick_jit, shaken
 from tests.eval.conftest import tiny_config
 from tests.eval.tiny_bytes import Toy
 from tests.models.rnk.small import SIZES, small_model
-from train.io.checkpoint import Checkpoints
+from train.io.saving import Checkpoints
 from train.model import build_model
 from train.step import init_train_state
 from train.tasks import open_task

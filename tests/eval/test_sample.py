@@ -167,14 +167,15 @@ def test_a_prompt_that_is_no_text(capsys):
     assert error == "error: --prompt: must be UTF-8, its symbol 4 is not\n"
 
 
-def test_follow_stops_when_the_pipe_closes(model, monkeypatch):
+@pytest.mark.parametrize("length", ["--follow", "--tokens=100000000"])
+def test_sampling_stops_when_the_pipe_closes(model, monkeypatch, length):
     trained = types.SimpleNamespace(model=model), ByteTokenizer()
     monkeypatch.setattr("eval.run.load_trained", lambda *_: trained)
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
-        assert main(["--workdir=run", "--follow"]) == 0
+        assert main(["--workdir=run", length]) == 0
 
 
 def test_bad_arguments(model):

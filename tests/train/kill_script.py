@@ -1,13 +1,17 @@
-"""Kill a run with SIGKILL at random moments, resume it, and compare it with an uninterrupted one.
+"""End a run at random moments, resume it, and compare it with an uninterrupted one.
 
-    python -m tests.train.kill_script [--kills 20] [--seed 0] [--steps 200]
+    python -m tests.train.kill_script [--kills 20] [--seed 0] [--steps 200] [--kinds kill full ...]
 
-Compared bit for bit: metrics.jsonl, which ends in the digest over parameters, optimizer state,
-carried state and data position; and every array of the last checkpoint.
+Kinds: "kill" (SIGKILL), "term" and "hangup" (SIGTERM, SIGHUP: saved), "full" (a disk that takes no
+more at that moment). Compared bit for bit: metrics.jsonl, which ends in the digest over parameters,
+optimizer state, carried state and data position; and every array of the last checkpoint.
 """
 
 import argparse
+import collections
 import random
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,18 +20,16 @@ from pathlib import Path
 
 from tests.train.corpus import small_text
 
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "hangup": signal.SIGHUP}
+KINDS = (*SIGNALS, *(["full"] if hasattr(resource, "prlimit") else []))
+# 0: it had finished; negative: a signal before the first step.
+STATUSES = {"kill": (-9, 0), "term": (130, -15, 0), "hangup": (130, -1, 0), "full": (4, 0)}
+
 
 def start(workdir, text, *arguments):
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "tests.train.run_toy",
-        str(workdir),
-        str(text),
-        *arguments,
-    ]
+    command = [sys.executable, "-W", "error"]
+    command += ["-W", "ignore:Error writing persistent compilation cache"]  # a full disk
+    command += ["-m", "tests.train.run_toy", str(workdir), str(text), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -38,10 +40,23 @@ def last_step(workdir) -> int:
     return 2 * lines  # logged every second step; validation lines make it a little more
 
 
+def end(process, kind: str, size: int) -> None:
+    """End a process; by "full", files cannot grow beyond `size` bytes from now on."""
+    if kind == "full":
+        try:
+            _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, hard))
+        except ProcessLookupError:  # it has finished
+            pass
+    else:
+        process.send_signal(SIGNALS[kind])
+
+
 def kill_and_resume(
-    folder: Path, kills: int, seed: int, steps: int, say=print
+    folder: Path, kills: int, seed: int, steps: int, kinds=("kill",), ends=None, say=print
 ) -> tuple[Path, Path]:
-    """Return the folders of the uninterrupted and of the killed run."""
+    """Return the folders of the uninterrupted and of the killed run; count (kind, status)."""
+    ends = collections.Counter() if ends is None else ends
     text = folder / "small.txt"
     text.write_text(small_text())
     length = f"--config.steps={steps}"
@@ -52,6 +67,7 @@ def kill_and_resume(
     choose = random.Random(seed)
     killed = folder / "killed"
     for kill in range(kills):
+        kind = kinds[kill % len(kinds)]
         # Spread the kills over the run, including the start and first steps of a process.
         done = last_step(killed)
         goal = done + choose.randrange(max(2 * (steps - done) // (kills - kill + 1), 1))
@@ -60,14 +76,22 @@ def kill_and_resume(
             while last_step(killed) < goal and process.poll() is None:
                 time.sleep(0.002)
             time.sleep(choose.random() * 0.1)
+            end(process, kind, choose.choice((0, 100, 1000, 10000)))
+            out, _ = process.communicate(timeout=600)
         finally:
             process.kill()
-            process.communicate()
-        say(f"kill {kill + 1}: at about step {last_step(killed)}, exit status {process.returncode}")
+            process.wait()
+        status = process.returncode
+        say(f"{kind} {kill + 1}: at about step {last_step(killed)}, exit status {status}")
+        assert status in STATUSES[kind], out
+        assert "Traceback" not in out, out
+        assert out.count("\n") <= 2, out
+        ends[kind, status] += 1
     last = start(killed, text, length, "--resume")
     out, _ = last.communicate(timeout=600)
     assert last.returncode == 0, out
-    say(f"killed {kills} times: {out.strip()}")
+    say(f"ended {kills} times: {out.strip()}")
+    say(f"(kind, status): {dict(ends)}")
     return folder / "calm", killed
 
 
@@ -114,7 +138,9 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        assert_same(*kill_and_resume(Path(folder), flags.kills, flags.seed, flags.steps))
+        end_as = (flags.kills, flags.seed, flags.steps, flags.kinds)
+        assert_same(*kill_and_resume(Path(folder), *end_as))
     print("bit-identical: metrics, parameters, optimizer state, carried state, data position")

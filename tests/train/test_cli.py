@@ -12,6 +12,7 @@ import pytest
 
 import train.loop
 from tests.train.corpus import small_text
+from tests.train.holding import held_elsewhere
 from train.__main__ import main
 from train.config.schema import FIELDS
 
@@ -42,6 +43,7 @@ def refused(capsys, *argv):
     return err
 
 
+LONG = "x" * 300
 GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
 
 
@@ -80,6 +82,11 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
             "a folder on a disk that all hosts share",
         ),
         (("--config=toy.py", "--workdir=run", "--data", "smal.txt"), "smal.txt"),
+        (("--config=toy.py", "--workdir=run", "--data", "~$a.txt"), "~$a.txt: no such file"),
+        (("--config=toy.py", "--workdir=run", "--data", LONG), "File name too long"),
+        ((*GOOD, f"--workdir={LONG}"), "File name too long"),
+        ((*GOOD, f"--config={LONG}"), "File name too long"),
+        ((f"--workdir={LONG}", "--resume"), "File name too long"),
         (("--config=toy.py", "--workdir=run", "--data", "empty.txt"), "empty.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "small.txt", "binary.txt"), "binary.txt"),
         (("--config=toy.py", "--workdir=run", "--data", "latin.txt"), "latin.txt"),
@@ -88,7 +95,7 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
             "--workdir=small.txt/run",
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_invalid_input_is_a_one_line_error(here, capsys, argv, message):
     (here / "empty.txt").write_text("")
@@ -122,6 +129,17 @@ def test_two_paths_and_the_printed_commands(here, capsys):
     assert json.loads((here / "run/metrics.jsonl").read_text().splitlines()[-1])["step"] == 12
 
 
+def test_a_folder_in_use_is_refused_under_any_name(here, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    home = ("--config=~/toy.py", "--workdir=~/run", "--data", "~/small.txt")
+    with held_elsewhere(here / "run"):
+        for more in ([], ["--resume"]):
+            err = refused(capsys, *home, *more)
+            assert f"--workdir={here}/run: in use by python -m train (host " in err
+            assert f"pid {os.getpid()}, started 0 s ago); wait for it, stop it, or name" in err
+    assert not (here / "~").exists() and not (here / "run").exists()
+
+
 def test_nonfinite_loss_exits_with_3(here, capsys):
     assert main([*GOOD, "--config.model_config.poison_step=500"]) == 3
     err = capsys.readouterr().err
@@ -144,8 +162,12 @@ def test_ctrl_c_before_training_prints_no_traceback(here, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-    ids=["ctrl-c", "sigterm"],
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+    ids=["ctrl-c", "sigterm", "terminal closed"],
 )
 def test_ctrl_c_saves_and_prints_the_resume_command(here, capsys, number):
     root = os.path.dirname(os.path.dirname(os.path.abspath(train.loop.__file__)))

@@ -227,11 +227,30 @@ def test_truncated_checkpoint_falls_back_to_the_previous(whole, half, config, ca
     spoil(half / "checkpoints" / "15", "truncate")
     result = run(config.copy_and_resolve_references(), half, resume=True, devices=jax.devices()[:2])
     out = capsys.readouterr().out
-    assert "checkpoint 15 is damaged" in out
+    assert "checkpoint 15 is passed over (damaged, training/" in out
     assert "resuming from step 12" in out
     assert result.digest == whole[1].digest
     assert (half / "metrics.jsonl").read_bytes() == (whole[0] / "metrics.jsonl").read_bytes()
     assert (half / "damaged" / "15").is_dir()
+
+
+def test_folders_that_are_no_checkpoint(whole, half, config, capsys):
+    """Empty, copied in part, a file, or another's: passed over, wherever they stand."""
+    folder = half / "checkpoints"
+    (folder / "30").mkdir()
+    (folder / "3").mkdir()
+    shutil.copytree(folder / "15", folder / "16", ignore=lambda *_: ["_CHECKPOINT_METADATA"])
+    shutil.copytree(folder / "15", folder / "17", ignore=lambda *_: ["manifest.json", "model"])
+    (folder / "18").write_text("")
+    (folder / "15 (copy)").mkdir()
+    assert (load_model(half, "last").step, load_model(half).step) == (15, 15)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "checkpoint 30 is passed over (an empty folder)"
+    assert "checkpoint 16 is passed over (_CHECKPOINT_METADATA is missing)" in said
+    with pytest.raises(UserError, match="no whole checkpoint of step 17"):
+        load_model(half, 17)
+    assert train_run(config, half, resume=True).digest == whole[1].digest
+    assert sorted(p.name for p in (half / "damaged").iterdir()) == ["16", "17", "3", "30"]
 
 
 @pytest.mark.parametrize(
@@ -394,7 +413,7 @@ def test_truncate_log_after_a_kill(tmp_path):
     )
     truncate_log(path, 2)
     assert path.read_text() == '{"step": 1, "split": "train"}\n'
-    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
+    path.write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "tr')
     truncate_log(path, 2)
     assert path.read_text() == '{"step": 1, "split": "train"}\n'
 

@@ -5,16 +5,16 @@
 
 Arrays are stored under readable names (`model/cell/gate/kernel`), the carried state in global form
 (batch_size, ...), so a checkpoint restores onto another number of devices or processes. The newest
-intact one is restored; damaged ones are moved to `damaged/` and reported. A checkpoint without a
-manifest was committed just before the run was killed: Orbax's rename guarantees that it is whole.
+intact one is restored; damaged ones, and folders that are none, are moved to `damaged/` and
+reported. A checkpoint without a manifest was committed just before the run was killed: Orbax's
+rename guarantees that it is whole. `saving.py` writes them.
 """
 
 import json
 import logging
 import math
-import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
+from jaxmodels.paths import user_path
 from jaxmodels.tree import flatten, nest, unflatten, unnest
 from train.config import complete_config, differences, may_change, with_tuples
 from train.devices.processes import raise_everywhere
-from train.io.manifest import find_corruption, write_manifest
+from train.io.log import ASIDE
+from train.io.manifest import find_corruption, why_no_checkpoint
 from train.model import build_model
 from train.step import TrainState
 
@@ -39,80 +41,8 @@ FORMAT = 1
 PyTree = Any
 
 
-class Checkpoints:
-    """Writer of a run's checkpoints; open it after `restore`.
-
-    Args:
-      workdir: run folder.
-      config: run config; `keep_last` newest and `keep_best` by validation loss are kept.
-      fingerprint: hash of the corpus, so that a run is not continued on other text.
-      newest: step of the newest existing checkpoint.
-
-    Attributes:
-      newest: step of the newest checkpoint, possibly still being written.
-    """
-
-    def __init__(self, workdir: Path, config: ConfigDict, fingerprint: str, newest: int = 0):
-        policies = ocp.training.preservation_policies
-        keep = [policies.LatestN(config.keep_last)]
-        if config.keep_best:
-            best = policies.BestN(
-                get_metric_fn=lambda metrics: -metrics["loss"],  # ascending: the last is the best
-                n=config.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
-            keep.append(best)
-        self.newest = newest
-        self.directory = workdir.absolute() / "checkpoints"
-        self.info = {"format": FORMAT, "config": config.to_dict(), "data": fingerprint}
-        self._writer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=True,
-        )
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
-        self._pending: Future | None = None
-
-    def save(self, step: int, state: TrainState, iterator, loss: float | None) -> None:
-        """Start to write `state` (global form) and the iterator's position asynchronously.
-
-        `loss` is the validation loss at this step, or None. The arrays may be donated as soon as
-        this returns.
-        """
-        self.wait()
-        self.newest = step
-        loss = loss if loss is not None and math.isfinite(loss) else None
-        response = self._writer.save_checkpointables_async(
-            step,
-            _items(state) | {"data": iterator},
-            force=True,
-            overwrite=True,
-            metrics=None if loss is None else {"loss": loss},
-            custom_metadata=self.info | {"step": step, "loss": loss},
-        )
-        self._pending = self._thread.submit(self._finish, response, self.directory / str(step))
-
-    def _finish(self, response, path: Path) -> None:
-        response.result()
-        if jax.process_index() == 0:
-            write_manifest(path)
-
-    def wait(self) -> None:
-        """Block until all checkpoints are on disk; raise any error of writing them."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
-
-    def close(self) -> None:
-        """Wait, and stop the threads."""
-        try:
-            self.wait()
-        finally:
-            self._thread.shutdown()
-            self._writer.close()
-
-
-def _items(state: TrainState) -> dict[str, Any]:
+def items_of(state: TrainState) -> dict[str, Any]:
+    """Return what a checkpoint stores of a state, by the name of its folder."""
     training = nest(state.replace(model=(), ema=None, halted=()))
     items = {"model": nest(state.model), "training": training}
     return items | ({"ema": nest(state.ema)} if state.ema is not None else {})
@@ -121,7 +51,7 @@ def _items(state: TrainState) -> dict[str, Any]:
 def saved_steps(workdir: Path) -> list[int]:
     """Return the steps of the committed checkpoints, intact or not, ascending."""
     folder = Path(workdir) / "checkpoints"
-    return sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
 
 
 def restore(
@@ -148,6 +78,7 @@ def restore(
     Raises:
       UserError: the checkpoint has another model, config, format or text; or all are damaged.
     """
+    _put_aside(Path(workdir), _no_checkpoints(Path(workdir)), say)
     steps = saved_steps(workdir)
     reason = ""
     for step in reversed(steps):
@@ -162,8 +93,7 @@ def restore(
                 if jax.process_count() > 1:
                     raise
                 reason = f"unreadable ({type(error).__name__})"
-        say(f"checkpoint {step} is damaged: {reason}; going back to the one before")
-        _put_aside(Path(workdir), path)
+        _put_aside(Path(workdir), {path: f"damaged, {reason}"}, say)
     if steps:
         raise UserError(
             f"{workdir}/checkpoints: none of its {len(steps)} checkpoints is whole "
@@ -180,18 +110,32 @@ def _agreed(reason: str | None) -> str | None:
     return (reason or "found by another process") if bad else None
 
 
-def _put_aside(workdir: Path, path: Path) -> None:
+def _no_checkpoints(workdir: Path) -> dict[Path, str]:
+    """Return the folders of steps that hold no checkpoint, and why.
+
+    They are looked for among all steps: Orbax, which reads the metadata of each, would fail.
+    """
+    paths = [workdir.absolute() / "checkpoints" / str(step) for step in saved_steps(workdir)]
+    reasons = {path: why_no_checkpoint(path) for path in paths}
+    return {path: reason for path, reason in reasons.items() if reason}
+
+
+def _put_aside(workdir: Path, paths: Mapping[Path, str], say: Callable[[str], None]) -> None:
+    """Move folders out of the way in process 0, and wait for that in the others."""
     if jax.process_index() == 0:
-        target = workdir / "damaged" / path.name
-        target.parent.mkdir(exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        path.rename(target)
+        for path, reason in paths.items():
+            target, number = workdir / ASIDE / path.name, 1
+            while target.exists():
+                target, number = target.with_name(f"{path.name}.{number}"), number + 1
+            say(f"checkpoint {path.name} is passed over ({reason}) and put aside in {ASIDE}/")
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"put aside {path.name}")
+        multihost_utils.sync_global_devices("put aside")
 
 
 def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) -> TrainState:
-    items = _items(template)
+    items = items_of(template)
     raise_everywhere(lambda: _check(path, config, items, fingerprint))
     everywhere = NamedSharding(Mesh(np.array(jax.devices()), "all"), PartitionSpec())
     abstract = jax.tree.map(
@@ -301,7 +245,11 @@ class TrainedModel:
     data: str
 
 
-def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
+def load_model(
+    workdir: str | Path,
+    which: str | int = "best",
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> TrainedModel:
     """Read a trained model for evaluation and sampling, without changing the run folder.
 
     Only the chosen checkpoint is hashed; if damaged, the next best or previous one is read.
@@ -309,47 +257,56 @@ def load_model(workdir: str | Path, which: str | int = "best") -> TrainedModel:
     Args:
       workdir: run folder.
       which: "best" (lowest validation loss among those kept), "last", or a step.
+      say: called with a message for each damaged checkpoint.
 
     Raises:
       UserError: no such run or checkpoint, or none that is intact.
     """
-    folder = Path(workdir).absolute() / "checkpoints"
-    step, metadata = _first_whole(folder, saved_steps(folder.parent), which)
-    info = metadata.custom_metadata
-    config = _stored_config(info, folder)
-    model = build_model(config)
-    item = "ema" if "ema" in metadata.metadata else "model"
-    leaves = nest(model)
-    _check_shapes(leaves, metadata.metadata[item], item, folder / str(step))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), leaves
-    )
-    loaded = ocp.load_checkpointables(folder / str(step), {item: abstract})[item]
-    model = unnest(model, loaded)
-    return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])
-
-
-def _first_whole(folder: Path, steps: Sequence[int], which: str | int):
-    """Return (step, metadata) of the first intact checkpoint in order of preference."""
+    folder = user_path(workdir).absolute() / "checkpoints"
+    steps = saved_steps(folder.parent)
     if not steps:
         raise UserError(f"{folder.parent}: holds no checkpoint; give the --workdir of a run")
-    candidates = sorted(steps, reverse=True)
-    if which == "best":
-        losses = {step: _validation_loss(folder / str(step)) for step in steps}
-        candidates.sort(key=lambda s: (math.inf, -s) if losses[s] is None else (losses[s], s))
-    elif which != "last":
-        candidates = [step for step in steps if step == int(which)]
-    for step in candidates:
-        if find_corruption(folder / str(step)) is None:
+    for step in _by_preference(folder, steps, which):
+        path = folder / str(step)
+        reason = find_corruption(path) if path.is_dir() else "removed by the run in the meantime"
+        if reason is None:
             try:
-                return step, _metadata(folder / str(step))
-            except Exception:  # Orbax has no common class for what it finds unreadable
-                continue
+                return _read_model(path, step)
+            except UserError:
+                raise
+            except Exception as error:  # Orbax has no common class for what it finds unreadable
+                reason = f"unreadable, {type(error).__name__}"
+        say(f"checkpoint {step} is passed over ({reason})")
     if which in ("best", "last"):
         raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
     known = choose_from(map(str, steps))
     raise UserError(f"{folder}: no whole checkpoint of step {which}{known}")
+
+
+def _by_preference(folder: Path, steps: Sequence[int], which: str | int) -> list[int]:
+    if which == "best":
+        losses = {step: _validation_loss(folder / str(step)) for step in steps}
+        return sorted(steps, key=lambda s: (math.inf, -s) if losses[s] is None else (losses[s], s))
+    if which == "last":
+        return sorted(steps, reverse=True)
+    return [step for step in steps if step == int(which)]
+
+
+def _read_model(path: Path, step: int) -> TrainedModel:
+    metadata = _metadata(path)
+    info = metadata.custom_metadata
+    config = _stored_config(info, path)
+    model = build_model(config)
+    item = "ema" if "ema" in metadata.metadata else "model"
+    leaves = nest(model)
+    _check_shapes(leaves, metadata.metadata[item], item, path)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), leaves
+    )
+    loaded = ocp.load_checkpointables(path, {item: abstract})[item]
+    model = unnest(model, loaded)
+    return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])
 
 
 def _validation_loss(path: Path) -> float | None:

@@ -1,18 +1,26 @@
 """Logs of a run: metrics.jsonl (exactly repeatable), timing.jsonl, TensorBoard events."""
 
+import contextlib
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
 from jaxmodels.cli import write_atomically
+from jaxmodels.errors import from_os
 from jaxmodels.tree import flatten
+
+ASIDE = "damaged"  # folder of what is no checkpoint and no line of a log
 
 
 class RunLog:
@@ -21,88 +29,191 @@ class RunLog:
     metrics.jsonl is independent of clock and machine: a run that is killed and resumed writes the
     same bytes as an uninterrupted one. Opening drops lines later than `step`, a partial last line
     and the closing line of a finished run.
+
+    Args:
+      workdir: run folder.
+      step: step at which the run starts or resumes.
+      say: called with a message for the user.
+
+    Raises:
+      UserError: from every method but `close`, a file cannot be written.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, say: Callable[[str], None] = print):
         self.active = jax.process_index() == 0
         if not self.active:
             return
-        truncate_log(workdir / "metrics.jsonl", step)
-        self._metrics = open(workdir / "metrics.jsonl", "a", encoding="utf-8")
-        self._timing = open(workdir / "timing.jsonl", "a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        truncate_log(workdir / "metrics.jsonl", step, say)
+        _cut_partial_line(workdir / "timing.jsonl")
+        with contextlib.ExitStack() as opened:
+            names = ("metrics.jsonl", "timing.jsonl")
+            self._files = [opened.enter_context(_appended(workdir / name)) for name in names]
+            opened.pop_all()  # both are open: they stay so
+        self._events = _Events(workdir, step, say)
+        self._failed = False
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Write a line {"step": ..., "split": ..., name: value, ...}, also to TensorBoard."""
         if self.active:
-            self._line(self._metrics, {"step": step, "split": split} | values)
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"{split}/{name}", value, step)
+            self._line(0, {"step": step, "split": split} | values)
+            scalars = {f"{split}/{name}": x for name, x in values.items() if isinstance(x, float)}
+            self._events.write(step, scalars)
 
     def stop(self, step: int, reason: str) -> None:
         """Write the step that failed and the reason."""
         if self.active:
-            self._line(self._metrics, {"step": step, "split": "stop", "reason": reason})
+            self._line(0, {"step": step, "split": "stop", "reason": reason})
 
     def final(self, step: int, digest: str, stopped: str = "") -> None:
         """Write a run's last line; `stopped` is the controller's reason for ending it, or empty."""
         if self.active:
             early = {"stopped": stopped} if stopped else {}
-            self._line(self._metrics, {"final": True, "step": step, "digest": digest} | early)
+            self._line(0, {"final": True, "step": step, "digest": digest} | early)
 
     def timing(self, values: dict[str, Any]) -> None:
         """Write a line of timing.jsonl."""
         if self.active:
-            self._line(self._timing, values)
+            self._line(1, values)
 
     def flush(self) -> None:
         """Sync all files to disk: a log must not lag behind its checkpoint."""
         if self.active:
             self._events.flush()
-            for stream in (self._metrics, self._timing):
-                stream.flush()
-                os.fsync(stream.fileno())
+            for file in self._files:
+                self._attempt(file, lambda file=file: (file.flush(), os.fsync(file.fileno())))
 
     def close(self) -> None:
-        """Flush and close the files."""
-        if self.active:
-            self.flush()
+        """Flush and close the files; after a failed write, which was raised, only close them."""
+        if not self.active:
+            return
+        try:
+            if not self._failed:
+                self.flush()
+        finally:
             self._events.close()
-            self._metrics.close()
-            self._timing.close()
+            for file in self._files:
+                with contextlib.suppress(OSError):  # the line that could not be written
+                    file.close()
 
-    @staticmethod
-    def _line(stream, values: dict[str, Any]) -> None:
-        stream.write(json.dumps(values) + "\n")
-        stream.flush()
+    def _line(self, index: int, values: dict[str, Any]) -> None:
+        file = self._files[index]
+        self._attempt(file, lambda: (file.write(json.dumps(values) + "\n"), file.flush()))
+
+    def _attempt(self, file, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except OSError as error:
+            self._failed = True
+            raise from_os(error, f"{file.name}: cannot be written") from error
 
 
-def truncate_log(path: Path, step: int) -> None:
-    """Drop lines after `step`, a partial last line and the closing line of a metrics file."""
+class _Events:
+    """TensorBoard's file, which repeats metrics.jsonl: the run goes on if it cannot be written.
+
+    Without the thread of tensorboardX's `SummaryWriter`, which dies of a full disk and leaves the
+    run waiting for it.
+    """
+
+    def __init__(self, workdir: Path, step: int, say: Callable[[str], None]):
+        self._say, self._given_up = say, False
+        # With the process: two starts within a second must not overwrite each other's file.
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._attempt(lambda: setattr(self, "_file", RecordWriter(str(workdir / name))))
+        self._add(Event(file_version="brain.Event:2"))
+        if step:  # TensorBoard hides what was logged later than that
+            self._add(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Add values by name."""
+        for name, value in scalars.items():
+            self._add(Event(step=step, summary=scalar(name, value)))
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self._attempt(lambda: self._file.flush())
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._attempt(lambda: self._file.close())
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._attempt(lambda: self._file.write(event.SerializeToString()))
+
+    def _attempt(self, work: Callable[[], Any]) -> None:
+        if self._given_up:
+            return
+        try:
+            work()
+        except OSError as error:
+            self._given_up = True
+            self._say(f"no more TensorBoard events: {error.strerror}; metrics.jsonl has them all")
+            with contextlib.suppress(OSError, AttributeError):
+                self._file.close()
+
+
+def _appended(path: Path):
+    try:
+        return open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise from_os(error, f"{path}: cannot be written") from error
+
+
+def truncate_log(path: Path, step: int, say: Callable[[str], None] = print) -> None:
+    """Drop lines after `step`, a partial last line and the closing line of a metrics file.
+
+    Lines that are none of a log, because a disk damaged them or somebody added them by hand, are
+    put aside in `damaged/`.
+    """
     if not path.exists():
         return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    before, kept, foreign = path.read_bytes(), [], []
+    for number, line in enumerate(before.split(b"\n"), 1):
+        if (values := as_record(line)) is not None:
+            if not values.get("final") and values["step"] <= step:
+                kept.append(line + b"\n")
+        elif number <= before.count(b"\n"):  # the rest is partial, or nothing
+            foreign.append((number, line + b"\n"))
+    if foreign:
+        aside = path.parent / ASIDE / path.name
         try:
-            values = json.loads(line)
-        except ValueError:
-            break
-        if line.endswith(b"\n") and not values.get("final") and values["step"] <= step:
-            kept.append(line)
-    write_atomically(path, b"".join(kept))
+            aside.parent.mkdir(exist_ok=True)
+            with open(aside, "ab") as file:
+                file.writelines(line for _, line in foreign)
+        except OSError as error:
+            raise from_os(error, f"{aside}: cannot be written") from error
+        lines = ("line " if len(foreign) == 1 else "lines ") + ", ".join(
+            str(number) for number, _ in foreign[:10]
+        )
+        more = ", ..." if len(foreign) > 10 else ""
+        say(f"{path.name}: {lines}{more} damaged or none of this log; put aside in {ASIDE}/")
+    if (after := b"".join(kept)) != before:
+        write_atomically(path, after)
+
+
+def _cut_partial_line(path: Path) -> None:
+    """Cut a last line without its end, so that the next one does not continue it."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            write_atomically(path, whole)
+
+
+def as_record(line: bytes | str) -> dict[str, Any] | None:
+    """Return the object of a line of metrics.jsonl, or None if it is none: it has a step."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = values.get("step") if isinstance(values, dict) else None
+    return values if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a run's metrics.jsonl."""
-    lines = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    values = []
-    for line in lines:
-        try:
-            values.append(json.loads(line))
-        except ValueError:
-            break  # the run is being written, or was killed
-    return values
+    """Return the lines of a run's metrics.jsonl, without damaged ones and a partial last one."""
+    lines = (Path(workdir) / "metrics.jsonl").read_bytes().split(b"\n")
+    return [values for values in map(as_record, lines) if values is not None]
 
 
 def float32_repr(value: Any) -> float:

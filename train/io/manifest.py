@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxmodels.cli import write_atomically
 
 MANIFEST = "manifest.json"
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's own file, the last but one to be written
 
 
 def write_manifest(path: Path) -> None:
@@ -15,8 +16,21 @@ def write_manifest(path: Path) -> None:
     write_atomically(path / MANIFEST, json.dumps({"files": files}, indent=1))
 
 
+def why_no_checkpoint(path: Path) -> str | None:
+    """Return why a folder is none that Orbax committed, e.g. empty or copied in part, or None."""
+    try:
+        info = json.loads((path / METADATA).read_text())["custom_metadata"]
+    except FileNotFoundError:
+        return f"{METADATA} is missing" if any(path.iterdir()) else "an empty folder"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{METADATA} is unreadable"
+    return None if isinstance(info, dict) and "format" in info else f"{METADATA} is not of a run"
+
+
 def find_corruption(path: Path) -> str | None:
     """Return the first mismatch between a checkpoint's files and its manifest, or None."""
+    if reason := why_no_checkpoint(path):
+        return reason
     manifest = path / MANIFEST
     if not manifest.exists():
         return None

@@ -1,10 +1,13 @@
 """Progress display: a live bar on a terminal, plain lines elsewhere; process 0 only."""
 
+import sys
 import time
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jaxmodels.output import Output
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
 
@@ -19,7 +22,8 @@ class ProgressLine:
     """
 
     def __init__(self, steps: int, start: int, quiet: bool = False):
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        # rich ends the process when the reader of a pipe has gone.
+        self.console = Console(file=Output(sys.stdout), highlight=False, soft_wrap=True)
         self.quiet = quiet or jax.process_index() != 0
         self.steps, self.start = steps, start
         self.begun = self.last = time.monotonic()

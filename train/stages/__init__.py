@@ -16,10 +16,12 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
+from jaxmodels.paths import user_path
 from jaxmodels.python_file import returned_by
 from jaxmodels.tree import flatten
 from train.config import complete_config, validate_config
 from train.devices.processes import raise_everywhere
+from train.io.lock import one_run
 from train.loop import RunResult, run
 from train.model import build_model
 from train.optim.param_groups import check_rules, parameter_labels
@@ -143,14 +145,16 @@ def run_stages(
     Returns a result for each stage run, up to the first that was interrupted or halted. Raises
     UserError from `check_stages`, before the first run, or from `train.loop.run`.
     """
+    workdir = user_path(workdir, "--workdir=")
     configs = raise_everywhere(lambda: check_stages(config, stages))
     results: list[RunResult] = []
     before = config.init_from
-    for folder, stage_config in zip(folders(stages, workdir), configs, strict=True):
-        stage_config.init_from = str(before)
-        started = resume and (folder / "config.json").exists()
-        results.append(run(stage_config, folder, resume=started, quiet=quiet, devices=devices))
-        if results[-1].status not in ("finished", "stopped"):
-            break
-        before = folder
+    with one_run(workdir, "python -m train.stages"):
+        for folder, stage_config in zip(folders(stages, workdir), configs, strict=True):
+            stage_config.init_from = str(before)
+            started = resume and (folder / "config.json").exists()
+            results.append(run(stage_config, folder, resume=started, quiet=quiet, devices=devices))
+            if results[-1].status not in ("finished", "stopped"):
+                break
+            before = folder
     return results

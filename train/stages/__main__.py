@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_file
 from train.config import apply_overrides, complete_config, load_config, with_tuples
 from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
+from train.io.lock import one_run
 from train.loop import EXIT_STATUS
 from train.stages import (
     Stage,
@@ -68,9 +70,15 @@ def main(arguments: list[str]) -> int:
             fields = ", ".join(f"{name}={value}" for name, value in stage.changes.items())
             print(f"{folder}: {fields or 'the config as it is'}")
         return 0
+    with one_run(workdir, "python -m train.stages"):
+        return _run(args, config, stages, workdir)
+
+
+def _run(args, config: ConfigDict, stages: Sequence[Stage], workdir: Path) -> int:
+    """Train the stages and print how each ended; return the exit status."""
     if not args.resume:  # an invalid chain leaves no folder behind
         raise_everywhere(lambda: check_stages(config, stages))
-    raise_everywhere(lambda: _write(workdir / CHAIN, config, stages))
+    raise_everywhere(lambda: _write(workdir / CHAIN, config, stages, args.resume))
     results = run_stages(config, stages, workdir, resume=args.resume, quiet=args.quiet)
     if jax.process_index() == 0:
         for folder, result in zip(folders(stages, workdir), results, strict=False):
@@ -105,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
         help="config of all stages; default with --resume: the chain's own",
     )
     add("--config.FIELD", metavar="VALUE", help="set a field of the config, in all stages")
-    add("--workdir", metavar="DIR", required=True, help="folder of the chain")
+    workdir = {"metavar": "DIR", "action": cli.ExpandPath, "required": True}
+    add("--workdir", **workdir, help="folder of the chain")
     add("--data", metavar="PATH", nargs="+", help="text files, folders or globs")
     add("--protocol", choices=("identity", "thaw"))
     add("--stages", metavar="FILE")
@@ -123,12 +132,9 @@ def _parser() -> argparse.ArgumentParser:
 def _chain(args, overrides, workdir) -> tuple[ConfigDict, tuple[Stage, ...]]:
     """Return config and stages, from the command line or chain.json."""
     path = workdir / CHAIN
-    stored = _read(path) if path.is_file() else None
+    stored = _read(path) if is_file(path, "--workdir=") else None
     if stored and not (args.resume or args.plan):
-        raise UserError(
-            f"--workdir={workdir}: already holds a chain; add --resume to continue it, "
-            "or name another folder"
-        )
+        raise _occupied(workdir)
     if args.config:
         config = load_config(args.config, overrides)
     elif args.resume and stored:
@@ -173,16 +179,21 @@ def _read(path: Path) -> tuple[ConfigDict, tuple[Stage, ...]]:
     return config, stages
 
 
-def _write(path: Path, config: ConfigDict, stages: Sequence[Stage]) -> None:
+def _write(path: Path, config: ConfigDict, stages: Sequence[Stage], resume: bool) -> None:
     if jax.process_index() != 0:
         return
+    if path.exists() and not resume:  # written since it was looked for
+        raise _occupied(path.parent)
     listed = [(stage.name, dict(stage.changes)) for stage in stages]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
     cli.write_json(path, {"config": config.to_dict(), "stages": listed})
 
 
+def _occupied(workdir: Path) -> UserError:
+    return UserError(
+        f"--workdir={workdir}: already holds a chain; add --resume to continue it, "
+        "or name another folder"
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.leave(main())

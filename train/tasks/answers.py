@@ -50,6 +50,7 @@ from jaxmodels.data.tokenizers.fit import fit_tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.unused import Unused, share_note
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_dir, user_path
 from train.model import model_fields, resolve_vocab
 from train.tasks.fields import ANSWER_TOKENIZERS
 from train.tasks.task import Task, stream_arguments
@@ -201,7 +202,7 @@ def _from_puzzles(config, unused):
 def _from_built(config, unused):
     del unused  # all rows are read
     d = config.data
-    if len(d.paths) != 1 or not Path(d.paths[0]).is_dir():
+    if len(d.paths) != 1 or not is_dir(user_path(d.paths[0])):
         raise UserError(
             "config.data.paths: must name exactly one existing directory (--data), got "
             f"{', '.join(d.paths) or 'none'}"
@@ -217,7 +218,7 @@ def _built(config, folder):
     fields.pop("vocab_size", None)  # possibly not resolved yet
     model = jaxmodels.make_config(config.model, **fields)
     symbols = puzzle_of(config).symbols if len(config.data.tasks) and model.mode == "grid" else ""
-    return built_pairs(folder, model.mode, model.seq_len, symbols)
+    return built_pairs(user_path(folder), model.mode, model.seq_len, symbols)
 
 
 def puzzle_of(config: ConfigDict) -> Puzzle:

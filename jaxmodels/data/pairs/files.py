@@ -33,6 +33,7 @@ from jaxmodels.data.readers.files import (
 from jaxmodels.data.readers.tables import csv_rows, named, tab_rows
 from jaxmodels.data.unused import LIMIT, Unused
 from jaxmodels.errors import UserError
+from jaxmodels.paths import exists, is_file, user_path
 
 SUFFIXES = (".jsonl", ".tsv")  # read from folders; .csv and .json files must be named
 PARALLEL = "+"  # separates the names of two parallel files
@@ -111,13 +112,13 @@ def read_parallel(questions: Path, answers: Path) -> Iterator[Pair]:
 
 def _is_parallel(path: str | Path) -> bool:
     """Return whether a path names two files: it is not a file, but the part before + is."""
-    whole, first = Path(path).expanduser(), Path(str(path).split(PARALLEL)[0]).expanduser()
-    return PARALLEL in str(path) and not whole.exists() and first.is_file()
+    whole, first = user_path(path), user_path(str(path).split(PARALLEL)[0])
+    return PARALLEL in str(path) and not exists(whole) and is_file(first)
 
 
 def _two_files(path: str) -> tuple[Path, Path]:
-    paths = [Path(name).expanduser() for name in path.split(PARALLEL)]
-    missing = [str(part) for part in paths if not part.is_file()]
+    paths = [user_path(name) for name in path.split(PARALLEL)]
+    missing = [str(part) for part in paths if not is_file(part)]
     if len(paths) != 2 or missing:
         problem = f"{missing[0]} is not a file" if missing else f"got {len(paths)} names"
         raise UserError(f"{path}: expected two files, QUESTIONS{PARALLEL}ANSWERS; {problem}")

@@ -17,6 +17,7 @@ from typing import Any
 from jaxmodels.data.readers.folders import files_of_folder, files_of_pattern
 from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
+from jaxmodels.paths import is_dir, is_file, shown, user_path
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
 
@@ -72,10 +73,10 @@ def find_files(
     unused = unused or Unused()
     distinct: dict[Path, Path] = {}
     for name in [paths] if isinstance(paths, str | Path) else paths:
-        path = Path(name).expanduser()
-        if path.is_file():
+        path = user_path(name)
+        if is_file(path):
             files = [path]
-        elif path.is_dir():
+        elif is_dir(path):
             files = files_of_folder(path, suffixes, unused)
             if not files:
                 patterns = " ".join("*" + suffix for suffix in suffixes)
@@ -85,7 +86,7 @@ def find_files(
             if not files:
                 raise UserError(f"{name}: no file matches this pattern; check it, or quote it")
         else:
-            raise UserError(f"{name}: no such file or folder (working folder {Path.cwd()})")
+            raise UserError(f"{shown(name)}: no such file or folder (working folder {Path.cwd()})")
         for file in files:
             if distinct.setdefault(file.resolve(), file) is not file:
                 unused.add("files that are named twice", file)

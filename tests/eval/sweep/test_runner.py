@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 
 from eval.sweep import progress, runner
-from eval.sweep.__main__ import lock, main
+from eval.sweep.__main__ import main
 from eval.sweep.plan import make_plan
 from eval.sweep.runner import FAILED, FINISHED, HALTED, RUNNING, STOPPED, WAITING
 from jaxmodels.errors import UserError
 from tests.eval.sweep.parts import FakeProcess, fake_runs, given_of, write_run
+from tests.train.holding import held_elsewhere
 
 
 def test_crash_does_not_affect_other_runs(tmp_path):
@@ -126,9 +127,9 @@ def test_interrupted_command_can_be_continued(experiment, texts, tmp_path, monke
 
 def test_second_command_in_a_folder_is_rejected(experiment, texts, tmp_path, capsys):
     arguments = [f"--config={experiment}", f"--workdir={tmp_path}", "--data", str(texts)]
-    with lock(tmp_path):
+    with held_elsewhere(tmp_path, "python -m eval.sweep"):
         assert main(arguments) == 2
-        assert "in use by another eval.sweep" in capsys.readouterr().err
+        assert "in use by python -m eval.sweep (host " in capsys.readouterr().err
         assert main([*arguments, "--report"]) == 0  # a report only reads
     assert "0 of 4 runs finished" in (tmp_path / "sweep.md").read_text()
 

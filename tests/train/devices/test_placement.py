@@ -12,8 +12,9 @@ from jaxmodels.tree import flatten
 from tests.train.corpus import small_text
 from tests.train.toy import to_host, toy_config
 from train.devices.placement import Placement
-from train.io.checkpoint import Checkpoints, restore
+from train.io.checkpoint import restore
 from train.io.log import digest
+from train.io.saving import Checkpoints
 from train.model import build_model
 from train.step import init_train_state
 from train.tasks import open_task

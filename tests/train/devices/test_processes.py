@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.corpus import small_text
-from tests.train.kill_script import assert_same, kill_and_resume
+from tests.train.kill_script import KINDS, assert_same, kill_and_resume
 from train.io.log import read_metrics
 
 
@@ -28,8 +28,9 @@ def test_killed_and_resumed_run_is_bit_identical(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(tmp_path):
-    assert_same(*kill_and_resume(tmp_path, kills=20, seed=0, steps=200))
+def test_ended_twenty_times(tmp_path):
+    """By kills, stop signals and full disks in turn."""
+    assert_same(*kill_and_resume(tmp_path, kills=20, seed=0, steps=200, kinds=KINDS))
 
 
 CONFIG = """
