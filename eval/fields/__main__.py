@@ -1,7 +1,8 @@
 """Verify a run of HFT, and hold it against other heads on the same features.
 
     python -m eval.fields --workdir=runs/name [--checkpoint best|last|STEP] [--contexts N]
-                          [--examples N] [--peer RUN ...] [--peer-checkpoint best|last|STEP]
+                          [--examples N] [--heads NAME ...] [--peer RUN ...]
+                          [--peer-checkpoint best|last|STEP]
 
 Writes `field.json` into the run's folder, updates `report.html`, and prints tables. The checks are
 listed in eval/fields/verify.py, the heads in eval/fields/heads.py and ngram.py; --examples 0 leaves
@@ -15,6 +16,7 @@ import sys
 from jaxmodels import cli
 
 CONTEXTS, EXAMPLES = 16_384, 1_048_576
+HEADS = ("softmax", "knn", "ridge")
 
 
 @cli.command()
@@ -41,6 +43,7 @@ def main(arguments: list[str]) -> None:
         metavar="RUN",
         help="run of another model, repeatable",
     )
+    add("--heads", nargs="+", choices=HEADS, default=HEADS, help="slow ones; default: all")
     add("--peer-checkpoint", default="last", help="best, last, or a step; default: %(default)s")
     options = parser.parse_args(arguments)
 

@@ -17,7 +17,7 @@ import optax
 
 Batch = tuple[jax.Array, jax.Array]  # features (n, d), targets (n,)
 Bits = dict[str, np.ndarray]  # setting -> (n,)
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 LOG2 = np.log(2.0)
 
 
@@ -88,7 +88,7 @@ def ridge_bits(
     held_out: Batch,
     classes: int,
     size: int = 1024,
-    widths=(0.8, 1.6, 3.2),
+    widths=(1.6, 3.2),
     ridge: float = 1e-4,
 ) -> Bits:
     """Return bits of ridge regression on random Fourier features, for each kernel width s.

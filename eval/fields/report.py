@@ -61,9 +61,9 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         f"random, {kind}": shares
         for kind, shares in verify.random_locality(c.predictor, np.asarray(inputs)).items()
     }
-    result["bits"] = {}
+    result["bits"] = {"hft": held.field_row()}
     if options.examples:
-        result["bits"] = table.head_rows(trained, held, options.examples)
+        result["bits"] |= table.head_rows(trained, held, options.examples, options.heads)
         result["examples"] = table.steps_of(options.examples) * table.ROWS * table.TIME
     result["bits"] |= table.peer_rows(trained, options.peer, options.peer_checkpoint, held)
     result |= {

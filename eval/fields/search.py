@@ -13,12 +13,17 @@ import jaxmodels
 from eval.fields.collect import collect
 from eval.fields.speed import seconds_of
 from jaxmodels.cells.hypertensor import Field, combine, random_field, read
-from jaxmodels.cells.hypertensor.candidates import build_quantizer, candidates, recall
+from jaxmodels.cells.hypertensor.candidates import (
+    SAMPLE,
+    build_quantizer,
+    candidates,
+    recall,
+)
 from jaxmodels.cells.hypertensor.relocation import BANDS, CENTRE
 from jaxmodels.data import load_corpus, subsample
 from jaxmodels.errors import UserError
 
-QUERIES, CALLS, BATCH = 512, 100, 64
+QUERIES, CALLS, BATCH = 512, 40, 64
 
 
 def contexts(count: int) -> np.ndarray:
@@ -39,11 +44,11 @@ def latency(
     """
     if min(sizes) < 256:
         raise UserError(f"--sizes must be 256 or more, got {min(sizes)}")
-    x = contexts(max(sizes) + QUERIES)
-    x, queries = x[:-QUERIES], jnp.asarray(x[-QUERIES:], jnp.float32)
-    chosen, rows = np.random.default_rng(0).permutation(len(x)), []
+    x, rows = contexts(max(sizes) + QUERIES), []
+    x = x[np.random.default_rng(0).permutation(len(x))]
+    queries = jnp.asarray(x[-QUERIES:], jnp.float32)
     for done, tensors in enumerate(sizes):
-        rows.append(_at(tensors, x[chosen[:tensors]], queries))
+        rows.append(_at(tensors, x[:tensors], queries))
         if progress:
             progress(done + 1, len(sizes))
     return rows
@@ -108,6 +113,9 @@ def _faiss(c, field: Field, queries: np.ndarray, exact: np.ndarray) -> dict[str,
     anchors = -np.asarray(field.offset, np.float32)[:, None] * np.asarray(field.normal, np.float32)
     k, width = c.predictor.nearest, anchors.shape[1]
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(width), width, c.cells)
+    # As many rounds of k-means, on as many samples, as our own.
+    index.cp.niter, index.cp.max_points_per_centroid = 10, max(SAMPLE // c.cells, 1)
+    index.cp.min_points_per_centroid = 1
     start = time.perf_counter()
     index.train(anchors)
     index.add(anchors)

@@ -15,6 +15,7 @@ import numpy as np
 
 import jaxmodels
 from eval.fields import heads
+from eval.fields.__main__ import HEADS
 from eval.fields.ngram import KneserNey, fit_mixture, mixture_nll
 from eval.run import Run, load_run
 from jaxmodels.data import Document, eval_stream, make_stream, split_documents
@@ -59,6 +60,10 @@ class HeldOut:
         if self.chosen < len(self.targets):
             row["test"] = float(bits[best][self.chosen :].mean())
         return row | ({"tried": means} if len(means) > 1 else {})
+
+    def field_row(self) -> dict[str, Any]:
+        """Return the row of the field itself."""
+        return self.row({"": np.asarray(token_nll(self.logits, self.targets)) / heads.LOG2})
 
 
 def held_out(model: HFT, documents: tuple[Sequence[Document], Sequence[Document]]) -> HeldOut:
@@ -126,8 +131,17 @@ def peer_rows(trained: Run, peers: Sequence[str], checkpoint: str, held: HeldOut
     return {name: held.row(bits) for name, bits in rows.items()}
 
 
-def head_rows(trained: Run, held: HeldOut, examples: int) -> dict[str, Any]:
-    """Return {head: row}: the field, heads on its features, n-grams, and the field with those."""
+def head_rows(
+    trained: Run, held: HeldOut, examples: int, names: Sequence[str] = HEADS
+) -> dict[str, Any]:
+    """Return {head: row}: n-grams, the field with those, and heads on its features.
+
+    Args:
+      trained: the run of the field.
+      held: held-out contexts.
+      examples: training targets of each head.
+      names: of HEADS, which are slow.
+    """
     classes = trained.model.config.vocab_size
     kept = training_contexts(trained, examples)  # as the field itself would cache them
 
@@ -153,16 +167,19 @@ def head_rows(trained: Run, held: HeldOut, examples: int) -> dict[str, Any]:
         name = " + ".join(f"{w:.3f}" for w in weights)
         return held.row({name: bits(weights, *logs)})
 
-    return {
-        "hft": held.row({"": bits([1.0], field)}),
+    rows = {
         "unigram": held.row({"": -unigram[targets] / heads.LOG2}),
         f"kneser-ney of order {ORDER}": held.row({"": bits([1.0], counts)}),
         "kneser-ney to a power": mixture(counts),
         "hft x kneser-ney, log-linear": mixture(field, counts),
-        "softmax": held.row(heads.softmax_bits(batches, pair, classes, len(kept))),
-        f"knn of {len(y):,}": held.row(heads.knn_bits(recent, pair, classes)),
-        "ridge": held.row(heads.ridge_bits(batches(), pair, classes)),
     }
+    if "softmax" in names:
+        rows["softmax"] = held.row(heads.softmax_bits(batches, pair, classes, len(kept)))
+    if "knn" in names:
+        rows[f"knn of {len(y):,}"] = held.row(heads.knn_bits(recent, pair, classes))
+    if "ridge" in names:
+        rows["ridge"] = held.row(heads.ridge_bits(batches(), pair, classes))
+    return rows
 
 
 def training_contexts(trained: Run, examples: int) -> list[tuple[np.ndarray, ...]]:

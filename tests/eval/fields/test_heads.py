@@ -30,7 +30,7 @@ def test_heads_learn_a_linear_task():
     knn = knn_bits(train, held_out, 5)
     ridge = ridge_bits(batches(), held_out, 5, size=256)
     for bits in (softmax, knn, ridge):
-        assert {b.shape for b in bits.values()} == {(1024,)} and len(bits) > 2
+        assert {b.shape for b in bits.values()} == {(1024,)} and len(bits) > 1
         assert min(b.mean() for b in bits.values()) < chance - 0.5
 
 
