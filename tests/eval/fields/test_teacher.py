@@ -20,6 +20,7 @@ def test_classes_of_bytes():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fields_learn_from_a_teacher_of_the_zoo(tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text("It was the best of times, it was the worst of times. " * 400)
@@ -38,18 +39,20 @@ def test_fields_learn_from_a_teacher_of_the_zoo(tmp_path, capsys):
     )
     taught, folder = tmp_path / "rwkv", tmp_path / "taught"
     assert run(config, taught, quiet=True, devices=jax.devices()[:1]).status == "finished"
-    names = ["hidden alone", "two stages, both losses"]
-    arguments = [f"--teacher={taught}", f"--workdir={folder}", "--steps=6", "--tensors=512"]
+    names = ["two stages, both losses"]
+    arguments = [f"--teacher={taught}", f"--workdir={folder}", "--steps=4", "--tensors=512"]
     assert not teacher.main([*arguments, "--contexts=1024", "--fields", *names])
     result = json.loads((folder / "teacher.json").read_text())
-    assert list(result["fields"]) == names and result["training_contexts"] == 6 * 1024
-    for name, field in result["fields"].items():
-        assert 0 <= field["kl"] < 0.5 and set(field["kl_by_class"]) == set(CLASSES)
-        assert ("cosine" in field) == name.startswith("two") and field["r2"] > 0.9
+    assert list(result["fields"]) == names and result["training_contexts"] == 4 * 1024
+    field = result["fields"][names[0]]
+    assert 0 <= field["kl"] < 0.7 and set(field["kl_by_class"]) == set(CLASSES)
+    assert (
+        -1 <= field["cosine"] <= 1 and field["r2"] > 0.9 and field["kl_by_class"]["digit"] is None
+    )
     assert "KL after" in capsys.readouterr().out
     assert (folder / "train" / "index.json").exists()
     # The shards are replayed; those of another text are refused.
-    assert teacher.main([*arguments, "--contexts=512", "--fields", "hidden alone"]) == 1
+    assert teacher.main([*arguments, "--contexts=512", "--fields", *names]) == 1
     assert "shards of other text" in capsys.readouterr().err
 
 
@@ -72,9 +75,8 @@ def test_seeds_are_joined_and_unlike_runs_refused(tmp_path, capsys):
         (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     folders = [str(tmp_path / "0"), str(tmp_path / "1")]
     got = seeds.joined(folders)
-    assert got["bits"]["hft"]["valid"] == pytest.approx(
-        {"each": [2.0, 3.0], "mean": 2.5, "sd": 0.5**0.5}
-    )
+    assert got["bits"]["hft"]["valid"] == {"each": [2.0, 3.0], "mean": 2.5, "sd": 0.5**0.5}
+    assert got["bits"]["hft"]["test"]["mean"] == 3.5
     assert got["curve"][4]["mean"] == pytest.approx(2.5 / np.log(2))
     assert not seeds.main(["--workdirs", *folders])
     assert "2.500 ± 0.707" in capsys.readouterr().out
