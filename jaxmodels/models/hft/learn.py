@@ -113,7 +113,10 @@ def _seed(c: HFTConfig, field: Field, seeded, contexts: Queue, weights, shape, a
 
     def at_start(field):
         seen = jax.nn.one_hot(contexts.target, c.vocab_size) * weights[:, None]
-        seen = jax.lax.psum(seen.sum(0), axis_name) + 1.0 / c.vocab_size
+        seen = jax.lax.psum(seen.sum(0), axis_name)
+        # Good and Turing: what was not seen is as frequent as all that was seen once.
+        once = jnp.sum((seen > 0.0) & (seen <= 1.0))
+        seen += jnp.maximum(once, 1) / c.vocab_size
         columns = jnp.broadcast_to(jnp.log(seen / seen.sum()), field.columns.shape)
         return field.replace(columns=store(c.predictor, columns, field.updates, 32))
 

@@ -216,7 +216,7 @@ def test_dead_tensors_move_to_missed_contexts_and_help_there(learned):
         return token_nll(predict(c.predictor, field, queue.x), queue.target)
 
     delta = np.asarray(losses(field)) - np.asarray(losses(after))
-    assert (delta[:8] > 0.5).all() and np.abs(delta[8:]).max() < 0.5
+    assert (delta[:8] > 0.5).all() and np.abs(delta[8:]).mean() < 0.3
     find = quick_jit(lambda f, x: read(c.predictor, f, x, sparse=True).index)
     nearest = np.asarray(find(after, queue.x[:8]))[:, 0]
     assert set(nearest.tolist()) == set(range(8))
@@ -283,13 +283,14 @@ def test_rows_that_grow_and_padding_leave_no_tensor_random():
     seeded = []
     for batch, time in zip(batches(3), (4, 8, 16), strict=True):
         batch = {name: x[:, :time] for name, x in batch.items()}
+        batch["weights"] = np.where(np.arange(time) < time - 1, batch["weights"], 0.0)
         before = model.field
         model = update(model, batch)
         same = np.asarray(model.field.offset == before.offset)
         start, end = (seeded or [0])[-1], int(model.seeded[...])
         assert same[:start].all() and not same[start:end].any() and same[end:].all()
         seeded.append(end)
-    assert seeded == [29, 90, 128]  # 3 of the positions of each batch are padding
+    assert seeded == [24, 80, 128]  # the last position of each row is padding
 
 
 def test_seeding_does_not_begin_again():
