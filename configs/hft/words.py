@@ -1,9 +1,10 @@
 """HFT on the State of the Union speeches, word by word: 4,096 words, and one token for the others.
 
     python -m train --config=configs/hft/words.py --workdir=runs/words
-    python -m eval.fields --workdir=runs/words --examples=307200
+    python -m eval.fields --workdir=runs/words --examples=307200 --heads softmax knn
 
-Time and score: not measured yet.
+Time and score: 8.09 validation bits per word after 120 steps (122,880 words, seed 0), 172 s with
+five evaluations, on one of two CPU cores, shared with other jobs (Python 3.13, jax 0.12.0.1).
 """
 
 from ml_collections import ConfigDict

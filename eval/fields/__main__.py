@@ -13,10 +13,10 @@ one model and size that differ in their learning rate are one row, of the best o
 import shlex
 import sys
 
+from eval.fields import HEADS
 from jaxmodels import cli
 
 CONTEXTS, EXAMPLES = 16_384, 1_048_576
-HEADS = ("softmax", "knn", "ridge")
 
 
 @cli.command()

@@ -4,6 +4,10 @@ One sample at a time, as the source learns: distances, weights, outputs, and the
 columns, normals and offsets with the weights held constant.
 """
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from jaxmodels.cells.hypertensor import Field, FieldConfig
@@ -66,3 +70,15 @@ class Loop:
             self.normal[i] /= np.linalg.norm(self.normal[i])
             self.offset[i] -= along
         return loss
+
+
+def seconds_of(
+    function: Callable[[int], Any], count: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Return the seconds of each of `count` calls with 0, 1, 2 ..."""
+    seconds = []
+    for i in range(count):
+        start = clock()
+        function(i)
+        seconds.append(clock() - start)
+    return seconds

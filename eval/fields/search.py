@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxmodels
 from eval.fields.collect import collect
-from eval.fields.speed import seconds_of
+from eval.fields.loop import seconds_of
 from jaxmodels.cells.hypertensor import Field, combine, random_field, read
 from jaxmodels.cells.hypertensor.candidates import (
     SAMPLE,

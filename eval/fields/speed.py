@@ -13,7 +13,6 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from jaxmodels import cli
@@ -73,7 +72,7 @@ def throughput(
     import jax.numpy as jnp
     import numpy as np
 
-    from eval.fields.loop import Loop
+    from eval.fields.loop import Loop, seconds_of
     from jaxmodels.cells.hypertensor import (
         FieldConfig,
         apply_gradients,
@@ -136,18 +135,6 @@ def throughput(
 
 
 LOOPS = ("loop over tensors", "loop over samples")
-
-
-def seconds_of(
-    function: Callable[[int], Any], count: int, clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Return the seconds of each of `count` calls with 0, 1, 2 ..."""
-    seconds = []
-    for i in range(count):
-        start = clock()
-        function(i)
-        seconds.append(clock() - start)
-    return seconds
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxmodels
-from eval.fields import heads
-from eval.fields.__main__ import HEADS
+from eval.fields import HEADS, heads
 from eval.fields.ngram import KneserNey, fit_mixture, mixture_nll
 from eval.run import Run, load_run
 from jaxmodels.data import Document, eval_stream, make_stream, split_documents

@@ -49,7 +49,7 @@ def tables(result: Result) -> list[Block]:
     return [
         Table(["check", "value"], checks),
         Table(["nearest tensors in common, at cosine", *cosines], shares),
-        Table(["head", "setting", "validation, bits per target", "test"], heads, left=(0, 1)),
+        Table(["bits per target", "setting", "validation", "test"], heads, left=(0, 1)),
     ]
 
 
