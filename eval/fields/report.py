@@ -1,28 +1,22 @@
 """The run of all checks of a field, and their tables."""
 
 import argparse
-import itertools
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from eval.fields import heads, verify
+from eval.fields import table, verify
 from eval.log import device_description, versions
 from eval.report.document import Block, Heading, Text
 from eval.report.field_page import tables
 from eval.report.run_page import write_report
-from eval.run import Run, load_run
+from eval.run import load_run
 from jaxmodels.cli import write_json
-from jaxmodels.data import eval_stream, make_stream, split_documents, subsample
+from jaxmodels.data import subsample
 from jaxmodels.errors import UserError
 from jaxmodels.models.hft.model import HFT
-
-ROWS, TIME = 16, 64
-NEIGHBOURS = 131_072  # most examples that the nearest-neighbour head keeps
 
 
 def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
@@ -31,9 +25,9 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     Raises:
       UserError: no run, or one of another model; too few contexts.
     """
-    if options.contexts < 256 or options.examples < 0:
+    if options.contexts < 512 or options.examples < 0:
         raise UserError(
-            f"--contexts must be 256 or more, --examples 0 or more; got {options.contexts} and "
+            f"--contexts must be 512 or more, --examples 0 or more; got {options.contexts} and "
             f"{options.examples}"
         )
     start = time.perf_counter()
@@ -41,30 +35,37 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
     model = trained.model
     if not isinstance(model, HFT):
         raise UserError(f"--workdir={options.workdir}: model {trained.config.model!r} has no field")
-    parts = _contexts(model, trained, options.contexts)
-    inputs, logits, targets = (parts[name] for name in ("inputs", "logits", "targets"))
-    c = model.config
+    half = options.contexts // 2
+    held = table.held_out(
+        model, (subsample(trained.corpus.valid, half), subsample(trained.corpus.test, half))
+    )
+    c, n = model.config, held.chosen
+    inputs = held.inputs[:n]
     result = {
         "command": command,
         "model": trained.config.model,
         "step": trained.step,
         "seed": trained.config.seed,
-        "sketches": verify.sketch_check(c, parts["windows"], parts["positions"], parts["features"]),
+        "contexts": {"valid": n, "test": len(held.targets) - n},
+        "sketches": verify.sketch_check(
+            c, held.windows[:n], held.positions[:n], np.asarray(held.features[:n])
+        ),
         "tensors": verify.tensor_check(c.predictor, model.field, inputs),
         "locality": {"trained": verify.locality_check(c.predictor, model.field, inputs)},
-        "features_r2": verify.regression_r2(np.asarray(parts["features"]), np.asarray(logits)),
-        "relocation": verify.relocation_check(c, model.field, inputs, targets),
+        "features_r2": verify.regression_r2(
+            np.asarray(held.features[:n]), np.asarray(held.logits[:n])
+        ),
+        "relocation": verify.relocation_check(c, model.field, inputs, held.targets[:n]),
     }
     result["locality"] |= {
         f"random, {kind}": shares
-        for kind, shares in verify.random_locality(c.predictor, inputs).items()
+        for kind, shares in verify.random_locality(c.predictor, np.asarray(inputs)).items()
     }
-    held_out = parts["features"], targets
-    nll = -jax.nn.log_softmax(logits)[jnp.arange(len(targets)), targets]
-    result["bits"] = {"hft": float(nll.mean()) / np.log(2.0)}
+    result["bits"] = {"hft": held.field_row()}
     if options.examples:
-        result["bits"] |= _heads(model, trained, held_out, options.examples, parts["documents"])
-        result["examples"] = _steps(options.examples) * ROWS * TIME
+        result["bits"] |= table.head_rows(trained, held, options.examples, options.heads)
+        result["examples"] = table.steps_of(options.examples) * table.ROWS * table.TIME
+    result["bits"] |= table.peer_rows(trained, options.peer, options.peer_checkpoint, held)
     result |= {
         "device": device_description(),
         "versions": versions(),
@@ -78,79 +79,6 @@ def store(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
     path = Path(options.workdir) / "field.json"
     write_json(path, result)
     return [str(path), str(write_report(options.workdir))]
-
-
-def _contexts(model: HFT, trained: Run, count: int) -> dict[str, Any]:
-    """Return held-out contexts, what the model makes of them, and their targets."""
-    documents = subsample(trained.corpus.valid, count)
-    stream = eval_stream(documents, batch_size=ROWS, seq_len=TIME)
-    state, parts = model.initial_state(ROWS), []
-
-    @jax.jit
-    def read(model, state, batch):
-        after, windows, positions = model.contexts(state, batch["inputs"], batch["reset"])
-        _, out = model(state, batch["inputs"], batch["reset"])
-        flat = {"windows": windows, "positions": positions, "logits": out.logits}
-        flat = {name: x.reshape(-1, *x.shape[2:]) for name, x in flat.items()}
-        return after, flat | {"features": out.features, "inputs": out.inputs}
-
-    for batch in stream:
-        state, part = read(model, state, batch)
-        real = batch["weights"].reshape(-1) > 0
-        part = {name: np.asarray(x)[real] for name, x in part.items()}
-        parts.append(part | {"targets": batch["targets"].reshape(-1)[real]})
-    whole = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    whole = {name: jnp.asarray(x) for name, x in whole.items()}
-    return whole | {"documents": documents}
-
-
-def _heads(model: HFT, trained: Run, held_out, examples: int, documents) -> dict[str, Any]:
-    c, seed = model.config, trained.config.seed
-    steps = _steps(examples)
-    pieces = split_documents(trained.corpus.train, trained.config.data.piece_tokens or None)
-
-    @jax.jit
-    def features(state, batch):
-        state, x = model.features(state, batch["inputs"], batch["reset"])
-        return state, x.reshape(-1, c.features)
-
-    def projected():
-        stream = make_stream(pieces, batch_size=ROWS, seq_len=TIME, seed=seed)
-        state = model.initial_state(ROWS)
-        for batch in itertools.islice(iter(stream), steps):
-            state, x = features(state, batch)
-            yield np.asarray(x, np.float16), batch["targets"].reshape(-1)
-
-    kept = list(projected())  # as the field itself would cache them
-
-    def batches():
-        return ((jnp.asarray(x, jnp.float32), jnp.asarray(y)) for x, y in kept)
-
-    def tokens():
-        stream = make_stream(pieces, batch_size=ROWS, seq_len=TIME, seed=seed)
-        rows = [b["inputs"] for b in itertools.islice(iter(stream), steps)]
-        return list(np.concatenate(rows, 1))
-
-    classes = c.vocab_size
-    recent = kept[-(NEIGHBOURS // (ROWS * TIME)) :]
-    x, y = (np.concatenate([b[i] for b in recent]) for i in range(2))
-    recent = jnp.asarray(x, jnp.float32), jnp.asarray(y)
-    counts = heads.KneserNey(6, classes).fit(tokens())
-    p = np.concatenate([counts.probability(d.tokens) for d in documents])
-    unigram = heads.KneserNey(1, classes).fit(tokens())
-    q = np.concatenate([unigram.probability(d.tokens) for d in documents])
-    return {
-        "unigram": float(-np.log2(q).mean()),
-        "softmax": heads.softmax_bits(batches, held_out, classes, steps),
-        f"knn of {len(y)}": heads.knn_bits(recent, held_out, classes),
-        "ridge": heads.ridge_bits(batches(), held_out, classes),
-        "kneser-ney of order 6": float(-np.log2(p).mean()),
-    }
-
-
-def _steps(examples: int) -> int:
-    """Return the number of batches that hold about as many examples, at least 1."""
-    return max(examples // (ROWS * TIME), 1)
 
 
 def summary(result: dict[str, Any]) -> list[Block]:

@@ -141,7 +141,7 @@ def relocation_check(config: HFTConfig, field, x: jax.Array, targets: jax.Array)
       x: float (n, inputs), contexts; targets: int32 (n,).
     """
     c, settings = config.predictor, config
-    part = jax.jit(lambda f, x, y: token_nll(predict(c, f, x), y))
+    part = jax.jit(lambda f, x, y: token_nll(predict(c, f, x, sparse=True), y))
 
     def score(field):
         parts = [slice(i, i + PART) for i in range(0, len(x), PART)]

@@ -42,27 +42,26 @@ def tables(result: Result) -> list[Block]:
         [name, *(f"{v:.2f}" for v in values.values())]
         for name, values in result["locality"].items()
     ]
-    heads = [[name, f"{bits:.3f}"] for name, bits in _bits(result).items()]
+    heads = [
+        [name, row["setting"], f"{row['valid']:.3f}", f"{row['test']:.3f}" if "test" in row else ""]
+        for name, row in _ranked(result)
+    ]
     return [
         Table(["check", "value"], checks),
         Table(["nearest tensors in common, at cosine", *cosines], shares),
-        Table(["head", "bits per target"], heads),
+        Table(["bits per target", "setting", "validation", "test"], heads, left=(0, 1)),
     ]
 
 
-def _bits(result: Result) -> dict[str, float]:
-    """Return head -> bits, of a head with several settings the least, least first."""
-    bits = {
-        name: min(value.values()) if isinstance(value, Mapping) else value
-        for name, value in result["bits"].items()
-    }
-    return dict(sorted(bits.items(), key=lambda item: item[1]))
+def _ranked(result: Result) -> list[tuple[str, Result]]:
+    """Return (head, row), the least bits on test text first, on validation text without any."""
+    return sorted(result["bits"].items(), key=lambda item: item[1].get("test", item[1]["valid"]))
 
 
 def _pictures(result: Result) -> list[Block]:
     blocks: list[Block] = []
-    if len(bits := _bits(result)) > 1:
-        bars = {name: (value, 0.0) for name, value in bits.items()}
+    if len(ranked := _ranked(result)) > 1 and "examples" in result:
+        bars = {name: (row.get("test", row["valid"]), 0.0) for name, row in ranked}
         figure = figures.bars(bars, xlabel="bits per target", origin=0.0)
         caption = (
             f"Heads on the same held-out targets, trained on {result['examples']:,} examples; the "

@@ -25,7 +25,7 @@ class Quantizer:
     """Cells of tensors.
 
     Attributes:
-      centres: float32 (M, d), unit vectors.
+      centres: (M, d), unit vectors, in the dtype of the field.
       members: int32 (M, capacity), tensors of each cell; -1 for an empty place.
       lost: int32 scalar, tensors that found no place: they are never candidates.
     """
@@ -35,14 +35,24 @@ class Quantizer:
     lost: jax.Array
 
 
+SLACK = 2.0  # capacity of a cell, in multiples of N / M
+SAMPLE = 32_768  # most anchors that the centres are fitted on
+
+
+def empty_quantizer(field: Field, cells: int) -> Quantizer:
+    """Return a quantizer of the size of `build_quantizer`'s, with `lost` = -1: it is not built."""
+    members = jnp.full((cells, _capacity(len(field.offset), cells, SLACK)), -1, jnp.int32)
+    return Quantizer(jnp.zeros_like(field.normal[:cells]), members, jnp.int32(-1))
+
+
 def build_quantizer(
-    field: Field, cells: int, key: jax.Array, slack: float = 2.0, sample: int = 32_768
+    field: Field, cells: int, key: jax.Array, slack: float = SLACK, sample: int = SAMPLE
 ) -> Quantizer:
     """Sort the anchors of a field into cells.
 
     Args:
       field: the field; its anchors' directions are clustered.
-      cells: M; the square root of N is a usual choice.
+      cells: M; with a constant number of tensors per cell, time hardly depends on N.
       key: draws the first centres.
       slack: capacity of a cell, in multiples of N / M.
       sample: most anchors that the centres are fitted on.
@@ -57,17 +67,21 @@ def build_quantizer(
         raise UserError(f"slack must be 1 or more, or cells cannot hold all tensors; got {slack}")
     anchors = -field.offset.astype(jnp.float32)[:, None] * field.normal.astype(jnp.float32)
     step = -(-tensors // sample)
-    centres = unit_rows(k_means(anchors[::step], cells, key)[0])
+    centres = unit_rows(k_means(anchors[::step], cells, key)[0]).astype(field.normal.dtype)
     labels = jnp.argmax(_similarity(unit_rows(anchors), centres), -1)
     order = jnp.argsort(labels, stable=True)
     ordered = labels[order]
     starts = jnp.searchsorted(ordered, jnp.arange(cells))
     rank = jnp.arange(tensors) - starts[ordered]
-    capacity = int(-(-tensors * slack // cells))
+    capacity = _capacity(tensors, cells, slack)
     members = jnp.full((cells, capacity), -1, jnp.int32)
     place = jnp.where(rank < capacity, rank, capacity)  # beyond the end: dropped
     members = members.at[ordered, place].set(order.astype(jnp.int32), mode="drop")
     return Quantizer(centres, members, jnp.sum(rank >= capacity, dtype=jnp.int32))
+
+
+def _capacity(tensors: int, cells: int, slack: float) -> int:
+    return int(-(-tensors * slack // cells))
 
 
 def candidates(quantizer: Quantizer, x: jax.Array, probes: int) -> jax.Array:
@@ -83,7 +97,7 @@ def candidates(quantizer: Quantizer, x: jax.Array, probes: int) -> jax.Array:
 
 
 def _similarity(x, centres):
-    return jnp.einsum("nd,cd->nc", x, centres, precision=EXACT)
+    return jnp.einsum("nd,cd->nc", x, centres.astype(jnp.float32), precision=EXACT)
 
 
 def recall(found: jax.Array, exact: jax.Array) -> jax.Array:

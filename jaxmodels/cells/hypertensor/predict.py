@@ -5,8 +5,8 @@
     y   = sum_i w_i C_i alpha(d_i)
 
 Two forms of the same function. `index` None: every tensor is evaluated, the others at weight 0, as
-products of matrices. `index` (B, K): only the rows of the chosen tensors are read. Shapes: B rows,
-N tensors, K of them chosen (N without `index`), d inputs, V outputs.
+products of matrices. `index` (B, K): only the rows of the chosen tensors are read, of a few inputs
+at a time. Shapes: B rows, N tensors, K of them chosen (N without `index`), d inputs, V outputs.
 """
 
 import jax
@@ -18,6 +18,7 @@ from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.field import distance, interpolate, weigh
 
 BLOCK = 8000  # tensors that are converted to float32 together, in a large field
+ROWS = 8  # inputs whose columns are gathered together
 
 
 @struct.dataclass
@@ -59,7 +60,7 @@ def read(
         Implies `sparse`.
 
     Returns:
-      The reading. Equal distances at rank K are all kept without `sparse`.
+      The reading. Of equal distances at rank K, the tensor with the lower number answers.
     """
     c = config
     x = x.astype(jnp.float32)
@@ -72,8 +73,10 @@ def read(
     if sparse:
         return _nearest(c, field, far, projected, None)
     if c.nearest < c.tensors:
-        last = -jax.lax.top_k(jax.lax.stop_gradient(-far), c.nearest)[0][:, -1:]
-        far = jnp.where(far <= last, far, jnp.inf)
+        order = jax.lax.top_k(jax.lax.stop_gradient(-far), c.nearest)[1]
+        rows = jnp.arange(len(far))[:, None]
+        near = jnp.zeros(far.shape, bool).at[rows, order].set(True, unique_indices=True)
+        far = jnp.where(near, far, jnp.inf)
     bands = jnp.broadcast_to(field.bands.astype(jnp.float32)[None], (*far.shape, 2))
     alpha, slope = interpolate(projected + offset, bands, c.interpolation)
     return Reading(None, weigh(c.weighting, far, c.temperature), far, projected, alpha, slope)
@@ -96,10 +99,14 @@ def _projected(field, x, in_blocks):
 
 def _read_candidates(config, field, x, square, candidates):
     safe = jnp.maximum(candidates, 0)
-    normal = field.normal[safe].astype(jnp.float32)
-    projected = jnp.einsum("bd,bmd->bm", x, normal, precision=EXACT)
+
+    def of(row):
+        normal = field.normal[row[1]].astype(jnp.float32)
+        return jnp.einsum("d,md->m", row[0], normal, precision=EXACT), jnp.sum(normal * normal, -1)
+
+    projected, normal_square = _by_rows(of, (x, safe))
     offset = field.offset[safe].astype(jnp.float32)
-    far = distance(config.distance, projected, square, offset, jnp.sum(normal * normal, -1))
+    far = distance(config.distance, projected, square, offset, normal_square)
     return _nearest(config, field, jnp.where(candidates < 0, jnp.inf, far), projected, safe)
 
 
@@ -132,8 +139,12 @@ def mix_columns(field: Field, activation: jax.Array, index: jax.Array | None) ->
         columns = field.columns.astype(jnp.float32)
         parts = (jnp.dot(activation[a], columns[:, a], precision=EXACT) for a in range(3))
         return sum(parts)
-    columns = field.columns[index].astype(jnp.float32)
-    return jnp.einsum("abk,bkav->bv", activation, columns, precision=EXACT)
+
+    def mix(row):
+        columns = field.columns[row[1]].astype(jnp.float32)
+        return jnp.einsum("ak,kav->v", row[0], columns, precision=EXACT)
+
+    return _by_rows(mix, (jnp.moveaxis(activation, 1, 0), index))
 
 
 def respond(field: Field, g: jax.Array, index: jax.Array | None) -> jax.Array:
@@ -141,5 +152,14 @@ def respond(field: Field, g: jax.Array, index: jax.Array | None) -> jax.Array:
     if index is None:
         columns = field.columns.astype(jnp.float32)
         return jnp.stack([jnp.dot(g, columns[:, a].T, precision=EXACT) for a in range(3)])
-    columns = field.columns[index].astype(jnp.float32)
-    return jnp.einsum("bv,bkav->abk", g, columns, precision=EXACT)
+
+    def along(row):
+        columns = field.columns[row[1]].astype(jnp.float32)
+        return jnp.einsum("v,kav->ak", row[0], columns, precision=EXACT)
+
+    return jnp.moveaxis(_by_rows(along, (g, index)), 0, 1)
+
+
+def _by_rows(function, rows):
+    """Map over rows, a few at a time: what is gathered for all would not fit into memory."""
+    return jax.lax.map(function, rows, batch_size=min(ROWS, len(rows[0])))

@@ -16,6 +16,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
 
 CENTRE = 0.6  # c above: where a tensor's plane cuts the way from the origin to its context
+TINY = 1e-30
 BANDS = -0.6, 0.4  # over |x|: from orthogonal inputs to the context itself
 
 
@@ -103,15 +104,21 @@ def push(queue: Queue, others: Queue) -> Queue:
 
 
 def dead_tensors(field: Field, count: int, usage: float, movement: float):
-    """Return (the `count` least used tensors, which of them are dead: bool (count,)).
+    """Return (the `count` tensors that are most nearly dead, which of them are: bool (count,)).
 
-    Dead: usage below `usage` times the mean, or movement below `movement` times the mean.
+    Dead: usage below `usage` times the mean, or movement below `movement` times the mean; a factor
+    of 0 switches that off.
     """
-    used = field.usage.astype(jnp.float32)
-    moved = field.movement.astype(jnp.float32)
-    index = jax.lax.top_k(-used, count)[1]
-    low = (used[index] < usage * used.mean()) | (moved[index] < movement * moved.mean())
-    return index, low
+
+    def relative(statistic, limit):
+        statistic = statistic.astype(jnp.float32)
+        if not limit:
+            return jnp.full_like(statistic, jnp.inf)
+        return statistic / jnp.maximum(limit * statistic.mean(), TINY)  # below 1: dead
+
+    life = jnp.minimum(relative(field.usage, usage), relative(field.movement, movement))
+    life, index = jax.lax.top_k(-life, count)
+    return index, life > -1.0
 
 
 def k_means(x: jax.Array, clusters: int, key: jax.Array, rounds: int = 10) -> tuple:

@@ -28,6 +28,7 @@ from jaxmodels.cells.hypertensor.predict import Reading, combine, read, respond
 from jaxmodels.ops.common.precision import EXACT
 
 EPS = 1e-6
+MASS_LIMIT = 2.0**15  # a column remembers that many contexts: float16 ends at 65,504
 USAGE_DECAY = 0.995  # of the statistics, per update, as in the source
 
 
@@ -56,6 +57,7 @@ def gradients(
     x: jax.Array,
     g: jax.Array,
     loss: jax.Array | None = None,
+    weights: jax.Array | None = None,
     *,
     want_inputs: bool = False,
 ) -> tuple[Gradients, jax.Array | None]:
@@ -68,21 +70,24 @@ def gradients(
       x: float32 (B, d).
       g: float32 (B, V), gradient of the loss of each row; 0 in rows that do not count.
       loss: float32 (B,), for the statistics; None for 0.
+      weights: float32 (B,), how much each row counts in mass and error; `g` holds them already.
+        None: 1 where g is not 0.
       want_inputs: also return d loss / d x.
 
     Returns:
       (gradients, float32 (B, d) or None).
     """
     c, index = config, reading.index
-    counts = jnp.any(g != 0.0, -1).astype(jnp.float32)[:, None]
+    weights = jnp.any(g != 0.0, -1).astype(jnp.float32) if weights is None else weights
+    counts = weights[:, None]
     loss = jnp.zeros(len(x), jnp.float32) if loss is None else loss
     normal = offset = dx = None
     if c.geometry_rate or want_inputs:
         by_projected, by_offset, by_square, pull = _geometry(c, field, reading, g)
     if c.geometry_rate:
-        normals = field.normal if index is None else field.normal[index]
         normal = _spread(by_projected, x, index, c.tensors)
-        normal += _own(by_square, normals.astype(jnp.float32), index, c.tensors)
+        own = 2.0 * _count(by_square, index, c.tensors)
+        normal += own[:, None] * field.normal.astype(jnp.float32)
         offset = _count(by_offset, index, c.tensors)
     if want_inputs:
         dx = _of_inputs(field, reading, x, by_projected, pull)
@@ -99,8 +104,13 @@ def _columns(reading, g, index, tensors):
     activation = reading.activation
     if index is None:
         return jnp.stack([jnp.dot(activation[a].T, g, precision=EXACT) for a in range(3)], 1)
-    parts = jnp.moveaxis(activation, 0, -1)[..., None] * g[:, None, None]
-    return jnp.zeros((tensors, 3, g.shape[-1]), jnp.float32).at[index].add(parts)
+
+    def add(sums, row):
+        activation, index, g = row
+        return sums.at[index].add(activation.T[..., None] * g[None, None]), None
+
+    sums = jnp.zeros((tensors, 3, g.shape[-1]), jnp.float32)
+    return jax.lax.scan(add, sums, (jnp.moveaxis(activation, 1, 0), index, g))[0]
 
 
 def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
@@ -127,22 +137,18 @@ def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
 
 
 def _offset_and_square(field, reading):
+    normal = field.normal.astype(jnp.float32)
+    offset, square = field.offset.astype(jnp.float32), jnp.sum(normal * normal, -1)
     if reading.index is None:
-        normal = field.normal.astype(jnp.float32)
-        offset, square = field.offset.astype(jnp.float32), jnp.sum(normal * normal, -1)
         shape = reading.projected.shape
         return jnp.broadcast_to(offset[None], shape), jnp.broadcast_to(square[None], shape)
-    normal = field.normal[reading.index].astype(jnp.float32)
-    return field.offset[reading.index].astype(jnp.float32), jnp.sum(normal * normal, -1)
+    return offset[reading.index], square[reading.index]
 
 
 def _of_inputs(field, reading, x, by_projected, pull):
-    if reading.index is None:
-        normal = field.normal.astype(jnp.float32)
-        along = jnp.einsum("bn,nd->bd", by_projected, normal, precision=EXACT)
-    else:
-        normal = field.normal[reading.index].astype(jnp.float32)
-        along = jnp.einsum("bk,bkd->bd", by_projected, normal, precision=EXACT)
+    if reading.index is not None:
+        by_projected = _dense(by_projected, reading.index, len(field.normal))
+    along = jnp.einsum("bn,nd->bd", by_projected, field.normal.astype(jnp.float32), precision=EXACT)
     return along + pull.sum(-1, keepdims=True) * x
 
 
@@ -151,14 +157,6 @@ def _spread(values, x, index, tensors):
     if index is not None:
         values = _dense(values, index, tensors)
     return jnp.einsum("bn,bd->nd", values, x, precision=EXACT)
-
-
-def _own(values, normals, index, tensors):
-    """Return 2 n times the sum over rows of values (B, K), by tensor: (N, d)."""
-    if index is None:
-        return 2.0 * values.sum(0)[:, None] * normals
-    parts = 2.0 * values[..., None] * normals
-    return jnp.zeros((tensors, normals.shape[-1]), jnp.float32).at[index].add(parts)
 
 
 def _count(values, index, tensors):
@@ -188,7 +186,8 @@ def apply_gradients(
       The new field, in its dtype of storage.
     """
     c, counter = config, field.updates
-    mass = field.mass.astype(jnp.float32) + grads.mass
+    # Beyond the limit steps shrink no more, and what was learned earlier is forgotten.
+    mass = jnp.minimum(field.mass.astype(jnp.float32) + grads.mass, MASS_LIMIT)
     columns = field.columns.astype(jnp.float32) - c.rate * _scaled(
         c, grads.columns, mass, grads.mass
     )
@@ -226,9 +225,12 @@ def _moved(c: FieldConfig, field: Field, grads: Gradients) -> dict[str, jax.Arra
     normal = unit_rows(field.normal.astype(jnp.float32) - rate[:, None] * grads.normal)
     offset = field.offset.astype(jnp.float32) - rate * grads.offset
     new = {"normal": normal, "offset": offset, "travel": travel}
-    return {
+    stored = {
         name: store(c, value, field.updates, 8 + i) for i, (name, value) in enumerate(new.items())
     }
+    # Stored normals are not quite of unit length: scaled and rounded anew, silent ones would drift.
+    stored["normal"] = jnp.where((squares > 0.0)[:, None], stored["normal"], field.normal)
+    return stored
 
 
 def _decayed(statistic):

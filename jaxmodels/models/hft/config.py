@@ -7,6 +7,7 @@ from jaxmodels.cells.hypertensor import FieldConfig, field_bytes
 from jaxmodels.cells.hypertensor.field import check_closed_form
 from jaxmodels.errors import UserError
 
+EXACT_UP_TO = 20_000  # tensors, F-12
 SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", "hidden")
 
 
@@ -29,12 +30,22 @@ class HFTConfig:
       width: d, of each view; a field reads views x width inputs.
       views: independent block SRHTs.
       block_norm: block size of the source's RMSNorm after the projection; 0 = none.
+      whiten_after: batches whose features are only summed, nothing else being learned; from then on
+        features are whitened by their principal directions (F-05); 0 = never.
+      whiten_power: 1 whitens; between 0 and 1, deviations are raised to 1 - whiten_power.
       tensors, top_k, distance, weighting, temperature, interpolation, step, rate, power,
         geometry_rate, through_weights, storage: of the predictor, see `FieldConfig`.
+      search: "exact": distances to all tensors; "cells": to those in the cells nearest to an input,
+        of a quantizer that is rebuilt as the field learns; "auto": cells above 20,000 tensors, if
+        distance is "euclidean".
+      cell_size: tensors of a cell, in the mean; probes: cells that an input looks into.
+      rebuild_every: updates between two quantizers.
       compressor: tensors of a first field, whose outputs the predictor reads beside the
         projection; 0 = none.
       compressed: outputs of the compressor.
       compressor_rate: step size of the compressor.
+      compressor_learns: "prediction": by the predictor's gradient alone; "hidden": by itself, to
+        give a random projection of the teacher's vectors, as the source does; "both".
       seeding: "contexts": tensors are put at contexts of the first batches, and all start at the
         first batch's distribution of targets; "random": the source's.
       seed_stride: every how many positions of a row a tensor is seeded at.
@@ -60,6 +71,8 @@ class HFTConfig:
     width: int = 512
     views: int = 1
     block_norm: int = 0
+    whiten_after: int = 0
+    whiten_power: float = 1.0
     tensors: int = 4096
     top_k: int = 64
     distance: str = "euclidean"
@@ -72,9 +85,14 @@ class HFTConfig:
     geometry_rate: float = 0.4
     through_weights: bool = True
     storage: str = "float16"
+    search: str = "auto"
+    cell_size: int = 128
+    probes: int = 8
+    rebuild_every: int = 16
     compressor: int = 0
     compressed: int = 64
     compressor_rate: float = 1.0
+    compressor_learns: str = "prediction"
     seeding: str = "contexts"
     seed_stride: int = 1
     relocate_every: int = 16
@@ -92,7 +110,13 @@ class HFTConfig:
         positive(self, "embedding_size", "phases", "sketch_size", "views", "compressed")
         positive(self, "seed_stride", "queue", "relocated")
         not_negative(self, "ngram_weight", "compressor", "compressor_rate", "relocate_every")
+        not_negative(self, "whiten_after")
+        if not 0.0 <= self.whiten_power <= 1.0:
+            raise UserError(f"whiten_power must be in [0, 1], got {self.whiten_power!r}")
         not_negative(self, "dead_usage", "dead_movement", "block_norm", "hidden_size")
+        positive(self, "cell_size", "probes", "rebuild_every")
+        one_of(self, "search", ("auto", "exact", "cells"))
+        one_of(self, "compressor_learns", ("prediction", "hidden", "both"))
         one_of(self, "seeding", ("contexts", "random"))
         one_of(self, "dtype", ("float32",))
         if not self.segments:
@@ -111,12 +135,22 @@ class HFTConfig:
             )
         if "hidden" in self.segments and not self.hidden_size:
             raise UserError("segment 'hidden' needs a hidden_size, that of a teacher's vectors")
+        if self.compressor_learns != "prediction" and "hidden" not in self.segments:
+            raise UserError(
+                f"compressor_learns={self.compressor_learns!r} needs the segment 'hidden', got "
+                f"segments={self.segments}"
+            )
         if self.sketch_size & (self.sketch_size - 1):
             raise UserError(f"sketch_size must be a power of two, got {self.sketch_size}")
         if self.block_norm and self.width % self.block_norm:
             raise UserError(f"block_norm={self.block_norm} must divide width={self.width}")
         if self.relocated > self.tensors:
             raise UserError(f"relocated={self.relocated} exceeds tensors={self.tensors}")
+        if self.cells and self.distance != "euclidean":
+            raise UserError(
+                f"search='cells' looks for near anchors, but distance={self.distance!r}; set "
+                "search='exact'"
+            )
         _ = self.predictor, self.first  # validate their own fields
         if self.geometry_rate or self.compressor:
             check_closed_form(self.predictor)
@@ -125,6 +159,13 @@ class HFTConfig:
     def features(self) -> int:
         """Return the size of a projected context."""
         return self.views * self.width
+
+    @property
+    def cells(self) -> int:
+        """Return the number of cells of the predictor's quantizer; 0 = exact search."""
+        large = self.tensors > EXACT_UP_TO and self.distance == "euclidean"
+        wanted = self.search == "cells" or (self.search == "auto" and large)
+        return -(-self.tensors // self.cell_size) if wanted else 0
 
     @property
     def predictor(self) -> FieldConfig:

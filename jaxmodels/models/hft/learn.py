@@ -7,30 +7,34 @@ the number of devices, except for the order in which float32 sums are formed.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmodels.cells.hypertensor import (
     Field,
+    FieldConfig,
     apply_gradients,
-    combine,
     gradients,
     predict,
-    read,
 )
+from jaxmodels.cells.hypertensor.candidates import Quantizer, build_quantizer
 from jaxmodels.cells.hypertensor.field import store
 from jaxmodels.cells.hypertensor.relocation import Queue, best_of, dead_tensors, plant, push
 from jaxmodels.models.hft.config import HFTConfig
+from jaxmodels.models.hft.context import SEED
+from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.losses import token_nll
 
 SHOWN = 2.0  # nats by which a relocated tensor favours the target that was missed
 FADE = 0.9  # of the losses in the queue, per update: what waits too long gives way
 
 
-def learn(config: HFTConfig, field, compressor, queue: Queue, out, batch, axis_name: str):
-    """Return (field, compressor, queue, tensors relocated) after a batch.
+def learn(config: HFTConfig, field, compressor, queue: Queue, seeded, out, batch, axis_name: str):
+    """Return (field, compressor, queue, seeded, tensors relocated) after a batch.
 
     Args:
       config: settings.
       field, compressor, queue: what is learned, equal on all devices; compressor may be None.
+      seeded: int32 scalar, tensors that were put at contexts so far.
       out: the model's output for `batch`, with its readings.
       batch: this device's rows.
       axis_name: axis of the devices.
@@ -40,76 +44,117 @@ def learn(config: HFTConfig, field, compressor, queue: Queue, out, batch, axis_n
     weights = batch["weights"].astype(jnp.float32).reshape(-1)
     logits = out.logits.reshape(len(targets), -1)
     loss = jnp.where(weights > 0, token_nll(logits, targets), 0.0)
-    g = jax.nn.softmax(logits, -1) - jax.nn.one_hot(targets, c.vocab_size)
+    wanted = batch.get("teacher")  # probabilities (B, T, V) to match instead of the targets
+    if wanted is None:
+        wanted = jax.nn.one_hot(targets, c.vocab_size)
+    g = jax.nn.softmax(logits, -1) - wanted.reshape(logits.shape).astype(jnp.float32)
     g = jnp.where((weights > 0)[:, None], g * weights[:, None], 0.0)
     rows = jax.lax.psum(weights.sum(), axis_name)
 
     two = compressor is not None
-    grads, dz = gradients(c.predictor, field, out.reading, out.inputs, g, loss, want_inputs=two)
+    grads, dz = gradients(
+        c.predictor, field, out.reading, out.inputs, g, loss, weights, want_inputs=two
+    )
     field = apply_gradients(c.predictor, field, jax.lax.psum(grads, axis_name), rows)
     if two:
-        dy = dz[:, c.features :]
-        firsts, _ = gradients(c.first, compressor, out.first, out.features, dy, loss)
+        dy = _compressor_gradient(c, dz[:, c.features :], out, batch, weights)
+        firsts, _ = gradients(c.first, compressor, out.first, out.features, dy, loss, weights)
         compressor = apply_gradients(c.first, compressor, jax.lax.psum(firsts, axis_name), rows)
     contexts = Queue(out.inputs, targets, loss)
     if c.seeding == "contexts":
         shape = batch["targets"].shape
-        field = _seed(c, field, contexts, weights, shape, axis_name)
+        if two:  # at the first batch, since the predictor's tensors are put where its outputs are
+            picked = [_picked(c, x, shape, axis_name) for x in (out.features, weights)]
+            compressor = jax.lax.cond(
+                seeded == 0,
+                lambda f: _plant_next(c.first, f, 0, *picked)[0],
+                lambda f: f,
+                compressor,
+            )
+        field, seeded = _seed(c, field, seeded, contexts, weights, shape, axis_name)
     moved = jnp.int32(0)
     if c.relocate_every:
         queue = _enqueue(c, queue, contexts, axis_name)
         due = field.updates % c.relocate_every == 0
-        due &= field.updates > 2 * seeding_plan(c, batch["targets"].shape, axis_name)[1]
+        if c.seeding == "contexts":
+            due &= seeded >= c.tensors
         field, queue, moved = jax.lax.cond(
             due, lambda f, q: relocate(c, f, q), lambda f, q: (f, q, jnp.int32(0)), field, queue
         )
-    return field, compressor, queue, moved
+    return field, compressor, queue, seeded, moved
 
 
-def seeding_plan(config: HFTConfig, shape: tuple[int, int], axis_name: str) -> tuple[int, int]:
-    """Return (contexts that an update seeds, updates in which all tensors get one).
+def _compressor_gradient(c: HFTConfig, by_prediction, out, batch, weights):
+    """Return the gradient of the compressor's outputs (n, compressed), by what it learns from."""
+    if c.compressor_learns == "prediction":
+        return by_prediction
+    y = out.inputs[:, c.features :]
+    by_hidden = (y - stage_one_target(c, batch["hidden"].reshape(len(y), -1))) * weights[:, None]
+    return by_hidden if c.compressor_learns == "hidden" else by_hidden + by_prediction
 
-    Args:
-      config: settings.
-      shape: (B, T) on this device.
-      axis_name: axis of the devices.
+
+def stage_one_target(config: HFTConfig, hidden: jax.Array) -> jax.Array:
+    """Return a fixed random projection of a teacher's vectors (..., h): float32 (..., compressed).
+
+    It is what the source's first field is trained to give; its norm is about that of `hidden`.
     """
-    count = jax.lax.axis_size(axis_name) * shape[0] * -(-shape[1] // config.seed_stride)
-    return count, -(-config.tensors // count)
+    size = (config.hidden_size, config.compressed)
+    matrix = np.random.default_rng(SEED).standard_normal(size, np.float32)
+    matrix *= config.compressed**-0.5
+    return jnp.matmul(hidden.astype(jnp.float32), matrix, precision=EXACT)
 
 
-def _seed(c: HFTConfig, field: Field, contexts: Queue, weights, shape, axis_name) -> Field:
+def _seed(c: HFTConfig, field: Field, seeded, contexts: Queue, weights, shape, axis_name):
     """Put the next tensors at contexts of this batch, while there are tensors without one.
 
     Contexts are taken at every `seed_stride`-th position of every row, in the order of the global
-    batch, so that they do not depend on the number of devices.
+    batch, so that they do not depend on the number of devices; those of weight 0 are left out.
     """
-    count, updates = seeding_plan(c, shape, axis_name)
-    done = field.updates - 1  # updates before this one
-
-    def pick(x):
-        own = x.reshape(*shape, *x.shape[1:])[:, :: c.seed_stride]
-        own = own.reshape(-1, *x.shape[1:])
-        return jax.lax.all_gather(own, axis_name, tiled=True)
 
     def at_start(field):
         seen = jax.nn.one_hot(contexts.target, c.vocab_size) * weights[:, None]
-        seen = jax.lax.psum(seen.sum(0), axis_name) + 1.0 / c.vocab_size
+        seen = jax.lax.psum(seen.sum(0), axis_name)
+        # Good and Turing: what was not seen is as frequent as all that was seen once.
+        once = jnp.sum((seen > 0.0) & (seen <= 1.0))
+        seen += jnp.maximum(once, 1) / c.vocab_size
         columns = jnp.broadcast_to(jnp.log(seen / seen.sum()), field.columns.shape)
         return field.replace(columns=store(c.predictor, columns, field.updates, 32))
 
     def seed(field):
-        field = jax.lax.cond(done == 0, at_start, lambda f: f, field)
-        x, real = pick(contexts.x), pick(weights) > 0
-        index = (done * count + jnp.arange(count)) % c.tensors
-        keep = real & (done * count + jnp.arange(count) < c.tensors)
-        if count > c.tensors:
-            x, index, keep = x[: c.tensors], index[: c.tensors], keep[: c.tensors]
-        outputs = predict(c.predictor, field, x)
-        return plant(c.predictor, field, index, x, outputs, keep)
+        field = jax.lax.cond(seeded == 0, at_start, lambda f: f, field)
+        picked = (_picked(c, x, shape, axis_name) for x in (contexts.x, weights))
+        field, count = _plant_next(c.predictor, field, seeded, *picked)
+        return field, seeded + count
 
-    # In updates: the number of contexts so far does not fit into int32 in a long run.
-    return jax.lax.cond(done < updates, seed, lambda f: f, field)
+    return jax.lax.cond(seeded < c.tensors, seed, lambda f: (f, seeded), field)
+
+
+def _picked(c: HFTConfig, x, shape, axis_name):
+    """Return every `seed_stride`-th position of every row of x (B T, ...), over all devices."""
+    own = x.reshape(*shape, *x.shape[1:])[:, :: c.seed_stride]
+    return jax.lax.all_gather(own.reshape(-1, *x.shape[1:]), axis_name, tiled=True)
+
+
+def _plant_next(config: FieldConfig, field: Field, seeded, x, weights):
+    """Put tensors from number `seeded` on at inputs of positive weight: (field, how many)."""
+    real = weights > 0
+    index = seeded + jnp.cumsum(real) - 1
+    keep = real & (index < config.tensors)
+    index = jnp.where(keep, index, config.tensors + jnp.arange(len(index)))  # beyond the last
+    first = jnp.argsort(~keep, stable=True)[: min(len(index), config.tensors)]
+    x, index, keep = x[first], index[first], keep[first]
+    field = plant(config, field, index, x, predict(config, field, x, sparse=True), keep)
+    return field, jnp.sum(keep, dtype=jnp.int32)
+
+
+def requantize(c: HFTConfig, field: Field, quantizer: Quantizer, seeded) -> Quantizer:
+    """Sort the tensors into cells anew: when the last one is seeded, then every `rebuild_every`."""
+    ready = jnp.bool_(True) if c.seeding == "random" else seeded >= c.tensors
+    due = ready & ((quantizer.lost < 0) | (field.updates % c.rebuild_every == 0))
+    key = jax.random.fold_in(jax.random.key(0), field.updates)
+    return jax.lax.cond(
+        due, lambda f, q: build_quantizer(f, c.cells, key), lambda f, q: q, field, quantizer
+    )
 
 
 def _enqueue(c: HFTConfig, queue: Queue, contexts: Queue, axis_name) -> Queue:
@@ -132,7 +177,7 @@ def relocate(c: HFTConfig, field: Field, queue: Queue) -> tuple[Field, Queue, ja
     first = jax.tree.map(lambda leaf: leaf[:count], queue)
     keep = dead & (first.loss > 0.0)
     x = first.x.astype(jnp.float32)
-    outputs = combine(field, read(c.predictor, field, x))
+    outputs = predict(c.predictor, field, x, sparse=True)
     outputs += SHOWN * jax.nn.one_hot(first.target, c.vocab_size)
     field = plant(c.predictor, field, index, x, outputs, keep)
     loss = queue.loss.at[:count].set(jnp.where(keep, 0.0, first.loss))

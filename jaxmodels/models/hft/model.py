@@ -16,12 +16,14 @@ from flax import nnx, struct
 
 from jaxmodels.arguments import checked_batch, checked_tokens
 from jaxmodels.cells.hypertensor import combine, random_field, read
+from jaxmodels.cells.hypertensor.candidates import Quantizer, candidates, empty_quantizer
 from jaxmodels.cells.hypertensor.predict import Reading
 from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
 from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
 from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
-from jaxmodels.models.hft.learn import learn
+from jaxmodels.models.hft.learn import learn, requantize
+from jaxmodels.models.hft.whitener import Whitener, empty_whitener, gathered, whitened
 from jaxmodels.ops.losses import token_nll
 
 
@@ -70,6 +72,13 @@ class HFT(nnx.Module):
         self.field = nnx.data(random_field(c.predictor, rngs.params()))
         self.compressor = nnx.data(random_field(c.first, rngs.params()) if c.compressor else None)
         self.queue: Queue = nnx.data(empty_queue(c.predictor, c.queue))
+        self.whitener: Whitener | None = nnx.data(
+            empty_whitener(c.features) if c.whiten_after else None
+        )
+        # Built at the end of seeding; until then, search is exact.
+        quantizer = empty_quantizer(self.field, c.cells) if c.cells else None
+        self.quantizer: Quantizer | None = nnx.data(quantizer)
+        self.seeded = nnx.Param(jnp.int32(0))  # tensors that were put at contexts
         self.relocated = nnx.Param(jnp.int32(0))
 
     @property
@@ -112,14 +121,15 @@ class HFT(nnx.Module):
 
     @checked_tokens
     def step(self, state: HFTState, token):
-        """Read one token int32 (B,): (state, HFTOutput without T), reading only the K nearest."""
+        """Read one token int32 (B,): (state, HFTOutput without T)."""
         state, features = self.features(state, token[:, None])
-        return state, self._predict(features[:, 0], sparse=True)
+        return state, self._predict(features[:, 0])
 
     def features(self, state: HFTState, tokens, reset=None, hidden=None):
         """Project the context of each token: (state, float32 (B, T, d)); arguments as in a call."""
         state, windows, positions = self.contexts(state, tokens, reset)
-        return state, project(self.config, *raw_entries(self.config, windows, positions, hidden))
+        x = project(self.config, *raw_entries(self.config, windows, positions, hidden))
+        return state, x if self.whitener is None else whitened(self.whitener, x)
 
     def contexts(self, state: HFTState, tokens, reset=None):
         """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token."""
@@ -127,13 +137,13 @@ class HFT(nnx.Module):
         positions = positions_of(state.position, reset, tokens.shape[1])
         return HFTState(windows[:, -1], positions[:, -1] + 1), windows, positions
 
-    def _predict(self, features, sparse=False) -> HFTOutput:
+    def _predict(self, features) -> HFTOutput:
         c, first, z = self.config, None, features
         if self.compressor is not None:
-            first = read(c.first, self.compressor, features, sparse=sparse)
+            first = read(c.first, self.compressor, features, sparse=True)
             y = combine(self.compressor, first)
             z = jnp.concatenate([features, y], -1)
-        reading = read(c.predictor, self.field, z, sparse=sparse)
+        reading = self._nearest(z)
         usage = self.field.usage.astype(jnp.float32)
         return HFTOutput(
             logits=combine(self.field, reading),
@@ -146,6 +156,17 @@ class HFT(nnx.Module):
             relocated=self.relocated[...].astype(jnp.float32),
         )
 
+    def _nearest(self, z) -> Reading:
+        c, field, quantizer = self.config.predictor, self.field, self.quantizer
+        if quantizer is None:
+            return read(c, field, z, sparse=True)
+        return jax.lax.cond(
+            quantizer.lost >= 0,
+            lambda z: read(c, field, z, candidates=candidates(quantizer, z, self.config.probes)),
+            lambda z: read(c, field, z, sparse=True),
+            z,
+        )
+
     @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """Return the state after the batch and the sum of each term."""
@@ -155,11 +176,26 @@ class HFT(nnx.Module):
     def local_update(self, state, batch, *, key, axis_name):
         """Learn from a batch without backpropagation; see `Traits.local_update` and `learn.py`."""
         state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
-        parts = learn(self.config, self.field, self.compressor, self.queue, out, batch, axis_name)
+        c, whitener, quantizer = self.config, self.whitener, self.quantizer
+        before = self.field, self.compressor, self.queue, self.seeded[...]
+        if whitener is None:
+            parts = learn(c, *before, out, batch, axis_name)
+        else:
+            parts = jax.lax.cond(
+                whitener.batches >= c.whiten_after,
+                lambda: learn(c, *before, out, batch, axis_name),
+                lambda: (*before, jnp.int32(0)),
+            )
+            weights = batch["weights"].astype(jnp.float32).reshape(-1)
+            whitener = gathered(c, whitener, out.features, weights, axis_name)
         leaves, tree = jax.tree.flatten(self)
         model = jax.tree.unflatten(tree, leaves)
         model.field, model.compressor, model.queue = map(nnx.data, parts[:3])
-        model.relocated[...] = self.relocated[...] + parts[3]
+        model.whitener = nnx.data(whitener)
+        if quantizer is not None:
+            model.quantizer = nnx.data(requantize(c, parts[0], quantizer, parts[3]))
+        model.seeded[...] = parts[3]
+        model.relocated[...] = self.relocated[...] + parts[4]
         return model, state, term_sums(self.terms, out, batch)
 
     def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:

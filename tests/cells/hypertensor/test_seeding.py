@@ -93,8 +93,11 @@ def test_dead_means_little_used_or_little_moved():
     field = field.replace(
         usage=jnp.array([0.0, 1, 1, 1, 1, 1, 1, 1]), movement=jnp.array([1.0, 0, 1, 1, 1, 1, 1, 1])
     )
-    index, dead = dead_tensors(field, 8, 0.1, 0.1)
-    assert set(np.asarray(index)[np.asarray(dead)].tolist()) == {0, 1}
+    index, dead = dead_tensors(field, 2, 0.1, 0.1)  # among all, not among the least used
+    assert set(np.asarray(index).tolist()) == {0, 1} and bool(dead.all())
+    for usage, movement, found in ((0.1, 0.0, {0}), (0.0, 0.1, {1}), (0.0, 0.0, set())):
+        index, dead = dead_tensors(field, 8, usage, movement)
+        assert set(np.asarray(index)[np.asarray(dead)].tolist()) == found
 
 
 def test_random_fields_have_the_source_scales():

@@ -100,10 +100,16 @@ def test_command_writes_all_checks(tmp_path, capsys):
     )
     work = tmp_path / "run"
     assert run(config, work, quiet=True, devices=jax.devices()[:1]).status == "finished"
-    assert not main([f"--workdir={work}", "--contexts=512", "--examples=4096"])
+    assert not main([f"--workdir={work}", f"--peer={work}", "--contexts=1024", "--examples=4096"])
     result = json.loads((work / "field.json").read_text())
     assert {"sketches", "tensors", "locality", "features_r2", "relocation", "bits"} <= result.keys()
-    assert set(result["bits"]) >= {"hft", "unigram", "softmax", "ridge", "kneser-ney of order 6"}
+    bits = result["bits"]
+    assert set(bits) >= {"hft", "unigram", "softmax", "ridge", "kneser-ney of order 6"}
+    mixed = bits["hft x kneser-ney, log-linear"]["valid"]
+    assert mixed <= min(bits["hft"]["valid"], bits["kneser-ney of order 6"]["valid"]) + 1e-4
+    # The same model as a peer, its bits from its loss: what the field's own row says.
+    peer = next(row for name, row in bits.items() if name.startswith("hft, "))
+    assert peer["test"] == pytest.approx(bits["hft"]["test"], rel=1e-4)
     assert "bits per target" in capsys.readouterr().out
     page = (work / "report.html").read_text()
     assert "The field" in page and "Heads on the same held-out targets" in page

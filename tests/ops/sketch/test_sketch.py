@@ -173,13 +173,12 @@ def test_whitened_covariance_is_the_identity():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.standard_normal((16, 16)))[0]
     x = (rng.standard_normal((2000, 16)) * np.geomspace(1, 30, 16)) @ turn + 3
-    fitted = fit_whitening(jnp.asarray(x, jnp.float16))
+    moments = jnp.asarray(x.mean(0), jnp.float32), jnp.asarray(np.cov(x.T), jnp.float32)
+    fitted = fit_whitening(*moments)
     z = np.asarray(whiten(jnp.asarray(x, jnp.float16), fitted), np.float64)
     assert np.abs(z.mean(0)).max() < 1e-3
     assert np.abs(np.cov(z.T) - np.eye(16)).max() < 0.01
-    kept = np.asarray(
-        whiten(x, fit_whitening(jnp.asarray(x, jnp.float32), 4, power=0.0)), np.float64
-    )
+    kept = np.asarray(whiten(x, fit_whitening(*moments, 4, power=0.0)), np.float64)
     variances = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     np.testing.assert_allclose(kept.var(0, ddof=1), variances[:4], rtol=1e-3)
 
@@ -192,8 +191,6 @@ def test_whitened_covariance_is_the_identity():
         (lambda: apply_block_srht(np.ones(8), 4, 0, block=6), "block must be a power of two"),
         (lambda: apply_block_srht(np.ones(64), 2, 0, block=8), "at least 8 outputs"),
         (lambda: count_sketch(np.ones(4), 0, 0), "positive sizes"),
-        (lambda: fit_whitening(jnp.full((4, 2), jnp.nan)), "NaN or Inf"),
-        (lambda: fit_whitening(jnp.ones((1, 2))), "samples (n, d)"),
     ],
 )
 def test_bad_input_gets_one_line(call, says):
