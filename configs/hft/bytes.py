@@ -5,8 +5,8 @@
     python -m eval.fields --workdir=runs/hft
 
 Time and score: 2.161 validation bits per byte after 1,200 steps (1,228,800 bytes, seed 0), 1,480 s
-of training on one of two CPU cores, shared with other jobs (Python 3.13, jax 0.12.0.1), by an earlier,
-slower form of the same update; 2.288 after 600 steps by the present one, 618 s.
+of training on one of two CPU cores, shared with other jobs (Python 3.13, jax 0.12.0.1), by an
+earlier, slower form of the same update; 2.288 after 600 steps by the present one, 618 s.
 """
 
 from ml_collections import ConfigDict
