@@ -72,9 +72,12 @@ def test_wrong_tokens_and_states_are_refused(name):
             run((state, state), xs)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ["gru", "rwkv4"])
 def test_nothing_to_read_changes_nothing(name):
-    """T = 0 or B = 0, as the last piece of a stream or an empty share of a batch."""
+    """T = 0 or B = 0, as the last piece of a stream or an empty share of a batch.
+
+    A promise of every cell, see `jaxmodels.testing`.
+    """
     cell = cell_of(name)
     filled = jax.tree.map(lambda x: x + 1.0, cell.initial_state(2))
     y_width = jax.eval_shape(cell.step, filled, noise(2, WIDTH))[1].shape[-1]
@@ -104,7 +107,7 @@ def test_gradients_of_nothing_are_those_of_the_state():
     assert np.all(by_state.shift == 1.0)
 
 
-@pytest.mark.parametrize("name", ["attention", "mamba1", "rwkv7"])
+@pytest.mark.parametrize("name", ["attention", "mamba1"])
 def test_arrays_of_the_host(name):
     """A state comes back from `jax.device_get` or a pickle as NumPy arrays."""
     cell, xs = cell_of(name), noise(2, 6, WIDTH)

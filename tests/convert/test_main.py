@@ -166,9 +166,11 @@ def test_names_of_nearly_255_bytes(tmp_path):
         with written_whole(tmp_path / name) as temporary:
             temporary.mkdir()
         assert (tmp_path / name).is_dir()
-    for name in ("x" * 256, f"{'x' * 256}/y", "a\0b"):
+    with pytest.raises(UserError, match=r"a\\x00b': a path must not contain NUL"):
+        convert.load(tmp_path / "a\0b")
+    for name in ("x" * 256, f"{'x' * 256}/y"):
         with (
-            pytest.raises(UserError, match=r"cannot be written \((File name too|.*embedded null)"),
+            pytest.raises(UserError, match=r"\(File name too"),
             written_whole(tmp_path / name),
         ):
             raise AssertionError("the work began")

@@ -174,6 +174,7 @@ def test_ctrl_c_saves_and_prints_the_resume_command(here, capsys, number):
     command = [sys.executable, "-W", "error", "-m", "train", *GOOD, "--config.steps=100000"]
     command += ["--config.checkpoint_every=100000", "--config.eval_every=0"]
     environment = os.environ | {"PYTHONPATH": root, "XLA_FLAGS": ""}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # XLA may warn when it loads a program
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

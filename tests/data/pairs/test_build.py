@@ -377,6 +377,6 @@ def test_output_is_new_and_complete_or_absent(tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jaxmodels.data.pairs.hrm_format.np.save", full)
-    assert main(["factual", "--out", "e"]) == 2
+    assert main(["factual", "--out", "e"]) == 4
     assert "e: cannot be written (No space left" in capsys.readouterr().err
     assert not list(tmp_path.glob("e*"))

@@ -120,7 +120,7 @@ def test_command_line_on_a_model_without_layers(finished, tmp_path, capsys):
         (["--rows=5"], "at least 30"),
         (["--distances", "-3"], "--distances must be at least 0"),
         (["--json=/nowhere/x.json"], "no folder /nowhere"),
-        (["--workdir=/nowhere"], "no such folder"),
+        (["--workdir=/nowhere"], "--workdir=/nowhere: "),
     ],
 )
 def test_bad_flags_give_one_line_errors(finished, capsys, flags, message):

@@ -94,6 +94,7 @@ def test_measurements_are_not_repeated(written, capsys, monkeypatch):
     file.write_text(whole)
 
 
+@pytest.mark.slow  # as the others that need the runs
 @pytest.mark.parametrize(
     ("more", "says"),
     [
