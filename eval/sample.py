@@ -237,8 +237,15 @@ def main(arguments: list[str]) -> int | None:
     if flags.state_out and flags.follow:
         raise UserError("--state-out cannot be combined with --follow; give --tokens N")
     from eval.run import load_trained
+    from train.tasks.fields import ANSWER_FORMATS
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    if not traits_of(trained.model).step:
+        answers = trained.config.data.format in ANSWER_FORMATS
+        raise UserError(
+            f"--workdir={flags.workdir}: a {trained.config.model!r} does not continue text"
+            + ("; use python -m eval.predict" if answers else " (it has no step())")
+        )
     unknown = Unknown(tokenizer)
     unknown.read(flags.prompt)
     for note in unknown.notes("the prompt"):

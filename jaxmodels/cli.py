@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os
+from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os, one_line
 from jaxmodels.output import unfailing_output
 from jaxmodels.paths import shown, temporary_beside, user_path
 from jaxmodels.xla_flags import set_safe_flags
@@ -54,6 +54,27 @@ def parser(
     if checkpoint:
         built.add_argument("--checkpoint", default="best", help="best, last, or a step")
     return built
+
+
+def parse_with_overrides(
+    options: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options of a command line, and its overrides `--config.field=value`.
+
+    argparse takes an override with a space in its value for a path of the option before it. What
+    is no option is returned among the overrides.
+    """
+    overrides, rest, words = [], [], list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--config."):
+            rest.append(word)
+            continue
+        overrides.append(word)
+        if "=" not in word and words and not words[0].startswith("--"):
+            overrides.append(words.pop(0))
+    flags, unknown = options.parse_known_args(rest)
+    return flags, unknown + overrides
 
 
 def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Callable]:
@@ -98,7 +119,7 @@ def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -
 
 
 def _refused(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     return error.status
 
 
@@ -125,9 +146,9 @@ class ExpandPath(argparse.Action):
     """
 
     def __call__(self, parser, namespace, values, option_string=None):
-        """Store the expanded path; raise UserError if there is no home folder."""
+        """Store the expanded path; raise UserError if it is empty, or the home is unknown."""
         flag = f"{option_string}=" if option_string else ""
-        if str(values).startswith("~"):  # others stay as they are: gs://bucket is told from a path
+        if str(values)[:1] in ("", "~"):  # others stay as they are: gs://bucket is told from a path
             values = type(values)(user_path(values, flag))
         setattr(namespace, self.dest, values)
 

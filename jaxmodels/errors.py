@@ -66,3 +66,8 @@ def disk_reason(error: BaseException | None) -> str:
                 return os.strerror(number)
         error = error.__cause__ or error.__context__
     return ""
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, whatever a file in it is called: `\\n` for a line break."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -19,9 +19,11 @@ def user_path(path: str | Path, flag: str = "") -> Path:
       flag: option that it belongs to, for messages, e.g. "--workdir=".
 
     Raises:
-      UserError: `~` without a home folder, or a NUL in the path.
+      UserError: an empty path, `~` without a home folder, or a NUL in the path.
     """
     text = os.fspath(path)
+    if not text:  # Path("") is the working folder, which nobody means by it
+        raise UserError(f"{flag}'': a path must not be empty (a variable that is not set?)")
     if "\0" in text:
         raise UserError(f"{flag}{shown(text)!r}: a path must not contain NUL")
     try:

@@ -17,6 +17,8 @@ def main(arguments):
     match arguments:
         case ["mistake"]:
             raise UserError("--steps=0: give 1 or more")
+        case ["two lines"]:
+            raise UserError("a\nb.txt: no such file")
         case ["stop"]:
             raise KeyboardInterrupt
         case ["bug"]:
@@ -33,6 +35,7 @@ def main(arguments):
         ("work", 0, ""),
         ("three", 3, ""),
         ("mistake", 2, "error: --steps=0: give 1 or more\n"),
+        ("two lines", 2, "error: a\\nb.txt: no such file\n"),
         ("stop", 130, "stopped; resume with --resume\n"),
     ],
 )
@@ -83,6 +86,15 @@ def test_parser_has_no_abbreviations(capsys):
         parser.parse_args(["--work=run"])
     assert "python -m eval.x" in capsys.readouterr().err
     assert "Text\n  kept." in parser.format_help()
+
+
+def test_overrides_with_spaces_are_no_paths():
+    parser = cli.parser("eval.x", "", workdir="run")
+    parser.add_argument("--data", nargs="+")
+    words = ["--data", "a b.txt", "--config.x=say: ", "--config.y", "-1", "--workdir=w", "--no"]
+    flags, overrides = cli.parse_with_overrides(parser, words)
+    assert (flags.data, flags.workdir) == (["a b.txt"], "w")
+    assert overrides == ["--no", "--config.x=say: ", "--config.y", "-1"]
 
 
 def test_did_you_mean():

@@ -51,6 +51,8 @@ def test_paths_that_cannot_be_looked_at(tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(UserError, match="loop: Too many levels of symbolic links"):
         paths.is_file(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"^--data='': a path must not be empty"):
+        paths.user_path("", "--data=")
     with pytest.raises(UserError, match="must not contain NUL"):
         paths.user_path("a\0b")
 

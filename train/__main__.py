@@ -42,7 +42,7 @@ SIGTERM or a closed terminal (saved, resumable)."""
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit status."""
     cli.quiet_absl()
-    args, overrides = _parser().parse_known_args(arguments)
+    args, overrides = cli.parse_with_overrides(_parser(), arguments)
     keep_freed_memory()
     with _processes(args):
         config = raise_everywhere(lambda: _config(args, overrides))
@@ -133,6 +133,8 @@ def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager:
         raise UserError(f"{', '.join(flags)} belong together; {wrong}")
     if not re.fullmatch(r".+:\d+", args.coordinator):
         raise UserError(f"--coordinator={args.coordinator}: write HOST:PORT, e.g. 10.0.0.1:9876")
+    if args.num_processes < 1:
+        raise UserError(f"--num-processes={args.num_processes}: give at least 1")
     if not 0 <= args.process_id < args.num_processes:
         raise UserError(
             f"--process-id must be 0 .. {args.num_processes - 1}, got {args.process_id}"

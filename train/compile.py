@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--topology", required=True, help="e.g. v5e:4x4 or v5p:8x8x16 (chips)")
     parser.add_argument("--slices", type=int, default=1, help="slices of that shape")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    flags, overrides = parser.parse_known_args(arguments)
+    flags, overrides = cli.parse_with_overrides(parser, arguments)
     aot.parse_topology(flags.topology)
     if flags.slices < 1:
         raise UserError(f"--slices={flags.slices}: give 1 or more")

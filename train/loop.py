@@ -24,7 +24,7 @@ from train.devices.processes import raise_everywhere
 from train.devices.signals import Signals
 from train.io.checkpoint import load_init_weights, restore, saved_steps
 from train.io.lock import Writer, one_run
-from train.io.log import RunLog, digest, float32_repr, read_metrics
+from train.io.log import RunLog, digest, float32_repr, keep_log, read_metrics
 from train.io.progress import ProgressLine, describe
 from train.io.saving import Checkpoints
 from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
@@ -99,6 +99,9 @@ def _run(
     past = _logged_before(workdir, step) if config.control.enabled else []
     line = ProgressLine(config.steps, step, quiet)
     opened.callback(line.close)
+    if resume and step == 0:
+        first = min(config.checkpoint_every or config.steps, config.steps)
+        raise_everywhere(lambda: keep_log(workdir, first, line.say))
     log = raise_everywhere(lambda: RunLog(workdir, step, line.say))
     opened.callback(_unless_refused, log.close)
     controller = Controller(config, task.steps_per_epoch, past, monitor, log.write, line.say)
@@ -179,7 +182,7 @@ def _first_state(
                     f"config.steps: {workdir} is already at step {step}, beyond {config.steps}"
                 )
             return placement.put_state(state), step, [*notes, f"resuming from step {step}"]
-        notes.append("no checkpoint yet: from the start")
+        notes.append("no whole checkpoint: from the start")
     state = placement.fresh_state()
     if config.init_from:
         state = load_init_weights(config.init_from, state)

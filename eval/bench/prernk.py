@@ -81,7 +81,7 @@ def main(arguments: list[str]) -> None:
         "--return-memory", action="store_true", help="let glibc return freed memory (slower)"
     )
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="emulated CPU devices")
-    args, overrides = parser.parse_known_args(arguments)
+    args, overrides = cli.parse_with_overrides(parser, arguments)
     if args.devices < 1 or any(size % args.devices for size in args.batch_sizes):
         raise UserError(f"--devices must divide every batch size, got {args.devices}")
     if args.devices > 1:

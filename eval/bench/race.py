@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> None:
     file = {"metavar": "FILE", "action": cli.ExpandPath}
     parser.add_argument("--json", **file, help="write laps and facts to this file")
     parser.add_argument("--picture", **file, help="plot the curves (png or svg)")
-    args, overrides = parser.parse_known_args(arguments)
+    args, overrides = cli.parse_with_overrides(parser, arguments)
     results, facts = {}, {}
     if not args.seconds > 0:
         raise UserError(f"--seconds must be positive, got {args.seconds}")

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: list[str], command: str, stop) -> int:
-    flags, overrides = _parser().parse_known_args(arguments)
+    flags, overrides = cli.parse_with_overrides(_parser(), arguments)
     from rich.console import Console
 
     from eval.report.document import to_terminal

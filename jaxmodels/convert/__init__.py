@@ -79,6 +79,11 @@ def format_of(path: Path) -> str:
         fields, _ = json_document(path / "config.json", dict, "a model's config")
         if "model_type" in fields:
             return "huggingface"
+        if "model_config" in fields:
+            raise UserError(
+                f"{path}: the folder of a run; in Python, save its model: from eval.run import "
+                f"load_run; jaxmodels.convert.save(load_run({str(path)!r}).model, DEST)"
+            )
         if "model" in fields:
             return "jaxmodels"
         if fields.keys() >= mamba_ssm.MARKS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from jaxmodels.errors import UserError
+from jaxmodels.errors import UserError, one_line
 
 LIMIT = 0.2  # default of config.data.max_unused
 NAMED = 8  # fields that a note names
@@ -32,7 +32,7 @@ class Unused:
 
     def tell(self, note: str) -> None:
         """Add a line to the notes."""
-        self._told.append(_line(note))
+        self._told.append(one_line(note))
 
     def fields(
         self, row: Mapping[str, Any], used: Collection[str], place: str, *, chosen: bool = False
@@ -57,11 +57,12 @@ class Unused:
     def notes(self) -> tuple[str, ...]:
         """Return one line for each kind of part that is not used."""
         found = [
-            f"not used: {kind} ({count:,}; first: {_line(place)})"
+            f"not used: {kind} ({count:,}; first: {one_line(place)})"
             for kind, (count, place) in self._parts.items()
         ]
         if self._fields:
-            found.insert(0, f"not used: fields {self._names()} (first: {_line(self._first_row)})")
+            first = one_line(self._first_row)
+            found.insert(0, f"not used: fields {self._names()} (first: {first})")
         return (*found, *self._told)
 
     def check(self, limit: float, fix: str) -> None:
@@ -74,7 +75,7 @@ class Unused:
         share = self._unread / max(self._read + self._unread, 1)
         if share > limit:
             raise UserError(
-                f"{_line(self._first_row)}: {share:.0%} of the text is in fields that are not "
+                f"{one_line(self._first_row)}: {share:.0%} of the text is in fields that are not "
                 f"read: {self._names()}, more than config.data.max_unused={limit:g}; {fix}"
             )
 
@@ -82,11 +83,6 @@ class Unused:
         listed = [f"{name!r} ({rows:,})" for name, rows in self._fields.items()]
         more = len(listed) - NAMED
         return ", ".join(listed[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _line(place: str) -> str:
-    """Return the name of a place in one line, whatever a file or a row is called."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in place)
 
 
 def _characters(value: Any) -> int:

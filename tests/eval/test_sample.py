@@ -178,6 +178,18 @@ def test_sampling_stops_when_the_pipe_closes(model, monkeypatch, length):
         assert main(["--workdir=run", length]) == 0
 
 
+@pytest.mark.parametrize(
+    ("format", "fix"), [("pairs", "; use python -m eval.predict"), ("text", " (it has no step())")]
+)
+def test_a_model_that_does_not_continue_text(format, fix, monkeypatch, capsys):
+    config = types.SimpleNamespace(model="hrlm", data=types.SimpleNamespace(format=format))
+    trained = types.SimpleNamespace(model=object(), config=config), ByteTokenizer()
+    monkeypatch.setattr("eval.run.load_trained", lambda *_: trained)
+    assert main(["--workdir=run"]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: --workdir=run: a 'hrlm' does not continue text{fix}\n"
+
+
 def test_bad_arguments(model):
     with pytest.raises(UserError, match="tokens=0"):
         sample(model, ByteTokenizer(), "x", tokens=0)

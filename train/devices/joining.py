@@ -176,7 +176,7 @@ def _connect(address, place, count: int, index: int, limit: float, say: Say) -> 
             raise UserError(answer.removeprefix("error "))
         if answer:
             raise UserError(
-                f"--coordinator={address}: something else than process 0 of this run answers "
+                f"--coordinator={address}: something other than process 0 of this run answers "
                 "there; name another port, in all processes"
             )
         reason = "it hung up"

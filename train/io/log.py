@@ -175,13 +175,7 @@ def truncate_log(path: Path, step: int, say: Callable[[str], None] = print) -> N
         elif number <= before.count(b"\n"):  # the rest is partial, or nothing
             foreign.append((number, line + b"\n"))
     if foreign:
-        aside = path.parent / ASIDE / path.name
-        try:
-            aside.parent.mkdir(exist_ok=True)
-            with open(aside, "ab") as file:
-                file.writelines(line for _, line in foreign)
-        except OSError as error:
-            raise from_os(error, f"{aside}: cannot be written") from error
+        _put_aside(path, b"".join(line for _, line in foreign))
         lines = ("line " if len(foreign) == 1 else "lines ") + ", ".join(
             str(number) for number, _ in foreign[:10]
         )
@@ -189,6 +183,31 @@ def truncate_log(path: Path, step: int, say: Callable[[str], None] = print) -> N
         say(f"{path.name}: {lines}{more} damaged or none of this log; put aside in {ASIDE}/")
     if (after := b"".join(kept)) != before:
         write_atomically(path, after)
+
+
+def keep_log(workdir: Path, step: int, say: Callable[[str], None] = print) -> None:
+    """Put a metrics file aside if it reaches `step`, the first that a checkpoint was due at.
+
+    For a run that begins anew because its checkpoints are gone: opening its log drops all lines.
+    """
+    path = workdir / "metrics.jsonl"
+    if jax.process_index() != 0 or not path.exists():
+        return
+    last = max((values["step"] for values in read_metrics(workdir)), default=0)
+    if last >= step:
+        _put_aside(path, path.read_bytes())
+        say(f"{path.name}: reached step {last}, whose checkpoints are gone; kept in {ASIDE}/")
+
+
+def _put_aside(path: Path, content: bytes) -> None:
+    """Append a part of a file to the one of its name in `damaged/`."""
+    aside = path.parent / ASIDE / path.name
+    try:
+        aside.parent.mkdir(exist_ok=True)
+        with open(aside, "ab") as file:
+            file.write(content)
+    except OSError as error:
+        raise from_os(error, f"{aside}: cannot be written") from error
 
 
 def _cut_partial_line(path: Path) -> None:

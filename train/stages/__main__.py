@@ -60,7 +60,7 @@ exit status: that of `python -m train` for the last stage run."""
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit status."""
     cli.quiet_absl()
-    args, overrides = _parser().parse_known_args(arguments)
+    args, overrides = cli.parse_with_overrides(_parser(), arguments)
     keep_freed_memory()
     workdir = Path(args.workdir)
     config, stages = raise_everywhere(lambda: _chain(args, overrides, workdir))

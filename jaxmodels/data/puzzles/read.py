@@ -153,9 +153,11 @@ def _check_unique(
         return
     first = certain[0][0] if certain else several[0]
     says = (
-        f"{share:.1%} of the puzzles have several solutions, of which the file's alone counts "
-        f"(looked at {len(certain) + looked:,} of {len(found):,}; first: {first})"
+        f"{share:.1%} of the puzzles have several solutions, and only the file's own counts as "
+        f"right (looked at {len(certain) + looked:,} of {len(found):,}"
     )
     if share > limit:
-        raise UserError(f"{first}: {says}; more than config.data.max_unused={limit:g}")
-    unused.tell(says)
+        raise UserError(
+            f"{first}: {says}), more than config.data.max_unused={limit:g}; leave such puzzles out"
+        )
+    unused.tell(f"{says}; first: {first})")

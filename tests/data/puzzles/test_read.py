@@ -87,7 +87,7 @@ def test_malformed_rows_are_named(tmp_path):
 
 def test_sudokus_with_several_solutions_are_told_and_limited(tmp_path):
     path = csv_of(tmp_path, ("puzzle", "solution"), *[["." * 81, PAIR.answer]] * 30)
-    with pytest.raises(UserError, match=r"csv:2: 100.0% of the puzzles have several solutions"):
+    with pytest.raises(UserError, match=r"csv:2: 100.0% .* several .*; leave such puzzles out$"):
         read(path)
     good = make_sudoku(2, 10, 0)
     rows = [[pair.question, pair.answer] for pair in good[:9]] + [["." * 16, good[9].answer]]

@@ -110,7 +110,7 @@ def test_something_else_listens(address):
                 connection.sendall(b"HTTP/1.0 400 Bad request\r\n")
 
         found = outcomes(lambda: meet(address, 2, 1, 10), answer)
-        assert "something else than process 0 of this run answers there" in found[0]
+        assert "something other than process 0 of this run answers there" in found[0]
 
 
 def test_who_looks_for_open_ports_is_ignored(address):

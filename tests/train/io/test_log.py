@@ -8,7 +8,7 @@ import pytest
 
 from eval.log import json_lines, read_log
 from jaxmodels.errors import DiskError
-from train.io.log import RunLog, read_metrics, truncate_log
+from train.io.log import RunLog, keep_log, read_metrics, truncate_log
 
 
 def lines(*steps):
@@ -37,6 +37,18 @@ def test_damaged_lines_are_put_aside(tmp_path, foreign):
     assert len(said) == 1 and said[0].startswith("metrics.jsonl: line") and " 3" in said[0]
     truncate_log(path, 3, said.append)
     assert len(said) == 1  # once
+
+
+def test_the_log_of_a_run_without_its_checkpoints_is_kept(tmp_path):
+    path, aside, said = tmp_path / "metrics.jsonl", tmp_path / "damaged" / "metrics.jsonl", []
+    keep_log(tmp_path, 10, said.append)
+    path.write_bytes(b"".join(lines(1, 9)))
+    keep_log(tmp_path, 10, said.append)  # killed before its first checkpoint: it begins anew
+    assert not said and not aside.parent.exists()
+    path.write_bytes(b"".join(lines(1, 10, 14)))
+    keep_log(tmp_path, 10, said.append)
+    assert aside.read_bytes() == path.read_bytes()
+    assert said == ["metrics.jsonl: reached step 14, whose checkpoints are gone; kept in damaged/"]
 
 
 def test_a_torn_line_is_cut_without_a_word(tmp_path):
