@@ -147,7 +147,9 @@ def test_an_editable_installation_trains_from_any_folder(wheel, tmp_path):
     with zipfile.ZipFile(built) as archive:
         archive.extractall(tmp_path / "site")
     found = "import site; site.addsitedir('site'); import train; print(train.__file__)"
-    assert run(sys.executable, tmp_path, "-c", found).stdout == f"{source}/train/__init__.py\n"
+    # -S: without the environment's own packages, among which this repository may be.
+    done = run(sys.executable, tmp_path, "-S", "-c", found)
+    assert done.stdout == f"{source}/train/__init__.py\n", done.stderr
 
 
 @pytest.mark.parametrize(
