@@ -1,7 +1,8 @@
 """Building blocks of the Pallas TPU kernels: calls, block specs and matmuls.
 
 On other platforms, kernels run in interpret mode, for tests only. XLA does not partition kernels:
-on several devices, call them under `jax.pmap` or `jax.shard_map`.
+on several devices, call them under `jax.pmap`, or under `jax.shard_map` with `check_vma=False`,
+since `pallas_call` wants the varying axes of its outputs named and ours does not name them.
 """
 
 import functools
@@ -13,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
-from jaxmodels.errors import UserError
+from jaxmodels.errors import NotDifferentiable
 from jaxmodels.ops.common.precision import precision_of
 
 SUBLANES, LANES = 8, 128  # of a register
@@ -24,7 +25,7 @@ def kernel_call(body, name, *, semantics, **options):
     """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
 
     A kernel has no derivative. Where an op defines its first one by another kernel, the second one,
-    or forward mode, raises UserError that names the kernel.
+    or forward mode, raises NotDifferentiable that names the kernel.
 
     Args:
       body: called as body(*refs, exact=bool); `exact`, True in interpret mode, where float32
@@ -51,7 +52,7 @@ def kernel_call(body, name, *, semantics, **options):
 
     @call.defjvp
     def refuse(primals, tangents):
-        raise UserError(
+        raise NotDifferentiable(
             f"the Pallas kernel {name} has first derivatives in reverse mode only; for others, set "
             'kernel="xla" (implementation="auto" of the op)'
         )
