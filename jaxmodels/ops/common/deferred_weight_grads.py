@@ -140,7 +140,7 @@ def _step_backward(step, keep, weights, params, fill_zeros):
 
         taps = zeros_like(products)
         _, vjp, seen = jax.vjp(replay, params, carry, x, taps, has_aux=True)
-        more, d_carry, d_x, d_taps = vjp((d_carry, fill_zeros(d_out)))
+        more, d_carry, d_x, d_taps = vjp((d_carry, cast_like(fill_zeros(d_out), weights)))
         return (d_carry, jax.tree.map(jnp.add, d_params, more)), (d_x, seen, d_taps)
 
     return back
