@@ -183,6 +183,8 @@ def test_puzzle_vector_depends_on_its_puzzle_only():
     out = quick_jit(lambda tokens, which: model(None, tokens, None, which)[1])(tokens, which)
     np.testing.assert_array_equal(out.logits[0], out.logits[2])
     assert np.abs(out.logits[0] - out.logits[1]).max() > 1e-3
+    unknown = model.embed_tokens(tokens, np.array([3, -1, *which[2:]], np.int32))
+    assert np.isnan(unknown[:2, 0]).all() and np.isfinite(unknown[2:]).all()
 
     def loss(model, state, batch, key):
         state, sums = model.loss_sums(state, batch, key)

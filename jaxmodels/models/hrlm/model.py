@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.hrm import HRM, HRMNet, HRMState
-from jaxmodels.cells.layers import Embedding, Linear, truncated_normal
+from jaxmodels.cells.layers import Embedding, Linear, rows_of, truncated_normal
 from jaxmodels.data.tokenizers.special import PAD, SEP
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, term_sums
@@ -127,7 +127,7 @@ class HRLM(nnx.Module):
         if self.puzzle is not None:
             if identifiers is None:
                 identifiers = jnp.zeros(tokens.shape[:1], jnp.int32)
-            parts.insert(0, self.puzzle[...][identifiers][:, None] * scale)
+            parts.insert(0, rows_of(self.puzzle[...], identifiers)[:, None] * scale)
         return jnp.concatenate(parts, 1)
 
     def mask(self, tokens, lengths=None):
