@@ -18,6 +18,7 @@ from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxmodels.data.tokenizers.marked import MarkedTokenizer
+from jaxmodels.data.tokenizers.rwkv_world import RWKVWorldTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
 
@@ -33,6 +34,7 @@ KINDS = {
         HybridTokenizer,
         BPETokenizer,
         GridTokenizer,
+        RWKVWorldTokenizer,
     )
 }
 
