@@ -30,9 +30,10 @@ NAMED = (rwkv_world.NAME,)  # tokenizers that a package ships
 LARGEST = 256 << 20  # bytes of a file; the largest known vocabularies have 40 MB
 
 
-def is_place(name: str) -> bool:
-    """Return whether a name is a file or folder rather than a kind of tokenizer."""
-    return os.sep in name or name.startswith("~") or name.endswith((".json", ".txt"))
+def is_read(name: str) -> bool:
+    """Return whether `data.tokenizer` names a tokenizer to read rather than one to fit."""
+    place = os.sep in name or name.startswith("~") or name.endswith((".json", ".txt"))
+    return place or name in NAMED
 
 
 def read_tokenizer(name: str | Path) -> Tokenizer:
@@ -49,10 +50,7 @@ def read_tokenizer(name: str | Path) -> Tokenizer:
         return rwkv_world.read_packaged()
     path = user_path(name)
     if is_dir(path):
-        files = [path / file for file in (TOKENIZER, rwkv_world.FILE) if is_file(path / file)]
-        if not files:
-            raise UserError(f"{path}: neither {TOKENIZER} nor {rwkv_world.FILE} in this folder")
-        path = files[0]
+        path = _file_in(path)
     elif not is_file(path):
         raise UserError(f"{path}: no such file or folder; give a {TOKENIZER} or its folder")
     if (size := os.path.getsize(path)) > LARGEST:
@@ -66,26 +64,60 @@ def read_tokenizer(name: str | Path) -> Tokenizer:
         raise UserError(f"{path}: {error}") from error
 
 
-def write_tokenizer(tokenizer: Tokenizer, source: str | Path | None, folder: Path) -> list[str]:
-    """Write the files of a tokenizer into a folder; return their names.
+def files_of(tokenizer: Tokenizer, source: str | Path | None = None) -> dict[str, str]:
+    """Return name -> text of the files to write beside weights, from which it is read back.
 
     Args:
       tokenizer: the tokenizer.
       source: where it was read, see `read_tokenizer`; None = fitted here, without files beside it.
-      folder: where to write.
     """
-    files = {TOKENIZER: tokenizer.to_json()}
+    if isinstance(tokenizer, rwkv_world.RWKVWorldTokenizer):
+        files = {rwkv_world.FILE: tokenizer.vocabulary}
+    else:
+        files = {TOKENIZER: tokenizer.to_json()}
     if source is not None and source not in NAMED:
-        files |= files_beside(user_path(source))
-    if tokenizer.name == rwkv_world.NAME and not files.keys() & {CONFIG, TEMPLATE}:
+        files |= _beside(user_path(source))
+    if rwkv_world.FILE in files and not files.keys() & {CONFIG, TEMPLATE}:
         files = rwkv_world.CHAT | files
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return sorted(files)
+    return files
 
 
-def files_beside(source: Path) -> dict[str, str]:
-    """Return name -> text of the files that travel with a tokenizer, from its file or folder.
+def files_in(folder: Path) -> dict[str, str]:
+    """Return name -> text of the files of a tokenizer in a folder, unread."""
+    path = _file_in(folder)
+    return {path.name: read_text(path).decode("utf-8")} | _beside(folder)
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Return whether a path is a folder with a tokenizer that `read_tokenizer` reads."""
+    return is_dir(path) and any(is_file(path / name) for name in (TOKENIZER, rwkv_world.FILE))
+
+
+def check_size(tokenizer: Tokenizer, model: int, where: str) -> str:
+    """Return what to tell of a model with an embedding of `model` ids, "" if they are as many.
+
+    Raises:
+      UserError: the tokenizer has more.
+    """
+    size = tokenizer.vocab_size
+    if size > model:
+        raise UserError(
+            f"{where}: its tokenizer has {size:,} ids and the model only {model:,}; give the "
+            "tokenizer that the model was trained with"
+        )
+    spare = f"{model - size:,} fewer than the model, whose others decode to no text"
+    return f"the tokenizer has {size:,} ids, {spare}" if size < model else ""
+
+
+def _file_in(folder: Path) -> Path:
+    for name in (TOKENIZER, rwkv_world.FILE):
+        if is_file(folder / name):
+            return folder / name
+    raise UserError(f"{folder}: no tokenizer in this folder ({TOKENIZER} or {rwkv_world.FILE})")
+
+
+def _beside(source: Path) -> dict[str, str]:
+    """Return name -> text of the files that travel with a tokenizer's file or folder.
 
     A folder of transformers may tell only in its config.json which ids end a text; then they go
     into the generation_config.json.
