@@ -48,13 +48,15 @@ def config_of(tmp_path, tokenizer, **model):
 
 def test_a_run_keeps_its_tokenizer(folder, tmp_path, capsys):
     workdir = tmp_path / "run"
-    run(config_of(tmp_path, folder), workdir, quiet=True)
+    config = config_of(tmp_path, folder)
+    config.model = "tests.eval.tiny_bytes:Toy"
+    config.model_config = {"vocab": read_tokenizer(folder).vocab_size}
+    run(config, workdir, quiet=True)
     assert (workdir / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
     assert read_template(workdir).source == "x"
     (folder / "tokenizer.json").unlink()  # the run has its own
     trained, tokenizer = load_trained(workdir)
     assert tokenizer.name == "huggingface"
-    assert trained.model.config.vocab_size == tokenizer.vocab_size
     loaded = load_run(workdir)
     assert loaded.corpus.fingerprint() == trained.data
     arguments = [f"--workdir={workdir}", "--prompt", "The dog", "--tokens", "4"]
