@@ -1,7 +1,8 @@
 """Talk to a trained model of bytes, in a terminal or line by line.
 
     python -m eval.chat --workdir=runs/name [--prompt TEXT] [--tokens 500]
-                        [--temperature 0.8] [--top-k K] [--top-p P] [--seed N] [--explain]
+                        [--temperature 0.8] [--top-k K] [--top-p P] [--min-p P]
+                        [--repetition-penalty R] [--stop TEXT] [--seed N] [--explain]
                         [--refuse-below P] [--stop-above P] [--verify N]
                         [--state-in FILE] [--state-out FILE]
 
@@ -29,6 +30,7 @@ from eval.sample import add_options, choice_of, seed_of, session_of
 from jaxmodels import cli
 from jaxmodels.data.chat.exchange import one_line
 from jaxmodels.errors import UserError
+from jaxmodels.generation.text import checked_stops
 from jaxmodels.models.rnk.constraints import check_arithmetic
 from jaxmodels.models.rnk.model import RNK
 
@@ -61,7 +63,8 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int | None:
     """Reply to messages until they end."""
     flags = _flags(arguments)
-    options = Options(choice_of(flags), seed_of(flags), flags.tokens, flags.stop_above)
+    stop = checked_stops(flags.stop)
+    options = Options(choice_of(flags), seed_of(flags), flags.tokens, flags.stop_above, stop)
     if flags.prompt is not None:
         _message(flags.prompt.encode(errors="surrogateescape"), "--prompt")
     from eval.run import load_trained
