@@ -217,7 +217,7 @@ def check_model(model, workdir: str, tokenizer) -> None:
     if traits_of(model).step is None:
         problem = f"{type(model).__name__} does not read from left to right (it has no step())"
     elif tokenizer.name != "byte":
-        problem = f"it was trained with the tokenizer {tokenizer.name!r}"
+        problem = f"its tokenizer is {tokenizer.name!r}, and its folder has no chat template"
     else:
         one = jnp.zeros((1,), jnp.int32)
         _, out = jax.eval_shape(lambda: model.step(model.initial_state(1), one))

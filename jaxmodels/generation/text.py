@@ -62,8 +62,7 @@ class TextOf:
     """
 
     def __init__(self, tokenizer, context=(), stops: Sequence[str] = (), *, each: bool = False):
-        own = getattr(tokenizer, "stream", None)
-        self._stream = own(context) if own else _Window(tokenizer.decode, context)
+        self._stream = tokenizer.stream(context)
         self._finder = StopFinder(stops)
         self._each = each or bool(stops)
 
@@ -82,27 +81,3 @@ class TextOf:
         """Return (the rest, whether a stop string was in it)."""
         text = self._finder.push(self._stream.finish())
         return text + self._finder.finish(), self._finder.found
-
-
-class _Window:
-    """Text of ids for a tokenizer without `stream`: what they add to that of the ids before."""
-
-    def __init__(self, decode, context):
-        self._decode, self._ids, self._shown = decode, [int(i) for i in context[-8:]], ""
-        self._shown = decode(self._ids)
-
-    def push(self, tokens) -> str:
-        self._ids += [int(i) for i in tokens]
-        text = self._decode(self._ids)
-        # The last U+FFFD may be a character that is not complete.
-        whole = text[:-1] if text.endswith("\ufffd") else text
-        piece = whole[len(self._shown) :]
-        if whole == text and len(self._ids) > 8:
-            self._ids = self._ids[-8:]
-            self._shown = self._decode(self._ids)
-        else:
-            self._shown = self._shown + piece
-        return piece
-
-    def finish(self) -> str:
-        return self._decode(self._ids)[len(self._shown) :]

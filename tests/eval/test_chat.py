@@ -385,7 +385,7 @@ def test_other_models_are_refused(chat, rnk, mamba):
     ablated = small_model(plan_from="own_chunk")
     for model, tokenizer, reason in (
         (Toy(vocab=4), None, "its vocabulary has 4 tokens"),
-        (mamba, words, "it was trained with the tokenizer 'word'"),
+        (mamba, words, "its tokenizer is 'word'"),
         (ablated, None, "RNK does not read from left to right"),
         (object(), None, "object does not read from left to right"),
     ):
