@@ -18,9 +18,9 @@ from eval.chat.panel import GREETING, distinct, panel
 from eval.evaluators import chat as evaluator
 from eval.report.chat_page import generalization
 from eval.run import load_run, load_trained
-from eval.sample import Choice
 from jaxmodels.data.chat.exchange import BEGIN, END, PAD, Exchange
 from jaxmodels.errors import UserError
+from jaxmodels.generation.sampling import Sampling
 from train.config import complete_config
 from train.devices import aot
 from train.devices.placement import Placement
@@ -290,7 +290,7 @@ def test_distinct_counts_n_grams_over_all_replies():
 
 def test_the_panel_reads_what_was_said_before(finished):
     model = load_trained(finished, "last")[0].model
-    options = Options(Choice(0.0), tokens=6)
+    options = Options(Sampling(0.0), tokens=6)
     x = Exchange(("an answer", "say", "said", "and then?"), "expected")
     for turns in (x.turns, x.turns[1:]):
         row = panel(model, [dataclasses.replace(x, turns=turns)], options)[1]

@@ -1,0 +1,1 @@
+"""Generation: sampling, continuous batching over recurrent states, prefix cache, streamed text."""
