@@ -7,7 +7,9 @@ from jaxmodels.ops.wkv4.pallas import wkv4_pallas
 __all__ = ["WKV4State", "wkv4", "wkv4_initial", "wkv4_step"]
 
 
-def wkv4(state, k, v, decay, bonus, reset=None, *, chunk_size=64, implementation="auto"):
+def wkv4(
+    state, k, v, decay, bonus, reset=None, lengths=None, *, chunk_size=64, implementation="auto"
+):
     """Run `wkv4_step` over time, in about T / chunk_size + chunk_size dependent steps.
 
     Args:
@@ -15,6 +17,7 @@ def wkv4(state, k, v, decay, bonus, reset=None, *, chunk_size=64, implementation
       k, v: (B, T, C).
       decay, bonus: (C,), see `wkv4_step`.
       reset: bool (B, T) or None.
+      lengths: int (B,) or None; the tokens after these are padding and leave the state alone.
       chunk_size: limit of tokens per chunk of "xla"; ignored by "pallas".
       implementation: "auto" and "xla", or "pallas".
 
@@ -22,7 +25,7 @@ def wkv4(state, k, v, decay, bonus, reset=None, *, chunk_size=64, implementation
       (state after the last token, y (B, T, C)).
     """
     run = select_implementation(implementation, auto=wkv4_chunked, xla=wkv4_chunked, pallas=_pallas)
-    return run(state, k, v, decay, bonus, reset, chunk_size=chunk_size)
+    return run(state, k, v, decay, bonus, reset, lengths, chunk_size=chunk_size)
 
 
 def _pallas(*arguments, chunk_size):
