@@ -46,23 +46,20 @@ def checked(method: Callable) -> Callable:
         lead, ragged = _admit(given, lambda xs, _: _lead_of(self, xs, axes, free), OPTIONAL, ragged)
         if 0 in lead:
             return _empty(method, given, lead)
-        if name == "__call__" and not isinstance(lead[1], int):
+        takes = "hold" if name == "scan" else "lengths"
+        known = takes in signature.parameters
+        if name == "__call__" and not (isinstance(lead[1], int) and (known or not ragged)):
             return _scan(self, given, ragged)
         if not ragged:
             return method(*given.args, **given.kwargs)
         if name == "step":
             return _held_step(method, given, ragged["hold"])
-        takes = signature.parameters
-        if name == "__call__" and "lengths" in takes:
-            return _packed(method, given, lead, ragged)
-        if name == "__call__":
-            return _scan(self, given, ragged)
-        if "hold" not in takes:
+        if not known:
             raise UserError(
                 f"hold: {type(self).__name__}.scan does not take it; "
                 "add `hold=None` and pass it to Cell.scan"
             )
-        return _held_scan(method, given, _hold_of(ragged, lead[1]))
+        return _packed(method, given, lead, ragged, takes)
 
     return _shown(run, signature, ("hold",) if axes == 1 else ("hold", "lengths"))
 
@@ -97,7 +94,7 @@ def checked_tokens(method: Callable) -> Callable:
                 f"{next(iter(ragged))}: {type(self).__name__} does not take it; "
                 "add `lengths=None` to its __call__ and pass it to its cells"
             )
-        return _packed(method, given, lead, ragged)
+        return _packed(method, given, lead, ragged, "lengths")
 
     return _shown(run, signature, ("hold",) if axes == 1 else ("hold", "lengths"))
 
@@ -166,24 +163,14 @@ def _held_step(method, given, hold):
     """Run a step; rows that are held keep their state, and their output is 0."""
     values = given.arguments
     _, state, *names = list(values)
-    before = values[state]
-    values.update({name: _tokens_only(values[name], hold, name) for name in names})
+    before, clear = values[state], functools.partial(without, hold)
+    values.update({name: _of_tokens(values[name], hold.shape, name, clear) for name in names})
     after, y = method(*given.args, **given.kwargs)
     return keep_held(hold, before, after), without(hold, y)
 
 
-def _held_scan(method, given, hold):
-    """Run the definition, which holds the state; its inputs and outputs are made 0 here."""
-    values = given.arguments
-    _, _, *names = list(values)
-    values.update({name: _tokens_only(values[name], hold, name) for name in names})
-    values["hold"] = hold
-    state, ys = method(*given.args, **given.kwargs)
-    return state, without(hold, ys)
-
-
-def _packed(method, given, lead, ragged):
-    """Run a method that takes `lengths`, with the tokens of each row at its front."""
+def _packed(method, given, lead, ragged, takes: str):
+    """Run a method that takes "hold" or "lengths" on rows with their tokens at the front."""
     values = given.arguments
     _, _, *names = list(values)
     if "hold" in ragged:
@@ -192,19 +179,14 @@ def _packed(method, given, lead, ragged):
     else:
         lengths = jnp.clip(ragged["lengths"], 0, lead[1]).astype(jnp.int32)
         pack = unpack = functools.partial(without, hold_after(lengths, lead[1]))
-    values.update({name: _tokens_only(values[name], lead, name, pack) for name in names})
-    values["lengths"] = lengths
+    values.update({name: _of_tokens(values[name], lead, name, pack) for name in names})
+    values[takes] = lengths if takes == "lengths" else hold_after(lengths, lead[1])
     state, out = method(*given.args, **given.kwargs)
     return state, map_tokens(unpack, out)
 
 
-def _tokens_only(value, hold, name: str, change=None):
-    """Return an argument with its arrays (*lead, ...) changed, by default to 0 where held.
-
-    hold: bool (*lead), or with `change` the lead.
-    """
-    lead = hold.shape if change is None else hold
-    change = change or functools.partial(without, hold)
+def _of_tokens(value, lead, name: str, change: Callable):
+    """Return an argument with its arrays (*lead, ...) changed."""
 
     def of(x):
         return change(x) if isinstance(x, jax.Array) and x.shape[: len(lead)] == lead else x
