@@ -248,5 +248,5 @@ def steps(lab) -> str:
 RAGGED = {
     "hold: right == left == holes": places,
     "hold: each row == the row alone": alone,
-    "hold: step, lengths, vmap, bfloat16": steps,
+    "hold: step, vmap, bfloat16": steps,
 }

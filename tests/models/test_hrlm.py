@@ -341,3 +341,20 @@ def test_as_written_mode_copies_answer_from_input():
 def test_invalid_configs_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         make(**changes)
+
+
+@pytest.mark.parametrize("mode", ["grid", "prefix_ar"])
+def test_padded_rows_equal_the_rows_alone(mode):
+    """With `mask_pad`, which nar cannot have; in prefix_ar, a padded answer needs no mask."""
+    model = shaken(make(mode=mode, mask_pad=mode == "grid"), 0)
+    tokens = rows(2)
+    lengths = (tokens != PAD).sum(1)
+    run = quick_jit(lambda tokens: model(None, tokens)[1])
+    padded = run(tokens)
+    for row, length in enumerate(lengths):
+        alone = run(tokens[row : row + 1, :length])
+        np.testing.assert_allclose(padded.logits[row, :length], alone.logits[0], atol=2e-5)
+        np.testing.assert_allclose(padded.q_halt[row], alone.q_halt[0], atol=2e-5)
+    if mode == "grid":
+        unmasked = quick_jit(lambda tokens: shaken(make(mode=mode), 0)(None, tokens)[1])(tokens)
+        assert np.abs(padded.logits - unmasked.logits)[0, : lengths[0]].max() > 1e-3
