@@ -166,7 +166,7 @@ def _held_step(method, given, hold):
     before, clear = values[state], functools.partial(without, hold)
     values.update({name: _of_tokens(values[name], hold.shape, name, clear) for name in names})
     after, y = method(*given.args, **given.kwargs)
-    return keep_held(hold, before, after), without(hold, y)
+    return keep_held(hold, before, after), map_tokens(clear, y)
 
 
 def _packed(method, given, lead, ragged, takes: str):

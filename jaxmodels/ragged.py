@@ -69,9 +69,9 @@ def to_front(hold: jax.Array) -> Front:
 
 
 def map_tokens(function: Callable, out: Any) -> Any:
-    """Apply a function to the arrays (B, T, ...) of an output.
+    """Apply a function to the arrays (B, T, ...), in a step (B, ...), of an output.
 
-    An output that has other arrays, too, has a method `map_tokens` which applies the function to
+    An output that has other arrays, too, has a method `map_tokens`, which applies the function to
     those with one entry a token.
     """
     own = getattr(out, "map_tokens", None)

@@ -286,13 +286,16 @@ def _ragged(lab):
             real = jnp.where(hold, 0.0, weights)[..., None]
             return jnp.sum(real * jnp.sin(out.logits)), (last, out.logits)
 
-        return jax.grad(loss, has_aux=True)(model)
+        if lab.traits.local_update:
+            return (), *loss(model)[1]
+        grads, (last, logits) = jax.grad(loss, has_aux=True)(model)
+        return grads, last, logits
 
     run, results = quick_jit(run), {}
     for name, layout in layouts(lengths, TIME).items():
         ids, restarts = layout.spread(lab.tokens, -100), layout.spread(reset, True)
         places = restarts, layout.hold, layout.spread(weights, np.nan)
-        grads, (last, logits) = jax.device_get(run(lab.model, state, ids, *places))
+        grads, last, logits = jax.device_get(run(lab.model, state, ids, *places))
         results[name] = grads, last, layout.collect(logits)
     for name in ("left", "holes"):
         same = same_bits(results[name], results["right"])

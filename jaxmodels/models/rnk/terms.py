@@ -65,7 +65,9 @@ class RNKOutput:
     relevance: jax.Array | None = None
 
     def map_tokens(self, function) -> "RNKOutput":
-        """Apply a function to the arrays (B, T, ...), see `jaxmodels.ragged`."""
+        """Apply a function to the arrays of bytes, in `step` all; see `jaxmodels.ragged`."""
+        if self.chunks is None:
+            return jax.tree.map(function, self)
         logits, stop, ends, chance, index = function(
             (self.logits, self.stop, self.ends, self.chance, self.chunks.index)
         )
