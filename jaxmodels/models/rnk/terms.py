@@ -65,6 +65,16 @@ class RNKOutput:
     latent: jax.Array | None = None
     relevance: jax.Array | None = None
 
+    def map_tokens(self, function) -> "RNKOutput":
+        """Apply a function to the arrays of bytes, in `step` all; see `jaxmodels.ragged`."""
+        if self.chunks is None:
+            return jax.tree.map(function, self)
+        logits, stop, ends, chance, index = function(
+            (self.logits, self.stop, self.ends, self.chance, self.chunks.index)
+        )
+        chunks = self.chunks._replace(index=index)
+        return self.replace(logits=logits, stop=stop, ends=ends, chance=chance, chunks=chunks)
+
     @property
     def label_logits(self) -> dict[str, jax.Array]:
         """Return the logits of labelled losses, as `label_terms` reads them."""
