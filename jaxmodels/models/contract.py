@@ -5,6 +5,9 @@
     state, sums = model.loss_sums(state, batch, key, progress)       # {term name: float32 scalar}
     model.terms                                                      # losses and metrics: `Term`
 
+Under `arguments.checked_tokens`, the forward pass of a left-to-right model also takes `hold`, bool
+(B, T), or `lengths`, int (B,): rows of different lengths, see `jaxmodels/ragged.py`.
+
 `Model` lists the required methods, `Traits` the optional ones; docs/write_a_model.md is a tutorial
 and `jaxmodels.testing.models.check_model` the test. A model is an `nnx.Module` used as a plain
 pytree: its methods are pure, and its arrays are float32 parameters, all of them trained (but see

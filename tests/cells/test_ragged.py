@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from jaxmodels import arguments
-from jaxmodels.cells import CELLS, attention, gated_delta, mamba1, rwkv4, rwkv6
+from jaxmodels.cells import CELLS, attention, base, gated_delta, mamba1, rwkv4, rwkv6
 from jaxmodels.errors import UserError
 from jaxmodels.ragged import hold_after, to_front
 from jaxmodels.testing import cells_in_file, check_cell
@@ -149,6 +149,9 @@ def test_a_fork_without_lengths_runs_its_definition():
 BREAKS = {
     "the state of a held row": (
         "gru", {}, arguments, "keep_held", lambda hold, before, after: after,
+    ),
+    "the state of a held row in a scan": (
+        "gru", {}, base, "keep_held", lambda hold, before, after: after,
     ),
     "the last token": (
         "rwkv4", {"chunk_size": 4}, rwkv4, "last_token", lambda xs, before, lengths: xs[:, -1],
