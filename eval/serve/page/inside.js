@@ -23,6 +23,7 @@ export class Inside {
       this.choose(Math.max(0, Math.min(this.columns.length - 1, from + step)));
     });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    $("table").parentElement.addEventListener("toggle", () => this.tell());
     addEventListener("resize", () => this.draw());
   }
 
