@@ -1,17 +1,25 @@
-"""Loading of a trained model from its run's folder, with the text that it was trained on."""
+"""Loading of a trained model: from its run's folder, with the text that it was trained on, or from
+a folder of converted weights (docs/convert.md)."""
 
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from eval.log import read_log
+import jaxmodels
+from eval.log import json_object, read_log
 from eval.markov import baselines
 from jaxmodels.cli import quiet_absl
-from jaxmodels.data import Corpus, label_classes, load_corpus, tokenizer_from_json
+from jaxmodels.data import ByteTokenizer, Corpus, label_classes, load_corpus
+from jaxmodels.data.tokenizers.folder import check_size, has_tokenizer, is_read, read_tokenizer
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
+from jaxmodels.paths import is_dir, is_file, user_path
+from train.config import complete_config, with_tuples
 from train.io.checkpoint import TrainedModel, load_model
 from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 from train.tasks.text import corpus_of
@@ -50,7 +58,12 @@ def load_run(
             f"--workdir={workdir}: expected a run on text, got one that answers questions; "
             "use python -m eval or python -m eval.predict"
         )
+    if not trained.data and paths is None:
+        raise UserError(f"--workdir={workdir}: weights without a text; name one with --data")
     if paths is None:
+        if is_read(config.data.tokenizer):  # the run's copy: the file may have gone or changed
+            config = ConfigDict(config.to_dict())
+            config.data.tokenizer = str(user_path(workdir).absolute())
         corpus = corpus_of(config)
         if corpus.fingerprint() != trained.data:
             raise UserError(
@@ -71,21 +84,52 @@ def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[Trained
     """Load the model and the tokenizer of a run, without its training text.
 
     Args:
-        workdir, checkpoint: see `load_run`.
+        workdir: the run's folder, or one of weights that `jaxmodels.convert.load` reads; then the
+            step is 0, there is no loss, and what the config says of training are defaults.
+        checkpoint: see `load_run`.
 
     Raises:
         UserError: no run, no whole checkpoint, or no tokenizer.
     """
+    if is_weights(user_path(workdir, "--workdir=")):
+        return _load_weights(user_path(workdir))
     if checkpoint not in ("best", "last") and not checkpoint.isdigit():
         raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
     read_log(workdir)  # raises clearer errors about the folder than Orbax
     quiet_absl()  # Orbax warns about each item that is not restored
     trained = load_model(workdir, checkpoint)
-    file = Path(workdir) / "tokenizer.json"
-    try:
-        return trained, tokenizer_from_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no tokenizer of a run; cannot read it ({error})") from error
+    return trained, read_tokenizer(user_path(workdir))
+
+
+def is_weights(folder: Path) -> bool:
+    """Return whether a folder holds a model's weights, converted or not, rather than a run."""
+    if not (is_dir(folder) and is_file(folder / "config.json")):
+        return False
+    return "model_config" not in json_object(folder / "config.json")  # a run's has it
+
+
+def _load_weights(folder: Path) -> tuple[TrainedModel, Any]:
+    from jaxmodels import convert
+
+    model = convert.load(folder)
+    fields = json.loads(jaxmodels.config_to_json(model.config))
+    name = fields.pop("model")
+    experiment = {key: fields.pop(key) for key in ("dtype", "seq_len") if key in fields}
+    config = complete_config({"model": name, **experiment, "model_config": with_tuples(fields)})
+    size = fields.get("vocab_size", 0)
+    if has_tokenizer(folder):
+        tokenizer = read_tokenizer(folder)
+        if note := check_size(tokenizer, size, f"--workdir={folder}"):
+            print(f"note: {note}", file=sys.stderr)
+    elif size == 256:
+        tokenizer = ByteTokenizer()
+    else:
+        raise UserError(
+            f"--workdir={folder}: no tokenizer in this folder of weights; copy the model's "
+            "tokenizer.json there"
+        )
+    config.data.tokenizer = str(folder.absolute()) if size != 256 else "byte"
+    return TrainedModel(model, config, step=0, loss=None, averaged=False, data=""), tokenizer
 
 
 def markov_baselines(corpus: Corpus) -> dict[str, dict[str, float]]:

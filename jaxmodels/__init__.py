@@ -14,6 +14,7 @@ from flax import nnx
 from jaxmodels.cells import CELLS
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
+from jaxmodels.generation.api import generate
 from jaxmodels.models import MODELS
 from jaxmodels.xla_flags import warn_if_unsafe
 
@@ -26,6 +27,7 @@ __all__ = [
     "config_to_json",
     "count_parameters",
     "create",
+    "generate",
     "make_config",
 ]
 

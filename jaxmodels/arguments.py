@@ -17,48 +17,86 @@ import numpy as np
 
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.varying import cast_like
+from jaxmodels.ragged import hold_after, keep_held, map_tokens, to_front, without
 
 # Further arguments of some cells: dtype kind, and number of axes after those of the tokens.
 OPTIONAL = {"write": ("floating", 0), "prefix": ("bool", 0), "v_first": ("floating", 1)}
 
 
 def checked(method: Callable) -> Callable:
-    """Wrap a cell's method (self, state, xs, ...), which `step`, `scan` or `__call__` define."""
+    """Wrap a cell's method (self, state, xs, ...), which `step`, `scan` or `__call__` define.
+
+    The wrapped method also takes `hold` and, except `step`, `lengths`; see `jaxmodels.ragged`.
+    """
     signature = inspect.signature(method)
-    axes = 1 if method.__name__ == "step" else 2
+    name = method.__name__
+    axes = 1 if name == "step" else 2
 
     @functools.wraps(method)
-    def run(self, state, xs, *args, **kwargs):
+    def run(self, state, xs, *args, hold=None, lengths=None, **kwargs):
+        ragged = {"hold": hold, "lengths": lengths}
+        ragged = {name: x for name, x in ragged.items() if x is not None}
         try:
             given = signature.bind(self, state, xs, *args, **kwargs)
         except TypeError:
             return method(self, state, xs, *args, **kwargs)  # which says what is wrong
         if len(given.arguments) < 3:  # (self, *args), which passes them on
-            return method(*given.args, **given.kwargs)
+            return method(*given.args, **given.kwargs, **ragged)
         free = given.arguments.get("step") is not None  # `scan` over any tree of arrays
-        lead = _admit(given, lambda xs: _lead_of(self, xs, axes, free), OPTIONAL)
+        lead, ragged = _admit(given, lambda xs, _: _lead_of(self, xs, axes, free), OPTIONAL, ragged)
         if 0 in lead:
             return _empty(method, given, lead)
-        if method.__name__ == "__call__" and not isinstance(lead[1], int):
-            return _scan(self, given)
-        return method(*given.args, **given.kwargs)
+        takes = "hold" if name == "scan" else "lengths"
+        known = takes in signature.parameters
+        if name == "__call__" and not (isinstance(lead[1], int) and (known or not ragged)):
+            return _scan(self, given, ragged)
+        if not ragged:
+            return method(*given.args, **given.kwargs)
+        if name == "step":
+            return _held_step(method, given, ragged["hold"])
+        if not known:
+            raise UserError(
+                f"hold: {type(self).__name__}.scan does not take it; "
+                "add `hold=None` and pass it to Cell.scan"
+            )
+        return _packed(method, given, lead, ragged, takes)
 
-    return run
+    return _shown(run, signature, ("hold",) if axes == 1 else ("hold", "lengths"))
 
 
 def checked_tokens(method: Callable) -> Callable:
-    """Wrap a model's `__call__` (self, state, tokens, ...) or `step` (self, state, token)."""
+    """Wrap a model's `__call__` (self, state, tokens, ...) or `step` (self, state, token).
+
+    The wrapped method also takes `hold` and, except `step`, `lengths`; see `jaxmodels.ragged`.
+    """
     signature = inspect.signature(method)
     axes = 2 if method.__name__ == "__call__" else 1
 
     @functools.wraps(method)
-    def run(self, state, tokens, *args, **kwargs):
+    def run(self, state, tokens, *args, hold=None, lengths=None, **kwargs):
+        ragged = {"hold": hold, "lengths": lengths}
+        ragged = {name: x for name, x in ragged.items() if x is not None}
         given = signature.bind(self, state, tokens, *args, **kwargs)
         name = "tokens" if axes == 2 else "token"
-        lead = _admit(given, lambda tokens: _check_ids(self, name, tokens, axes), {})
-        return _empty(method, given, lead) if 0 in lead else method(*given.args, **given.kwargs)
 
-    return run
+        def lead_of(tokens, ragged):
+            return _check_ids(self, name, tokens, axes, ragged)
+
+        lead, ragged = _admit(given, lead_of, {}, ragged)
+        if 0 in lead:
+            return _empty(method, given, lead)
+        if not ragged:
+            return method(*given.args, **given.kwargs)
+        if axes == 1:
+            return _held_step(method, given, ragged["hold"])
+        if "lengths" not in signature.parameters:
+            raise UserError(
+                f"{next(iter(ragged))}: {type(self).__name__} does not take it; "
+                "add `lengths=None` to its __call__ and pass it to its cells"
+            )
+        return _packed(method, given, lead, ragged, "lengths")
+
+    return _shown(run, signature, ("hold",) if axes == 1 else ("hold", "lengths"))
 
 
 def checked_batch(method: Callable) -> Callable:
@@ -79,33 +117,111 @@ def checked_batch(method: Callable) -> Callable:
     return run
 
 
-def _admit(given: inspect.BoundArguments, lead_of: Callable, optional: dict) -> tuple[int, ...]:
-    """Check the bound arguments (self, state, xs, ...), bring them into form, return the lead."""
+def _admit(given: inspect.BoundArguments, lead_of: Callable, optional: dict, ragged: dict):
+    """Check the bound arguments (self, state, xs, ...), bring them into form.
+
+    Returns:
+      (the lead, (batch,) or (batch, time); `ragged`, {"hold" or "lengths": array}, in form).
+    """
     values = given.arguments
     model, state, xs, *names = list(values)
-    more = {name: values[name] for name in ("reset", "lengths", *optional) if name in names}
-    inputs, arrays, more = _on_device((values[xs], values[state], more))
-    lead = lead_of(inputs)
+    if values.get("hold") is not None or values.get("lengths") is not None:  # given by place
+        ragged |= {name: values.pop(name) for name in ("hold", "lengths") if name in values}
+    more = {name: values[name] for name in ("reset", *optional) if name in names}
+    inputs, arrays, more, ragged = _on_device((values[xs], values[state], more, ragged))
+    lead = lead_of(inputs, ragged)
     _check_state(values[model], arrays, lead[0])
     for name, x in more.items():
         if x is not None:
-            kind, own = optional.get(name, ("int", -1) if name == "lengths" else ("bool", 0))
-            _check_axes(name, x, kind, lead[:1] if own < 0 else lead, max(own, 0))
-    arrays, inputs, more = cast_like((arrays, inputs, more), values[model])
+            kind, own = optional.get(name, ("bool", 0))
+            _check_axes(name, x, kind, lead, own)
+    _check_ragged(ragged, lead)
+    arrays, inputs, more, ragged = cast_like((arrays, inputs, more, ragged), values[model])
     values.update({state: arrays, xs: inputs, **more})
-    return lead
+    return lead, ragged
 
 
-def _scan(cell, given: inspect.BoundArguments):
-    """Run the definition, since chunks need a number of tokens, and `jax.export` has a symbol."""
+def _check_ragged(ragged: dict, lead: tuple[int, ...]) -> None:
+    """Raise UserError unless `hold` is bool (*lead) or `lengths` int (batch,) within the time."""
+    if len(ragged) == 2:
+        raise UserError("hold and lengths: give one; lengths is hold for padding on the right")
+    if "hold" in ragged:
+        _check_axes("hold", ragged["hold"], "bool", lead)
+    if (lengths := ragged.get("lengths")) is None:
+        return
+    if len(lead) == 1:
+        raise UserError("lengths: a step reads one token; give hold, bool (batch,)")
+    _check_axes("lengths", lengths, "int", lead[:1])
+    if _is_known(lengths) and lengths.size and isinstance(lead[1], int):
+        least, most = int(lengths.min()), int(lengths.max())
+        if least < 0 or most > lead[1]:
+            wrong = least if least < 0 else most
+            raise UserError(f"lengths: {wrong} is not a number of tokens from 0 to {lead[1]}")
+
+
+def _held_step(method, given, hold):
+    """Run a step; rows that are held keep their state, and their output is 0."""
+    values = given.arguments
+    _, state, *names = list(values)
+    before, clear = values[state], functools.partial(without, hold)
+    values.update({name: _of_tokens(values[name], hold.shape, name, clear) for name in names})
+    after, y = method(*given.args, **given.kwargs)
+    return keep_held(hold, before, after), map_tokens(clear, y)
+
+
+def _packed(method, given, lead, ragged, takes: str):
+    """Run a method that takes "hold" or "lengths" on rows with their tokens at the front."""
+    values = given.arguments
+    _, _, *names = list(values)
+    if "hold" in ragged:
+        front = to_front(ragged["hold"])
+        lengths, pack, unpack = front.lengths, front.pack, front.unpack
+    else:
+        lengths = jnp.clip(ragged["lengths"], 0, lead[1]).astype(jnp.int32)
+        pack = unpack = functools.partial(without, hold_after(lengths, lead[1]))
+    values.update({name: _of_tokens(values[name], lead, name, pack) for name in names})
+    values[takes] = lengths if takes == "lengths" else hold_after(lengths, lead[1])
+    state, out = method(*given.args, **given.kwargs)
+    return state, map_tokens(unpack, out)
+
+
+def _of_tokens(value, lead, name: str, change: Callable):
+    """Return an argument with its arrays (*lead, ...) changed."""
+
+    def of(x):
+        return change(x) if isinstance(x, jax.Array) and x.shape[: len(lead)] == lead else x
+
+    return value if name in ("key", "step") else jax.tree.map(of, value)
+
+
+def _hold_of(ragged, time: int):
+    return ragged["hold"] if "hold" in ragged else hold_after(ragged["lengths"], time)
+
+
+def _shown(run: Callable, signature: inspect.Signature, names: tuple[str, ...]) -> Callable:
+    """Return `run` with the signature of the method that it wraps, and these arguments."""
+    known = signature.parameters
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in names
+        if name not in known
+    ]
+    run.__signature__ = signature.replace(parameters=[*known.values(), *more])
+    return run
+
+
+def _scan(cell, given: inspect.BoundArguments, ragged: dict):
+    """Run the definition: for a fork that does not take `lengths`, and where the number of tokens
+    is a symbol of `jax.export`, which chunks cannot have."""
     values = dict(list(given.arguments.items())[1:])
     known = inspect.signature(cell.scan).parameters
     for name, x in list(values.items()):
         if name not in known and x is None:
             del values[name]
         elif name not in known:
-            raise UserError(f"{name}: needs a fixed number of tokens, got a symbolic one")
-    return cell.scan(**values)
+            why = "hold, which it does not take" if ragged else "a symbolic number of tokens"
+            raise UserError(f"{name}: __call__ runs scan for {why}; scan has no {name}")
+    return cell.scan(**values, **ragged)
 
 
 def _on_device(tree):
@@ -131,23 +247,37 @@ def _lead_of(cell, xs, axes: int, free: bool) -> tuple[int, ...]:
     return leads.pop()
 
 
-def _check_ids(model, name: str, tokens, axes: int) -> tuple[int, ...]:
-    """Check token ids and return their shape. Traced ids out of the vocabulary embed as NaN."""
+def _check_ids(model, name: str, tokens, axes: int, ragged=None) -> tuple[int, ...]:
+    """Check token ids and return their shape. Traced ids out of the vocabulary embed as NaN.
+
+    ragged: {"hold" or "lengths": array}; held places may contain any number.
+    """
     words = "(batch, time)" if axes == 2 else "(batch,)"
     shape = getattr(tokens, "shape", ())
     if len(shape) != axes or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise UserError(f"{name} must be int {words}, got {_described(tokens)}")
     size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if size is None or isinstance(tokens, jax.core.Tracer) or 0 in shape:
-        return shape
-    if not getattr(tokens, "is_fully_addressable", True):
+    if size is None or 0 in shape or not _is_known(tokens):
         return shape
     ids = np.asarray(tokens)
+    if ragged:
+        _check_ragged(ragged, shape)
+        hold = _hold_of(ragged, shape[-1])
+        if not _is_known(hold):
+            return shape
+        ids = ids[~np.asarray(hold)]
+        if not ids.size:
+            return shape
     least, most = int(ids.min()), int(ids.max())
     if least < 0 or most >= size:
         wrong = least if least < 0 else most
         raise UserError(f"{name}: id {wrong} is outside the vocabulary, 0 to {size - 1}")
     return shape
+
+
+def _is_known(x) -> bool:
+    """Return whether the values of an array can be looked at."""
+    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
 
 
 def _check_state(cell, state, batch: int) -> None:

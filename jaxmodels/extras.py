@@ -8,7 +8,13 @@ from types import ModuleType
 from jaxmodels.errors import UserError
 
 # package -> extra of this distribution that installs it
-EXTRAS = {"grain": "train", "safetensors": "convert", "tokenizers": "text", "yaml": "corpus"}
+EXTRAS = {
+    "grain": "train",
+    "jinja2": "text",
+    "safetensors": "convert",
+    "tokenizers": "text",
+    "yaml": "corpus",
+}
 
 
 def import_extra(name: str) -> ModuleType:

@@ -8,7 +8,6 @@ the logits of the next token. Its metadata are the version, the model's config a
 number of tokens read, and a checksum.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import jaxmodels
 from jaxmodels.convert.rows import fill, leaves_of
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
+from jaxmodels.generation.request import Session
 from jaxmodels.paths import user_path
 from jaxmodels.writing import written_whole
 
@@ -30,23 +30,6 @@ KIND = "jaxmodels recurrent state"
 VERSION = 2
 # Config fields that change how a model computes, but not the meaning of its state.
 FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap")
-
-
-@dataclasses.dataclass
-class Session:
-    """The state of a model after reading some text.
-
-    Attributes:
-      state: recurrent state, leaves (batch, ...) float32.
-      logits: logits of the next token, float32 (batch, vocab), or None.
-      tokens_read: number of tokens read since the session began.
-      drawn: number of these that were sampled, the position in the sampler's random stream.
-    """
-
-    state: Any
-    logits: Any = None
-    tokens_read: int = 0
-    drawn: int = 0
 
 
 def save_session(session: Session, model, path: str | Path) -> None:

@@ -24,6 +24,8 @@ FORBIDDEN = [
     ("jaxmodels.data", "jaxmodels.models"),
     ("jaxmodels.models", "jaxmodels.convert"),
     ("jaxmodels.models", "jaxmodels.testing"),
+    ("jaxmodels.models", "jaxmodels.generation"),
+    ("jaxmodels.generation", "jaxmodels.convert"),
     ("jaxmodels", "train"),
     ("jaxmodels", "eval"),
     ("jaxmodels", "configs"),

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmodels.cli import write_atomically, write_json
+from jaxmodels.data.tokenizers.folder import files_of, is_read
 from jaxmodels.errors import DiskError, UserError
 from jaxmodels.models.contract import main_term, traits_of
 from jaxmodels.paths import exists, user_path
@@ -267,11 +268,14 @@ def _refuse_occupied(workdir: Path, resume: bool) -> None:
 
 
 def _write_inputs(workdir: Path, task: Task) -> None:
-    """Write config.json and tokenizer.json for evaluation, and data.json for the report."""
+    """Write config.json and the tokenizer for evaluation, and data.json for the report."""
     if jax.process_index() != 0:
         return
     write_atomically(workdir / "config.json", to_json(task.config))
-    write_atomically(workdir / "tokenizer.json", task.corpus.tokenizer.to_json())
+    name = task.config.data.tokenizer
+    source = name if is_read(name) else None
+    for file, text in files_of(task.corpus.tokenizer, source).items():
+        write_atomically(workdir / file, text)
     write_json(workdir / "data.json", task.described())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jaxmodels
+from jaxmodels.data.tokenizers.folder import is_read
 from jaxmodels.errors import UserError
 
 
@@ -39,13 +40,19 @@ def model_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def resolve_vocab(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """Set a `model_config.vocab_size` of 0 to the tokenizer's; raise UserError for a mismatch."""
+    """Set a `model_config.vocab_size` of 0 to the tokenizer's; raise UserError for a mismatch.
+
+    A model may have more ids than a tokenizer that is read, not fitted: sizes are often rounded up.
+    """
     stated = config.model_config.get("vocab_size")
     if stated is None or stated == vocab_size:
         return config
+    name = config.data.tokenizer
+    if is_read(name) and stated > vocab_size:
+        return config
     if stated != 0:
         raise UserError(
-            f"config.model_config.vocab_size: {stated}, but the {config.data.tokenizer!r} "
+            f"config.model_config.vocab_size: {stated}, but the {name!r} "
             f"tokenizer has {vocab_size} tokens; set --config.model_config.vocab_size={vocab_size}"
         )
     resolved = ConfigDict(config.to_dict())

@@ -1,7 +1,8 @@
-"""Talk to a trained model of bytes, in a terminal or line by line.
+"""Talk to a trained model, in a terminal or line by line.
 
     python -m eval.chat --workdir=runs/name [--prompt TEXT] [--tokens 500]
-                        [--temperature 0.8] [--top-k K] [--top-p P] [--seed N] [--explain]
+                        [--temperature 0.8] [--top-k K] [--top-p P] [--min-p P]
+                        [--repetition-penalty R] [--stop TEXT] [--seed N] [--explain]
                         [--refuse-below P] [--stop-above P] [--verify N]
                         [--state-in FILE] [--state-out FILE]
 
@@ -10,10 +11,13 @@ and every line of standard output a reply; --prompt asks once. The recurrent sta
 turns; --state-out writes it to a file at the end, and --state-in continues from there exactly as if
 the conversation had not been interrupted. Replies are valid UTF-8, whatever the model prefers.
 
-Every left-to-right model of bytes can be talked to. RNK also has heads: it refuses when its
-probability of being able to answer is below --refuse-below (by default 0.5 if it was trained on
-conversations, else 0, never), ends a reply with the chunk for which its stop head exceeds
---stop-above, and --explain shows intent, plans, stops and gates of each reply.
+Every left-to-right model of bytes can be talked to, and every other whose folder has a tokenizer
+with a chat template (docs/convert.md); its --tokens are tokens, and its state is not written.
+
+RNK also has heads: it refuses when its probability of being able to answer is below --refuse-below
+(by default 0.5 if it was trained on conversations, else 0, never), ends a reply with the chunk for
+which its stop head exceeds --stop-above, and --explain shows intent, plans, stops and gates of each
+reply.
 
 --verify N draws up to N replies to an arithmetic question, e.g. "What is 12 + 7?", until one states
 the right result. The program calculates it, not the model: this verifies, it does not reason.
@@ -23,14 +27,22 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+import numpy as np
+
 from eval.chat.conversation import Conversation, Options, Reply, check_model, verified
 from eval.chat.explain import explain
+from eval.chat.templated import Templated
 from eval.sample import add_options, choice_of, seed_of, session_of
 from jaxmodels import cli
 from jaxmodels.data.chat.exchange import one_line
+from jaxmodels.data.chat.template import read_template
+from jaxmodels.data.tokenizers.folder import endings
 from jaxmodels.errors import UserError
+from jaxmodels.generation.text import checked_stops
+from jaxmodels.models.contract import traits_of
 from jaxmodels.models.rnk.constraints import check_arithmetic
 from jaxmodels.models.rnk.model import RNK
+from jaxmodels.paths import user_path
 
 REFUSAL = "I can't answer that."
 
@@ -61,12 +73,16 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int | None:
     """Reply to messages until they end."""
     flags = _flags(arguments)
-    options = Options(choice_of(flags), seed_of(flags), flags.tokens, flags.stop_above)
+    stop = checked_stops(flags.stop)
+    options = Options(choice_of(flags), seed_of(flags), flags.tokens, flags.stop_above, stop)
     if flags.prompt is not None:
         _message(flags.prompt.encode(errors="surrogateescape"), "--prompt")
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    template = read_template(user_path(flags.workdir)) if tokenizer.name != "byte" else None
+    if template is not None and traits_of(trained.model).step:
+        return _talk_by_template(flags, options, trained.model, tokenizer, template)
     check_model(trained.model, flags.workdir, tokenizer)
     conversation = Conversation(trained.model, session_of(flags, trained.model))
     talk = _Talk(flags, options, conversation, trained.config)
@@ -83,6 +99,25 @@ def main(arguments: list[str]) -> int | None:
             from jaxmodels.session import save_session
 
             save_session(conversation.session, trained.model, flags.state_out)
+
+
+def _talk_by_template(flags, options: Options, model, tokenizer, template) -> None:
+    for name in ("explain", "refuse_below", "stop_above", "verify", "state_in", "state_out"):
+        if getattr(flags, name):
+            raise UserError(f"--{name.replace('_', '-')}: not with a chat template; leave it out")
+    ends, stops = endings(user_path(flags.workdir), tokenizer)
+    talk = Templated(model, tokenizer, template, (ends, (*stops, *options.stop)))
+    terminal = flags.prompt is None and sys.stdin.isatty()
+    for prompt in _prompts(flags):
+        print("Model: " if terminal else "", end="", flush=True)
+        seed = np.random.SeedSequence((options.seed, len(talk.read))).generate_state(1)
+        text = prompt.rstrip("\n")
+        for piece in talk.reply(text, options.choice, int(seed[0]), options.tokens):
+            # In a pipe, a line is a reply.
+            print(piece if terminal else piece.replace("\n", " "), end="", flush=True)
+        print(flush=True)
+        if cli.output_lost():
+            break
 
 
 class _Talk:

@@ -12,7 +12,6 @@ a reply is drawn from a branch of the state that has read them, and then read in
 them: after any number of turns, the state is that of a model that reads the whole conversation.
 """
 
-import codecs
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -22,9 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval.chat.guide import STOPS, Guided
-from eval.sample import CHUNK, DEFAULT, PREFILL, Choice, generate_chunk, prefill
+from eval.sample import DEFAULT
 from jaxmodels.data.chat.exchange import one_line, prompt_end, prompt_of
+from jaxmodels.data.tokenizers.byte_word import ByteTokenizer
 from jaxmodels.errors import UserError
+from jaxmodels.generation.engine import PIECE, Engine
+from jaxmodels.generation.request import END, STOP, Event, Request
+from jaxmodels.generation.sampling import Sampling
+from jaxmodels.generation.text import TextOf, checked_stops
 from jaxmodels.models.contract import traits_of
 from jaxmodels.models.rnk.constraints import check_arithmetic
 from jaxmodels.models.rnk.model import RNK
@@ -36,20 +40,23 @@ class Options:
     """How replies are drawn.
 
     Attributes:
-      choice: see `eval.sample.Choice`.
+      choice: how bytes are drawn.
       seed: the same seed, conversation and model give the same replies.
       tokens: most bytes of a reply.
       stop_above: see `Guided`.
+      stop: strings before the first of which a reply ends.
     """
 
-    choice: Choice = DEFAULT
+    choice: Sampling = DEFAULT
     seed: int = 0
     tokens: int = 500
     stop_above: float | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.tokens < 1:
             raise UserError(f"tokens={self.tokens}: give 1 or more")
+        checked_stops(self.stop)
 
 
 class Turn(NamedTuple):
@@ -89,6 +96,7 @@ class Conversation:
     def __init__(self, model, session: Session | None = None):
         """Start a conversation, or continue that of a session; see `check_model`."""
         self.model = model
+        self._engine = Engine(model, piece=PIECE, watch=_heads)
         self.session = Session(None) if session is None else session
         fixed = isinstance(model, RNK) and model.config.chunking == "fixed"
         self.chunk_size = model.config.chunk_size if fixed else 1
@@ -101,22 +109,27 @@ class Conversation:
         """
         if not one_line(prompt):
             raise UserError("empty prompt; write a message")
-        state = self.model.initial_state(1) if self.session.state is None else self.session.state
-        text = np.frombuffer(prompt_of([prompt]).encode(), np.uint8).astype(np.int32)
-        said, _ = read(self.model, state, text)
-        count = self.session.tokens_read + len(text)
+        text = np.frombuffer(prompt_of([prompt]).encode(), np.uint8)
+        said = self._read(text, self.session)
+        count = said.session.tokens_read
         end = prompt_end(count, self.chunk_size)
-        state, heads = read(self.model, said, end)
+        read = self._read(end, said.session)
+        heads = {name: jnp.asarray(x[-1:]) for name, x in read.watch.items()}
+        heads["logits"] = read.session.logits
         if np.isnan(heads["logits"]).any():
             raise UserError("the model computes NaN; train it again or take another --checkpoint")
-        return Turn(prompt, said, count, end, state, heads)
+        return Turn(prompt, said.session.state, count, end, read.session.state, heads)
 
     def answer(self, turn: Turn, text: str) -> None:
         """Add a turn and the reply to it to the conversation."""
-        ids = np.frombuffer(f"{one_line(text)}\n".encode(), np.uint8).astype(np.int32)
-        state, _ = read(self.model, turn.said, ids)
-        drawn = self.session.drawn + len(ids)
-        self.session = Session(state, None, turn.read + len(ids), drawn)
+        ids = np.frombuffer(f"{one_line(text)}\n".encode(), np.uint8)
+        said = Session(turn.said, None, turn.read, self.session.drawn + len(ids))
+        self.session = dataclasses.replace(self._read(ids, said).session, logits=None)
+
+    def _read(self, ids: np.ndarray, session: Session) -> Event:
+        """Read bytes after a session -> the event with the session and the heads after them."""
+        request = Request(ids, 0, session=session, keep=True, watch=True)
+        return next(event for event in _events(self._engine, request) if event.session)
 
 
 class Reply:
@@ -124,7 +137,8 @@ class Reply:
 
     Attributes:
       data: the bytes drawn so far.
-      ended: what ended it: "model", "stop" (the stop head) or "tokens" (their number).
+      ended: what ended it: "model", "stop" (the stop head or a stop string) or "tokens" (their
+        number).
     """
 
     def __init__(self, model, turn: Turn, options: Options, attempt: int = 0):
@@ -135,28 +149,45 @@ class Reply:
     @property
     def text(self) -> str:
         """Return the text drawn so far."""
-        return self.data.decode(errors="ignore")  # of the character being drawn
+        text = self.data.decode(errors="ignore")  # of the character being drawn
+        places = [place for stop in self.options.stop if (place := text.find(stop)) >= 0]
+        return text[: min(places)] if places else text
 
     def __iter__(self) -> Iterator[str]:
         o, heads = self.options, self.turn.heads
         stop = jax.nn.sigmoid(heads["stop"]) if "stop" in heads else jnp.zeros((1,))
         guided = Guided(self.model, o.stop_above)
-        begun = guided.begin(self.turn.state, heads["logits"], stop, o.tokens)
-        state, logits = jax.tree.map(jnp.array, begun)  # a copy: generate_chunk donates its inputs
-        key = jax.random.key(o.seed)
-        for number in (self.turn.read, self.attempt):
-            key = jax.random.fold_in(key, number)
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        for chunk in range(-(-o.tokens // CHUNK)):
-            chunk_key = jax.random.fold_in(key, chunk)
-            state, logits, new = generate_chunk(guided, state, logits, chunk_key, o.choice)
-            for byte in np.asarray(new)[: o.tokens - len(self.data)].tolist():
-                if byte in STOPS:
-                    self.ended = "stop" if state[1].ending[0] else "model"
-                    return
-                self.data.append(byte)
-                if piece := decoder.decode(bytes([byte])):
-                    yield piece
+        session = Session(*guided.begin(self.turn.state, heads["logits"], stop, o.tokens))
+        seed = np.random.SeedSequence((o.seed, self.turn.read, self.attempt)).generate_state(1)
+        text = TextOf(ByteTokenizer(), (), o.stop, each=True)
+        request = Request(
+            (), o.tokens, o.choice, int(seed[0]), STOPS, text, session=session, watch=True
+        )
+        ending = False
+        for event in _events(Engine(guided, watch=_ending), request):
+            self.data += bytes(event.tokens)
+            ending = bool(event.watch[-1]) if len(event.watch) else ending
+            yield from filter(None, event.pieces)
+        if event.finish_reason in (END, STOP):
+            self.ended = "stop" if ending or event.finish_reason == STOP else "model"
+
+
+def _events(engine: Engine, request: Request) -> Iterator[Event]:
+    """Yield the events of a request that has an engine for itself."""
+    engine.submit(request)
+    while not engine.idle:
+        yield from engine.advance()
+
+
+def _heads(model, before, after, out) -> dict[str, jax.Array]:
+    """Return the outputs of RNK's heads at each byte, {} of other models."""
+    names = ("stop", "intent", "answerable") if isinstance(model, RNK) else ()
+    return {name: getattr(out, name) for name in names}
+
+
+def _ending(model, before, after, out) -> jax.Array:
+    """Return whether the stop head has ended a reply, bool (B,), see `Cursor`."""
+    return after[1].ending
 
 
 def verified(model, turn: Turn, options: Options, most: int) -> tuple[Reply, int, bool]:
@@ -186,7 +217,7 @@ def check_model(model, workdir: str, tokenizer) -> None:
     if traits_of(model).step is None:
         problem = f"{type(model).__name__} does not read from left to right (it has no step())"
     elif tokenizer.name != "byte":
-        problem = f"it was trained with the tokenizer {tokenizer.name!r}"
+        problem = f"its tokenizer is {tokenizer.name!r}, and its folder has no chat template"
     else:
         one = jnp.zeros((1,), jnp.int32)
         _, out = jax.eval_shape(lambda: model.step(model.initial_state(1), one))
@@ -194,33 +225,3 @@ def check_model(model, workdir: str, tokenizer) -> None:
             problem = f"its vocabulary has {out.logits.shape[-1]} tokens"
     if problem:
         raise UserError(f"--workdir={workdir}: no model of the 256 bytes to talk to: {problem}")
-
-
-def read(model, state, ids: np.ndarray):
-    """Read bytes int32 (length,) -> (state, the outputs after them; see `Turn.heads`).
-
-    Whole pieces of PREFILL bytes are read in parallel and the rest one by one, so that two compiled
-    programs serve every length.
-    """
-    whole = (len(ids) - 1) // PREFILL * PREFILL
-    for start in range(0, whole, PREFILL):
-        state, _ = prefill(model, state, ids[None, start : start + PREFILL])
-    rest = np.zeros(PREFILL, np.int32)
-    rest[: len(ids) - whole] = ids[whole:]
-    return _read_by_steps(model, state, rest, len(ids) - whole)
-
-
-@jax.jit
-def _read_by_steps(model, state, tokens, count):
-    """Read the first `count` of tokens int32 (PREFILL,)."""
-    names = ("logits", *(("stop", "intent", "answerable") if isinstance(model, RNK) else ()))
-
-    def step(state, token):
-        state, out = model.step(state, token)
-        return state, {name: getattr(out, name) for name in names}
-
-    _, shapes = jax.eval_shape(step, state, tokens[:1])
-    heads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.fori_loop(
-        0, count, lambda i, carry: step(carry[0], tokens[i][None]), (state, heads)
-    )

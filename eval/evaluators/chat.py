@@ -3,7 +3,8 @@
     bits per byte    of the response and its end, each of which is one byte
     intent           accuracy, against that of the most frequent class, and the confusion matrix
     answerable       area under the ROC curve, and expected calibration error
-    stop             precision, recall and F1 over the chunks of responses: does it end in this one?
+    stop             does the response end in this chunk: area under the ROC curve,
+                     calibration error, precision, recall and F1 above 0.5, and the best F1
     arithmetic       responses exactly right, of questions of the corpus of that name
     panel            replies to prompts of the last split, and distinct-1 and -2 of them; bytes only
 
@@ -165,7 +166,8 @@ def evaluate(
     if "answerable" in found:
         scores["answerable"] = chance_scores(found["answerable"], rows.answerable)
     if "stops" in found:
-        scores["stop"] = stop_scores(*found["stops"].sum(0).tolist())
+        asked = ~np.isnan(found["stops"])
+        scores["stop"] = stop_scores(found["stops"][asked], found["last"][asked])
     if exchanges:
         laid_out = [exchanges[i] for i in rows.kept]
         scores["arithmetic"] = arithmetic_scores(laid_out, found["exact"])
@@ -193,9 +195,8 @@ def _read(model, batch):
         found["answerable"] = jax.nn.softmax(heads["answerable"], -1)[:, 1]
     if hasattr(out, "stop"):
         asked = (weights > 0) & out.ends.closes  # the next byte starts a chunk
-        says, truth = out.stop > 0, stop_targets(model.config, out.ends, batch) > 0
-        kinds = says & truth, says & ~truth, ~says & truth, ~says & ~truth
-        found["stops"] = jax.numpy.stack([(asked & kind).sum(1) for kind in kinds], -1)
+        found["stops"] = jax.numpy.where(asked, jax.nn.sigmoid(out.stop), jax.numpy.nan)
+        found["last"] = stop_targets(model.config, out.ends, batch) > 0
     return found
 
 
@@ -257,20 +258,32 @@ def chance_scores(chances: np.ndarray, labels: np.ndarray) -> dict[str, Any] | N
     }
 
 
-def stop_scores(hits: int, false: int, missed: int, others: int) -> dict[str, Any] | None:
-    """Return precision, recall, F1 and the number of chunks; None without chunks.
+def stop_scores(chances: np.ndarray, last: np.ndarray) -> dict[str, Any] | None:
+    """Return how well chances (n,) tell the last chunks of responses, bool (n,), from the others.
 
-    always_f1 is that of stopping at every chunk, the least that a head must reach.
+    Returns:
+      chunks; precision, recall and f1 of chances above 0.5; best_f1, above the best `threshold`;
+      always_f1, of stopping at every chunk, which best_f1 cannot fall below; auroc, share and ece
+      as in `chance_scores`; None without chunks.
     """
-    chunks = hits + false + missed + others
-    if not chunks:
+    ranking = chance_scores(chances, last.astype(int))
+    if ranking is None:
         return None
+    order = np.argsort(-chances, kind="stable")
+    said, hits = np.arange(1, len(order) + 1), np.cumsum(last[order])
+    f1 = 2 * hits / (said + max(hits[-1], 1))
+    f1[:-1][np.diff(chances[order]) == 0] = 0  # equal chances fall on the same side
+    best, above = int(f1.argmax()), chances > 0.5
+    right = int((above & last).sum())
     return {
-        "chunks": chunks,
-        "precision": hits / max(hits + false, 1),
-        "recall": hits / max(hits + missed, 1),
-        "f1": 2 * hits / max(2 * hits + false + missed, 1),
-        "always_f1": 2 * (hits + missed) / (hits + missed + chunks),
+        "chunks": len(last),
+        "precision": right / max(int(above.sum()), 1),
+        "recall": right / max(int(last.sum()), 1),
+        "f1": 2 * right / max(int(above.sum() + last.sum()), 1),
+        "best_f1": float(f1[best]),
+        "threshold": float(chances[order][best]),
+        "always_f1": float(f1[-1]),
+        **{name: ranking[name] for name in ("share", "auroc", "ece")},
     }
 
 

@@ -19,8 +19,11 @@ NAMES = {
     "answerable.auroc": "answerable, area under the ROC curve",
     "answerable.ece": "answerable, calibration error",
     "answerable.share": "answerable, share of the data",
-    "stop.f1": "stop per chunk, F1",
+    "stop.auroc": "stop per chunk, area under the ROC curve",
+    "stop.ece": "stop per chunk, calibration error",
+    "stop.best_f1": "stop per chunk, best F1",
     "stop.always_f1": "F1 of stopping at every chunk",
+    "stop.f1": "stop per chunk above 0.5, F1",
     "stop.precision": "stop per chunk, precision",
     "stop.recall": "stop per chunk, recall",
     "exchanges": "exchanges",
@@ -89,7 +92,7 @@ def _tiles(result) -> list[tuple[str, str]]:
         for split, scores in result["splits"].items()
     ]
     last = list(result["splits"].values())[-1]
-    for path in ("arithmetic.all.exact", "intent.accuracy", "answerable.auroc", "stop.f1"):
+    for path in ("arithmetic.all.exact", "intent.accuracy", "answerable.auroc", "stop.auroc"):
         if (value := _value(last, path)) != "-":
             tiles.append((value, NAMES[path]))
     return tiles

@@ -26,6 +26,7 @@ from jaxmodels.ops.attention import (
     rotate,
     token_positions,
 )
+from jaxmodels.ops.common.token_shift import last_token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +118,13 @@ class AttentionCell(Cell):
         y = attention_step(q, keys, values, read + 1, self.config.dtype)
         return AttentionState(keys, values, state.position + 1.0), self._read_out(y)
 
-    def scan(self, state, xs, reset=None, key=None, prefix=None, *, step=None):
+    def scan(self, state, xs, reset=None, key=None, prefix=None, *, step=None, hold=None):
         """See `Cell.scan`; `prefix` must be None, because a step cannot attend to later tokens."""
         if prefix is not None:
             raise UserError("prefix: a scan cannot attend to later tokens; call the cell instead")
-        return Cell.scan(self, state, xs, reset, key, step=step)
+        return Cell.scan(self, state, xs, reset, key, step=step, hold=hold)
 
-    def __call__(self, state, xs, reset=None, key=None, prefix=None):
+    def __call__(self, state, xs, reset=None, key=None, prefix=None, lengths=None):
         """See `Cell.scan`; computed by blocks of queries.
 
         prefix: bool (B, T) or None. Where it is True, attention within a document is bidirectional,
@@ -139,10 +140,11 @@ class AttentionCell(Cell):
             q, k, v, state.keys, state.values, read, reset, prefix,
             block_size=c.chunk_size, dtype=c.dtype,
         )  # fmt: skip
-        after, restarted = positions[:, -1] + 1, reset.any(1)
-        position = jnp.where(restarted, after.astype(jnp.float32), state.position + time)
-        keys = ring_write(state.keys, k, after, restarted)
-        values = ring_write(state.values, v, after, restarted)
+        count = time if lengths is None else lengths.astype(jnp.float32)
+        after, restarted = last_token(positions + 1, read, lengths), reset.any(1)
+        position = jnp.where(restarted, after.astype(jnp.float32), state.position + count)
+        keys = ring_write(state.keys, k, after, restarted, lengths)
+        values = ring_write(state.values, v, after, restarted, lengths)
         return AttentionState(keys, values, position), self._read_out(y)
 
     def _project(self, x, position):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from jaxmodels.arguments import checked
 from jaxmodels.errors import UserError
+from jaxmodels.ragged import keep_held
 
 State = Any
 # Config field `kernel` -> argument `implementation` of the ops.
@@ -30,7 +31,8 @@ class Cell(nnx.Module):
     """A recurrence, defined by `initial_state` and `step`; `__call__` may be a faster equivalent.
 
     A cell is a pytree of its parameters, and its methods are pure functions. The arguments of
-    `step`, `scan` and `__call__`, also of a subclass, are checked by `jaxmodels.arguments`.
+    `step`, `scan` and `__call__`, also of a subclass, are checked by `jaxmodels.arguments`, which
+    adds `hold`, the places without a token (`jaxmodels.ragged`).
     """
 
     def __init_subclass__(cls, **kwargs):
@@ -59,6 +61,7 @@ class Cell(nnx.Module):
         key: jax.Array | None = None,
         *,
         step=None,
+        hold: jax.Array | None = None,
     ):
         """Run `step` over time by `jax.lax.scan`: the reference implementation.
 
@@ -68,6 +71,8 @@ class Cell(nnx.Module):
           reset: bool (batch, time) or None; True sets the initial state before this token.
           key: see `step`.
           step: replaces `self.step`, with the same arguments; may return any pytree as y.
+          hold: bool (batch, time) or None; True leaves the row's state as it is, whatever xs and
+            reset are, and makes y zero. `lengths`, int (batch,), holds the places after them.
 
         Returns:
           (state after the last token, ys (batch, time, width) float32).
@@ -78,13 +83,14 @@ class Cell(nnx.Module):
         keys = None if key is None else jax.random.split(key, time)
 
         def body(state, inputs):
-            x, reset, key = inputs
+            x, reset, hold, key = inputs
             if reset is not None:
                 state = where_reset(reset, initial, state)
-            return step(state, x, key)
+            after, y = step(state, x, key)
+            return after if hold is None else keep_held(hold, state, after), y
 
-        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), xs)
-        state, ys = jax.lax.scan(body, state, (by_time, None if reset is None else reset.T, keys))
+        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (xs, reset, hold))
+        state, ys = jax.lax.scan(body, state, (*by_time, keys))
         return state, jax.tree.map(lambda y: y.swapaxes(0, 1), ys)
 
     @checked
@@ -95,7 +101,12 @@ class Cell(nnx.Module):
         reset: jax.Array | None = None,
         key: jax.Array | None = None,
     ):
-        """Compute `scan` by the fastest implementation: same arguments, equal up to rounding."""
+        """Compute `scan` by the fastest implementation: same arguments, equal up to rounding.
+
+        One that takes `lengths`, int (batch,) or None, gets rows with their tokens at the front and
+        zeros after them, whatever `hold` was given, and must return the state after `lengths`
+        tokens. `hold` runs `scan` if it does not.
+        """
         return self.scan(state, xs, reset, key)
 
 

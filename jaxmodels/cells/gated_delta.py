@@ -20,7 +20,8 @@ from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
 from jaxmodels.ops.norms import rms_norm
-from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.short_conv import short_conv, short_conv_step, state_after
+from jaxmodels.ragged import hold_after, without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +121,16 @@ class GatedDeltaCell(Cell):
         memory, y = gated_delta_step(state.memory, *self._heads(mixed), *self._gates(x))
         return GatedDeltaState(conv, memory), self._read_out(y, x)
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; the chunked implementation."""
         c = self.config
         mixed = self.inputs(xs, c.dtype)
-        conv, mixed = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
-        inputs = (*self._heads(mixed), *self._gates(xs))
+        conv, convolved = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
+        gates = self._gates(xs)
+        if lengths is not None:
+            conv = state_after(state.conv, mixed, lengths, reset)
+            gates = without(hold_after(lengths, xs.shape[1]), gates)  # no decay, no write
+        inputs = (*self._heads(convolved), *gates)
         memory, y = gated_delta_chunked(state.memory, *inputs, reset, chunk_size=c.chunk_size)
         return GatedDeltaState(conv, memory), self._read_out(y, xs)
 

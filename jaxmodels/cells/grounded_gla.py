@@ -25,8 +25,9 @@ from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
-from jaxmodels.ops.short_conv import short_conv, short_conv_step
+from jaxmodels.ops.short_conv import short_conv, short_conv_step, state_after
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
+from jaxmodels.ragged import hold_after, without
 
 STATE_NORMS = ("none", "boundary", "per_token")
 W_RANGE = (0.01, 0.99)
@@ -159,14 +160,17 @@ class GroundedGLACell(Cell):
         state = self._normalized(GroundedGLAState(conv, gla, state.clock))
         return state, self._read_out(y + own * v, gate)
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; the chunked implementation if the recurrence is linear."""
         c = self.config
         if c.state_norm != "none" or c.learn_initial_state:
-            return self.scan(state, xs, reset, key)
+            return self.scan(state, xs, reset, key, lengths=lengths)
         xs = xs.astype(jnp.float32)
         conv, local = short_conv(state.conv, xs, self.conv_taps[...], self._no_bias(), reset)
         (r, log_w, k, v), gate, own = self._project(xs, local)
+        if lengths is not None:
+            conv = state_after(state.conv, xs, lengths, reset)
+            log_w, k = without(hold_after(lengths, xs.shape[1]), (log_w, k))
         none = jnp.zeros(r.shape[-2:], jnp.float32)
         gla, y = wkv6_chunked(state.gla, r, log_w, k, v, none, reset, chunk_size=c.chunk_size)
         return GroundedGLAState(conv, gla, ()), self._read_out(y + own * v, gate)

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxmodels.cells.base import Cell, one_of, positive
 from jaxmodels.cells.layers import Linear, symmetric_uniform
 from jaxmodels.ops.gru import gru, gru_step
+from jaxmodels.ragged import hold_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,10 @@ class GRUCell(Cell):
         state = gru_step(state, self.inputs(x, dtype), kernel, self.bias[...])
         return state, state
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; inputs are projected for all tokens at once."""
         dtype = self.config.dtype
         kernel = self.kernel[...].astype(dtype)
         keep = None if reset is None else ~reset
-        return gru(state, self.inputs(xs, dtype), kernel, self.bias[...], keep=keep)
+        real = None if lengths is None else ~hold_after(lengths, xs.shape[1])
+        return gru(state, self.inputs(xs, dtype), kernel, self.bias[...], keep=keep, active=real)

@@ -164,12 +164,13 @@ class Branch(nnx.Module):
             None if c.state_norm == "read" else nnx.Param(jnp.ones((channels,), jnp.float32))
         )
 
-    def apply(self, method: str, state, xs, *arguments, write=None):
+    def apply(self, method: str, state, xs, *arguments, write=None, lengths=None):
         """Call the cell's `step` or `__call__` and return (state, output before the norm)."""
         dtype = self.config.dtype
         if self.down is not None:
             xs = self.down(xs, dtype)
-        state, ys = getattr(self.cell, method)(state, xs, *arguments, write=write)
+        run = getattr(self.cell, method)
+        state, ys = run(state, xs, *arguments, write=write, lengths=lengths)
         return state, ys if self.up is None else self.up(ys, dtype)
 
     def normalize(self, y):
@@ -229,11 +230,11 @@ class HybridCell(Cell):
         state, outs = self._paths("step", state, x, key)
         return self._normalized(state), self._blend(outs)
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; the paths' fast implementations unless the state is normalized."""
         if self.config.state_norm != "read":
-            return self.scan(state, xs, reset, key)
-        state, outs = self._paths("__call__", state, xs, reset, key)
+            return self.scan(state, xs, reset, key, lengths=lengths)
+        state, outs = self._paths("__call__", state, xs, reset, key, lengths=lengths)
         return state, self._blend(outs)
 
     def outputs(self, state, xs, reset=None):
@@ -264,12 +265,12 @@ class HybridCell(Cell):
         """Return alpha, the weight of the RWKV path: float32 scalar."""
         return jnp.float32(self.config.alpha) if self.alpha is None else self.alpha[...]
 
-    def _paths(self, method, state, xs, *arguments):
+    def _paths(self, method, state, xs, *arguments, lengths=None):
         write, outs = self.write(xs), {}
         for name in self.config.paths:
             before = getattr(state, name)
             after, outs[name] = getattr(self, name).apply(
-                method, before, xs, *arguments, write=write
+                method, before, xs, *arguments, write=write, lengths=lengths
             )
             state = state.replace(**{name: after})
         return state, outs

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.precision import precision_of
 from jaxmodels.ops.norms import layer_norm, rms_norm
+from jaxmodels.ragged import hold_after
 
 ACTIVATIONS = {"none": lambda x: x, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 GLOROT = nnx.initializers.glorot_uniform()
@@ -38,14 +39,12 @@ def time_step_bias(key, size: int) -> jax.Array:
     return step + jnp.log(-jnp.expm1(-step))
 
 
-def within(lengths: jax.Array, time: int, write=None, reset=None) -> tuple:
-    """Return (write float32 (B, time), reset) that leave the state alone after `lengths` tokens.
-
-    write: float (B, time), or None for 1; reset: bool (B, time) or None.
-    """
-    real = jnp.arange(time)[None] < lengths[:, None]
-    write = real.astype(jnp.float32) * (1.0 if write is None else write)
-    return write, None if reset is None else reset & real
+def within(lengths: jax.Array | None, time: int, write=None):
+    """Return `write`, float32 (B, time) or None for 1, with 0 after `lengths`, int (B,), tokens."""
+    if lengths is None:
+        return write
+    real = ~hold_after(lengths, time)
+    return real.astype(jnp.float32) if write is None else jnp.where(real, write, 0.0)
 
 
 def assign_rates(groups, count: int) -> np.ndarray:

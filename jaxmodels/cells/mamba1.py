@@ -126,14 +126,11 @@ class Mamba1Cell(Cell):
     def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
         """See `Cell.scan`; `write`: (B, T) or None, see `step`.
 
-        lengths: int (B,) or None, the tokens of each row; those after change no state.
-
         Rematerializes everything except the large matmuls and the states at chunk boundaries:
         storing it would cost more than recomputing it.
         """
         x, z = self._project(swap_time(xs))
-        if lengths is not None:
-            write, reset = within(lengths, xs.shape[1], write, reset)
+        write = within(lengths, xs.shape[1], write)
 
         def mix(state, x, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]

@@ -171,14 +171,10 @@ class Mamba2Cell(Cell):
         )
 
     def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
-        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`.
-
-        lengths: int (B,) or None, the tokens of each row; those after change no state.
-        """
+        """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
         c = self.config
         inputs = self._project(xs, split_conv=c.kernel == "pallas")
-        if lengths is not None:
-            write, reset = within(lengths, xs.shape[1], write, reset)
+        write = within(lengths, xs.shape[1], write)
         (conv, ssm), ys = mamba2_mixer(
             (state.conv, state.ssm),
             inputs,

@@ -15,7 +15,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
 from jaxmodels.cells.layers import Linear
-from jaxmodels.ops.common.token_shift import token_mix, token_shift
+from jaxmodels.ops.common.token_shift import last_token, token_mix, token_shift
 from jaxmodels.ops.wkv4 import WKV4State, wkv4, wkv4_initial, wkv4_step
 
 
@@ -94,13 +94,14 @@ class RWKV4Cell(Cell):
         wkv, y = wkv4_step(state.wkv, *inputs)
         return RWKV4State(x, wkv), self.output(gate * y, self.config.dtype)
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; the chunked implementation."""
         c, xs = self.config, xs.astype(jnp.float32)
         inputs, gate = self._project(xs, token_shift(xs, state.shift, reset))
         options = {"chunk_size": c.chunk_size, "implementation": KERNELS[c.kernel]}
-        wkv, y = wkv4(state.wkv, *inputs, reset, **options)
-        return RWKV4State(xs[:, -1], wkv), self.output(gate * y, c.dtype)
+        wkv, y = wkv4(state.wkv, *inputs, reset, lengths, **options)
+        shift = last_token(xs, state.shift, lengths)
+        return RWKV4State(shift, wkv), self.output(gate * y, c.dtype)
 
     def _project(self, x, before):
         """Project tokens (..., C) to ((k, v (..., C), decay, bonus (C,)), gate (..., C))."""

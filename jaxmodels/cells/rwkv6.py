@@ -15,10 +15,17 @@ import numpy as np
 from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, assign_rates, dot, normalize_heads, symmetric_uniform
+from jaxmodels.cells.layers import (
+    Linear,
+    assign_rates,
+    dot,
+    normalize_heads,
+    symmetric_uniform,
+    within,
+)
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
-from jaxmodels.ops.common.token_shift import token_shift
+from jaxmodels.ops.common.token_shift import last_token, token_shift
 from jaxmodels.ops.norms import group_norm
 from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
 
@@ -126,12 +133,12 @@ class RWKV6Cell(Cell):
         wkv, y = wkv6_step(state.wkv, *inputs)
         return RWKV6State(x, wkv), self._read_out(y, gate)
 
-    def __call__(self, state, xs, reset=None, key=None, write=None):
+    def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
         """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
-        xs = xs.astype(jnp.float32)
+        xs, write = xs.astype(jnp.float32), within(lengths, xs.shape[1], write)
         inputs, gate = self._project(xs, token_shift(xs, state.shift, reset), write)
         wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
-        return RWKV6State(xs[:, -1], wkv), self._read_out(y, gate)
+        return RWKV6State(last_token(xs, state.shift, lengths), wkv), self._read_out(y, gate)
 
     def set_retention(self, groups) -> None:
         """Initialize the retention per token, independent of the data.

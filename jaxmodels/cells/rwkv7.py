@@ -15,10 +15,17 @@ import numpy as np
 from flax import nnx, struct
 
 from jaxmodels.cells.base import KERNELS, Cell, head_size_of, one_of, positive
-from jaxmodels.cells.layers import Linear, LowRank, assign_rates, normalize_heads, symmetric_uniform
+from jaxmodels.cells.layers import (
+    Linear,
+    LowRank,
+    assign_rates,
+    normalize_heads,
+    symmetric_uniform,
+    within,
+)
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
-from jaxmodels.ops.common.token_shift import token_mix, token_shift
+from jaxmodels.ops.common.token_shift import last_token, token_mix, token_shift
 from jaxmodels.ops.dplr import dplr, dplr_step
 
 MIXED = ("r", "w", "k", "v", "a", "g")  # order of the token-shift mixtures
@@ -136,14 +143,15 @@ class RWKV7Cell(Cell):
         wkv, y = self._mix(recur, tuple(tokens), shared, lambda x: jnp.sum(x, -1, keepdims=True))
         return RWKV7State(x, wkv), self.output(y.reshape(x.shape), self.config.dtype)
 
-    def scan(self, state, xs, reset=None, key=None, v_first=None, *, step=None):
+    def scan(self, state, xs, reset=None, key=None, v_first=None, *, step=None, hold=None):
         """See `Cell.scan`; v_first (B, T, C) with `value_residual`."""
         step = step or (lambda state, x, key: self.step(state, x[0], key, x[1]))
-        return Cell.scan(self, state, (xs, v_first), reset, key, step=step)
+        return Cell.scan(self, state, (xs, v_first), reset, key, step=step, hold=hold)
 
-    def __call__(self, state, xs, reset=None, key=None, v_first=None, write=None):
+    def __call__(self, state, xs, reset=None, key=None, v_first=None, write=None, lengths=None):
         """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
         c, xs = self.config, xs.astype(jnp.float32)
+        write = within(lengths, xs.shape[1], write)
         tokens = self._project(xs, token_shift(xs, state.shift, reset), v_first, write)
         wkv, y = dplr(
             self._mix,
@@ -154,7 +162,7 @@ class RWKV7Cell(Cell):
             chunk_size=c.chunk_size,
             implementation=KERNELS[c.kernel],
         )
-        return RWKV7State(xs[:, -1], wkv), self.output(y, c.dtype)
+        return RWKV7State(last_token(xs, state.shift, lengths), wkv), self.output(y, c.dtype)
 
     def set_retention(self, groups) -> None:
         """Initialize the retention per token, independent of the data.

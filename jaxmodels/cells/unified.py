@@ -330,12 +330,12 @@ class UnifiedCell(Cell):
         h, abstractions, _ = self.reduce(h_mid, relations, mask, state.abstractions, reduce_key)
         return UnifiedState(h, time_state, relations, mask, abstractions, wkv), h
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; ys are h, (B, T, D)."""
-        state, readout = self.unroll(state, xs, reset, key)
+        state, readout = self.unroll(state, xs, reset, key, lengths=lengths)
         return state, readout.h
 
-    def unroll(self, state, xs, reset=None, key=None, *, relations_every: int = 0):
+    def unroll(self, state, xs, reset=None, key=None, *, relations_every: int = 0, lengths=None):
         """Run over time and return (state, Readout).
 
         Args:
@@ -343,9 +343,12 @@ class UnifiedCell(Cell):
             because noise on the new relations does not commute with their sum.
           relations_every: n > 0 also returns the relation tensor after tokens n, 2n, ... as
             `readout.relations` (B, T // n, S, K, R); with 0, it is None.
+          lengths: int (B,) or None; the tokens after these are padding and leave the state alone.
         """
         if key is None or self.config.dropout == 0.0:
-            state, readout, _ = unified_fused.unroll(self, state, xs, reset, relations_every)
+            state, readout, _ = unified_fused.unroll(
+                self, state, xs, reset, relations_every, lengths=lengths
+            )
             return state, Readout(**readout)
 
         def read(state, inputs, key):
@@ -353,7 +356,7 @@ class UnifiedCell(Cell):
             relations = state.relations if relations_every else None
             return state, Readout(h, state.abstractions, relations, state.causal_mask)
 
-        state, readout = self.scan(state, xs, reset, key, step=read)
+        state, readout = self.scan(state, xs, reset, key, step=read, lengths=lengths)
         if relations_every:
             thinned = readout.relations[:, relations_every - 1 :: relations_every]
             readout = readout.replace(relations=thinned)

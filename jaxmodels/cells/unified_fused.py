@@ -23,6 +23,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.ops.common.chunks import remat_over_time
 from jaxmodels.ops.common.deferred_weight_grads import deferred_scan
 from jaxmodels.ops.common.precision import EXACT
+from jaxmodels.ragged import hold_after, keep_held
 
 EPS = 1e-5
 
@@ -121,10 +122,10 @@ def _step(debug, dot, params, carry, x):
     """Run one token; carry: h, time_state, wkv, slots (B, S, R), mask, abstractions."""
     cell, small = params
     c = cell.config
-    projected, moments, reset = x
+    projected, moments, reset, real = x
     if reset is not None:
         carry = where_reset(reset, _carry(cell.initial_state(reset.shape[0])), carry)
-    h, time_state, wkv, slots, mask, abstractions = carry
+    before = h, time_state, wkv, slots, mask, abstractions = carry
     hidden, mask_size = c.hidden_size, c.symbol_slots**2
 
     inverse = _inverse_std(moments, c.width, _moments(h), hidden)
@@ -175,6 +176,7 @@ def _step(debug, dot, params, carry, x):
     updated = tuple(updated)
     inner |= {"projected": projected, "h_mid": h_mid, "context": context, "mask_logits": logits}
     carry = (h, time_state, wkv, slots, mask, updated)
+    carry = carry if real is None else keep_held(~real, before, carry)
     return carry, (h, updated, mask, inner if debug else {})
 
 
@@ -183,7 +185,7 @@ def _carry(state):
     return state.h, state.time_state, state.wkv, slots, state.causal_mask, state.abstractions
 
 
-def _relations(cell, before, binds, reset, every):
+def _relations(cell, before, binds, reset, real, every):
     """Return the relation tensor after every `every` tokens, (T // every, B, S, K, R).
 
     Each is the previous one times (1-ratio)^every, plus the sum of ratio * (1-ratio)^age * new over
@@ -194,6 +196,7 @@ def _relations(cell, before, binds, reset, every):
       before: (B, S, K, R), the tensor before the first token.
       binds: (T, B, S*K*R), the centred projections; T a multiple of `every`.
       reset: bool (T, B) or None.
+      real: bool (T, B) or None; False for padding.
       every: int.
     """
     time, batch, _ = binds.shape
@@ -202,37 +205,44 @@ def _relations(cell, before, binds, reset, every):
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(shaped), -1) + EPS)
     logit = cell.bind.relation_logit[...]
     log_keep = -jax.nn.softplus(logit)
-    age = jnp.arange(every - 1, -1, -1, dtype=jnp.float32)
+    reads = jnp.ones((count, every, batch), bool)
+    continues = jnp.ones((count, batch), bool)
+    age, tokens = jnp.arange(every - 1, -1, -1)[None, :, None], jnp.full((count, batch), every)
+    if real is not None:
+        reads = real.reshape(reads.shape)
+        age, tokens = _later(reads), reads.sum(1)
+    if reset is not None:
+        starts = reset.reshape(count, every, batch)
+        reads, continues = reads & (_later(starts) == 0), ~starts.any(1)
     share = jax.nn.sigmoid(logit) * jnp.exp(age * log_keep)
-    if reset is None:
-        reads = jnp.ones((count, every, batch), bool)
-        continues = jnp.ones((count, batch), bool)
-    else:
-        starts = reset.reshape(count, every, batch).astype(jnp.int32)
-        later = jnp.cumsum(starts[:, ::-1], 1)[:, ::-1] - starts
-        reads, continues = later == 0, starts.sum(1) == 0
-    each = (share[None, :, None, None, None] * inverse)[..., None] * shaped
+    each = (share[..., None, None] * inverse)[..., None] * shaped
     summed = jnp.sum(jnp.where(reads[..., None, None, None], each, 0.0), 1)
-    total = jnp.sum(jnp.where(reads, share[None, :, None], 0.0), 1)
+    total = jnp.sum(jnp.where(reads, share, 0.0), 1)
     scale = cell.bind.relation_norm.scale[...][None, None, None, None]
     bias = cell.bind.relation_norm.bias[...][None, None, None, None]
     new = summed * scale + total[:, :, None, None, None] * bias
-    fade = jnp.exp(every * log_keep)
+    fade = jnp.exp(tokens * log_keep)
 
     def add(relations, segment):
-        new, continues = segment
-        kept = jnp.where(continues[:, None, None, None], fade * relations, 0.0)
+        new, continues, fade = segment
+        kept = jnp.where(continues[:, None, None, None], fade[:, None, None, None] * relations, 0.0)
         return (relations := new + kept), relations
 
-    return jax.lax.scan(add, before, (new, continues))[1]
+    return jax.lax.scan(add, before, (new, continues, fade))[1]
 
 
-def _chunk(cell, folded, state, xs, reset, relations_every, debug):
-    """Run xs (T, B, width), reset (T, B) -> (state, time-major readout, intermediates)."""
+def _later(flags):
+    """Return the number of True after each place along axis 1, int32."""
+    flags = flags.astype(jnp.int32)
+    return jnp.cumsum(flags[:, ::-1], 1)[:, ::-1] - flags
+
+
+def _chunk(cell, folded, state, xs, reset, real, relations_every, debug):
+    """Run xs (T, B, width), reset, real (T, B) -> (state, time-major readout, intermediates)."""
     weights, small, input_kernel = folded
     xs = xs.astype(jnp.float32)
     projected = dot_in(xs, input_kernel, cell.config.dtype)
-    inputs = (projected, _moments(xs), reset)
+    inputs = (projected, _moments(xs), reset, real)
     step, params = functools.partial(_step, debug), (cell, small)
     carry, (hs, abstractions, masks, inner), kept = deferred_scan(
         step, weights, params, _carry(state), inputs, keep=("bind",)
@@ -242,12 +252,16 @@ def _chunk(cell, folded, state, xs, reset, relations_every, debug):
     time = xs.shape[0]
     every = min(relations_every or time, time)
     whole = time - time % every
-    part = None if reset is None else reset[:whole]
-    relations = _relations(cell, state.relations, binds[:whole], part, every)
+    tokens = (binds, reset, real)
+    first, rest = (
+        jax.tree.map(lambda x: x[:whole], tokens),
+        jax.tree.map(lambda x: x[whole:], tokens),
+    )
+    relations = _relations(cell, state.relations, *first, every)
     latest = relations[-1]
     if whole < time:
-        part = None if reset is None else reset[whole:]
-        latest = _relations(cell, latest, binds[whole:], part, time - whole)[-1]
+        rest = jax.tree.map(lambda x: x[whole:], tokens)
+        latest = _relations(cell, latest, *rest, time - whole)[-1]
     state = state.replace(
         h=h,
         time_state=time_state,
@@ -261,15 +275,15 @@ def _chunk(cell, folded, state, xs, reset, relations_every, debug):
     return state, readout, inner
 
 
-def unroll(cell, state, xs, reset, relations_every, debug=False):
+def unroll(cell, state, xs, reset, relations_every, debug=False, lengths=None):
     """See `UnifiedCell.unroll`; also return the intermediates, {} without `debug`."""
     folded = _fold_cell(cell)
     chunk = cell.config.remat_chunk
-    xs = xs.swapaxes(0, 1)
-    reset = None if reset is None else reset.T
-    time = xs.shape[0]
+    time = xs.shape[1]
+    real = None if lengths is None else ~hold_after(lengths, time)
+    tokens = jax.tree.map(lambda x: x.swapaxes(0, 1), (xs, reset, real))
     if not chunk or time <= chunk:
-        outputs = _chunk(cell, folded, state, xs, reset, relations_every, debug)
+        outputs = _chunk(cell, folded, state, *tokens, relations_every, debug)
         state, *seen = outputs
         return state, *jax.tree.map(lambda x: x.swapaxes(0, 1), seen)
     if relations_every and chunk % relations_every:
@@ -281,5 +295,5 @@ def unroll(cell, state, xs, reset, relations_every, debug=False):
         state, *seen = _chunk(cell, folded, state, *inputs, relations_every, debug)
         return state, seen
 
-    state, seen = remat_over_time(body, state, (xs, reset), chunk, time_axis=0)
+    state, seen = remat_over_time(body, state, tokens, chunk, time_axis=0)
     return state, *jax.tree.map(lambda x: x.swapaxes(0, 1), seen)

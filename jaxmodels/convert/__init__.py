@@ -8,6 +8,7 @@ Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from flax import nnx
@@ -27,6 +28,7 @@ FORMATS = {
     "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
     "mamba_ssm": "a folder of mamba_ssm with pytorch_model.bin: Mamba-1, -2 (read only)",
 }
+FOLDERS = ("jaxmodels", "huggingface")
 WRITTEN = [name for name in FORMATS if name != "mamba_ssm"]
 _MODULES = dict(zip(FORMATS, (native, huggingface, blinkdl, rwkv_cpp, mamba_ssm), strict=True))
 
@@ -41,7 +43,13 @@ def load(path):
     return _MODULES[format_of(path)].read(path)
 
 
-def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
+def save(
+    model,
+    path,
+    to: str = "jaxmodels",
+    dtype: str = "float32",
+    files: Mapping[str, str] | None = None,
+) -> None:
     """Write a model to a new file or folder, all or nothing.
 
     Args:
@@ -49,6 +57,8 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
       path: new file or folder in an existing folder.
       to: a name in `WRITTEN`.
       dtype: "float32"; or "float16" for the matrices in an rwkv.cpp file.
+      files: name -> text of what else goes into a folder, such as a tokenizer's
+        (`jaxmodels.data.tokenizers.folder.files_of`).
 
     Raises:
       UserError: no model, the path exists or cannot be written, or the format does not support the
@@ -68,7 +78,10 @@ def save(model, path, to: str = "jaxmodels", dtype: str = "float32") -> None:
         raise UserError(
             f"dtype: must be float32, or float16 with rwkv_cpp; got {dtype!r} with {to}"
         )
-    _MODULES[to].write(model, path, *([dtype] if to == "rwkv_cpp" else []))
+    if files and to not in FOLDERS:
+        raise UserError(f"{to} is a file, which holds no tokenizer{choose_from(FOLDERS)}")
+    arguments = [files] if to in FOLDERS else [dtype] if to == "rwkv_cpp" else []
+    _MODULES[to].write(model, path, *arguments)
 
 
 def format_of(path: Path) -> str:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import jaxmodels
 from jaxmodels import cli
-from jaxmodels.convert import FORMATS, WRITTEN, format_of, load, save
+from jaxmodels.convert import FOLDERS, FORMATS, WRITTEN, format_of, load, save
+from jaxmodels.convert.tokenizer import files_for, files_of_source, ids_of
+from jaxmodels.data.tokenizers.folder import has_tokenizer
 from jaxmodels.extras import import_extra
 from jaxmodels.writing import must_be_new
 
@@ -13,6 +15,7 @@ EXAMPLES = """
 examples:
   python -m jaxmodels.convert RWKV-4-Pile-169M.pth rwkv-169m
   python -m jaxmodels.convert mamba2-130m/ mamba-130m
+  python -m jaxmodels.convert RWKV-x060-World-1B6.pth rwkv-1b6 --tokenizer rwkv_world
   python -m jaxmodels.convert rwkv-169m rwkv-169m-fp16.bin --to rwkv_cpp --dtype float16
 
 then, in Python:
@@ -38,17 +41,35 @@ def main(arguments: list[str]) -> None:
         default="float32",
         help="dtype of the matrices in an rwkv.cpp file; everything else is float32",
     )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="a tokenizer.json, a folder with one, or rwkv_world, to put into DEST; default: that "
+        "of the folder SOURCE",
+    )
     options = parser.parse_args(arguments)
     must_be_new(options.dest)  # fail before the work, not after it
     if options.to != "rwkv_cpp":
         import_extra("safetensors")
     source = format_of(options.source)
     model = load(options.source)
-    save(model, options.dest, options.to, options.dtype)
+    files, says = _tokenizer(options, model)
+    save(model, options.dest, options.to, options.dtype, files)
     print(
         f"{options.source} ({source}) -> {options.dest} ({options.to}): "
         f"{type(model).__name__}, {jaxmodels.count_parameters(model):,} parameters"
     )
+    if says:
+        print(says)
+
+
+def _tokenizer(options, model) -> tuple[dict[str, str], str]:
+    """Return (files of the tokenizer for DEST, a line that says so)."""
+    if options.tokenizer:
+        return files_for(options.tokenizer, ids_of(model))
+    if options.to in FOLDERS and has_tokenizer(options.source):
+        return files_of_source(options.source, ids_of(model))
+    return {}, ""
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The tensors of a folder as Hugging Face has it: one file, or an index and the files it names."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ READERS = {
     "pytorch_model.bin": read_torch,
     "pytorch_model.bin.index.json": read_torch,
 }
+
+
+def write_texts(folder: Path, files: Mapping[str, str]) -> None:
+    """Write name -> text into a folder, as UTF-8."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def read_weights(folder: Path) -> Tensors:

@@ -6,11 +6,12 @@ transformers 5.24 (models/rwkv, mamba, mamba2); for `hrm_text` see `hrm_text.py`
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from jaxmodels.cli import choose_from
 from jaxmodels.convert import blinkdl, hrm_text, mamba
-from jaxmodels.convert.folder import CONFIG, WEIGHTS, read_weights
+from jaxmodels.convert.folder import CONFIG, WEIGHTS, read_weights, write_texts
 from jaxmodels.convert.prefixes import settle_prefix
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors, write_safetensors
@@ -102,8 +103,16 @@ def read(folder: Path) -> RWKV | Mamba | HRLM:
     return mamba.read_mamba(config, tensors, f"num_hidden_layers in {CONFIG}", tied)
 
 
-def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
-    """Write a new folder, float32; raise UserError if it exists or for unsupported models."""
+def write(
+    model: RWKV | Mamba | HRLM, destination: Path, files: Mapping[str, str] | None = None
+) -> None:
+    """Write a new folder, float32; raise UserError if it exists or for unsupported models.
+
+    Args:
+      model: the model.
+      destination: new folder.
+      files: name -> text of other files in it.
+    """
     c = model.config
     if isinstance(model, RWKV) and c.version == 4:
         kind, config = "rwkv", _rwkv_fields(c)
@@ -126,7 +135,8 @@ def write(model: RWKV | Mamba | HRLM, destination: Path) -> None:
         else:
             tensors = write_rows(model, _rows_of(c))
         write_safetensors(temporary / WEIGHTS, tensors, {"format": "pt"})
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        write_texts(temporary, {**(files or {}), CONFIG: text})
 
 
 def _fields(path: Path, kind: str, given: dict) -> dict:

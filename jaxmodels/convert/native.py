@@ -4,11 +4,13 @@ Arrays are named like the leaves, e.g. `layers.time.key.kernel`, with stacked la
 """
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 import jaxmodels
+from jaxmodels.convert.folder import write_texts
 from jaxmodels.convert.rows import abstract_model, fill, leaves_of
 from jaxmodels.convert.tensors import read_safetensors, reason_of, write_safetensors
 from jaxmodels.data.readers.files import json_document
@@ -37,14 +39,20 @@ def read(folder: Path):
     return fill(abstract, tensors)
 
 
-def write(model, destination: Path) -> None:
-    """Write a new folder; raise UserError if it exists, or for a model that is not in MODELS."""
+def write(model, destination: Path, files: Mapping[str, str] | None = None) -> None:
+    """Write a new folder; raise UserError if it exists, or for a model that is not in MODELS.
+
+    Args:
+      model: the model.
+      destination: new folder.
+      files: name -> text of other files in it.
+    """
     text = jaxmodels.config_to_json(model.config)  # raises for a model that is not in MODELS
     with written_whole(destination) as temporary:
         temporary.mkdir()
         arrays = {name: np.asarray(leaf) for name, leaf in leaves_of(model).items()}
         write_safetensors(temporary / WEIGHTS, arrays)
-        (temporary / CONFIG).write_text(text + "\n")
+        write_texts(temporary, {**(files or {}), CONFIG: text + "\n"})
 
 
 def _config(path: Path):

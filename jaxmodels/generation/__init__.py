@@ -1,1 +1,1 @@
-"""Generation."""
+"""Generation: sampling, continuous batching over recurrent states, prefix cache, streamed text."""

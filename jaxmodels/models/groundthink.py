@@ -243,9 +243,9 @@ class GroundThinkLayer(Cell):
         state, y = self.mixer.step(state, self.norm_mixer(x), key)
         return state, self._after(x, y)
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`."""
-        state, ys = self.mixer(state, self.norm_mixer(xs), reset, key)
+        state, ys = self.mixer(state, self.norm_mixer(xs), reset, key, lengths=lengths)
         return state, self._after(xs, ys)
 
     def _after(self, x, y):

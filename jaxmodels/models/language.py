@@ -19,6 +19,7 @@ from jaxmodels.models.contract import Term, term_sums, token_terms
 from jaxmodels.ops import losses
 from jaxmodels.ops.common.chunks import remat_over_time
 from jaxmodels.ops.common.precision import precision_of
+from jaxmodels.ragged import hold_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,17 +102,19 @@ class LanguageModel(nnx.Module):
         return ()
 
     @checked_tokens
-    def __call__(self, state, tokens, reset=None, key=None):
+    def __call__(self, state, tokens, reset=None, key=None, lengths=None):
         """Read tokens int (B, T) with reset bool (B, T) or None -> (state, LanguageOutput)."""
+        real = None if lengths is None else ~hold_after(lengths, tokens.shape[1])
 
         def read(state, inputs):
             return self._read(state, *inputs, key)
 
-        state, logits = self._over_time(read, state, (tokens, reset))
+        state, logits = self._over_time(read, state, (tokens, reset, real))
         return state, LanguageOutput(logits)
 
-    def _read(self, state, tokens, reset, key):
-        state, hidden = self.hidden(state, tokens, reset, key)
+    def _read(self, state, tokens, reset, real, key):
+        lengths = None if real is None else jnp.sum(real, 1, dtype=jnp.int32)
+        state, hidden = self.hidden(state, tokens, reset, key, lengths)
         return state, self._logits(hidden)
 
     def _over_time(self, read, state, inputs):
@@ -121,14 +124,14 @@ class LanguageModel(nnx.Module):
             return read(state, inputs)
         return remat_over_time(read, state, inputs, chunk, time_axis=1)
 
-    def hidden(self, state, tokens, reset=None, key=None):
+    def hidden(self, state, tokens, reset=None, key=None, lengths=None):
         """Return the state and the normalized output of the last layer, (B, T, width)."""
         del key  # no randomness
         xs = self.embed_tokens(tokens)
         extras = self.extras(state, xs, reset)
 
         def run(layer, state, xs):
-            return layer(state, xs, reset, None, *extras)
+            return layer(state, xs, reset, None, *extras, lengths=lengths)
 
         state, xs = self._through(jax.checkpoint(run) if self.config.remat else run, state, xs)
         return state, self.norm(xs)
@@ -177,7 +180,7 @@ class LanguageModel(nnx.Module):
         def read(carry, inputs):
             state, before = carry
             tokens, targets, weights, reset = inputs
-            state, logits = self._read(state, tokens, reset, key)
+            state, logits = self._read(state, tokens, reset, None, key)
             read = {"targets": targets, "weights": weights}
             sums = term_sums(terms, LanguageOutput(logits), read)
             return (state, jax.tree.map(jnp.add, before, sums)), None

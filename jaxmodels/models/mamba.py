@@ -95,7 +95,7 @@ class MambaLayer(Cell):
         return state, x + y
 
     def __call__(self, state, xs, reset=None, key=None, lengths=None):
-        """See `Cell.scan`; `lengths` as in the cells."""
+        """See `Cell.scan`."""
         state, ys = self.mixer(state, self.norm(xs), reset, key, lengths=lengths)
         return state, xs + ys
 

@@ -123,8 +123,8 @@ class PRERNKOutput:
       values: (B, T, regression_size) with objective="regression", else None.
       abstractions: tuple of (B, T, A_l).
       causal_mask: (B, T, S, S).
-      relations: (B, T // relations_every, S, K, R) with labelled losses, else None; in `step` the
-        current tensor (B, S, K, R).
+      relations: (B, T // relations_every, S, K, R) with labelled losses, else None, also with
+        `hold`; in `step` the current tensor (B, S, K, R).
       label_logits: only in `loss_sums`, {loss: logits of its labels, (..., classes)}.
     """
 
@@ -163,12 +163,14 @@ class PRERNK(nnx.Module):
         return self.cell.initial_state(batch_size, device)
 
     @checked_tokens
-    def __call__(self, state, tokens, reset=None, key=None):
+    def __call__(self, state, tokens, reset=None, key=None, lengths=None):
         """Read tokens int (B, T) -> (state, PRERNKOutput); `key` enables dropout."""
         c = self.config
         xs = self.embed(tokens)
-        every = c.relations_every if c.labelled else 0
-        state, seen = self.cell.unroll(state, xs, reset, key, relations_every=every)
+        # Token n of a ragged row is in another place.
+        every = c.relations_every if c.labelled and lengths is None else 0
+        options = {"relations_every": every, "lengths": lengths}
+        state, seen = self.cell.unroll(state, xs, reset, key, **options)
         return state, self._output(seen.h, seen.abstractions, seen.causal_mask, seen.relations)
 
     @checked_tokens

@@ -19,7 +19,7 @@ from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 from jaxmodels.errors import UserError
 from jaxmodels.models.language import LanguageConfig, LanguageModel, layer_of, stack
-from jaxmodels.ops.common.token_shift import token_shift
+from jaxmodels.ops.common.token_shift import last_token, token_shift
 
 # By version: hidden width of channel mixing over width, and power of (i / C) in its initial mix.
 EXPANSION = {4: 4.0, 6: 3.5, 7: 4.0}
@@ -164,15 +164,16 @@ class RWKVLayer(Cell):
         normed = self.norm_channel(x)
         return RWKVState(time, normed), x + self.channel(normed, state.channel)
 
-    def __call__(self, state, xs, reset=None, key=None, *extras):
+    def __call__(self, state, xs, reset=None, key=None, *extras, lengths=None):
         """See `Cell.scan`."""
         implementation = KERNELS[self.config.kernel]
         normed = self.norm_time(xs, implementation)
-        time, ys = self.time(state.time, normed, reset, key, *extras)
+        time, ys = self.time(state.time, normed, reset, key, *extras, lengths=lengths)
         xs = xs + ys
         normed = self.norm_channel(xs, implementation)
         before = token_shift(normed, state.channel, reset)
-        return RWKVState(time, normed[:, -1]), xs + self.channel(normed, before)
+        channel = last_token(normed, state.channel, lengths)
+        return RWKVState(time, channel), xs + self.channel(normed, before)
 
 
 class RWKV(LanguageModel):

@@ -112,9 +112,9 @@ class StackLayer(Cell):
         state, y = self.cell.step(state, self.norm_cell(x), key)
         return state, self._feed_forward(x + y)
 
-    def __call__(self, state, xs, reset=None, key=None):
+    def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`."""
-        state, ys = self.cell(state, self.norm_cell(xs), reset, key)
+        state, ys = self.cell(state, self.norm_cell(xs), reset, key, lengths=lengths)
         return state, self._feed_forward(xs + ys)
 
     def _feed_forward(self, x):

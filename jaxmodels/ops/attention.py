@@ -54,7 +54,9 @@ def ring_read(ring: jax.Array, read: jax.Array) -> jax.Array:
     return jnp.where(full[..., None, None], ring, 0.0)
 
 
-def ring_write(ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.Array):
+def ring_write(
+    ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.Array, lengths=None
+):
     """Return the ring after tokens `new` (B, T, K, N).
 
     Args:
@@ -62,15 +64,24 @@ def ring_write(ring: jax.Array, new: jax.Array, read: jax.Array, restarted: jax.
       new: (B, T, K, N).
       read: int (B,), tokens of the document including the new ones.
       restarted: bool (B,); the ring is of another document and is cleared first.
+      lengths: int (B,) or None; the tokens of `new` after these are padding.
     """
     window, time = ring.shape[1], new.shape[1]
+    count = time
+    if lengths is not None:
+        count, new = lengths, _roll_rows(new, time - lengths)  # the padding to the front
     age = ring_ages(read, window)
-    is_new = age < jnp.minimum(read, time)[:, None]
+    is_new = age < jnp.minimum(read, count)[:, None]
     if time < window:
         new = jnp.pad(new, ((0, 0), (window - time, 0), (0, 0), (0, 0)))
-    new = jax.vmap(functools.partial(jnp.roll, axis=0))(new[:, -window:], read % window)
+    new = _roll_rows(new[:, -window:], read % window)
     ring = jnp.where(restarted.reshape(-1, 1, 1, 1), 0.0, ring)
     return jnp.where(is_new[..., None, None], new, ring)
+
+
+def _roll_rows(x, shifts):
+    """Roll each row of x (B, T, ...) by its shift, int (B,)."""
+    return jax.vmap(functools.partial(jnp.roll, axis=0))(x, shifts)
 
 
 def ring_put(ring: jax.Array, new: jax.Array, read: jax.Array) -> jax.Array:

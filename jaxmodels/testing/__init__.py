@@ -24,6 +24,7 @@ from jaxmodels.testing.depth import DEPTH, DEPTH_PROMISES, DepthLab
 from jaxmodels.testing.derivatives import DERIVATIVES
 from jaxmodels.testing.lab import Broken, Lab
 from jaxmodels.testing.promises import PROMISES
+from jaxmodels.testing.ragged import RAGGED
 from jaxmodels.testing.signatures import nothing_to_read, signatures, wrong_shapes
 from jaxmodels.xla_flags import warn_if_unsafe
 
@@ -34,6 +35,7 @@ CELL_PROMISES = {
     "wrong shapes are refused": wrong_shapes,
     "nothing to read": nothing_to_read,
     **PROMISES,
+    **RAGGED,
     **DERIVATIVES,
 }
 

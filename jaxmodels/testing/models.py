@@ -10,6 +10,7 @@ zero are replaced by noise.
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from jaxmodels.models.contract import (
 from jaxmodels.testing import Result, results_of
 from jaxmodels.testing.lab import compare, gradients_of_all, need, quick_jit, same_bits, shaken
 from jaxmodels.testing.leaves import meaningless
+from jaxmodels.testing.ragged import layouts
 from jaxmodels.tree import flatten
 
 BATCH, TIME, CUT = 3, 12, 5
@@ -270,6 +272,54 @@ def _rows(lab):
     return "bit-identical whatever the other rows hold"
 
 
+def _ragged(lab):
+    """Check rows padded right, left and with holes: a full one, an empty one, and one between."""
+    if "lengths" not in inspect.signature(inspect.unwrap(type(lab.model).__call__)).parameters:
+        return "takes no lengths: hold is refused"
+    lengths = np.array([TIME, 0, CUT], np.int32)
+    state, reset = jax.device_get(lab.warm[0]), lab.batch["reset"]
+    weights = np.random.default_rng(1).standard_normal((BATCH, TIME), np.float32)
+
+    def run(model, state, tokens, reset, hold, weights):
+        def loss(model):
+            last, out = model(state, tokens, reset, hold=hold)
+            real = jnp.where(hold, 0.0, weights)[..., None]
+            return jnp.sum(real * jnp.sin(out.logits)), (last, out.logits)
+
+        if lab.traits.local_update:
+            return (), *loss(model)[1]
+        grads, (last, logits) = jax.grad(loss, has_aux=True)(model)
+        return grads, last, logits
+
+    run, results = quick_jit(run), {}
+    for name, layout in layouts(lengths, TIME).items():
+        ids, restarts = layout.spread(lab.tokens, -100), layout.spread(reset, True)
+        places = restarts, layout.hold, layout.spread(weights, np.nan)
+        grads, last, logits = jax.device_get(run(lab.model, state, ids, *places))
+        results[name] = grads, last, layout.collect(logits)
+    for name in ("left", "holes"):
+        same = same_bits(results[name], results["right"])
+        need(same, f"logits, state or gradients of {name} differ from those padded right")
+    grads, last, logits = results["right"]
+    gradients_of_all(grads, tuple(flatten(grads, ".")))  # finite
+    kept = jax.tree.map(lambda x: x[1], (last, state))
+    need(same_bits(*kept), "a row without a token changes its state")
+    whole, want = lab.logits(state, lab.tokens, reset)
+    ended, part = lab.logits(state, lab.tokens[:, :CUT], reset[:, :CUT])
+    pairs = [("full row, logits", logits[0], want[0]), ("short row", logits[2, :CUT], part[2])]
+    for name, row, alone in (("full", 0, whole), ("short", 2, ended)):
+        states = (jax.tree.map(lambda x, row=row: x[row], tree) for tree in (last, alone))
+        pairs.append((f"{name} row, state", *states))
+    step = quick_jit(lambda model, state, token, hold: model.step(state, token, hold=hold))
+    if lab.traits.step:
+        hold = np.array([True, True, False])
+        after, out = jax.device_get(step(lab.model, state, lab.tokens[:, 0], hold))
+        kept = jax.tree.map(lambda x: x[hold], (after, state))
+        need(same_bits(*kept), "step changes the state of a held row")
+        need(not out.logits[hold].any(), "step gives logits to a held row")
+    return f"right, left, holes: bit-identical; to rows alone: {compare(pairs, VALUES)}"
+
+
 def _config(lab):
     if (config := getattr(lab.model, "config", None)) is None:
         return "no config"
@@ -305,6 +355,7 @@ PROMISES = {
     "reset == fresh start": _of_sequences(_reset),
     "causality": _of_sequences(_causality),
     "rows are independent": _of_sequences(_rows),
+    "hold: right == left == holes": _of_sequences(_ragged),
     "traits": _abilities,
     "config as JSON": _config,
 }

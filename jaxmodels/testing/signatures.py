@@ -57,7 +57,7 @@ def signatures(lab) -> str:
 def _takes(method, name: str, given: tuple, optional: tuple) -> None:
     """Raise Broken unless the method can be called with these arguments, by place and by name."""
     try:
-        signature = inspect.signature(method)
+        signature = inspect.signature(inspect.unwrap(method))  # without `hold`, which is added
     except (TypeError, ValueError):  # not written in Python
         return
     for by_place, by_name in (((), {}), (optional, {}), ((), dict.fromkeys(optional))):

@@ -52,8 +52,8 @@ def test_what_a_scan_cannot_take_is_named():
     cell = cell_of("mamba2")
     (t,) = jax.export.symbolic_shape("t")
     xs = jax.ShapeDtypeStruct((2, t, WIDTH), jnp.float32)
-    with pytest.raises(UserError, match=r"^lengths: needs a fixed number of tokens"):
-        jax.eval_shape(lambda xs: cell(cell.initial_state(2), xs, lengths=jnp.array([1, 2])), xs)
+    with pytest.raises(UserError, match=r"^write: __call__ runs scan for a symbolic number of"):
+        jax.eval_shape(lambda xs: cell(cell.initial_state(2), xs, write=xs[..., 0]), xs)
 
 
 SETTINGS = """

@@ -18,9 +18,10 @@ from eval.chat import guide
 from eval.chat.__main__ import REFUSAL, main
 from eval.chat.conversation import Conversation, Options, Reply, verified
 from eval.chat.explain import explain
-from eval.sample import CHUNK, Choice
 from jaxmodels.data import ByteTokenizer, WordTokenizer
 from jaxmodels.data.chat.exchange import BEGIN, END, PAD, prompt_bytes
+from jaxmodels.generation.engine import MANY
+from jaxmodels.generation.sampling import Sampling
 from jaxmodels.testing.lab import quick_jit, shaken
 from tests.eval.conftest import tiny_config
 from tests.eval.tiny_bytes import Toy
@@ -31,7 +32,7 @@ from train.step import init_train_state
 from train.tasks import open_task
 
 MAMBA = {"vocab_size": 256, "width": 16, "num_layers": 1}
-GREEDY = Choice(temperature=0.0)
+GREEDY = Sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,10 @@ def test_every_character_but_controls_is_allowed_and_nothing_else():
             assert bool(place_after(data) >= 0) is allowed(data), data
     for code in (*range(0x20, 0x7F), *range(0xA0, 0xD800, 7), *range(0xE000, 0x110000, 511)):
         assert place_after(chr(code).encode()) == guide.START
-    assert not any((guide.TABLE[:, mark] >= 0).any() for mark in (PAD, BEGIN))
+    assert not any((guide.TABLE[: guide.FREE, mark] >= 0).any() for mark in (PAD, BEGIN))
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, CHUNK + 1])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 7, MANY + 1])
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 1.0])
 def test_replies_are_valid_whatever_the_model_wants(tokens, temperature):
     lead, astral, escape = {0xE2}, {0xF0, 0xF4}, {0x1B, 0x9B}
@@ -118,14 +119,14 @@ def test_replies_are_valid_whatever_the_model_wants(tokens, temperature):
         fixed(lead, 0.0, -np.inf),
     ]
     for model in models:
-        reply = said(model, tokens=tokens, choice=Choice(temperature))
+        reply = said(model, tokens=tokens, choice=Sampling(temperature))
         assert 1 <= len(reply.data) <= tokens
         assert reply.text.isprintable() or "\u00a0" <= reply.text
     # The character that fits is drawn: E2 needs three bytes.
     assert ("\u2000" <= said(models[0], tokens=tokens, choice=GREEDY).text[0]) is (tokens > 2)
 
 
-@pytest.mark.parametrize("choice", [Choice(1.0, top_k=1), Choice(1.0, top_p=1e-6)])
+@pytest.mark.parametrize("choice", [Sampling(1.0, top_k=1), Sampling(1.0, top_p=1e-6)])
 def test_restricted_choices_keep_an_allowed_byte(choice):
     assert said(fixed({0xE2, 0xFF}), tokens=5, choice=choice).text
 
@@ -154,7 +155,7 @@ def test_the_seed_decides(mamba):
 
 @pytest.mark.parametrize("kind", ["fixed", "space", "mamba"])
 def test_the_kept_state_has_read_the_whole_conversation(kind, mamba, rnk, monkeypatch):
-    monkeypatch.setattr(talking, "PREFILL", 16)  # prompts are read in several pieces
+    monkeypatch.setattr(talking, "PIECE", 16)  # prompts are read in several pieces
     model = {"fixed": rnk, "space": small_model(chunking="space", min_chunk=2), "mamba": mamba}
     model, conversation = model[kind], Conversation(model[kind])
     turns = ["Hello,  you!", "hi", "how are you today,\n my friend?", "well  é", "good"]
@@ -384,7 +385,7 @@ def test_other_models_are_refused(chat, rnk, mamba):
     ablated = small_model(plan_from="own_chunk")
     for model, tokenizer, reason in (
         (Toy(vocab=4), None, "its vocabulary has 4 tokens"),
-        (mamba, words, "it was trained with the tokenizer 'word'"),
+        (mamba, words, "its tokenizer is 'word'"),
         (ablated, None, "RNK does not read from left to right"),
         (object(), None, "object does not read from left to right"),
     ):

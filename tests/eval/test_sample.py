@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from eval import sample as sampling
-from eval.sample import CHUNK, Choice, draw, main, sample
+from eval.sample import main, sample
 from jaxmodels.data import ByteTokenizer, CharTokenizer, WordTokenizer
 from jaxmodels.errors import UserError
+from jaxmodels.generation.engine import MANY
+from jaxmodels.generation.programs import programs_of
+from jaxmodels.generation.sampling import Sampling
 from tests.eval.tiny_bytes import Toy
 
 PROMPT = "We the people"
@@ -38,13 +41,12 @@ class Bytes(ByteTokenizer):
 def tokens_of(model, prompt, count, **options):
     tokenizer = Bytes(name="raw")
     pieces = list(sample(model, tokenizer, prompt, tokens=count, **options))
-    assert all(len(piece) == 2 and piece[0] == " " for piece in pieces)
-    return np.array([ord(piece[1]) for piece in pieces])
+    return np.array([ord(piece) for piece in pieces])
 
 
 def test_greedy_is_the_argmax_of_the_full_forward_pass(model):
-    count = CHUNK + 9  # not a multiple of a chunk
-    greedy = tokens_of(model, PROMPT, count, choice=Choice(temperature=0))
+    count = MANY + 9  # not a multiple of a chunk
+    greedy = tokens_of(model, PROMPT, count, choice=Sampling(temperature=0))
     assert len(greedy) == count
     prompt = np.frombuffer(PROMPT.encode(), np.uint8)
     whole = np.concatenate([prompt, greedy]).astype(np.int32)
@@ -55,9 +57,9 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass(model):
 
 def test_prefill_in_pieces_gives_the_same_text(model, monkeypatch):
     prompt = "All history is here. " * 3
-    once = text(model, prompt=prompt, tokens=20, choice=Choice(temperature=0))
-    monkeypatch.setattr(sampling, "PREFILL", 17)
-    assert text(model, prompt=prompt, tokens=20, choice=Choice(temperature=0)) == once
+    once = text(model, prompt=prompt, tokens=20, choice=Sampling(temperature=0))
+    monkeypatch.setattr(sampling, "PIECE", 17)
+    assert text(model, prompt=prompt, tokens=20, choice=Sampling(temperature=0)) == once
 
 
 def test_same_seed_repeats_and_other_seeds_differ(model):
@@ -68,46 +70,29 @@ def test_same_seed_repeats_and_other_seeds_differ(model):
 
 def test_chunks_do_not_repeat_their_random_numbers():
     flat = Toy(sharpness=0.0)  # uniform over the vocabulary: only the keys matter
-    tokens = tokens_of(flat, "x", 4 * CHUNK, choice=Choice(temperature=1.0)).reshape(4, CHUNK)
+    tokens = tokens_of(flat, "x", 4 * MANY, choice=Sampling(temperature=1.0)).reshape(4, MANY)
     assert len(np.unique(tokens, axis=0)) == 4
 
 
 def test_compiled_once_and_constant_memory(model):
-    options = dict(tokens=None, choice=Choice(temperature=1.3))
+    options = dict(tokens=None, choice=Sampling(temperature=1.3))
     stream = sample(model, Bytes(name="raw"), PROMPT, **options)
     next(stream)
-    traces = sampling.generate_chunk._cache_size()
+    decode = programs_of(jax.tree.structure(model), 1, MANY, None).decode
+    assert decode._cache_size() == 1
 
     def live():
         return sum(array.nbytes for array in jax.live_arrays())
 
-    list(itertools.islice(stream, CHUNK))
+    list(itertools.islice(stream, MANY))
     before = live()
-    list(itertools.islice(stream, 20 * CHUNK))
+    list(itertools.islice(stream, 20 * MANY))
     assert live() <= before
-    assert sampling.generate_chunk._cache_size() == traces
-
-
-def test_top_k_and_top_p_and_temperature():
-    logits = jnp.log(jnp.array([[0.5, 0.3, 0.15, 0.05]]))
-    keys = jax.random.split(jax.random.key(0), 2000)
-
-    def counts(**options):
-        tokens = jax.vmap(lambda key: draw(logits, key, Choice(**options))[0])(keys)
-        return np.bincount(tokens, minlength=4) / len(keys)
-
-    np.testing.assert_allclose(counts(temperature=1.0), [0.5, 0.3, 0.15, 0.05], atol=0.04)
-    np.testing.assert_allclose(counts(temperature=1.0, top_k=2), [0.625, 0.375, 0, 0], atol=0.04)
-    # 0.5 + 0.3 has reached 0.79; the third is out. At 0.81 it is in.
-    np.testing.assert_allclose(counts(temperature=1.0, top_p=0.79)[2:], 0, atol=0)
-    assert counts(temperature=1.0, top_p=0.81)[2] > 0.1
-    np.testing.assert_array_equal(counts(temperature=1.0, top_p=1e-6), [1, 0, 0, 0])
-    np.testing.assert_array_equal(counts(temperature=0.0), [1, 0, 0, 0])
-    assert counts(temperature=4.0)[3] > counts(temperature=1.0)[3] + 0.05
+    assert decode._cache_size() == 1
 
 
 def test_empty_prompt_starts_after_a_line_break(model):
-    greedy = dict(tokens=12, choice=Choice(temperature=0))
+    greedy = dict(tokens=12, choice=Sampling(temperature=0))
     assert text(model, prompt="", **greedy) == text(model, prompt="\n", **greedy) != ""
     words = WordTokenizer(("<pad>", "<unk>", "we", "the"))
     assert len(list(sample(Toy(vocab=4), words, "", tokens=5))) == 5
@@ -122,22 +107,10 @@ def test_pieces_are_whole_characters():
             _, out = super().step(state, token)
             return state, out.replace(logits=10 * jax.nn.one_hot(following, 256))
 
-    pieces = list(sample(Snowman(), ByteTokenizer(), "\n", tokens=7, choice=Choice(temperature=0)))
+    pieces = list(
+        sample(Snowman(), ByteTokenizer(), "\n", tokens=7, choice=Sampling(temperature=0))
+    )
     assert pieces == ["☃", "☃", "\ufffd"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (dict(temperature=-1.0), "temperature=-1.0"),
-        (dict(temperature=float("nan")), "temperature=nan"),
-        (dict(top_k=0), "top-k=0"),
-        (dict(top_p=1.5), "top-p=1.5"),
-    ],
-)
-def test_bad_choices(options, message):
-    with pytest.raises(UserError, match=message):
-        Choice(**options)
 
 
 @pytest.mark.parametrize("seed", ["1e20", "4294967296", "-1", "", "x"])

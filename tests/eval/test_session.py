@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import eval.sample
-from eval.sample import Choice, sample
+from eval.sample import sample
 from jaxmodels.data import ByteTokenizer
 from jaxmodels.errors import UserError
+from jaxmodels.generation.sampling import Sampling
 from jaxmodels.session import Session, load_session, save_session
 from tests.eval.tiny_bytes import Toy
 
@@ -18,14 +19,20 @@ def model():
     return Toy()
 
 
-def draw(model, prompt, tokens, session=None, choice=Choice(temperature=1.1)):  # noqa: B008
+def draw(model, prompt, tokens, session=None, choice=Sampling(temperature=1.1)):  # noqa: B008
     """Return the drawn tokens; text would differ where a session splits a character."""
     pieces = []
 
     class Raw(ByteTokenizer):
-        def decode(self, ids):
-            pieces.extend(int(i) for i in np.asarray(ids).ravel())
+        def stream(self, context=()):
+            return self
+
+        def push(self, tokens):
+            pieces.extend(tokens)
             return "x"
+
+        def finish(self):
+            return ""
 
     list(sample(model, Raw(name="raw"), prompt, tokens=tokens, session=session, choice=choice))
     return pieces

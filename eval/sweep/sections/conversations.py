@@ -14,7 +14,8 @@ SCORES = {
     "intent.accuracy": "intent",
     "answerable.auroc": "answerable, AUROC",
     "answerable.ece": "answerable, calibration error",
-    "stop.f1": "stop, F1",
+    "stop.auroc": "stop, AUROC",
+    "stop.best_f1": "stop, best F1",
     "stop.always_f1": "F1 of always stopping",
 }
 

@@ -3,6 +3,7 @@
     byte    256 bytes; the marks are three that UTF-8 never uses
     char    a character of the training split each
     bpe     byte-pair encoding: frequent digits in a row become one token
+    a file  a tokenizer.json, or "rwkv_world", see `tokenizers.folder.read_tokenizer`
 
 For text in ASCII, "char" differs from "byte" in the size of its vocabulary alone.
 """
@@ -13,6 +14,7 @@ from jaxmodels.cli import choose_from
 from jaxmodels.data.chat.exchange import ChatCorpus, one_line, prompt_of
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
+from jaxmodels.data.tokenizers.folder import is_read, read_tokenizer
 from jaxmodels.data.tokenizers.marked import MARKS, MarkedTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.data.tokenizers.unknown import Unknown
@@ -24,7 +26,7 @@ FEWEST = 256 + len(SPECIALS) + MARKS  # of BPE: bytes, special ids and marks
 
 def check_tokenizer(name: str, max_tokens: int) -> None:
     """Raise UserError unless `fitted` can fit this tokenizer."""
-    if name not in TOKENIZERS:
+    if name not in TOKENIZERS and not is_read(name):
         raise UserError(
             f"config.data.tokenizer: conversations are not read with {name!r}"
             f"{choose_from(TOKENIZERS)}"
@@ -41,7 +43,7 @@ def fitted(corpus: ChatCorpus, name: str, max_tokens: int) -> ChatCorpus:
 
     Args:
       corpus: the exchanges.
-      name: one of `TOKENIZERS`.
+      name: one of `TOKENIZERS`, or what `read_tokenizer` reads.
       max_tokens: largest vocabulary of "bpe", marks included.
 
     Raises:
@@ -50,6 +52,8 @@ def fitted(corpus: ChatCorpus, name: str, max_tokens: int) -> ChatCorpus:
     check_tokenizer(name, max_tokens)
     if name == "byte":
         return corpus
+    if name not in TOKENIZERS:
+        return dataclasses.replace(corpus, tokenizer=MarkedTokenizer(read_tokenizer(name)))
     texts = (text for x in corpus.train for text in (prompt_of(x.turns), one_line(x.response)))
     inner = (
         CharTokenizer.fit(texts)

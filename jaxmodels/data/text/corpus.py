@@ -16,6 +16,7 @@ from jaxmodels.data.text.split import split_records
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
+from jaxmodels.data.tokenizers.folder import is_read, read_tokenizer
 from jaxmodels.data.tokenizers.unknown import SHOWN, Unknown
 from jaxmodels.data.unused import LIMIT, Unused
 from jaxmodels.errors import UserError
@@ -49,8 +50,8 @@ def load_corpus(
 
     Args:
       paths: files, folders (recursive, `files.TEXT_SUFFIXES`) or globs.
-      tokenizer: "byte" (vocabulary 256), "char" or "word" (fitted on the training split), or a
-        tokenizer.
+      tokenizer: "byte" (vocabulary 256), "char" or "word" (fitted on the training split), what
+        `tokenizers.folder.read_tokenizer` reads (a tokenizer.json, "rwkv_world"), or a tokenizer.
       format: format of the files: "text" (a file is a document), or another of `FORMATS`.
       valid_fraction, test_fraction: fractions of the text, each in [0, 1), with a sum below 1.
       max_tokens, min_freq: size of the word vocabulary, and count of the rarest word in it.
@@ -114,7 +115,8 @@ def to_document(record: Record, tokenizer: Tokenizer) -> Document:
         by_byte = np.full(len(record.text), -1, np.int32)
         for start, stop, value in spans:
             by_byte[start:stop] = value
-        last = slice(None) if byte_counts is None else np.cumsum(byte_counts) - 1
+        # A token without bytes (a space that the tokenizer adds) has the label before it.
+        last = slice(None) if byte_counts is None else np.maximum(np.cumsum(byte_counts) - 1, 0)
         labels[name] = by_byte[last]
     return Document(record.name, tokens, byte_counts, labels)
 
@@ -151,4 +153,6 @@ def _tokenizer(tokenizer, train: list[Record], max_tokens: int, min_freq: int) -
             return WordTokenizer.fit(texts, max_tokens=max_tokens, min_freq=min_freq)
         case "char":
             return CharTokenizer.fit(texts)
+    if is_read(tokenizer):
+        return read_tokenizer(tokenizer)
     raise UserError(f"data.tokenizer: unknown {tokenizer!r}{did_you_mean(tokenizer, TOKENIZERS)}")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.tokenizers.base import Tokenizer, as_text
-from jaxmodels.data.tokenizers.special import SPECIALS, UNK, until_eos
+from jaxmodels.data.tokenizers.special import EOS, SPECIALS, UNK, until_eos
+from jaxmodels.data.tokenizers.stream import TextStream
 from jaxmodels.data.words import pattern
 from jaxmodels.errors import UserError
 
@@ -65,6 +66,10 @@ class _AnswerTokenizer(Tokenizer):
         """Return the text up to the first EOS; special and unknown ids are skipped."""
         ids = [i - len(SPECIALS) for i in until_eos(tokens)]
         return "".join(self._texts[i] for i in ids if 0 <= i < len(self._texts))
+
+    def stream(self, context=()) -> TextStream:
+        """Return a decoder token by token; what comes after an EOS is no text."""
+        return TextStream(self.decode, context, EOS, lambda token: token < len(SPECIALS))
 
 
 @dataclass(frozen=True)

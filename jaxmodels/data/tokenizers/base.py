@@ -8,6 +8,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.stream import DecodeStream, TextStream
+
 
 class Tokenizer(Protocol):
     """The interface that the data path needs, of a dataclass; ids are in 0..vocab_size - 1."""
@@ -31,6 +33,15 @@ class Tokenizer(Protocol):
     def decode(self, tokens) -> str:
         """Return the text of ids."""
         ...
+
+    def stream(self, context=()) -> DecodeStream:
+        """Return a decoder token by token: its pieces, joined, are the text of the ids given.
+
+        Args:
+          context: ids before them, e.g. of a prompt: the text is what continues theirs, with the
+            space between two words. () = the text of the ids alone.
+        """
+        return TextStream(self.decode, context)
 
     def to_json(self) -> str:
         """Return `{"kind": name, fields ...}`, which `tokenizer_from_json` reads back."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.tokenizers.base import Tokenizer, as_text
-from jaxmodels.data.tokenizers.special import SPECIALS, until_eos
+from jaxmodels.data.tokenizers.special import EOS, SPECIALS, until_eos
+from jaxmodels.data.tokenizers.stream import ByteStream, byte_level
 from jaxmodels.errors import UserError
 from jaxmodels.extras import import_extra
 
@@ -72,6 +73,14 @@ class BPETokenizer(Tokenizer):
         """Return the text up to the first EOS; special and unknown ids are skipped."""
         ids = [i for i in until_eos(tokens) if len(SPECIALS) <= i < self.vocab_size]
         return _built(self.model).decode(ids, skip_special_tokens=False)
+
+    def stream(self, context=()) -> ByteStream:
+        """Return a decoder token by token; what comes after an EOS is no text."""
+        return ByteStream(self._token_bytes, context, EOS)
+
+    def _token_bytes(self, token: int) -> bytes:
+        known = len(SPECIALS) <= token < self.vocab_size
+        return byte_level(_built(self.model).id_to_token(token)) if known else b""
 
 
 @functools.lru_cache(maxsize=4)

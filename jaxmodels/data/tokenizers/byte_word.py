@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.tokenizers.base import Tokenizer, as_text
+from jaxmodels.data.tokenizers.stream import ByteStream
 from jaxmodels.data.words import pattern
 from jaxmodels.errors import UserError
 
@@ -43,6 +44,10 @@ class ByteTokenizer(Tokenizer):
     def decode(self, tokens) -> str:
         """Return the text; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+    def stream(self, context=()) -> ByteStream:
+        """Return a decoder token by token; `push` raises ValueError for an id outside 0..255."""
+        return ByteStream(self.decode_bytes, context)
 
 
 def _words(text: str) -> Iterator[re.Match]:

@@ -16,7 +16,9 @@ from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxmodels.data.tokenizers.marked import MarkedTokenizer
+from jaxmodels.data.tokenizers.rwkv_world import RWKVWorldTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
 
@@ -32,6 +34,7 @@ KINDS = {
         HybridTokenizer,
         BPETokenizer,
         GridTokenizer,
+        RWKVWorldTokenizer,
     )
 }
 
@@ -56,11 +59,16 @@ def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """Return the tokenizer that `to_json` described; raise UserError for anything else."""
+    """Return the tokenizer that `to_json` described, or that of a Hugging Face tokenizer.json.
+
+    Raises:
+      UserError: anything else.
+    """
     try:
         fields = json.loads(text)
         json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text
-        kind = fields["kind"]
+        foreign = "kind" not in fields and "model" in fields
+        kind = "huggingface" if foreign else fields["kind"]
         if kind == "marked":
             return MarkedTokenizer(tokenizer_from_json(json.dumps(fields["inner"])))
         if kind in KINDS:
@@ -70,4 +78,6 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"
         ) from error
+    if foreign:
+        return HuggingFaceTokenizer(text)
     raise UserError(f"unknown tokenizer kind {kind!r}{choose_from(KINDS)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxmodels.data.tokenizers.base import Tokenizer
+from jaxmodels.data.tokenizers.stream import FewerIds
 
 MARKS = 3  # the last ids: end of a response, its beginning, padding
 
@@ -55,6 +56,12 @@ class MarkedTokenizer(Tokenizer):
         """Return the text; marks are skipped."""
         ids = np.asarray(tokens).ravel()
         return self.inner.decode(ids[ids < self.inner.vocab_size])
+
+    def stream(self, context=()) -> FewerIds:
+        """Return a decoder token by token; marks are skipped."""
+        ids = np.asarray(context, np.int64).ravel()
+        limit = self.inner.vocab_size
+        return FewerIds(self.inner.stream(ids[ids < limit]), limit)
 
     def to_json(self) -> str:
         """Return `{"kind": "marked", "inner": description}`."""

@@ -24,6 +24,7 @@ from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
 from jaxmodels.models.hft.learn import learn, requantize
 from jaxmodels.models.hft.whitener import Whitener, empty_whitener, gathered, whitened
+from jaxmodels.ops.common.token_shift import last_token
 from jaxmodels.ops.losses import token_nll
 
 
@@ -62,6 +63,11 @@ class HFTOutput:
     reading: Reading
     in_use: jax.Array
     relocated: jax.Array
+
+    def map_tokens(self, function) -> "HFTOutput":
+        """Apply a function to the arrays of tokens, see `jaxmodels.ragged`; others are of rows."""
+        logits, answering = function((self.logits, self.answering))
+        return self.replace(logits=logits, answering=answering)
 
 
 class HFT(nnx.Module):
@@ -102,7 +108,7 @@ class HFT(nnx.Module):
         )
 
     @checked_tokens
-    def __call__(self, state: HFTState, tokens, reset=None, key=None, hidden=None):
+    def __call__(self, state: HFTState, tokens, reset=None, key=None, hidden=None, lengths=None):
         """Predict the token after each of `tokens` int32 (B, T): (state, HFTOutput).
 
         Args:
@@ -112,7 +118,7 @@ class HFT(nnx.Module):
           key: ignored, there is no dropout.
           hidden: float (B, T, hidden_size), a teacher's vectors, with that segment.
         """
-        state, features = self.features(state, tokens, reset, hidden)
+        state, features = self.features(state, tokens, reset, hidden, lengths)
         out = self._predict(features.reshape(-1, self.config.features))
         shape = tokens.shape
         return state, out.replace(
@@ -125,17 +131,22 @@ class HFT(nnx.Module):
         state, features = self.features(state, token[:, None])
         return state, self._predict(features[:, 0])
 
-    def features(self, state: HFTState, tokens, reset=None, hidden=None):
+    def features(self, state: HFTState, tokens, reset=None, hidden=None, lengths=None):
         """Project the context of each token: (state, float32 (B, T, d)); arguments as in a call."""
-        state, windows, positions = self.contexts(state, tokens, reset)
+        state, windows, positions = self.contexts(state, tokens, reset, lengths)
         x = project(self.config, *raw_entries(self.config, windows, positions, hidden))
         return state, x if self.whitener is None else whitened(self.whitener, x)
 
-    def contexts(self, state: HFTState, tokens, reset=None):
-        """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token."""
+    def contexts(self, state: HFTState, tokens, reset=None, lengths=None):
+        """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token.
+
+        lengths: int (B,) or None; the tokens after these are padding and leave the state alone.
+        """
         windows = windows_of(state.tokens, tokens, reset)
         positions = positions_of(state.position, reset, tokens.shape[1])
-        return HFTState(windows[:, -1], positions[:, -1] + 1), windows, positions
+        window = last_token(windows, state.tokens, lengths)
+        read = last_token(positions + 1, state.position, lengths)
+        return HFTState(window, read), windows, positions
 
     def _predict(self, features) -> HFTOutput:
         c, first, z = self.config, None, features

@@ -146,9 +146,11 @@ class HRLM(nnx.Module):
         if c.window is not None:
             near = jnp.abs(at[:, None] - at[None]) < c.window
             visible = visible & near[None]
-        if c.mask_pad:
-            visible = visible & (tokens != PAD)[:, None, :]
-        return jnp.pad(visible, ((0, 0), (front, 0), (front, 0)), constant_values=True)
+        visible = jnp.pad(visible, ((0, 0), (front, 0), (front, 0)), constant_values=True)
+        if c.mask_pad:  # for the queries in front, too, or the tokens would read PAD through them
+            real = jnp.pad(tokens != PAD, ((0, 0), (front, 0)), constant_values=True)
+            visible = visible & real[:, None, :]
+        return visible
 
     def __call__(
         self, thoughts: HRMState | None, tokens, grad_calls=None, identifiers=None, lengths=None

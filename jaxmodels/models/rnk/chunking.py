@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.cells.base import where_reset
+from jaxmodels.ragged import keep_held, without
 
 
 @struct.dataclass
@@ -139,7 +140,7 @@ def mean_of(chunk: OpenChunk):
     return chunk.total / jnp.maximum(chunk.size, 1.0)[:, None]
 
 
-def read_bytes(config, chunk: OpenChunk, tokens, features, chance, reset):
+def read_bytes(config, chunk: OpenChunk, tokens, features, chance, reset, hold=None):
     """Read segments: `read_byte` over time.
 
     Args:
@@ -149,6 +150,7 @@ def read_bytes(config, chunk: OpenChunk, tokens, features, chance, reset):
       features: (B, T, d).
       chance: (B, T) or None.
       reset: bool (B, T); a document starts at each True.
+      hold: bool (B, T) or None; True is no byte, not even one of the padding that chunks count.
 
     Returns:
       (the open chunk after it, `Ends` (B, T), `Chunks`).
@@ -157,12 +159,15 @@ def read_bytes(config, chunk: OpenChunk, tokens, features, chance, reset):
     fresh = open_chunk(batch, config.width)
 
     def body(chunk, inputs):
-        token, feature, chance, reset = inputs
+        token, feature, chance, reset, hold = inputs
         chunk = where_reset(reset, fresh, chunk)
         read, ends = read_byte(config, chunk, token, feature, chance)
-        return after(config, read, ends), (ends, mean_of(read))
+        following = after(config, read, ends)
+        if hold is not None:
+            following, ends = keep_held(hold, chunk, following), without(hold, ends)
+        return following, (ends, mean_of(read))
 
-    by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (tokens, features, chance, reset))
+    by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (tokens, features, chance, reset, hold))
     chunk, out = jax.lax.scan(body, chunk, by_time)
     ends, means = jax.tree.map(lambda x: x.swapaxes(0, 1), out)
     size = config.most_chunks(time)

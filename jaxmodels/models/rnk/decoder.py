@@ -87,9 +87,10 @@ class Decoder(nnx.Module):
             after.append(x)
         return jnp.stack(after, 1), self._logits(x)
 
-    def __call__(self, hidden, tokens, projected, entry, ends, reset):
-        """Read segments, (B, T, ...) for (B, ...) in `step`; reset bool (B, T)."""
+    def __call__(self, hidden, tokens, projected, entry, ends, reset, hold=None):
+        """Read segments, (B, T, ...) for (B, ...) in `step`; reset, hold bool (B, T)."""
         c, real = self.config, tokens != self.config.pad
+        real = real if hold is None else real & ~hold
         every = self._first(self.embed.table[...])
         x = projected + rows_of(every, tokens)
         keep, begins = self._start(ends)

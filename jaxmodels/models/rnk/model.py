@@ -42,6 +42,7 @@ from jaxmodels.models.rnk.planner import MLP, Planner, Refiner
 from jaxmodels.models.rnk.router import Router
 from jaxmodels.models.rnk.terms import Responses, RNKOutput, response_of, terms_of
 from jaxmodels.ops import losses
+from jaxmodels.ragged import hold_after
 
 MATH_SCALE = 3.0  # weight of the intent's embedding if it is "math", else 1
 
@@ -169,20 +170,22 @@ class RNK(nnx.Module):
         )
 
     @checked_tokens
-    def __call__(self, state: RNKState, tokens, reset=None, key=None):
+    def __call__(self, state: RNKState, tokens, reset=None, key=None, lengths=None):
         """Read tokens int (B, T) with reset bool (B, T) or None -> (state, RNKOutput).
 
         Equal to `step` over time, except for the ablations that look ahead. Time and memory are
         linear in T: the Mamba and the planner work on chunks, the GRU and cheap sums on bytes. A
-        row with more chunks than `RNKConfig.most_chunks` gets NaN.
+        row with more chunks than `RNKConfig.most_chunks` gets NaN. With `hold`, chunks are of the
+        bytes that are read.
         """
         del key  # no randomness
         c, time = self.config, tokens.shape[1]
         reset = jnp.zeros(tokens.shape, bool) if reset is None else reset
+        hold = None if lengths is None else hold_after(lengths, time)
         features, chance, router = self._features(tokens), None, None
         if self.router is not None:
-            router, chance = self.router(state.router, features, reset)
-        chunk, ends, chunks = read_bytes(c, state.chunk, tokens, features, chance, reset)
+            router, chance = self.router(state.router, features, reset, lengths)
+        chunk, ends, chunks = read_bytes(c, state.chunk, tokens, features, chance, reset, hold)
 
         # Documents begun before each byte and each chunk's end.
         begun = jnp.cumsum(reset.astype(jnp.int32), 1)
@@ -190,14 +193,14 @@ class RNK(nnx.Module):
         begun_at = jnp.pad(jnp.take_along_axis(begun, place, 1), [(0, 0), (1, 0)])
         first = real & (begun_at[:, 1:] > begun_at[:, :-1])
         prompt = real & jnp.take_along_axis(ends.prompt, place, 1)
-        lengths = jnp.sum(real, 1, dtype=jnp.int32)
+        count = jnp.sum(real, 1, dtype=jnp.int32)
 
         def through(layer, state, xs):
-            return layer(state, xs, first, lengths=lengths)
+            return layer(state, xs, first, lengths=count)
 
         mamba, m = self._through(through, state.mamba, chunks.mean)
         if c.prompt_at == "byte_index":  # the last chunk, which has read the response
-            m_last = jnp.take_along_axis(m, jnp.maximum(lengths - 1, 0)[:, None, None], 1)
+            m_last = jnp.take_along_axis(m, jnp.maximum(count - 1, 0)[:, None, None], 1)
             context, prompted = jnp.broadcast_to(m_last, m.shape), real.astype(jnp.float32)
         else:
             context, prompted = last_prompts(state, m, first, prompt)
@@ -212,14 +215,14 @@ class RNK(nnx.Module):
         index = jnp.where(since, len(m[0]) + 1, chunks.index)
         read = index
         if c.plan_from == "own_chunk":
-            read = jnp.minimum(index + 1, lengths[:, None])
+            read = jnp.minimum(index + 1, count[:, None])
         decoded = known
         if c.decoder_context == "attention":
-            decoded = known._replace(context=self._attended(known, tokens, lengths))
+            decoded = known._replace(context=self._attended(known, tokens, count, hold))
         projected = self.decoder.project(decoded.plan, decoded.context)
         entry = self.decoder.entry(decoded.plan, decoded.context)
         hidden, logits = self.decoder(
-            state.hidden, tokens, look_up(projected, read), look_up(entry, read), ends, reset
+            state.hidden, tokens, look_up(projected, read), look_up(entry, read), ends, reset, hold
         )
         full = chunks.index[:, -1] > len(m[0])
         logits = jnp.where(full[:, None, None], jnp.nan, logits)
@@ -334,13 +337,14 @@ class RNK(nnx.Module):
             "answerable": self.answerable(conditioned, c.dtype)[..., 0],
         }
 
-    def _attended(self, known, tokens, lengths):
+    def _attended(self, known, tokens, count, hold):
         """Return the source's context for every entry (B, n + 2, d)."""
         chunk = jnp.arange(known.plan.shape[1])[None]
-        weights = ((chunk > 0) & (chunk <= lengths[:, None])).astype(jnp.float32)
-        mean = jnp.sum(known.plan * weights[..., None], 1) / jnp.maximum(lengths, 1)[:, None]
+        weights = ((chunk > 0) & (chunk <= count[:, None])).astype(jnp.float32)
+        mean = jnp.sum(known.plan * weights[..., None], 1) / jnp.maximum(count, 1)[:, None]
         begins = jnp.cumsum((tokens == self.config.begin)[:, ::-1].astype(jnp.int32), 1)[:, ::-1]
         mask = (begins > 0) & (tokens != self.config.pad)
+        mask = mask if hold is None else mask & ~hold
         y = self.decoder.attend(mean, self._features(tokens), mask)
         return jnp.broadcast_to(y[:, None], known.context.shape)
 

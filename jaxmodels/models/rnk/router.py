@@ -7,7 +7,8 @@ from jaxmodels.cells.layers import Linear, symmetric_uniform
 from jaxmodels.models.rnk.config import RNKConfig
 from jaxmodels.ops import losses
 from jaxmodels.ops.common.silu import silu
-from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step
+from jaxmodels.ops.common.token_shift import last_token
+from jaxmodels.ops.short_conv import short_conv_silu, short_conv_step, state_after
 
 
 class Router(nnx.Module):
@@ -38,14 +39,20 @@ class Router(nnx.Module):
         chance = self._chance(query, state[:, -1])
         return jnp.concatenate([past, key[:, None]], 1), chance
 
-    def __call__(self, state, xs, reset):
-        """Read xs (B, T, d), reset bool (B, T) -> (state, p (B, T))."""
+    def __call__(self, state, xs, reset, lengths=None):
+        """Read xs (B, T, d), reset bool (B, T) -> (state, p (B, T)).
+
+        lengths: int (B,) or None; the bytes after these are padding and leave the state alone.
+        """
         taps = self.conv_taps[...], self.conv_bias[...]
         past, f = short_conv_silu(state[:, :-1], xs, *taps, reset)
         query, key = self._projected(f)
         before = jnp.concatenate([state[:, -1:], key[:, :-1]], 1)
         before = jnp.where(reset[..., None], 0.0, before)
-        return jnp.concatenate([past, key[:, -1:]], 1), self._chance(query, before)
+        if lengths is not None:
+            past = state_after(state[:, :-1], xs, lengths, reset)
+        last = last_token(key, state[:, -1], lengths)
+        return jnp.concatenate([past, last[:, None]], 1), self._chance(query, before)
 
     def _projected(self, f):
         dtype = self.config.dtype

@@ -4,7 +4,8 @@
 
 and, as options, a penalty on the number of stops, the ratio loss of learned chunks, and the
 source's latent and relevance losses. The token loss is a mean over the bytes of responses, the
-others are means over rows, the stop loss over the chunks of a row's response first.
+others are means over rows. The stop loss of a row is -log P(its number of chunks), if the head is
+the chance that a response which has not ended yet ends in this chunk.
 """
 
 from typing import NamedTuple
@@ -64,6 +65,16 @@ class RNKOutput:
     latent: jax.Array | None = None
     relevance: jax.Array | None = None
 
+    def map_tokens(self, function) -> "RNKOutput":
+        """Apply a function to the arrays of bytes, in `step` all; see `jaxmodels.ragged`."""
+        if self.chunks is None:
+            return jax.tree.map(function, self)
+        logits, stop, ends, chance, index = function(
+            (self.logits, self.stop, self.ends, self.chance, self.chunks.index)
+        )
+        chunks = self.chunks._replace(index=index)
+        return self.replace(logits=logits, stop=stop, ends=ends, chance=chance, chunks=chunks)
+
     @property
     def label_logits(self) -> dict[str, jax.Array]:
         """Return the logits of labelled losses, as `label_terms` reads them."""
@@ -100,11 +111,12 @@ def terms_of(config) -> tuple[Term, ...]:
 
     def stop(out, batch):
         labels = stop_targets(c, out.ends, batch)
-        # One vote per chunk, at its first byte: every byte of a long response would drown the end.
+        # Once per chunk, at its first byte, and not divided by their number: that would weigh ends
+        # of short responses more than chunks of long ones, and the chance would be too large.
         starts = ((batch["weights"] > 0) & out.ends.closes).astype(jnp.float32)
         # -log sigmoid(logit) of the true class.
         nll = jax.nn.softplus(jnp.where(labels > 0, -out.stop, out.stop))
-        return jnp.sum(jnp.sum(starts * nll, 1) / jnp.maximum(starts.sum(1), 1.0))
+        return jnp.sum(starts * nll)
 
     terms = [
         *token_terms(),

@@ -19,6 +19,21 @@ def token_shift(xs: jax.Array, before: jax.Array, reset: jax.Array | None) -> ja
     return previous if reset is None else jnp.where(reset[..., None], 0.0, previous)
 
 
+def last_token(xs: jax.Array, before: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Return the last token of each row, (batch, ...); `before` of a row without any.
+
+    Args:
+      xs: (batch, time, ...).
+      before: (batch, ...), the token before the first.
+      lengths: int (batch,), tokens of each row, the others being padding at the end; or None.
+    """
+    if lengths is None:
+        return xs[:, -1]
+    index = jnp.maximum(lengths - 1, 0).reshape((-1,) + (1,) * (xs.ndim - 1))
+    last = jnp.take_along_axis(xs, index, 1)[:, 0]
+    return jnp.where(lengths.reshape((-1,) + (1,) * (before.ndim - 1)) > 0, last, before)
+
+
 def token_mix(x: jax.Array, before: jax.Array, mix: jax.Array) -> tuple[jax.Array, ...]:
     """Return n arrays x + (before - x) * mu, float32 (..., C), for mu in mix (n, C).
 

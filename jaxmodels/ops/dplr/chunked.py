@@ -61,6 +61,10 @@ def _chunk(mix, pack, state, tokens, reset, shared, kept):
     return out, keeps[0]
 
 
+def _by_key(x):
+    return x.swapaxes(2, 3)
+
+
 def _recur(pack, state, inputs, reset, inverse):
     r, log_w, k, v, a, b = inputs
     size = r.shape[2]
@@ -98,8 +102,9 @@ def _recur(pack, state, inputs, reset, inverse):
 
     k_end, b_end = (jnp.where(last, x, 0.0).swapaxes(2, 3) for x in (k_out, b_out))
     written = head_packing.product(k_end, v) + head_packing.product(b_end, u)
-    kept = jnp.where(carried, entering, 0.0)
-    state = jnp.exp(end - middle).swapaxes(2, 3) * (
-        kept + head_packing.block_diagonal(pack, written)
-    )
+    written = head_packing.block_diagonal(pack, written)
+    kept = jnp.where(carried, state, 0.0)
+    # The state that is kept is not scaled by exp(middle) and back, so that tokens without decay and
+    # write, as in padding, leave it bit for bit.
+    state = _by_key(jnp.exp(end)) * kept + _by_key(jnp.exp(end - middle)) * written
     return state, y, inverse

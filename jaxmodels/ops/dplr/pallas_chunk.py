@@ -137,8 +137,9 @@ class Chunk:
 
         k_end, b_end = (jnp.where(masks.last, x, 0.0) for x in (k_out, b_out))
         written = self.dot(v, k_end, (0, 0)) + self.dot(u, b_end, (0, 0))
-        kept = jnp.where(masks.carried, jnp.exp(middle) * state, 0.0)
-        state = jnp.exp(end - middle) * (kept + self.compact(written))
+        # As in `chunked.py`, the state that is kept is not scaled by exp(middle) and back.
+        kept = jnp.where(masks.carried, state, 0.0)
+        state = jnp.exp(end) * kept + jnp.exp(end - middle) * self.compact(written)
         return state, y, inverse
 
     def compact(self, x):

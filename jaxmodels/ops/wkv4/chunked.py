@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxmodels.ops.common.chunks import from_chunks, segment_ids, to_chunks
 from jaxmodels.ops.common.varying import cast_alike, zeros_like
+from jaxmodels.ragged import hold_after, without
 
 EMPTY = -1e38  # initial o; finite, because inf - inf is NaN
 
@@ -52,7 +53,7 @@ def wkv4_step(state: WKV4State, k, v, decay, bonus):
     return wkv4_token(state, k, v, decay[None], bonus[None])
 
 
-def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size=64):
+def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, lengths=None, *, chunk_size=64):
     """Run in chunks, in XLA; see `ops.wkv4.wkv4`.
 
     Each chunk's contribution to the state is a sum over its tokens. A scan over chunks accumulates
@@ -67,13 +68,16 @@ def wkv4_chunked(state: WKV4State, k, v, decay, bonus, reset=None, *, chunk_size
         reset = to_chunks(reset, size)
     state = WKV4State(*(x.astype(jnp.float32) for x in state))
     entered = jax.tree.map(lambda x: x[None], state)
+    real = None
+    if lengths is not None:
+        real = to_chunks(~hold_after(lengths, time), size)
+    elif chunks * size != time:
+        real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
     if chunks > 1:
-        before = (x if x is None else x[:-1] for x in (k, v, reset))
+        held = None if lengths is None else ~real
+        before = (x if x is None else x[:-1] for x in (k, v, reset, held))
         entered = _chunk_states(state, *before, decay)
 
-    real = None
-    if chunks * size != time:
-        real = jnp.arange(chunks * size).reshape(chunks, 1, size) < time
     tokens = jax.tree.map(lambda x: jnp.moveaxis(x, 2, 0), (k, v, reset, real))
     vectors = (x.reshape(1, 1, -1) for x in (decay, bonus))
     left, y = _scan_chunks(*cast_alike(entered, tokens, *vectors))
@@ -86,7 +90,8 @@ def _scan_chunks(entered, tokens, decay, bonus):
 
     Args:
       entered: states (n, B, C), before each chunk.
-      tokens: k, v (c, n, B, C), and bool or None, reset (c, n, B), real (c, n, 1): not padding.
+      tokens: k, v (c, n, B, C), and bool or None, reset (c, n, B), real (c, n, B or 1): not
+        padding.
       decay, bonus: (1, 1, C).
 
     Returns:
@@ -190,33 +195,42 @@ def wkv4_token_back(state, k, v, decay, bonus, d_y, d_after):
     return before, d_k, d_v, d_decay, d_bonus
 
 
-def _chunk_states(state, k, v, reset, decay):
-    """Return the states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last."""
+def _chunk_states(state, k, v, reset, held, decay):
+    """Return the states (n + 1, B, C) before each chunk of k, v (n, B, c, C) and after the last.
+
+    reset, held: bool (n, B, c) or None; held tokens are padding at the end of a row.
+    """
     size = k.shape[2]
-    carried = None
+    carried = empty = None
+    age = jnp.arange(size - 1, -1, -1, dtype=jnp.float32)[None, None, :, None]
+    whole = jnp.full((1, 1, 1), size, jnp.float32)
+    if held is not None:
+        k, v = without(held, (k, v))
+        k = jnp.where(held[..., None], EMPTY, k)
+        whole = jnp.sum(~held, 2, dtype=jnp.float32)[..., None]  # (n, B, 1)
+        age = jnp.maximum(age - (size - whole)[..., None], 0.0)
+        empty = whole == 0.0
     if reset is not None:
         ids = segment_ids(reset)
         last = (ids == ids[..., -1:])[..., None]  # tokens whose document continues after the chunk
         k, v = jnp.where(last, k, EMPTY), jnp.where(last, v, 0.0)
         carried = ids[..., -1:] == 0  # (n, B, 1)
-    age = jnp.arange(size - 1, -1, -1, dtype=jnp.float32)
-    aged = age[:, None] * decay[None]  # (c, C)
-    aged = aged[None, None]
+    aged = age * decay.reshape(1, 1, 1, -1)
     top = jax.lax.stop_gradient(jnp.max(k - aged, 2, keepdims=True))
     weight = jnp.exp((k - top) - aged)
     added = WKV4State((weight * v).sum(2), weight.sum(2), top[:, :, 0])
-    whole = size * decay[None]
+    whole = jnp.broadcast_to(whole * decay.reshape(1, 1, -1), (k.shape[0], *state.o.shape))
 
     def chunk(state, parts):
-        (p, q, o), (p_new, q_new, o_new), carried = state, *parts
+        (p, q, o), (p_new, q_new, o_new), whole, carried, empty = state, *parts
         top = jax.lax.stop_gradient(jnp.maximum(o - whole, o_new))
         keep, new = jnp.exp((jax.lax.stop_gradient(o) - top) - whole), jnp.exp(o_new - top)
         after = WKV4State(keep * p + new * p_new, keep * q + new * q_new, top)
         if carried is not None:
             after = _select(carried, after, WKV4State(p_new, q_new, o_new))
-        return after, state
+        return after if empty is None else _select(empty, state, after), state
 
-    last, before = jax.lax.scan(chunk, state, (added, carried))
+    last, before = jax.lax.scan(chunk, state, (added, whole, carried, empty))
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), before, last)
 
 

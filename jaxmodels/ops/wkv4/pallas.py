@@ -21,11 +21,13 @@ from jaxmodels.ops.common.pallas_tpu import (
     specs_over_time,
 )
 from jaxmodels.ops.wkv4.chunked import EMPTY, WKV4State, wkv4_token, wkv4_token_back
+from jaxmodels.ragged import hold_after
 
 TOKENS, WIDTH = 32, 512  # block size
+FIRST, HELD = 1, 2  # marks of a document's first token, and of padding
 
 
-def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
+def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None, lengths=None):
     """Run as a TPU kernel, interpreted on other platforms; see `ops.wkv4.wkv4`."""
     batch, time, width = k.shape
     lanes = min(WIDTH, -(-width // LANES) * LANES)
@@ -35,10 +37,13 @@ def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None):
     k, v = (by_time(x.astype(jnp.float32).swapaxes(0, 1)) for x in (k, v))
     state = [by_row(x.astype(jnp.float32)) for x in state]
     decay, bonus = (_padded(x[None], to=(1, lanes)) for x in (decay, bonus))
-    if reset is not None:
-        reset = jnp.broadcast_to(reset.T[:, :, None].astype(jnp.int32), (time, batch, LANES))
-        reset = _padded(reset, to=(tokens, SUBLANES, LANES))
-    y, *state = _run(time, (tokens, lanes), state, k, v, decay, bonus, reset)
+    marks = None if reset is None else FIRST * reset
+    if lengths is not None:
+        marks = jnp.where(hold_after(lengths, time), HELD, 0 if marks is None else marks)
+    if marks is not None:
+        marks = jnp.broadcast_to(marks.T[:, :, None].astype(jnp.int32), (time, batch, LANES))
+        marks = _padded(marks, to=(tokens, SUBLANES, LANES))
+    y, *state = _run(time, (tokens, lanes), state, k, v, decay, bonus, marks)
     state = WKV4State(*(x[:batch, :width] for x in state))
     return state, y[:time, :batch, :width].swapaxes(0, 1)
 
@@ -49,16 +54,17 @@ def _padded(x, to):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(time, block, state, k, v, decay, bonus, reset):
+def _run(time, block, state, k, v, decay, bonus, marks):
     """Run on padded arrays -> y (T, B, C), p, q, o (B, C).
 
-    state: p, q, o (B, C); k, v: (T, B, C); decay, bonus: (1, C); reset: (T, B, LANES) or None.
+    state: p, q, o (B, C); k, v: (T, B, C); decay, bonus: (1, C).
+    marks: int32 (T, B, LANES), FIRST, HELD or 0; or None.
     """
-    return _forward(time, block, state, k, v, decay, bonus, reset, keep=False)
+    return _forward(time, block, state, k, v, decay, bonus, marks, keep=False)
 
 
-def _forward(time, block, state, k, v, decay, bonus, reset, *, keep):
-    specs, grid, call = _layout(block, k, reset)
+def _forward(time, block, state, k, v, decay, bonus, marks, *, keep):
+    specs, grid, call = _layout(block, k, marks)
     outs = [(k.shape, specs.tokens)] + [(x.shape, specs.rows) for x in state]
     if keep:
         outs += [((grid[2], *x.shape), specs.boundary) for x in state]
@@ -73,15 +79,15 @@ def _forward(time, block, state, k, v, decay, bonus, reset, *, keep):
     )
 
 
-def _run_forward(time, block, state, k, v, decay, bonus, reset):
-    y, p, q, o, *boundaries = _forward(time, block, state, k, v, decay, bonus, reset, keep=True)
-    return (y, p, q, o), (boundaries, k, v, decay, bonus, reset)
+def _run_forward(time, block, state, k, v, decay, bonus, marks):
+    y, p, q, o, *boundaries = _forward(time, block, state, k, v, decay, bonus, marks, keep=True)
+    return (y, p, q, o), (boundaries, k, v, decay, bonus, marks)
 
 
 def _run_backward(time, block, saved, cotangents):
-    boundaries, k, v, decay, bonus, reset = saved
+    boundaries, k, v, decay, bonus, marks = saved
     d_y, d_p, d_q, _ = cotangents
-    specs, _, call = _layout(block, k, reset, backwards=True)
+    specs, _, call = _layout(block, k, marks, backwards=True)
     tokens, lanes = block
     d_k, d_v, d_p, d_q, d_w, d_u = call(
         functools.partial(_backward_block, time),
@@ -100,19 +106,19 @@ _run.defvjp(_run_forward, _run_backward)
 
 
 class _Specs:
-    """Block specs of tokens (T, B, C), resets, rows (B, C), boundary (n, B, C), vector (1, C)."""
+    """Block specs of tokens (T, B, C), marks, rows (B, C), boundary (n, B, C), vector (1, C)."""
 
     def __init__(self, block, blocks, backwards):
         tokens, lanes = block
         spec = specs_over_time(blocks, 2, backwards=backwards)
         self.tokens = spec((tokens, SUBLANES, lanes), lambda b, c, t: (t, b, c))
-        self.resets = spec((tokens, SUBLANES, LANES), lambda b, c, t: (t, b, 0))
+        self.marks = spec((tokens, SUBLANES, LANES), lambda b, c, t: (t, b, 0))
         self.rows = pl.BlockSpec((SUBLANES, lanes), lambda b, c, t: (b, c))
         self.boundary = spec((1, SUBLANES, lanes), lambda b, c, t: (t, b, c))
         self.vector = pl.BlockSpec((1, lanes), lambda b, c, t: (0, c))
 
 
-def _layout(block, k, reset, backwards=False):
+def _layout(block, k, marks, backwards=False):
     """Return (specs, grid, function that calls a kernel on them)."""
     tokens, lanes = block
     time, batch, width = k.shape
@@ -120,8 +126,8 @@ def _layout(block, k, reset, backwards=False):
     specs = _Specs(block, grid[2], backwards)
 
     def call(body, name, *, inputs, outputs, shapes, arguments, scratch=()):
-        if reset is not None:
-            inputs, arguments = [specs.resets, *inputs], (reset, *arguments)
+        if marks is not None:
+            inputs, arguments = [specs.marks, *inputs], (marks, *arguments)
         else:
             body = functools.partial(body, None)
         return kernel_call(
@@ -139,7 +145,7 @@ def _layout(block, k, reset, backwards=False):
 
 
 def _forward_block(
-    time, keep, resets, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *boundaries, exact
+    time, keep, marks, k, v, decay, bonus, p0, q0, o0, y, p, q, o, *boundaries, exact
 ):
     """Run one block of tokens; arguments are refs, of which p, q, o carry the state."""
     place = pl.program_id(2)
@@ -156,9 +162,9 @@ def _forward_block(
     w, u = decay[...], bonus[...]
 
     def token(t, state):
-        after, now = wkv4_token(_apply_reset(state, resets, t), k[t], v[t], w, u)
-        after = tuple(after)
+        after, now = wkv4_token(_apply_reset(state, marks, t), k[t], v[t], w, u)
         y[t] = now
+        after = _if_not_held(marks, t, tuple(after), state)
         return _if_real(time, k, t, after, state, place)
 
     state = jax.lax.fori_loop(0, k.shape[0], token, state, unroll=4)
@@ -166,7 +172,7 @@ def _forward_block(
         ref[...] = now
 
 
-def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q0, *refs, exact):
+def _backward_block(time, marks, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q0, *refs, exact):
     d_k, d_v, d_p, d_q, d_w, d_u, *before = refs
     place = pl.num_programs(2) - 1 - pl.program_id(2)
 
@@ -178,10 +184,10 @@ def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q
     w, u = decay[...], bonus[...]
 
     def again(t, state):
-        state = _apply_reset(state, resets, t)
+        state = _apply_reset(state, marks, t)
         for ref, now in zip(before, state, strict=True):
             ref[t] = now
-        return tuple(wkv4_token(state, k[t], v[t], w, u)[0])
+        return _if_not_held(marks, t, tuple(wkv4_token(state, k[t], v[t], w, u)[0]), state)
 
     jax.lax.fori_loop(0, k.shape[0], again, (p0[0], q0[0], o0[0]), unroll=4)
 
@@ -190,10 +196,13 @@ def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q
         d_state, d_w, d_u = carry
         state = tuple(ref[t] for ref in before)
         back = wkv4_token_back(state, k[t], v[t], w, u, d_y[t], d_state)
-        d_before, d_k[t], d_v[t], d_decay, d_bonus = back
-        if resets is not None:
-            first = _first(resets, t, d_decay)
+        if marks is not None:
+            d_before, *others = back
+            first = _marked(FIRST, marks, t, others[0])
             d_before = tuple(jnp.where(first, 0.0, x) for x in d_before)
+            nothing = (d_state, *map(jnp.zeros_like, others))
+            back = _if_not_held(marks, t, (d_before, *others), nothing)
+        d_before, d_k[t], d_v[t], d_decay, d_bonus = back
         after = d_before, d_w + d_decay, d_u + d_bonus
         return _if_real(time, k, t, after, carry, place)
 
@@ -202,17 +211,25 @@ def _backward_block(time, resets, k, v, d_y, decay, bonus, p0, q0, o0, d_p0, d_q
     (d_p[...], d_q[...]), d_w[...], d_u[...] = carry
 
 
-def _first(resets, t, like):
-    return jnp.tile(resets[t], (1, like.shape[1] // LANES)) != 0
+def _marked(mark, marks, t, like):
+    return jnp.tile(marks[t], (1, like.shape[1] // LANES)) == mark
 
 
-def _apply_reset(state, resets, t):
-    if resets is None:
+def _apply_reset(state, marks, t):
+    if marks is None:
         return state
-    first = _first(resets, t, state[0])
+    first = _marked(FIRST, marks, t, state[0])
     return tuple(
         jnp.where(first, empty, x) for x, empty in zip(state, (0.0, 0.0, EMPTY), strict=True)
     )
+
+
+def _if_not_held(marks, t, after, state):
+    """Return `after`, or `state` for a token of a row's padding."""
+    if marks is None:
+        return after
+    held = _marked(HELD, marks, t, jax.tree.leaves(state)[0])
+    return jax.tree.map(lambda x, y: jnp.where(held, y, x), after, state)
 
 
 def _if_real(time, k, t, after, state, place):

@@ -87,7 +87,7 @@ def test_stop_and_answerable_are_cross_entropies():
     # one, and target 4 of the second row.
     closes = jnp.array([[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 0]], bool)
     p = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
-    want = (-np.log(1 - p[0, 1]) - np.log(p[0, 3])) / 2 - np.log(1 - p[1, 4])
+    want = -np.log(1 - p[0, 1]) - np.log(p[0, 3]) - np.log(1 - p[1, 4])
     got = term(config, "stop").sum(
         output(stop=jnp.asarray(logits), ends=Ends(*[closes] * 3)), batch
     )

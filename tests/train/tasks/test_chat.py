@@ -18,9 +18,9 @@ from eval.chat.panel import GREETING, distinct, panel
 from eval.evaluators import chat as evaluator
 from eval.report.chat_page import generalization
 from eval.run import load_run, load_trained
-from eval.sample import Choice
 from jaxmodels.data.chat.exchange import BEGIN, END, PAD, Exchange
 from jaxmodels.errors import UserError
+from jaxmodels.generation.sampling import Sampling
 from train.config import complete_config
 from train.devices import aot
 from train.devices.placement import Placement
@@ -290,7 +290,7 @@ def test_distinct_counts_n_grams_over_all_replies():
 
 def test_the_panel_reads_what_was_said_before(finished):
     model = load_trained(finished, "last")[0].model
-    options = Options(Choice(0.0), tokens=6)
+    options = Options(Sampling(0.0), tokens=6)
     x = Exchange(("an answer", "say", "said", "and then?"), "expected")
     for turns in (x.turns, x.turns[1:]):
         row = panel(model, [dataclasses.replace(x, turns=turns)], options)[1]
@@ -301,11 +301,17 @@ def test_the_panel_reads_what_was_said_before(finished):
 
 
 def test_stop_scores():
-    scores = evaluator.stop_scores(3, 1, 2, 4)
-    kept = {"precision": 0.75, "recall": 0.6, "f1": 6 / 9}
-    assert scores == {"chunks": 10, **kept, "always_f1": 2 * 0.5 * 1.0 / 1.5}
-    assert evaluator.stop_scores(0, 0, 0, 0) is None
-    assert evaluator.stop_scores(0, 0, 0, 5)["f1"] == 0.0
+    chances = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.4, 0.3, 0.2, 0.1, 0.0])
+    last = np.array([1, 1, 0, 1, 1, 1, 0, 0, 0, 0], bool)
+    scores = evaluator.stop_scores(chances, last)
+    assert scores["chunks"] == 10 and scores["precision"] == 0.75 and scores["recall"] == 0.6
+    assert scores["f1"] == pytest.approx(6 / 9) and scores["always_f1"] == pytest.approx(10 / 15)
+    # Not 8 / 9 above 0.4 with one of two equal chances.
+    assert scores["best_f1"] == pytest.approx(10 / 11) and scores["threshold"] == 0.4
+    assert scores["share"] == 0.5 and scores["auroc"] == pytest.approx(22 / 25)
+    assert evaluator.stop_scores(np.zeros(0), np.zeros(0, bool)) is None
+    never = evaluator.stop_scores(np.full(5, 0.2), np.zeros(5, bool))
+    assert never["f1"] == never["best_f1"] == 0.0 and never["auroc"] is None
 
 
 def test_a_delayed_generalization_is_claimed_only_if_measured():

@@ -1,0 +1,293 @@
+"""The compiled programs of an engine: read a piece, place a row, take a row, decode.
+
+There is one of each for a model, a number of slots and a size of pieces, whatever the requests are:
+what a row computes then depends on nobody else, neither on what others do nor on how many there
+are. Shapes: S slots, V vocabulary, K most tokens of a call, E end tokens, N top tokens.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxmodels.generation.request import MOST_ENDS
+from jaxmodels.generation.sampling import Options, draw, uniforms
+
+CONTINUED, BLANK, PLACED = 0, 1, 2  # how a slot begins a call
+ENDED, BROKEN = 1, 2  # why it ended, if not at its most tokens
+TOP = 20  # most likely tokens whose log-probabilities can be given
+
+
+@struct.dataclass
+class Pool:
+    """What the slots have read.
+
+    Attributes:
+      state: leaves (S, ...) float32.
+      logits: of the next token, float32 (S, V).
+      seen: bool (S, V), tokens of the request so far.
+      drawn: int32 (S,), tokens drawn since the session began.
+      left: int32 (S,), tokens to draw; 0 for a slot without a request.
+    """
+
+    state: Any
+    logits: jax.Array
+    seen: jax.Array
+    drawn: jax.Array
+    left: jax.Array
+
+
+class Orders(NamedTuple):
+    """What the slots do in a call, NumPy arrays.
+
+    Attributes:
+      count: most steps, at most K, int32 ().
+      begin: int32 (S,), CONTINUED; BLANK, from the initial state; PLACED, from a placed one.
+      halt: bool (S,), there is no request, or no more.
+      forced: int32 (S, K), tokens to read before the first is drawn; reading (S,) counts them.
+      most: int32 (S,), most tokens to draw in this call.
+      left, drawn: int32 (S,), of requests that begin, see `Pool`.
+      seed: uint32 (S,).
+      ends: int32 (S, E), -1 where there is none.
+      options: see `Options`.
+      top: bool (), give log-probabilities.
+    """
+
+    count: np.ndarray
+    begin: np.ndarray
+    halt: np.ndarray
+    forced: np.ndarray
+    reading: np.ndarray
+    most: np.ndarray
+    left: np.ndarray
+    drawn: np.ndarray
+    seed: np.ndarray
+    ends: np.ndarray
+    options: Options
+    top: np.ndarray
+
+    @classmethod
+    def none(cls, slots: int, most: int) -> "Orders":
+        """Return the orders of a call in which nothing happens."""
+        ints = np.zeros((7, slots), np.int32)
+        return cls(
+            count=np.int32(0),
+            begin=ints[0],
+            halt=np.ones(slots, bool),
+            forced=np.zeros((slots, most), np.int32),
+            reading=ints[1],
+            most=ints[2] + most,
+            left=ints[3],
+            drawn=ints[4],
+            seed=np.zeros(slots, np.uint32),
+            ends=np.full((slots, MOST_ENDS), -1, np.int32),
+            options=Options(*np.ones((5, slots), np.float32)).replace(
+                top_k=np.full(slots, 2**30, np.int32), min_p=np.zeros(slots, np.float32)
+            ),
+            top=np.bool_(False),
+        )
+
+
+class Drawn(NamedTuple):
+    """What came of a call.
+
+    Attributes:
+      tokens: int32 (S, K), those drawn; count (S,) says how many.
+      left: int32 (S,), as in `Pool`; why: int32 (S,), 0, ENDED or BROKEN.
+      steps: int32 (S,), tokens read and drawn.
+      logprobs: float32 (S, K); top_ids, top_logprobs: (S, K, N). Zeros unless ordered.
+      watch: leaves (S, K, ...), at each of `steps`.
+    """
+
+    tokens: jax.Array
+    count: jax.Array
+    left: jax.Array
+    why: jax.Array
+    steps: jax.Array
+    logprobs: jax.Array
+    top_ids: jax.Array
+    top_logprobs: jax.Array
+    watch: Any
+
+
+class Programs(NamedTuple):
+    """Compiled functions of the leaves of a model; see the functions of these names below."""
+
+    start: Callable
+    read_piece: Callable
+    place: Callable
+    take: Callable
+    decode: Callable
+
+
+@functools.lru_cache(maxsize=16)
+def programs_of(treedef, slots: int, most: int, watch: Callable | None) -> Programs:
+    """Return the programs of models of a tree structure, compiled on their first call."""
+
+    def compiled(function, **options):
+        @functools.wraps(function)
+        def run(leaves, *args):
+            return function(jax.tree.unflatten(treedef, leaves), *args, **options)
+
+        return jax.jit(run)
+
+    return Programs(
+        start=compiled(start, slots=slots),
+        read_piece=compiled(read_piece),
+        place=jax.jit(place),
+        take=jax.jit(take),
+        decode=compiled(decode, most=most, watch=watch),
+    )
+
+
+def start(model, *, slots: int) -> Pool:
+    """Return a pool whose slots are all empty."""
+    state = model.initial_state(slots)
+    token = jnp.zeros((slots,), jnp.int32)
+    vocab = jax.eval_shape(model.step, state, token)[1].logits.shape[-1]
+    return Pool(state, jnp.zeros((slots, vocab)), jnp.zeros((slots, vocab), bool), token, token)
+
+
+def read_piece(model, state, tokens):
+    """Return the state of one row after tokens int32 (1, size)."""
+    return model(state, tokens)[0]
+
+
+def place(pool: Pool, slot, state, logits, seen) -> Pool:
+    """Put the state of one row, its logits (1, V) and tokens seen (V,) into a slot."""
+    put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=slot, axis=0)
+    return pool.replace(
+        state=jax.tree.map(lambda x, row: put(x, row[0]), pool.state, state),
+        logits=put(pool.logits, logits[0]),
+        seen=put(pool.seen, seen),
+    )
+
+
+def take(pool: Pool, slot):
+    """Return (state of one row, logits (1, V)) of a slot."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1, 0), (pool.state, pool.logits)
+    )
+
+
+def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | None):
+    """Run the steps of a call -> (pool, `Drawn`); `most` is K.
+
+    A slot reads its forced tokens, then draws. A token that ends the text is not read. Slots that
+    do nothing, or no more, are held: their state is that after their last token.
+    """
+    pool = _begun(model, pool, orders)
+    slots, top = len(orders.begin), min(TOP, pool.logits.shape[-1])
+    ints = jnp.zeros((slots,), jnp.int32)
+
+    def step(state, token):
+        after, out = model.step(state, token)
+        return after, out.logits, None if watch is None else watch(model, state, after, out)
+
+    shapes = jax.eval_shape(step, pool.state, ints)[2]
+    drawn = Drawn(
+        tokens=jnp.zeros((slots, most), jnp.int32),
+        count=ints,
+        left=ints,
+        why=ints,
+        steps=ints,
+        logprobs=jnp.zeros((slots, most)),
+        top_ids=jnp.zeros((slots, most, top), jnp.int32),
+        top_logprobs=jnp.zeros((slots, most, top)),
+        watch=jax.tree.map(lambda x: jnp.zeros((slots, most, *x.shape[1:]), x.dtype), shapes),
+    )
+
+    def active(pool, drawn, at):
+        reading = at < orders.reading
+        # A slot whose forced tokens fill the call draws in the next.
+        drawing = ~reading & (pool.left > 0) & (drawn.count < orders.most)
+        return reading, drawing
+
+    def unfinished(carry):
+        at, pool, drawn = carry
+        reading, drawing = active(pool, drawn, at)
+        return (at < orders.count) & jnp.any(reading | drawing)
+
+    def body(carry):
+        at, pool, drawn = carry
+        reading, drawing = active(pool, drawn, at)
+        chosen = draw(pool.logits, orders.options, pool.seen, uniforms(orders.seed, pool.drawn))
+        largest = jnp.max(pool.logits, -1)  # NaN if there is one
+        broken = drawing & ~jnp.isfinite(largest)
+        ended = drawing & ~broken & jnp.any(chosen[:, None] == orders.ends, -1)
+        drawing = drawing & ~broken & ~ended
+        token = jnp.where(reading, orders.forced[:, at], jnp.where(drawing, chosen, 0))
+        logprobs, ids, values = _logprobs(pool.logits, token, top, orders.top)
+        live = reading | drawing
+        state, logits, seen = step(pool.state, token)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            state,
+            pool.state,
+        )
+        place = drawn.count
+
+        def put(buffer, values, where, place):
+            place = jnp.where(where, place, most)  # beyond the end: dropped
+            return buffer.at[jnp.arange(slots), place].set(values, mode="drop")
+
+        steps = drawn.steps
+        drawn = Drawn(
+            tokens=put(drawn.tokens, token, drawing, place),
+            count=place + drawing,
+            left=drawn.left,
+            why=jnp.where(broken, BROKEN, jnp.where(ended, ENDED, drawn.why)),
+            steps=steps + live,
+            logprobs=put(drawn.logprobs, logprobs, drawing, place),
+            top_ids=put(drawn.top_ids, ids, drawing, place),
+            top_logprobs=put(drawn.top_logprobs, values, drawing, place),
+            watch=jax.tree.map(lambda b, x: put(b, x, live, steps), drawn.watch, seen),
+        )
+        rows = jnp.arange(slots)
+        pool = Pool(
+            state=state,
+            logits=jnp.where(live[:, None], logits, pool.logits),
+            seen=pool.seen.at[rows, token].max(live),
+            drawn=pool.drawn + drawing,
+            left=jnp.where(broken | ended, 0, pool.left - drawing),
+        )
+        return at + 1, pool, drawn
+
+    _, pool, drawn = jax.lax.while_loop(unfinished, body, (jnp.int32(0), pool, drawn))
+    return pool, drawn._replace(left=pool.left)
+
+
+def _begun(model, pool, orders):
+    """Return the pool with the requests that begin, and without those that are halted."""
+    blank, begins = orders.begin == BLANK, orders.begin != CONTINUED
+    initial = model.initial_state(len(orders.begin))
+
+    def reset(new, old):
+        return jnp.where(blank.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+    left = jnp.where(begins, orders.left, pool.left)
+    return Pool(
+        state=jax.tree.map(reset, initial, pool.state),
+        logits=pool.logits,
+        seen=jnp.where(blank[:, None], False, pool.seen),
+        drawn=jnp.where(begins, orders.drawn, pool.drawn),
+        left=jnp.where(orders.halt, 0, left),
+    )
+
+
+def _logprobs(logits, token, top, wanted):
+    """Return (log-probability of token (S,), ids and log-probabilities of the top (S, N))."""
+
+    def some():
+        every = jax.nn.log_softmax(logits, -1)
+        values, ids = jax.lax.top_k(every, top)
+        return jnp.take_along_axis(every, token[:, None], -1)[:, 0], ids.astype(jnp.int32), values
+
+    def none():
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some))
+
+    return jax.lax.cond(wanted, some, none)
