@@ -75,7 +75,7 @@ def watch(model, before, after, out) -> dict[str, jax.Array]:
       norm, change, kept: (S, P) for the P parts of `parts_of`: Euclidean norm after the token; norm
         of the difference over that norm; and <after, before> / <before, before>, the share of the
         old state that is still in the new one, 0 where the old one is 0. Of RNK also intent
-        (S, classes), answerable (S,) and stop (S,), probabilities, and plan (S,), its norm.
+        (S, classes), answerable (S,) and stop (S,), probabilities, and plan_norm (S,).
     """
     parts = parts_of(model)
     old, new = jax.tree.leaves(before), jax.tree.leaves(after)
@@ -95,6 +95,6 @@ def watch(model, before, after, out) -> dict[str, jax.Array]:
             "intent": jax.nn.softmax(out.intent, -1),
             "answerable": jax.nn.sigmoid(out.answerable),
             "stop": jax.nn.sigmoid(out.stop),
-            "plan": jnp.linalg.norm(after.plan, axis=-1),
+            "plan_norm": jnp.linalg.norm(after.plan, axis=-1),
         }
     return seen

@@ -44,7 +44,7 @@ def test_norm_change_and_what_is_kept(name):
         np.testing.assert_allclose(got["kept"][:, index], kept, rtol=1e-4, atol=1e-6)
     if name == "rnk":
         np.testing.assert_allclose(got["intent"].sum(-1), 1.0, rtol=1e-6)
-        np.testing.assert_allclose(got["plan"], np.linalg.norm(state.plan, axis=-1), rtol=1e-5)
+        np.testing.assert_allclose(got["plan_norm"], np.linalg.norm(state.plan, axis=-1), rtol=1e-5)
 
 
 def test_parts_have_the_depth_of_their_layer():

@@ -54,7 +54,7 @@ function options() {
     model: $("model").value,
     stream: true,
     stream_options: { include_usage: true },
-    watch: true,
+    inside: true,
     temperature: number("temperature"),
     top_p: number("top_p"),
     min_p: number("min_p"),
@@ -131,7 +131,7 @@ async function reply() {
       const piece = (chat ? choice?.delta?.content : choice?.text) ?? "";
       said += piece;
       if (piece) place.append(piece);
-      if (chunk.watch) inside.add(chunk.watch);
+      if (choice?.inside) inside.add(choice.inside);
       if (choice?.finish_reason) end = SAID[choice.finish_reason] ?? choice.finish_reason;
       count = chunk.usage?.completion_tokens ?? count;
       $("log").scrollTop = $("log").scrollHeight;

@@ -8,7 +8,6 @@ export class Inside {
   constructor($) {
     this.$ = $;
     this.parts = [];
-    this.intents = [];
     this.begin();
     $("quantity").addEventListener("change", () => this.draw());
     const map = $("map");
@@ -30,7 +29,6 @@ export class Inside {
   // Take the names of the parts from the description of a model.
   describe(model) {
     this.parts = (model.parts ?? []).map((x) => (x.layer == null ? x.name : `${x.layer} ${x.name}`));
-    this.intents = model.intents ?? [];
     this.draw();
   }
 
@@ -40,13 +38,9 @@ export class Inside {
     this.draw();
   }
 
-  // Add tokens: {tokens: [text], norm, change, kept: [[a number a part]], ...heads}.
-  add(seen) {
-    seen.tokens.forEach((token, i) => {
-      const column = { token };
-      for (const name in seen) if (name !== "tokens") column[name] = seen[name][i];
-      this.columns.push(column);
-    });
+  // Add tokens, each {token, norm, change, kept: [a number a part]} and RNK's heads.
+  add(tokens) {
+    this.columns.push(...tokens);
     this.columns = this.columns.slice(-MOST);
     if (!this.asked) {
       this.asked = requestAnimationFrame(() => {
@@ -112,21 +106,21 @@ export class Inside {
   }
 
   tellHeads(column) {
-    const { $, intents } = this;
+    const { $ } = this;
     const rows = [["can answer", column.answerable], ["ends in this chunk", column.stop]];
     $("numbers").replaceChildren(
       ...[...rows.map(([k, v]) => [k, `${(100 * v).toFixed(0)} %`]),
-        ["norm of the plan", column.plan.toPrecision(3)]].flatMap(([k, v]) => {
+        ["norm of the plan", column.plan_norm.toPrecision(3)]].flatMap(([k, v]) => {
         const [term, value] = [document.createElement("dt"), document.createElement("dd")];
         [term.textContent, value.textContent] = [k, v];
         return [term, value];
       }),
     );
-    $("intents").replaceChildren(...column.intent.map((share, i) => {
+    $("intents").replaceChildren(...Object.entries(column.intent).map(([name, share]) => {
       const row = document.createElement("div");
       row.className = "bar";
       const [label, bar, value] = ["span", "i", "span"].map((x) => document.createElement(x));
-      label.textContent = intents[i] ?? `intent ${i}`;
+      label.textContent = name;
       bar.style.width = `${100 * share}%`;
       value.textContent = `${(100 * share).toFixed(0)} %`;
       row.append(label, bar, value);
