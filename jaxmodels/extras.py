@@ -8,7 +8,16 @@ from types import ModuleType
 from jaxmodels.errors import UserError
 
 # package -> extra of this distribution that installs it
-EXTRAS = {"grain": "train", "safetensors": "convert", "tokenizers": "text", "yaml": "corpus"}
+EXTRAS = {
+    "grain": "train",
+    "jsonschema": "serve",
+    "prometheus_client": "serve",
+    "safetensors": "convert",
+    "starlette": "serve",
+    "tokenizers": "text",
+    "uvicorn": "serve",
+    "yaml": "corpus",
+}
 
 
 def import_extra(name: str) -> ModuleType:
