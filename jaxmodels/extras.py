@@ -11,8 +11,12 @@ from jaxmodels.errors import UserError
 EXTRAS = {
     "grain": "train",
     "jinja2": "text",
+    "jsonschema": "serve",
+    "prometheus_client": "serve",
     "safetensors": "convert",
+    "starlette": "serve",
     "tokenizers": "text",
+    "uvicorn": "serve",
     "yaml": "corpus",
 }
 
