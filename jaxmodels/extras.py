@@ -11,6 +11,7 @@ from jaxmodels.errors import UserError
 EXTRAS = {
     "grain": "train",
     "jinja2": "text",
+    "lm_eval": "lm_eval",
     "safetensors": "convert",
     "tokenizers": "text",
     "yaml": "corpus",
