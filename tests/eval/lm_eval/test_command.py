@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmodels import convert
 from jaxmodels.data import ByteTokenizer, tokenizer_from_json
 from jaxmodels.errors import UserError
+from tests.convert.common import GOLDENS
 from tests.data.tokenizers.worlds import family
 from tests.eval.tiny_bytes import Toy
+from tests.goldens import lm_eval_scores as golden
 
 pytest.importorskip("lm_eval", reason="lm-eval (the extra lm_eval) is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and the packages it brings
@@ -220,3 +223,15 @@ def test_mistakes_get_one_line(finished, tasks, tmp_path, capsys):
         assert main(arguments) == 2
         told = capsys.readouterr().err.strip().splitlines()
         assert says in told[-1]
+
+
+def test_scores_are_those_of_the_backend_of_transformers():
+    scores = json.loads((GOLDENS / "lm_eval_scores.json").read_text())
+    tokenizer = tokenizer_from_json(golden.tokenizer().to_str())
+    adapter = Adapter(convert.load(GOLDENS / "mamba"), tokenizer, end_tokens=(0,), batch_size=4)
+    found = adapter.loglikelihood(golden.requests(golden.PAIRS), disable_tqdm=True)
+    for ours, theirs in zip(found, scores["loglikelihood"], strict=True):
+        assert ours[0] == pytest.approx(theirs[0], abs=1e-4) and ours[1] == theirs[1]
+    rolled = adapter.loglikelihood_rolling(golden.requests([(text,) for text in golden.TEXTS]))
+    assert rolled == pytest.approx(scores["rolling"], abs=1e-3)  # of up to 166 nats
+    assert adapter.generate_until(golden.requests(golden.QUESTIONS)) == scores["generate_until"]
