@@ -12,6 +12,7 @@ EXTRAS = {
     "grain": "train",
     "jinja2": "text",
     "jsonschema": "serve",
+    "lm_eval": "lm_eval",
     "prometheus_client": "serve",
     "safetensors": "convert",
     "starlette": "serve",

@@ -79,9 +79,11 @@ def test_only_what_is_new_is_read(tokenizer):
     assert talk.reused == read
     forgetful = Templated(model, tokenizer, ChatTemplate(FORGETFUL, {"eos_token": "."}))
     "".join(forgetful.reply("the dog", GREEDY, 0, 2))
-    "".join(forgetful.reply("a fox", GREEDY, 0, 2))
+    "".join(forgetful.reply("a fox jumps over the lazy dog", GREEDY, 0, 2))
     assert forgetful.reused == 0
-    assert forgetful.read[:-2].tolist() == tokenizer.encode("a fox.").tolist()
+    assert (
+        forgetful.read[:-2].tolist() == tokenizer.encode("a fox jumps over the lazy dog.").tolist()
+    )
 
 
 def test_a_refused_conversation_leaves_it_as_it_was(model, tokenizer):

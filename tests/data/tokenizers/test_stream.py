@@ -83,7 +83,8 @@ def test_a_word_after_a_prompt_keeps_its_space():
     the = tokenizer.token_id("▁the")
     assert streamed(tokenizer, [the]) == "the"
     assert streamed(tokenizer, [the], [the]) == " the"
-    assert streamed(tokenizer, [the, tokenizer.token_id("</s>"), the]) == "the the"
+    for count in (1, 2 * LONGEST):
+        assert streamed(tokenizer, [the, *[tokenizer.token_id("</s>")] * count, the]) == "the the"
 
 
 def test_bytes_that_are_no_text_leave_the_others():

@@ -54,6 +54,13 @@ def split_byte_level() -> Tokenizer:
     return tokenizer
 
 
+def steps_after_bytes() -> Tokenizer:
+    """A byte-level vocabulary whose decoder does more to the text."""
+    tokenizer = byte_level()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    return tokenizer
+
+
 def byte_fallback() -> Tokenizer:
     """Llama-2's and Mistral's family: "▁" for a space, one before the text, bytes if unknown."""
     specials = ["<unk>", "<s>", "</s>"]
@@ -127,6 +134,7 @@ FAMILIES = {
     for make in (
         byte_level,
         split_byte_level,
+        steps_after_bytes,
         byte_fallback,
         unigram,
         word_piece,

@@ -1,0 +1,1 @@
+"""Tasks of the Language Model Evaluation Harness (PyPI `lm-eval`)."""
