@@ -94,5 +94,13 @@ async def serve(
         listener.bind((host.strip("[]"), port))
         shown = f"[{host.strip('[]')}]" if family == socket.AF_INET6 else host
         address = f"http://{shown}:{listener.getsockname()[1]}"
-        print(f"serving {service.name!r} at {address} (Ctrl-C ends it)", flush=True)
-        await server_of(service, token=token, hosts=hosts).serve(sockets=[listener])
+        server = server_of(service, token=token, hosts=hosts)
+        begin = server.startup
+
+        async def startup(sockets=None):
+            await begin(sockets)
+            if server.started:
+                print(f"serving {service.name!r} at {address} (Ctrl-C ends it)", flush=True)
+
+        server.startup = startup  # it listens from here on
+        await server.serve(sockets=[listener])

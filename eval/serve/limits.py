@@ -16,7 +16,7 @@ class Limits:
       queue: further requests that wait for a slot.
       max_tokens: tokens of an answer.
       max_prompt: tokens of a prompt.
-      max_choices: prompts times choices of a request.
+      max_choices: prompts times choices of a request; at most slots and queue together.
       max_seconds: from the arrival of a request to its last token.
       max_body: bytes of a request's body.
       patience: seconds for the headers of a request, and for its body.
@@ -45,6 +45,8 @@ class Limits:
             if not value >= least:
                 option = f"--{field.name.replace('_', '-')}"
                 raise UserError(f"{option}={value}: give {least} or more")
+        most = min(self.max_choices, self.slots + self.queue)  # more could never be admitted
+        object.__setattr__(self, "max_choices", most)
 
 
 class ApiError(Exception):

@@ -156,7 +156,7 @@ def description(limits: Limits, *, version: str, token: bool) -> dict[str, Any]:
     def get(content: dict, *statuses: int) -> dict[str, Any]:
         return {"get": {"responses": answers(content, *statuses)}}
 
-    name = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    name = {"name": "id", "in": "path", "required": True, "schema": _text(pattern=NAME)}
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     one = get(objects, 400, 404) | {"delete": {"responses": answers(objects, 400, 404, 409)}}
     fork = posted(fork_schema(), answers(objects, *body))

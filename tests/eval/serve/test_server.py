@@ -152,7 +152,8 @@ def started(workdir, *flags):
     command = [sys.executable, "-m", "eval.serve", f"--workdir={workdir}", "--port=0", *flags]
     environment = os.environ | {"JAXMODELS_TOKEN": "t" * 20}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    line = process.stdout.readline()
+    with process.stdout:
+        line = process.stdout.readline()
     return process, line.split(" at ")[1].split()[0]
 
 
