@@ -9,13 +9,15 @@ from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels.errors import UserError
+from train.tuning.base import tuned
 
 
 def build_model(config: ConfigDict):
     """Build the model of an experiment, initialized from `config.seed`.
 
     `config.model` is a name for `jaxmodels.create`, or "package.module:factory" for a custom model,
-    called as `factory(seed=..., dtype=..., **config.model_config)`; its exceptions propagate.
+    called as `factory(seed=..., dtype=..., **config.model_config)`; its exceptions propagate. With
+    `config.tune`, the model is the wrapper of such a one, which still lacks its base's weights.
 
     Raises:
       UserError: unknown model, or fields that the model's config rejects.
@@ -26,8 +28,10 @@ def build_model(config: ConfigDict):
             "config.model_config.vocab_size: 0 (the tokenizer's size) is not resolved yet; set it"
         )
     if ":" in config.model:
-        return _imported(config.model)(seed=config.seed, dtype=config.dtype, **fields)
-    return jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
+        model = _imported(config.model)(seed=config.seed, dtype=config.dtype, **fields)
+    else:
+        model = jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
+    return tuned(model, config)
 
 
 def model_fields(config: ConfigDict) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Toy(nnx.Module):
         return *token_terms(), activity
 
     def loss_sums(self, state, batch, key=None, progress=None):
-        state, out = self(state, batch["inputs"], batch["reset"], key)
+        state, out = self(state, batch["inputs"], batch.get("reset"), key)
         return state, term_sums(self.terms, out, batch)
 
 
