@@ -15,6 +15,7 @@ from jaxmodels.cells import CELLS
 from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.models import MODELS
+from jaxmodels.quantized import quantize
 from jaxmodels.xla_flags import warn_if_unsafe
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "count_parameters",
     "create",
     "make_config",
+    "quantize",
 ]
 
 

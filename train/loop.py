@@ -28,6 +28,7 @@ from train.io.log import RunLog, digest, float32_repr, keep_log, read_metrics
 from train.io.progress import ProgressLine, describe
 from train.io.saving import Checkpoints
 from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
+from train.model import described
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
 from train.tasks.lengths import lengths_of
@@ -195,6 +196,8 @@ def _first_state(
             state = state.replace(model=with_weights(state.model, base))
             return placement.put_state(state), step, [*notes, f"resuming from step {step}"]
         notes.append("no whole checkpoint: from the start")
+    if base is not None:
+        notes.append(described(config))
     state = placement.fresh_state()
     state = state.replace(model=with_weights(state.model, base))
     if config.init_from:

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import parameters_of
 from train.tuning.base import tuned
 
 
@@ -32,6 +34,18 @@ def build_model(config: ConfigDict):
     else:
         model = jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
     return tuned(model, config)
+
+
+def described(config: ConfigDict) -> str:
+    """Return what a tuned experiment learns, of how much: for people."""
+    model = jax.eval_shape(lambda: build_model(config))
+    what = {"state": "the initial state", "lora": "low-rank additions"}[config.tune.kind]
+    learned = sum(x.size for x in parameters_of(model).values())
+    return (
+        f"learning {what}: {learned:,} numbers, beside the "
+        f"{jaxmodels.count_parameters(model.base):,} of {config.tune.base} "
+        f"(SHA-256 {config.tune.fingerprint[:12]}), which are frozen"
+    )
 
 
 def model_fields(config: ConfigDict) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int | None:
         _message(flags.prompt.encode(errors="surrogateescape"), "--prompt")
     from eval.run import load_trained
 
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
     check_model(trained.model, flags.workdir, tokenizer)
     conversation = Conversation(trained.model, session_of(flags, trained.model))
     talk = _Talk(flags, options, conversation, trained.config)
