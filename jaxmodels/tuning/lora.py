@@ -74,17 +74,28 @@ class LowRankAdditions(Wrapper):
     @property
     def step(self):
         """See `Traits`."""
-        return traits_of(self.merged()).step
+        return self._merged_trait("step")
 
     @property
     def trace(self):
         """See `Traits`."""
-        return traits_of(self.merged()).trace
+        return self._merged_trait("trace")
 
     @property
     def intermediates(self):
         """See `Traits`."""
-        return traits_of(self.merged()).intermediates
+        return self._merged_trait("intermediates")
+
+    @property
+    def solve(self):
+        """See `Traits`."""
+        return self._merged_trait("solve")
+
+    def _merged_trait(self, name: str):
+        """Return a method that merges when it is called, None if the base has no such trait."""
+        if getattr(traits_of(self.base), name) is None:
+            return None
+        return lambda *args, **kwargs: getattr(self.merged(), name)(*args, **kwargs)
 
     @property
     def parameter_label(self):

@@ -110,6 +110,18 @@ class Bare(Toy):
         return state.h, out
 
 
+class Streaming(Toy):
+    """The toy with the trait `step`."""
+
+    def step(self, state, token):
+        state, out = self(state, token[:, None])
+        return state, jax.tree.map(lambda x: x[:, 0], out)
+
+
+def create_streaming(*, seed=0, dtype="float32", **fields):
+    return Streaming(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
+
+
 def create_bare(*, seed=0, dtype="float32", **fields):
     return Bare(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
 
