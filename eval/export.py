@@ -1,8 +1,8 @@
 """`python -m eval.export`: write the model of a run as a folder, for `jaxmodels.convert.load`.
 
-python -m eval.export --workdir=runs/lora tuned                   # additions are merged
+python -m eval.export --workdir=runs/lora tuned                # additions are merged
 python -m eval.export --workdir=runs/rwkv rwkv.bin --to rwkv_cpp
-python -m eval.export --workdir=runs/rwkv small --int8            # weights for decoding
+python -m eval.export --workdir=runs/rwkv small --quantize     # int8, to decode with
 """
 
 import sys
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser("eval.export", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("dest", metavar="DEST", type=Path, help="new folder or file to write")
     parser.add_argument("--to", choices=convert.WRITTEN, default="jaxmodels")
-    parser.add_argument("--int8", action="store_true", help="matrices in int8, for decoding alone")
+    parser.add_argument("--quantize", action="store_true", help="int8 matrices, to decode with")
     flags = parser.parse_args(arguments)
     must_be_new(flags.dest)  # fail before the work, not after it
     if flags.to != "rwkv_cpp":
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     from eval.run import load_trained
 
     trained, _ = load_trained(flags.workdir, flags.checkpoint, flags.base)
-    model = jaxmodels.quantize(trained.model) if flags.int8 else trained.model
+    model = jaxmodels.quantize(trained.model) if flags.quantize else trained.model
     convert.save(model, flags.dest, flags.to)
     print(
         f"{flags.workdir}, step {trained.step} -> {flags.dest} ({flags.to}): "

@@ -12,14 +12,16 @@ from jaxmodels.models.contract import parameters_of
 from jaxmodels.testing.models import check_model, small_config
 from jaxmodels.tree import flatten, unflatten
 from jaxmodels.tuning import initial, learn_state
+from tests.train.toy import create_streaming
 
 ROWS, TIME = 3, 12
-SYSTEMS = ("rwkv/7", "mamba/2", "prernk")
+SYSTEMS = ("toy", "rwkv/7", "mamba/2", "prernk")
 
 
 def learned(name):
     """A small model whose parts that start at 0, and whose initial state, are noise."""
-    model = learn_state(jaxmodels.create(small_config(name)))
+    base = create_streaming() if name == "toy" else jaxmodels.create(small_config(name))
+    model = learn_state(base)
     rng = np.random.default_rng(0)
     leaves = flatten(model)
     for key, x in leaves.items():

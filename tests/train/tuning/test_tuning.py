@@ -17,6 +17,7 @@ from jaxmodels.models.contract import parameters_of
 from jaxmodels.tree import flatten
 from jaxmodels.tuning import InitialState
 from tests.train.corpus import small_text
+from tests.train.kill_script import assert_same, kill_and_resume
 from tests.train.toy import to_host, toy_config
 from train.config import complete_config, load_config
 from train.devices.placement import Placement
@@ -143,6 +144,15 @@ def test_a_stopped_run_resumes_bit_for_bit(whole, base, text, tmp_path, monkeypa
     assert again.digest == result.digest
     numbers = [line for line in read_metrics(workdir) if "final" not in line]
     assert [line for line in read_metrics(tmp_path / "w") if "final" not in line] == numbers
+
+
+def test_a_killed_run_resumes_bit_for_bit(text, tmp_path):
+    """Three SIGKILLs at random moments, against an undisturbed run."""
+    base = tmp_path / "base"
+    train(toy_config(steps=6, checkpoint_every=6, eval_every=6, data__paths=(text,)), base)
+    overrides = (f"--config.tune.base={base}", "--config.tune.kind=lora", "--config.tune.rank=2")
+    (tmp_path / "runs").mkdir()
+    assert_same(*kill_and_resume(tmp_path / "runs", 3, 0, 60, overrides=overrides))
 
 
 @pytest.mark.parametrize(
