@@ -5,11 +5,13 @@ trained with frozen weights. Here every array of the state is learned that is a 
 that count, mark, or hold another's exponent (`jaxmodels.cells.base.bookkeeping`).
 
 Cells know only their own initial state. A document that starts a row starts from the learned one by
-a selection, and the fast form of the cell reads the row without resets. Where a document starts
-within a row, the batch is read token by token, selecting at each: the same function, slower.
+a selection, and the fast form of the model reads the row without resets. If a document starts
+within a row, the batch is read in pieces, and a piece within which one starts token by token,
+selecting at each: the same function, slower.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -24,7 +26,7 @@ from jaxmodels.ops.common.chunks import remat_over_time
 from jaxmodels.tree import flatten, unflatten
 from jaxmodels.tuning.wrapper import Wrapper
 
-PIECE = 32  # tokens between stored states where a batch is read token by token
+PIECE = 32  # tokens of a piece
 
 
 class InitialState(Wrapper):
@@ -64,13 +66,15 @@ class InitialState(Wrapper):
         row.
         """
 
-        def read(state, inputs, key):
-            return self.base(state, inputs["tokens"], None, key)
+        def read(state, tokens, key):
+            return self.base(state, tokens, None, key)
 
-        def tokens_of(state, inputs, key):
-            return self._scanned(read, state, inputs, reset, key)
+        def by_pieces(state):
+            inputs = (tokens, reset, _places(reset))
+            piece = functools.partial(self._piece, read, _joined, key)
+            return remat_over_time(piece, state, inputs, PIECE, time_axis=1)
 
-        return self._from_resets(read, tokens_of, state, {"tokens": tokens}, reset, key)
+        return self._from_resets(read, by_pieces, state, tokens, reset, key)
 
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums` and `__call__`."""
@@ -80,51 +84,66 @@ class InitialState(Wrapper):
         def read(state, batch, key):
             return self.base.loss_sums(state, batch, key=key, progress=progress)
 
-        def tokens_of(state, batch, key):
-            state, sums = self._scanned(read, state, batch, reset, key)
-            return state, jax.tree.map(lambda x: x.sum(0), sums)
+        def by_pieces(state):
+            def piece(carry, inputs):
+                state, before = carry
+                state, sums = self._piece(read, _summed, key, state, inputs)
+                return (state, jax.tree.map(jnp.add, before, sums)), None
 
-        return self._from_resets(read, tokens_of, state, batch, reset, key)
+            zeros = {term.name: jnp.float32(0.0) for term in self.terms}
+            inputs = (batch, reset, _places(reset))
+            return remat_over_time(piece, (state, zeros), inputs, PIECE, time_axis=1)[0]
 
-    def _from_resets(self, read, read_tokens, state, inputs, reset, key):
-        """Apply the first of two equal functions unless a document starts within a row."""
+        return self._from_resets(read, by_pieces, state, batch, reset, key)
+
+    def _from_resets(self, read, by_pieces, state, inputs, reset, key):
+        """Read rows whole, or in pieces if a document starts within one of them."""
         if reset is None:
             return read(state, inputs, key)
-        initial = self.initial_state(reset.shape[0])
-        within = jnp.any(reset[:, 1:])
+        if self.sums_by_token:
+            return self._started(read, by_pieces, state, inputs, reset, key)
+
+        def broken(state):
+            state, out = read(state, inputs, key)
+            return state, jax.tree.map(_nan_of, out)
+
+        return self._started(read, broken, state, inputs, reset, key)
+
+    def _started(self, read, otherwise, state, inputs, reset, key):
+        """Apply `otherwise` if a document starts within a row, else read from the right state."""
 
         def whole(state):
-            return read(where_reset(reset[:, 0], initial, state), inputs, key)
+            fresh = self.initial_state(reset.shape[0])
+            return read(where_reset(reset[:, 0], fresh, state), inputs, key)
 
-        if self.sums_by_token:
-            return jax.lax.cond(within, lambda s: read_tokens(s, inputs, key), whole, state)
-        state, out = whole(state)
+        return jax.lax.cond(jnp.any(reset[:, 1:]), otherwise, whole, state)
 
-        def broken(x):
-            return jnp.where(within, jnp.nan, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    def _piece(self, read, join, key, state, inputs):
+        """Read some tokens of each row, token by token if a document starts within one of them.
 
-        return state, jax.tree.map(broken, out)
+        Args:
+          read: (state, inputs, key) -> (state, outputs).
+          join: outputs of single tokens, stacked along a new first axis -> those of `read`.
+          key: key of the rows, or None.
+          state, inputs: state, and (inputs of `read`, reset, places), each (rows, tokens, ...).
+        """
+        rows, reset, places = inputs
+        initial = self.initial_state(reset.shape[0])
 
-    def _scanned(self, read, state, inputs, reset, key):
-        """Read token by token from the learned state; return outputs with a time axis."""
-        initial, time = self.initial_state(reset.shape[0]), reset.shape[1]
-        keys = None if key is None else jax.random.split(key, time)
+        def own(place):
+            return None if key is None else jax.random.fold_in(key, place)
 
-        def body(state, inputs):
-            token, reset, key = inputs
+        def token(state, inputs):
+            row, reset, place = inputs
             state = where_reset(reset, initial, state)
-            return read(state, jax.tree.map(lambda x: x[:, None], token), key)
+            return read(state, jax.tree.map(lambda x: x[:, None], row), own(place))
 
-        def piece(state, inputs):
-            return jax.lax.scan(body, state, inputs)
+        def by_token(state):
+            rows_by_time, reset_by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (rows, reset))
+            state, outs = jax.lax.scan(token, state, (rows_by_time, reset_by_time, places[0]))
+            return state, join(outs)
 
-        by_time = jax.tree.map(lambda x: x.swapaxes(0, 1), (inputs, reset))
-        state, outs = remat_over_time(piece, state, (*by_time, keys), PIECE, time_axis=0)
-
-        def with_time(x):  # (T, B, 1, ...) -> (B, T, ...); sums are (T,)
-            return x[:, :, 0].swapaxes(0, 1) if x.ndim > 2 else x
-
-        return state, jax.tree.map(with_time, outs)
+        return self._started(read, by_token, state, rows, reset, own(places[0, 0]))
 
     def trace(self, tokens: jax.Array) -> dict[str, jax.Array]:
         """Return {"log2_loss": (T - 1,)}, bits per next token, of tokens int (T,)."""
@@ -175,6 +194,24 @@ def learn_state(base: nnx.Module) -> InitialState:
             "additions (lora) instead"
         )
     return model
+
+
+def _places(reset):
+    """Return the place of each token in its row, int32 (1, T)."""
+    return jnp.arange(reset.shape[1], dtype=jnp.int32)[None]
+
+
+def _joined(outs):
+    """Join outputs of single tokens, (T, B, 1, ...) -> (B, T, ...)."""
+    return jax.tree.map(lambda x: x[:, :, 0].swapaxes(0, 1), outs)
+
+
+def _summed(sums):
+    return jax.tree.map(lambda x: x.sum(0), sums)
+
+
+def _nan_of(x):
+    return jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 def _memories(state):

@@ -73,7 +73,7 @@ def by_definition(model, state, batch):
     return state, total
 
 
-@pytest.mark.parametrize("places", [((1, 0),), ((0, 0), (1, 3), (1, 9), (2, 11))])
+@pytest.mark.parametrize("places", [((1, 0),), ((0, 0), (1, 3), (2, 5)), ((1, 3), (1, 9), (2, 11))])
 def test_resets_start_from_the_learned_state(model, places):
     """At the start of rows and within them, values and gradients equal the definition."""
     batch, state = batch_of(resets(*places)), other_state(model)
