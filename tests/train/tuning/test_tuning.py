@@ -257,6 +257,22 @@ def test_wrong_settings_are_refused_at_the_door(changes, words, base, text, tmp_
     assert not (tmp_path / "w" / "config.json").exists()
 
 
+def test_a_fitted_tokenizer_is_that_of_the_base(tmp_path):
+    """Another text, which would give other ids to its characters."""
+    for name, words in (("one", "abc dcba abcd "), ("two", "cab eca dbca ")):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join([words * 40] * 6))
+    fields = {"data__tokenizer": "char", "model_config__vocab_size": 0, "checkpoint_every": 3}
+    fields |= {"steps": 3, "eval_every": 3, "data__valid_fraction": 0.2}
+    train(base_config(str(tmp_path / "one.txt"), **fields), tmp_path / "base")
+    config = tuned_config(tmp_path / "base", str(tmp_path / "two.txt"), "lora", **fields)
+    config.data.tokenizer, config.data.piece_tokens = "byte", 0  # the base's counts
+    train(config, tmp_path / "w")
+    files = [(tmp_path / name / "tokenizer.json").read_text() for name in ("base", "w")]
+    assert files[0] == files[1]
+    assert "char" in files[0]
+    assert eval_run.load_run(tmp_path / "w").corpus.tokenizer.name == "char"
+
+
 def test_a_config_may_leave_its_model_to_the_base():
     assert complete_config({"tune": {"kind": "lora"}}).model == ""
     with pytest.raises(UserError, match="the field 'model' is missing"):
