@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> None:
     model = HRLMInference(
         flags.workdir,
         checkpoint=flags.checkpoint,
+        base=flags.base,
         halt=flags.halt,
         batch_size=min(flags.batch_size, len(questions)),
         max_steps=flags.max_steps,

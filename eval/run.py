@@ -34,7 +34,11 @@ class Run(TrainedModel):
 
 
 def load_run(
-    workdir: str | Path, *, checkpoint: str = "best", paths: tuple[str, ...] | None = None
+    workdir: str | Path,
+    *,
+    checkpoint: str = "best",
+    paths: tuple[str, ...] | None = None,
+    base: str | Path | None = None,
 ) -> Run:
     """Load the model and the text of a run.
 
@@ -42,11 +46,12 @@ def load_run(
         workdir: the run's folder.
         checkpoint: "best" by validation loss, "last", or a step.
         paths: other text to evaluate on; None = the text of the run.
+        base: folder of the base of a tuned model; None = where it was in training.
 
     Raises:
-        UserError: no run, no whole checkpoint, or the text is gone.
+        UserError: no run, no whole checkpoint, another base, or the text is gone.
     """
-    trained, tokenizer = load_trained(workdir, checkpoint)
+    trained, tokenizer = load_trained(workdir, checkpoint, base)
     config = trained.config
     if config.data.format == CHAT_FORMAT:
         raise UserError(
@@ -80,13 +85,15 @@ def load_run(
     return Run(**vars(trained), workdir=Path(workdir), corpus=corpus)
 
 
-def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[TrainedModel, Any]:
+def load_trained(
+    workdir: str | Path, checkpoint: str = "best", base: str | Path | None = None
+) -> tuple[TrainedModel, Any]:
     """Load the model and the tokenizer of a run, without its training text.
 
     Args:
         workdir: the run's folder, or one of weights that `jaxmodels.convert.load` reads; then the
             step is 0, there is no loss, and what the config says of training are defaults.
-        checkpoint: see `load_run`.
+        checkpoint, base: see `load_run`.
 
     Raises:
         UserError: no run, no whole checkpoint, or no tokenizer.
@@ -97,7 +104,7 @@ def load_trained(workdir: str | Path, checkpoint: str = "best") -> tuple[Trained
         raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
     read_log(workdir)  # raises clearer errors about the folder than Orbax
     quiet_absl()  # Orbax warns about each item that is not restored
-    trained = load_model(workdir, checkpoint)
+    trained = load_model(workdir, checkpoint, base=base)
     return trained, read_tokenizer(user_path(workdir))
 
 

@@ -159,7 +159,7 @@ def main(arguments: list[str]) -> int | None:
     from eval.run import load_trained
     from train.tasks.fields import ANSWER_FORMATS
 
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
     if not traits_of(trained.model).step:
         answers = trained.config.data.format in ANSWER_FORMATS
         raise UserError(

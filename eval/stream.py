@@ -134,7 +134,7 @@ def _run(flags: argparse.Namespace, command: str) -> None:
     from eval.report.document import Picture, Text, provenance, to_html
     from eval.run import load_trained
 
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
     unknown = Unknown(tokenizer)
     pieces = _counted(tokens_of(Path(flags.data), tokenizer), unknown)
     result = stream(trained.model, pieces, flags.tokens, flags.segment, flags.window)

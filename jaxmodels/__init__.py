@@ -16,6 +16,7 @@ from jaxmodels.cli import did_you_mean
 from jaxmodels.errors import UserError
 from jaxmodels.generation.api import generate
 from jaxmodels.models import MODELS
+from jaxmodels.quantized import quantize
 from jaxmodels.xla_flags import warn_if_unsafe
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "create",
     "generate",
     "make_config",
+    "quantize",
 ]
 
 

@@ -39,7 +39,7 @@ def parser(
       prog: name of the module, e.g. "eval.sample".
       description: text of --help; line breaks are kept.
       workdir: help text of a required --workdir; None = the command has none.
-      checkpoint: add --checkpoint, by default "best".
+      checkpoint: add --checkpoint, by default "best", and --base.
       **options: further arguments of `argparse.ArgumentParser`.
     """
     built = argparse.ArgumentParser(
@@ -53,6 +53,8 @@ def parser(
         built.add_argument("--workdir", action=ExpandPath, required=True, help=workdir)
     if checkpoint:
         built.add_argument("--checkpoint", default="best", help="best, last, or a step")
+        help_base = "folder of the base of a tuned model, if it has moved"
+        built.add_argument("--base", metavar="DIR", action=ExpandPath, help=help_base)
     return built
 
 

@@ -191,7 +191,8 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
         print(f"  {resume} --config.steps={2 * config.steps}")
     for command in commands:
         print(f"  {command}")
-    print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/files")
+    base = f" --config.tune.base={shlex.quote(config.tune.base)}" if config.tune.kind else ""
+    print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/files{base}")
 
 
 if __name__ == "__main__":

@@ -23,15 +23,17 @@ from train.control.monitor import ComponentMonitor
 from train.devices.placement import Placement
 from train.devices.processes import raise_everywhere
 from train.devices.signals import Signals
-from train.io.checkpoint import load_init_weights, restore, saved_steps
+from train.io.checkpoint import load_init_weights, load_model, restore, saved_steps
 from train.io.lock import Writer, one_run
 from train.io.log import RunLog, digest, float32_repr, keep_log, read_metrics
 from train.io.progress import ProgressLine, describe
 from train.io.saving import Checkpoints
 from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
+from train.model import described
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
 from train.tasks.lengths import lengths_of
+from train.tuning.base import Base, check_tokenizer, open_base, with_base_of, with_weights
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}  # by RunResult.status
 
@@ -92,9 +94,12 @@ def _run(
     opened: contextlib.ExitStack,
 ) -> RunResult:
     """Run as the only writer of the folder (None in processes that do not write)."""
-    task, placement, monitor = raise_everywhere(lambda: _open(config, workdir, resume, devices))
+    task, placement, monitor, base = raise_everywhere(
+        lambda: _open(config, workdir, resume, devices)
+    )
     config, iterator = task.config, iter(task.train)
-    state, step, notes = _first_state(task, workdir, resume, placement, iterator)
+    state, step, notes = _first_state(task, workdir, resume, placement, iterator, base)
+    del base  # its weights are in the state
     raise_everywhere(lambda: _write_inputs(workdir, task))
     raise_everywhere(lambda: _check_shared(workdir))
     past = _logged_before(workdir, step) if config.control.enabled else []
@@ -153,11 +158,13 @@ def _run(
 
 def _open(
     config: ConfigDict, workdir: Path, resume: bool, devices: Sequence[jax.Device] | None
-) -> tuple[Task, Placement, ComponentMonitor | None]:
-    """Open data and devices; reject every mismatch before anything is computed."""
+) -> tuple[Task, Placement, ComponentMonitor | None, Base | None]:
+    """Open data, devices and base; reject every mismatch before anything is computed."""
     _refuse_occupied(workdir, resume)
     validate_config(config)
-    task = open_task(config)
+    base = open_base(config, load_model)
+    task = open_task(with_base_of(config, base))
+    check_tokenizer(task.config, task.corpus.tokenizer)
     placement = Placement(task.config, devices)
     model = placement.template().model
     if check_data := traits_of(model).check_data:
@@ -165,11 +172,16 @@ def _open(
         for seq_len in lengths:
             check_data(config.data, seq_len, task.label_classes)
     monitor = ComponentMonitor(config, model, task.corpus) if config.control.watch else None
-    return task, placement, monitor
+    return task, placement, monitor, base
 
 
 def _first_state(
-    task: Task, workdir: Path, resume: bool, placement: Placement, iterator: Any
+    task: Task,
+    workdir: Path,
+    resume: bool,
+    placement: Placement,
+    iterator: Any,
+    base: Base | None,
 ) -> tuple[TrainState, int, list[str]]:
     """Return (initial or restored state on the devices, its step, notes for the user)."""
     config, notes = task.config, []
@@ -182,9 +194,13 @@ def _first_state(
                 raise UserError(
                     f"config.steps: {workdir} is already at step {step}, beyond {config.steps}"
                 )
+            state = state.replace(model=with_weights(state.model, base))
             return placement.put_state(state), step, [*notes, f"resuming from step {step}"]
         notes.append("no whole checkpoint: from the start")
+    if base is not None:
+        notes.append(described(config))
     state = placement.fresh_state()
+    state = state.replace(model=with_weights(state.model, base))
     if config.init_from:
         state = load_init_weights(config.init_from, state)
     return state, 0, notes
@@ -229,7 +245,9 @@ def evaluate(placement: Placement, state: TrainState, task: Task, carry: Any) ->
     Uses the EMA parameters if the run keeps them. `loss` is the main term, usually next-token nats;
     `bits_per_byte` divides by bytes of text, also for word tokenizers.
     """
-    model = state.model if state.ema is None else unflatten(state.model, state.ema)
+    model = state.model
+    if state.ema is not None:
+        model = unflatten(model, flatten(model) | state.ema)
     sums, counts = total_terms(_batch_sums(placement, model, task.valid, placement.put_rows(carry)))
     means = {name: float32_repr(sums[name] / max(counts[name], 1.0)) for name in sums}
     main = main_term(model)

@@ -5,18 +5,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels.data.tokenizers.folder import is_read
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import parameters_of
+from train.tuning.base import tuned
 
 
 def build_model(config: ConfigDict):
     """Build the model of an experiment, initialized from `config.seed`.
 
     `config.model` is a name for `jaxmodels.create`, or "package.module:factory" for a custom model,
-    called as `factory(seed=..., dtype=..., **config.model_config)`; its exceptions propagate.
+    called as `factory(seed=..., dtype=..., **config.model_config)`; its exceptions propagate. With
+    `config.tune`, the model is the wrapper of such a one, which still lacks its base's weights.
 
     Raises:
       UserError: unknown model, or fields that the model's config rejects.
@@ -27,8 +31,22 @@ def build_model(config: ConfigDict):
             "config.model_config.vocab_size: 0 (the tokenizer's size) is not resolved yet; set it"
         )
     if ":" in config.model:
-        return _imported(config.model)(seed=config.seed, dtype=config.dtype, **fields)
-    return jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
+        model = _imported(config.model)(seed=config.seed, dtype=config.dtype, **fields)
+    else:
+        model = jaxmodels.create(config.model, seed=config.seed, dtype=config.dtype, **fields)
+    return tuned(model, config)
+
+
+def described(config: ConfigDict) -> str:
+    """Return what a tuned experiment learns, of how much: for people."""
+    model = jax.eval_shape(lambda: build_model(config))
+    what = {"state": "the initial state", "lora": "low-rank additions"}[config.tune.kind]
+    learned = sum(x.size for x in parameters_of(model).values())
+    return (
+        f"learning {what}: {learned:,} numbers, beside the "
+        f"{jaxmodels.count_parameters(model.base):,} of {config.tune.base} "
+        f"(SHA-256 {config.tune.fingerprint[:12]}), which are frozen"
+    )
 
 
 def model_fields(config: ConfigDict) -> dict[str, Any]:

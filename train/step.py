@@ -12,7 +12,7 @@ target weighs the same, however rows and masks are distributed.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -26,6 +26,7 @@ from jaxmodels.models.contract import (
     loss_names,
     loss_weights,
     main_term,
+    parameters_of,
     target_counts,
     traits_of,
 )
@@ -39,7 +40,7 @@ Metrics = dict[str, jax.Array]
 Wrap = Callable[..., Callable]
 
 
-def not_wrapped(compute: Callable, *, gradients: bool) -> Callable:
+def not_wrapped(compute: Callable, *, gradients: Sequence[str]) -> Callable:
     """Return `compute` unchanged: every device holds whole parameters."""
     del gradients
     return compute
@@ -51,7 +52,8 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, number of updates applied.
-      model: the module; float32 master parameters.
+      model: the module; float32 master parameters, and arrays that are not trained
+        (`Traits.learned`).
       opt_state: float32 Optax state over the flat parameters.
       carry: recurrent state carried across segments, leading axis = rows; () without carrying.
       ema: flat exponential moving average of the parameters, or None.
@@ -74,7 +76,7 @@ class TrainState:
 
 def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
     """Return the initial state, `config.batch_size` rows; raise UserError for invalid settings."""
-    params = flatten(model)
+    params = parameters_of(model)
     learns_locally = traits_of(model).local_update is not None
     if learns_locally and config.control.enabled and config.control.max_drops:
         raise UserError(
@@ -119,7 +121,7 @@ def make_train_step(
 
     Args:
       config: complete config.
-      wrap: (compute, *, gradients: bool) -> compute: maps the part that calls the model over the
+      wrap: (compute, *, gradients: names) -> compute: maps the part that calls the model over the
         devices that split the parameters (`devices/fsdp.py`).
 
     Metrics are float32 scalars, equal on all devices: `loss`; each term's mean under its name;
@@ -133,7 +135,6 @@ def make_train_step(
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         model, traits = state.model, traits_of(state.model)
         rows = jax.tree.leaves(batch)[0].shape[0]
-        carry = state.carry if config.data.carry_state else model.initial_state(rows)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         key = _own_keys(key, rows, traits.draws_by_row)
         progress = state.step.astype(jnp.float32) / config.steps
@@ -143,22 +144,24 @@ def make_train_step(
         scale = {term: weight * means[term] for term, weight in weights.items()}
 
         if traits.local_update:  # no backpropagation; reduces over devices itself
+            carry = state.carry if config.data.carry_state else model.initial_state(rows)
             new_model, new_carry, sums = traits.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
             written = flatten(new_model)  # no gradients tell of a bad update before it is made
         else:
-            compute = wrap(_gradients(model, accumulate), gradients=True)
+            params, carry = parameters_of(model), state.carry if config.data.carry_state else None
+            compute = wrap(_gradients(model, params.keys(), accumulate), gradients=tuple(params))
             shared = (scale, progress)
             new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
             written, squares = {}, {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
-            params = flatten(model)
             labels = parameter_labels(model, params)
             optimizer = make_optimizer(config, labels)
             updates, opt_state = optimizer.update(grads, state.opt_state, params)
             if state.lr_scale is not None:
                 updates = {name: state.lr_scale * update for name, update in updates.items()}
-            new_model = unflatten(model, optax.apply_updates(params, updates))
+            updated = optax.apply_updates(params, updates)
+            new_model = unflatten(model, flatten(model) | updated)
         sums = jax.lax.psum(sums, AXIS)
 
         broken = jnp.stack(
@@ -173,7 +176,9 @@ def make_train_step(
         if ema is not None:
             count = state.step.astype(jnp.float32)
             decay = jnp.minimum(ema_decay, (1.0 + count) / (10.0 + count))
-            ema = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, ema, flatten(new_model))
+            ema = jax.tree.map(
+                lambda a, p: decay * a + (1.0 - decay) * p, ema, parameters_of(new_model)
+            )
         new = TrainState(
             step=state.step + 1,
             model=new_model,
@@ -184,9 +189,10 @@ def make_train_step(
             halted=halted,
             lr_scale=state.lr_scale,
         )
-        new = jax.tree.map(lambda a, b: jnp.where(halted < 0, a, b), new, state).replace(
-            halted=halted
-        )
+        # What is not trained is the same array in both.
+        new = jax.tree.map(
+            lambda a, b: a if a is b else jnp.where(halted < 0, a, b), new, state
+        ).replace(halted=halted)
 
         metrics = {term: sums[term] * means[term] for term in sums}
         metrics |= {f"weight/{term}": weight for term, weight in weights.items()}
@@ -215,15 +221,19 @@ def _own_keys(key, rows: int, by_row: bool):
     return jax.vmap(jax.random.fold_in, (None, 0))(key, device * rows + jnp.arange(rows))
 
 
-def _gradients(model, accumulate):
-    """Return (params, (carry, batch), (scale, progress), key) -> (carry, sums, gradients by name).
+def _gradients(model, learned, accumulate):
+    """Return (leaves, (carry, batch), (scale, progress), key) -> (carry, sums, gradients by name).
 
-    It processes `rows / accumulate` rows at a time; `_own_keys` describes the key.
+    It processes `rows / accumulate` rows at a time; `_own_keys` describes the key. Gradients are
+    those of the leaves `learned`; carry None is the model's initial state, which may depend on
+    them.
     """
 
-    def objective(params, carry, part, shared, key):
+    def objective(params, leaves, carry, part, shared, key):
         scale, progress = shared
-        whole = unflatten(model, params)
+        whole = unflatten(model, leaves | params)
+        if carry is None:
+            carry = whole.initial_state(jax.tree.leaves(part)[0].shape[0])
         carry, sums = whole.loss_sums(carry, part, key=key, progress=progress)
         return sum(scale[term] * sums[term] for term in scale), (carry, sums)
 
@@ -232,14 +242,15 @@ def _gradients(model, accumulate):
     def split(x):
         return x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:])
 
-    def compute(params, rows, shared, key):
+    def compute(leaves, rows, shared, key):
+        params = {name: leaves[name] for name in learned}
         if accumulate == 1:
-            grads, (carry, sums) = gradient(params, *rows, shared, key)
+            grads, (carry, sums) = gradient(params, leaves, *rows, shared, key)
             return carry, sums, grads
 
         def one(total, part):
             own, carry, batch = part
-            grads, aux = gradient(params, carry, batch, shared, own)
+            grads, aux = gradient(params, leaves, carry, batch, shared, own)
             return jax.tree.map(jnp.add, total, grads), aux
 
         if key.ndim:
@@ -265,7 +276,7 @@ def component_names(state: TrainState) -> list[str]:
     names = [f"loss term {term}" for term in loss_names(state.model)]
     names += [f"carried state {name}".rstrip() for name in flatten(carry)]  # a bare array has none
     what = "update" if traits_of(state.model).local_update else "gradient"
-    return names + [f"{what} of {name}" for name in sorted(flatten(state.model))]
+    return names + [f"{what} of {name}" for name in sorted(parameters_of(state.model))]
 
 
 def make_eval_step(wrap: Wrap = not_wrapped):
@@ -281,7 +292,7 @@ def make_eval_step(wrap: Wrap = not_wrapped):
             carry, sums = unflatten(model, params).loss_sums(carry, batch, key=None)
             return carry, (sums, target_counts(model, batch)), {}
 
-        compute = wrap(compute, gradients=False)
+        compute = wrap(compute, gradients=())
         carry, (sums, counts), _ = compute(flatten(model), (carry, batch), (), None)
         return carry, jax.lax.psum(sums, AXIS), jax.lax.psum(counts, AXIS)
 

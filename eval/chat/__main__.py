@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int | None:
         _message(flags.prompt.encode(errors="surrogateescape"), "--prompt")
     from eval.run import load_trained
 
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
     template = read_template(user_path(flags.workdir)) if tokenizer.name != "byte" else None
     if template is not None and traits_of(trained.model).step:
         return _talk_by_template(flags, options, trained.model, tokenizer, template)

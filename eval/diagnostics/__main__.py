@@ -82,7 +82,7 @@ def run_diagnostics(flags: argparse.Namespace, command: str) -> dict:
         raise UserError(f"--rows must be at least 30 for the linear probe, got {rows}")
     start = time.perf_counter()
     paths = tuple(flags.data) if flags.data else None
-    run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths)
+    run = load_run(flags.workdir, checkpoint=flags.checkpoint, paths=paths, base=flags.base)
     amounts = Amounts(distances=distances, rows=rows, brief=flags.brief)
     result = {
         "command": command,

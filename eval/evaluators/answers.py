@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, command: str) -> Evaluation:
 def _measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Score the pairs of `_parts`; the last part gives groups, examples and speed as well."""
     start = time.perf_counter()
-    trained, tokenizer = load_trained(options.workdir, options.checkpoint)
+    trained, tokenizer = load_trained(options.workdir, options.checkpoint, options.base)
     config, model = trained.config, trained.model
     if config.data.format not in ANSWER_FORMATS:
         raise UserError(f"--workdir={options.workdir}: a run on text; use python -m eval")

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, command: str) -> Evaluation:
             f"{options.max_pairs}, {options.replies} and {options.batch_size}"
         )
     start = time.perf_counter()
-    trained, tokenizer = load_trained(options.workdir, options.checkpoint)
+    trained, tokenizer = load_trained(options.workdir, options.checkpoint, options.base)
     config, model = trained.config, trained.model
     if config.data.format != CHAT_FORMAT:
         raise UserError(f"--workdir={options.workdir}: not a run on conversations")

@@ -212,10 +212,11 @@ class HRLMInference:
         batch_size: int = 1,
         max_steps: int | None = None,
         halt: str | None = None,
+        base: str | Path | None = None,
     ):
         from eval.run import load_trained
 
-        trained, tokenizer = load_trained(workdir, checkpoint)
+        trained, tokenizer = load_trained(workdir, checkpoint, base)
         if not traits_of(trained.model).solve:
             raise UserError(
                 f"--workdir={workdir}: a {trained.config.model!r} continues text and does not "

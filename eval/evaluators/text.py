@@ -125,7 +125,8 @@ def run(options: argparse.Namespace, command: str) -> Evaluation:
         raise UserError(f"--max-bytes={options.max_bytes}: give 2 or more")
     start = time.perf_counter()
     paths = tuple(options.data) if options.data else None
-    trained = load_run(options.workdir, checkpoint=options.checkpoint, paths=paths)
+    which = {"checkpoint": options.checkpoint, "base": options.base}
+    trained = load_run(options.workdir, paths=paths, **which)
     splits, notes = {}, list(trained.corpus.notes)
     if paths:
         notes.append(f"of the other text these splits are measured; {trained.corpus.split}")

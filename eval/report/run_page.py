@@ -27,6 +27,8 @@ from eval.report.introspect import inspect_model
 from eval.run import Run, load_run, markov_baselines
 from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
+from train.config import from_json
+from train.model import described
 from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 
 Finals = Mapping[str, float]
@@ -264,6 +266,8 @@ def _provenance(log: Log, evaluation: Mapping) -> list[Block]:
     if config:
         optimizer = config.get("optimizer", {})
         facts["model"] = str(config.get("model"))
+        if config.get("tune", {}).get("kind"):
+            facts["learned"] = described(from_json(json.dumps(config)))
         facts["steps"] = f"{log.last_step} of {config.get('steps')}"
         facts["batch"] = f"{config.get('batch_size')} rows of {config.get('seq_len')} tokens"
         facts["matmuls in"] = str(config.get("dtype"))

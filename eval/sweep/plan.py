@@ -21,8 +21,10 @@ from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file, returned_by
 from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
+from train.io.checkpoint import load_model
 from train.model import resolve_vocab
 from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tuning.base import Base, open_base, with_base_of
 
 EXAMPLE = "configs/groundthink/matrix.py"
 GROUPS = {
@@ -179,6 +181,7 @@ def make_plan(
         between entries that read different numbers of tokens.
     """
     vocabularies: dict[str, int] = {}
+    bases: dict[str, Base | None] = {}
     entries: dict[str, Entry] = {}
     for name, listed in spec["entries"].items():
         changes = dict(listed.get("changes", {}))
@@ -186,7 +189,7 @@ def make_plan(
 
         def config_with(more, changes=changes, listed=listed):
             config = entry_config(spec, listed, {**changes, **more}, overrides, steps)
-            return _with_vocab(config, vocabularies)
+            return _with_vocab(_with_base(config, bases), vocabularies)
 
         try:
             config = config_with({})
@@ -279,6 +282,14 @@ def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
     config.keep_last = 1
     if not keep_best:
         config.keep_best = 0
+
+
+def _with_base(config: ConfigDict, bases: dict[str, Base | None]) -> ConfigDict:
+    """Fill in what the base of a tuned model brings; `bases` caches it per folder."""
+    folder = config.tune.base
+    if folder not in bases:
+        bases[folder] = open_base(config, load_model)
+    return with_base_of(config, bases[folder])
 
 
 def _with_vocab(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:

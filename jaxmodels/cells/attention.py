@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.base import Cell, bookkeeping, head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, RMSNorm
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import (
@@ -78,9 +78,9 @@ class AttentionState:
       position: (B,), tokens of the document read so far, below 2^24.
     """
 
-    keys: jax.Array
-    values: jax.Array
-    position: jax.Array
+    keys: jax.Array = bookkeeping()
+    values: jax.Array = bookkeeping()
+    position: jax.Array = bookkeeping()
 
 
 class AttentionCell(Cell):

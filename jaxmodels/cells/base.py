@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, struct
 
 from jaxmodels.arguments import checked
 from jaxmodels.errors import UserError
@@ -13,6 +13,15 @@ from jaxmodels.ragged import keep_held
 State = Any
 # Config field `kernel` -> argument `implementation` of the ops.
 KERNELS = {"xla": "auto", "pallas": "pallas"}
+BOOKKEEPING = "bookkeeping"
+
+
+def bookkeeping():
+    """Declare a field of a state that counts, marks or scales, or that only a marker makes read.
+
+    Such an array is not learned as part of an initial state (`jaxmodels/tuning`).
+    """
+    return struct.field(metadata={BOOKKEEPING: True})
 
 
 def where_reset(reset: jax.Array, initial: State, state: State) -> State:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.base import Cell, bookkeeping, head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, dot, symmetric_uniform
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
@@ -101,7 +101,7 @@ class GroundedGLAState:
 
     conv: jax.Array
     gla: jax.Array
-    clock: Any
+    clock: Any = bookkeeping()
 
 
 class GroundedGLACell(Cell):

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.base import Cell, bookkeeping, head_size_of, one_of, positive
 from jaxmodels.cells.layers import GLOROT, Linear, RMSNorm, symmetric_uniform
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
@@ -193,7 +193,7 @@ class HybridState:
 
     rwkv: Any
     mamba: Any
-    clock: Any
+    clock: Any = bookkeeping()
 
 
 class HybridCell(Cell):

@@ -150,6 +150,33 @@ def rows_of(table: jax.Array, tokens: jax.Array) -> jax.Array:
     return table.at[index].get(mode="fill", fill_value=jnp.nan)
 
 
+class Int8(nnx.Module):
+    """A matrix or table in int8, read like the parameter it replaces: `kernel[...]` is float32.
+
+    Made by `jaxmodels.quantize`. The largest magnitude of each output channel is 127 of its scale.
+
+    Attributes:
+      values: int8 (..., rows, columns), -127 to 127.
+      scale: float32, (..., 1, columns) for a matrix, (rows, 1) for a table.
+    """
+
+    def __init__(self, array: jax.Array, axis: int):
+        largest = jnp.max(jnp.abs(array), axis, keepdims=True)
+        scale = jnp.where(largest > 0, largest / 127.0, 1.0).astype(jnp.float32)
+        self.scale = nnx.Param(scale)
+        self.values = nnx.Param(jnp.round(array / scale).astype(jnp.int8))
+
+    def __getitem__(self, index) -> jax.Array:
+        """Return part of the array, float32."""
+        return (self.values[...].astype(jnp.float32) * self.scale[...])[index]
+
+    def rows(self, tokens: jax.Array) -> jax.Array:
+        """Return `rows_of` a table, of which only these rows are made float."""
+        index = jnp.where(tokens < 0, self.values.shape[0], tokens)
+        values = self.values[...].at[index].get(mode="fill", fill_value=0)
+        return values.astype(jnp.float32) * rows_of(self.scale[...], tokens)
+
+
 class Embedding(nnx.Module):
     """Token embedding; `table` (vocab, width) drawn by `init`, standard normal if None."""
 
@@ -159,6 +186,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Embed tokens int (...) as float32 (..., width), NaN for an id out of the vocabulary."""
+        if isinstance(self.table, Int8):
+            return self.table.rows(tokens)
         return rows_of(self.table[...], tokens)
 
 

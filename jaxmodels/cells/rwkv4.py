@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, bookkeeping, one_of, positive
 from jaxmodels.cells.layers import Linear
 from jaxmodels.ops.common.token_shift import last_token, token_mix, token_shift
 from jaxmodels.ops.wkv4 import WKV4State, wkv4, wkv4_initial, wkv4_step
@@ -52,7 +52,7 @@ class RWKV4State:
     """
 
     shift: jax.Array
-    wkv: WKV4State
+    wkv: WKV4State = bookkeeping()  # a mean has no state of its own before its first value
 
 
 class RWKV4Cell(Cell):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells import unified_fused
-from jaxmodels.cells.base import Cell, not_negative, one_of, positive
+from jaxmodels.cells.base import Cell, bookkeeping, not_negative, one_of, positive
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
@@ -120,9 +120,9 @@ class UnifiedState:
     h: jax.Array
     time_state: jax.Array
     relations: jax.Array
-    causal_mask: jax.Array
+    causal_mask: jax.Array = bookkeeping()
     abstractions: tuple[jax.Array, ...]
-    wkv: jax.Array | None = None
+    wkv: jax.Array | None = bookkeeping()
 
 
 @struct.dataclass

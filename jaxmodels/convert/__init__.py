@@ -8,6 +8,7 @@ Needs the PyPI package `safetensors` (`pip install jaxmodels[convert]`).
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from jaxmodels.convert import blinkdl, huggingface, mamba_ssm, native, rwkv_cpp,
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 from jaxmodels.paths import user_path
+from jaxmodels.quantized import is_quantized
+from jaxmodels.tuning import InitialState, LowRankAdditions
 
 # name -> description, for --help and messages
 FORMATS = {
@@ -53,7 +56,8 @@ def save(
     """Write a model to a new file or folder, all or nothing.
 
     Args:
-      model: a model of `jaxmodels.create` or `load`.
+      model: a model of `jaxmodels.create` or `load`, tuned or quantized; low-rank additions are
+        merged.
       path: new file or folder in an existing folder.
       to: a name in `WRITTEN`.
       dtype: "float32"; or "float16" for the matrices in an rwkv.cpp file.
@@ -78,6 +82,11 @@ def save(
         raise UserError(
             f"dtype: must be float32, or float16 with rwkv_cpp; got {dtype!r} with {to}"
         )
+    if isinstance(model, LowRankAdditions):
+        model = model.merged()
+    if to != "jaxmodels" and (isinstance(model, InitialState) or is_quantized(model)):
+        what = "int8 weights" if is_quantized(model) else "a learned initial state"
+        raise UserError(f"{to} has no place for {what}; write the format jaxmodels")
     if files and to not in FOLDERS:
         raise UserError(f"{to} is a file, which holds no tokenizer{choose_from(FOLDERS)}")
     arguments = [files] if to in FOLDERS else [dtype] if to == "rwkv_cpp" else []
@@ -94,8 +103,8 @@ def format_of(path: Path) -> str:
             return "huggingface"
         if "model_config" in fields:
             raise UserError(
-                f"{path}: the folder of a run; in Python, save its model: from eval.run import "
-                f"load_run; jaxmodels.convert.save(load_run({str(path)!r}).model, DEST)"
+                f"{path}: the folder of a run; write its model by python -m eval.export "
+                f"--workdir={shlex.quote(str(path))} DEST"
             )
         if "model" in fields:
             return "jaxmodels"

@@ -12,6 +12,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.extras import import_extra
 
 FLOATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+INT8 = "I8"
 
 
 class Tensors:
@@ -19,7 +20,7 @@ class Tensors:
 
     Attributes:
       path: path for messages.
-      arrays: float32, float16 or bfloat16 by name.
+      arrays: float32, float16, bfloat16 or int8 by name.
       metadata: text by name, if the format has it.
       called: name in the file, for messages, where `arrays` has another.
     """
@@ -69,8 +70,9 @@ class Tensors:
         self._expected.add(name)
 
     def take(self, name: str) -> np.ndarray:
-        """Return the tensor as float32."""
-        return self.arrays[name].astype(np.float32)
+        """Return the tensor as float32, or int8 if it is that."""
+        array = self.arrays[name]
+        return array if array.dtype == np.int8 else array.astype(np.float32)
 
     def finish(self) -> None:
         """Raise UserError if a tensor was not expected."""
@@ -99,8 +101,8 @@ class Tensors:
         return ", ".join(ascii(name[:100])[1:-1] for name in names) or "none"
 
 
-def read_safetensors(path: Path) -> Tensors:
-    """Read every tensor and the metadata of a file.
+def read_safetensors(path: Path, *, int8: bool = False) -> Tensors:
+    """Read every tensor and the metadata of a file; `int8` accepts tensors of that type, too.
 
     Raises:
       UserError: unreadable, truncated, malformed, or not floats.
@@ -112,7 +114,7 @@ def read_safetensors(path: Path) -> Tensors:
             metadata = dict(file.metadata() or {})
             for name in file.keys():
                 kind = file.get_slice(name).get_dtype()
-                if kind not in FLOATS:
+                if kind not in FLOATS and not (int8 and kind == INT8):
                     raise UserError(
                         f"{path}: tensor {name!r} has type {kind}, expected {', '.join(FLOATS)}"
                     )

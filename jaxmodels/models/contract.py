@@ -11,7 +11,7 @@ Under `arguments.checked_tokens`, the forward pass of a left-to-right model also
 `Model` lists the required methods, `Traits` the optional ones; docs/write_a_model.md is a tutorial
 and `jaxmodels.testing.models.check_model` the test. A model is an `nnx.Module` used as a plain
 pytree: its methods are pure, and its arrays are float32 parameters, all of them trained (but see
-`Traits.stored_dtype`).
+`Traits.learned` and `Traits.stored_dtype`).
 
 A batch is a dict of arrays with leading axes (B, T), rows and tokens:
 
@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.ops import losses
+from jaxmodels.tree import Flat, flatten
 
 Batch = Mapping[str, jax.Array]
 PyTree = Any
@@ -132,6 +133,10 @@ class Traits:
         maps each label field of the corpus to its number of classes.
       parameter_label: leaf name -> "component/role", for per-group learning rates, clipping and
         freezing (`train/optim/param_groups.py`) and gradient norms by component in the log.
+      learned: leaf name -> whether training changes that array; None = all. The rest has neither
+        gradients nor optimizer state and is not in checkpoints (`jaxmodels/tuning`).
+      sums_by_token: the sums of `loss_sums`, and the outputs of `__call__`, over some tokens are
+        those over the first of them, then over the rest.
       local_update: (state, batch, *, key, axis_name) -> (model, state, sums): a learning rule that
         replaces gradient and optimizer, and reduces its own update over the named device axis;
         `sums` are those of `loss_sums` on this device.
@@ -151,6 +156,8 @@ class Traits:
     solve: Callable | None = None
     check_data: Callable | None = None
     parameter_label: Callable[[str], str] | None = None
+    learned: Callable[[str], bool] | None = None
+    sums_by_token: bool = True
     local_update: Callable | None = None
     stored_dtype: str = "float32"
     main_term: str = "next_token"
@@ -162,6 +169,12 @@ def traits_of(model: Any) -> Traits:
     """Read the traits of a model; missing attributes have the defaults of `Traits`."""
     fields = dataclasses.fields(Traits)
     return Traits(**{field.name: getattr(model, field.name, field.default) for field in fields})
+
+
+def parameters_of(model: Any) -> Flat:
+    """Return the arrays that training changes, by name: all, or those of the trait `learned`."""
+    learned, leaves = traits_of(model).learned, flatten(model)
+    return leaves if learned is None else {n: x for n, x in leaves.items() if learned(n)}
 
 
 def term_sums(terms: tuple[Term, ...], out: Any, batch: Batch) -> dict[str, jax.Array]:

@@ -162,6 +162,11 @@ class PRERNK(nnx.Module):
         """Return the cell's initial state."""
         return self.cell.initial_state(batch_size, device)
 
+    @property
+    def sums_by_token(self) -> bool:
+        """See `Traits`: relation labels are read at every n-th token of a row."""
+        return not self.config.labelled
+
     @checked_tokens
     def __call__(self, state, tokens, reset=None, key=None, lengths=None):
         """Read tokens int (B, T) -> (state, PRERNKOutput); `key` enables dropout."""

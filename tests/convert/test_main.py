@@ -123,7 +123,7 @@ def test_help(capsys):
         (["model.txt", "new"], ("model.txt", "unknown format", "rwkv_cpp")),
         (["model.gguf", "new"], ("GGUF",)),
         ([".", "new"], ("config.json",)),
-        (["run", "new"], ("the folder of a run", "load_run('run').model")),
+        (["run", "new"], ("the folder of a run", "python -m eval.export --workdir=run DEST")),
         (["PTH", "model.txt"], ("model.txt", "exists already")),
         (["PTH", "there"], ("there", "exists already")),
         (["PTH", "no/folder"], ("no/folder", "create it first")),

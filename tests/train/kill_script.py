@@ -53,14 +53,21 @@ def end(process, kind: str, size: int) -> None:
 
 
 def kill_and_resume(
-    folder: Path, kills: int, seed: int, steps: int, kinds=("kill",), ends=None, say=print
+    folder: Path,
+    kills: int,
+    seed: int,
+    steps: int,
+    kinds=("kill",),
+    ends=None,
+    say=print,
+    overrides=(),
 ) -> tuple[Path, Path]:
     """Return the folders of the uninterrupted and of the killed run; count (kind, status)."""
     ends = collections.Counter() if ends is None else ends
     text = folder / "small.txt"
     text.write_text(small_text())
-    length = f"--config.steps={steps}"
-    calm = start(folder / "calm", text, length)
+    arguments = (f"--config.steps={steps}", *overrides)
+    calm = start(folder / "calm", text, *arguments)
     out, _ = calm.communicate(timeout=600)
     assert calm.returncode == 0, out
     say(f"undisturbed: {out.strip()}")
@@ -71,7 +78,7 @@ def kill_and_resume(
         # Spread the kills over the run, including the start and first steps of a process.
         done = last_step(killed)
         goal = done + choose.randrange(max(2 * (steps - done) // (kills - kill + 1), 1))
-        process = start(killed, text, length, "--resume")
+        process = start(killed, text, *arguments, "--resume")
         try:
             while last_step(killed) < goal and process.poll() is None:
                 time.sleep(0.002)
@@ -87,7 +94,7 @@ def kill_and_resume(
         assert "Traceback" not in out, out
         assert out.count("\n") <= 2, out
         ends[kind, status] += 1
-    last = start(killed, text, length, "--resume")
+    last = start(killed, text, *arguments, "--resume")
     out, _ = last.communicate(timeout=600)
     assert last.returncode == 0, out
     say(f"ended {kills} times: {out.strip()}")

@@ -95,7 +95,7 @@ class Toy(nnx.Module):
         return *token_terms(), activity
 
     def loss_sums(self, state, batch, key=None, progress=None):
-        state, out = self(state, batch["inputs"], batch["reset"], key)
+        state, out = self(state, batch["inputs"], batch.get("reset"), key)
         return state, term_sums(self.terms, out, batch)
 
 
@@ -108,6 +108,18 @@ class Bare(Toy):
     def __call__(self, state, tokens, reset=None, key=None):
         state, out = super().__call__(ToyState(state), tokens, reset, key)
         return state.h, out
+
+
+class Streaming(Toy):
+    """The toy with the trait `step`."""
+
+    def step(self, state, token):
+        state, out = self(state, token[:, None])
+        return state, jax.tree.map(lambda x: x[:, 0], out)
+
+
+def create_streaming(*, seed=0, dtype="float32", **fields):
+    return Streaming(ToyConfig(dtype=dtype, **fields), nnx.Rngs(seed))
 
 
 def create_bare(*, seed=0, dtype="float32", **fields):

@@ -53,12 +53,13 @@ def complete_config(
         model's default; elsewhere it is 0, resolved to the tokenizer's size.
 
     Raises:
-      UserError: an unknown field, model or preset, or a field of the wrong type.
+      UserError: an unknown field, model or preset, a field of the wrong type, or no model where
+        none is tuned.
     """
     full = default_config()
     fields = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
     _merge(full, fields, prefix="", source=source)
-    if not full.model:
+    if not full.model and not full.tune.kind:
         raise UserError(f"{source}: the field 'model' is missing, e.g. model='prernk'")
     for name, value in model_defaults(full.model, stored=stored).items():
         if name not in full.model_config:

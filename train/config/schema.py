@@ -16,6 +16,7 @@ from train.fields import Field, Group, at_least, free, one_of
 from train.optim.fields import GROUP as OPTIMIZER
 from train.tasks.fields import GROUP as DATA
 from train.tasks.lengths import lengths_of
+from train.tuning.fields import GROUP as TUNE
 
 DTYPES = ("float32", "bfloat16")
 
@@ -48,7 +49,7 @@ LOOP = Group(
     ),
     lambda config: lengths_of(config) and None,
 )
-GROUPS = (LOOP, PARALLEL, MESH, OPTIMIZER, DATA, CONTROL)
+GROUPS = (LOOP, TUNE, PARALLEL, MESH, OPTIMIZER, DATA, CONTROL)
 # by dotted name
 FIELDS = {group.prefix + field.name: field for group in GROUPS for field in group.fields}
 # Groups whose keys the user chooses; the code that reads them checks them.
@@ -56,7 +57,7 @@ OPEN_GROUPS = tuple(name for name, field in FIELDS.items() if isinstance(field.d
 
 
 def default_config() -> ConfigDict:
-    """Return a config with every field at its default; `model` is "", which no run accepts."""
+    """Return a config with every field at its default; `model` is "", that of the base to tune."""
     config = ConfigDict()
     for group in GROUPS:
         node = config if not group.name else ConfigDict()
@@ -71,9 +72,10 @@ def model_defaults(model: str, *, stored: bool = False) -> dict[str, Any]:
     """Return the fields of a model's own config with their default or preset values.
 
     `dtype` and `seq_len` are omitted: they are fields of the experiment. Return {} for
-    "module:factory"; raise UserError for an unknown model. `complete_config` describes `stored`.
+    "module:factory" and ""; raise UserError for an unknown model. `complete_config` describes
+    `stored`.
     """
-    if ":" in model:
+    if ":" in model or not model:
         return {}
     jaxmodels.make_config(model)  # refuses an unknown name
     system, _, preset = model.partition("/")

@@ -32,14 +32,14 @@ def parameter_spec(name: str, shape: Sequence[int], mesh: Any) -> P:
     return P(*([None] * (len(shape) - 2)), fsdp, tensor)
 
 
-def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
+def gathered_once(compute: Callable, *, gradients: Sequence[str]) -> Callable:
     """Map `compute` over "fsdp": each chip's rows, with whole parameters.
 
     Args:
       compute: (params, rows, shared, key) -> (rows, sums, grads): `params` a flat dict of whole
         arrays, `rows` a pytree with leading axis rows, `shared` a replicated pytree, `key` one key,
-        a key per row (rows,) or None; `sums` and `grads` (like `params`, or {}) sums over rows.
-      gradients: True if `grads` is not empty.
+        a key per row (rows,) or None; `sums` and `grads` (of some `params`) sums over rows.
+      gradients: the names in `grads`.
 
     Returns:
       A function of the same signature, to be called where "fsdp" is an automatic axis of the
@@ -64,7 +64,7 @@ def gathered_once(compute: Callable, *, gradients: bool) -> Callable:
         return jax.shard_map(
             one_chip,
             in_specs=(specs, P(FSDP), P(), P(FSDP) if by_row else P()),
-            out_specs=(P(FSDP), P(), specs if gradients else {}),
+            out_specs=(P(FSDP), P(), {name: specs[name] for name in gradients}),
             axis_names={FSDP},
             check_vma=False,
         )(params, rows, shared, key)

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -28,23 +29,28 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import parameters_of
 from jaxmodels.paths import user_path
-from jaxmodels.tree import flatten, nest, unflatten, unnest
+from jaxmodels.tree import Flat, flatten, nest, unflatten, unnest
 from train.config import complete_config, differences, may_change, with_tuples
 from train.devices.processes import raise_everywhere
 from train.io.log import ASIDE
 from train.io.manifest import find_corruption, why_no_checkpoint
 from train.model import build_model
 from train.step import TrainState
+from train.tuning.base import open_base, with_weights
 
 FORMAT = 1
 PyTree = Any
 
 
 def items_of(state: TrainState) -> dict[str, Any]:
-    """Return what a checkpoint stores of a state, by the name of its folder."""
+    """Return what a checkpoint stores of a state, by the name of its folder.
+
+    Of a model, these are the arrays that training changes.
+    """
     training = nest(state.replace(model=(), ema=None, halted=()))
-    items = {"model": nest(state.model), "training": training}
+    items = {"model": _nested(parameters_of(state.model)), "training": training}
     return items | ({"ema": nest(state.ema)} if state.ema is not None else {})
 
 
@@ -73,7 +79,8 @@ def restore(
       say: called with a message for each damaged checkpoint.
 
     Returns:
-      The state in global form, or None if the run has no checkpoint yet.
+      The state in global form, or None if the run has no checkpoint yet. Arrays of the model that
+      training does not change are those of the template.
 
     Raises:
       UserError: the checkpoint has another model, config, format or text; or all are damaged.
@@ -152,10 +159,18 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
         iterator.set_state(json.loads(file.read_text()))
     training = unnest(template.replace(model=(), ema=None, halted=()), loaded["training"])
     return training.replace(
-        model=unnest(template.model, loaded["model"]),
+        model=_with_parameters(template.model, loaded["model"]),
         ema=None if template.ema is None else unnest(template.ema, loaded["ema"]),
         halted=np.int32(-1),
     )
+
+
+def _nested(params: Flat) -> dict[str, Any]:
+    return unflatten_dict(params, sep="/")
+
+
+def _with_parameters(model: PyTree, nested: PyTree) -> PyTree:
+    return unflatten(model, flatten(model) | flatten_dict(nested, sep="/"))
 
 
 def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
@@ -229,7 +244,8 @@ class TrainedModel:
     """A model read from a run, and its provenance.
 
     Attributes:
-      model: the module with its trained (or EMA) parameters.
+      model: the module with its trained (or EMA) parameters; learned additions are merged into
+        their base.
       config: the run's config.
       step: number of updates.
       loss: validation loss (nats per token) at that step, or None.
@@ -249,6 +265,7 @@ def load_model(
     workdir: str | Path,
     which: str | int = "best",
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    base: str | Path | None = None,
 ) -> TrainedModel:
     """Read a trained model for evaluation and sampling, without changing the run folder.
 
@@ -258,9 +275,10 @@ def load_model(
       workdir: run folder.
       which: "best" (lowest validation loss among those kept), "last", or a step.
       say: called with a message for each damaged checkpoint.
+      base: folder of the base of a tuned model; None = where it was in training.
 
     Raises:
-      UserError: no such run or checkpoint, or none that is intact.
+      UserError: no such run or checkpoint, none that is intact, or another base.
     """
     folder = user_path(workdir).absolute() / "checkpoints"
     steps = saved_steps(folder.parent)
@@ -271,7 +289,7 @@ def load_model(
         reason = find_corruption(path) if path.is_dir() else "removed by the run in the meantime"
         if reason is None:
             try:
-                return _read_model(path, step)
+                return _read_model(path, step, base)
             except UserError:
                 raise
             except Exception as error:  # Orbax has no common class for what it finds unreadable
@@ -292,20 +310,27 @@ def _by_preference(folder: Path, steps: Sequence[int], which: str | int) -> list
     return [step for step in steps if step == int(which)]
 
 
-def _read_model(path: Path, step: int) -> TrainedModel:
+def _read_model(path: Path, step: int, folder: str | Path | None) -> TrainedModel:
     metadata = _metadata(path)
     info = metadata.custom_metadata
     config = _stored_config(info, path)
+    if folder is not None:
+        if not config.tune.kind:
+            raise UserError(f"--base={folder}: {path} is no tuned model, it has no base")
+        config.tune.base = str(folder)
+    base = open_base(config, load_model)
     model = build_model(config)
     item = "ema" if "ema" in metadata.metadata else "model"
-    leaves = nest(model)
+    leaves = _nested(parameters_of(model))
     _check_shapes(leaves, metadata.metadata[item], item, path)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), leaves
     )
     loaded = ocp.load_checkpointables(path, {item: abstract})[item]
-    model = unnest(model, loaded)
+    model = with_weights(_with_parameters(model, loaded), base)
+    if config.tune.kind == "lora":
+        model = model.merged()
     return TrainedModel(model, config, step, info.get("loss"), item == "ema", info["data"])
 
 

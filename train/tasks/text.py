@@ -27,6 +27,7 @@ from jaxmodels.errors import UserError
 from train.model import resolve_vocab
 from train.tasks.lengths import lengths_of
 from train.tasks.task import Task, stream_arguments
+from train.tuning.base import base_tokenizer
 
 if TYPE_CHECKING:
     from jaxmodels.data.labels.relations import RelationLabeller
@@ -94,9 +95,10 @@ def corpus_of(config: ConfigDict) -> Corpus:
 
 def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None) -> Corpus:
     d = config.data
+    tokenizer = tokenizer or base_tokenizer(config) or d.tokenizer
     return load_corpus(
         paths,
-        d.tokenizer if tokenizer is None else tokenizer,
+        tokenizer,
         format=format,
         valid_fraction=0.0 if d.valid_from == "tail_of_tracks" else d.valid_fraction,
         test_fraction=d.test_fraction,

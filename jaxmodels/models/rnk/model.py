@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.arguments import checked_batch, checked_tokens
-from jaxmodels.cells.base import where_reset
+from jaxmodels.cells.base import bookkeeping, where_reset
 from jaxmodels.cells.layers import Embedding, Linear, dot
 from jaxmodels.models.contract import term_sums
 from jaxmodels.models.language import layer_of, stack
@@ -60,12 +60,12 @@ class RNKState:
       router: (B, 3, d), the last embedded bytes, with chunking="learned"; else None.
     """
 
-    chunk: OpenChunk
+    chunk: OpenChunk = bookkeeping()
     mamba: object
-    plan: jax.Array
-    planned: jax.Array
-    context: jax.Array
-    prompted: jax.Array
+    plan: jax.Array = bookkeeping()
+    planned: jax.Array = bookkeeping()
+    context: jax.Array = bookkeeping()
+    prompted: jax.Array = bookkeeping()
     hidden: jax.Array
     router: jax.Array | None
 
@@ -85,6 +85,8 @@ class Known(NamedTuple):
 
 class RNK(nnx.Module):
     """Language model over bytes that plans each chunk before it writes it."""
+
+    sums_by_token = False  # responses and prompts are read whole
 
     def __init__(self, config: RNKConfig, *, rngs: nnx.Rngs):
         c = self.config = config

@@ -1,0 +1,1 @@
+"""Training of an initial state or of low-rank additions, around the frozen model of a base."""
