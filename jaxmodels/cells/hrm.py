@@ -131,10 +131,12 @@ class HRMBlock(nnx.Module):
         c = self.config = config
         parts = 4 if c.head_gate else 3
 
-        def linear(inputs, outputs):
-            return Linear(inputs, outputs, bias=False, init=lecun, rngs=rngs)
+        def linear(inputs, outputs, undecayed=()):
+            options = {"init": lecun, "undecayed": undecayed, "rngs": rngs}
+            return Linear(inputs, outputs, bias=False, **options)
 
-        self.qkv = linear(c.width, parts * c.width)  # [gate,] q, k, v
+        gate = ((0, c.width),) if c.head_gate else ()
+        self.qkv = linear(c.width, parts * c.width, undecayed=gate)  # [gate,] q, k, v
         self.output = linear(c.width, c.width)
         self.up = linear(c.width, 2 * c.mlp_size)  # gate, up
         self.down = linear(c.mlp_size, c.width)

@@ -142,7 +142,8 @@ class RWKVBlock(nnx.Module):
         inputs, hidden = config.width + config.hidden_size, config.hidden_size
         self.config = config
         self.norm = LayerNorm(inputs)
-        self.project = Linear(inputs, 3 * hidden, rngs=rngs)
+        gates = ((0, 2 * hidden),) if config.core == "ema" else ((2 * hidden, 3 * hidden),)
+        self.project = Linear(inputs, 3 * hidden, undecayed=gates, rngs=rngs)
         self.project.kernel[...] *= config.input_gain
         noise = 0.01 * jax.random.normal(rngs.params(), (2, hidden), jnp.float32)
         self.decay_logit = nnx.Param(-1.0 + noise[0])
@@ -229,7 +230,7 @@ class Abstraction(nnx.Module):
     def __init__(self, below: int, size: int, *, has_upper: bool, exact_gelu: bool, rngs: nnx.Rngs):
         self.exact_gelu = exact_gelu
         self.norm_in = LayerNorm(below + size)
-        self.update = Linear(below + size, 3 * size, rngs=rngs)
+        self.update = Linear(below + size, 3 * size, undecayed=((0, 2 * size),), rngs=rngs)
         self.upper = Linear(below + size, size, rngs=rngs) if has_upper else None
         self.norm_out = LayerNorm(size)
 

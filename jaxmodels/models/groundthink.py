@@ -20,6 +20,7 @@ from jaxmodels.cells.base import Cell, head_size_of, not_negative, one_of, posit
 from jaxmodels.cells.grounded_gla import GroundedGLACell, GroundedGLAConfig
 from jaxmodels.cells.hybrid import INITS, HybridCell, HybridConfig
 from jaxmodels.cells.layers import (
+    EVERY_COLUMN,
     Embedding,
     Linear,
     LowRank,
@@ -200,7 +201,8 @@ class ChannelMix(nnx.Module):
     def __init__(self, width: int, expansion: float, *, rngs: nnx.Rngs):
         hidden = int(width * expansion)
         inward, outward = symmetric_uniform(width**-0.5), symmetric_uniform(max(hidden, 1) ** -0.5)
-        self.receptance = Linear(width, width, bias=False, init=inward, rngs=rngs)
+        options = {"init": inward, "undecayed": EVERY_COLUMN, "rngs": rngs}
+        self.receptance = Linear(width, width, bias=False, **options)
         self.key = Linear(width, hidden, bias=False, init=inward, rngs=rngs)
         self.value = Linear(hidden, width, bias=False, init=outward, rngs=rngs)
 
@@ -293,11 +295,11 @@ class GroundThink(Segmented):
         """Return "component/role" of a parameter by its path (`train.optim.build.flatten`).
 
         Components: rwkv, mamba, attention, gla, fusion, channel, embed, head. Roles: matrix,
-        dynamics (decays, step sizes, token shifts, initial states), gate, norm.
+        dynamics (decays, step sizes, token shifts, initial states), gate, norm. A matrix that also
+        computes a gate or step sizes, Mamba's `in_proj` and `x_proj`, is a matrix.
         """
         parts = name.split("/")
-        leaf, owner = parts[-1], parts[-2] if len(parts) > 1 else ""
-        return f"{self._component(parts)}/{_role(leaf, owner)}"
+        return f"{self._component(parts)}/{_role(*['', '', *parts][-3:])}"
 
     def _component(self, parts):
         if parts[0] != "layers":
@@ -316,11 +318,13 @@ DYNAMICS += ("mix", "mix_x", "mix_down", "mix_up", "A_log", "dt_bias", "D", "con
 DYNAMICS += ("conv_bias", "grounding_scale", "h0", "idle_h0")
 
 
-def _role(leaf, owner):
-    if leaf in ("kernel", "table"):
-        return "matrix"
+def _role(part, owner, leaf):
     if leaf in DYNAMICS or owner in ("decay", "rate", "residual", "dt_proj"):
         return "dynamics"
-    if leaf.startswith(("gamma", "alpha", "write", "gate")) or owner == "gate":
+    if owner == "gate" or (part, owner) == ("channel", "receptance"):
+        return "gate"
+    if leaf in ("kernel", "table"):
+        return "matrix"
+    if leaf.startswith(("gamma", "alpha", "write", "gate")):
         return "gate"
     return "matrix" if owner == "adapter" else "norm"

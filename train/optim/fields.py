@@ -28,7 +28,12 @@ GROUP = Group(
             "final_fraction", 0.0, "Learning rate at the last step / peak rate.", within("[0, 1]")
         ),
         free("decay_fraction", 0.2, "Fraction of steps in `wsd` decay.", within("[0, 1]")),
-        free("weight_decay", 0.0, "Decoupled weight decay, of kernels only.", at_least(0)),
+        free(
+            "weight_decay",
+            0.0,
+            "Decoupled weight decay of matrices, but for gates and step sizes.",
+            at_least(0),
+        ),
         free("b1", 0.9, "Decay of the first moment.", within("[0, 1)")),
         free("b2", 0.99, "Decay of the second moment.", within("[0, 1)")),
         free("eps", 1e-8, "Added to Adam's denominator.", at_least(0)),
