@@ -28,9 +28,11 @@ from train.io.log import RunLog, digest, float32_repr, keep_log, read_metrics
 from train.io.progress import ProgressLine, describe
 from train.io.saving import Checkpoints
 from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
+from train.optim.build import resolve_warmup
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
 from train.tasks.lengths import lengths_of
+from train.tasks.task import check_labels
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}  # by RunResult.status
 
@@ -157,8 +159,10 @@ def _open(
     _refuse_occupied(workdir, resume)
     validate_config(config)
     task = open_task(config)
+    task = dataclasses.replace(task, config=resolve_warmup(task.config))
     placement = Placement(task.config, devices)
     model = placement.template().model
+    check_labels(task, traits_of(model).label_fields)
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}
         for seq_len in lengths:

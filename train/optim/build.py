@@ -4,20 +4,34 @@ They work on a flat dict {"path/of/leaf": array}, so that optimizer state is pla
 pass to a jitted function and readable in a checkpoint.
 """
 
+import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
+import jaxmodels
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
 from jaxmodels.tree import Flat
+from train.model import build_model
 from train.optim.adam_atan2 import scale_by_adam_atan2
-from train.optim.fields import OPTIMIZERS, SCHEDULES
+from train.optim.fields import OPTIMIZERS, SCHEDULES, suggested_warmup
 from train.optim.param_groups import Labels, has_rules, with_groups
 from train.optim.sign_sgd import sparse_sign_sgd
 from train.optim.weight_decay import Factors, add_weight_decay, is_kernel
 from train.tasks.lengths import lengths_of, scaled
+
+
+def resolve_warmup(config: ConfigDict) -> ConfigDict:
+    """Set `optimizer.warmup_steps` by the model's size if there is a `warmup_factor` (G-22)."""
+    factor = config.optimizer.warmup_factor
+    if not factor:
+        return config
+    size = jaxmodels.count_parameters(jax.eval_shape(lambda: build_model(config)))
+    resolved = ConfigDict(config.to_dict())
+    resolved.optimizer.warmup_steps = suggested_warmup(size, config.steps, factor)
+    return resolved
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:

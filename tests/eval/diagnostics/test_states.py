@@ -145,9 +145,8 @@ def test_reports_and_the_controller_agree_on_what_has_collapsed():
             end = health.decay_collapsed(retention)
             assert states.decays(retention)["collapsed"] == (end and f"to {end}"), (value, share)
     alive = np.full((2, 30, 8), 100.0)
-    alive[..., 0] = 0.01 * np.random.default_rng(0).standard_normal(
-        (2, 30)
-    )  # a quiet channel that varies
+    quiet = 0.01 * np.random.default_rng(0).standard_normal((2, 30))
+    alive[..., 0] = quiet  # a channel that varies
     for out in (alive, np.full((2, 30, 8), 2.0)):
         assert states.output_variance(out)[1] == health.activation_collapsed(out)
         assert states.selection_variance(out)[1] == health.activation_collapsed(out)

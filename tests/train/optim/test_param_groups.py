@@ -17,13 +17,13 @@ from tests.train.toy import Toy, ToyConfig, create, toy_config
 from train.config import apply_overrides, complete_config, from_json, to_json
 from train.devices.placement import Placement
 from train.optim.build import make_optimizer
+from train.optim.fields import suggested_warmup
 from train.optim.param_groups import (
     check_rules,
     components,
     frozen_until,
     multipliers,
     parameter_labels,
-    suggested_warmup,
     with_groups,
 )
 from train.optim.weight_decay import decay_factors
@@ -251,8 +251,6 @@ def test_suggested_warmup():
     assert suggested_warmup(11_000_000, 10_000, factor=2.0) == pytest.approx(396, abs=2)
     assert suggested_warmup(125_000_000, 1000) == 100
     assert suggested_warmup(10, 5) == 1
-    with pytest.raises(UserError, match="warm-up factor"):
-        suggested_warmup(10, 5, factor=9.0)
 
 
 def test_gradient_norms_by_component():
