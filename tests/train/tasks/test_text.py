@@ -136,7 +136,7 @@ def test_a_lexicon_from_a_config(tmp_path):
     config.data.update({"paths": (str(tmp_path / "text.txt"),), "labels": "relations"})
     config.data.update({"label_slots": 2, "label_roles": 2, "carry_state": True})
     before = [batch["relation_labels"] for batch in batches(config, 4)]
-    apply_overrides(config, [f'--config.data.lexicon=("{tmp_path}",)'])
+    apply_overrides(config, [f'--config.data.lexicon=("{tmp_path}/verb_made.txt",)'])
     after = [batch["relation_labels"] for batch in batches(config, 4)]
     assert not any((labels >= 0).any() for labels in before)
     assert any((labels >= 0).any() for labels in after)
