@@ -198,7 +198,11 @@ def masked_attention(q, k, v, mask, dtype):
     # Masked before and after the softmax, so that empty rows give neither NaN gradients nor values.
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.where(visible, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
-    return jnp.einsum("bnts,bsnd->btnd", weights, v, **options)
+    # 0 times NaN is NaN: values that are not finite are left out, and given to those who see them.
+    broken = ~jnp.isfinite(v).all(-1)
+    y = jnp.einsum("bnts,bsnd->btnd", weights, jnp.where(broken[..., None], 0.0, v), **options)
+    seen = jnp.einsum("bts,bsn->btn", mask.astype(dtype), broken.astype(dtype), **options)
+    return jnp.where(seen[..., None] > 0.0, jnp.nan, y)
 
 
 class HRMNet(nnx.Module):

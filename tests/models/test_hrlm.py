@@ -1,5 +1,7 @@
 """HRLM: parameter counts, attention masks, halting, losses, and the leak of `as_written`."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import jaxmodels
 from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.contract import target_counts
+from jaxmodels.models.contract import loss_weights, target_counts
 from jaxmodels.models.hrlm import act
 from jaxmodels.models.hrlm.model import prefix_of
 from jaxmodels.ops import losses
@@ -261,7 +263,7 @@ def test_q_head_targets():
 
 
 def test_answer_loss_averages_rows_then_batch():
-    """L-50, L-51, against float64."""
+    """L-50, L-51, against float64: sums of rows, their means, and the mean over rows."""
     logits = RNG.standard_normal((3, T, V)).astype(np.float32) * 4
     targets = RNG.integers(0, V, (3, T))
     weights = (RNG.random((3, T)) < 0.5).astype(np.float32)
@@ -278,7 +280,29 @@ def test_answer_loss_averages_rows_then_batch():
         hits = (x.argmax(-1) == targets) * weights
         np.testing.assert_array_equal(right, hits.sum(1))
         np.testing.assert_array_equal(exact, (hits.sum(1) == weights.sum(1)) & (weights.sum(1) > 0))
+        for mean in ("sequence", "token"):
+            config = jaxmodels.make_config(
+                "hrlm", **TINY, loss=loss, loss_mean=mean, halt_max_steps=1
+            )
+            model = SimpleNamespace(config=config)
+            sums, _ = act._answer(model, logits, targets, weights)
+            batch = {"weights": weights}
+            counts = {term.name: term.count(batch) for term in act.terms(config)}
+            by_row = want[:2] / weights[:2].sum(1)  # the third has no label
+            whole = by_row.mean() if mean == "sequence" else want.sum() / weights.sum()
+            np.testing.assert_allclose(sums["answer"] / counts["answer"], whole, rtol=1e-5)
+            share = (hits.sum(1) / np.maximum(weights.sum(1), 1.0))[:2].mean()
+            np.testing.assert_allclose(sums["accuracy"] / counts["accuracy"], share, rtol=1e-5)
     assert np.isfinite(losses.log_stablemax(jnp.array([-1e30, 0.0, 1e30]))).all()
+
+
+def test_weights_of_the_losses():
+    """L-51: 1 for the answer, 0.5 for each Q-loss, at any time of the run."""
+    for progress in (0.0, 1.0):
+        weights = loss_weights(thinker(), jnp.float32(progress))
+        assert weights == {"answer": 1.0, "halt": 0.5, "continue": 0.5}
+    once = make(halt_max_steps=1, registers=0)
+    assert loss_weights(once, jnp.float32(0.0)) == {"answer": 1.0}
 
 
 def test_gradient_calls_warm_up_from_two_to_five():
