@@ -21,6 +21,7 @@ from jaxmodels.cells.base import Cell, not_negative, one_of, positive
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
+from jaxmodels.ops.wkv4 import WKV4State, wkv4_step
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 GATINGS = ("full", "lower_triangular", "diagonal")
@@ -179,16 +180,10 @@ def _activated(x, name, exact_gelu):
 
 
 def _wkv(wkv, key, value, time_decay, time_first):
-    """Run one overflow-free RWKV-4 step on (p, q, o); see `ops/wkv4/chunked.py`."""
-    p, q, o = wkv[:, 0], wkv[:, 1], wkv[:, 2]
-    bonus = time_first[None] + key
-    top = jnp.maximum(o, bonus)
-    old, new = jnp.exp(o - top), jnp.exp(bonus - top)
-    out = (old * p + new * value) / (old * q + new)
-    faded = o - jnp.exp(time_decay)[None]
-    top = jnp.maximum(faded, key)
-    old, new = jnp.exp(faded - top), jnp.exp(key - top)
-    return jnp.stack([old * p + new * value, old * q + new, top], 1), out
+    """Run one RWKV-4 step on wkv (B, 3, D), p, q and o of `ops/wkv4/chunked.py`."""
+    before = WKV4State(wkv[:, 0], wkv[:, 1], wkv[:, 2])
+    after, out = wkv4_step(before, key, value, jnp.exp(time_decay), time_first)
+    return jnp.stack(after, 1), out
 
 
 class TensorBindBlock(nnx.Module):

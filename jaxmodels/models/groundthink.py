@@ -86,7 +86,7 @@ class GroundThinkConfig(LanguageConfig):
     gamma: float = 0.01
     channel_expansion: float = 3.5
     state_norm: str = "read"
-    state_groups: int = 4
+    state_groups: int | None = None
     norm_every: int = 256
     init: str = "identity"
     decay_groups: tuple = ((0.1, 0.999), (0.9, 0.9))
@@ -105,7 +105,7 @@ class GroundThinkConfig(LanguageConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "attn_window", "state_groups")
+        positive(self, "attn_window", *(("state_groups",) if self.state_groups else ()))
         one_of(self, "layout", tuple(LAYOUTS))
         one_of(self, "placement", ("pre", "post"))
         one_of(self, "init", INITS)
@@ -148,19 +148,22 @@ class GroundThinkConfig(LanguageConfig):
         if kind == "attention":
             sizes = {"window": self.attn_window}
             return AttentionConfig(**{n: getattr(self, n) for n in names}, **sizes)
-        names += ["alpha", "norm_every", "state_groups", "chunk_size"]
+        names += ["alpha", "norm_every", "chunk_size"]
+        groups = {"state_groups": 4 if self.state_groups is None else self.state_groups}
         if kind == "gla":
             names += ["decay_sign", "grounding", "learn_initial_state", "base_decay"]
             names += ["decay_init", "output_gain"]
             norm = {"state_norm": "none" if self.state_norm == "read" else self.state_norm}
             if self.placement == "post":
-                norm["state_groups"] = 0
-                names.remove("state_groups")
-            return GroundedGLAConfig(**{n: getattr(self, n) for n in names}, **norm)
+                groups = {"state_groups": 0}
+            return GroundedGLAConfig(**{n: getattr(self, n) for n in names}, **norm, **groups)
         names += ["rwkv_version", "mamba_version", "rwkv_width", "mamba_width", "mamba_expand"]
         names += ["state_dim", "learn_alpha", "path_norm", "state_norm", "init", "decay_groups"]
         names += ["write_gate"]
-        return HybridConfig(kind=kind, **{n: getattr(self, n) for n in names})
+        fixed = self.rwkv_version == 7 or self.mamba_version == 1  # no groups on reading
+        if self.state_groups is None and fixed and self.state_norm == "read":
+            groups = {}
+        return HybridConfig(kind=kind, **{n: getattr(self, n) for n in names}, **groups)
 
 
 V3 = {

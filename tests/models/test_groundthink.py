@@ -231,6 +231,15 @@ def test_parameter_labels():
         assert found and set(found.values()) <= {label, "attention/norm"}, (part, found)
 
 
+def test_groups_of_the_state_by_version():
+    """Four groups where the norm on reading has groups; the cells' own otherwise."""
+    assert [config().mixer("hybrid").state_groups, config().mixer("rwkv").state_groups] == [4, 4]
+    own = config(rwkv_version=7, mamba_version=1).mixer("hybrid")
+    assert own.state_groups == own.width // own.head_size
+    kept = config(rwkv_version=7, state_norm="per_token").mixer("hybrid")
+    assert kept.state_groups == 4
+
+
 def test_residual_scales_start_at_gamma():
     """G-08: a hundredth of what the halves give, so that a layer begins as the identity."""
     for gamma in (0.01, 0.1, 1.0):
@@ -263,6 +272,7 @@ def test_adapter_starts_at_zero_and_is_low_rank():
         ({"attention_layers": (4,)}, "attention_layers: 4 is not a layer from 0 to 3"),
         ({"layout": "braided"}, "layout must be one of parallel, interleaved"),
         ({"state_groups": 5}, "must divide"),
+        ({"state_groups": 1, "rwkv_version": 7}, "state_groups=1: on reading, RWKV-7 normalizes"),
         ({"gamma": -0.1}, "gamma must be a number, 0 or more"),
     ],
 )
