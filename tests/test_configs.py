@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from train.config import load_config, validate_config
+import jaxmodels
+from train.config import apply_overrides, load_config, validate_config
 
 ROOT = Path(__file__).parents[1]
 FILES = [
@@ -26,3 +27,18 @@ def test_recipe_of_hrlms_source():
     o = config.optimizer
     assert (o.learning_rate, o.final_fraction, o.warmup_steps) == (1e-5, 0.1, 10_000)
     assert (o.weight_decay, o.b1, o.b2) == (0.01, 0.9, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("preset", "rows", "length", "rate"),
+    [("base", 16, 256, 5e-5), ("intermediate", 32, 512, 1e-5), ("advanced", 64, 1024, 5e-6)],
+)
+def test_the_sources_sizes_by_flags_of_its_recipe(preset, rows, length, rate):
+    """L-09 to L-11."""
+    config = load_config("configs/hrlm/seed.py")
+    flags = [f"model=hrlm/{preset}", f"batch_size={rows}", f"seq_len={length}"]
+    flags.append(f"optimizer.learning_rate={rate}")
+    apply_overrides(config, [f"--config.{flag}" for flag in flags])
+    validate_config(config)
+    model = jaxmodels.make_config(config.model, **config.model_config.to_dict() | {"vocab_size": 9})
+    assert model.seq_len == config.seq_len and config.optimizer.learning_rate == rate

@@ -55,6 +55,25 @@ def test_parameter_counts(name, parameters):
     assert jaxmodels.count_parameters(shapes) - vectors == parameters
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("hrm/hrm_sudoku", (11, 81, 512, 8, 2, 2, 4, 4, 16, "stablemax", "grid")),
+        ("hrlm/v1", (1000, 1024, 768, 12, 4, 4, 6, 6, 32, "softmax", "nar")),
+        ("hrlm/base", (100, 256, 512, 8, 2, 2, 4, 4, 16, "softmax", "nar")),
+        ("hrlm/intermediate", (1000, 512, 768, 12, 3, 3, 6, 6, 32, "softmax", "nar")),
+        ("hrlm/advanced", (10_000, 1024, 1024, 16, 4, 4, 8, 8, 64, "softmax", "nar")),
+    ],
+)
+def test_sizes_of_presets(name, sizes):
+    """L-04, L-08 to L-11."""
+    c = jaxmodels.make_config(name)
+    found = c.vocab_size, c.seq_len, c.width, c.width // c.head_size, c.high_cycles, c.low_cycles
+    found += c.high_layers, c.low_layers, c.halt_max_steps, c.loss, c.mode
+    assert found == sizes
+    assert c.halt_exploration == 0.1 and c.recurrent and c.rope_base == 10_000.0
+
+
 @pytest.mark.slow
 def test_text_preset():
     """L-05, L-06, L-08: TextHRMConfig, hrlm_v1.yaml, and the embedding's scale."""
