@@ -105,7 +105,7 @@ class GroundThinkConfig(LanguageConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "attn_window", *(("state_groups",) if self.state_groups else ()))
+        positive(self, "attn_window", *(("state_groups",) if self.state_groups is not None else ()))
         one_of(self, "layout", tuple(LAYOUTS))
         one_of(self, "placement", ("pre", "post"))
         one_of(self, "init", INITS)

@@ -272,6 +272,7 @@ def test_adapter_starts_at_zero_and_is_low_rank():
         ({"attention_layers": (4,)}, "attention_layers: 4 is not a layer from 0 to 3"),
         ({"layout": "braided"}, "layout must be one of parallel, interleaved"),
         ({"state_groups": 5}, "must divide"),
+        ({"state_groups": 0}, "state_groups must be a positive integer, got 0"),
         ({"state_groups": 1, "rwkv_version": 7}, "state_groups=1: on reading, RWKV-7 normalizes"),
         ({"gamma": -0.1}, "gamma must be a number, 0 or more"),
     ],

@@ -315,6 +315,24 @@ def test_answer_loss_averages_rows_then_batch():
     assert np.isfinite(losses.log_stablemax(jnp.array([-1e30, 0.0, 1e30]))).all()
 
 
+def test_exploration_is_a_tenth_of_the_rows_with_two_steps_or_more():
+    """L-03: a share `halt_exploration` gets a minimum drawn from 2 to the limit."""
+    config = jaxmodels.make_config("hrlm", **TINY, halt_max_steps=6)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    explores, least = jax.vmap(lambda key: act._exploration(config, key))(keys)
+    assert abs(float(explores.mean()) - 0.1) < 4 * (0.09 / 20_000) ** 0.5
+    counts = np.bincount(least[explores], minlength=8)
+    assert not counts[:2].any() and counts[7] == 0
+    np.testing.assert_allclose(counts[2:7] / counts.sum(), 0.2, atol=4 * (0.16 / 2000) ** 0.5)
+
+
+def test_no_row_would_halt_at_first():
+    """L-03: the Q-head starts at sigmoid(-5) for both, whatever it reads."""
+    head = make().q_head
+    assert not head.kernel[...].any()
+    np.testing.assert_array_equal(head.bias[...], [-5.0, -5.0])
+
+
 def test_weights_of_the_losses():
     """L-51: 1 for the answer, 0.5 for each Q-loss, at any time of the run."""
     for progress in (0.0, 1.0):
