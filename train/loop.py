@@ -30,9 +30,11 @@ from train.io.progress import ProgressLine, describe
 from train.io.saving import Checkpoints
 from train.io.steps import IN_FLIGHT, MetricsQueue, StepRecorder, total_terms
 from train.model import described
+from train.optim.build import resolve_warmup
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
 from train.tasks.lengths import lengths_of
+from train.tasks.task import check_labels
 from train.tuning.base import Base, check_tokenizer, open_base, with_base_of, with_weights
 
 EXIT_STATUS = {"finished": 0, "stopped": 0, "halted": 3, "interrupted": 130}  # by RunResult.status
@@ -164,9 +166,11 @@ def _open(
     validate_config(config)
     base = open_base(config, load_model)
     task = open_task(with_base_of(config, base))
+    task = dataclasses.replace(task, config=resolve_warmup(task.config))
     check_tokenizer(task.config, task.corpus.tokenizer)
     placement = Placement(task.config, devices)
     model = placement.template().model
+    check_labels(task, traits_of(model).label_fields)
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}
         for seq_len in lengths:

@@ -33,6 +33,7 @@ from jaxmodels.models.contract import (
 from jaxmodels.tree import flatten, unflatten
 from train.optim.build import make_optimizer, make_schedule
 from train.optim.param_groups import check_rules, components, parameter_labels
+from train.optim.weight_decay import decay_factors
 
 AXIS = "data"
 PyTree = Any
@@ -105,7 +106,7 @@ def init_train_state(model: PyTree, config: ConfigDict) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         model=model,
         # Moments of a model without an optimizer would only take memory.
-        opt_state=() if learns_locally else make_optimizer(config, labels).init(params),
+        opt_state=() if learns_locally else _optimizer(config, model, labels).init(params),
         carry=model.initial_state(config.batch_size) if config.data.carry_state else (),
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema_decay else None,
         key=jax.random.key_data(jax.random.key(config.seed)),
@@ -155,8 +156,7 @@ def make_train_step(
             new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
             written, squares = {}, {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
-            labels = parameter_labels(model, params)
-            optimizer = make_optimizer(config, labels)
+            optimizer = _optimizer(config, model, parameter_labels(model, params))
             updates, opt_state = optimizer.update(grads, state.opt_state, params)
             if state.lr_scale is not None:
                 updates = {name: state.lr_scale * update for name, update in updates.items()}
@@ -211,6 +211,10 @@ def make_train_step(
         return new, metrics | {"halted": halted}
 
     return train_step
+
+
+def _optimizer(config: ConfigDict, model: Any, labels):
+    return make_optimizer(config, decay_factors(model), labels)
 
 
 def _own_keys(key, rows: int, by_row: bool):

@@ -152,12 +152,23 @@ def balance(ratio: float, quantity: str = "gradient norm") -> Verdict:
     return Verdict(f"G3.5 balance, {quantity}", outcome, ratio, says)
 
 
-def suite(results: Mapping[str, object], parts: Sequence[str]) -> Verdict:
-    """Judge G4: every part of the suite must yield a finite number or a finding (G-88)."""
+def suite(
+    results: Mapping[str, object], parts: Sequence[str], unasked: Sequence[str] = ()
+) -> Verdict:
+    """Judge G4: every part of the suite must yield a finite number or a finding (G-88).
+
+    Args:
+        results: results by part.
+        parts: parts that were to run.
+        unasked: parts that were left out on purpose; with any, the gate is skipped, not passed.
+    """
     absent = [name for name in parts if not _measured(results.get(name))]
     if absent:
         says = f"{len(absent)} of {len(parts)} parts have no result: {', '.join(absent)}"
         return Verdict("G4 suite", "fail", float(len(absent)), says)
+    if unasked:
+        says = f"{len(parts)} of {len(parts) + len(unasked)} parts ran; not asked: "
+        return Verdict("G4 suite", "skip", float(len(unasked)), says + ", ".join(unasked))
     return Verdict("G4 suite", "pass", 0.0, f"all {len(parts)} parts ran")
 
 

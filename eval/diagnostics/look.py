@@ -20,6 +20,7 @@ from train.control import health
 
 PATHS = ("rwkv", "mamba", "gla")
 PARTS = ("states", "components", "probes", "identity", "collapse")
+BRIEF_OMITS = ("identity", "collapse")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +88,23 @@ def diagnose(run, log: Log, amounts: Amounts, say: Callable[[str], None] = print
     loss = float(token_losses(model, model.initial_state(ROWS), piece)[1].mean())
     result["loss"] = loss
     verdicts.append(gates.scale_up(loss, tokenizer.vocab_size))
-    verdicts.append(gates.suite(result, [part for part in PARTS if part in result]))
+    verdicts.append(suite_of(result, amounts.brief))
     result["gates"] = [dataclasses.asdict(v) for v in verdicts]
     result["overall"] = gates.overall(verdicts)
     return result
+
+
+def suite_of(result: dict, brief: bool) -> Verdict:
+    """Judge G4 on the result of `diagnose`.
+
+    Parts that the model cannot be asked fail it, except for the states of a model without any.
+    """
+    unasked = BRIEF_OMITS if brief else ()
+    stateless = result.get("states", {}).get("layers") == []
+    parts = [part for part in PARTS if part not in unasked and not (stateless and part == "states")]
+    verdict = gates.suite(result, parts, unasked)
+    says = f"{verdict.says}; there is no recurrent state to look at" if stateless else verdict.says
+    return dataclasses.replace(verdict, says=says)
 
 
 def _forward(model, text) -> Verdict:

@@ -160,8 +160,8 @@ def forgetting(model, passkey: Passkey, distance: int = 16) -> dict[str, float]:
 
     Returns:
         retained: accuracy of the answers within the document.
-        leakage: excess probability of the old key when a new document, with a reset, asks for it:
-            (p - p_fresh) / (1 - p_fresh), from 0 to 1.
+        leakage: excess probability of the old key's first symbol when a new document, with a
+            reset, asks for it: (p - p_fresh) / (1 - p_fresh), from 0 to 1.
         unaided: leakage without the reset.
         eta: retained x (1 - leakage).
     """
@@ -179,10 +179,14 @@ def forgetting(model, passkey: Passkey, distance: int = 16) -> dict[str, float]:
         return np.asarray(jnp.take_along_axis(jax.nn.softmax(logits, -1), symbol, -1), np.float64)
 
     fresh = mass(model.initial_state(ROWS), start)
-    leakage, unaided = (_leakage(mass(state, reset), fresh) for reset in (start, None))
+    leakage, unaided = (mean_leakage(mass(state, reset), fresh) for reset in (start, None))
     eta = retained * (1.0 - leakage)
     return {"retained": retained, "leakage": leakage, "unaided": unaided, "eta": eta}
 
 
-def _leakage(p, fresh) -> float:
-    return float(np.clip((p - fresh) / np.maximum(1.0 - fresh, 1e-12), 0.0, 1.0).mean())
+def mean_leakage(p, fresh) -> float:
+    """Return the mean of (p - fresh) / (1 - fresh), at least 0.
+
+    Single rows may be negative: clipping these would turn differences of either sign into leakage.
+    """
+    return max(float(((p - fresh) / np.maximum(1.0 - fresh, 1e-12)).mean()), 0.0)

@@ -12,6 +12,8 @@ import functools
 
 import numpy as np
 
+from train.control import health
+
 
 def entropy_label(entropy: float) -> str:
     """Return "collapse" (< 1), "low" (< 2), "healthy" (<= 5), "diverse" (<= 7) or "chaos"."""
@@ -160,21 +162,18 @@ def worldview_capacity(d_state: int, mean_cosine: float) -> float:
 def output_variance(out) -> tuple[float, bool]:
     """Return the variance of a path's output (B, T, C) over batch and time, and a collapse flag.
 
-    Collapsed: the standard deviation is at most a thousandth of the root mean square (G-62).
+    Collapsed (G-62): see `health.activation_collapsed`.
     """
     x = np.asarray(out, np.float64).reshape(-1, np.shape(out)[-1])
-    variance, power = float(x.var(0).mean()), float((x * x).mean())
-    return variance, not variance > 1e-6 * power
+    return float(x.var(0).mean()), health.activation_collapsed(out)
 
 
 def selection_variance(delta) -> tuple[float, bool]:
     """Return the mean variance of Mamba's step sizes (B, T, H) over batch and time, and a flag.
 
-    The flag is True if no head's step size varies by a thousandth of its mean (G-47).
+    The flag is True if no head's step size varies by a thousandth of its size (G-47).
     """
-    x = np.asarray(delta, np.float64).reshape(-1, np.shape(delta)[-1])
-    variance = x.var(0)
-    return float(variance.mean()), not bool((variance > 1e-6 * x.mean(0) ** 2).any())
+    return output_variance(delta)
 
 
 def decays(retention) -> dict:
@@ -186,15 +185,13 @@ def decays(retention) -> dict:
         near_one: fraction that lose less than 1e-5 per token (half-life 69,000 tokens).
         collapsed: "to 0" or "to 1" if 95 % of the channels are, else "".
     """
-    x = np.asarray(retention, np.float64)
-    x = x.reshape(x.shape[0] * x.shape[1], -1).mean(0)
-    near_zero, near_one = float((x < 0.01).mean()), float((x > 1.0 - 1e-5).mean())
-    collapsed = "to 0" if near_zero >= 0.95 else "to 1" if near_one >= 0.95 else ""
+    x, end = health.channel_retention(retention), health.decay_collapsed(retention)
+    near_zero, near_one = health.near_ends(x)
     return {
         "mean": float(x.mean()),
         "smallest": float(x.min()),
         "largest": float(x.max()),
         "near_zero": near_zero,
         "near_one": near_one,
-        "collapsed": collapsed,
+        "collapsed": end and f"to {end}",
     }

@@ -28,6 +28,7 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "induction": ({"seq_len": 32, "symbols": 8}, 1000, 32),
     "passkey": ({"seq_len": 48, "words": 4}, 1000, 32),
     "parity": ({"seq_len": 32}, 1000, 32),
+    "relations": ({}, 1500, 32),
     "s5": ({"seq_len": 24, "moves": "generators"}, 1000, 40),
 }
 

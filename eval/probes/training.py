@@ -12,7 +12,7 @@ from flax import nnx
 from eval.probes.model import ProbeConfig, ProbeModel
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten, unflatten
-from train.optim.build import decay_mask
+from train.optim.weight_decay import add_weight_decay, decay_factors
 
 # Training seeds are 0, 1, 2, ...
 VALID_SEED, TEST_SEED = 1_000_001, 1_000_002
@@ -127,7 +127,7 @@ class _Program:
         optimizer = optax.chain(
             optax.clip_by_global_norm(recipe.clip_norm),
             optax.scale_by_adam(0.9, 0.98),
-            optax.add_decayed_weights(recipe.weight_decay, decay_mask),
+            add_weight_decay(recipe.weight_decay, decay_factors(template)),
         )
 
         def start(seed):

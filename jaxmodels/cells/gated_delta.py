@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell, one_of, positive
-from jaxmodels.cells.layers import Linear, symmetric_uniform, time_step_bias
+from jaxmodels.cells.layers import EVERY_COLUMN, Linear, symmetric_uniform, time_step_bias
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
@@ -88,14 +88,15 @@ class GatedDeltaCell(Cell):
         heads, values = c.num_heads, c.num_heads * c.value_size
         channels = 2 * heads * c.head_size + values
 
-        def linear(inputs, outputs, scale=1.0):
+        def linear(inputs, outputs, scale=1.0, undecayed=()):
             init = symmetric_uniform(scale / inputs**0.5)
-            return Linear(inputs, outputs, bias=False, init=init, rngs=rngs)
+            options = {"init": init, "undecayed": undecayed, "rngs": rngs}
+            return Linear(inputs, outputs, bias=False, **options)
 
         self.inputs = linear(c.width, channels)  # q, k and v, each of all heads
-        self.decay = linear(c.width, heads)
-        self.rate = linear(c.width, heads)
-        self.gate = linear(c.width, values)
+        self.decay = linear(c.width, heads, undecayed=EVERY_COLUMN)
+        self.rate = linear(c.width, heads, undecayed=EVERY_COLUMN)
+        self.gate = linear(c.width, values, undecayed=EVERY_COLUMN)
         self.output = linear(values, c.width, num_layers**-0.5)
         taps = symmetric_uniform(c.conv_size**-0.5)
         self.taps = nnx.Param(taps(rngs.params(), (channels, c.conv_size)))

@@ -45,8 +45,10 @@ class GRUCell(Cell):
     def __init__(self, config: GRUConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         uniform = symmetric_uniform(c.width**-0.5)
-        self.inputs = Linear(c.width, 3 * c.width, init=uniform, rngs=rngs)
-        self.kernel = nnx.Param(uniform(rngs.params(), (c.width, 3 * c.width)))
+        gates = ((0, 2 * c.width),)
+        self.inputs = Linear(c.width, 3 * c.width, init=uniform, undecayed=gates, rngs=rngs)
+        kernel = uniform(rngs.params(), (c.width, 3 * c.width))
+        self.kernel = nnx.Param(kernel, undecayed=gates)
         self.bias = nnx.Param(jnp.zeros((3 * c.width,), jnp.float32))
 
     def initial_state(self, batch_size: int):

@@ -131,10 +131,12 @@ class HRMBlock(nnx.Module):
         c = self.config = config
         parts = 4 if c.head_gate else 3
 
-        def linear(inputs, outputs):
-            return Linear(inputs, outputs, bias=False, init=lecun, rngs=rngs)
+        def linear(inputs, outputs, undecayed=()):
+            options = {"init": lecun, "undecayed": undecayed, "rngs": rngs}
+            return Linear(inputs, outputs, bias=False, **options)
 
-        self.qkv = linear(c.width, parts * c.width)  # [gate,] q, k, v
+        gate = ((0, c.width),) if c.head_gate else ()
+        self.qkv = linear(c.width, parts * c.width, undecayed=gate)  # [gate,] q, k, v
         self.output = linear(c.width, c.width)
         self.up = linear(c.width, 2 * c.mlp_size)  # gate, up
         self.down = linear(c.mlp_size, c.width)
@@ -196,7 +198,11 @@ def masked_attention(q, k, v, mask, dtype):
     # Masked before and after the softmax, so that empty rows give neither NaN gradients nor values.
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.where(visible, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
-    return jnp.einsum("bnts,bsnd->btnd", weights, v, **options)
+    # 0 times NaN is NaN: values that are not finite are left out, and given to those who see them.
+    broken = ~jnp.isfinite(v).all(-1)
+    y = jnp.einsum("bnts,bsnd->btnd", weights, jnp.where(broken[..., None], 0.0, v), **options)
+    seen = jnp.einsum("bts,bsn->btn", mask.astype(dtype), broken.astype(dtype), **options)
+    return jnp.where(seen[..., None] > 0.0, jnp.nan, y)
 
 
 class HRMNet(nnx.Module):

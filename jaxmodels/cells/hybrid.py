@@ -49,8 +49,8 @@ class HybridConfig:
       state_norm: "read": on reading, by the norm before each cell's output projection; "boundary":
         in place, every `norm_every` tokens of a document; "per_token": in place after each token.
         The latter two run as a scan.
-      state_groups: channel groups, preferably whole heads, that are normalized separately (RWKV-6,
-        Mamba-2); None means RWKV's heads.
+      state_groups: channel groups, preferably whole heads, that are normalized separately; None
+        means RWKV's heads. On reading, RWKV-7 has no other, and Mamba-1 no norm.
       norm_every: see `state_norm`.
       init: "identity": both paths retain 0.9999 per token; "groups": see `decay_groups`; "spread":
         the reference initialization of each cell.
@@ -108,8 +108,21 @@ class HybridConfig:
                 f"{self.decay_groups!r}"
             )
         object.__setattr__(self, "decay_groups", groups)
+        self._check_groups()
         for path in self.paths:
             self.path_config(path)  # validates its own fields
+
+    def _check_groups(self) -> None:
+        """Raise UserError for groups that a norm on reading would ignore."""
+        heads = self.rwkv_width // self.head_size
+        if self.state_norm != "read" or self.state_groups == heads:
+            return
+        given = f"state_groups={self.state_groups}: on reading,"
+        fix = 'leave it out, or set state_norm to "boundary" or "per_token"'
+        if "rwkv" in self.paths and self.rwkv_version == 7:
+            raise UserError(f"{given} RWKV-7 normalizes each of its {heads} heads; {fix}")
+        if "mamba" in self.paths and self.mamba_version == 1:
+            raise UserError(f"{given} Mamba-1 normalizes nothing; {fix}")
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 """Layers and initializers: float32 parameters, matmuls in the compute dtype.
 
-Weight decay applies to the parameters named `kernel`, and only to these.
+Weight decay applies to the parameters named `kernel`, and only to these, except for the columns in
+their metadata `undecayed`, pairs (start, stop): what computes gates, decays and step sizes (G-21 of
+docs/systems.md). A gate is a factor in [0, 1], or the SiLU that scales what a mixer reads from
+its state. The SiLU of a gated MLP is no gate in this sense but its nonlinearity; its columns decay.
 """
 
 import jax
@@ -13,6 +16,7 @@ from jaxmodels.ops.common.precision import precision_of
 from jaxmodels.ops.norms import layer_norm, rms_norm
 from jaxmodels.ragged import hold_after
 
+EVERY_COLUMN = ((0, None),)  # of a kernel, as `undecayed`
 ACTIVATIONS = {"none": lambda x: x, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 GLOROT = nnx.initializers.glorot_uniform()
 
@@ -94,12 +98,23 @@ def dot(x: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
 
 
 class Linear(nnx.Module):
-    """Linear layer `x @ kernel + bias`; kernel (inputs, outputs) drawn by `init`, bias zero."""
+    """Linear layer `x @ kernel + bias`; kernel (inputs, outputs) drawn by `init`, bias zero.
+
+    `undecayed`: ranges (start, stop) of outputs whose columns of the kernel weight decay spares.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, *, bias: bool = True, init=GLOROT, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        init=GLOROT,
+        undecayed: tuple = (),
+        rngs: nnx.Rngs,
     ):
-        self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), jnp.float32))
+        kernel = init(rngs.params(), (inputs, outputs), jnp.float32)
+        self.kernel = nnx.Param(kernel, undecayed=undecayed)
         self.bias = nnx.Param(jnp.zeros((outputs,), jnp.float32)) if bias else None
 
     def __call__(self, x: jax.Array, dtype=jnp.float32) -> jax.Array:

@@ -21,6 +21,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell, one_of, positive
 from jaxmodels.cells.layers import (
+    EVERY_COLUMN,
     Linear,
     assign_rates,
     dot,
@@ -90,16 +91,18 @@ class Mamba1Cell(Cell):
         c = self.config = config
         inner = c.expand * c.width
 
-        def linear(inputs, outputs, bound, bias=False):
-            init = symmetric_uniform(bound)
-            return Linear(inputs, outputs, bias=bias, init=init, rngs=rngs)
+        def linear(inputs, outputs, bound, bias=False, undecayed=()):
+            options = {"init": symmetric_uniform(bound), "undecayed": undecayed, "rngs": rngs}
+            return Linear(inputs, outputs, bias=bias, **options)
 
-        self.in_proj = linear(c.width, 2 * inner, c.width**-0.5)
+        gate, step_size = ((inner, 2 * inner),), ((0, c.dt_rank),)
+        self.in_proj = linear(c.width, 2 * inner, c.width**-0.5, undecayed=gate)
         taps = symmetric_uniform(c.conv_size**-0.5)
         self.conv_taps = nnx.Param(taps(rngs.params(), (inner, c.conv_size)))
         self.conv_bias = nnx.Param(taps(rngs.params(), (inner,)))
-        self.x_proj = linear(inner, c.dt_rank + 2 * c.state_size, inner**-0.5)
-        self.dt_proj = linear(c.dt_rank, inner, c.dt_rank**-0.5, bias=True)
+        selected = c.dt_rank + 2 * c.state_size
+        self.x_proj = linear(inner, selected, inner**-0.5, undecayed=step_size)
+        self.dt_proj = linear(c.dt_rank, inner, c.dt_rank**-0.5, True, EVERY_COLUMN)
         self.dt_proj.bias = nnx.Param(time_step_bias(rngs.params(), inner))
         rates = jnp.arange(1.0, c.state_size + 1.0, dtype=jnp.float32)[:, None]
         self.A_log = nnx.Param(jnp.log(jnp.broadcast_to(rates, (c.state_size, inner))))

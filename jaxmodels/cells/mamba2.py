@@ -137,7 +137,9 @@ class Mamba2Cell(Cell):
         c = self.config = config
         outputs = c.inner + c.conv_width + c.heads
         bound = symmetric_uniform(c.width**-0.5)
-        self.in_proj = Linear(c.width, outputs, bias=False, init=bound, rngs=rngs)
+        spared = ((0, c.inner), (outputs - c.heads, outputs))  # the gate, the step sizes
+        options = {"init": bound, "undecayed": spared, "rngs": rngs}
+        self.in_proj = Linear(c.width, outputs, bias=False, **options)
         taps = symmetric_uniform(c.conv_size**-0.5)
         self.conv_taps = nnx.Param(taps(rngs.params(), (c.conv_width, c.conv_size)))
         self.conv_bias = nnx.Param(taps(rngs.params(), (c.conv_width,)))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.base import KERNELS, Cell, bookkeeping, one_of, positive
-from jaxmodels.cells.layers import Linear
+from jaxmodels.cells.layers import EVERY_COLUMN, Linear
 from jaxmodels.ops.common.token_shift import last_token, token_mix, token_shift
 from jaxmodels.ops.wkv4 import WKV4State, wkv4, wkv4_initial, wkv4_step
 
@@ -74,10 +74,11 @@ class RWKV4Cell(Cell):
         self.decay = nnx.Param(-5.0 + 8.0 * ramp ** (0.7 + 1.3 * r01))
         self.bonus = nnx.Param(jnp.log(0.3) + 0.5 * ((i + 1) % 3 - 1))
 
-        def linear(init):
-            return Linear(width, width, bias=False, init=init, rngs=rngs)
+        def linear(init, undecayed=()):
+            options = {"init": init, "undecayed": undecayed, "rngs": rngs}
+            return Linear(width, width, bias=False, **options)
 
-        self.receptance = linear(nnx.initializers.zeros)
+        self.receptance = linear(nnx.initializers.zeros, EVERY_COLUMN)  # a gate
         self.key = linear(nnx.initializers.zeros)
         self.value = linear(nnx.initializers.orthogonal())
         self.output = linear(nnx.initializers.zeros)

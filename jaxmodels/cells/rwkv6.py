@@ -16,6 +16,7 @@ from flax import nnx, struct
 
 from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
 from jaxmodels.cells.layers import (
+    EVERY_COLUMN,
     Linear,
     assign_rates,
     dot,
@@ -104,14 +105,15 @@ class RWKV6Cell(Cell):
         self.decay = nnx.Param(-6.0 + 5.0 * ramp ** (0.7 + 1.3 * r01))
         self.bonus = nnx.Param(r01 * (1.0 - ramp) + 0.1 * ((i + 1) % 3 - 1))
 
-        def linear(gain):
+        def linear(gain, undecayed=()):
             init = nnx.initializers.orthogonal(gain) if gain else nnx.initializers.zeros
-            return Linear(width, width, bias=False, init=init, rngs=rngs)
+            options = {"init": init, "undecayed": undecayed, "rngs": rngs}
+            return Linear(width, width, bias=False, **options)
 
         self.receptance = linear(1.0)
         self.key = linear(0.1)
         self.value = linear(1.0)
-        self.gate = linear(0.1)
+        self.gate = linear(0.1, EVERY_COLUMN)
         self.output = linear(0.0)
         gain = ((layer + 1) / num_layers) ** 0.7
         self.norm_scale = nnx.Param(jnp.full((width,), gain, jnp.float32))

@@ -140,7 +140,7 @@ class RWKV7Cell(Cell):
         tokens = map(self._heads, self._project(x, state.shift, v_first, write))
         shared = jax.tree.map(lambda vector: vector[None], self._shared())
         recur = functools.partial(dplr_step, state.wkv)
-        wkv, y = self._mix(recur, tuple(tokens), shared, lambda x: jnp.sum(x, -1, keepdims=True))
+        wkv, y = self._mix(recur, tuple(tokens), shared, _sum_last)
         return RWKV7State(x, wkv), self.output(y.reshape(x.shape), self.config.dtype)
 
     def scan(self, state, xs, reset=None, key=None, v_first=None, *, step=None, hold=None):
@@ -165,23 +165,39 @@ class RWKV7Cell(Cell):
         return RWKV7State(last_token(xs, state.shift, lengths), wkv), self.output(y, c.dtype)
 
     def set_retention(self, groups) -> None:
-        """Initialize the retention per token, independent of the data.
+        """Initialize the retention per token of what is stored, independent of the data.
+
+        The delta rule also removes a share `rate` of what stands at a token's key. It starts at the
+        smallest share that any channel loses, and keys are written in full. w is such that a state
+        in all key channels of a head keeps `retention` of its norm: that is sqrt(|T|^2 / N) of T =
+        diag(w) - rate kk kk^T, whatever the unit vector kk.
 
         groups: pairs (fraction of the channels, retention in (0.5452, 1)), see `assign_rates`.
         """
-        rates = -np.log(assign_rates(groups, self.config.width))
+        kept = assign_rates(groups, self.config.width)
+        removed = 1.0 - kept.max()
+        self.rate.bias[...] = jnp.full_like(self.rate.bias[...], np.log(removed / (1.0 - removed)))
+        self.key_scale[...] = jnp.zeros_like(self.key_scale[...])
+        part = removed / self.config.head_size
+        w = part + np.sqrt(part * part + kept * kept - part * removed)
+        rates = -np.log(w)
         share = rates * np.exp(0.5)  # log_w = -e^-1/2 sigma(d)
         if share.max() >= 1.0:
             raise UserError("retention: must exceed 0.5452 per token for RWKV-7")
         self.decay.bias[...] = jnp.asarray(np.log(share / (1.0 - share)), jnp.float32)
 
     def retention(self, state, xs, reset=None, write=None):
-        """Return w, the diagonal decay factor at each token, (B, T, H, N).
+        """Return the norm of what each token leaves of a unit of state at a key, (B, T, H, N).
 
-        Arguments as for `__call__`; resets do not count as decay.
+        That is |T e_j| of T = diag(w) - (rate kk) kk^T, decay and removal. Arguments as for
+        `__call__`; resets do not count as decay.
         """
         before = token_shift(xs, state.shift, reset)
-        return jnp.exp(self._heads(self._project(xs, before, None, write)[1]))
+        _, log_w, k, _, rate, _ = map(self._heads, self._project(xs, before, None, write))
+        scale = self._shared()["removal_scale"][None, None]
+        w, kk = jnp.exp(log_w), _unit_key(k, scale, _sum_last)
+        left = w * w - 2.0 * w * rate * kk * kk + kk * kk * _sum_last(jnp.square(rate * kk))
+        return jnp.sqrt(jnp.maximum(left, 0.0))
 
     def normalize_state(self, state, groups: int, gain):
         """Normalize the matrix state; see `normalize_heads`."""
@@ -222,8 +238,7 @@ class RWKV7Cell(Cell):
         It must not read parameters from `self`: `dplr` differentiates only through the arguments.
         """
         r, log_w, k, v, rate, gate = tokens
-        kk = k * shared["removal_scale"]
-        kk = kk * jax.lax.rsqrt(jnp.maximum(head_sum(kk * kk), 1e-24))
+        kk = _unit_key(k, shared["removal_scale"], head_sum)
         k = k * (1.0 + (rate - 1.0) * shared["key_scale"])
         state, y = recur(r, log_w, k, v, -kk, kk * rate)
         size = self.config.head_size
@@ -231,3 +246,13 @@ class RWKV7Cell(Cell):
         y = y * jax.lax.rsqrt(head_sum(y * y) / size + 64e-5)
         y = y * shared["norm_scale"] + shared["norm_bias"]
         return state, (y + head_sum(r * k * shared["bonus"]) * v) * gate
+
+
+def _unit_key(k, removal_scale, head_sum):
+    """Return kk, the direction along which the state is removed, of keys k (..., N)."""
+    kk = k * removal_scale
+    return kk * jax.lax.rsqrt(jnp.maximum(head_sum(kk * kk), 1e-24))
+
+
+def _sum_last(x):
+    return jnp.sum(x, -1, keepdims=True)

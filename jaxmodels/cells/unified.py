@@ -21,6 +21,7 @@ from jaxmodels.cells.base import Cell, bookkeeping, not_negative, one_of, positi
 from jaxmodels.cells.layers import LayerNorm, Linear, dropout
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
+from jaxmodels.ops.wkv4 import WKV4State, wkv4_step
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 GATINGS = ("full", "lower_triangular", "diagonal")
@@ -142,7 +143,8 @@ class RWKVBlock(nnx.Module):
         inputs, hidden = config.width + config.hidden_size, config.hidden_size
         self.config = config
         self.norm = LayerNorm(inputs)
-        self.project = Linear(inputs, 3 * hidden, rngs=rngs)
+        gates = ((0, 2 * hidden),) if config.core == "ema" else ((2 * hidden, 3 * hidden),)
+        self.project = Linear(inputs, 3 * hidden, undecayed=gates, rngs=rngs)
         self.project.kernel[...] *= config.input_gain
         noise = 0.01 * jax.random.normal(rngs.params(), (2, hidden), jnp.float32)
         self.decay_logit = nnx.Param(-1.0 + noise[0])
@@ -178,16 +180,10 @@ def _activated(x, name, exact_gelu):
 
 
 def _wkv(wkv, key, value, time_decay, time_first):
-    """Run one overflow-free RWKV-4 step on (p, q, o); see `ops/wkv4/chunked.py`."""
-    p, q, o = wkv[:, 0], wkv[:, 1], wkv[:, 2]
-    bonus = time_first[None] + key
-    top = jnp.maximum(o, bonus)
-    old, new = jnp.exp(o - top), jnp.exp(bonus - top)
-    out = (old * p + new * value) / (old * q + new)
-    faded = o - jnp.exp(time_decay)[None]
-    top = jnp.maximum(faded, key)
-    old, new = jnp.exp(faded - top), jnp.exp(key - top)
-    return jnp.stack([old * p + new * value, old * q + new, top], 1), out
+    """Run one RWKV-4 step on wkv (B, 3, D), p, q and o of `ops/wkv4/chunked.py`."""
+    before = WKV4State(wkv[:, 0], wkv[:, 1], wkv[:, 2])
+    after, out = wkv4_step(before, key, value, jnp.exp(time_decay), time_first)
+    return jnp.stack(after, 1), out
 
 
 class TensorBindBlock(nnx.Module):
@@ -229,7 +225,7 @@ class Abstraction(nnx.Module):
     def __init__(self, below: int, size: int, *, has_upper: bool, exact_gelu: bool, rngs: nnx.Rngs):
         self.exact_gelu = exact_gelu
         self.norm_in = LayerNorm(below + size)
-        self.update = Linear(below + size, 3 * size, rngs=rngs)
+        self.update = Linear(below + size, 3 * size, undecayed=((0, 2 * size),), rngs=rngs)
         self.upper = Linear(below + size, size, rngs=rngs) if has_upper else None
         self.norm_out = LayerNorm(size)
 

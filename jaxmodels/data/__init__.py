@@ -4,8 +4,7 @@ from jaxmodels.data.labels.lexicon import read_lexicon
 from jaxmodels.data.labels.relations import RelationLabeller
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.readers.metacognition import make_metacognition
-from jaxmodels.data.readers.reasoning import parse_gsm8k
-from jaxmodels.data.synthetic.relations import RelationGrammar, relation_batch, relation_stream
+from jaxmodels.data.synthetic.relations import RelationGrammar, relation_batch
 from jaxmodels.data.text.corpus import load_corpus, to_document
 from jaxmodels.data.text.documents import (
     Corpus,
@@ -41,10 +40,8 @@ __all__ = [
     "make_stream",
     "num_target_bytes",
     "num_targets",
-    "parse_gsm8k",
     "read_lexicon",
     "relation_batch",
-    "relation_stream",
     "sample_spans",
     "split_documents",
     "split_tails",

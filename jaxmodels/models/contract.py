@@ -142,6 +142,8 @@ class Traits:
         `sums` are those of `loss_sums` on this device.
       stored_dtype: dtype of a model's floating-point arrays that learns by local updates in a
         narrower one than float32.
+      label_fields: pairs (loss, batch field) of the losses that read labels. Training is refused if
+        the experiment's data have no such field (`train/tasks/task.py`).
       main_term: name of the loss by which validation ranks checkpoints; lower is better.
       draws_by_row: `loss_sums` gets one key per row, (B,), which depends on the row's index in the
         global batch, so that training does not depend on the number of devices.
@@ -160,6 +162,7 @@ class Traits:
     sums_by_token: bool = True
     local_update: Callable | None = None
     stored_dtype: str = "float32"
+    label_fields: tuple[tuple[str, str], ...] = ()
     main_term: str = "next_token"
     draws_by_row: bool = False
     replicated_only: bool = False

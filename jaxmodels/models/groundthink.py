@@ -20,6 +20,7 @@ from jaxmodels.cells.base import Cell, head_size_of, not_negative, one_of, posit
 from jaxmodels.cells.grounded_gla import GroundedGLACell, GroundedGLAConfig
 from jaxmodels.cells.hybrid import INITS, HybridCell, HybridConfig
 from jaxmodels.cells.layers import (
+    EVERY_COLUMN,
     Embedding,
     Linear,
     LowRank,
@@ -85,7 +86,7 @@ class GroundThinkConfig(LanguageConfig):
     gamma: float = 0.01
     channel_expansion: float = 3.5
     state_norm: str = "read"
-    state_groups: int = 4
+    state_groups: int | None = None
     norm_every: int = 256
     init: str = "identity"
     decay_groups: tuple = ((0.1, 0.999), (0.9, 0.9))
@@ -104,7 +105,7 @@ class GroundThinkConfig(LanguageConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "attn_window", "state_groups")
+        positive(self, "attn_window", *(("state_groups",) if self.state_groups is not None else ()))
         one_of(self, "layout", tuple(LAYOUTS))
         one_of(self, "placement", ("pre", "post"))
         one_of(self, "init", INITS)
@@ -147,19 +148,22 @@ class GroundThinkConfig(LanguageConfig):
         if kind == "attention":
             sizes = {"window": self.attn_window}
             return AttentionConfig(**{n: getattr(self, n) for n in names}, **sizes)
-        names += ["alpha", "norm_every", "state_groups", "chunk_size"]
+        names += ["alpha", "norm_every", "chunk_size"]
+        groups = {"state_groups": 4 if self.state_groups is None else self.state_groups}
         if kind == "gla":
             names += ["decay_sign", "grounding", "learn_initial_state", "base_decay"]
             names += ["decay_init", "output_gain"]
             norm = {"state_norm": "none" if self.state_norm == "read" else self.state_norm}
             if self.placement == "post":
-                norm["state_groups"] = 0
-                names.remove("state_groups")
-            return GroundedGLAConfig(**{n: getattr(self, n) for n in names}, **norm)
+                groups = {"state_groups": 0}
+            return GroundedGLAConfig(**{n: getattr(self, n) for n in names}, **norm, **groups)
         names += ["rwkv_version", "mamba_version", "rwkv_width", "mamba_width", "mamba_expand"]
         names += ["state_dim", "learn_alpha", "path_norm", "state_norm", "init", "decay_groups"]
         names += ["write_gate"]
-        return HybridConfig(kind=kind, **{n: getattr(self, n) for n in names})
+        fixed = self.rwkv_version == 7 or self.mamba_version == 1  # no groups on reading
+        if self.state_groups is None and fixed and self.state_norm == "read":
+            groups = {}
+        return HybridConfig(kind=kind, **{n: getattr(self, n) for n in names}, **groups)
 
 
 V3 = {
@@ -200,7 +204,8 @@ class ChannelMix(nnx.Module):
     def __init__(self, width: int, expansion: float, *, rngs: nnx.Rngs):
         hidden = int(width * expansion)
         inward, outward = symmetric_uniform(width**-0.5), symmetric_uniform(max(hidden, 1) ** -0.5)
-        self.receptance = Linear(width, width, bias=False, init=inward, rngs=rngs)
+        options = {"init": inward, "undecayed": EVERY_COLUMN, "rngs": rngs}
+        self.receptance = Linear(width, width, bias=False, **options)
         self.key = Linear(width, hidden, bias=False, init=inward, rngs=rngs)
         self.value = Linear(hidden, width, bias=False, init=outward, rngs=rngs)
 
@@ -293,11 +298,11 @@ class GroundThink(Segmented):
         """Return "component/role" of a parameter by its path (`train.optim.build.flatten`).
 
         Components: rwkv, mamba, attention, gla, fusion, channel, embed, head. Roles: matrix,
-        dynamics (decays, step sizes, token shifts, initial states), gate, norm.
+        dynamics (decays, step sizes, token shifts, initial states), gate, norm. A matrix that also
+        computes a gate or step sizes, Mamba's `in_proj` and `x_proj`, is a matrix.
         """
         parts = name.split("/")
-        leaf, owner = parts[-1], parts[-2] if len(parts) > 1 else ""
-        return f"{self._component(parts)}/{_role(leaf, owner)}"
+        return f"{self._component(parts)}/{_role(*['', '', *parts][-3:])}"
 
     def _component(self, parts):
         if parts[0] != "layers":
@@ -316,11 +321,13 @@ DYNAMICS += ("mix", "mix_x", "mix_down", "mix_up", "A_log", "dt_bias", "D", "con
 DYNAMICS += ("conv_bias", "grounding_scale", "h0", "idle_h0")
 
 
-def _role(leaf, owner):
-    if leaf in ("kernel", "table"):
-        return "matrix"
+def _role(part, owner, leaf):
     if leaf in DYNAMICS or owner in ("decay", "rate", "residual", "dt_proj"):
         return "dynamics"
-    if leaf.startswith(("gamma", "alpha", "write", "gate")) or owner == "gate":
+    if owner == "gate" or (part, owner) == ("channel", "receptance"):
+        return "gate"
+    if leaf in ("kernel", "table"):
+        return "matrix"
+    if leaf.startswith(("gamma", "alpha", "write", "gate")):
         return "gate"
     return "matrix" if owner == "adapter" else "norm"

@@ -34,8 +34,10 @@ class PRERNKConfig(UnifiedConfig):
     """Configuration of PRERNK: sizes, losses and their weights; see `UnifiedConfig` for the cell.
 
     Attributes:
-      objective: "next_token" (cross-entropy) or "regression" (mean squared error against
-        `batch["values"]`, float (B, T, regression_size)); P-11.
+      objective: "next_token" (cross-entropy) or "regression" (mean squared error of values that are
+        predicted from h); P-11.
+      regression_targets: batch field of the values, float (B, T, regression_size); or an integer
+        label (B, T), such as "level_targets", -1 = none, with regression_size 1.
       symbolic: loss on relation labels, `batch["relation_labels"]` int (B, T, S, K), -1 = none: the
         class of each slot and role is decoded from its vector in the relation tensor; P-12.
       fidelity: per-role decoders of the same labels; P-15. "probe" stops their gradient before the
@@ -44,8 +46,9 @@ class PRERNKConfig(UnifiedConfig):
       relations_every: labels are used after tokens n, 2n, ... of a segment (each costs a relation
         tensor).
       sparsity: penalty on abstractions, mean |a| or the entropy of softmax |a|; P-13.
-      abstraction_heads: levels l with a classifier on a_l, for `batch["step_targets"]` int (B, T),
-        -1 = none; P-14.
+      abstraction_heads: levels l with a classifier on a_l; P-14.
+      head_targets: batch field of their labels, int (B, T), -1 = none, such as "step_targets" of
+        GSM8K and CoT, or "level_targets" of HRDoc.
       abstraction_vocab: number of classes of those heads.
       *_weight: weight at full strength. Symbolic and sparsity follow the ramp: 0 before ramp_start
         (a fraction of the steps), 1 at the end; "constant" is 1 throughout; P-25.
@@ -58,6 +61,7 @@ class PRERNKConfig(UnifiedConfig):
     vocab_size: int = 256
     objective: str = "next_token"
     regression_size: int = 1
+    regression_targets: str = "values"
     symbolic: str = "none"
     fidelity: str = "none"
     relation_vocab: int = 0
@@ -65,6 +69,7 @@ class PRERNKConfig(UnifiedConfig):
     sparsity: str = "l1"
     abstraction_heads: tuple[int, ...] = ()
     abstraction_vocab: int = 0
+    head_targets: str = "step_targets"
     symbolic_weight: float = 0.1
     sparsity_weight: float = 0.001
     heads_weight: float = 0.1
@@ -90,6 +95,11 @@ class PRERNKConfig(UnifiedConfig):
             )
         if self.abstraction_heads and self.abstraction_vocab < 2:
             raise UserError("abstraction_heads need abstraction_vocab >= 2")
+        if self.regression_targets != "values" and self.regression_size != 1:
+            raise UserError(
+                f"regression_targets={self.regression_targets!r} are single numbers; set "
+                f"regression_size to 1, got {self.regression_size}"
+            )
         if not 0.0 <= self.ramp_start < 1.0:
             raise UserError(f"ramp_start must be in [0, 1), got {self.ramp_start}")
 
@@ -209,17 +219,35 @@ class PRERNK(nnx.Module):
         }
 
     @property
+    def main_term(self) -> str:
+        """See `Traits`."""
+        return self.config.objective
+
+    @property
+    def label_fields(self) -> tuple[tuple[str, str], ...]:
+        """See `Traits`."""
+        c = self.config
+        fields = [(f"head_{level}", c.head_targets) for level in c.abstraction_heads]
+        fields += [("symbolic", "relation_labels")] if c.symbolic != "none" else []
+        fields += [("fidelity", "relation_labels")] if c.fidelity != "none" else []
+        if c.objective == "regression":
+            fields.append(("regression", c.regression_targets))
+        return tuple(fields)
+
+    @property
     def terms(self) -> tuple[Term, ...]:
         """Main loss, sparsity and label losses with their metrics.
 
-        They read the optional batch fields values, relation_labels and step_targets.
+        They read the batch fields of `label_fields`, all optional but the regression's.
         """
         c = self.config
         late = functools.partial(ramp, kind=c.ramp, start=c.ramp_start)  # P-25
         if c.objective == "next_token":
             terms = [*token_terms()]
         else:
-            terms = [Term("regression", _squared_error, weight=1.0)]
+            error = functools.partial(_squared_error, c.regression_targets)
+            number = functools.partial(_num_values, c.regression_targets)
+            terms = [Term("regression", error, number, weight=1.0)]
         for level in range(len(c.abstraction_sizes)):
             norm, share = functools.partial(_norm, level), functools.partial(_participation, level)
             terms.append(weighted_term(f"abstraction_norm_{level}", norm))
@@ -234,13 +262,17 @@ class PRERNK(nnx.Module):
             terms += label_terms("fidelity", relation_labels, c.fidelity_weight)
             terms.append(_exact_term("fidelity", relation_labels))
         for level in c.abstraction_heads:
-            terms += label_terms(f"head_{level}", _step_targets, c.heads_weight)
+            targets = functools.partial(_targets, c.head_targets)
+            terms += label_terms(f"head_{level}", targets, c.heads_weight)
         return tuple(terms)
 
     @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums`; `key` enables dropout."""
         del progress
+        c = self.config
+        if c.objective == "regression" and c.regression_targets not in batch:
+            raise UserError(f"objective='regression' needs batch[{c.regression_targets!r}]")
         state, out = self(state, batch["inputs"], batch.get("reset"), key)
         out = out.replace(label_logits=self._label_logits(out, batch))
         return state, term_sums(self.terms, out, batch)
@@ -254,11 +286,11 @@ class PRERNK(nnx.Module):
           classes: number of classes of each label field of the corpus.
         """
         c, classes = self.config, classes or {}
-        steps = classes.get("step_targets", 0)
+        steps = classes.get(c.head_targets, 0)
         if c.abstraction_heads and steps > c.abstraction_vocab:
             raise UserError(
-                f"model_config.abstraction_vocab={c.abstraction_vocab}: the step_targets of this "
-                f"text have {steps} classes; set it to {steps} or more"
+                f"model_config.abstraction_vocab={c.abstraction_vocab}: the {c.head_targets} of "
+                f"this text have {steps} classes; set it to {steps} or more"
             )
         if not c.labelled:
             return
@@ -298,16 +330,28 @@ class PRERNK(nnx.Module):
                 relations = stop(out.relations)
                 roles = [d(relations[..., k, :], c.dtype) for k, d in enumerate(self.decoders)]
                 logits["fidelity"] = jnp.stack(roles, -2)
-        if "step_targets" in batch:
+        if c.head_targets in batch:
             for head, level in zip(self.heads, c.abstraction_heads, strict=True):
                 logits[f"head_{level}"] = head(out.abstractions[level], c.dtype)
         return logits
 
 
-def _squared_error(out, batch):
-    weights = batch["weights"].astype(jnp.float32)
-    error = jnp.square(out.values - batch["values"]).mean(-1)
+def _values(field, batch):
+    """Return the values to predict, float32 (B, T, R), and their weights (B, T)."""
+    weights, values = batch["weights"].astype(jnp.float32), batch[field]
+    if field == "values":
+        return values, weights
+    return values[..., None].astype(jnp.float32), jnp.where(values >= 0, weights, 0.0)
+
+
+def _squared_error(field, out, batch):
+    values, weights = _values(field, batch)
+    error = jnp.square(out.values - values).mean(-1)
     return jnp.sum(jnp.where(weights > 0, error * weights, 0.0))
+
+
+def _num_values(field, batch):
+    return jnp.sum(_values(field, batch)[1])
 
 
 def _norm(level, out):
@@ -329,8 +373,8 @@ def _relation_labels(every, batch):
     return None if labels is None else labels[:, every - 1 :: every]
 
 
-def _step_targets(batch):
-    return batch.get("step_targets")
+def _targets(field, batch):
+    return batch.get(field)
 
 
 def _exact_term(name, labels_of) -> Term:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from jaxmodels.cells.base import KERNELS, Cell, head_size_of, one_of, positive
-from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, symmetric_uniform
+from jaxmodels.cells.layers import EVERY_COLUMN, Embedding, LayerNorm, Linear, symmetric_uniform
 from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
 from jaxmodels.cells.rwkv6 import RWKV6Cell, RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
@@ -116,7 +116,8 @@ class ChannelMix(nnx.Module):
         self.value = Linear(hidden, width, bias=False, init=zeros, rngs=rngs)
         if c.version != 7:
             self.receptance_mix = nnx.Param(mix)
-            self.receptance = Linear(width, width, bias=False, init=zeros, rngs=rngs)
+            options = {"init": zeros, "undecayed": EVERY_COLUMN, "rngs": rngs}
+            self.receptance = Linear(width, width, bias=False, **options)
 
     def __call__(self, x, before):
         """Mix tokens (..., C) with the preceding tokens `before` (..., C) -> (..., C)."""

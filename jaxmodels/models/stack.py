@@ -54,6 +54,11 @@ class StackConfig(LanguageConfig):
             if name not in settable:
                 hint = did_you_mean(name, settable)
                 raise UserError(f"cell_fields: {self.cell} has no field {name!r} to set{hint}")
+        if dict(self.cell_fields).get("value_residual"):
+            raise UserError(
+                "cell_fields: value_residual needs the values of the first layer, which a stack "
+                "does not hand on; leave it out, or use model rwkv"
+            )
         _ = self.cell_config  # validates its own fields
 
     @property

@@ -197,7 +197,25 @@ def test_masked_keys_have_no_effect():
     start = jax.tree.map(lambda z: z.at[1, 3:].set(jnp.nan), START)
     a, b = (think(cell, s, x, MASK, POSITIONS).high for s, x in ((START, X), (start, other)))
     np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1, :3], b[1, :3])  # of the row with masked keys
     assert np.isnan(np.asarray(b[1, 3:])).all()
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+def test_a_key_reaches_only_those_who_see_it(value):
+    """Also if other queries see it: no product of weight 0 and NaN. Gradients stay finite."""
+    q, k, v = jnp.asarray(RNG.standard_normal((3, 1, T, 2, 4)), jnp.float32)
+    causal = np.tril(np.ones((1, T, T), bool))
+
+    def attend(v):
+        return masked_attention(q, k, v, causal, jnp.float32)
+
+    clean, broken = attend(v), attend(v.at[:, 3, 0, 1].set(value))
+    np.testing.assert_array_equal(broken[:, :3], clean[:, :3])
+    np.testing.assert_array_equal(broken[:, 3:, 1], clean[:, 3:, 1])  # the other head
+    assert not np.isfinite(np.asarray(broken[:, 3:, 0])).any()
+    early = jax.grad(lambda v: attend(v)[:, :3].sum())
+    np.testing.assert_array_equal(early(v.at[:, 3, 0, 1].set(value)), early(v))
 
 
 def test_fully_masked_row_is_zero_with_finite_gradient():

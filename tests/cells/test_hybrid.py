@@ -65,7 +65,49 @@ def test_identity_init_retains_0_9999_in_both_paths(rwkv, mamba):
     state = cell.initial_state(BATCH)
     for path, before in ((cell.rwkv, state.rwkv), (cell.mamba, state.mamba)):
         retention = path.cell.retention(before, jnp.asarray(3.0 * XS))
+        if path is cell.rwkv and rwkv == 7:  # a key channel loses more where the token's key points
+            assert retention.min() > 0.9998
+            retention = np.sqrt(np.square(retention).mean(-1))
         np.testing.assert_allclose(retention, 0.9999, atol=1e-5)
+
+
+@pytest.mark.parametrize("rwkv", (6, 7))
+@pytest.mark.parametrize("init", ("identity", "groups"))
+def test_initial_state_norm_decays_as_promised(rwkv, init):
+    """G-13, of the whole matrix state: RWKV-7 also removes what stood at a key, not only decays."""
+    cell = make(shake=False, kind="rwkv", rwkv_version=rwkv, init=init).rwkv.cell
+    tokens, fresh = 64, cell.initial_state(BATCH)
+    rng = np.random.default_rng(1)
+    xs = jnp.asarray(rng.standard_normal((BATCH, tokens, C)), jnp.float32)
+    wkv = jnp.asarray(rng.standard_normal(fresh.wkv.shape), jnp.float32)
+    with_it, without = (call(cell, fresh.replace(wkv=x), xs)[0].wkv for x in (wkv, fresh.wkv))
+    left = np.sqrt(np.square(with_it - without).sum((1, 3)))  # by key channel
+    start = np.sqrt(np.square(wkv).sum((1, 3)))
+    if init == "identity":
+        np.testing.assert_allclose(left / start, 0.9999**tokens, rtol=2e-3)
+    else:
+        rates = np.reshape(assign_rates(((0.1, 0.999), (0.9, 0.9)), C), (C // 8, 8))
+        kept = np.sqrt(np.square(with_it - without).sum(3)) / np.sqrt(np.square(wkv).sum(3))
+        slow = kept[:, rates > 0.99]
+        np.testing.assert_allclose(slow, 0.999**tokens, rtol=0.05)
+        assert kept[:, rates < 0.99].max() < 0.02  # they take up a little of the slow ones
+    # What is read is written: a token changes the state by its key and value.
+    after = call(cell, fresh, xs[:, :2])[0].wkv
+    assert np.linalg.norm(after) > 0.01
+
+
+def test_retention_of_rwkv7_counts_what_is_removed():
+    """The part of a unit of state in each key channel that one token without a write leaves."""
+    cell = make(kind="rwkv", rwkv_version=7, init="spread").rwkv.cell
+    state, x = cell.initial_state(1), XS[:1, :1]
+    heads, size = state.wkv.shape[1:3]
+    unit = jnp.broadcast_to(jnp.eye(size)[None, None], state.wkv.shape)
+    empty = call(cell, state, x)[0].wkv
+    left = np.asarray(call(cell, state.replace(wkv=unit), x)[0].wkv - empty)
+    # Columns of the state are independent: column j began as the unit of key channel j.
+    want = np.sqrt(np.square(left).sum(2))
+    np.testing.assert_allclose(cell.retention(state, x)[0, 0], want[0], atol=1e-5)
+    assert want.max() < 1.0 and heads * size == C
 
 
 def test_as_written_identity_init_retains_a_third():
@@ -141,6 +183,38 @@ def mean_squares(state, groups):
 
 
 @pytest.mark.parametrize("groups", (1, 4))
+def test_groups_on_reading(groups):
+    """G-09: what one group holds changes what is read of the others only if they are one group."""
+    cell = make(state_groups=groups)
+    rwkv, mamba = cell.rwkv.cell, cell.mamba.cell
+    rwkv.output.kernel[...] = jnp.eye(C)
+    mamba.out_proj.kernel[...] = jnp.eye(2 * C, C)  # the first two of four groups
+    state, _ = call(cell, cell.initial_state(BATCH), XS)
+    first_head = jnp.zeros((1, C // 8, 1, 1)).at[:, 0].set(1.0)
+    first_group = jnp.zeros((1, 1, 1, 2 * C)).at[..., :16].set(1.0)
+    for path, before, part, quarter in (
+        (rwkv, state.rwkv.replace(wkv=jnp.ones_like(state.rwkv.wkv)), first_head, 8),
+        (mamba, state.mamba.replace(ssm=jnp.ones_like(state.mamba.ssm)), first_group, 16),
+    ):
+        name = "wkv" if path is rwkv else "ssm"
+        louder = before.replace(**{name: getattr(before, name) * (1.0 + 9.0 * part)})
+        once, twice = (call(path, s, XS[:, :1])[1] for s in (before, louder))
+        same = np.abs(once - twice)[..., quarter:].max() < 1e-6
+        assert same == (groups == 4), (name, groups)
+
+
+def test_state_norm_has_a_gain():
+    cell = make(shake=False, state_norm="per_token", state_groups=4, init="spread")
+    for path in (cell.rwkv, cell.mamba):
+        path.gain[...] = 3.0 * jnp.ones_like(path.gain[...])
+    state = cell.initial_state(BATCH)
+    for t in range(3):
+        state, _ = quick_jit(cell.step)(state, XS[:, t])
+    for squares in mean_squares(state, 4):
+        np.testing.assert_allclose(squares, 9.0, rtol=2e-2)
+
+
+@pytest.mark.parametrize("groups", (1, 4))
 def test_state_norm_per_token(groups):
     """G-09: unit mean square per group after every token, but not in other groupings."""
     cell = make(shake=False, state_norm="per_token", state_groups=groups, init="spread")
@@ -182,6 +256,14 @@ def test_state_norm_at_boundaries():
         ({"kind": "both"}, "kind must be one of hybrid, rwkv, mamba"),
         ({"alpha": 1.5}, r"alpha must lie in \[0, 1\], got 1.5"),
         ({"state_groups": 5}, "norm_groups=5 must divide width=32"),
+        (
+            {"rwkv_version": 7, "state_groups": 1},
+            "state_groups=1: on reading, RWKV-7 normalizes each of its 4 heads",
+        ),
+        (
+            {"mamba_version": 1, "state_groups": 1},
+            "state_groups=1: on reading, Mamba-1 normalizes nothing",
+        ),
         ({"rwkv_version": 5}, "rwkv_version must be 6 or 7"),
         ({"decay_groups": ((1.0, 1.5),)}, "decay_groups must be pairs"),
         ({"state_norm": "sometimes"}, "state_norm must be one of read, boundary, per_token"),

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxmodels.cells.rwkv4 import RWKV4Cell, RWKV4Config
 from jaxmodels.cells.rwkv6 import MIXED, RWKV6Cell, RWKV6Config
 from jaxmodels.errors import UserError
-from jaxmodels.testing.lab import names, quick_jit, shaken
+from jaxmodels.testing.lab import quick_jit, shaken
 
 C, LAYER, LAYERS = 128, 1, 4
 RHO, R01 = 1.0 - LAYER / LAYERS, LAYER / (LAYERS - 1)
@@ -68,12 +68,6 @@ def test_rwkv6_low_rank_initialisation(six):
         assert 0.0099 < np.abs(up).max() < 0.01  # 8,192 draws or more
         assert abs(up.std() * 3**0.5 / 0.01 - 1.0) < 0.03
         assert abs(up.mean()) < 2e-4
-
-
-def test_weight_decay_applies_to_large_matrices_only(four, six):
-    large = {f"{name}.kernel" for name in ("receptance", "key", "value", "output")}
-    assert {name for name in names(four) if "kernel" in name} == large
-    assert {name for name in names(six) if "kernel" in name} == large | {"gate.kernel"}
 
 
 def test_single_layer_is_finite():

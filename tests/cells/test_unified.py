@@ -219,6 +219,24 @@ def test_p10_p24_debug_equals_production_path(jit, chunk):
         plain.debug(*arguments)
 
 
+def test_the_decay_of_wkv_is_exact_at_large_exponents():
+    """core="rwkv4": at o = 60, a float32 is 4e-6 apart, 4 % of a decay of 1e-4 (`ops/wkv4`)."""
+    cell = make(core="rwkv4").rwkv
+    cell.time_decay[...] = jnp.full_like(cell.time_decay[...], np.log(1e-4))
+    size = cell.config.hidden_size
+    wkv = jnp.broadcast_to(jnp.float32([1.0, 1.0, 60.0])[None, :, None], (1, 3, size))
+    # key, value and receptance of a token that writes nothing
+    nothing = jnp.concatenate([jnp.full((1, size), -100.0), jnp.zeros((1, 2 * size))], 1)
+    zeros = jnp.zeros((1, size))
+    run = quick_jit(
+        lambda wkv: jax.lax.scan(
+            lambda wkv, _: (cell.gate(nothing, zeros, zeros, wkv)[2], None), wkv, None, 256
+        )[0]
+    )
+    p, _, o = np.float64(run(wkv)[0])
+    np.testing.assert_allclose(np.log(p) + o, 60.0 - 256e-4, atol=3e-5)
+
+
 def test_p21_initial_state():
     cell = make(core="rwkv4")
     device = jax.devices()[3]

@@ -13,7 +13,7 @@ from jaxmodels.models.groundthink import PRESETS
 from jaxmodels.models.segments import segments_of
 from jaxmodels.testing.lab import quick_jit, shaken
 from jaxmodels.tree import flatten
-from train.optim.build import decay_mask
+from train.optim.weight_decay import decay_factors
 
 VOCAB, BATCH, TIME = 13, 2, 15
 # Two orders of summation over 15 tokens and a few layers, relative to the largest entry.
@@ -193,14 +193,17 @@ def test_every_parameter_has_gradient_and_label(case):
     labels = {name: model.parameter_label(name) for name in flatten(model)}
     components = {"rwkv", "mamba", "attention", "gla", "fusion", "channel", "embed", "head"}
     roles = {"matrix", "dynamics", "gate", "norm"}
+    factors = decay_factors(model)
     idle = ("conv_taps", "grounding_scale", "idle_h0") if not model.config.grounding else ()
     for name, grad in flatten(grads).items():
         component, role = labels[name].split("/")
         assert component in components and role in roles
         assert np.isfinite(grad).all()
         assert (np.abs(grad).max() > 0) != name.endswith(idle or "no such name")
-        if decay_mask({name: grad})[name]:
+        if np.any(factors[name]):
             assert role == "matrix"
+        elif name.endswith("kernel"):
+            assert role in ("gate", "dynamics")
     found = {label.split("/")[0] for label in labels.values()}
     assert {"embed", "head", "channel"} < found
     assert {kind for kind in model.kinds if kind != "hybrid"} <= found
@@ -213,6 +216,9 @@ def test_parameter_labels():
         "rwkv/cell/decay": "rwkv/dynamics",
         "mamba/cell/A_log": "mamba/dynamics",
         "mamba/cell/in_proj/kernel": "mamba/matrix",
+        "rwkv/cell/gate/kernel": "rwkv/gate",
+        "channel/receptance/kernel": "channel/gate",
+        "rwkv/cell/receptance/kernel": "rwkv/matrix",
         "mixer/alpha": "fusion/gate",
         "mixer/write_bias": "fusion/gate",
         "gamma_mixer": "fusion/gate",
@@ -223,6 +229,15 @@ def test_parameter_labels():
     }.items():
         found = {name: got for name, got in labels.items() if name.endswith(part)}
         assert found and set(found.values()) <= {label, "attention/norm"}, (part, found)
+
+
+def test_groups_of_the_state_by_version():
+    """Four groups where the norm on reading has groups; the cells' own otherwise."""
+    assert [config().mixer("hybrid").state_groups, config().mixer("rwkv").state_groups] == [4, 4]
+    own = config(rwkv_version=7, mamba_version=1).mixer("hybrid")
+    assert own.state_groups == own.width // own.head_size
+    kept = config(rwkv_version=7, state_norm="per_token").mixer("hybrid")
+    assert kept.state_groups == 4
 
 
 def test_residual_scales_start_at_gamma():
@@ -257,6 +272,8 @@ def test_adapter_starts_at_zero_and_is_low_rank():
         ({"attention_layers": (4,)}, "attention_layers: 4 is not a layer from 0 to 3"),
         ({"layout": "braided"}, "layout must be one of parallel, interleaved"),
         ({"state_groups": 5}, "must divide"),
+        ({"state_groups": 0}, "state_groups must be a positive integer, got 0"),
+        ({"state_groups": 1, "rwkv_version": 7}, "state_groups=1: on reading, RWKV-7 normalizes"),
         ({"gamma": -0.1}, "gamma must be a number, 0 or more"),
     ],
 )

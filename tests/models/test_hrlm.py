@@ -1,5 +1,7 @@
 """HRLM: parameter counts, attention masks, halting, losses, and the leak of `as_written`."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import jaxmodels
 from jaxmodels.data.tokenizers.special import EOS, PAD, SEP
 from jaxmodels.errors import UserError
-from jaxmodels.models.contract import target_counts
+from jaxmodels.models.contract import loss_weights, target_counts
 from jaxmodels.models.hrlm import act
 from jaxmodels.models.hrlm.model import prefix_of
 from jaxmodels.ops import losses
@@ -51,6 +53,25 @@ def test_parameter_counts(name, parameters):
     shapes = jax.eval_shape(lambda: jaxmodels.create(config))
     vectors = config.puzzle_ids * config.width
     assert jaxmodels.count_parameters(shapes) - vectors == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("hrm/hrm_sudoku", (11, 81, 512, 8, 2, 2, 4, 4, 16, "stablemax", "grid")),
+        ("hrlm/v1", (1000, 1024, 768, 12, 4, 4, 6, 6, 32, "softmax", "nar")),
+        ("hrlm/base", (100, 256, 512, 8, 2, 2, 4, 4, 16, "softmax", "nar")),
+        ("hrlm/intermediate", (1000, 512, 768, 12, 3, 3, 6, 6, 32, "softmax", "nar")),
+        ("hrlm/advanced", (10_000, 1024, 1024, 16, 4, 4, 8, 8, 64, "softmax", "nar")),
+    ],
+)
+def test_sizes_of_presets(name, sizes):
+    """L-04, L-08 to L-11."""
+    c = jaxmodels.make_config(name)
+    found = c.vocab_size, c.seq_len, c.width, c.width // c.head_size, c.high_cycles, c.low_cycles
+    found += c.high_layers, c.low_layers, c.halt_max_steps, c.loss, c.mode
+    assert found == sizes
+    assert c.halt_exploration == 0.1 and c.recurrent and c.rope_base == 10_000.0
 
 
 @pytest.mark.slow
@@ -262,7 +283,7 @@ def test_q_head_targets():
 
 
 def test_answer_loss_averages_rows_then_batch():
-    """L-50, L-51, against float64."""
+    """L-50, L-51, against float64: sums of rows, their means, and the mean over rows."""
     logits = RNG.standard_normal((3, T, V)).astype(np.float32) * 4
     targets = RNG.integers(0, V, (3, T))
     weights = (RNG.random((3, T)) < 0.5).astype(np.float32)
@@ -279,7 +300,47 @@ def test_answer_loss_averages_rows_then_batch():
         hits = (x.argmax(-1) == targets) * weights
         np.testing.assert_array_equal(right, hits.sum(1))
         np.testing.assert_array_equal(exact, (hits.sum(1) == weights.sum(1)) & (weights.sum(1) > 0))
+        for mean in ("sequence", "token"):
+            config = jaxmodels.make_config(
+                "hrlm", **TINY, loss=loss, loss_mean=mean, halt_max_steps=1
+            )
+            model = SimpleNamespace(config=config)
+            sums, _ = act._answer(model, logits, targets, weights)
+            batch = {"weights": weights}
+            counts = {term.name: term.count(batch) for term in act.terms(config)}
+            by_row = want[:2] / weights[:2].sum(1)  # the third has no label
+            whole = by_row.mean() if mean == "sequence" else want.sum() / weights.sum()
+            np.testing.assert_allclose(sums["answer"] / counts["answer"], whole, rtol=1e-5)
+            share = (hits.sum(1) / np.maximum(weights.sum(1), 1.0))[:2].mean()
+            np.testing.assert_allclose(sums["accuracy"] / counts["accuracy"], share, rtol=1e-5)
     assert np.isfinite(losses.log_stablemax(jnp.array([-1e30, 0.0, 1e30]))).all()
+
+
+def test_exploration_is_a_tenth_of_the_rows_with_two_steps_or_more():
+    """L-03: a share `halt_exploration` gets a minimum drawn from 2 to the limit."""
+    config = jaxmodels.make_config("hrlm", **TINY, halt_max_steps=6)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    explores, least = jax.vmap(lambda key: act._exploration(config, key))(keys)
+    assert abs(float(explores.mean()) - 0.1) < 4 * (0.09 / 20_000) ** 0.5
+    counts = np.bincount(least[explores], minlength=8)
+    assert not counts[:2].any() and counts[7] == 0
+    np.testing.assert_allclose(counts[2:7] / counts.sum(), 0.2, atol=4 * (0.16 / 2000) ** 0.5)
+
+
+def test_no_row_would_halt_at_first():
+    """L-03: the Q-head starts at sigmoid(-5) for both, whatever it reads."""
+    head = make().q_head
+    assert not head.kernel[...].any()
+    np.testing.assert_array_equal(head.bias[...], [-5.0, -5.0])
+
+
+def test_weights_of_the_losses():
+    """L-51: 1 for the answer, 0.5 for each Q-loss, at any time of the run."""
+    for progress in (0.0, 1.0):
+        weights = loss_weights(thinker(), jnp.float32(progress))
+        assert weights == {"answer": 1.0, "halt": 0.5, "continue": 0.5}
+    once = make(halt_max_steps=1, registers=0)
+    assert loss_weights(once, jnp.float32(0.0)) == {"answer": 1.0}
 
 
 def test_gradient_calls_warm_up_from_two_to_five():

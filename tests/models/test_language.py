@@ -246,6 +246,7 @@ def test_learns_a_pattern():
         ("transformer", {"window": 0}, "window must be a positive integer, got 0"),
         ("transformer", {"dtype": "float16"}, "dtype must be one of float32, bfloat16"),
         ("mamba/7", {}, "unknown preset 'mamba/7'"),
+        ("stack/rwkv7", {"cell_fields": {"value_residual": True}}, "values of the first layer"),
     ],
 )
 def test_config_errors_name_the_field(name, fields, message):

@@ -186,7 +186,7 @@ def _plateau(h: History, s: Settings) -> Decision | None:
         after = f"; {drops} lowered rates brought nothing" if drops else ""
         return Decision(STOP, what + after)
     if s.investigate and not drops and not _investigated(h, s):
-        hints = health.plateau_report(h.norms, h.terms)
+        hints = health.plateau_report(_norms_on_plateau(h, s), h.terms)
         return Decision(INVESTIGATE, f"plateau {max(count, 1)}: {what}; {'; '.join(hints)}")
     return Decision(LOWER_LR, f"{what}; rate cut by {s.lr_cut:.0%}", 1.0 - s.lr_cut)
 
@@ -226,6 +226,15 @@ def _late_training(h: History) -> tuple[Steps, Values]:
 def _late_norms(h: History) -> dict[str, Values]:
     spans = {name: 0.15 * steps[-1] for name, (steps, _) in h.norms.items()}
     return {name: curves.recent(*h.norms[name], span)[1] for name, span in spans.items()}
+
+
+def _norms_on_plateau(h: History, s: Settings) -> dict[str, tuple[Steps, Values]]:
+    """Return each component's gradient norms since the last new minimum."""
+    since = max(curves.minima(h.steps, h.valid, s.min_delta), default=0)
+    return {
+        name: curves.recent(steps, values, steps[-1] - since)
+        for name, (steps, values) in h.norms.items()
+    }
 
 
 def _investigated(h: History, s: Settings) -> bool:

@@ -32,12 +32,3 @@ def scale_by_adam_atan2(b1: float, b2: float) -> optax.GradientTransformation:
         return jax.tree.map(step, mu, nu), optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
-
-
-def adam_atan2(learning_rate, b1: float, b2: float, *, weight_decay: float, mask):
-    """Return the optimizer with decoupled weight decay; arguments as in `optax.adamw`."""
-    return optax.chain(
-        scale_by_adam_atan2(b1, b2),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )

@@ -156,16 +156,3 @@ def with_groups(
     else:
         chain = [*chain, make_main(0)]
     return optax.chain(*chain, optax.partition(scales, labels))
-
-
-def suggested_warmup(parameters: int, steps: int, factor: float = 3.0) -> int:
-    """Return the warm-up steps for a recurrent hybrid with this many parameters (G-22).
-
-    `factor`, 2 to 4, times a transformer's warm-up of 667 sqrt(parameters / 125M) steps. Factor 3
-    gives the source's settings, 2000 at 125M and about 500 at 11M. Capped at a tenth of the run,
-    which did better there than half of it.
-    """
-    if not 1.0 <= factor <= 4.0:
-        raise UserError(f"warm-up factor must be in [1, 4], got {factor}")
-    transformer = 667.0 * math.sqrt(parameters / 125e6)
-    return max(1, min(round(factor * transformer), steps // 10))

@@ -1,10 +1,13 @@
 """The opened data of a run, whatever the kind of its task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
+
+from jaxmodels.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,24 @@ class Task:
             "sizes": sizes,
             "notes": list(self.notes),
         }
+
+
+def check_labels(task: Task, label_fields: Sequence[tuple[str, str]]) -> None:
+    """Raise UserError if the data lack a label that a loss is trained on.
+
+    label_fields: pairs (loss, batch field), see `jaxmodels.models.contract.Traits`.
+    """
+    found = {name for name, classes in task.label_classes.items() if classes}
+    if task.config.data.get("labels") == "relations":
+        found.add("relation_labels")
+    for loss, field_name in label_fields:
+        if field_name not in found:
+            labels = ", ".join(sorted(found)) or "none"
+            raise UserError(
+                f"config.data: this text has no {field_name}, on which {loss} is trained; its "
+                f"labels: {labels}; choose another data.format or data.labels, or another "
+                "model_config"
+            )
 
 
 def stream_arguments(config: ConfigDict) -> dict[str, int]:

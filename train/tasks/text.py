@@ -18,6 +18,8 @@ from jaxmodels.data import (
     make_stream,
     num_target_bytes,
     num_targets,
+    read_lexicon,
+    sample_spans,
     split_documents,
     split_tails,
     subsample,
@@ -64,7 +66,7 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
     if len(d.mixture):
         return _mixture(config, labels)
     return make_stream(
-        split_documents(corpus.train, d.piece_tokens or None),
+        _pieces(config, corpus.train),
         seed=config.seed,
         mode=d.mode,
         carry_state=d.carry_state,
@@ -73,6 +75,17 @@ def _train_stream(config: ConfigDict, corpus: Corpus, labels: RelationLabeller |
         seq_len=config.seq_len,
         **stream_arguments(config),
     )
+
+
+def _pieces(config: ConfigDict, documents: tuple[Document, ...]) -> tuple[Document, ...]:
+    """Return the documents, whole, cut into pieces, or as drawn spans of about as many tokens."""
+    d = config.data
+    if not d.span_tokens:
+        return split_documents(documents, d.piece_tokens or None)
+    if d.piece_tokens:
+        raise UserError("config.data.span_tokens: spans replace pieces; set data.piece_tokens=0")
+    count = -(-sum(map(len, documents)) // d.span_tokens)
+    return sample_spans(documents, span_len=d.span_tokens, count=count, seed=config.seed)
 
 
 def corpus_of(config: ConfigDict) -> Corpus:
@@ -93,7 +106,7 @@ def corpus_of(config: ConfigDict) -> Corpus:
     return dataclasses.replace(corpus, train=train, valid=valid, split=split)
 
 
-def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None) -> Corpus:
+def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None, kinds=()) -> Corpus:
     d = config.data
     tokenizer = tokenizer or base_tokenizer(config) or d.tokenizer
     return load_corpus(
@@ -105,6 +118,8 @@ def _load(config: ConfigDict, paths, format: str, tokenizer: Any = None) -> Corp
         max_tokens=d.max_tokens,
         min_freq=d.min_freq,
         max_unused=d.max_unused,
+        kinds=kinds,
+        examples=d.examples,
     )
 
 
@@ -125,13 +140,17 @@ def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]
         fields = source.to_dict() if isinstance(source, ConfigDict) else source
         if not isinstance(fields, dict) or not {"paths", "weights"} <= fields.keys():
             raise UserError(f"config.data.mixture.{name}: needs the fields paths and weights")
-        if unknown := sorted(fields.keys() - {"paths", "weights", "format"}):
+        if unknown := sorted(fields.keys() - {"paths", "weights", "format", "kinds"}):
             raise UserError(
                 f"config.data.mixture.{name}: unknown field {unknown[0]!r}; choose from: paths, "
-                "weights, format"
+                "weights, format, kinds"
             )
         tokenizer = next(iter(parts.values())).tokenizer if parts else None
-        parts[name] = _load(config, fields["paths"], fields.get("format", d.format), tokenizer)
+        format, kinds = fields.get("format", d.format), fields.get("kinds", ())
+        try:
+            parts[name] = _load(config, fields["paths"], format, tokenizer, kinds)
+        except UserError as error:
+            raise UserError(f"config.data.mixture.{name}: {error}") from error
     splits = [
         tuple(document for part in parts.values() for document in getattr(part, split))
         for split in ("train", "valid", "test")
@@ -143,7 +162,10 @@ def _mixed(config: ConfigDict) -> tuple[Corpus, dict[str, tuple[Document, ...]]]
 
 
 def _mixture(config: ConfigDict, labels) -> Any:
-    """Return the stream of `data.mixture`: {source: {"paths", "weights" (per phase), "format"}}."""
+    """Return the stream of `data.mixture`, {source: its fields}.
+
+    Fields: paths, weights (one per phase), and optionally format and kinds (see `load_corpus`).
+    """
     d = config.data
     ends = tuple(d.mixture_ends)
     if not ends or ends[-1] != 1.0 or list(ends) != sorted(set(ends)) or ends[0] <= 0:
@@ -168,4 +190,5 @@ def labeller_of(config: ConfigDict) -> RelationLabeller | None:
         return None
     from jaxmodels.data.labels.relations import RelationLabeller  # slow import: reads word lists
 
-    return RelationLabeller(d.label_slots, d.label_roles, d.label_classes)
+    lexicon = read_lexicon(d.lexicon) if d.lexicon else None
+    return RelationLabeller(d.label_slots, d.label_roles, d.label_classes, lexicon)

@@ -123,21 +123,15 @@ def prompt_of(turns: Sequence[str]) -> str:
     return "".join(lines) + f"{ROLES[1]}: "
 
 
-def prompt_bytes(turns: Sequence[str], chunk_size: int, most: int) -> np.ndarray | None:
-    """Return the prompt padded to whole chunks with BEGIN at its end, int32 (length,).
-
-    The oldest turns are left out until it has at most `most` bytes in whole chunks, of `SLOT` bytes
-    at least, so that models with smaller chunks or none read the same turns. None if the last does
-    not fit.
-    """
-    found = _prompt(turns, chunk_size, most, BYTES)
-    return found and found[2]
-
-
-def _prompt(
+def prompt_ids(
     turns: Sequence[str], chunk_size: int, most: int, tokenizer: Tokenizer
 ) -> tuple[int, str, np.ndarray] | None:
-    """Return (turns left out, text of the others, its ids with the end), see `prompt_bytes`."""
+    """Return (number of turns left out, text of the others, its ids), or None.
+
+    The ids, int32 (length,), are padded to whole chunks with BEGIN at the end. The oldest turns are
+    left out until there are at most `most`, in whole chunks of `SLOT` or more, so that models with
+    smaller chunks or none read the same turns. None if the last turn does not fit.
+    """
     for first in range(len(turns)):
         text = prompt_of(turns[first:])
         ids = tokenizer.encode(text)
@@ -178,7 +172,7 @@ def lay_out(
     for number, x in enumerate(exchanges):
         text = one_line(x.response)
         response = tokenizer.encode(text)
-        found = _prompt(x.turns, chunk_size, seq_len - len(response), tokenizer)
+        found = prompt_ids(x.turns, chunk_size, seq_len - len(response), tokenizer)
         if found is None or not len(response) or tokenizer.decode(response) != text:
             continue
         left_out, asked, prompt = found

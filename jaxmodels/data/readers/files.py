@@ -32,11 +32,13 @@ class Record:
       name: file and, if it has several documents, line or key.
       text: UTF-8 bytes.
       spans: label name -> byte spans; other bytes have no label.
+      kind: of which kind it is, in a format that has kinds.
     """
 
     name: str
     text: bytes
     spans: Mapping[str, Sequence[Span]] = field(default_factory=dict)
+    kind: str = ""
 
     def slice(self, start: int, stop: int, suffix: str) -> Record:
         """Return bytes [start, stop) as a record."""
@@ -48,7 +50,7 @@ class Record:
             ]
             for name, spans in self.spans.items()
         }
-        return Record(f"{self.name}:{suffix}", self.text[start:stop], spans)
+        return Record(f"{self.name}:{suffix}", self.text[start:stop], spans, self.kind)
 
 
 def find_files(

@@ -7,7 +7,7 @@ A line or field that violates its format raises a UserError that names file, lin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from jaxmodels.data.readers.files import (
     require,
 )
 from jaxmodels.data.readers.hrdoc import read_hrdoc
-from jaxmodels.data.readers.metacognition import read_metacognition
+from jaxmodels.data.readers.metacognition import KINDS, make_metacognition, read_metacognition
 from jaxmodels.data.readers.reasoning import read_cot, read_gsm8k
 from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
@@ -35,11 +35,15 @@ class Reader:
       read: (file, unused) -> its records; `unused` receives what is not used, and may be omitted.
       suffixes: suffixes of the files to read in a folder.
       labels: names of the labels that the records have.
+      kinds: kinds of its records, `Record.kind`.
+      make: (count, kinds) -> generated records, where there is a generator.
     """
 
     read: Callable[..., Iterator[Record]]
     suffixes: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    make: Callable[[int, Sequence[str]], list[Record]] | None = None
 
 
 def read_plain(path: Path, unused: Unused | None = None) -> Iterator[Record]:
@@ -112,7 +116,7 @@ FORMATS = {
     "gsm8k": Reader(read_gsm8k, (".jsonl",), ("step_targets",)),
     "cot": Reader(read_cot, (".json", ".jsonl"), ("step_targets",)),
     "hrdoc": Reader(read_hrdoc, (".json",), ("level_targets",)),
-    "metacognition": Reader(read_metacognition, (".jsonl",)),
+    "metacognition": Reader(read_metacognition, (".jsonl",), (), KINDS, make_metacognition),
     # wikiextractor writes AA/wiki_00 without a suffix.
     "wikipedia": Reader(read_wikipedia, ("", ".json", ".jsonl", ".txt")),
 }

@@ -9,7 +9,7 @@ show whether training picks up such data.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,18 +27,12 @@ THINGS, COLOURS = _WORDS["things"], _WORDS["colours"]
 TEMPLATES = _WORDS["templates"]
 
 
-def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record]:
-    """Return `count` documents "Question: ... Answer: ...", of one kind or cycling through all.
-
-    Raises:
-      UserError: an unknown kind.
-    """
-    if kind and kind not in KINDS:
-        raise UserError(f"kind of metacognition: unknown {kind!r}{did_you_mean(kind, KINDS)}")
+def make_metacognition(count: int, kinds: Sequence[str] = KINDS, seed: int = 0) -> list[Record]:
+    """Return `count` documents "Question: ... Answer: ...", cycling through these `KINDS`."""
     words = random_words(seed, 0, 4 * count).reshape(count, 4)
     records = []
     for number, (template, thing, other, colour) in enumerate(words.tolist()):
-        chosen = kind or KINDS[number % len(KINDS)]
+        chosen = kinds[number % len(kinds)]
         question, answer = TEMPLATES[chosen][template % len(TEMPLATES[chosen])]
         first = thing % len(THINGS)
         second = (first + 1 + other % (len(THINGS) - 1)) % len(THINGS)
@@ -46,7 +40,7 @@ def make_metacognition(count: int, seed: int = 0, kind: str = "") -> list[Record
         drawn["colour"] = COLOURS[colour % len(COLOURS)]
         answer = answer.format(**drawn)
         text = as_text(question.format(**drawn), answer[:1].upper() + answer[1:])
-        records.append(Record(f"{chosen}:{number}", text))
+        records.append(Record(f"{chosen}:{number}", text, kind=chosen))
     return records
 
 
@@ -65,4 +59,4 @@ def read_metacognition(path: Path, unused: Unused | None = None) -> Iterator[Rec
         kind = row.get("kind", KINDS[0])
         if kind not in KINDS:
             raise UserError(f"{place}: unknown kind {kind!r}{did_you_mean(str(kind), KINDS)}")
-        yield Record(place, as_text(question, answer))
+        yield Record(place, as_text(question, answer), kind=kind)

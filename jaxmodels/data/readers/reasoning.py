@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jaxmodels.data.readers.files import (
@@ -23,32 +22,8 @@ NUM_STEP_CLASSES = 16
 COT_FIELDS = ("source", "rationale", "target")
 
 
-@dataclass(frozen=True)
-class GSM8KItem:
-    """One exercise.
-
-    Attributes:
-      question: as in the file.
-      answer: as in the file, with calculator annotations and `#### n`.
-      steps: lines of the solution without annotations and without the `#### n` line.
-      calculations: (expression, result) of every `<<expression=result>>`.
-      final: the number after `####`, thousands separators removed.
-    """
-
-    question: str
-    answer: str
-    steps: tuple[str, ...]
-    calculations: tuple[tuple[str, str], ...]
-    final: str
-
-
-_CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
+_CALCULATION = re.compile(r"<<[^<>]*=[^<>=]*>>")
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)")
-
-
-def parse_gsm8k(path: str | Path) -> list[GSM8KItem]:
-    """Return all exercises of a JSON Lines file."""
-    return [item for _, item in _gsm8k(Path(path), Unused())]
 
 
 def read_gsm8k(path: Path, unused: Unused | None = None) -> Iterator[Record]:
@@ -57,15 +32,7 @@ def read_gsm8k(path: Path, unused: Unused | None = None) -> Iterator[Record]:
     Label `step_targets`: index of the line of the solution, from 0; the `#### n` line is the last
     step. The question has no label.
     """
-    for place, item in _gsm8k(path, unused or Unused()):
-        yield _reasoning(
-            place,
-            f"Question: {item.question.strip()}\nAnswer: ",
-            [*(step + "\n" for step in item.steps), f"#### {item.final}\n"],
-        )
-
-
-def _gsm8k(path: Path, unused: Unused) -> Iterator[tuple[str, GSM8KItem]]:
+    unused = unused or Unused()
     for where, row in json_lines(path):
         place = place_of(path, where)
         question, answer = (require(row, name, str, path, where) for name in ("question", "answer"))
@@ -77,10 +44,9 @@ def _gsm8k(path: Path, unused: Unused) -> Iterator[tuple[str, GSM8KItem]]:
                 f"{place}: field 'answer' must end in '#### <number>', "
                 f"got {answer[-20:]!r}; correct or remove this line"
             )
-        calculations = tuple((a.strip(), b.strip()) for a, b in _CALCULATION.findall(solution))
         lines = (line.strip() for line in _CALCULATION.sub("", solution).split("\n"))
-        steps = tuple(line for line in lines if line)
-        yield place, GSM8KItem(question, answer, steps, calculations, final)
+        steps = [*(line + "\n" for line in lines if line), f"#### {final}\n"]
+        yield _reasoning(place, f"Question: {question.strip()}\nAnswer: ", steps)
 
 
 def read_cot(path: Path, unused: Unused | None = None) -> Iterator[Record]:

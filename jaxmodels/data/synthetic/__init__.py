@@ -7,12 +7,14 @@ accuracy without reading the row) and
 
 which returns inputs int32, targets int32, weights float32 (1 where an answer is scored) and reset
 bool (True in column 0), each (batch_size, seq_len) and a function of the arguments alone. Train and
-test use different seeds. Answers are labels only: they never appear in the inputs.
+test use different seeds. Answers are labels only, of which the inputs show nothing, or, in
+`relations`, which is a language, show them after they were asked.
 
 `TASKS` maps a name to its class.
 """
 
 from jaxmodels.data.synthetic.recall import MQAR, InductionHeads, Passkey, SelectiveCopying
+from jaxmodels.data.synthetic.relations import RelationGrammar
 from jaxmodels.data.synthetic.tracking import S5, Parity
 
 TASKS = {
@@ -22,6 +24,7 @@ TASKS = {
     "passkey": Passkey,
     "parity": Parity,
     "s5": S5,
+    "relations": RelationGrammar,
 }
 
 __all__ = ["MQAR", "S5", "TASKS", "InductionHeads", "Parity", "Passkey", "SelectiveCopying"]

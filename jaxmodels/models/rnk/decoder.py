@@ -20,8 +20,10 @@ class GRULayer(nnx.Module):
 
     def __init__(self, inputs: int, width: int, *, rngs: nnx.Rngs):
         uniform = symmetric_uniform(width**-0.5)
-        self.inputs = Linear(inputs, 3 * width, init=uniform, rngs=rngs)
-        self.kernel = nnx.Param(uniform(rngs.params(), (width, 3 * width)))
+        gates = ((0, 2 * width),)
+        self.inputs = Linear(inputs, 3 * width, init=uniform, undecayed=gates, rngs=rngs)
+        kernel = uniform(rngs.params(), (width, 3 * width))
+        self.kernel = nnx.Param(kernel, undecayed=gates)
         self.bias = nnx.Param(jnp.zeros((3 * width,), jnp.float32))
 
 

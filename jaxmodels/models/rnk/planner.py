@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmodels.cells.layers import LayerNorm, Linear
+from jaxmodels.cells.layers import EVERY_COLUMN, LayerNorm, Linear
 from jaxmodels.models.rnk.config import RNKConfig
 from jaxmodels.ops.common.precision import precision_of
 
@@ -127,7 +127,7 @@ class Refiner(nnx.Module):
         self.attention = ConstraintAttention(c, rngs=rngs)
         self.norm = LayerNorm(c.width)
         self.mlp = MLP(c.width, c.hidden_size, c.width, rngs=rngs)
-        self.gate = Linear(2 * c.width, c.width, rngs=rngs)
+        self.gate = Linear(2 * c.width, c.width, undecayed=EVERY_COLUMN, rngs=rngs)
         self.norm_out = LayerNorm(c.width)
 
     def __call__(self, plan):

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from jaxmodels.data.chat.exchange import (
     BEGIN,
+    BYTES,
     END,
     PAD,
     Exchange,
     lay_out,
     one_line,
-    prompt_bytes,
+    prompt_ids,
     prompt_of,
 )
 from jaxmodels.data.pairs.rows import row_eval_stream, row_stream
@@ -31,23 +32,23 @@ def test_roles_alternate_and_the_last_turn_is_the_users():
 @pytest.mark.parametrize("length", range(1, 40))
 def test_prompts_fill_whole_chunks(length):
     text = f"User: {'x' * length}\nModel: ".encode()
-    prompt = prompt_bytes(["x" * length], 32, 1000)
+    prompt = prompt_ids(["x" * length], 32, 1000, BYTES)[2]
     assert len(prompt) % 32 == 0 and len(prompt) - len(text) <= 32
     assert bytes(prompt[: len(text)].tolist()) == text
     assert prompt[-1] == BEGIN and (prompt[len(text) : -1] == PAD).all()
-    assert len(prompt_bytes(["x" * length], 1, 1000)) == len(text) + 1
+    assert len(prompt_ids(["x" * length], 1, 1000, BYTES)[2]) == len(text) + 1
 
 
 def test_the_oldest_turns_make_room():
     turns = ["first " * 9, "second", "third"]
     # The last two have 33 bytes. Whatever the model's chunks, 64 are taken for them.
     for size in (1, 8, 32):
-        read = bytes(prompt_bytes(turns, size, 64).tolist())
+        read = bytes(prompt_ids(turns, size, 64, BYTES)[2].tolist())
         assert read.startswith(b"Model: second\nUser: third\nModel: ")
         assert len(read) == {1: 34, 8: 40, 32: 64}[size]
-        read = bytes(prompt_bytes(turns, size, 63).tolist())
+        read = bytes(prompt_ids(turns, size, 63, BYTES)[2].tolist())
         assert read.startswith(b"User: third\nModel: ")
-        assert prompt_bytes(turns, size, 31) is None
+        assert prompt_ids(turns, size, 31, BYTES) is None
 
 
 def test_exchanges_that_do_not_fit_are_left_out():

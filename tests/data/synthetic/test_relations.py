@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxmodels.data import RelationGrammar, relation_batch, relation_stream
+from jaxmodels.data import RelationGrammar, relation_batch
 from jaxmodels.errors import UserError
 
 GRAMMAR = RelationGrammar(entities=4, values=6, questions=5)
@@ -84,24 +84,14 @@ def test_sizes_and_classes():
     }
 
 
-def test_stream_is_a_function_of_seed_and_step():
-    sizes = {"batch_size": 4, "seq_len": 50}
-    it = iter(relation_stream(GRAMMAR, seed=3, **sizes))
-    first = [next(it) for _ in range(4)]
-    for step, batch in enumerate(first):
-        again = relation_batch(GRAMMAR, 4, 50, 3, step)
-        assert all((again[n] == batch[n]).all() for n in batch)
-    resumed = iter(relation_stream(GRAMMAR, seed=3, prefetch=2, **sizes))
-    resumed.set_state({"next_index": 2})
-    assert (next(resumed)["inputs"] == first[2]["inputs"]).all()
-    parts = [
-        next(iter(relation_stream(GRAMMAR, seed=3, host_index=h, host_count=2, **sizes)))
-        for h in (0, 1)
-    ]
-    for name, values in first[0].items():
-        assert (np.concatenate([p[name] for p in parts]) == values).all()
-    assert (first[0]["inputs"] != first[1]["inputs"]).any()
-    assert (relation_batch(GRAMMAR, 4, 50, 4, 0)["inputs"] != first[0]["inputs"]).any()
+def test_a_batch_is_a_function_of_seed_and_step():
+    first, other = (relation_batch(GRAMMAR, 4, 50, 3, step) for step in (0, 1))
+    again = relation_batch(GRAMMAR, 4, 50, 3, 0)
+    assert all((again[name] == first[name]).all() for name in first)
+    assert (first["inputs"] != other["inputs"]).any()
+    assert (relation_batch(GRAMMAR, 4, 50, 4, 0)["inputs"] != first["inputs"]).any()
+    row = GRAMMAR.batch(3, 0, 4)
+    assert all((row[name] == again[name][:, : GRAMMAR.seq_len]).all() for name in row)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +112,4 @@ def test_invalid_grammars(fields):
 
 def test_an_episode_must_fit():
     with pytest.raises(UserError, match=r"seq_len 30 .* \(40 tokens\)"):
-        relation_stream(GRAMMAR, batch_size=2, seq_len=30, seed=0)
-    with pytest.raises(UserError, match="multiple"):
-        relation_stream(GRAMMAR, batch_size=3, seq_len=64, seed=0, host_count=2)
+        relation_batch(GRAMMAR, 2, 30, 0, 0)

@@ -81,6 +81,13 @@ def test_diagnose_reports_every_gate(result):
     assert result["overall"] == "fail"
 
 
+def test_a_brief_look_does_not_pass_the_gate_of_the_whole_suite(run):
+    amounts = look.Amounts(distances=(0,), rows=32, context=0, watched=16, brief=True)
+    found = look.diagnose(run, Log(None, rows=[]), amounts, lambda what: None)
+    [gate] = [gate for gate in found["gates"] if gate["gate"] == "G4 suite"]
+    assert gate["outcome"] == "skip" and "not asked: identity, collapse" in gate["says"]
+
+
 def test_page_contains_all_sections(result):
     text = page.compose(result, "run")
     for words in ("Gates", "Memory", "States", "Components", "Identity", "useful memory", "τ"):
@@ -99,6 +106,9 @@ def test_attention_only_model_has_no_recurrent_probe(run):
     probes, verdicts = look.probes_of(model, TOKENIZER, text, amounts, rng, lambda what: None)
     assert probes["tau_probe"] is None and probes["recall"][0]["decoded"] == {}
     assert [v.gate for v in verdicts] == ["useful memory at 8 tokens, answers"]
+    rest = {"components": {"x": 1.0}, "probes": probes, "identity": [1.0], "collapse": {"x": 1.0}}
+    gate = look.suite_of({"states": found} | rest, brief=False)
+    assert gate.outcome == "pass" and "no recurrent state" in gate.says
     result = {"gates": [], "probes": probes, "states": found}
     assert Heading("Memory") in page.sections(result)
 
@@ -109,6 +119,8 @@ def test_command_line_on_a_model_without_layers(finished, tmp_path, capsys):
     assert main([*flags, f"--json={out}"]) == 0
     found = json.loads(out.read_text())
     assert found["step"] == 12 and len(found["missing"]) == 2
+    [gate] = [gate for gate in found["gates"] if gate["gate"] == "G4 suite"]
+    assert gate["outcome"] == "fail" and "states, components" in gate["says"]
     assert found["probes"]["recall"][0]["decoded"].keys() == {"state"}
     assert (tmp_path / "found.html").read_text().startswith("<!doctype html>")
     assert "useful memory" in capsys.readouterr().out

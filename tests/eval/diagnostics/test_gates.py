@@ -122,6 +122,9 @@ def test_suite_lists_absent_parts():
     assert gates.suite(results, ["a", "d", "e"]).outcome == "pass"
     verdict = gates.suite(results, ["a", "b", "c", "missing"])
     assert verdict.outcome == "fail" and "b, c, missing" in verdict.says
+    brief = gates.suite(results, ["a", "d"], unasked=("e", "f"))
+    assert (brief.outcome, brief.value) == ("skip", 2.0) and "not asked: e, f" in brief.says
+    assert gates.suite(results, ["a", "b"], unasked=("e",)).outcome == "fail"
 
 
 def test_scale_up_is_skipped_for_small_vocabularies():

@@ -150,6 +150,14 @@ def test_eta_decreases_with_leakage(model, key):
     assert leaky["leakage"] > 0.9 and leaky["eta"] < 0.1
 
 
+def test_leakage_of_noise_is_none():
+    """Chances that differ from those of a fresh start in either direction are no leakage."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal((4000, 1))
+    assert passkey.mean_leakage(0.5 + noise, np.full_like(noise, 0.5)) < 0.01
+    assert passkey.mean_leakage(0.25 - np.abs(noise), np.full_like(noise, 0.25)) == 0.0
+    assert passkey.mean_leakage(np.float64([1.0, 0.5]), np.float64([0.5, 0.5])) == 0.5
+
+
 def test_jitter_increases_with_the_noise(noise):
     model, tokens = Toy(), np.random.default_rng(0).integers(0, 256, (4, 41))
     rises = stress.jitter(model, tokens, sizes=(0.0, 0.01, 1.0))

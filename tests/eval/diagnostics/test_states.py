@@ -136,6 +136,22 @@ def test_collapse_of_outputs_step_sizes_and_decays():
     assert states.decays(spread)["smallest"] == pytest.approx(0.1)
 
 
+def test_reports_and_the_controller_agree_on_what_has_collapsed():
+    """One definition of each red flag, on both sides of its threshold (G-47, G-62)."""
+    for value in (0.005, 0.02, 0.5, 0.9999, 0.999995):
+        for share in (0.5, 0.9, 0.96, 1.0):
+            retention = np.where(np.arange(100) < share * 100, value, 0.5)
+            retention = np.broadcast_to(retention, (2, 7, 100))
+            end = health.decay_collapsed(retention)
+            assert states.decays(retention)["collapsed"] == (end and f"to {end}"), (value, share)
+    alive = np.full((2, 30, 8), 100.0)
+    quiet = 0.01 * np.random.default_rng(0).standard_normal((2, 30))
+    alive[..., 0] = quiet  # a channel that varies
+    for out in (alive, np.full((2, 30, 8), 2.0)):
+        assert states.output_variance(out)[1] == health.activation_collapsed(out)
+        assert states.selection_variance(out)[1] == health.activation_collapsed(out)
+
+
 def decode(features, keys):
     return decode_parts({"state": features}, keys)["state"]
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmodels.data.chat.exchange import prompt_bytes
+from jaxmodels.data.chat.exchange import BYTES, prompt_ids
 from jaxmodels.models.rnk.chunking import mean_of, open_chunk, read_byte
 from jaxmodels.models.rnk.config import INTENTS
 from jaxmodels.models.rnk.model import Known
@@ -143,7 +143,7 @@ def test_a_chunk_of_padding_is_none():
 def test_a_prompt_ends_once_within_its_gap():
     model = small_model()
     gap, begin = model.config.prompt_gap, model.config.begin
-    row = [*prompt_bytes(["hi"], 4, 64)]
+    row = [*prompt_ids(["hi"], 4, 64, BYTES)[2]]
     tokens = np.full((1, len(row) + gap + 4), ord("x"), np.int32)
     tokens[0, : len(row)] = row
     tokens[0, [len(row) + 5, len(row) + gap]] = begin  # too early; the first that counts

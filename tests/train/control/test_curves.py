@@ -179,13 +179,17 @@ def test_collapsed_activations():
 
 
 def test_collapsed_decay():
-    rng = np.random.RandomState(0)
-    assert health.decay_collapsed(np.full(64, 1e-7)) == "0"
-    assert health.decay_collapsed(np.full(64, 1 - 1e-7)) == "1"
-    assert health.decay_collapsed(np.full(64, 0.9999)) == ""  # the identity initialization
-    assert health.decay_collapsed(rng.rand(64)) == ""
-    assert health.decay_collapsed([1.0] * 8 + [0.5] * 2) == ""
-    assert health.decay_collapsed([1.0] * 9 + [0.5]) == "1"
+    def collapsed(*channels):
+        return health.decay_collapsed(np.broadcast_to(np.float64(channels), (2, 7, len(channels))))
+
+    assert collapsed(*[0.005] * 64) == "0"
+    assert collapsed(*[1 - 1e-7] * 64) == "1"
+    assert collapsed(*[0.9999] * 64) == ""  # the identity initialization
+    assert collapsed(*np.random.RandomState(0).rand(64)) == ""
+    assert collapsed(*[1.0] * 18, *[0.5] * 2) == ""
+    assert collapsed(*[1.0] * 19, 0.5) == "1"
+    # A channel that keeps nothing of one token and all of the next has not collapsed.
+    assert health.decay_collapsed(np.float64([[[0.0], [1.0]]])) == ""
 
 
 def test_stuck_state():
@@ -216,7 +220,7 @@ def test_unaligned_components():
     steps = list(range(10))
     norms = {"mamba": (steps, falling(steps, by=0.9, start=1.0)), "rwkv": (steps, [1.0] * 10)}
     assert health.component_trends(norms) == {"mamba": "falling", "rwkv": "steady"}
-    assert unaligned(norms) == "gradients of mamba die down while rwkv still learn"
+    assert unaligned(norms) == "gradients of mamba die down while those of rwkv do not"
     assert unaligned({"mamba": norms["mamba"]}) == ""
     assert unaligned({"rwkv": norms["rwkv"], "other": norms["rwkv"]}) == ""
     up = {"rwkv": (steps, falling(steps, by=-0.9))}

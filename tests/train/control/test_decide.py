@@ -75,6 +75,23 @@ def test_plateau_investigates_then_lowers_then_stops():
     assert decisions[-1][1].reason.endswith("; 2 lowered rates brought nothing")
 
 
+@pytest.mark.parametrize("ends", (800, 1300))
+def test_components_are_judged_since_the_plateau_began(ends):
+    """A norm that fell before the last minimum says nothing about the plateau after it (G-49)."""
+    history = History(TOTAL)
+    for number, loss in enumerate(plateau(3)):
+        step = EVERY * (number + 1)
+        for at in range(step - EVERY + 10, step + 1, 10):
+            norms = {"grad_norm/mamba": 1.0 - 0.9 * min(at / ends, 1.0), "grad_norm/rwkv": 1.0}
+            history.add(at, "train", {"loss": 2.0} | norms)
+        history.add(step, "valid", {"loss": loss})
+    decision = decide(history, Settings())
+    assert decision.action == INVESTIGATE
+    died = "gradients of mamba die down while those of rwkv do not"
+    assert (died in decision.reason) == (ends == 1300)
+    assert ("gradient norm of mamba: steady" in decision.reason) == (ends == 800)
+
+
 def test_new_minimum_ends_a_plateau():
     valid = [*plateau(5), 2.0, 2.1, 2.13]
     _, decisions = replay(valid, Settings(), train=lambda at: 2.0)

@@ -5,13 +5,18 @@ import numpy as np
 import optax
 import pytest
 
-from train.optim.adam_atan2 import adam_atan2
+from train.optim.adam_atan2 import scale_by_adam_atan2
+from train.optim.weight_decay import add_weight_decay
 
 RATE, B1, B2, DECAY = 0.01, 0.9, 0.95, 0.1
 
 
 def steps(grads, scale=1.0, start=(1.0, -2.0)):
-    optimizer = adam_atan2(RATE, B1, B2, weight_decay=DECAY, mask={"w": True, "b": False})
+    optimizer = optax.chain(
+        scale_by_adam_atan2(B1, B2),
+        add_weight_decay(DECAY, {"w": 1.0, "b": 0.0}),
+        optax.scale_by_learning_rate(RATE),
+    )
     params = {"w": jnp.asarray(start, jnp.float32), "b": jnp.zeros(2)}
     state = optimizer.init(params)
     for grad in grads:

@@ -8,7 +8,8 @@ import pytest
 
 from jaxmodels.tree import flatten, unflatten
 from tests.train.toy import create, toy_config
-from train.optim.build import decay_mask, make_optimizer, make_schedule
+from train.optim.build import make_optimizer, make_schedule
+from train.optim.weight_decay import decay_factors
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +32,14 @@ def test_names_are_attribute_paths(model):
 
 def test_only_kernels_decay(model):
     params = flatten(model)
-    assert {name for name, decays in decay_mask(params).items() if decays} == {
-        "cell/kernel",
-        "head/kernel",
-    }
+    factors = decay_factors(model)
+    assert factors == {name: float(name.endswith("/kernel")) for name in params}
     config = toy_config(
         optimizer__schedule="constant", optimizer__warmup_steps=0, optimizer__weight_decay=0.5
     )
     for name in ("adamw", "lion", "muon"):
         config.optimizer.name = name
-        optimizer = make_optimizer(config)
+        optimizer = make_optimizer(config, factors)
         still = jax.tree.map(jnp.zeros_like, params)  # no gradient: whatever moves has decayed
         updates, _ = jax.jit(optimizer.update)(still, optimizer.init(params), params)
         for leaf, update in updates.items():
@@ -51,8 +50,8 @@ def test_only_kernels_decay(model):
 @pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 def test_every_optimizer_descends_and_keeps_float32(name):
     config = toy_config(optimizer__name=name, optimizer__weight_decay=0.0)
-    optimizer = make_optimizer(config)
     params = {"a/kernel": jnp.ones((2, 4, 4)), "a/bias": jnp.ones(4)}  # two stacked layers
+    optimizer = make_optimizer(config, decay_factors(params))
     state = optimizer.init(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(state) if leaf.ndim} == {jnp.dtype("float32")}
 

@@ -27,6 +27,7 @@ from train.config import complete_config
 from train.loop import run
 from train.optim.build import make_optimizer
 from train.optim.sign_sgd import sparse_sign_sgd
+from train.optim.weight_decay import decay_factors
 from train.tasks import open_task
 from train.tasks.answers import pairs_of
 
@@ -383,7 +384,7 @@ def test_puzzle_vectors_use_sign_descent():
     grads = jax.tree.map(lambda p: np.full_like(p, 1e-3), params)
     grads["puzzle"][0] = 0.0
     labels = {"puzzle": "puzzle/sign", "head/kernel": "head/matrix"}
-    optimizer = make_optimizer(config, labels)
+    optimizer = make_optimizer(config, decay_factors(params), labels)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     o = config.optimizer
     moved = -o.sign_rate * (1.0 + o.sign_decay)
