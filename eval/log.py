@@ -1,7 +1,6 @@
 """The log of a run, read without loading the model: config, metrics, timing."""
 
 import contextlib
-import json
 import math
 import platform
 import statistics
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import exists, is_dir, user_path
 
 
@@ -131,7 +131,7 @@ def read_log(workdir: str | Path) -> Log:
 def json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or {} if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = decode_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -142,8 +142,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     values = []
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):
-            with contextlib.suppress(ValueError, RecursionError):
-                values.append(json.loads(line))
+            with contextlib.suppress(ValueError):
+                values.append(decode_json(line))
     return [value for value in values if isinstance(value, dict)]
 
 

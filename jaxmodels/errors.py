@@ -68,6 +68,14 @@ def disk_reason(error: BaseException | None) -> str:
     return ""
 
 
+LONGEST = 1000  # symbols of a message; what was given for a value may be a book
+
+
 def one_line(text: str) -> str:
-    """Return a text in one line, whatever a file in it is called: `\\n` for a line break."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """Return a message in one line, whatever a file in it is called: `\\n` for a line break.
+
+    A very long one is shortened in the middle.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 5]} ... {text[-half:]}"

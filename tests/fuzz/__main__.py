@@ -4,12 +4,12 @@
 
 An input that ends in anything but a result or a one-line refusal is shrunk and printed, as is one
 that takes more than --seconds. Exit status 1 if there is any, or if the process grew by a gigabyte.
+The file of figures is written after each target; those of other targets in it stay.
 """
 
 import argparse
 import collections
 import json
-import platform
 import resource
 import shutil
 import signal
@@ -22,7 +22,9 @@ from pathlib import Path
 import hypothesis
 from hypothesis import HealthCheck, given, seed, settings
 
-from tests.fuzz.targets import TARGETS, outcome
+from eval.log import device_description, json_object, versions
+from tests.fuzz.target import outcome
+from tests.fuzz.targets import TARGETS
 
 MOST_BYTES = 1 << 30
 
@@ -79,6 +81,12 @@ def fuzz(name: str, examples: int, number: int, seconds: int) -> dict:
     }
 
 
+def known(path: str | None, command: str) -> dict[str, dict]:
+    """Return the figures in a file that the same command has written, by target."""
+    before = json_object(Path(path)) if path else {}
+    return before.get("targets", {}) if before.get("command") == command else {}
+
+
 def main() -> int:
     """Fuzz the targets; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -93,7 +101,8 @@ def main() -> int:
     parser.add_argument("--json", metavar="OUT", help="write the figures to this file")
     flags = parser.parse_args()
     signal.signal(signal.SIGALRM, _too_slow)
-    figures, wrong = {}, 0
+    command = f"python -m tests.fuzz --examples {flags.examples} --seed {flags.seed}"
+    figures, wrong = known(flags.json, command), 0
     for name in flags.only:
         row = figures[name] = fuzz(name, flags.examples, flags.seed, flags.seconds)
         bad = row["fault"] is not None or row["grown_bytes"] > MOST_BYTES
@@ -105,14 +114,15 @@ def main() -> int:
         )
         if row["fault"]:
             print(row["fault"], file=sys.stderr)
-    if flags.json:
-        result = {
-            "command": f"python -m tests.fuzz --examples {flags.examples} --seed {flags.seed}",
-            "python": platform.python_version(),
-            "hypothesis": hypothesis.__version__,
-            "targets": figures,
-        }
-        Path(flags.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if flags.json:
+            result = {
+                "command": command,
+                "versions": versions() | {"hypothesis": hypothesis.__version__},
+                "device": device_description(),
+                "seconds": round(sum(row["seconds"] for row in figures.values()), 1),
+                "targets": figures,
+            }
+            Path(flags.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 1 if wrong else 0
 
 

@@ -10,7 +10,6 @@ reported. A checkpoint without a manifest was committed just before the run was 
 rename guarantees that it is whole. `saving.py` writes them.
 """
 
-import json
 import logging
 import math
 import sys
@@ -28,6 +27,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import user_path
 from jaxmodels.tree import flatten, nest, unflatten, unnest
 from train.config import complete_config, differences, may_change, with_tuples
@@ -149,7 +149,7 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
     if iterator is not None and not same_count:
         # Another number of processes wrote it; positions count steps, the same in all.
         file = sorted((path / "data").glob("process_0-of-*.json"))[0]
-        iterator.set_state(json.loads(file.read_text()))
+        iterator.set_state(decode_json(file.read_text()))
     training = unnest(template.replace(model=(), ema=None, halted=()), loaded["training"])
     return training.replace(
         model=unnest(template.model, loaded["model"]),
@@ -312,7 +312,7 @@ def _read_model(path: Path, step: int) -> TrainedModel:
 def _validation_loss(path: Path) -> float | None:
     """Read the loss from JSON alone; Orbax would open the arrays as well."""
     try:
-        return json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["loss"]
+        return decode_json((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["loss"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damaged, as `find_corruption` will say
 

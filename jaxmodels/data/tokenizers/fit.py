@@ -19,6 +19,7 @@ from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.tokenizers.marked import MarkedTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 
 CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
 TEXT_TOKENIZERS = (*CHARSETS, "hybrid", "bpe")
@@ -58,14 +59,14 @@ def fit_tokenizer(name: str, texts: Sequence[str], max_tokens: int) -> Tokenizer
 def tokenizer_from_json(text: str) -> Tokenizer:
     """Return the tokenizer that `to_json` described; raise UserError for anything else."""
     try:
-        fields = json.loads(text)
+        fields = decode_json(text)
         json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text
         kind = fields["kind"]
         if kind == "marked":
             return MarkedTokenizer(tokenizer_from_json(json.dumps(fields["inner"])))
         if kind in KINDS:
             return KINDS[kind](**{name: fields[name] for name in KINDS[kind].described()})
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"
