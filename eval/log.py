@@ -4,6 +4,7 @@ import contextlib
 import math
 import platform
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,14 +119,38 @@ def read_log(workdir: str | Path) -> Log:
     final = next((line for line in reversed(lines) if line.get("final")), None)
     return Log(
         workdir,
-        config=json_object(workdir / "config.json"),
+        config=_config(workdir / "config.json"),
         rows=rows,
         final=final,
         stopped=stop.get("reason"),
-        control=[line for line in lines if line.get("split") == "control"],
+        control=[line for line in lines if line.get("split") == "control" and _is_decision(line)],
         timing=json_lines(workdir / "timing.jsonl"),
         data=json_object(workdir / "data.json"),
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return the config of a run, {} if a group of fields in it is none: the file is broken."""
+    config = json_object(path)
+    groups = (config.get(name, {}) for name in ("data", "optimizer", "model_config"))
+    return config if all(isinstance(group, dict) for group in groups) else {}
+
+
+@contextlib.contextmanager
+def understood(path: str | Path) -> Iterator[None]:
+    """Raise UserError where a block cannot make sense of a file that a command has written.
+
+    It is damaged, or another version wrote it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged, or written by another version ({type(error).__name__}: {error}); "
+            "remove it, or write it again"
+        ) from error
 
 
 def json_object(path: Path) -> dict[str, Any]:
@@ -153,6 +178,10 @@ def _is_record(line: dict[str, Any]) -> bool:
         isinstance(value, int | float) for name, value in line.items() if name != "split"
     )
     return type(line.get("step")) is int and numbers
+
+
+def _is_decision(line: dict[str, Any]) -> bool:
+    return all(isinstance(line.get(name), str) for name in ("action", "reason"))
 
 
 def json_value(value: Any, path: str) -> Any:

@@ -51,7 +51,8 @@ def items_of(state: TrainState) -> dict[str, Any]:
 def saved_steps(workdir: Path) -> list[int]:
     """Return the steps of the committed checkpoints, intact or not, ascending."""
     folder = Path(workdir) / "checkpoints"
-    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+    names = (p.name for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+    return sorted(int(name) for name in names if name == str(int(name)))  # not "007"
 
 
 def restore(
@@ -93,6 +94,7 @@ def restore(
                 if jax.process_count() > 1:
                     raise
                 reason = f"unreadable ({type(error).__name__})"
+                _hush()
         _put_aside(Path(workdir), {path: f"damaged, {reason}"}, say)
     if steps:
         raise UserError(
@@ -171,6 +173,19 @@ def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
         if not metadata.metadata.get(name):  # Orbax only logs a read failure
             raise OSError(f"{name} is unreadable")
         _check_shapes(item, metadata.metadata[name], name, path)
+
+
+def _hush() -> None:
+    """Keep what Orbax left undone of an unreadable checkpoint from printing tracebacks later.
+
+    It reads arrays in tasks; each failed one but the first, which was raised, is logged when it is
+    freed.
+    """
+    logging.getLogger("asyncio").addFilter(_told)
+
+
+def _told(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 def _metadata(path: Path):
@@ -276,6 +291,7 @@ def load_model(
                 raise
             except Exception as error:  # Orbax has no common class for what it finds unreadable
                 reason = f"unreadable, {type(error).__name__}"
+                _hush()
         say(f"checkpoint {step} is passed over ({reason})")
     if which in ("best", "last"):
         raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
