@@ -4,6 +4,7 @@ A target takes a folder, which is empty, and an input. It returns, or raises a U
 line; anything else is a fault.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,3 +32,10 @@ def outcome(target: Target, folder: Path, given: Any) -> str:
         assert text, "an empty line"
         return "refused"
     return "read"
+
+
+def in_folder(target: Target, folder: Path, given: Any) -> str:
+    """Return the `outcome` of an input in a folder that is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return outcome(target, folder, given)

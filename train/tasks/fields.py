@@ -13,6 +13,7 @@ from train.fields import Field, Group, at_least, free, one_of, texts, within
 
 ANSWER_FORMATS = ("pairs", "task", "puzzle", "built")  # see train/tasks/answers.py
 CHAT_FORMAT = "chat"  # see train/tasks/chat.py
+PREFIXED = ("pairs", "built")  # formats whose questions stand behind `question_prefix`
 COLUMN_FORMATS = ("pairs", "puzzle", CHAT_FORMAT)
 TEXT_TOKENIZERS = ("byte", "char", "word")
 ANSWER_TOKENIZERS = (*FITTED_TOKENIZERS, "grid")
@@ -81,7 +82,12 @@ GROUP = Group(
         Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py).", texts),
         Field("examples", 2000, "Examples of a task, puzzle or generated corpus, over all splits."),
         Field("digits", 3, "Most digits of a number of the corpus arithmetic.", at_least(1)),
-        Field("question_prefix", "", "Text in front of each question of format `pairs`.", _utf8),
+        Field(
+            "question_prefix",
+            "",
+            "Text in front of each question of `pairs`; of `built`, its own.",
+            _utf8,
+        ),
         Field("columns", (), _COLUMNS, _columns),
         free("max_unused", LIMIT, _MAX_UNUSED, within("[0, 1]")),
         Field("corpora", (), _CORPORA, _corpora),

@@ -54,7 +54,7 @@ def write_hrm(
         for name, text in (
             (TOKENIZER_FILE, tokenizer.to_json()),
             ("identifiers.json", json.dumps(["<blank>"])),  # names of identifiers, as HRM has them
-            ("build.json", json.dumps({**origin, "left_out": left_out}, indent=1)),
+            (BUILD_FILE, json.dumps({**origin, "left_out": left_out}, indent=1)),
         ):
             (temporary / name).write_text(text + "\n", encoding="utf-8")
     return {name: len(arrays.inputs) for name, arrays in laid.items()}, left_out
