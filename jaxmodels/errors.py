@@ -50,6 +50,19 @@ def from_os(error: OSError, message: str = "") -> UserError:
     return kind(f"{message} ({reason})")
 
 
+REMEDIES = {
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EIO: "see to the disk",
+    errno.ESTALE: "see to the disk",
+}
+
+
+def disk_remedy(message: str) -> str:
+    """Return what helps against what a disk has said in a message."""
+    found = (text for number, text in REMEDIES.items() if os.strerror(number) in message)
+    return next(found, "free some space")
+
+
 def disk_reason(error: BaseException | None) -> str:
     """Return what the file system said, "" if an exception and its causes are about something else.
 

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.data.pairs.hrm_format import SPLITS, TOKENIZER_FILE, arrays_of, write_split
+from jaxmodels.data.pairs.hrm_format import (
+    BUILD_FILE,
+    SPLITS,
+    TOKENIZER_FILE,
+    arrays_of,
+    write_split,
+)
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.writing import written_whole
