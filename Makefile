@@ -14,7 +14,7 @@ help:
 	@echo "make check      lint, and a smoke test of each room: a minute"
 	@echo "make test       install, then run the tests: ten minutes on two cores"
 	@echo "make test-slow  the long tests as well (20 random kills, ...)"
-	@echo "make fuzz       10,000 inputs for each reader, tokenizer and file of state: an hour"
+	@echo "make fuzz       10,000 inputs for each reader, tokenizer, config and file of a run: two hours"
 	@echo "make bench      model-FLOPs utilization of the training step"
 	@echo "make install    create $(VENV) and install the locked requirements"
 	@echo "make lint       ruff"
@@ -60,6 +60,7 @@ test-slow: install install-tpu
 
 fuzz: install
 	$(BIN)/python -m tests.fuzz
+	@if $(BIN)/python -c 'import atheris' 2>/dev/null; then $(BIN)/python -m tests.fuzz.guided; fi
 
 bench: install
 	$(BIN)/python -m eval.bench

@@ -70,7 +70,7 @@ def answers_sweep(
     Args:
       config: the base config; its steps, warm-up and intervals are set to fit `steps`.
       steps: training steps of each run.
-      entries, questions: see `eval/sweep/plan.py`.
+      entries, questions: see `eval/sweep/spec.py`.
     """
     config.optimizer.warmup_steps = steps // 10
     config.update({"eval_every": max(steps // 5, 1), "checkpoint_every": max(steps // 5, 1)})

@@ -1,15 +1,16 @@
 """The log of a run, read without loading the model: config, metrics, timing."""
 
 import contextlib
-import json
 import math
 import platform
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import exists, is_dir, user_path
 
 
@@ -118,20 +119,44 @@ def read_log(workdir: str | Path) -> Log:
     final = next((line for line in reversed(lines) if line.get("final")), None)
     return Log(
         workdir,
-        config=json_object(workdir / "config.json"),
+        config=_config(workdir / "config.json"),
         rows=rows,
         final=final,
         stopped=stop.get("reason"),
-        control=[line for line in lines if line.get("split") == "control"],
+        control=[line for line in lines if line.get("split") == "control" and _is_decision(line)],
         timing=json_lines(workdir / "timing.jsonl"),
         data=json_object(workdir / "data.json"),
     )
 
 
+def _config(path: Path) -> dict[str, Any]:
+    """Return the config of a run, {} if a group of fields in it is none: the file is broken."""
+    config = json_object(path)
+    groups = (config.get(name, {}) for name in ("data", "optimizer", "model_config"))
+    return config if all(isinstance(group, dict) for group in groups) else {}
+
+
+@contextlib.contextmanager
+def understood(path: str | Path) -> Iterator[None]:
+    """Raise UserError where a block cannot make sense of a file that a command has written.
+
+    It is damaged, or another version wrote it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged, or written by another version ({type(error).__name__}: {error}); "
+            "remove it, or write it again"
+        ) from error
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or {} if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = decode_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -142,8 +167,8 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
     values = []
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):
-            with contextlib.suppress(ValueError, RecursionError):
-                values.append(json.loads(line))
+            with contextlib.suppress(ValueError):
+                values.append(decode_json(line))
     return [value for value in values if isinstance(value, dict)]
 
 
@@ -153,6 +178,10 @@ def _is_record(line: dict[str, Any]) -> bool:
         isinstance(value, int | float) for name, value in line.items() if name != "split"
     )
     return type(line.get("step")) is int and numbers
+
+
+def _is_decision(line: dict[str, Any]) -> bool:
+    return all(isinstance(line.get(name), str) for name in ("action", "reason"))
 
 
 def json_value(value: Any, path: str) -> Any:

@@ -17,7 +17,7 @@ from jaxmodels.cli import utf8
 from jaxmodels.errors import UserError
 
 
-@cli.command(interrupted="")
+@cli.command(interrupted="", prints=True)
 def main(arguments: list[str]) -> None:
     """Print an answer to each question."""
     parser = cli.parser(

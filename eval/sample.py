@@ -143,7 +143,7 @@ def session_of(flags: argparse.Namespace, model):
     return session
 
 
-@cli.command(interrupted="")
+@cli.command(interrupted="", prints=True)
 def main(arguments: list[str]) -> int | None:
     """Print a prompt and its continuation."""
     parser = cli.parser("eval.sample", __doc__, workdir=cli.RUN, checkpoint=True)

@@ -109,7 +109,7 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> None:
     """Read the text and print a one-line summary."""
     parser = cli.parser("eval.stream", __doc__, workdir=cli.RUN, checkpoint=True)

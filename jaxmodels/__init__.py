@@ -13,8 +13,10 @@ from flax import nnx
 
 from jaxmodels.cells import CELLS
 from jaxmodels.cli import did_you_mean
+from jaxmodels.config_types import check_types
 from jaxmodels.errors import UserError
 from jaxmodels.generation.api import generate
+from jaxmodels.json_text import decode_json
 from jaxmodels.models import MODELS
 from jaxmodels.quantized import quantize
 from jaxmodels.xla_flags import warn_if_unsafe
@@ -51,7 +53,15 @@ def make_config(name: str, /, **overrides):
     for field in fields:
         if field not in names:
             raise UserError(f"{system} has no field {field!r}{did_you_mean(field, names)}")
-    return config_class(**fields)
+    try:
+        config = config_class(**fields)
+    except UserError:
+        raise
+    except Exception:  # of the checks of one field, if it is of another type than they expect
+        check_types(config_class, fields)
+        raise
+    check_types(config_class, fields)
+    return config
 
 
 def create(model, seed: int = 0, **overrides) -> nnx.Module:
@@ -82,7 +92,7 @@ def config_to_json(config) -> str:
 
 def config_from_json(text: str):
     """Invert `config_to_json`."""
-    fields = json.loads(text)
+    fields = decode_json(text)
     return make_config(fields.pop("model"), **fields)
 
 

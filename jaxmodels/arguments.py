@@ -20,6 +20,7 @@ from jaxmodels.ops.common.varying import cast_like
 from jaxmodels.ragged import hold_after, keep_held, map_tokens, to_front, without
 
 # Further arguments of some cells: dtype kind, and number of axes after those of the tokens.
+OF_ROWS = ("identifiers", "intent", "answerable")  # fields of a batch, int (batch,)
 OPTIONAL = {"write": ("floating", 0), "prefix": ("bool", 0), "v_first": ("floating", 1)}
 
 
@@ -111,8 +112,43 @@ def checked_batch(method: Callable) -> Callable:
         for name, kind in (("targets", "int"), ("weights", "real"), ("reset", "bool")):
             if batch.get(name) is not None:
                 _check_axes(f"batch[{name!r}]", batch[name], kind, lead)
+        for name in OF_ROWS:
+            if batch.get(name) is not None:
+                _check_axes(f"batch[{name!r}]", batch[name], "int", lead[:1])
+        _check_targets(self, batch)
         _check_state(self, state, lead[0])
         return method(self, state, batch, *args, **kwargs)
+
+    return run
+
+
+def checked_rows(method: Callable) -> Callable:
+    """Wrap a method of a model that reads rows as a whole: `tokens`, and of these what it has.
+
+    `thoughts`, which are None or like `initial_carry(batch, time)`; `identifiers` below
+    `config.puzzle_ids` and `lengths`, both None or int (batch,).
+    """
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def run(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        values, model = given.arguments, args[0]
+        names = [
+            name for name in ("tokens", "thoughts", "identifiers", "lengths") if name in values
+        ]
+        values.update(_on_device({name: values[name] for name in names}))
+        lead = _check_ids(model, "tokens", values["tokens"], 2)
+        if values.get("thoughts") is not None:
+            initial = jax.eval_shape(lambda: model.initial_carry(*lead))
+            of = f"initial_carry({lead[0]}, {lead[1]})"
+            _check_like("thoughts", values["thoughts"], *jax.tree.flatten(initial), of)
+        for name in ("identifiers", "lengths"):
+            if values.get(name) is not None:
+                _check_axes(name, values[name], "int", lead[:1])
+        if values.get("identifiers") is not None and model.config.puzzle_ids:
+            _check_range("identifiers", values["identifiers"], model.config.puzzle_ids, "puzzles")
+        return method(*given.args, **given.kwargs)
 
     return run
 
@@ -268,11 +304,28 @@ def _check_ids(model, name: str, tokens, axes: int, ragged=None) -> tuple[int, .
         ids = ids[~np.asarray(hold)]
         if not ids.size:
             return shape
+    _check_range(name, ids, size, "vocabulary")
+    return shape
+
+
+def _check_range(name: str, ids, size: int, what: str) -> None:
+    """Raise UserError for an id below 0 or not below `size`, if the ids can be seen."""
+    if 0 in ids.shape or not _is_known(ids):
+        return
+    ids = np.asarray(ids)
     least, most = int(ids.min()), int(ids.max())
     if least < 0 or most >= size:
         wrong = least if least < 0 else most
-        raise UserError(f"{name}: id {wrong} is outside the vocabulary, 0 to {size - 1}")
-    return shape
+        raise UserError(f"{name}: id {wrong} is outside the {what}, 0 to {size - 1}")
+
+
+def _check_targets(model, batch) -> None:
+    """Check the range of the targets that count; others may be -100, say."""
+    arrays = batch["targets"], batch["weights"]
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is not None and all(map(_is_known, arrays)):
+        targets, weights = map(np.asarray, arrays)
+        _check_range("batch['targets']", targets[weights > 0], size, "vocabulary")
 
 
 def _is_known(x) -> bool:
@@ -282,17 +335,21 @@ def _is_known(x) -> bool:
 
 def _check_state(cell, state, batch: int) -> None:
     """Raise UserError unless the state has the structure, shapes and dtypes of the initial one."""
-    expected, structure = _initial(cell, batch)
-    if jax.tree.structure(state) != structure:
+    _check_like("state", state, *_initial(cell, batch), f"initial_state({batch})")
+
+
+def _check_like(name: str, given, expected: list, structure, of: str) -> None:
+    """Raise UserError unless a tree has this structure, and leaves of these shapes and dtypes."""
+    if jax.tree.structure(given) != structure:
         kind = type(jax.tree.unflatten(structure, expected)).__name__
         raise UserError(
-            f"state must be what initial_state({batch}) returns, a {kind}; "
-            f"got {type(state).__name__}, or other fields in it"
+            f"{name} must be what {of} returns, a {kind}; "
+            f"got {type(given).__name__}, or other fields in it"
         )
-    for (path, x), want in zip(jax.tree.leaves_with_path(state), expected, strict=True):
+    for (path, x), want in zip(jax.tree.leaves_with_path(given), expected, strict=True):
         if (x.shape, x.dtype) != (want.shape, want.dtype):
-            name = "state" + jax.tree_util.keystr(path)
-            raise UserError(f"{name} must be {_described(want)}, got {_described(x)}")
+            leaf = name + jax.tree_util.keystr(path)
+            raise UserError(f"{leaf} must be {_described(want)}, got {_described(x)}")
 
 
 KINDS = {"bool": jnp.bool_, "floating": jnp.floating, "int": jnp.integer}

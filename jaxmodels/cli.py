@@ -79,7 +79,9 @@ def parse_with_overrides(
     return flags, unknown + overrides
 
 
-def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Callable]:
+def command(
+    *, interrupted: str = NOTHING_WRITTEN, prints: bool = False
+) -> Callable[[Callable], Callable]:
     """Decorate `main(arguments) -> status or None` as a command line; see `run`.
 
     The decorated function takes the arguments of the command line, by default `sys.argv[1:]`.
@@ -89,35 +91,45 @@ def command(*, interrupted: str = NOTHING_WRITTEN) -> Callable[[Callable], Calla
         @functools.wraps(main)
         def shell(arguments: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if arguments is None else list(arguments)
-            return run(lambda: main(words), interrupted=interrupted)
+            return run(lambda: main(words), interrupted=interrupted, prints=prints)
 
         return shell
 
     return decorate
 
 
-def run(work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN) -> int:
+def run(
+    work: Callable[[], int | None], *, interrupted: str = NOTHING_WRITTEN, prints: bool = False
+) -> int:
     """Call `work` and return the exit status: its own (None is 0), 2, 4 or 130.
 
     A UserError, and an OSError about a path, a permission or a full disk, print one line to
     standard error; Ctrl-C prints the line `interrupted` unless it is "". If standard output is
-    closed, full or cannot show a character, work continues; see `output_lost`. Sets XLA's safe
-    flags first, before JAX initializes its backends.
+    closed, full or cannot show a character, work continues; see `output_lost`. With `prints`, for
+    commands whose result is what they print, the status is then 4 instead of 0 if a full or failing
+    disk took none of it; a reader that has gone (`| head`) wants no more. Sets XLA's safe flags
+    first, before JAX initializes its backends.
     """
     set_safe_flags()
-    with unfailing_output():
-        try:
-            return work() or 0
-        except OSError as error:
-            if error.errno not in (*DISK, *REFUSED):
-                raise
-            return _refused(from_os(error))
-        except UserError as error:
-            return _refused(error)
-        except KeyboardInterrupt:
-            if interrupted:
-                print(interrupted, file=sys.stderr)
-            return 130
+    with unfailing_output() as (out, _):
+        status = _answered(work, interrupted)
+    return DiskError.status if prints and out.failure and status == 0 else status
+
+
+def _answered(work: Callable[[], int | None], interrupted: str) -> int:
+    """Call `work` and return the exit status; see `run`."""
+    try:
+        return work() or 0
+    except OSError as error:
+        if error.errno not in (*DISK, *REFUSED):
+            raise
+        return _refused(from_os(error))
+    except UserError as error:
+        return _refused(error)
+    except KeyboardInterrupt:
+        if interrupted:
+            print(interrupted, file=sys.stderr)
+        return 130
 
 
 def _refused(error: UserError) -> int:

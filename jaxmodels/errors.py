@@ -50,6 +50,19 @@ def from_os(error: OSError, message: str = "") -> UserError:
     return kind(f"{message} ({reason})")
 
 
+REMEDIES = {
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EIO: "see to the disk",
+    errno.ESTALE: "see to the disk",
+}
+
+
+def disk_remedy(message: str) -> str:
+    """Return what helps against what a disk has said in a message."""
+    found = (text for number, text in REMEDIES.items() if os.strerror(number) in message)
+    return next(found, "free some space")
+
+
 def disk_reason(error: BaseException | None) -> str:
     """Return what the file system said, "" if an exception and its causes are about something else.
 
@@ -68,6 +81,14 @@ def disk_reason(error: BaseException | None) -> str:
     return ""
 
 
+LONGEST = 1000  # symbols of a message; what was given for a value may be a book
+
+
 def one_line(text: str) -> str:
-    """Return a text in one line, whatever a file in it is called: `\\n` for a line break."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """Return a message in one line, whatever a file in it is called: `\\n` for a line break.
+
+    A very long one is shortened in the middle.
+    """
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[: half - 5]} ... {text[-half:]}"

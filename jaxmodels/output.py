@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 # A full disk may have room again; a reader that has gone (EPIPE, EIO of a terminal) stays away.
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EINTR)
+GONE = (errno.EPIPE, errno.EBADF, errno.ENXIO)
 
 
 class Output:
@@ -22,7 +23,7 @@ class Output:
 
     Attributes:
       lost: True once nobody can read what is written.
-      failure: reason why text was dropped while the stream was still open, or "".
+      failure: reason why text was dropped although somebody wanted it, e.g. of a full disk, or "".
     """
 
     def __init__(self, stream):
@@ -53,9 +54,10 @@ class Output:
         except ValueError:  # closed
             self.lost = True
         except OSError as error:
-            if error.errno in PASSING:
-                self.failure = error.strerror
-            else:
+            terminal = error.errno == errno.EIO and _is_terminal(self.stream)
+            if not (terminal or error.errno in GONE):
+                self.failure = error.strerror or str(error)
+            if error.errno not in PASSING:
                 self.lost = True
                 self._discard()
         return False
@@ -75,6 +77,13 @@ class Output:
         if self._null is not None:
             self._null.close()
         return self.failure
+
+
+def _is_terminal(stream) -> bool:
+    try:
+        return stream.isatty()
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager

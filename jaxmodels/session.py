@@ -23,6 +23,7 @@ from jaxmodels.convert.rows import fill, leaves_of
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
 from jaxmodels.errors import UserError
 from jaxmodels.generation.request import Session
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import user_path
 from jaxmodels.writing import written_whole
 
@@ -73,7 +74,7 @@ def load_session(path: str | Path, model) -> Session:
     tensors = read_safetensors(path)
     arrays, metadata = _migrated(path, tensors.arrays, tensors.metadata)
     try:
-        config = json.loads(metadata["config"])
+        config = decode_json(metadata["config"])
         batch, read, drawn = (int(metadata[n]) for n in ("batch_size", "tokens_read", "drawn"))
         hashes = metadata["config_sha256"], metadata["sha256"]
     except (KeyError, ValueError) as error:

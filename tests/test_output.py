@@ -3,8 +3,10 @@
 import errno
 import io
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +34,13 @@ class Broken(io.StringIO):
 
 @pytest.mark.parametrize(
     ("number", "lost"),
-    [(errno.EPIPE, True), (errno.EBADF, True), (errno.EIO, True), (errno.ENOSPC, False)],
+    [
+        (errno.EPIPE, True),
+        (errno.EBADF, True),
+        (errno.EIO, True),
+        (errno.EFBIG, True),
+        (errno.ENOSPC, False),
+    ],
 )
 def test_failing_writes_are_dropped(number, lost):
     stream = Broken(number)
@@ -42,7 +50,8 @@ def test_failing_writes_are_dropped(number, lost):
     stream.number = 0
     print("shown", file=out)
     assert stream.getvalue() == "shown\n"
-    assert bool(out.finish()) != lost
+    # Nobody is left to miss what a reader that has gone did not read; a disk lost it.
+    assert bool(out.finish()) == (number in (errno.EIO, errno.EFBIG, errno.ENOSPC))
 
 
 def test_closed_and_absent_streams():
@@ -134,3 +143,50 @@ def test_progress_survives_its_reader(monkeypatch):
     line.say("step 1")
     line.update(1, {"loss": 2.0}, 100.0)
     line.close()
+
+
+PRINTS = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from jaxmodels import cli
+
+def main(words):
+    for i in range(3000):
+        print("answer", i)
+    return 7 if words else 0
+
+sys.exit(cli.command(prints=sys.argv[1] == "prints")(main)(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "out", "status"),
+    [
+        ("prints", "/dev/full", 4),  # its only product is gone
+        ("writes", "/dev/full", 0),  # its product is elsewhere
+        ("prints", "gone", 0),  # | head
+        ("prints", "closed", 0),  # >&-
+        ("prints", "limited", 4),  # ulimit -f
+        ("prints", "/dev/null", 0),
+    ],
+)
+def test_status_of_a_command_whose_output_is_lost(kind, out, status, tmp_path):
+    redirect = {"gone": "| head -1; exit ${PIPESTATUS[0]}", "closed": ">&-"}.get(out, f"> {out}")
+    before = "ulimit -f 4; trap '' XFSZ; " if out == "limited" else ""
+    root = str(Path(cli.__file__).parents[1])
+    command = shlex.join([sys.executable, "-c", PRINTS, kind, root])
+    ran = subprocess.run(
+        ["bash", "-c", f"{before}{command} {redirect}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == status, ran
+    told = "part of the output is lost" in ran.stderr
+    assert told == (out in ("/dev/full", "limited")) and "Traceback" not in ran.stderr
+
+
+def test_another_status_stays():
+    words = [sys.executable, "-c", PRINTS, "prints", str(Path(cli.__file__).parents[1]), "x"]
+    ran = subprocess.run(["bash", "-c", f"{shlex.join(words)} > /dev/full"], capture_output=True)
+    assert ran.returncode == 7

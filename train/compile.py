@@ -17,7 +17,7 @@ from train.config import load_config
 from train.devices import aot
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> int:
     """Run the command line; return the exit status."""
     parser = cli.parser(

@@ -105,3 +105,9 @@ def one_of(options: Sequence[str]) -> Check:
     return lambda value: (
         "" if value in options else f"unknown value {value!r}{did_you_mean(value, options)}"
     )
+
+
+def texts(values: Sequence[Any]) -> str:
+    """Accept lists of texts."""
+    wrong = [value for value in values if not isinstance(value, str)]
+    return f"must be a list of texts, got {wrong[0]!r} in it" if wrong else ""

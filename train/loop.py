@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels.cli import write_atomically, write_json
 from jaxmodels.data.tokenizers.folder import files_of, is_read
-from jaxmodels.errors import DiskError, UserError
+from jaxmodels.errors import DiskError, UserError, disk_remedy
 from jaxmodels.models.contract import main_term, traits_of
 from jaxmodels.paths import exists, user_path
 from jaxmodels.tree import flatten, unflatten
@@ -234,7 +234,8 @@ def _resumable(error: UserError, checkpoints: Checkpoints) -> UserError:
         return error
     whole = checkpoints.committed()
     saved = f"the checkpoint of step {whole} is whole" if whole else "nothing is saved yet"
-    return DiskError(f"{error}; {saved}; free some space and continue with --resume")
+    remedy = disk_remedy(str(error))
+    return DiskError(f"{error}; {saved}; {remedy} and continue with --resume")
 
 
 def _save(checkpoints, log, step, placement, state, iterator, loss: float | None) -> None:

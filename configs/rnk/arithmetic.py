@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
 
 
 def get_sweep(preset: str = "cpu") -> dict[str, Any]:
-    """Return the sweep, see `eval/sweep/plan.py`."""
+    """Return the sweep, see `eval/sweep/spec.py`."""
     presets = {"cpu": (0, 1, 2), "rates": (0,), "smoke": (0, 1)}
     seeds, config, steps = choose_preset(presets, preset), get_config(), STEPS
     if preset == "smoke":

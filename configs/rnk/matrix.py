@@ -60,7 +60,7 @@ PARTS = {
 
 
 def get_sweep(preset: str = "cpu") -> dict[str, Any]:
-    """Return the sweep, see `eval/sweep/plan.py`."""
+    """Return the sweep, see `eval/sweep/spec.py`."""
     steps, sizes = choose_preset(
         {"cpu": (STEPS, SMALL), "rates": (STEPS, SMALL), "smoke": (8, TINY)}, preset
     )

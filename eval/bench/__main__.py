@@ -28,7 +28,7 @@ def choose(argv: list[str]) -> tuple[str, list[str]]:
     return name, rest
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> int:
     """Run the benchmark that the command line names, and return its exit status."""
     if arguments[:1] in (["-h"], ["--help"]):

@@ -192,7 +192,7 @@ LENGTHS = {kind: (kind, ".2f") for kind in ("training", "at once", "prefill", "d
 DEPTHS = {"6 layers, s": ("6", ".1f"), "24 layers, s": ("24", ".1f"), "ratio": ("ratio", ".2f")}
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> None:
     """Measure the named cells and print tables."""
     parser = cli.parser("eval.bench cells", __doc__)

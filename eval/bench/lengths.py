@@ -30,7 +30,7 @@ from train.devices.malloc import keep_freed_memory
 DECODED = 512  # bytes per measurement
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> None:
     """Measure and print two tables."""
     parser = cli.parser("eval.bench lengths", __doc__)

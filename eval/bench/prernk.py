@@ -68,7 +68,7 @@ class plain_scan:
         UnifiedCell.unroll = self.fused
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> None:
     """Measure the training step and print a table."""
     parser = cli.parser("eval.bench prernk", __doc__)

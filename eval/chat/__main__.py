@@ -69,7 +69,7 @@ def _flags(arguments: list[str]) -> argparse.Namespace:
     return flags
 
 
-@cli.command(interrupted="")
+@cli.command(interrupted="", prints=True)
 def main(arguments: list[str]) -> int | None:
     """Reply to messages until they end."""
     flags = _flags(arguments)

@@ -18,6 +18,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.models import decoding
 from jaxmodels.models.contract import traits_of
 from jaxmodels.models.hrlm import act
+from train.tasks.fields import PREFIXED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +148,13 @@ class Answerer:
             raise UserError(f"puzzle: must be 0 to {c.puzzle_ids - 1} for this model")
         if c.mode == "grid" and "0" not in self.tokenizer.symbols:
             questions = [question.replace("0", ".") for question in questions]
+        if c.mode == "grid":
+            for question in questions:
+                if len(question) != c.seq_len:
+                    raise UserError(
+                        f"{question!r:.120}: has {len(question)} cells, this model reads grids of "
+                        f"{c.seq_len}, in one line"
+                    )
         pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, ids, strict=True)]
         rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False)
         return rows.inputs, rows.identifiers
@@ -251,7 +259,7 @@ class HRLMInference:
     def _as_trained(self, texts):
         """Return questions as in training, behind the question prefix of the run's data."""
         data = self.config.data
-        prefix = data.question_prefix if data.format == "pairs" else ""
+        prefix = data.question_prefix if data.format in PREFIXED else ""
         if self.answerer.model.config.mode == "grid" and not prefix:
             return list(texts)
         return [prefixed(text, prefix) for text in texts]

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 
 
 @cli.command()
@@ -52,7 +53,6 @@ def joined(folders: list[str]) -> dict[str, Any]:
     Raises:
       UserError: a folder without `field.json`, or runs of other steps or examples.
     """
-    import json
     import math
 
     from eval.log import read_log
@@ -61,7 +61,7 @@ def joined(folders: list[str]) -> dict[str, Any]:
     for folder in folders:
         path = Path(folder) / "field.json"
         try:
-            results.append(json.loads(path.read_text(encoding="utf-8")))
+            results.append(decode_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read; run python -m eval.fields first") from error
         rows = [row for row in read_log(folder).rows if row["split"] == "valid"]

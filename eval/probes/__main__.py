@@ -21,7 +21,6 @@ continues.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -38,6 +37,7 @@ from jaxmodels import cli
 from jaxmodels.cells import CELLS
 from jaxmodels.data.synthetic import TASKS
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from train.devices.malloc import keep_freed_memory
 
 
@@ -52,7 +52,7 @@ def read_rows(path: Path, resume: bool) -> dict[tuple[str, str], dict]:
     if not resume:
         raise UserError(f"{path}: exists; add --resume to continue it, or name another file")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = decode_json(path.read_text(encoding="utf-8"))["rows"]
         by_key = {(row["cell"], row["task"]): row for row in rows if row["settings"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: not a result of eval.probes; name another file") from None

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from eval.log import Log, device_description, json_object, read_log, versions
+from eval.log import Log, device_description, json_object, read_log, understood, versions
 from eval.markov import NAMES
 from eval.report import answers_page, chat_page, field_page, figures
 from eval.report.document import (
@@ -27,6 +27,7 @@ from eval.report.introspect import inspect_model
 from eval.run import Run, load_run, markov_baselines
 from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
+from jaxmodels.paths import exists
 from train.config import from_json
 from train.model import described
 from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
@@ -51,7 +52,10 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     format = log.config.get("data", {}).get("format")
     if format in (*ANSWER_FORMATS, CHAT_FORMAT):
         module, name = (answers_page, "answers") if format != CHAT_FORMAT else (chat_page, "chat")
-        write_atomically(path, module.compose(log, json_object(workdir / f"{name}.json") or None))
+        result = workdir / f"{name}.json"
+        with understood(result if exists(result) else workdir / "config.json"):
+            page = module.compose(log, json_object(result) or None)
+        write_atomically(path, page)
         return path
     evaluation = json_object(workdir / "eval.json")
     inspected, missing = [], ""
@@ -63,8 +67,12 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     except UserError as error:
         lacking = "No baselines" if run else "No heat maps, no sample, no fresh baselines"
         missing = f"{lacking}: {error}"
-    inspected = [*inspected, *field_page.section(json_object(workdir / "field.json"))]
-    write_atomically(path, compose(log, evaluation, inspected, missing))
+    field = workdir / "field.json"
+    with understood(field):
+        inspected = [*inspected, *field_page.section(json_object(field))]
+    with understood(workdir / ("eval.json" if evaluation else "config.json")):
+        page = compose(log, evaluation, inspected, missing)
+    write_atomically(path, page)
     return path
 
 

@@ -17,16 +17,17 @@ bit for bit with the same --jobs. Writes sweep.json (all results), sweep.html an
 import argparse
 import contextlib
 import functools
-import json
 import shlex
 import signal
 import sys
 import time
 from pathlib import Path
 
-from eval.sweep.plan import EXAMPLE, make_plan, plan_table, read_sweep
+from eval.sweep.plan import make_plan, plan_table
+from eval.sweep.spec import EXAMPLE, read_sweep
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import user_path
 from train.devices.signals import stop_signals
 
@@ -185,7 +186,7 @@ def _rebuild(path: Path, workdir: Path) -> int:
     from eval.sweep.statistics import answered
 
     try:
-        result = answered(json.loads(path.read_text(encoding="utf-8")))
+        result = answered(decode_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--report={path}: not a valid sweep.json ({error!r})") from error
     workdir.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,11 @@
 """Plan of a sweep: entries with equal tokens and optionally equal parameters, for several seeds.
 
-A sweep file defines `get_sweep()`, or `get_sweep(preset)`; docs/config.md, "Sweeps", describes the
-mapping that it returns. An entry that changes `model` starts from the defaults of that model.
+An entry that changes `model` starts from the defaults of that model. `spec.py` reads the file.
 """
 
 import dataclasses
-import inspect
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,9 +13,8 @@ from ml_collections import ConfigDict
 from eval.report.document import Mark, Table
 from eval.sweep.claims import Claim
 from eval.sweep.match import count, dotted, matched_value
-from jaxmodels.cli import choose_from
+from eval.sweep.spec import shorten
 from jaxmodels.errors import UserError
-from jaxmodels.python_file import import_file, returned_by
 from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
 from train.io.checkpoint import load_model
@@ -26,22 +22,7 @@ from train.model import resolve_vocab
 from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
 from train.tuning.base import Base, open_base, with_base_of
 
-EXAMPLE = "configs/groundthink/matrix.py"
-GROUPS = {
-    "tier1": "Tier 1: depth and the anchor",
-    "tier2": "Tier 2: sizes, scales and layouts",
-    "tier3": "Tier 3: against the baselines",
-    "assumption": "Untested assumptions",
-    "baseline": "Against other models",
-    "rates": "Other learning rates",
-    "variant": "Variants",
-}
 TOLERANCE = 0.05  # of a matched entry, relative to the baseline's parameters
-EVALUATIONS = 10  # evenly spaced over a shortened run
-REQUIRED = ("config", "seeds", "entries")
-OPTIONAL = ("steps", "questions", "measure", "answers", "claims", "claims_note", "memory")
-OPTIONAL += ("diagnosis",)
-KEYS = ("group", "says", "changes", "match", "multiple", "config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,68 +79,6 @@ class Sweep:
     def difference(self, entry: Entry) -> float:
         """Return the relative difference of the number of parameters from the baseline's."""
         return entry.parameters / self.baseline.parameters - 1
-
-
-def read_sweep(
-    path: str | Path, preset: str = "", variants: Sequence[Sequence[str]] = ()
-) -> dict[str, Any]:
-    """Read a sweep from its file, or build one from a training config and variants.
-
-    Args:
-      path: file that defines `get_sweep` or, with variants, only `get_config`.
-      preset: argument of `get_sweep`; "" = its default.
-      variants: entries to add, each a name and "field=value" strings.
-
-    Raises:
-      UserError: no such file, function or preset, or an invalid mapping.
-    """
-    module = import_file(path, "--config=", "that defines get_sweep()")
-    if hasattr(module, "get_sweep"):
-        arguments = [preset] if preset else []
-        if preset and not inspect.signature(module.get_sweep).parameters:
-            raise UserError(f"--preset {preset}: {path} has no presets")
-        spec = dict(returned_by(path, "get_sweep", "--config", EXAMPLE, *arguments))
-    elif hasattr(module, "get_config") and variants:
-        config = complete_config(returned_by(path, "get_config", "--config", EXAMPLE), str(path))
-        shorten(config, config.steps)
-        spec = {"config": config, "seeds": (0,), "entries": {"as it is": {}}}
-    else:
-        raise UserError(
-            f"--config={path}: does not define get_sweep(); see {EXAMPLE}; "
-            "to vary a training config add --set NAME FIELD=VALUE"
-        )
-    for name, *fields in variants:
-        pairs = [field.partition("=") for field in fields]
-        if not pairs or not all(equals for _, equals, _ in pairs):
-            raise UserError(
-                f"--set {name}: expected --set NAME FIELD=VALUE, e.g. --set flat seq_len=32"
-            )
-        changes = {key: value for key, _, value in pairs}
-        spec["entries"] = {**spec["entries"], name: {"changes": changes}}
-    _check(path, spec)
-    return spec
-
-
-def _check(path: str | Path, spec: Mapping[str, Any]) -> None:
-    def check_known(words, options, what):
-        for word in words:
-            if word not in options:
-                raise UserError(f"{path}: {what} {word!r}{choose_from(options)}")
-
-    if missing := [key for key in REQUIRED if key not in spec]:
-        raise UserError(f"{path}: get_sweep() returns no {missing[0]!r}")
-    check_known(spec, (*REQUIRED, *OPTIONAL), "get_sweep() returns unknown key")
-    if not spec["entries"]:
-        raise UserError(f"{path}: no entries; the first one is the baseline")
-    for name, entry in spec["entries"].items():
-        check_known(entry, KEYS, f"entry {name!r} has unknown key")
-        check_known([entry.get("group", "variant")], GROUPS, f"entry {name!r} has unknown group")
-    measure = spec.get("measure")
-    if measure is not None and set(measure) != {"name", "unit", "best", "scale"}:
-        raise UserError(f"{path}: 'measure' needs name, unit, best and scale")
-    for name, (*pair, _) in spec.get("questions", {}).items():
-        check_known(pair, spec["entries"], f"{name!r} refers to unknown entry")
-    check_known(spec.get("diagnosis", ()), spec["entries"], "'diagnosis' refers to unknown entry")
 
 
 def make_plan(
@@ -259,10 +178,10 @@ def entry_config(
     if steps is not None:
         shorten(config, steps, keep_best=bool(spec.get("answers")))
     elif "steps" in spec:
-        config.steps = int(spec["steps"])
+        config.steps = spec["steps"]
     changes = dict(changes)
     if "model" in changes:
-        config.model = changes.pop("model")
+        apply_overrides(config, [f"--config.model={changes.pop('model')}"])
         config.model_config = ConfigDict(model_defaults(config.model))
     for name, value in changes.items():
         text = repr(value) if isinstance(value, tuple | list) else str(value)
@@ -270,18 +189,6 @@ def entry_config(
     apply_overrides(config, overrides)
     validate_config(config)
     return config
-
-
-def shorten(config: ConfigDict, steps: int, *, keep_best: bool = False) -> None:
-    """Set the steps of a run, and adapt its warm-up and its validation and checkpoint intervals."""
-    config.steps = steps
-    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, steps // 10)
-    config.eval_every = max(1, steps // EVALUATIONS)
-    config.log_every = min(config.log_every, config.eval_every)
-    config.checkpoint_every = max(1, steps // 2)
-    config.keep_last = 1
-    if not keep_best:
-        config.keep_best = 0
 
 
 def _with_base(config: ConfigDict, bases: dict[str, Base | None]) -> ConfigDict:

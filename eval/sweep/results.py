@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.log import Log, json_lines, json_object
+from eval.log import Log, json_lines, json_object, understood
 from eval.sweep.diagnose import DIAGNOSTICS, SAMPLE
 from eval.sweep.plan import Sweep
 from eval.sweep.runner import FINISHED, Run
@@ -89,9 +89,11 @@ def run_result(run: Run, measure: Mapping[str, Any]) -> dict[str, Any]:
     if not run.answers:
         return result
     if chat := json_object(run.folder / "chat.json"):
-        kept = {name: chat[name] for name in ("parameters", "splits")}
+        with understood(run.folder / "chat.json"):
+            kept = {name: chat[name] for name in ("parameters", "splits")}
         return result | {"conversation": kept}
-    return result | {"evaluation": evaluation(run.folder, log)}
+    with understood(run.folder / "answers.json"):
+        return result | {"evaluation": evaluation(run.folder, log)}
 
 
 def evaluation(folder: Path, log: Log) -> dict[str, Any]:

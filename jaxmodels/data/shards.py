@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxmodels.cli import write_atomically
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 
 INDEX = "index.json"
 DTYPES = {"x": "float16", "y": "int32"}
@@ -72,7 +73,7 @@ def read_shards(folder: str | Path, width: int) -> Iterator[tuple[np.ndarray, np
     """
     folder = Path(folder)
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = decode_json((folder / INDEX).read_text(encoding="utf-8"))
         shards, stored = index["shards"], index["width"]
         digests = [[shard[name] for name in DTYPES] for shard in shards]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,7 +34,7 @@ class StackConfig(LanguageConfig):
     """
 
     cell: str = "gated_delta"
-    cell_fields: tuple = ()
+    cell_fields: tuple | dict = ()
     mlp_size: int | None = None
     tie_embeddings: bool = False
 

@@ -4,14 +4,13 @@
 
 An input that ends in anything but a result or a one-line refusal is shrunk and printed, as is one
 that takes more than --seconds. Exit status 1 if there is any, or if the process grew by a gigabyte.
+The file of figures is written after each target; those of other targets in it stay.
 """
 
 import argparse
 import collections
 import json
-import platform
 import resource
-import shutil
 import signal
 import sys
 import tempfile
@@ -22,9 +21,12 @@ from pathlib import Path
 import hypothesis
 from hypothesis import HealthCheck, given, seed, settings
 
-from tests.fuzz.targets import TARGETS, outcome
+from eval.log import device_description, json_object, versions
+from tests.fuzz.target import in_folder
+from tests.fuzz.targets import TARGETS
 
 MOST_BYTES = 1 << 30
+WAIT = 12  # times the seconds of computing that an input may take by the clock: a machine is shared
 
 
 def peak() -> int:
@@ -55,15 +57,15 @@ def fuzz(name: str, examples: int, number: int, seconds: int) -> dict:
         @given(target.inputs)
         def check(drawn):
             nonlocal slowest
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            start = time.perf_counter()
-            signal.alarm(seconds)
+            start = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            signal.alarm(WAIT * seconds)
             try:
-                counts[outcome(target, folder, drawn)] += 1
+                counts[in_folder(target, folder, drawn)] += 1
             finally:
                 signal.alarm(0)
-                slowest = max(slowest, time.perf_counter() - start)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                slowest = max(slowest, time.process_time() - start)
 
         try:
             check()
@@ -79,6 +81,12 @@ def fuzz(name: str, examples: int, number: int, seconds: int) -> dict:
     }
 
 
+def known(path: str | None, command: str) -> dict[str, dict]:
+    """Return the figures in a file that the same command has written, by target."""
+    before = json_object(Path(path)) if path else {}
+    return before.get("targets", {}) if before.get("command") == command else {}
+
+
 def main() -> int:
     """Fuzz the targets; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -89,11 +97,13 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=10_000, help="inputs of each target")
     parser.add_argument("--only", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=int, default=10, help="most for one input")
+    parser.add_argument("--seconds", type=int, default=10, help="most of computing for one input")
     parser.add_argument("--json", metavar="OUT", help="write the figures to this file")
     flags = parser.parse_args()
-    signal.signal(signal.SIGALRM, _too_slow)
-    figures, wrong = {}, 0
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, _too_slow)
+    command = f"python -m tests.fuzz --examples {flags.examples} --seed {flags.seed}"
+    figures, wrong = known(flags.json, command), 0
     for name in flags.only:
         row = figures[name] = fuzz(name, flags.examples, flags.seed, flags.seconds)
         bad = row["fault"] is not None or row["grown_bytes"] > MOST_BYTES
@@ -105,14 +115,15 @@ def main() -> int:
         )
         if row["fault"]:
             print(row["fault"], file=sys.stderr)
-    if flags.json:
-        result = {
-            "command": f"python -m tests.fuzz --examples {flags.examples} --seed {flags.seed}",
-            "python": platform.python_version(),
-            "hypothesis": hypothesis.__version__,
-            "targets": figures,
-        }
-        Path(flags.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if flags.json:
+            result = {
+                "command": command,
+                "versions": versions() | {"hypothesis": hypothesis.__version__},
+                "device": device_description(),
+                "seconds": round(sum(row["seconds"] for row in figures.values()), 1),
+                "targets": figures,
+            }
+            Path(flags.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 1 if wrong else 0
 
 

@@ -1,11 +1,10 @@
 """A few inputs of each target; `python -m tests.fuzz` draws thousands."""
 
-import shutil
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.fuzz.targets import TARGETS, outcome
+from tests.fuzz.target import in_folder
+from tests.fuzz.targets import TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -21,9 +20,6 @@ def test_every_input_is_read_or_refused_in_one_line(name, tmp_path):
     )
     @given(target.inputs)
     def check(drawn):
-        folder = tmp_path / "in"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        outcome(target, folder, drawn)
+        in_folder(target, tmp_path / "in", drawn)
 
     check()

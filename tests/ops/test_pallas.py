@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
@@ -77,9 +79,41 @@ def test_pallas_cells_conform(cell):
         "rwkv7": RWKV7Config(32, head_size=16, chunk_size=16, kernel="pallas"),
         "mamba2": Mamba2Config(32, state_size=8, head_size=16, chunk_size=16, kernel="pallas"),
     }
-    # Under `check_vma`, JAX refuses a kernel that does not name the axes its outputs vary over.
+    # Interpreted, kernels need check_vma=False; see the next test.
     kept = [promise for promise in CELL_PROMISES if promise != "gradients inside shard_map"]
     check_cell(cell, configs[cell], only=kept)
+
+
+SHARDED = {
+    "wkv4": lambda x, w: wkv4(
+        WKV4State(*jnp.zeros((3, *x.shape[::2]))), x, x, w, w, implementation="pallas"
+    )[1],
+    "norms": lambda x, w: layer_norm(x, w, w, implementation="pallas"),
+    "short_conv": lambda x, w: short_conv_silu(
+        jnp.zeros((x.shape[0], 2, x.shape[2])),
+        x,
+        jnp.stack([w, w, w], 1),
+        w,
+        implementation="pallas",
+    )[1],
+}
+
+
+@pytest.mark.parametrize("op", SHARDED)
+def test_gradients_inside_shard_map(op, monkeypatch):
+    """Under `check_vma`, the default, lowered for a TPU: the interpreter has no axes."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+    def inside(x, w):
+        return jax.grad(lambda w: jax.lax.psum(SHARDED[op](x, w).sum(), "data"))(w)
+
+    sharded = jax.jit(jax.shard_map(inside, mesh=mesh, in_specs=(P("data"), P()), out_specs=P()))
+    arguments = jnp.ones((2, 16, 128)), jnp.ones((128,))
+    with pytest.raises(UserError, match=r"^the Pallas kernel \w+ .*check_vma=False"):
+        sharded.trace(*arguments)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    lowered = sharded.trace(*arguments).lower(lowering_platforms=("tpu",))
+    assert "tpu_custom_call" in lowered.as_text() and "all_reduce" in lowered.as_text()
 
 
 def test_second_derivatives_are_refused_by_name():

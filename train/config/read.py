@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.python_file import returned_by
 from train.config.schema import (
     OPEN_GROUPS,
@@ -33,9 +34,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: missing file, no `get_config`, unknown key, wrong type, or an invalid value.
     """
     config = returned_by(path, "get_config", "--config", "configs/prernk.py")
-    if not isinstance(config, ConfigDict | dict):
-        raise UserError(f"--config={path}: get_config() must return a ConfigDict, got {config!r}")
-    config = complete_config(config, source=str(path))
+    config = complete_config(config, source=f"--config={path}: get_config()")
     apply_overrides(config, overrides)
     validate_config(config)
     return config
@@ -53,11 +52,13 @@ def complete_config(
         model's default; elsewhere it is 0, resolved to the tokenizer's size.
 
     Raises:
-      UserError: an unknown field, model or preset, a field of the wrong type, or no model where
-        none is tuned.
+      UserError: no config, an unknown field, model or preset, a field of the wrong type, or no
+        model where none is tuned.
     """
     full = default_config()
-    fields = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    fields = _plain(config)
+    if not isinstance(fields, dict):
+        raise UserError(f"{source}: expected a ConfigDict, got {config!r}")
     _merge(full, fields, prefix="", source=source)
     if not full.model and not full.tune.kind:
         raise UserError(f"{source}: the field 'model' is missing, e.g. model='prernk'")
@@ -79,13 +80,21 @@ def _change_model(config: ConfigDict, model: str) -> None:
     config.model_config = ConfigDict(model_defaults(model) | stated)
 
 
+def _plain(value: Any) -> Any:
+    """Return a value with dicts for the ConfigDicts in it."""
+    if isinstance(value, ConfigDict):
+        return value.to_dict()
+    return {key: _plain(x) for key, x in value.items()} if isinstance(value, dict) else value
+
+
 def _merge(into: ConfigDict, fields: dict[str, Any], prefix: str, source: str) -> None:
     for key, value in fields.items():
-        name = prefix + key
+        name = f"{prefix}{key}"
         if name in OPEN_GROUPS and isinstance(value, dict):
+            _check_storable(name, value)
             into[key] = ConfigDict(dict(value))
             continue
-        if key not in into:
+        if not isinstance(key, str) or key not in into:
             raise UserError(f"{source}: unknown field {name!r}{_nearest(name, into, prefix)}")
         current = into[key]
         if isinstance(current, ConfigDict):
@@ -113,7 +122,10 @@ def apply_overrides(config: ConfigDict, overrides: Sequence[str]) -> None:
                 raise UserError(f"--config.{key}: unknown group {name!r}{_nearest(key, config)}")
             node = node[group]
         if key.rpartition(".")[0] in OPEN_GROUPS and groups != ["model_config"] and last:
-            node[last] = _literal(text)
+            value = _literal(text)
+            _check_storable(key, value)
+            with node.ignore_type():  # 0, and then 0.5
+                node[last] = value
             continue
         if last not in node:
             raise UserError(f"--config.{key}: unknown field{_nearest(key, config)}")
@@ -184,6 +196,7 @@ def _literal(text: str) -> Any:
 
 def _checked(name: str, value: Any, current: Any) -> Any:
     """Return `value` if its type matches that of `current`, ints as floats; else UserError."""
+    _check_storable(name, value)
     if current is None or (
         value is None and not isinstance(current, bool | int | float | str | tuple)
     ):
@@ -191,14 +204,31 @@ def _checked(name: str, value: Any, current: Any) -> Any:
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(current, tuple | list) and isinstance(value, tuple | list):
-        value = tuple(value)
         kinds = {type(item) for item in current}
+        value = tuple(float(v) if kinds == {float} and type(v) is int else v for v in value)
         if len(kinds) == 1 and (wrong := [v for v in value if not isinstance(v, *kinds)]):
             raise _wrong_type(name, next(iter(kinds)), wrong[0])
         return value
     if type(value) is not type(current):
         raise _wrong_type(name, type(current), value)
     return value
+
+
+def _check_storable(name: str, value: Any) -> None:
+    """Raise UserError unless a run's config.json can hold a value."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str) or not key or "." in key:
+                raise UserError(f"config.{name}: names in it are text without a dot, got {key!r}")
+            _check_storable(f"{name}.{key}", inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            _check_storable(name, inner)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise UserError(
+            f"config.{name}: expected a number, a text, true, false, None or a list, got "
+            f"{value!r} ({type(value).__name__})"
+        )
 
 
 def _wrong_type(name: str, expected: type, got: Any) -> UserError:
@@ -227,7 +257,7 @@ def read_config(path: str | Path) -> ConfigDict:
 def from_json(text: str, source: str = "config.json") -> ConfigDict:
     """Parse the output of `to_json`; raise UserError if it is not a config."""
     try:
-        fields = json.loads(text)
+        fields = decode_json(text)
     except ValueError as error:
         raise UserError(f"{source}: not a run's config ({error})") from error
     if not isinstance(fields, dict):

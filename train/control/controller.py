@@ -53,7 +53,7 @@ class Controller:
         self.monitor, self.write, self.say = monitor, write, say
         self.stopped = ""
         if self.enabled:
-            self._remember([line for line in past if "split" in line])
+            self._remember([line for line in past if _readable(line)])
 
     def _remember(self, lines: list[Mapping[str, Any]]) -> None:
         for line in lines:
@@ -113,3 +113,19 @@ class Controller:
         line = {"action": decision.action, "reason": decision.reason}
         self.history.add(step, "control", line)
         return decision, line
+
+
+def _readable(line: Mapping[str, Any]) -> bool:
+    """Return whether a line of the log has what the history takes from one of its split.
+
+    Others were added by hand or by a program.
+    """
+    split = line.get("split")
+    if split in ("train", "valid"):
+        numbers = (x for name, x in line.items() if name != "split")
+        return "loss" in line and all(isinstance(x, int | float) for x in numbers)
+    if split == "control":
+        return all(isinstance(line.get(name), str) for name in ("action", "reason"))
+    entropies = (x for name, x in line.items() if name.startswith("state_entropy/"))
+    texts = isinstance(line.get("reason", ""), str)
+    return split == "flag" and texts and all(isinstance(x, int | float) for x in entropies)

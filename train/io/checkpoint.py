@@ -10,7 +10,6 @@ reported. A checkpoint without a manifest was committed just before the run was 
 rename guarantees that it is whole. `saving.py` writes them.
 """
 
-import json
 import logging
 import math
 import sys
@@ -29,6 +28,7 @@ from orbax.checkpoint import v1 as ocp
 
 from jaxmodels.cli import choose_from
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.models.contract import parameters_of
 from jaxmodels.paths import user_path
 from jaxmodels.tree import Flat, flatten, nest, unflatten, unnest
@@ -57,7 +57,8 @@ def items_of(state: TrainState) -> dict[str, Any]:
 def saved_steps(workdir: Path) -> list[int]:
     """Return the steps of the committed checkpoints, intact or not, ascending."""
     folder = Path(workdir) / "checkpoints"
-    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+    names = (p.name for p in folder.glob("*") if p.name.isdecimal() and p.is_dir())
+    return sorted(int(name) for name in names if name == str(int(name)))  # not "007"
 
 
 def restore(
@@ -100,6 +101,7 @@ def restore(
                 if jax.process_count() > 1:
                     raise
                 reason = f"unreadable ({type(error).__name__})"
+                _hush()
         _put_aside(Path(workdir), {path: f"damaged, {reason}"}, say)
     if steps:
         raise UserError(
@@ -156,7 +158,7 @@ def _load(path: Path, config, template: TrainState, iterator, fingerprint: str) 
     if iterator is not None and not same_count:
         # Another number of processes wrote it; positions count steps, the same in all.
         file = sorted((path / "data").glob("process_0-of-*.json"))[0]
-        iterator.set_state(json.loads(file.read_text()))
+        iterator.set_state(decode_json(file.read_text()))
     training = unnest(template.replace(model=(), ema=None, halted=()), loaded["training"])
     return training.replace(
         model=_with_parameters(template.model, loaded["model"]),
@@ -186,6 +188,19 @@ def _check(path: Path, config, items: dict[str, Any], fingerprint: str) -> None:
         if not metadata.metadata.get(name):  # Orbax only logs a read failure
             raise OSError(f"{name} is unreadable")
         _check_shapes(item, metadata.metadata[name], name, path)
+
+
+def _hush() -> None:
+    """Keep what Orbax left undone of an unreadable checkpoint from printing tracebacks later.
+
+    It reads arrays in tasks; each failed one but the first, which was raised, is logged when it is
+    freed.
+    """
+    logging.getLogger("asyncio").addFilter(_told)
+
+
+def _told(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
 
 
 def _metadata(path: Path):
@@ -294,6 +309,7 @@ def load_model(
                 raise
             except Exception as error:  # Orbax has no common class for what it finds unreadable
                 reason = f"unreadable, {type(error).__name__}"
+                _hush()
         say(f"checkpoint {step} is passed over ({reason})")
     if which in ("best", "last"):
         raise UserError(f"{folder}: none of its {len(steps)} checkpoints is whole")
@@ -337,7 +353,7 @@ def _read_model(path: Path, step: int, folder: str | Path | None) -> TrainedMode
 def _validation_loss(path: Path) -> float | None:
     """Read the loss from JSON alone; Orbax would open the arrays as well."""
     try:
-        return json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["loss"]
+        return decode_json((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["loss"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damaged, as `find_corruption` will say
 

@@ -12,7 +12,6 @@ taken over finds out before its next checkpoint and ends.
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import threading
@@ -26,6 +25,7 @@ import jax
 
 from jaxmodels.cli import write_json
 from jaxmodels.errors import DiskError, UserError, from_os
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import exists, user_path
 from train.devices.processes import raise_everywhere
 
@@ -246,7 +246,7 @@ def _ago(seconds: float) -> str:
 def read_info(path: Path) -> dict[str, Any]:
     """Return who holds a folder, or {} if the file is not there, or is none."""
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = decode_json(path.read_text(encoding="utf-8"))
         kinds = {"host": str, "boot": str, "pid": int, "start": str, "command": str}
         kinds |= {"since": float, "seen": float}
         good = all(isinstance(info[name], kind) for name, kind in kinds.items())

@@ -18,6 +18,7 @@ from tensorboardX.summary import scalar
 
 from jaxmodels.cli import write_atomically
 from jaxmodels.errors import from_os
+from jaxmodels.json_text import decode_json
 from jaxmodels.tree import flatten
 
 ASIDE = "damaged"  # folder of what is no checkpoint and no line of a log
@@ -222,8 +223,8 @@ def _cut_partial_line(path: Path) -> None:
 def as_record(line: bytes | str) -> dict[str, Any] | None:
     """Return the object of a line of metrics.jsonl, or None if it is none: it has a step."""
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
+        values = decode_json(line)
+    except ValueError:
         return None
     step = values.get("step") if isinstance(values, dict) else None
     return values if isinstance(step, int) and not isinstance(step, bool) else None

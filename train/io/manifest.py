@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from jaxmodels.cli import write_atomically
+from jaxmodels.json_text import decode_json
 
 MANIFEST = "manifest.json"
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's own file, the last but one to be written
@@ -19,7 +20,7 @@ def write_manifest(path: Path) -> None:
 def why_no_checkpoint(path: Path) -> str | None:
     """Return why a folder is none that Orbax committed, e.g. empty or copied in part, or None."""
     try:
-        info = json.loads((path / METADATA).read_text())["custom_metadata"]
+        info = decode_json((path / METADATA).read_text())["custom_metadata"]
     except FileNotFoundError:
         return f"{METADATA} is missing" if any(path.iterdir()) else "an empty folder"
     except (OSError, ValueError, KeyError, TypeError):
@@ -35,7 +36,7 @@ def find_corruption(path: Path) -> str | None:
     if not manifest.exists():
         return None
     try:
-        files = json.loads(manifest.read_text())["files"]
+        files = decode_json(manifest.read_text())["files"]
         for name, (size, checksum) in files.items():
             file = path / name
             if not file.is_file():

@@ -1,7 +1,6 @@
 """`python -m train.stages`: run a chain of stages, or resume one."""
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import is_file
 from train.config import apply_overrides, complete_config, load_config, with_tuples
 from train.devices.malloc import keep_freed_memory
@@ -171,7 +171,7 @@ def _stages(args: argparse.Namespace) -> tuple[Stage, ...]:
 
 def _read(path: Path) -> tuple[ConfigDict, tuple[Stage, ...]]:
     try:
-        chain = json.loads(path.read_text(encoding="utf-8"))
+        chain = decode_json(path.read_text(encoding="utf-8"))
         stages = tuple(Stage(name, with_tuples(changes)) for name, changes in chain["stages"])
         config = complete_config(with_tuples(chain["config"]), source=str(path), stored=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,7 +25,7 @@ import jaxmodels
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.alphabet import check_alphabet
 from jaxmodels.data.pairs.files import read_all
-from jaxmodels.data.pairs.hrm_read import built_pairs
+from jaxmodels.data.pairs.hrm_read import built_pairs, built_prefix
 from jaxmodels.data.pairs.rows import (
     Pair,
     PairCorpus,
@@ -52,7 +52,7 @@ from jaxmodels.data.unused import Unused, share_note
 from jaxmodels.errors import UserError
 from jaxmodels.paths import is_dir, user_path
 from train.model import model_fields, resolve_vocab
-from train.tasks.fields import ANSWER_TOKENIZERS
+from train.tasks.fields import ANSWER_TOKENIZERS, PREFIXED
 from train.tasks.task import Task, stream_arguments
 
 
@@ -60,7 +60,7 @@ def open_answers(config: ConfigDict) -> Task:
     """Read or generate the pairs and make the streams; raise UserError if invalid."""
     _check_fit(config)
     corpus = pairs_of(config)
-    config = resolve_vocab(config, corpus.tokenizer.vocab_size)
+    config = _with_prefix(resolve_vocab(config, corpus.tokenizer.vocab_size))
     rows = rows_of(config, corpus.train, corpus.tokenizer)
     _check_identifiers(config, corpus)
     valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
@@ -145,7 +145,7 @@ def read_other(
     elif isinstance(tokenizer, GridTokenizer):
         pairs = read_puzzles(paths, config.seq_len, tokenizer.symbols, columns, **limits)
     else:
-        prefix = d.question_prefix if d.format == "pairs" else ""
+        prefix = d.question_prefix if d.format in PREFIXED else ""
         pairs = read_all(paths, prefix, columns, **limits)
     notes = check_alphabet({Path(paths[0]).name: pairs}, tokenizer, d.max_unused)
     return pairs, (*unused.notes(), *notes)
@@ -210,6 +210,21 @@ def _from_built(config, unused):
     parts, tokenizer = _built(config, d.paths[0])
     unseen = _apart(parts["test"], split_by_question, config)
     return Path(d.paths[0]).name, "as it was built", (parts["train"], *unseen), tokenizer
+
+
+def _with_prefix(config: ConfigDict) -> ConfigDict:
+    """Set the question prefix of a run on a built folder, so that it is asked as it was trained."""
+    if config.data.format != "built":
+        return config
+    stated, prefix = config.data.question_prefix, built_prefix(user_path(config.data.paths[0]))
+    if stated not in ("", prefix):
+        raise UserError(
+            f"config.data.question_prefix: {stated!r}, but the folder was built with {prefix!r}; "
+            "leave it out"
+        )
+    config = ConfigDict(config.to_dict())
+    config.data.question_prefix = prefix
+    return config
 
 
 def _built(config, folder):

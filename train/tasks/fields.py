@@ -10,10 +10,11 @@ from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as FITTED_TOKENIZERS
 from jaxmodels.data.tokenizers.folder import NAMED, is_read
 from jaxmodels.data.unused import LIMIT
 from jaxmodels.errors import UserError
-from train.fields import Field, Group, at_least, free, one_of, within
+from train.fields import Field, Group, at_least, free, one_of, texts, within
 
 ANSWER_FORMATS = ("pairs", "task", "puzzle", "built")  # see train/tasks/answers.py
 CHAT_FORMAT = "chat"  # see train/tasks/chat.py
+PREFIXED = ("pairs", "built")  # formats whose questions stand behind `question_prefix`
 COLUMN_FORMATS = ("pairs", "puzzle", CHAT_FORMAT)
 TEXT_TOKENIZERS = ("byte", "char", "word", *NAMED)  # or a tokenizer.json, by its path
 ANSWER_TOKENIZERS = (*FITTED_TOKENIZERS, "grid")
@@ -32,6 +33,8 @@ def _piece(tokens: int) -> str:
 
 
 def _corpora(names: tuple[str, ...]) -> str:
+    if wrong := texts(names):
+        return wrong
     unknown = [name for name in names if name not in CORPORA]
     return f"unknown {unknown[0]!r}{did_you_mean(unknown[0], CORPORA)}" if unknown else ""
 
@@ -64,7 +67,7 @@ _FORMATS = (*FORMATS, *ANSWER_FORMATS, CHAT_FORMAT)
 GROUP = Group(
     "data",
     (
-        free("paths", (), "Files, folders or globs; none = the packaged corpus."),
+        free("paths", (), "Files, folders or globs; none = the packaged corpus.", texts),
         Field("format", "text", f"One of {', '.join(_FORMATS)}.", one_of(_FORMATS)),
         Field("valid_fraction", 0.05, "Fraction of the documents held out for validation."),
         Field("test_fraction", 0.05, "Fraction of the documents held out for testing."),
@@ -83,10 +86,15 @@ GROUP = Group(
         Field("label_slots", 16, "Slots of the relation labels."),
         Field("label_roles", 4, "Roles of the relation labels."),
         Field("label_classes", 256, "Classes of the relation labels."),
-        Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py)."),
+        Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py).", texts),
         Field("examples", 2000, "Examples of a task, puzzle or generated corpus, over all splits."),
         Field("digits", 3, "Most digits of a number of the corpus arithmetic.", at_least(1)),
-        Field("question_prefix", "", "Text in front of each question of format `pairs`.", _utf8),
+        Field(
+            "question_prefix",
+            "",
+            "Text in front of each question of `pairs`; of `built`, its own.",
+            _utf8,
+        ),
         Field("columns", (), _COLUMNS, _columns),
         free("max_unused", LIMIT, _MAX_UNUSED, within("[0, 1]")),
         Field("corpora", (), _CORPORA, _corpora),

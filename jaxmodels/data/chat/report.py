@@ -57,7 +57,7 @@ def _shares(source: str, exchanges: Sequence[Exchange]) -> list[str]:
     return [source, f"{len(exchanges):,}", *shares, f"{answered:.2%}"]
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> None:
     """Print the tables."""
     parser = cli.parser("jaxmodels.data.chat.report", __doc__)

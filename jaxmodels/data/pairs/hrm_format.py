@@ -31,6 +31,7 @@ from jaxmodels.errors import UserError
 IGNORED = -100  # label id of positions without a label
 SPLITS = ("train", "test")
 TOKENIZER_FILE = "tokenizer.json"
+BUILD_FILE = "build.json"  # how the pairs were made
 # For each layout: the metadata file, and the file name of an array by set and field.
 LAYOUTS = (("dataset.json", "{set}__{field}.npy"), ("metadata.json", "{field}.npy"))
 

@@ -11,13 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.data.pairs.hrm_format import TOKENIZER_FILE, Split, question_of, read_built
+from jaxmodels.data.pairs.hrm_format import (
+    BUILD_FILE,
+    TOKENIZER_FILE,
+    Split,
+    question_of,
+    read_built,
+)
 from jaxmodels.data.pairs.layout import read_answer
 from jaxmodels.data.pairs.rows import Pair, Rows, lay_out_pairs
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.grid import GridTokenizer
 from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 
 # Symbols of a grid without a tokenizer: an open cell of HRM's Sudokus, then numbers.
 SYMBOLS = ".123456789" + string.ascii_lowercase + string.ascii_uppercase
@@ -66,6 +73,16 @@ def built_pairs(
         pairs[name] = _pairs(rows, tokenizer, mode, Path(folder).name)
         _check_round_trip(where, rows, pairs[name], tokenizer, mode)
     return pairs, tokenizer
+
+
+def built_prefix(folder: str | Path) -> str:
+    """Return the text that a build put before each question; "" if no `build.json` names one."""
+    try:
+        made = decode_json((Path(folder) / BUILD_FILE).read_text(encoding="utf-8"))
+        prefix = made["question_prefix"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return prefix if isinstance(prefix, str) else ""
 
 
 def verify(folder: Path) -> str:

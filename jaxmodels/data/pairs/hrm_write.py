@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxmodels.data.pairs.hrm_format import SPLITS, TOKENIZER_FILE, arrays_of, write_split
+from jaxmodels.data.pairs.hrm_format import (
+    BUILD_FILE,
+    SPLITS,
+    TOKENIZER_FILE,
+    arrays_of,
+    write_split,
+)
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.writing import written_whole
@@ -54,7 +60,7 @@ def write_hrm(
         for name, text in (
             (TOKENIZER_FILE, tokenizer.to_json()),
             ("identifiers.json", json.dumps(["<blank>"])),  # names of identifiers, as HRM has them
-            ("build.json", json.dumps({**origin, "left_out": left_out}, indent=1)),
+            (BUILD_FILE, json.dumps({**origin, "left_out": left_out}, indent=1)),
         ):
             (temporary / name).write_text(text + "\n", encoding="utf-8")
     return {name: len(arrays.inputs) for name, arrays in laid.items()}, left_out

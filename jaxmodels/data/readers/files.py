@@ -17,6 +17,7 @@ from typing import Any
 from jaxmodels.data.readers.folders import files_of_folder, files_of_pattern
 from jaxmodels.data.unused import Unused
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 from jaxmodels.paths import is_dir, is_file, shown, user_path
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
@@ -177,13 +178,13 @@ def parse_json(text: str, path: Path, line: int, expected: str) -> Any:
         character and cannot be written.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_distinct)
+        value = decode_json(text, object_pairs_hook=_distinct)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{line + error.lineno - 1}: not valid JSON, {error.msg} at column "
             f"{error.colno}; expected {expected}"
         ) from error
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+    except ValueError as error:  # also numbers of thousands of digits
         raise UserError(f"{path}:{line}: JSON that cannot be read, {error}; correct it") from error
     if _ESCAPED.search(text):
         try:

@@ -95,7 +95,7 @@ def as_markdown(rows: Sequence[TokenizerRow]) -> str:
     return "\n".join(lines)
 
 
-@cli.command()
+@cli.command(prints=True)
 def main(arguments: list[str]) -> None:
     """Print the table for the sources of a command line."""
     parser = cli.parser(

@@ -21,6 +21,7 @@ from jaxmodels.data.tokenizers.marked import MarkedTokenizer
 from jaxmodels.data.tokenizers.rwkv_world import RWKVWorldTokenizer
 from jaxmodels.data.tokenizers.special import SPECIALS
 from jaxmodels.errors import UserError
+from jaxmodels.json_text import decode_json
 
 CHARSETS = {"answer_char": LATIN_CHARSET, "seed_char": SEED_CHARSET, "tab_char": TAB_CHARSET}
 TEXT_TOKENIZERS = (*CHARSETS, "hybrid", "bpe")
@@ -65,7 +66,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
       UserError: anything else.
     """
     try:
-        fields = json.loads(text)
+        fields = decode_json(text)
         json.dumps(fields, ensure_ascii=False).encode()  # half a surrogate pair is no text
         foreign = "kind" not in fields and "model" in fields
         kind = "huggingface" if foreign else fields["kind"]
@@ -73,7 +74,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             return MarkedTokenizer(tokenizer_from_json(json.dumps(fields["inner"])))
         if kind in KINDS:
             return KINDS[kind](**{name: fields[name] for name in KINDS[kind].described()})
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"not a tokenizer description ({reason}): expected what to_json() wrote"

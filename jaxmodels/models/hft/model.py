@@ -19,6 +19,7 @@ from jaxmodels.cells.hypertensor import combine, random_field, read
 from jaxmodels.cells.hypertensor.candidates import Quantizer, candidates, empty_quantizer
 from jaxmodels.cells.hypertensor.predict import Reading
 from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
+from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
 from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
@@ -118,6 +119,9 @@ class HFT(nnx.Module):
           key: ignored, there is no dropout.
           hidden: float (B, T, hidden_size), a teacher's vectors, with that segment.
         """
+        size = self.config.hidden_size
+        if hidden is not None and hidden.shape != (*tokens.shape, size):
+            raise UserError(f"hidden must be {(*tokens.shape, size)}, got {hidden.shape}")
         state, features = self.features(state, tokens, reset, hidden, lengths)
         out = self._predict(features.reshape(-1, self.config.features))
         shape = tokens.shape

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from jaxmodels.arguments import checked_batch, checked_rows
 from jaxmodels.cells.hrm import HRM, HRMNet, HRMState
 from jaxmodels.cells.layers import Embedding, Linear, rows_of, truncated_normal
 from jaxmodels.data.tokenizers.special import PAD, SEP
@@ -70,7 +71,7 @@ class HRLM(nnx.Module):
 
     draws_by_row = True
     main_term = "answer"
-    solve = act.solve
+    solve = checked_rows(act.solve)
 
     def __init__(self, config: HRLMConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -152,6 +153,7 @@ class HRLM(nnx.Module):
             visible = visible & real[:, None, :]
         return visible
 
+    @checked_rows
     def __call__(
         self, thoughts: HRMState | None, tokens, grad_calls=None, identifiers=None, lengths=None
     ):
@@ -207,8 +209,14 @@ class HRLM(nnx.Module):
         """See `act.terms`."""
         return act.terms(self.config)
 
+    @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """See `Model.loss_sums` and, for keys, state and batch, `act.run`."""
+        if self.config.halts and batch["inputs"].shape[1] != self.config.seq_len:
+            raise UserError(
+                f"batch['inputs'] must have the model's {self.config.seq_len} tokens a row, got "
+                f"{batch['inputs'].shape[1]}"
+            )
         state, sums = act.run(self, state, batch, key, progress)
         return state, term_sums(self.terms, sums, batch)
 

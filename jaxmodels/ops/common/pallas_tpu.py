@@ -1,8 +1,8 @@
 """Building blocks of the Pallas TPU kernels: calls, block specs and matmuls.
 
 On other platforms, kernels run in interpret mode, for tests only. XLA does not partition kernels:
-on several devices, call them under `jax.pmap`, or under `jax.shard_map` with `check_vma=False`,
-since `pallas_call` wants the varying axes of its outputs named and ours does not name them.
+on several devices, call them under `jax.pmap` or `jax.shard_map`. A kernel's outputs vary over the
+mesh axes of all of its arguments; an op whose derivative is a kernel casts its arguments alike.
 """
 
 import functools
@@ -14,14 +14,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.extend.core import Jaxpr, Literal
 
-from jaxmodels.errors import NotDifferentiable
+from jaxmodels.errors import NotDifferentiable, UserError
 from jaxmodels.ops.common.precision import precision_of
+from jaxmodels.ops.common.varying import cast_alike, varying_axes, varying_struct
 
 SUBLANES, LANES = 8, 128  # of a register
 VMEM_BYTES = 32 * 2**20  # limit per kernel, a quarter of a v5e's VMEM, to leave the rest to XLA
 
 
-def kernel_call(body, name, *, semantics, **options):
+def kernel_call(body, name, *, semantics, out_shape, **options):
     """Wrap `pallas_call`, compiled on a TPU and interpreted on other platforms.
 
     A kernel has no derivative. Where an op defines its first one by another kernel, the second one,
@@ -35,11 +36,12 @@ def kernel_call(body, name, *, semantics, **options):
       options: further arguments of `pallas_call`.
     """
 
-    def run(interpret):
+    def run(interpret, outputs):
         return pl.pallas_call(
             functools.partial(body, exact=interpret),
             name=name,
             interpret=interpret,
+            out_shape=outputs,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=semantics, vmem_limit_bytes=VMEM_BYTES
             ),
@@ -48,7 +50,18 @@ def kernel_call(body, name, *, semantics, **options):
 
     @jax.custom_jvp
     def call(*arguments):
-        return jax.lax.platform_dependent(*arguments, tpu=run(False), default=run(True))
+        axes = varying_axes(arguments)
+        if not axes:
+            return jax.lax.platform_dependent(
+                *arguments, tpu=run(False, out_shape), default=run(True, out_shape)
+            )
+        if jax.default_backend() != "tpu":  # the interpreter's own loops do not name the axes
+            raise UserError(
+                f"the Pallas kernel {name} is interpreted off TPUs, which needs check_vma=False in "
+                'jax.shard_map; pass it, or set kernel="xla" (implementation="auto" of the op)'
+            )
+        outputs = jax.tree.map(lambda x: varying_struct(x, axes), out_shape)
+        return run(False, outputs)(*cast_alike(arguments))
 
     @call.defjvp
     def refuse(primals, tangents):

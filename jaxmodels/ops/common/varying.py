@@ -40,6 +40,16 @@ def _axes(x) -> frozenset:
     return frozenset(kind.vma)
 
 
+def varying_struct(x: jax.ShapeDtypeStruct, axes: frozenset) -> jax.ShapeDtypeStruct:
+    """Return a shape struct that varies over mesh axes, which `pallas_call` wants named."""
+    if not axes:
+        return x
+    if not hasattr(jax.typeof(jnp.zeros(())), "mat"):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, vma=axes)
+    kind = jax.sharding.ManualAxisType(varying=axes)  # JAX 0.12
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=kind)
+
+
 def _cast(x, axes):
     missing = tuple(sorted(axes - _axes(x), key=str)) if isinstance(x, jax.Array) else ()
     return jax.lax.pcast(x, missing, to="varying") if missing else x

@@ -27,6 +27,7 @@ from jaxmodels.ops.common.pallas_tpu import (
     lane_blocks,
     specs_over_time,
 )
+from jaxmodels.ops.common.varying import cast_alike
 from jaxmodels.ops.dplr.pallas_chunk import Chunk, Sizes, masks_of
 
 PACKS = 4  # per block: while one waits for a matmul, the others compute
@@ -57,7 +58,7 @@ def dplr_pallas(mix, state, tokens, shared, reset=None, *, chunk_size=64):
     packed = jnp.pad(state.astype(jnp.float32), [(0, 0), (0, fill), (0, 0), (0, 0)])
     packed = packed.reshape(batch, -1, pack, head, head)
     packed = packed.transpose(0, 1, 4, 2, 3).reshape(batch, -1, head, pack * head)
-    y, packed = _runner(mix, sizes)(packed, tokens, shared, ids)
+    y, packed = _runner(mix, sizes)(*cast_alike(packed, tokens, shared, ids))
     packed = packed.reshape(batch, -1, head, pack, head).transpose(0, 1, 3, 4, 2)
     return packed.reshape(batch, -1, head, head)[:, :heads], y[:, :time, :width]
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from jaxmodels.ops.common.pallas_tpu import SUBLANES, float32_array, kernel_call, sum_row_groups
+from jaxmodels.ops.common.varying import cast_alike
 
 ENTRIES = 2**17  # size limit of a block: about ten are in VMEM
 ROWS = 16  # bfloat16 rows per register
@@ -20,16 +21,16 @@ ROWS = 16  # bfloat16 rows per register
 
 def layer_norm(x, scale, bias, eps=1e-5):
     """Apply LayerNorm to x (..., D) float32; scale, bias (D,)."""
-    y = _run(
-        ("layer_norm", eps, jnp.dtype("float32")), (x.reshape(-1, x.shape[-1]),), (scale, bias)
-    )
+    arrays = cast_alike((x.reshape(-1, x.shape[-1]),), (scale, bias))
+    y = _run(("layer_norm", eps, jnp.dtype("float32")), *arrays)
     return y.reshape(x.shape)
 
 
 def gated_rms_norm(y, z, scale, eps=1e-5, dtype="float32"):
     """Apply RMSNorm to y silu(z), float32 (..., D), scale (D,), and round the result to `dtype`."""
     flat = tuple(x.reshape(-1, x.shape[-1]) for x in (y, z))
-    return _run(("gated_norm", eps, jnp.dtype(dtype)), flat, (scale,)).reshape(y.shape)
+    arrays = cast_alike(flat, (scale,))
+    return _run(("gated_norm", eps, jnp.dtype(dtype)), *arrays).reshape(y.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

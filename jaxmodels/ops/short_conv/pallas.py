@@ -20,6 +20,7 @@ from jaxmodels.ops.common.pallas_tpu import (
     specs_over_time,
     sum_row_groups,
 )
+from jaxmodels.ops.common.varying import cast_alike
 
 TOKENS, WIDTH = 256, 512  # block size
 
@@ -39,7 +40,8 @@ def short_conv_silu(state, xs, taps, bias, reset=None):
         jnp.pad(x, [(0, 0)] * axis + [(0, fill)] + [(0, 0)] * (x.ndim - 1 - axis))
         for x, axis in ((state, 2), (xs, 2), (taps, 0), (bias, 0))
     ]
-    return last, _run(*channels, since, left, left_before)[..., :width]
+    arrays = cast_alike(*channels, since, left, left_before)
+    return last, _run(*arrays)[..., :width]
 
 
 def _distances(reset, batch, time, before):

@@ -30,6 +30,7 @@ from jaxmodels.ops.common.pallas_tpu import (
     lane_blocks,
     specs_over_time,
 )
+from jaxmodels.ops.common.varying import cast_alike
 from jaxmodels.ops.ssd.chunked import GRAIN, LEAST
 from jaxmodels.ops.ssd.pallas_chunk import Inputs, Sizes, backward_chunk, forward_chunk
 
@@ -59,7 +60,8 @@ def ssd_pallas(state, x, delta, a, b, c, d, reset=None, *, chunk_size=128, dtype
     ids, decays = _decays(a, delta, reset != 0, size, head)
     sizes = Sizes(size, head, block, jnp.dtype(dtype))
     d = jnp.repeat(d, head)[None]
-    y, state = _run(sizes, state.astype(jnp.float32), x, b, c, d, ids, delta, decays)
+    arrays = cast_alike(state.astype(jnp.float32), x, b, c, d, ids, delta, decays)
+    y, state = _run(sizes, *arrays)
     state, y = state[..., :width], y[..., :width]
     return state[:, None], y[:, :time]
 

@@ -20,6 +20,7 @@ from jaxmodels.ops.common.pallas_tpu import (
     kernel_call,
     specs_over_time,
 )
+from jaxmodels.ops.common.varying import cast_alike
 from jaxmodels.ops.wkv4.chunked import EMPTY, WKV4State, wkv4_token, wkv4_token_back
 from jaxmodels.ragged import hold_after
 
@@ -43,7 +44,8 @@ def wkv4_pallas(state: WKV4State, k, v, decay, bonus, reset=None, lengths=None):
     if marks is not None:
         marks = jnp.broadcast_to(marks.T[:, :, None].astype(jnp.int32), (time, batch, LANES))
         marks = _padded(marks, to=(tokens, SUBLANES, LANES))
-    y, *state = _run(time, (tokens, lanes), state, k, v, decay, bonus, marks)
+    arrays = cast_alike(state, k, v, decay, bonus, marks)
+    y, *state = _run(time, (tokens, lanes), *arrays)
     state = WKV4State(*(x[:batch, :width] for x in state))
     return state, y[:time, :batch, :width].swapaxes(0, 1)
 

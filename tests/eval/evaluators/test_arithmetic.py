@@ -18,10 +18,11 @@ from eval.evaluators.chat import rows_of
 from eval.report.chat_page import arithmetic_table
 from eval.report.document import to_markdown
 from eval.run import load_trained
-from eval.sweep.plan import TOLERANCE, make_plan, read_sweep
+from eval.sweep.plan import TOLERANCE, make_plan
 from eval.sweep.results import run_result
 from eval.sweep.runner import Run
 from eval.sweep.sections import conversations
+from eval.sweep.spec import read_sweep
 from jaxmodels.data.chat.exchange import Exchange
 from train.config import complete_config
 from train.loop import run

@@ -4,7 +4,8 @@ import pytest
 
 from eval.sweep.__main__ import main
 from eval.sweep.match import matched_value
-from eval.sweep.plan import entry_config, make_plan, read_sweep
+from eval.sweep.plan import entry_config, make_plan
+from eval.sweep.spec import read_sweep
 from jaxmodels.errors import UserError
 from tests.eval.sweep.parts import given_of
 
@@ -79,7 +80,7 @@ def test_questions_between_unequal_tokens_are_rejected(texts):
     [
         ('raise UserError("--preset cpu: there is a, b")', "--preset cpu: there is a, b"),
         ('m["entries"] = {}', "no entries"),
-        ('del m["seeds"]', "get_sweep() returns no 'seeds'"),
+        ('del m["seeds"]', "get_sweep(): the key 'seeds' is missing"),
         (
             'm["sedes"] = (0,)',
             "unknown key 'sedes'; choose from: config, seeds",

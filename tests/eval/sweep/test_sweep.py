@@ -11,8 +11,9 @@ import pytest
 from eval.log import read_log
 from eval.sweep import diagnose, page, results, runner, statistics
 from eval.sweep.__main__ import main
-from eval.sweep.plan import make_plan, read_sweep
+from eval.sweep.plan import make_plan
 from eval.sweep.runner import FINISHED, WAITING, Run
+from eval.sweep.spec import read_sweep
 from tests.eval.conftest import tiny_config
 from tests.eval.sweep.parts import result_of
 from train.io.checkpoint import saved_steps
