@@ -18,6 +18,17 @@ from jaxmodels.cells.layers import Embedding, Linear
 from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig, UnifiedState
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, label_terms, term_sums, token_terms, weighted_term
+from jaxmodels.models.prernk_terms import (
+    exact_term,
+    norm,
+    num_values,
+    participation,
+    ramp,
+    relation_labels,
+    sparsity,
+    squared_error,
+    targets_in,
+)
 from jaxmodels.ops import losses
 
 CHOICES = {
@@ -245,24 +256,24 @@ class PRERNK(nnx.Module):
         if c.objective == "next_token":
             terms = [*token_terms()]
         else:
-            error = functools.partial(_squared_error, c.regression_targets)
-            number = functools.partial(_num_values, c.regression_targets)
+            error = functools.partial(squared_error, c.regression_targets)
+            number = functools.partial(num_values, c.regression_targets)
             terms = [Term("regression", error, number, weight=1.0)]
         for level in range(len(c.abstraction_sizes)):
-            norm, share = functools.partial(_norm, level), functools.partial(_participation, level)
-            terms.append(weighted_term(f"abstraction_norm_{level}", norm))
+            size, share = functools.partial(norm, level), functools.partial(participation, level)
+            terms.append(weighted_term(f"abstraction_norm_{level}", size))
             terms.append(weighted_term(f"participation_{level}", share))
         if c.sparsity != "none":
-            penalty = functools.partial(_sparsity, c.sparsity)
+            penalty = functools.partial(sparsity, c.sparsity)
             terms.append(weighted_term("sparsity", penalty, weight=c.sparsity_weight, ramp=late))
-        relation_labels = functools.partial(_relation_labels, c.relations_every)
+        labels = functools.partial(relation_labels, c.relations_every)
         if c.symbolic != "none":
-            terms += label_terms("symbolic", relation_labels, c.symbolic_weight, late)
+            terms += label_terms("symbolic", labels, c.symbolic_weight, late)
         if c.fidelity != "none":
-            terms += label_terms("fidelity", relation_labels, c.fidelity_weight)
-            terms.append(_exact_term("fidelity", relation_labels))
+            terms += label_terms("fidelity", labels, c.fidelity_weight)
+            terms.append(exact_term("fidelity", labels))
         for level in c.abstraction_heads:
-            targets = functools.partial(_targets, c.head_targets)
+            targets = functools.partial(targets_in, c.head_targets)
             terms += label_terms(f"head_{level}", targets, c.heads_weight)
         return tuple(terms)
 
@@ -334,72 +345,3 @@ class PRERNK(nnx.Module):
             for head, level in zip(self.heads, c.abstraction_heads, strict=True):
                 logits[f"head_{level}"] = head(out.abstractions[level], c.dtype)
         return logits
-
-
-def _values(field, batch):
-    """Return the values to predict, float32 (B, T, R), and their weights (B, T)."""
-    weights, values = batch["weights"].astype(jnp.float32), batch[field]
-    if field == "values":
-        return values, weights
-    return values[..., None].astype(jnp.float32), jnp.where(values >= 0, weights, 0.0)
-
-
-def _squared_error(field, out, batch):
-    values, weights = _values(field, batch)
-    error = jnp.square(out.values - values).mean(-1)
-    return jnp.sum(jnp.where(weights > 0, error * weights, 0.0))
-
-
-def _num_values(field, batch):
-    return jnp.sum(_values(field, batch)[1])
-
-
-def _norm(level, out):
-    return jnp.sqrt(jnp.sum(jnp.square(jax.lax.stop_gradient(out.abstractions[level])), -1))
-
-
-def _participation(level, out):
-    return losses.participation(jax.lax.stop_gradient(out.abstractions[level]))
-
-
-def _sparsity(kind, out):
-    penalty = (lambda a: jnp.abs(a).mean(-1)) if kind == "l1" else losses.entropy
-    return sum(penalty(a) for a in out.abstractions)
-
-
-def _relation_labels(every, batch):
-    """Return relation_labels after tokens n, 2n, ...: (B, T // n, S, K), or None."""
-    labels = batch.get("relation_labels")
-    return None if labels is None else labels[:, every - 1 :: every]
-
-
-def _targets(field, batch):
-    return batch.get(field)
-
-
-def _exact_term(name, labels_of) -> Term:
-    """Return the fraction of slots whose labelled roles are all predicted correctly."""
-
-    def exact(out, batch):
-        if (labels := labels_of(batch)) is None:
-            return jnp.float32(0.0)
-        correct = (jnp.argmax(out.label_logits[name], -1) == labels) | (labels < 0)
-        return jnp.sum(correct.all(-1) & (labels >= 0).any(-1), dtype=jnp.float32)
-
-    def count(batch):
-        labels = labels_of(batch)
-        slots = 0.0 if labels is None else jnp.sum((labels >= 0).any(-1), dtype=jnp.float32)
-        return jnp.float32(slots)
-
-    return Term(f"{name}_exact", exact, count)
-
-
-def ramp(progress: jax.Array, kind: str, start: float) -> jax.Array:
-    """Return the ramp from 0 at `start` to 1 at the end: "linear", "sigmoid" or "constant" (1)."""
-    if kind == "constant":
-        return jnp.ones_like(jnp.asarray(progress, jnp.float32))
-    late = jnp.clip((progress - start) / (1.0 - start), 0.0, 1.0)
-    if kind == "linear":
-        return late
-    low, high = jax.nn.sigmoid(-6.0), jax.nn.sigmoid(6.0)
-    return (jax.nn.sigmoid(12.0 * late - 6.0) - low) / (high - low)

@@ -14,7 +14,7 @@ import jaxmodels
 from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import loss_weights, target_counts
-from jaxmodels.models.prernk import ramp
+from jaxmodels.models.prernk_terms import ramp
 from jaxmodels.testing.lab import names, quick_jit
 
 BATCH, TIME, VOCAB, LABELS, EVERY = 2, 12, 11, 5, 4

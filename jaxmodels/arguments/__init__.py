@@ -9,18 +9,26 @@ empty segments are handled here, and inside `jax.shard_map` all arguments get th
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxmodels.arguments.checks import (
+    check_axes,
+    check_ids,
+    check_like,
+    check_ragged,
+    check_range,
+    check_state,
+    check_targets,
+    lead_of,
+)
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.varying import cast_like
 from jaxmodels.ragged import hold_after, keep_held, map_tokens, to_front, without
 
-# Further arguments of some cells: dtype kind, and number of axes after those of the tokens.
 OF_ROWS = ("identifiers", "intent", "answerable")  # fields of a batch, int (batch,)
+# Further arguments of some cells: dtype kind, and number of axes after those of the tokens.
 OPTIONAL = {"write": ("floating", 0), "prefix": ("bool", 0), "v_first": ("floating", 1)}
 
 
@@ -44,7 +52,7 @@ def checked(method: Callable) -> Callable:
         if len(given.arguments) < 3:  # (self, *args), which passes them on
             return method(*given.args, **given.kwargs, **ragged)
         free = given.arguments.get("step") is not None  # `scan` over any tree of arrays
-        lead, ragged = _admit(given, lambda xs, _: _lead_of(self, xs, axes, free), OPTIONAL, ragged)
+        lead, ragged = _admit(given, lambda xs, _: lead_of(self, xs, axes, free), OPTIONAL, ragged)
         if 0 in lead:
             return _empty(method, given, lead)
         takes = "hold" if name == "scan" else "lengths"
@@ -81,7 +89,7 @@ def checked_tokens(method: Callable) -> Callable:
         name = "tokens" if axes == 2 else "token"
 
         def lead_of(tokens, ragged):
-            return _check_ids(self, name, tokens, axes, ragged)
+            return check_ids(self, name, tokens, axes, ragged)
 
         lead, ragged = _admit(given, lead_of, {}, ragged)
         if 0 in lead:
@@ -108,15 +116,15 @@ def checked_batch(method: Callable) -> Callable:
         missing = [name for name in ("inputs", "targets", "weights") if name not in batch]
         if missing:
             raise UserError(f"batch: field {missing[0]!r} is missing")
-        lead = _check_ids(self, "batch['inputs']", batch["inputs"], 2)
+        lead = check_ids(self, "batch['inputs']", batch["inputs"], 2)
         for name, kind in (("targets", "int"), ("weights", "real"), ("reset", "bool")):
             if batch.get(name) is not None:
-                _check_axes(f"batch[{name!r}]", batch[name], kind, lead)
+                check_axes(f"batch[{name!r}]", batch[name], kind, lead)
         for name in OF_ROWS:
             if batch.get(name) is not None:
-                _check_axes(f"batch[{name!r}]", batch[name], "int", lead[:1])
-        _check_targets(self, batch)
-        _check_state(self, state, lead[0])
+                check_axes(f"batch[{name!r}]", batch[name], "int", lead[:1])
+        check_targets(self, batch)
+        check_state(self, state, lead[0])
         return method(self, state, batch, *args, **kwargs)
 
     return run
@@ -138,16 +146,16 @@ def checked_rows(method: Callable) -> Callable:
             name for name in ("tokens", "thoughts", "identifiers", "lengths") if name in values
         ]
         values.update(_on_device({name: values[name] for name in names}))
-        lead = _check_ids(model, "tokens", values["tokens"], 2)
+        lead = check_ids(model, "tokens", values["tokens"], 2)
         if values.get("thoughts") is not None:
             initial = jax.eval_shape(lambda: model.initial_carry(*lead))
             of = f"initial_carry({lead[0]}, {lead[1]})"
-            _check_like("thoughts", values["thoughts"], *jax.tree.flatten(initial), of)
+            check_like("thoughts", values["thoughts"], *jax.tree.flatten(initial), of)
         for name in ("identifiers", "lengths"):
             if values.get(name) is not None:
-                _check_axes(name, values[name], "int", lead[:1])
+                check_axes(name, values[name], "int", lead[:1])
         if values.get("identifiers") is not None and model.config.puzzle_ids:
-            _check_range("identifiers", values["identifiers"], model.config.puzzle_ids, "puzzles")
+            check_range("identifiers", values["identifiers"], model.config.puzzle_ids, "puzzles")
         return method(*given.args, **given.kwargs)
 
     return run
@@ -166,33 +174,15 @@ def _admit(given: inspect.BoundArguments, lead_of: Callable, optional: dict, rag
     more = {name: values[name] for name in ("reset", *optional) if name in names}
     inputs, arrays, more, ragged = _on_device((values[xs], values[state], more, ragged))
     lead = lead_of(inputs, ragged)
-    _check_state(values[model], arrays, lead[0])
+    check_state(values[model], arrays, lead[0])
     for name, x in more.items():
         if x is not None:
             kind, own = optional.get(name, ("bool", 0))
-            _check_axes(name, x, kind, lead, own)
-    _check_ragged(ragged, lead)
+            check_axes(name, x, kind, lead, own)
+    check_ragged(ragged, lead)
     arrays, inputs, more, ragged = cast_like((arrays, inputs, more, ragged), values[model])
     values.update({state: arrays, xs: inputs, **more})
     return lead, ragged
-
-
-def _check_ragged(ragged: dict, lead: tuple[int, ...]) -> None:
-    """Raise UserError unless `hold` is bool (*lead) or `lengths` int (batch,) within the time."""
-    if len(ragged) == 2:
-        raise UserError("hold and lengths: give one; lengths is hold for padding on the right")
-    if "hold" in ragged:
-        _check_axes("hold", ragged["hold"], "bool", lead)
-    if (lengths := ragged.get("lengths")) is None:
-        return
-    if len(lead) == 1:
-        raise UserError("lengths: a step reads one token; give hold, bool (batch,)")
-    _check_axes("lengths", lengths, "int", lead[:1])
-    if _is_known(lengths) and lengths.size and isinstance(lead[1], int):
-        least, most = int(lengths.min()), int(lengths.max())
-        if least < 0 or most > lead[1]:
-            wrong = least if least < 0 else most
-            raise UserError(f"lengths: {wrong} is not a number of tokens from 0 to {lead[1]}")
 
 
 def _held_step(method, given, hold):
@@ -230,10 +220,6 @@ def _of_tokens(value, lead, name: str, change: Callable):
     return value if name in ("key", "step") else jax.tree.map(of, value)
 
 
-def _hold_of(ragged, time: int):
-    return ragged["hold"] if "hold" in ragged else hold_after(ragged["lengths"], time)
-
-
 def _shown(run: Callable, signature: inspect.Signature, names: tuple[str, ...]) -> Callable:
     """Return `run` with the signature of the method that it wraps, and these arguments."""
     known = signature.parameters
@@ -265,126 +251,6 @@ def _on_device(tree):
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree)
 
 
-def _lead_of(cell, xs, axes: int, free: bool) -> tuple[int, ...]:
-    """Check xs and return its leading axes, (batch,) in `step`, else (batch, time)."""
-    name, expected = ("xs", "batch, time") if axes == 2 else ("x", "batch")
-    leaves = jax.tree.leaves(xs)
-    if not free:
-        width = getattr(getattr(cell, "config", None), "width", None)
-        shape = leaves[0].shape if len(leaves) == 1 else ()
-        if len(shape) != axes + 1 or width not in (None, shape[-1]):
-            words = f"({expected}, {'width' if width is None else width})"
-            raise UserError(f"{name} must have shape {words}, got {_described(xs)}")
-        if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-            raise UserError(f"{name} must be floating-point, got {_described(xs)}")
-    leads = {x.shape[:axes] for x in leaves}
-    if len(leads) != 1:
-        raise UserError(f"{name}: its arrays must agree in ({expected})")
-    return leads.pop()
-
-
-def _check_ids(model, name: str, tokens, axes: int, ragged=None) -> tuple[int, ...]:
-    """Check token ids and return their shape. Traced ids out of the vocabulary embed as NaN.
-
-    ragged: {"hold" or "lengths": array}; held places may contain any number.
-    """
-    words = "(batch, time)" if axes == 2 else "(batch,)"
-    shape = getattr(tokens, "shape", ())
-    if len(shape) != axes or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise UserError(f"{name} must be int {words}, got {_described(tokens)}")
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if size is None or 0 in shape or not _is_known(tokens):
-        return shape
-    ids = np.asarray(tokens)
-    if ragged:
-        _check_ragged(ragged, shape)
-        hold = _hold_of(ragged, shape[-1])
-        if not _is_known(hold):
-            return shape
-        ids = ids[~np.asarray(hold)]
-        if not ids.size:
-            return shape
-    _check_range(name, ids, size, "vocabulary")
-    return shape
-
-
-def _check_range(name: str, ids, size: int, what: str) -> None:
-    """Raise UserError for an id below 0 or not below `size`, if the ids can be seen."""
-    if 0 in ids.shape or not _is_known(ids):
-        return
-    ids = np.asarray(ids)
-    least, most = int(ids.min()), int(ids.max())
-    if least < 0 or most >= size:
-        wrong = least if least < 0 else most
-        raise UserError(f"{name}: id {wrong} is outside the {what}, 0 to {size - 1}")
-
-
-def _check_targets(model, batch) -> None:
-    """Check the range of the targets that count; others may be -100, say."""
-    arrays = batch["targets"], batch["weights"]
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if size is not None and all(map(_is_known, arrays)):
-        targets, weights = map(np.asarray, arrays)
-        _check_range("batch['targets']", targets[weights > 0], size, "vocabulary")
-
-
-def _is_known(x) -> bool:
-    """Return whether the values of an array can be looked at."""
-    return not isinstance(x, jax.core.Tracer) and getattr(x, "is_fully_addressable", True)
-
-
-def _check_state(cell, state, batch: int) -> None:
-    """Raise UserError unless the state has the structure, shapes and dtypes of the initial one."""
-    _check_like("state", state, *_initial(cell, batch), f"initial_state({batch})")
-
-
-def _check_like(name: str, given, expected: list, structure, of: str) -> None:
-    """Raise UserError unless a tree has this structure, and leaves of these shapes and dtypes."""
-    if jax.tree.structure(given) != structure:
-        kind = type(jax.tree.unflatten(structure, expected)).__name__
-        raise UserError(
-            f"{name} must be what {of} returns, a {kind}; "
-            f"got {type(given).__name__}, or other fields in it"
-        )
-    for (path, x), want in zip(jax.tree.leaves_with_path(given), expected, strict=True):
-        if (x.shape, x.dtype) != (want.shape, want.dtype):
-            leaf = name + jax.tree_util.keystr(path)
-            raise UserError(f"{leaf} must be {_described(want)}, got {_described(x)}")
-
-
-KINDS = {"bool": jnp.bool_, "floating": jnp.floating, "int": jnp.integer}
-
-
-def _check_axes(name: str, x, kind: str, lead: tuple[int, ...], more: int = 0) -> None:
-    """Raise UserError unless x has the leading axes, `more` further ones, and a dtype of `kind`."""
-    fits = x.shape[: len(lead)] == lead and x.ndim == len(lead) + more
-    if fits and (kind == "real" or jnp.issubdtype(x.dtype, KINDS[kind])):
-        return
-    words = _tuple((*lead, *("width",) * more))
-    raise UserError(f"{name} must be {kind} {words}, got {_described(x)}")
-
-
-def _initial(cell, batch: int):
-    """Return the leaves (shapes and dtypes) and the structure of `cell.initial_state(batch)`."""
-    leaves, structure = jax.tree.flatten(cell)
-    try:
-        # Not by the config: layers of different kinds may share one.
-        key = (structure, tuple((x.shape, str(x.dtype)) for x in leaves), batch)
-        known = _KNOWN.get(key)
-    except TypeError:  # a static attribute that cannot be hashed
-        key = known = None
-    if known is None:
-        known = jax.tree.flatten(jax.eval_shape(lambda: cell.initial_state(batch)))
-        if key is not None:
-            if len(_KNOWN) >= 1024:
-                _KNOWN.clear()
-            _KNOWN[key] = known
-    return known
-
-
-_KNOWN: dict[Any, Any] = {}
-
-
 def _empty(method, given, lead):
     """Run the method on one row or token where there is none, and cut the result."""
     values, batch = given.arguments, lead[0]
@@ -406,13 +272,3 @@ def _empty(method, given, lead):
     _, ys = method(*given.args, **given.kwargs)
     cut = tuple(slice(0, size) for size in lead)
     return state, jax.tree.map(lambda y: y[cut[: y.ndim]], ys)
-
-
-def _described(x) -> str:
-    if not hasattr(x, "shape"):
-        return type(x).__name__
-    return f"{x.dtype} {_tuple(x.shape)}"
-
-
-def _tuple(sizes) -> str:
-    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
