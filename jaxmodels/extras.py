@@ -11,9 +11,13 @@ from jaxmodels.errors import UserError
 EXTRAS = {
     "grain": "train",
     "jinja2": "text",
+    "jsonschema": "serve",
     "lm_eval": "lm_eval",
+    "prometheus_client": "serve",
     "safetensors": "convert",
+    "starlette": "serve",
     "tokenizers": "text",
+    "uvicorn": "serve",
     "yaml": "corpus",
 }
 

@@ -172,6 +172,17 @@ class Engine:
                     self._waiting.remove(job)
                 self._finish(job, Event(id, [], finish_reason=CANCELLED))
 
+    def warm_up(self) -> None:
+        """Compile all programs, so that the first request does not wait for them."""
+        limit, self.prefixes.limit = self.prefixes.limit, 0
+        session = None
+        for prompt in (np.zeros(self.piece + 1, np.int32), ()):
+            self.submit(Request(prompt, 1, session=session, keep=True))
+            while not self.idle:
+                for event in self.advance():
+                    session = event.session
+        self.prefixes.limit = limit
+
     def advance(self) -> list[Event]:
         """Read pieces of prompts, start a call, and return what came of the one before."""
         self._admit()
@@ -259,7 +270,8 @@ class Engine:
             jobs.append((slot, job, not len(job.unread)))
         if not jobs:
             return None
-        orders = orders._replace(count=np.int32(count), top=np.bool_(top))
+        flags = dict(top=np.bool_(top), watch=np.bool_(watched))
+        orders = orders._replace(count=np.int32(count), **flags)
         before = self._pool
         self._pool, drawn = self._programs.decode(self._leaves, before, orders)
         return _Call(before, orders, drawn, jobs)

@@ -54,7 +54,7 @@ class Orders(NamedTuple):
       seed: uint32 (S,).
       ends: int32 (S, E), -1 where there is none.
       options: see `Options`.
-      top: bool (), give log-probabilities.
+      top: bool (), give log-probabilities; watch: bool (), give what `watch` returns.
     """
 
     count: np.ndarray
@@ -69,6 +69,7 @@ class Orders(NamedTuple):
     ends: np.ndarray
     options: Options
     top: np.ndarray
+    watch: np.ndarray
 
     @classmethod
     def none(cls, slots: int, most: int) -> "Orders":
@@ -89,6 +90,7 @@ class Orders(NamedTuple):
                 top_k=np.full(slots, 2**30, np.int32), min_p=np.zeros(slots, np.float32)
             ),
             top=np.bool_(False),
+            watch=np.bool_(False),
         )
 
 
@@ -186,7 +188,7 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
 
     def step(state, token):
         after, out = model.step(state, token)
-        return after, out.logits, None if watch is None else watch(model, state, after, out)
+        return after, out.logits, _if(orders.watch, watch, model, state, after, out)
 
     shapes = jax.eval_shape(step, pool.state, ints)[2]
     drawn = Drawn(
@@ -282,12 +284,18 @@ def _begun(model, pool, orders):
 def _logprobs(logits, token, top, wanted):
     """Return (log-probability of token (S,), ids and log-probabilities of the top (S, N))."""
 
-    def some():
+    def some(logits, token):
         every = jax.nn.log_softmax(logits, -1)
         values, ids = jax.lax.top_k(every, top)
         return jnp.take_along_axis(every, token[:, None], -1)[:, 0], ids.astype(jnp.int32), values
 
-    def none():
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(some))
+    return _if(wanted, some, logits, token)
 
-    return jax.lax.cond(wanted, some, none)
+
+def _if(wanted, function, *args):
+    """Return function(*args), zeros if it is not wanted, None if there is none."""
+    if function is None:
+        return None
+    shapes = jax.eval_shape(lambda: function(*args))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.cond(wanted, lambda: function(*args), lambda: zeros)
