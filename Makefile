@@ -73,7 +73,7 @@ lint: install
 COMPILE = $(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate
 lock: install
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) --extra train --extra corpus --extra text --extra test --extra dev setup.cfg -o requirements.lock
+	$(COMPILE) --extra train --extra corpus --extra serve --extra text --extra test --extra dev setup.cfg -o requirements.lock
 	$(COMPILE) --extra tpu -c requirements.lock setup.cfg | grep '^libtpu' > requirements-tpu.lock
 
 clean:

@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> int | None:
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
-    template = read_template(user_path(flags.workdir)) if tokenizer.name != "byte" else None
+    marks = trained.config.data.format == "chat" or tokenizer.name == "byte"
+    template = None if marks else read_template(user_path(flags.workdir))
     if template is not None and traits_of(trained.model).step:
         return _talk_by_template(flags, options, trained.model, tokenizer, template)
     check_model(trained.model, flags.workdir, tokenizer)

@@ -23,6 +23,7 @@ from pathlib import Path
 from jaxmodels import cli
 from jaxmodels.errors import UserError, from_os
 from jaxmodels.extras import import_extra
+from jaxmodels.paths import user_path
 
 TOKEN = "JAXMODELS_TOKEN"
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -100,6 +101,8 @@ def main(arguments: list[str]) -> int | None:
 def _service(flags, limits):
     from eval.run import load_trained
     from eval.serve.service import Service
+    from jaxmodels.data.chat.template import read_template
+    from jaxmodels.data.tokenizers.folder import endings
     from jaxmodels.models.contract import traits_of
     from jaxmodels.models.rnk.model import RNK
     from train.tasks.fields import CHAT_FORMAT
@@ -114,7 +117,8 @@ def _service(flags, limits):
     refuse_below = flags.refuse_below
     if refuse_below is None:
         refuse_below = 0.5 if heads else 0.0
-    template, endings = _template(Path(flags.workdir), tokenizer)
+    folder = user_path(flags.workdir)
+    template = None if chats else read_template(folder)  # a run on conversations has marks
     return Service(
         model,
         tokenizer,
@@ -123,18 +127,10 @@ def _service(flags, limits):
         limits=limits,
         chats=chats,
         template=template,
-        endings=endings,
+        endings=endings(folder, tokenizer),
         refuse_below=refuse_below,
         stop_above=flags.stop_above,
     )
-
-
-def _template(folder: Path, tokenizer):
-    """Return the chat template of a model's folder and what ends its replies; (None, ...) if none.
-
-    The seam to `jaxmodels.data.chat.template` and `jaxmodels.data.tokenizers.folder`.
-    """
-    return None, ((), ())
 
 
 if __name__ == "__main__":

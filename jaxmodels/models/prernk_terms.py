@@ -1,4 +1,4 @@
-"""Sums over targets of which PRERNK makes its losses and metrics (docs/systems.md, P-11 to P-15)."""
+"""Sums over targets of which PRERNK makes its losses and metrics (P-11 to P-15)."""
 
 import jax
 import jax.numpy as jnp

@@ -13,6 +13,7 @@ import pytest
 from eval import sample as sampling
 from eval.sample import main, sample
 from jaxmodels.data import ByteTokenizer, CharTokenizer, WordTokenizer
+from jaxmodels.data.tokenizers.stream import TextStream
 from jaxmodels.errors import UserError
 from jaxmodels.generation.engine import MANY
 from jaxmodels.generation.programs import programs_of
@@ -36,6 +37,9 @@ class Bytes(ByteTokenizer):
 
     def decode(self, tokens):
         return "".join(chr(int(token)) for token in tokens)
+
+    def stream(self, context=()):
+        return TextStream(self.decode, context)
 
 
 def tokens_of(model, prompt, count, **options):
