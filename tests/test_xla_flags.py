@@ -20,7 +20,8 @@ from jaxmodels.xla_flags import FLAG, is_affected, set_safe_flags, warn_if_unsaf
 ROOT = pathlib.Path(__file__).parents[1]
 ENTRIES = [
     *("eval", "eval.bench", "eval.chat", "eval.diagnostics", "eval.predict", "eval.probes"),
-    *("eval.report", "eval.sample", "eval.stream", "eval.sweep", "eval.sweep.worker"),
+    *("eval.report", "eval.sample", "eval.serve", "eval.stream", "eval.sweep"),
+    *("eval.sweep.worker",),
     *("jaxmodels.convert", "jaxmodels.data.build", "jaxmodels.testing"),
     *("train", "train.compile", "train.stages"),
 ]

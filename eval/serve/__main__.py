@@ -20,6 +20,7 @@ import os
 import sys
 from pathlib import Path
 
+from eval.serve.limits import Limits
 from jaxmodels import cli
 from jaxmodels.errors import UserError, from_os
 from jaxmodels.extras import import_extra
@@ -30,8 +31,6 @@ LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
-    from eval.serve.limits import Limits
-
     parser = cli.parser("eval.serve", __doc__, workdir=cli.RUN, checkpoint=True)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="0 = any that is free")
@@ -81,14 +80,13 @@ def _loopback(host: str) -> bool:
 @cli.command(interrupted="")
 def main(arguments: list[str]) -> int | None:
     """Serve until a signal."""
-    for package in ("uvicorn", "starlette", "jsonschema", "prometheus_client", "safetensors"):
-        import_extra(package)
-    from eval.serve.http import serve
-    from eval.serve.limits import Limits
-
     flags = _flags(arguments)
     limits = Limits(**{x.name: getattr(flags, x.name) for x in dataclasses.fields(Limits)})
     token = _token(flags)
+    for package in ("uvicorn", "starlette", "jsonschema", "prometheus_client", "safetensors"):
+        import_extra(package)
+    from eval.serve.http import serve
+
     service = _service(flags, limits)
     hosts = (*LOCAL, *flags.allow_host) if token is None and not flags.open else ()
     try:

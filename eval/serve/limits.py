@@ -1,10 +1,14 @@
 """What a server accepts at most, and the errors that say so, in the shape of OpenAI's API."""
 
-import dataclasses
+from __future__ import annotations
 
-from starlette.responses import JSONResponse
+import dataclasses
+from typing import TYPE_CHECKING
 
 from jaxmodels.errors import UserError
+
+if TYPE_CHECKING:
+    from starlette.responses import JSONResponse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,8 @@ class ApiError(Exception):
 
     def response(self) -> JSONResponse:
         """Return the answer."""
+        from starlette.responses import JSONResponse  # --help needs no extra
+
         return JSONResponse(self.content(), self.status, self.headers)
 
 

@@ -33,7 +33,7 @@ class Stream:
     def put(self, item: tuple[int, Event] | ApiError) -> None:
         """Add an event, or the error that ends all requests; called in the event loop."""
         ended = isinstance(item, ApiError)
-        self.left = 0 if ended else self.left - item[1].last
+        self.left = 0 if ended else max(self.left - item[1].last, 0)
         self._events.append(item)
         self._some.set()
 

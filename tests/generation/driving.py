@@ -74,9 +74,9 @@ def mixed(count=7):
         Sampling(1.0),
         Sampling(0.9, top_k=5),
         Sampling(1.2, top_p=0.7),
-        Sampling(1.0, min_p=0.1, repetition_penalty=1.5),
+        Sampling(1.0, min_p=0.1, repetition_penalty=3.0),
     ]
-    lengths, most = (1, 30, 8, 9, 17, 3, 24), (11, 4, 1, 9, 6, 20, 0)
+    lengths, most = (1, 30, 8, 9, 6, 17, 24), (11, 4, 1, 9, 6, 20, 0)
     return [
         dict(
             prompt=ids(lengths[i % 7], i),
