@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import jaxmodels
 from jaxmodels.errors import UserError
 from tests.train.toy import toy_config
 from train.config import (
@@ -238,3 +239,36 @@ def test_every_field_is_documented_once():
 )
 def test_may_change_on_resume(name, free):
     assert may_change(name) is free
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({1: True}, "unknown field '1'"),
+        ({"data": {"paths": (2,)}}, "config.data.paths: must be a list of texts, got 2 in it"),
+        ({"data": {"corpora": (8,)}}, "config.data.corpora: must be a list of texts, got 8 in it"),
+        ({"optimizer": {"groups": {1: 2.0}}}, "names in it are text without a dot, got 1"),
+        ({"optimizer": {"groups": {"a.b": 2.0}}}, "names in it are text without a dot, got 'a.b'"),
+        ({"optimizer": {"groups": {"a": b"x"}}}, "expected a number, a text, true, false, None"),
+        ({"model_config": {"version": {"": None}}}, "version must be an integer, got {'': None}"),
+        ({"model_config": {"head_size": "8"}}, "head_size must be an integer or None, got '8'"),
+    ],
+)
+def test_what_a_config_may_hold(fields, message):
+    """Found by tests/fuzz: names that are no texts, values that JSON cannot hold, other types."""
+    with pytest.raises(UserError) as error:
+        config = complete_config({"model": "rwkv", "model_config": {"width": 8}} | fields)
+        validate_config(config)
+        jaxmodels.make_config("rwkv", **config.model_config.to_dict() | {"vocab_size": 9})
+    assert message in str(error.value)
+
+
+def test_overrides_may_change_the_type_of_a_users_own_field():
+    config = complete_config({"model": "rwkv/4"})
+    apply_overrides(config, ["--config.optimizer.groups.a=1", "--config.optimizer.groups.a=0.5"])
+    assert config.optimizer.groups.a == 0.5
+
+
+def test_json_that_is_nested_too_deeply_is_no_config():
+    with pytest.raises(UserError, match=r"not a run's config .nested too deeply"):
+        from_json("[" * 200_000, "config.json")

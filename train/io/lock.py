@@ -24,7 +24,7 @@ import filelock
 import jax
 
 from jaxmodels.cli import write_json
-from jaxmodels.errors import DiskError, UserError, from_os
+from jaxmodels.errors import DiskError, UserError, from_os, one_line
 from jaxmodels.json_text import decode_json
 from jaxmodels.paths import exists, user_path
 from train.devices.processes import raise_everywhere
@@ -233,7 +233,9 @@ def described(info: dict[str, Any]) -> str:
     silent = time.time() - info["seen"]
     seen = f", last seen {_ago(silent)}" if silent > WATCH else ""
     since = _ago(time.time() - info["since"])
-    return f"{info['command']} (host {info['host']}, pid {info['pid']}, started {since}{seen})"
+    return one_line(
+        f"{info['command']} (host {info['host']}, pid {info['pid']}, started {since}{seen})"
+    )
 
 
 def _ago(seconds: float) -> str:

@@ -195,3 +195,13 @@ def test_controller_requirements(config, tmp_path):
     local = changed(config, model="tests.train.test_step:create_local")
     with pytest.raises(UserError, match=r"config.control.max_drops: .* set it to 0"):
         train_run(local, tmp_path / "v")
+
+
+def test_lines_that_are_none_of_the_trainer_are_passed_over():
+    """Added to metrics.jsonl by hand: of a known split, without its values."""
+    config = complete_config({"model": "rwkv/4", "control": {"enabled": True}})
+    lines = [{"step": 1, "split": "valid"}, {"step": 1, "split": "train", "loss": "low"}]
+    lines += [{"step": 1, "split": "control"}, {"step": 1, "split": "flag", "reason": 3}]
+    lines += [{"step": 1, "split": [2]}, {"step": 1}, {"step": 2, "split": "valid", "loss": 3.0}]
+    history = Controller(config, 0.0, lines).history
+    assert (history.steps, history.valid, history.decisions, history.flags) == ([2], [3.0], [], [])

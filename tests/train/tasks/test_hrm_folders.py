@@ -4,21 +4,23 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from eval.__main__ import main as evaluate
-from eval.evaluators.infer import Answerer
+from eval.evaluators.infer import Answerer, HRLMInference
 from eval.run import load_trained
 from jaxmodels.data.build import Options, build
 from jaxmodels.data.pairs.hrm_format import Arrays, read_built
+from jaxmodels.data.tokenizers.grid import SUDOKU4, GridTokenizer
 from jaxmodels.data.tokenizers.special import UNK
 from jaxmodels.errors import UserError
 from tests.data.pairs.test_build import L33
 from tests.train.tasks.test_answers import SIZES, config_of, one_device, text_config
 from train.tasks import open_task
-from train.tasks.answers import pairs_of
+from train.tasks.answers import pairs_of, read_other
 
 PUZZLES, CELLS = 3, 4
 
@@ -181,3 +183,33 @@ def test_text_model_needs_a_tokenizer(shifts, tmp_path):
     shutil.rmtree(tmp_path / "d" / "test")
     with pytest.raises(UserError, match="has only train; expected train and test"):
         open_task(config)
+
+
+def test_a_run_is_asked_behind_the_prefix_that_its_folder_was_built_with(tmp_path, monkeypatch):
+    (tmp_path / "a.tsv").write_text("".join(f"is {i} odd\tyes\n" for i in range(20)))
+    folder, prefix = tmp_path / "d", "\n\nQ: "
+    build([str(tmp_path / "a.tsv")], folder, Options(seq_len=40, question_prefix=prefix))
+    config = text_config(format="built", paths=(str(folder),), tasks=(), tokenizer="answer_char")
+    config.update({"seq_len": 40, "batch_size": 4})
+    task = open_task(config)
+    assert task.config.data.question_prefix == prefix  # and so in the run's config.json
+    asked = HRLMInference.__new__(HRLMInference)
+    asked.config = task.config
+    asked.answerer = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(mode="nar")))
+    question = task.corpus.train[0].question
+    assert question.startswith(prefix)
+    assert asked._as_trained([question.removeprefix(prefix)]) == [question]
+    (tmp_path / "b.tsv").write_text("is 3 odd\tyes\n")
+    pairs, _ = read_other(task.config, [str(tmp_path / "b.tsv")], task.corpus.tokenizer)
+    assert pairs[0].question == f"{prefix}is 3 odd"
+    config.data.question_prefix = "A: "
+    with pytest.raises(UserError, match=r"was built with .*; leave it out"):
+        open_task(config)
+
+
+def test_a_grid_of_another_size_is_named_by_its_cells():
+    model = SimpleNamespace(config=SimpleNamespace(mode="grid", seq_len=16, puzzle_ids=0))
+    asked = Answerer.__new__(Answerer)
+    asked.model, asked.tokenizer = model, GridTokenizer(SUDOKU4)
+    with pytest.raises(UserError, match=r"^'1234': has 4 cells, this model reads grids of 16"):
+        asked._rows(["1234"], None)
