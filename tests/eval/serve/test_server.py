@@ -1,5 +1,6 @@
 """A real socket: OpenAI's own client, clients that go away or dawdle, and the end of a process."""
 
+import contextlib
 import json
 import os
 import signal
@@ -147,30 +148,39 @@ def test_loopback():
     assert not any(map(_loopback, ("0.0.0.0", "::", "example.org", "10.0.0.1", "")))
 
 
+@contextlib.contextmanager
 def started(workdir, *flags):
-    """A server in a process of its own, and the address that it prints."""
+    """A server in a process of its own, and the address that it prints; it ends with the block."""
     command = [sys.executable, "-m", "eval.serve", f"--workdir={workdir}", "--port=0", *flags]
     environment = os.environ | {"JAXMODELS_TOKEN": "t" * 20}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    with process.stdout:
-        line = process.stdout.readline()
-    return process, line.split(" at ")[1].split()[0]
+    try:
+        with process.stdout:
+            line = process.stdout.readline()
+        yield process, line.split(" at ")[1].split()[0]
+    finally:
+        process.kill()
+        process.wait(30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_sigkill_loses_nothing_saved(number, finished, tmp_path):
     headers = {"Authorization": "Bearer " + "t" * 20}
     flags = f"--sessions={tmp_path}", "--name=toy", "--drain=60"
-    process, base = started(finished, *flags)
-    with httpx.Client(base_url=base, headers=headers, timeout=120) as client:
+    options = dict(headers=headers, timeout=120)
+    with (
+        started(finished, *flags) as (process, base),
+        httpx.Client(base_url=base, **options) as client,
+    ):
         saved = client.post("/v1/completions", json=ASK | {"session_out": "s"})
         rest = client.post("/v1/completions", json=ASK | {"prompt": "", "session_in": "s"}).json()
         assert saved.status_code == 200
         process.kill()
-    process.wait(30)
-    process, base = started(finished, *flags)
     answers = []
-    with httpx.Client(base_url=base, headers=headers, timeout=120) as client:
+    with (
+        started(finished, *flags) as (process, base),
+        httpx.Client(base_url=base, **options) as client,
+    ):
         again = client.post("/v1/completions", json=ASK | {"prompt": "", "session_in": "s"}).json()
         assert again["choices"] == rest["choices"]
         long = ASK | {"max_tokens": 4000}
@@ -181,5 +191,5 @@ def test_a_signal_drains_and_sigkill_loses_nothing_saved(number, finished, tmp_p
         wait_for(lambda: "open 1.0" in httpx.get(f"{base}/metrics", headers=headers).text)
         process.send_signal(number)
         thread.join(120)
-    assert answers[0].json()["usage"]["completion_tokens"] == 4000
-    assert process.wait(60) in (0, 130, -number)
+        assert answers[0].json()["usage"]["completion_tokens"] == 4000
+        assert process.wait(60) in (0, 130, -number)
