@@ -1,4 +1,4 @@
-# make train | check | test | test-slow | fuzz | bench | install | install-tpu | lock | lint
+# make train | chat | serve | check | test | test-slow | fuzz | bench | install | install-tpu | lock | lint
 # The newest interpreter that runs and can make an environment: a shim may be found and only fail.
 ifeq ($(PYTHON),)
 override PYTHON := $(shell for python in python3.13 python3.12 python3.11; do \
@@ -8,9 +8,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/prernk
 
-.PHONY: help install install-tpu train check test test-slow fuzz bench lint lock clean
+.PHONY: help install install-tpu train chat serve check test test-slow fuzz bench lint lock clean
 help:
 	@echo "make train      install, then train PRERNK on the State of the Union speeches (4 minutes)"
+	@echo "make chat       talk to the model of make train in this terminal"
+	@echo "make serve      serve it, with a page to talk to it, at http://127.0.0.1:8000"
 	@echo "make check      lint, and a smoke test of each room: a minute"
 	@echo "make test       install, then run the tests: ten minutes on two cores"
 	@echo "make test-slow  the long tests as well (20 random kills, ...)"
@@ -44,6 +46,15 @@ install-tpu: $(TPU)
 
 train: install
 	$(BIN)/python -m train --config=configs/prernk.py --workdir=$(RUN)
+
+TRAINED := test -d $(RUN) || { echo "error: no run in $(RUN); make train first, or give RUN=runs/name"; exit 2; }
+chat: install
+	@$(TRAINED)
+	$(BIN)/python -m eval.chat --workdir=$(RUN)
+
+serve: install
+	@$(TRAINED)
+	$(BIN)/python -m eval.serve --workdir=$(RUN)
 
 # One quick test of each room.
 SMOKE := tests/test_architecture.py tests/ops/test_losses.py tests/ops/common/test_triangular.py \

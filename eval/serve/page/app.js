@@ -206,13 +206,14 @@ $("settings").addEventListener("input", (event) => {
   if (shown) shown.textContent = event.target.value;
 });
 $("token").addEventListener("change", connect);
-for (const [button, panel] of [["open-settings", "settings"], ["open-inside", "inside"]]) {
-  $(button).addEventListener("click", () => {
-    const hidden = !$(panel).hidden;
-    $(panel).hidden = hidden;
-    $(button).setAttribute("aria-expanded", String(!hidden));
-    document.querySelector("main").classList.toggle("narrow", $("inside").hidden);
-    inside.draw();
-  });
+function show(name, yes) {
+  $(name).hidden = !yes;
+  $(`open-${name}`).setAttribute("aria-expanded", String(yes));
+  document.querySelector("main").classList.toggle("narrow", $("inside").hidden);
+  inside.draw();
 }
+for (const name of ["settings", "inside"]) {
+  $(`open-${name}`).addEventListener("click", () => show(name, $(name).hidden));
+}
+show("inside", innerWidth > 768); // on a phone, the conversation needs the room
 connect();

@@ -1,7 +1,7 @@
 // What each token does to the state: a map of parts by tokens, the heads, and a table.
 
 const MOST = 96; // tokens that the map shows
-const ROW = 12; // pixels of a part
+const ROW = 12, NAMES = 84; // pixels of a part, and of the names of parts
 const WORDS = { change: "changed by", kept: "kept", norm: "norm" };
 
 export class Inside {
@@ -51,7 +51,7 @@ export class Inside {
   }
 
   at(x) {
-    const column = Math.floor(x / this.size);
+    const column = Math.floor((x - NAMES) / this.size);
     return column >= 0 && column < this.columns.length ? column : null;
   }
 
@@ -68,20 +68,25 @@ export class Inside {
     canvas.style.height = `${height}px`;
     canvas.width = width * scale;
     canvas.height = height * scale;
-    this.size = width / Math.max(columns.length, 24);
+    this.size = (width - NAMES) / Math.max(columns.length, 24);
     const pen = canvas.getContext("2d");
     pen.scale(scale, scale);
-    pen.fillStyle = getComputedStyle(canvas).getPropertyValue("--accent");
+    const style = getComputedStyle(canvas);
+    pen.font = `9px ${style.fontFamily}`;
+    pen.textBaseline = "middle";
+    pen.fillStyle = pen.strokeStyle = style.color;
+    parts.forEach((part, row) => pen.fillText(part, 4, (row + 0.5) * ROW, NAMES - 8));
+    pen.fillStyle = style.getPropertyValue("--accent");
     const most = parts.map((_, row) => Math.max(...columns.map((x) => x.norm?.[row] ?? 0), 1e-9));
     columns.forEach((column, i) => {
       parts.forEach((_, row) => {
         const value = column[name]?.[row] ?? 0;
         pen.globalAlpha = Math.min(1, Math.abs(name === "norm" ? value / most[row] : value));
-        pen.fillRect(i * this.size, row * ROW, Math.ceil(this.size), ROW - 1);
+        pen.fillRect(NAMES + i * this.size, row * ROW, Math.ceil(this.size), ROW - 1);
       });
     });
     pen.globalAlpha = 1;
-    if (this.chosen !== null) pen.strokeRect(this.chosen * this.size, 0, this.size, height);
+    if (this.chosen !== null) pen.strokeRect(NAMES + this.chosen * this.size, 0, this.size, height);
     this.tell();
   }
 
