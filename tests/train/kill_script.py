@@ -96,7 +96,7 @@ def kill_and_resume(
         ends[kind, status] += 1
     last = start(killed, text, *arguments, "--resume")
     out, _ = last.communicate(timeout=600)
-    assert last.returncode == 0, out
+    assert last.returncode == 0, (last.returncode, out)
     say(f"ended {kills} times: {out.strip()}")
     say(f"(kind, status): {dict(ends)}")
     return folder / "calm", killed
