@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jaxmodels
 from jaxmodels import cli, convert
+from jaxmodels.data.tokenizers.folder import files_of
 from jaxmodels.extras import import_extra
 from jaxmodels.quantized import num_bytes
 from jaxmodels.writing import must_be_new
@@ -28,9 +29,10 @@ def main(arguments: list[str]) -> None:
         import_extra("safetensors")
     from eval.run import load_trained
 
-    trained, _ = load_trained(flags.workdir, flags.checkpoint, flags.base)
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
     model = jaxmodels.quantize(trained.model) if flags.quantize else trained.model
-    convert.save(model, flags.dest, flags.to)
+    files = files_of(tokenizer, flags.workdir) if flags.to in convert.FOLDERS else None
+    convert.save(model, flags.dest, flags.to, files=files)
     print(
         f"{flags.workdir}, step {trained.step} -> {flags.dest} ({flags.to}): "
         f"{type(model).__name__}, {jaxmodels.count_parameters(trained.model):,} parameters, "

@@ -19,10 +19,10 @@ from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels import convert
-from jaxmodels.data import tokenizer_from_json
+from jaxmodels.data.tokenizers.folder import has_tokenizer, is_read, read_tokenizer
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
-from jaxmodels.paths import is_dir, is_file, user_path
+from jaxmodels.paths import is_dir, user_path
 from jaxmodels.tree import flatten, unflatten
 from jaxmodels.tuning import InitialState, learn_additions, learn_state
 
@@ -36,7 +36,7 @@ class Base:
     Attributes:
       model: the module with its arrays.
       name, fields: `config.model` and `config.model_config` of an experiment with it.
-      tokenizer: of the base's run, for `config.data.tokenizer`; "" if it is not known.
+      tokenizer: of the base, for `config.data.tokenizer`; "" if it is not known.
       fingerprint: SHA-256 of its arrays and its config.
     """
 
@@ -134,16 +134,11 @@ def with_weights(model: nnx.Module, base: Base | None) -> nnx.Module:
 
 
 def base_tokenizer(config: ConfigDict):
-    """Return the tokenizer of the run that is the base of an experiment, or None."""
+    """Return the tokenizer in the folder of an experiment's base, None if there is none."""
     if not config.tune.kind:
         return None
-    file = user_path(config.tune.base) / "tokenizer.json"
-    if not (_is_run(file.parent) and is_file(file)):
-        return None
-    try:
-        return tokenizer_from_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no tokenizer of a run; cannot read it ({error})") from error
+    folder = user_path(config.tune.base)
+    return read_tokenizer(folder) if has_tokenizer(folder) else None
 
 
 def check_tokenizer(config: ConfigDict, tokenizer) -> None:
@@ -186,6 +181,8 @@ def _of_run(folder: Path, load_model) -> Base:
     config = trained.config
     fields = config.model_config.to_dict()
     tokenizer = config.data.tokenizer
+    if is_read(tokenizer):  # the run's copy: the file may have gone or changed
+        tokenizer = str(folder.absolute())
     return Base(trained.model, config.model, fields, tokenizer, fingerprint_of(trained.model))
 
 
@@ -194,7 +191,8 @@ def _converted(folder: Path) -> Base:
     fields = json.loads(jaxmodels.config_to_json(model.config))
     name = fields.pop("model")
     fields = {name: value for name, value in fields.items() if name not in EXPERIMENT}
-    return Base(model, name, fields, "", fingerprint_of(model))
+    tokenizer = str(folder.absolute()) if has_tokenizer(folder) else ""
+    return Base(model, name, fields, tokenizer, fingerprint_of(model))
 
 
 def _known(config: ConfigDict) -> str:

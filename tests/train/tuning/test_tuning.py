@@ -12,10 +12,12 @@ import jaxmodels
 from eval import export
 from eval import run as eval_run
 from jaxmodels import convert
+from jaxmodels.data.tokenizers.folder import files_of, read_tokenizer
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import parameters_of
 from jaxmodels.tree import flatten
 from jaxmodels.tuning import InitialState
+from tests.data.tokenizers.worlds import family
 from tests.train.corpus import small_text
 from tests.train.kill_script import assert_same, kill_and_resume
 from tests.train.toy import to_host, toy_config
@@ -306,6 +308,22 @@ def test_a_converted_folder_is_tuned_evaluated_and_exported(converted, text, tmp
     both, learned = convert.load(tmp_path / "both"), load_model(tmp_path / "again", "last").model
     chex.assert_trees_all_equal(flatten(both), flatten(learned))
     assert isinstance(both, InitialState)
+
+
+def test_the_tokenizer_of_a_base_is_used_and_travels(text, tmp_path):
+    """Also one of the world, in a folder of weights: to the run, and to what is exported."""
+    source, base = tmp_path / "source", tmp_path / "base"
+    source.mkdir()
+    (source / "tokenizer.json").write_text(family("byte_level").to_str(), encoding="utf-8")
+    tokenizer = read_tokenizer(source)
+    fields = {"version": 4, "width": 16, "num_layers": 1, "channel_size": 16}
+    model = jaxmodels.create("rwkv", vocab_size=tokenizer.vocab_size, **fields)
+    convert.save(model, base, files=files_of(tokenizer, source))
+    config = tuned_config(base, text, "lora", steps=2, checkpoint_every=2)
+    train(config, tmp_path / "w", devices=1)
+    assert export.main([f"--workdir={tmp_path / 'w'}", str(tmp_path / "out")]) == 0
+    for folder in ("w", "out"):
+        assert read_tokenizer(tmp_path / folder).to_json() == tokenizer.to_json()
 
 
 def test_what_was_learned_is_said(converted, text, tmp_path, capsys):
