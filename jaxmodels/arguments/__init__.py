@@ -228,7 +228,9 @@ def _shown(run: Callable, signature: inspect.Signature, names: tuple[str, ...]) 
         for name in names
         if name not in known
     ]
-    run.__signature__ = signature.replace(parameters=[*known.values(), *more])
+    # `**fields` comes last.
+    ordered = sorted([*known.values(), *more], key=lambda x: x.kind)
+    run.__signature__ = signature.replace(parameters=ordered)
     return run
 
 

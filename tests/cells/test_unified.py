@@ -185,7 +185,7 @@ def test_p09_fused_cell_equals_blocks():
             h_mid, time_state, _ = cell.rwkv(x, state.h, state.time_state)
             relations, mask = cell.bind(h_mid, state.relations, state.causal_mask)
             h, stack, _ = cell.reduce(h_mid, relations, mask, state.abstractions)
-            state = UnifiedState(h, time_state, relations, mask, stack)
+            state = UnifiedState(h, time_state, relations, mask, stack, None)
             ys.append(h)
         return state, jnp.stack(ys, 1)
 

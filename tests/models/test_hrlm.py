@@ -243,7 +243,8 @@ def test_evaluation_follows_eval_halt():
         model = thinker(eval_halt=halt, q_continue=False)
         model.q_head.bias[...] = model.q_head.bias[...] * 0.0 + 100.0
         batch = batch_of(rows())
-        _, sums = quick_jit(lambda batch, model=model: model.loss_sums((), batch))(batch)
+        state = model.initial_state(B)
+        _, sums = quick_jit(lambda m, *args: m.loss_sums(*args))(model, state, batch)
         assert sums["steps"] == expected * B
 
 
