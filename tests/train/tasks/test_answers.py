@@ -167,7 +167,7 @@ def test_ask_command(finished, capsys):
     assert predict([f"--workdir={finished}", "--input", "x" * 16]) == 2
     assert "unknown symbol 'x'" in capsys.readouterr().err
     assert predict([f"--workdir={finished}", "--input", "1..."]) == 2
-    assert "has 4 cells, expected 16" in capsys.readouterr().err
+    assert "has 4 cells, this model reads grids of 16" in capsys.readouterr().err
 
 
 def test_ask_command_with_invalid_text(finished, capsys, monkeypatch):
