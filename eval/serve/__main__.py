@@ -85,19 +85,23 @@ def main(arguments: list[str]) -> int | None:
     token = _token(flags)
     for package in ("uvicorn", "starlette", "jsonschema", "prometheus_client", "safetensors"):
         import_extra(package)
+    from eval.run import load_trained
     from eval.serve.http import serve
+    from train.io.lock import one_writer
 
-    service = _service(flags, limits)
+    trained = load_trained(flags.workdir, flags.checkpoint, flags.base)
+    sessions = Path(flags.sessions or Path(flags.workdir) / "sessions")
     hosts = (*LOCAL, *flags.allow_host) if token is None and not flags.open else ()
-    try:
-        asyncio.run(serve(service, flags.host, flags.port, token=token, hosts=hosts))
-    except OSError as error:
-        raise from_os(error, f"--host={flags.host} --port={flags.port}") from error
+    with one_writer(sessions, "python -m eval.serve", option="--sessions"):
+        service = _service(flags, limits, *trained, sessions)
+        try:
+            asyncio.run(serve(service, flags.host, flags.port, token=token, hosts=hosts))
+        except OSError as error:
+            raise from_os(error, f"--host={flags.host} --port={flags.port}") from error
     return None
 
 
-def _service(flags, limits):
-    from eval.run import load_trained
+def _service(flags, limits, trained, tokenizer, sessions):
     from eval.serve.service import Service
     from jaxmodels.data.chat.template import read_template
     from jaxmodels.data.tokenizers.folder import endings
@@ -105,7 +109,6 @@ def _service(flags, limits):
     from jaxmodels.models.rnk.model import RNK
     from train.tasks.fields import CHAT_FORMAT
 
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
     model, config = trained.model, trained.config
     if not traits_of(model).step:
         name = type(model).__name__
@@ -121,7 +124,7 @@ def _service(flags, limits):
         model,
         tokenizer,
         name=flags.name or Path(flags.workdir).resolve().name,
-        folder=Path(flags.sessions or Path(flags.workdir) / "sessions"),
+        folder=sessions,
         limits=limits,
         chats=chats,
         template=template,

@@ -172,6 +172,9 @@ def test_a_signal_drains_and_sigkill_loses_nothing_saved(number, finished, tmp_p
         started(finished, *flags) as (process, base),
         httpx.Client(base_url=base, **options) as client,
     ):
+        command = [sys.executable, "-m", "eval.serve", f"--workdir={finished}", *flags, "--port=0"]
+        other = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
+        assert other.returncode == 2 and f"--sessions={tmp_path}: in use by" in other.stderr
         saved = client.post("/v1/completions", json=ASK | {"session_out": "s"})
         rest = client.post("/v1/completions", json=ASK | {"prompt": "", "session_in": "s"}).json()
         assert saved.status_code == 200
