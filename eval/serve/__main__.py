@@ -102,11 +102,10 @@ def main(arguments: list[str]) -> int | None:
 
 
 def _service(flags, limits, trained, tokenizer, sessions):
+    from eval.chat.conventions import refusal_threshold, template_of
     from eval.serve.service import Service
-    from jaxmodels.data.chat.template import read_template
     from jaxmodels.data.tokenizers.folder import endings
     from jaxmodels.models.contract import traits_of
-    from jaxmodels.models.rnk.model import RNK
     from train.tasks.fields import CHAT_FORMAT
 
     model, config = trained.model, trained.config
@@ -114,12 +113,7 @@ def _service(flags, limits, trained, tokenizer, sessions):
         name = type(model).__name__
         raise UserError(f"--workdir={flags.workdir}: {name} does not continue text (no step())")
     chats = config.data.format == CHAT_FORMAT
-    heads = isinstance(model, RNK) and chats and model.config.answerable_weight > 0
-    refuse_below = flags.refuse_below
-    if refuse_below is None:
-        refuse_below = 0.5 if heads else 0.0
     folder = user_path(flags.workdir)
-    template = None if chats else read_template(folder)  # a run on conversations has marks
     return Service(
         model,
         tokenizer,
@@ -127,9 +121,9 @@ def _service(flags, limits, trained, tokenizer, sessions):
         folder=sessions,
         limits=limits,
         chats=chats,
-        template=template,
+        template=template_of(folder, chats=chats),
         endings=endings(folder, tokenizer),
-        refuse_below=refuse_below,
+        refuse_below=refusal_threshold(model, flags.refuse_below, chats=chats),
         stop_above=flags.stop_above,
     )
 

@@ -15,11 +15,12 @@ from flax import nnx
 import jaxmodels
 from eval.chat import conversation as talking
 from eval.chat import guide
-from eval.chat.__main__ import REFUSAL, main
+from eval.chat.__main__ import main
+from eval.chat.conventions import REFUSAL
 from eval.chat.conversation import Conversation, Options, Reply, verified
 from eval.chat.explain import explain
 from jaxmodels.data import ByteTokenizer, WordTokenizer
-from jaxmodels.data.chat.exchange import BEGIN, END, PAD, prompt_bytes
+from jaxmodels.data.chat.exchange import BEGIN, BYTES, END, PAD, prompt_ids
 from jaxmodels.generation.engine import MANY
 from jaxmodels.generation.sampling import Sampling
 from jaxmodels.testing.lab import quick_jit, shaken
@@ -163,7 +164,7 @@ def test_the_kept_state_has_read_the_whole_conversation(kind, mamba, rnk, monkey
         turn = conversation.hear(prompt)
         if reply:
             conversation.answer(turn, reply)
-    whole = prompt_bytes(turns, 8 if kind == "fixed" else 1, 10**4)
+    whole = prompt_ids(turns, 8 if kind == "fixed" else 1, 10**4, BYTES)[2]
     assert turn.read + len(turn.end) == len(whole)
     _, out = quick_jit(model)(model.initial_state(1), whole[None])
     np.testing.assert_allclose(turn.heads["logits"], out.logits[:, -1], atol=1e-5)
@@ -200,7 +201,7 @@ def test_explanations_equal_the_trace(rnk, refine):
     reply = Reply(model, turn, Options(tokens=19))
     "".join(reply)
     seen = explain(model, turn, reply)
-    whole = np.array([*prompt_bytes(["hello there"], 8, 99), *reply.data])
+    whole = np.array([*prompt_ids(["hello there"], 8, 99, BYTES)[2], *reply.data])
     traced = quick_jit(lambda model, tokens: model.trace(tokens))(model, whole)
     places = turn.read + len(turn.end) - 1 + np.array([0, 8, 16])
     assert [x.size for x in seen.chunks] == [8, 8, 3]
