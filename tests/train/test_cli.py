@@ -60,7 +60,7 @@ GOOD = ("--config=toy.py", "--workdir=run", "--data", "small.txt")
         ((*GOOD, "--config.model=prernc"), "'prernc'"),
         ((*GOOD, "--config.model=nowhere:create"), "cannot import 'nowhere:create'"),
         ((*GOOD, "--config.seq_len=100000"), "too short"),
-        (("--config=nothing.py", "--workdir=run"), "must return a ConfigDict, got None"),
+        (("--config=nothing.py", "--workdir=run"), "expected a ConfigDict, got None"),
         (("--config=raises.py", "--workdir=run"), "raises.py: line 1: KeyError: 'x'"),
         (("--workdir=stored", "--resume"), "config.json: not a run's config ('utf-8' codec"),
         ((*GOOD, "--config.data.valid_fraction=nan"), "valid_fraction"),

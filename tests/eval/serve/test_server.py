@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from eval.serve.__main__ import _loopback, main
+from jaxmodels.errors import UserError
 from tests.eval.serve.conftest import LIMITS, client_of, listening, service_of
 from tests.eval.serve.test_completions import ASK, post
 
@@ -141,6 +142,15 @@ def test_bad_flags(flags, message, capsys, monkeypatch):
     assert main(["--workdir=run", *flags]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_base_that_has_moved_is_read_where_it_is(capsys, monkeypatch):
+    def load(workdir, checkpoint, base):
+        raise UserError(f"{workdir} {checkpoint} {base}")
+
+    monkeypatch.setattr("eval.run.load_trained", load)
+    assert main(["--workdir=run", "--checkpoint=last", "--base=moved"]) == 2
+    assert "run last moved" in capsys.readouterr().err.replace(f"{os.getcwd()}/", "")
 
 
 def test_loopback():
