@@ -185,14 +185,18 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
         print(f"\nstopped by the controller after {result.step} steps: {result.message}{report}")
     else:
         print(f"\nfinished {result.step} steps{report}")
-    source = shlex.quote(args.config or "configs/prernk.py")
+    example = "configs/tune.py" if config.tune.kind else "configs/prernk.py"
+    source = shlex.quote(args.config or example)
     print("next:")
     if result.status == "finished":
         print(f"  {resume} --config.steps={2 * config.steps}")
     for command in commands:
         print(f"  {command}")
-    base = f" --config.tune.base={shlex.quote(config.tune.base)}" if config.tune.kind else ""
-    print(f"  python -m train --config={source} --workdir=runs/mine --data path/to/files{base}")
+    new = f"python -m train --config={source} --workdir=runs/mine --data path/to/files"
+    if config.tune.kind:
+        new += f" --config.tune.base={shlex.quote(config.tune.base)}"
+        new += f" --config.tune.kind={config.tune.kind}"
+    print(f"  {new}")
 
 
 if __name__ == "__main__":

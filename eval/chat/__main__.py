@@ -11,8 +11,8 @@ and every line of standard output a reply; --prompt asks once. The recurrent sta
 turns; --state-out writes it to a file at the end, and --state-in continues from there exactly as if
 the conversation had not been interrupted. Replies are valid UTF-8, whatever the model prefers.
 
-Every left-to-right model of bytes can be talked to, and every other whose folder has a tokenizer
-with a chat template (docs/convert.md); its --tokens are tokens, and its state is not written.
+A model whose folder has a chat template (docs/convert.md) is talked to through that; its --tokens
+are tokens, and its state is not written. Without one, it is a left-to-right model of bytes.
 
 RNK also has heads: it refuses when its probability of being able to answer is below --refuse-below
 (by default 0.5 if it was trained on conversations, else 0, never), ends a reply with the chunk for
@@ -29,13 +29,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from eval.chat.conventions import REFUSAL, refusal_threshold, template_of
 from eval.chat.conversation import Conversation, Options, Reply, check_model, verified
 from eval.chat.explain import explain
 from eval.chat.templated import Templated
 from eval.sample import add_options, choice_of, seed_of, session_of
 from jaxmodels import cli
 from jaxmodels.data.chat.exchange import one_line
-from jaxmodels.data.chat.template import read_template
 from jaxmodels.data.tokenizers.folder import endings
 from jaxmodels.errors import UserError
 from jaxmodels.generation.text import checked_stops
@@ -43,8 +43,6 @@ from jaxmodels.models.contract import traits_of
 from jaxmodels.models.rnk.constraints import check_arithmetic
 from jaxmodels.models.rnk.model import RNK
 from jaxmodels.paths import user_path
-
-REFUSAL = "I can't answer that."
 
 
 def _flags(arguments: list[str]) -> argparse.Namespace:
@@ -80,8 +78,8 @@ def main(arguments: list[str]) -> int | None:
     from eval.run import load_trained
 
     trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
-    marks = trained.config.data.format == "chat" or tokenizer.name == "byte"
-    template = None if marks else read_template(user_path(flags.workdir))
+    chats = trained.config.data.format == "chat"
+    template = template_of(user_path(flags.workdir), chats=chats)
     if template is not None and traits_of(trained.model).step:
         return _talk_by_template(flags, options, trained.model, tokenizer, template)
     check_model(trained.model, flags.workdir, tokenizer)
@@ -104,7 +102,8 @@ def main(arguments: list[str]) -> int | None:
 
 def _talk_by_template(flags, options: Options, model, tokenizer, template) -> None:
     for name in ("explain", "refuse_below", "stop_above", "verify", "state_in", "state_out"):
-        if getattr(flags, name):
+        value = getattr(flags, name)
+        if value is not None and value is not False:  # 0.0 was given
             raise UserError(f"--{name.replace('_', '-')}: not with a chat template; leave it out")
     ends, stops = endings(user_path(flags.workdir), tokenizer)
     talk = Templated(model, tokenizer, template, (ends, (*stops, *options.stop)))
@@ -135,9 +134,8 @@ class _Talk:
         if given and not rnk:
             option, name = given[0].replace("_", "-"), type(self.model).__name__
             raise UserError(f"--{option}: {name} has no heads for it, RNK has; leave it out")
-        trained = rnk and config.data.format == "chat" and self.model.config.answerable_weight > 0
-        default = 0.5 if trained else 0.0
-        self.refuse_below = default if flags.refuse_below is None else flags.refuse_below
+        chats = config.data.format == "chat"
+        self.refuse_below = refusal_threshold(self.model, flags.refuse_below, chats=chats)
 
     def reply(self, prompt: str) -> None:
         """Print the reply to a prompt and what was asked for about it."""

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eval.chat.conventions import reply_alignment
 from eval.chat.guide import STOPS, Guided
 from eval.sample import DEFAULT
 from jaxmodels.data.chat.exchange import one_line, prompt_end, prompt_of
@@ -98,8 +99,7 @@ class Conversation:
         self.model = model
         self._engine = Engine(model, piece=PIECE, watch=_heads)
         self.session = Session(None) if session is None else session
-        fixed = isinstance(model, RNK) and model.config.chunking == "fixed"
-        self.chunk_size = model.config.chunk_size if fixed else 1
+        self.chunk_size = reply_alignment(model)
 
     def hear(self, prompt: str) -> Turn:
         """Read a prompt; the conversation itself is unchanged until `answer`.

@@ -86,7 +86,7 @@ def _evaluated(flags: argparse.Namespace, names: list[str], folders: list[str]) 
     unknown = [name for name in names if not tasks.match_tasks([name])]
     if unknown:
         raise UserError(f"--tasks {unknown[0]}: lm-eval knows no such task; name a file or a task")
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
+    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint, flags.base)
     folder = user_path(flags.workdir)
     template = read_template(folder) if flags.chat else None
     if flags.chat and template is None:

@@ -85,48 +85,45 @@ def main(arguments: list[str]) -> int | None:
     token = _token(flags)
     for package in ("uvicorn", "starlette", "jsonschema", "prometheus_client", "safetensors"):
         import_extra(package)
+    from eval.run import load_trained
     from eval.serve.http import serve
+    from train.io.lock import one_writer
 
-    service = _service(flags, limits)
+    trained = load_trained(flags.workdir, flags.checkpoint, flags.base)
+    sessions = Path(flags.sessions or Path(flags.workdir) / "sessions")
     hosts = (*LOCAL, *flags.allow_host) if token is None and not flags.open else ()
-    try:
-        asyncio.run(serve(service, flags.host, flags.port, token=token, hosts=hosts))
-    except OSError as error:
-        raise from_os(error, f"--host={flags.host} --port={flags.port}") from error
+    with one_writer(sessions, "python -m eval.serve", option="--sessions"):
+        service = _service(flags, limits, *trained, sessions)
+        try:
+            asyncio.run(serve(service, flags.host, flags.port, token=token, hosts=hosts))
+        except OSError as error:
+            raise from_os(error, f"--host={flags.host} --port={flags.port}") from error
     return None
 
 
-def _service(flags, limits):
-    from eval.run import load_trained
+def _service(flags, limits, trained, tokenizer, sessions):
+    from eval.chat.conventions import refusal_threshold, template_of
     from eval.serve.service import Service
-    from jaxmodels.data.chat.template import read_template
     from jaxmodels.data.tokenizers.folder import endings
     from jaxmodels.models.contract import traits_of
-    from jaxmodels.models.rnk.model import RNK
     from train.tasks.fields import CHAT_FORMAT
 
-    trained, tokenizer = load_trained(flags.workdir, flags.checkpoint)
     model, config = trained.model, trained.config
     if not traits_of(model).step:
         name = type(model).__name__
         raise UserError(f"--workdir={flags.workdir}: {name} does not continue text (no step())")
     chats = config.data.format == CHAT_FORMAT
-    heads = isinstance(model, RNK) and chats and model.config.answerable_weight > 0
-    refuse_below = flags.refuse_below
-    if refuse_below is None:
-        refuse_below = 0.5 if heads else 0.0
     folder = user_path(flags.workdir)
-    template = None if chats else read_template(folder)  # a run on conversations has marks
     return Service(
         model,
         tokenizer,
         name=flags.name or Path(flags.workdir).resolve().name,
-        folder=Path(flags.sessions or Path(flags.workdir) / "sessions"),
+        folder=sessions,
         limits=limits,
         chats=chats,
-        template=template,
+        template=template_of(folder, chats=chats),
         endings=endings(folder, tokenizer),
-        refuse_below=refuse_below,
+        refuse_below=refusal_threshold(model, flags.refuse_below, chats=chats),
         stop_above=flags.stop_above,
     )
 

@@ -101,8 +101,9 @@ class Answer:
         return f"token_id:{token}" if not text or "\ufffd" in text else text
 
     def _entry(self, token: int, value: float) -> dict:
-        text = self._text(token)
-        return {"token": text, "logprob": max(value, LEAST), "bytes": list(text.encode())}
+        data = self.tokenizer.token_bytes(token)
+        known = None if data is None else list(data)
+        return {"token": self._text(token), "logprob": max(value, LEAST), "bytes": known}
 
 
 def joined(parts: list[dict | None]) -> dict | None:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from eval.chat.conventions import reply_alignment
 from eval.chat.guide import FREE, READING, STOPS, Guided, cursor
 from eval.serve.limits import ApiError
 from eval.serve.scheduler import Scheduler
 from jaxmodels.data.chat.exchange import one_line, prompt_end, prompt_of
 from jaxmodels.generation.request import Request, Session
-from jaxmodels.models.rnk.model import RNK
 
 
 @dataclasses.dataclass
@@ -63,8 +63,7 @@ class Exchange:
     def __init__(self, model, tokenizer):
         inner = model.model if isinstance(model, Guided) else model
         self.guided, self.tokenizer = isinstance(model, Guided), tokenizer
-        fixed = isinstance(inner, RNK) and inner.config.chunking == "fixed"
-        self.chunk_size = inner.config.chunk_size if fixed else 1
+        self.chunk_size = reply_alignment(inner)
 
     async def hear(self, scheduler: Scheduler, messages: list, session: Session | None) -> Heard:
         """See `Dialogue.hear`."""

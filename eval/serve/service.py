@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxmodels
+from eval.chat.conventions import REFUSAL
 from eval.chat.guide import Guided
 from eval.serve import inside
 from eval.serve.answers import Usage
@@ -26,8 +27,6 @@ from jaxmodels.generation.request import END, Event, Request, Session
 from jaxmodels.generation.sampling import SEEDS, Sampling
 from jaxmodels.generation.text import TextOf, checked_stops
 from jaxmodels.models.rnk.model import RNK
-
-REFUSAL = "I can't answer that."
 
 
 @dataclasses.dataclass

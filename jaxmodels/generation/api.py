@@ -1,7 +1,8 @@
 """`jaxmodels.generate`: continue prompts, one or many, whole or as a stream."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 
 from jaxmodels.errors import UserError
@@ -42,7 +43,7 @@ def generate(
     Args:
       model: see `jaxmodels.models.contract`; it has a `step`.
       prompts: a text or token ids, or a list of texts or of lists of ids, of different lengths;
-        texts need a tokenizer.
+        texts need a tokenizer; [] goes on after a single session.
       max_tokens: most tokens to draw for a prompt.
       temperature, top_k, top_p, min_p, repetition_penalty: see `Sampling`.
       stop: one or several strings, before the first of which the text ends; needs a tokenizer.
@@ -63,14 +64,21 @@ def generate(
       a `Completion` for one prompt, a list of them for several.
 
     Raises:
-      UserError: an invalid option, an empty prompt, an id outside the vocabulary, or a model that
-        computes NaN.
+      UserError: an invalid option, an empty prompt without a session, an id outside the vocabulary,
+        or a model that computes NaN.
     """
     many, items = _listed(prompts)
+    if not items and isinstance(sessions, Session):
+        many, items = False, [()]  # goes on where the session ends
     if tokenizer is None and (stop or any(isinstance(item, str) for item in items)):
         raise UserError("tokenizer: needed for prompts that are text, and for stop strings")
-    seeds = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed] * len(items)
+    several = isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str)
+    seeds = list(seed) if several else [seed] * len(items)
     begun = list(sessions) if isinstance(sessions, Sequence) else [sessions] * len(items)
+    if not all(x is None or isinstance(x, Session) for x in begun):
+        raise UserError("sessions: give the `session` of results, which have it with keep=True")
+    if not isinstance(end_tokens, Sequence | np.ndarray) or isinstance(end_tokens, str):
+        raise UserError(f"end_tokens={end_tokens!r}: give a list of ids")
     for name, values in (("seed", seeds), ("sessions", begun)):
         if len(values) != len(items):
             raise UserError(f"{name}: {len(values)} for {len(items)} prompts; give one for each")
@@ -108,8 +116,10 @@ def _listed(prompts) -> tuple[bool, list]:
     """Return (whether there are several, the prompts)."""
     if isinstance(prompts, str):
         return False, [prompts]
-    if isinstance(prompts, np.ndarray) and prompts.ndim == 1:
-        return False, [prompts]
+    if isinstance(prompts, np.ndarray | jax.Array) and prompts.ndim == 1:
+        return False, [np.asarray(prompts)]
+    if not isinstance(prompts, Iterable):
+        raise UserError(f"prompts={prompts!r}: give a text, token ids, or a list of these")
     items = list(prompts)
     one = bool(items) and all(isinstance(item, int | np.integer) for item in items)
     return (False, [items]) if one else (True, items)

@@ -39,7 +39,7 @@ from jaxmodels.generation.programs import (
     programs_of,
 )
 from jaxmodels.generation.request import CANCELLED, END, LENGTH, STOP, Event, Request, Session
-from jaxmodels.generation.sampling import Options
+from jaxmodels.generation.sampling import Options, whole_number
 from jaxmodels.models.contract import traits_of
 
 PIECE = 64  # tokens of a prompt that are read at a time
@@ -105,7 +105,7 @@ class Engine:
                 f"{type(model).__name__} has no step(): it is not a left-to-right language model"
             )
         for name, value in (("slots", slots), ("piece", piece), ("many", many), ("few", few)):
-            if value < 1:
+            if whole_number(name, value) < 1:
                 raise UserError(f"{name}={value}: give 1 or more")
         self.slots, self.piece, self.many, self.few = slots, piece, many, min(few, many)
         self.prefixes = Prefixes(prefix_bytes)

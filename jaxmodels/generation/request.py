@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxmodels.errors import UserError
-from jaxmodels.generation.sampling import Sampling, checked_seed
+from jaxmodels.generation.sampling import Sampling, checked_seed, whole_number
 from jaxmodels.generation.text import TextOf
 
 UNLIMITED = 2**30  # tokens, for a request that its caller ends
@@ -66,16 +66,22 @@ class Request:
         ids = np.asarray(self.prompt)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
             raise UserError(f"prompt: give a list of token ids, got {ids.dtype} {ids.shape}")
+        if ids.size and max(abs(int(ids.min())), int(ids.max())) >= 2**31:  # would wrap around
+            raise UserError(f"prompt: ids {ids.min()} to {ids.max()}; those of tokens are int32")
         self.prompt = ids.astype(np.int32)
         begun = self.session is not None and self.session.state is not None
         if not ids.size and not (begun and self.session.logits is not None):
             raise UserError("prompt: empty; give a token or more, or a session that has logits")
-        if not 0 <= self.max_tokens <= UNLIMITED:
+        if not 0 <= whole_number("max_tokens", self.max_tokens) <= UNLIMITED:
             raise UserError(f"max_tokens={self.max_tokens}: give 0 to {UNLIMITED}")
         if not ids.size and not self.max_tokens:
             raise UserError("max_tokens=0: an empty prompt leaves nothing to do; give 1 or more")
         if len(self.end_tokens) > MOST_ENDS:
             raise UserError(f"end_tokens: {len(self.end_tokens)}; give at most {MOST_ENDS}")
+        for token in self.end_tokens:
+            whole_number("end_tokens", token)
+        if self.top is not None:
+            whole_number("logprobs", self.top)
         checked_seed(self.seed)
 
 

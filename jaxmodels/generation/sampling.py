@@ -9,6 +9,7 @@ Sources: nucleus sampling, arXiv 1904.09751; min-p, arXiv 2407.01082; repetition
 
 import dataclasses
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from flax import struct
 from jaxmodels.errors import UserError
 
 SEEDS = 2**32
+ALL = 2**30  # more than any vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,13 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            value = getattr(self, name)
+            optional = value is None and name in ("top_p", "min_p")
+            if not optional and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+                raise UserError(f"{name.replace('_', '-')}={value!r}: give a number")
+        if self.top_k is not None:
+            whole_number("top-k", self.top_k)
         if not 0 <= self.temperature < math.inf:
             raise UserError(
                 f"temperature={self.temperature}: give 0 (most likely token) or a number above"
@@ -57,9 +66,16 @@ class Sampling:
             )
 
 
+def whole_number(name: str, value) -> int:
+    """Return a value of an argument; raise UserError unless it is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UserError(f"{name}={value!r}: give a whole number")
+    return int(value)
+
+
 def checked_seed(seed: int) -> int:
     """Return a seed; raise UserError unless it is a whole number below 2^32."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEEDS:
+    if not 0 <= whole_number("seed", seed) < SEEDS:
         raise UserError(f"seed={seed}: give a whole number below 2^32 = {SEEDS}")
     return int(seed)
 
@@ -81,7 +97,13 @@ class Options:
     def rows(cls, samplings) -> "Options":
         """Return the options of some `Sampling`s as NumPy arrays."""
         every = [
-            (x.temperature, x.top_k or 2**30, x.top_p or 1.0, x.min_p or 0.0, x.repetition_penalty)
+            (
+                x.temperature,
+                min(x.top_k or ALL, ALL),
+                x.top_p or 1.0,
+                x.min_p or 0.0,
+                x.repetition_penalty,
+            )
             for x in samplings
         ]
         kinds = (np.float32, np.int32, np.float32, np.float32, np.float32)

@@ -9,6 +9,8 @@ MOST_STOPS = 16
 
 def checked_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return stop strings as a tuple; raise UserError for an empty one or too many."""
+    if stop is not None and not isinstance(stop, Sequence):
+        raise UserError(f"stop={stop!r}: give strings of one character or more")
     stops = () if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
     if len(stops) > MOST_STOPS:
         raise UserError(f"stop: {len(stops)} strings; give at most {MOST_STOPS}")

@@ -24,7 +24,11 @@ OUTER = ("embed", "head")  # never a default target
 
 
 class Addition(nnx.Module):
-    """The two factors of an addition; both are named kernel: matrices, which decay towards 0."""
+    """The two factors of an addition.
+
+    Both are named kernel: weight decay shrinks them all, also where it spares columns of the matrix
+    itself, for here it leads to the base.
+    """
 
     def __init__(self, shape: tuple[int, ...], rank: int, *, rngs: nnx.Rngs):
         *stacked, inputs, outputs = shape

@@ -15,7 +15,8 @@ from flax import nnx
 import jaxmodels
 from eval.chat import conversation as talking
 from eval.chat import guide
-from eval.chat.__main__ import REFUSAL, main
+from eval.chat.__main__ import main
+from eval.chat.conventions import REFUSAL
 from eval.chat.conversation import Conversation, Options, Reply, verified
 from eval.chat.explain import explain
 from jaxmodels.data import ByteTokenizer, WordTokenizer
@@ -163,7 +164,7 @@ def test_the_kept_state_has_read_the_whole_conversation(kind, mamba, rnk, monkey
         turn = conversation.hear(prompt)
         if reply:
             conversation.answer(turn, reply)
-    _, _, whole = prompt_ids(turns, 8 if kind == "fixed" else 1, 10**4, BYTES)
+    whole = prompt_ids(turns, 8 if kind == "fixed" else 1, 10**4, BYTES)[2]
     assert turn.read + len(turn.end) == len(whole)
     _, out = quick_jit(model)(model.initial_state(1), whole[None])
     np.testing.assert_allclose(turn.heads["logits"], out.logits[:, -1], atol=1e-5)

@@ -10,6 +10,7 @@ import pytest
 
 import eval.chat.__main__ as command
 import jaxmodels
+from eval.chat.conventions import template_of
 from eval.chat.templated import Templated
 from jaxmodels import convert
 from jaxmodels.data import tokenizer_from_json
@@ -117,6 +118,13 @@ def test_the_command_talks_by_the_template_of_a_folder(folder, monkeypatch, caps
     assert capsys.readouterr().out.splitlines() == replies[:1]
     assert command.main([*options, "--prompt", "Hi", "--explain"]) == 2
     assert "--explain: not with a chat template" in capsys.readouterr().err
+    assert command.main([*options, "--prompt", "Hi", "--refuse-below", "0"]) == 2
+    assert "--refuse-below: not with a chat template" in capsys.readouterr().err
     (folder / "tokenizer_config.json").unlink()
     assert command.main([*options, "--prompt", "Hi"]) == 2
     assert "its folder has no chat template" in capsys.readouterr().err
+
+
+def test_a_template_counts_unless_the_run_is_on_conversations(folder):
+    assert template_of(folder, chats=False).source == CHATML
+    assert template_of(folder, chats=True) is None

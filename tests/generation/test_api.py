@@ -1,6 +1,7 @@
 """One line continues prompts, alone or many, whole or as a stream, compiled once."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxmodels
@@ -42,6 +43,10 @@ def test_seeds_options_and_sessions(model):
     assert [a.tokens + b.tokens for a, b in zip(one[:2], rest, strict=True)] == [
         x.tokens for x in whole
     ]
+    again = generate(model, [], 5, seed=1, sessions=one[0].session)  # a prompt, not none
+    assert again.tokens == rest[0].tokens
+    array = generate(model, jnp.array(list(b"ab")), 20, seed=1, top_k=2**40)
+    assert array.tokens == one[0].tokens
     greedy = generate(model, list(b"ab"), 9, temperature=0)
     assert greedy.tokens == generate(model, list(b"ab"), 9, top_k=1).tokens
     assert greedy.text is None and greedy.finish_reason == "length"
@@ -73,8 +78,24 @@ def test_compiled_once_a_shape(model):
         ([[1], [2]], dict(seed=[1]), "seed: 1 for 2 prompts"),
         ([[1], []], {}, "prompt: empty"),
         ([300], {}, "no token 300"),
+        ([2**32 + 65], {}, "ids 4294967361 to"),
+        ([-1], {}, "no token -1"),
+        (None, {}, "prompts=None"),
         ([1], dict(temperature=-1), "temperature=-1"),
+        ([1], dict(temperature="hot"), "temperature='hot': give a number"),
+        ([1], dict(min_p="x"), "min-p='x': give a number"),
+        ([1], dict(top_k=1.5), "top-k=1.5: give a whole number"),
         ([1], dict(max_tokens=-1), "max_tokens=-1"),
+        ([1], dict(max_tokens=2.5), "max_tokens=2.5: give a whole number"),
+        ([1], dict(max_tokens="5"), "max_tokens='5': give a whole number"),
+        ([1], dict(logprobs=1.5), "logprobs=1.5: give a whole number"),
+        ([1], dict(seed="1"), "seed='1': give a whole number"),
+        ([1], dict(seed=2**32), "seed=4294967296: give"),
+        ([1], dict(stop=5, tokenizer=BYTES), "stop=5: give strings"),
+        ([1], dict(end_tokens=5), "end_tokens=5: give a list"),
+        ([1], dict(end_tokens=[1.5]), "end_tokens=1.5: give a whole number"),
+        ([1], dict(slots=1.5), "slots=1.5: give a whole number"),
+        ([1], dict(sessions="a"), "sessions: give the `session`"),
     ],
 )
 def test_bad_arguments(model, prompts, options, message):

@@ -11,6 +11,7 @@ from jaxmodels.models.contract import parameters_of
 from jaxmodels.testing.models import small_config
 from jaxmodels.tree import flatten, unflatten
 from jaxmodels.tuning import learn_additions
+from train.optim.weight_decay import decay_factors
 
 ROWS, TIME = 2, 12
 
@@ -143,3 +144,16 @@ def test_labels_are_those_of_the_matrices():
     assert names
     for name in names:
         assert label(f"additions/{name}/down/kernel") == model.base.parameter_label(name)
+
+
+def test_weight_decay_leads_to_the_base(base):
+    """Also where it spares columns of the matrix: there it would lead to another model."""
+    model = learn_additions(base, rank=4)
+    factors = decay_factors(model)
+    learned = {name: factors[name] for name in parameters_of(model)}
+    assert set(learned.values()) == {1.0} and len(learned) == 4
+    assert np.any(factors["base/layers/mixer/in_proj/kernel"] == 0.0)  # the step sizes
+    for name in learned:
+        model = unflatten(model, flatten(model) | {name: 0.0 * flatten(model)[name]})
+    for name, x in flatten(model.merged()).items():
+        np.testing.assert_array_equal(x, flatten(base)[name], err_msg=name)

@@ -102,6 +102,7 @@ def one_writer(
     command: str,
     *,
     role: str = "run",
+    option: str = "--workdir",
     wait: float = 0.0,
     say: Callable[[str], None] = print,
 ) -> Iterator[Writer | None]:
@@ -115,6 +116,7 @@ def one_writer(
       command: what the process is, for the messages of others, e.g. "python -m train".
       role: what is locked; holders of different roles do not exclude each other. Only "run" makes
         the folder and must be able to write: the others get None if they cannot.
+      option: that names the folder on the command line.
       wait: seconds to wait for another holder.
       say: called with what it is waiting for.
 
@@ -123,30 +125,30 @@ def one_writer(
         written.
     """
     if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: must be a folder on a disk that all hosts share")
-    folder = user_path(workdir, "--workdir=").absolute()
+        raise UserError(f"{option}={workdir}: must be a folder on a disk that all hosts share")
+    folder = user_path(workdir, f"{option}=").absolute()
     lock = folder / f".{role}.lock"
     thread, writer = _held.get(lock, (0, None))
     if thread == threading.get_ident():
         yield writer
         return
-    made = [path for path in (folder, *folder.parents) if not exists(path, "--workdir=")]
+    made = [path for path in (folder, *folder.parents) if not exists(path, f"{option}=")]
     with contextlib.ExitStack() as stack:
         try:
             if role == "run":
                 folder.mkdir(parents=True, exist_ok=True)
             stack.callback(_remove_unused, lock, made)
             writer = Writer(folder / f".{role}.json", command)
-            flock = _flock(lock, writer.path, workdir, wait, say)
+            flock = _flock(lock, writer.path, f"{option}={workdir}", wait, say)
             stack.callback(flock.release if flock else lambda: None)
-            _refuse_holder(writer.path, workdir, flock is not None, say)
+            _refuse_holder(writer.path, f"{option}={workdir}", flock is not None, say)
             writer.start()
             stack.callback(writer.stop)
         except (OSError, DiskError) as error:
             if role == "run":
                 if isinstance(error, DiskError):
                     raise
-                raise from_os(error, f"--workdir={workdir}: cannot be written") from error
+                raise from_os(error, f"{option}={workdir}: cannot be written") from error
             writer = None
         _held[lock] = threading.get_ident(), writer
         stack.callback(_held.pop, lock)
@@ -166,7 +168,7 @@ def one_run(workdir: str | Path, command: str = "python -m train") -> Iterator[W
         yield raise_everywhere(enter)
 
 
-def _flock(lock: Path, info: Path, workdir, wait: float, say) -> filelock.FileLock | None:
+def _flock(lock: Path, info: Path, where: str, wait: float, say) -> filelock.FileLock | None:
     """Lock a file; None if its file system has no locks. Raise UserError if another holds it."""
     flock = filelock.FileLock(lock, thread_local=False, fallback_to_soft=False)
     try:
@@ -175,10 +177,10 @@ def _flock(lock: Path, info: Path, workdir, wait: float, say) -> filelock.FileLo
         except filelock.Timeout:
             if wait <= 0:
                 raise
-            say(f"{workdir}: waiting for {described(read_info(info))}")
+            say(f"{where}: waiting for {described(read_info(info))}")
             flock.acquire(timeout=wait, poll_interval=0.2)
     except filelock.Timeout as error:  # a TimeoutError, and so an OSError
-        raise _refusal(workdir, _info_of_holder(info)) from error
+        raise _refusal(where, _info_of_holder(info)) from error
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
@@ -196,7 +198,7 @@ def _info_of_holder(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _refuse_holder(path: Path, workdir, locked: bool, say) -> None:
+def _refuse_holder(path: Path, where: str, locked: bool, say) -> None:
     """Raise UserError if the holder that a file names is alive where a lock does not show it."""
     info = read_info(path)
     same_boot = info.get("boot") == _boot()
@@ -204,11 +206,11 @@ def _refuse_holder(path: Path, workdir, locked: bool, say) -> None:
         return  # the system has released the lock of a process that is gone
     if same_boot and info["host"] == socket.gethostname():
         if info["start"] and _start_of(info["pid"]) == info["start"]:
-            raise _refusal(workdir, info)
+            raise _refusal(where, info)
         return
     if time.time() - info["seen"] > FORGOTTEN:
         return
-    say(f"{workdir}: waiting up to {WATCH:.0f} s to see whether {described(info)} is still alive")
+    say(f"{where}: waiting up to {WATCH:.0f} s to see whether {described(info)} is still alive")
     until = time.monotonic() + WATCH
     while time.monotonic() < until:
         time.sleep(min(1.0, WATCH / 10))
@@ -216,13 +218,12 @@ def _refuse_holder(path: Path, workdir, locked: bool, say) -> None:
         if not now:
             return
         if now["seen"] != info["seen"]:
-            raise _refusal(workdir, now)
+            raise _refusal(where, now)
 
 
-def _refusal(workdir, info: dict[str, Any]) -> UserError:
+def _refusal(where: str, info: dict[str, Any]) -> UserError:
     return UserError(
-        f"--workdir={workdir}: in use by {described(info)}; wait for it, stop it, "
-        "or name another folder"
+        f"{where}: in use by {described(info)}; wait for it, stop it, or name another folder"
     )
 
 

@@ -43,6 +43,11 @@ class Tokenizer(Protocol):
         """
         return TextStream(self.decode, context)
 
+    def token_bytes(self, token: int) -> bytes | None:
+        """Return the bytes that an id stands for; None if they are not known for it alone."""
+        text = self.decode([token])
+        return None if "\ufffd" in text else text.encode()
+
     def to_json(self) -> str:
         """Return `{"kind": name, fields ...}`, which `tokenizer_from_json` reads back."""
         values = {name: getattr(self, name) for name in self.described()}

@@ -76,9 +76,10 @@ class BPETokenizer(Tokenizer):
 
     def stream(self, context=()) -> ByteStream:
         """Return a decoder token by token; what comes after an EOS is no text."""
-        return ByteStream(self._token_bytes, context, EOS)
+        return ByteStream(self.token_bytes, context, EOS)
 
-    def _token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of an id, b"" for one that is no text."""
         known = len(SPECIALS) <= token < self.vocab_size
         return byte_level(_built(self.model).id_to_token(token)) if known else b""
 

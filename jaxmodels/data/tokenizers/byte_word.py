@@ -45,6 +45,10 @@ class ByteTokenizer(Tokenizer):
         """Return the text; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
+    def token_bytes(self, token: int) -> bytes:
+        """Return the byte."""
+        return self.decode_bytes([token])
+
     def stream(self, context=()) -> ByteStream:
         """Return a decoder token by token; `push` raises ValueError for an id outside 0..255."""
         return ByteStream(self.decode_bytes, context)

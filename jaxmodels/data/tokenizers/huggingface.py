@@ -102,6 +102,10 @@ class HuggingFaceTokenizer(Tokenizer):
             return ByteStream(self._token_bytes, context)
         return TextStream(self._text, context, None, self._skipped, self._built.fallback)
 
+    def token_bytes(self, token: int) -> bytes | None:
+        """Return the bytes of an id, see `Tokenizer.token_bytes`."""
+        return self._token_bytes(token) if self._built.byte_level else super().token_bytes(token)
+
     def to_json(self) -> str:
         """Return the content of the file."""
         return self.model

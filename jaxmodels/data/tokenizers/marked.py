@@ -63,6 +63,10 @@ class MarkedTokenizer(Tokenizer):
         limit = self.inner.vocab_size
         return FewerIds(self.inner.stream(ids[ids < limit]), limit)
 
+    def token_bytes(self, token: int) -> bytes | None:
+        """Return the bytes of an id, b"" for a mark."""
+        return self.inner.token_bytes(token) if token < self.inner.vocab_size else b""
+
     def to_json(self) -> str:
         """Return `{"kind": "marked", "inner": description}`."""
         return json.dumps({"kind": "marked", "inner": json.loads(self.inner.to_json())})

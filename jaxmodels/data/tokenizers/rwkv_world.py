@@ -97,13 +97,14 @@ class RWKVWorldTokenizer(Tokenizer):
     def decode(self, tokens) -> str:
         """Return the text; invalid UTF-8 becomes U+FFFD, and ids of no token are skipped."""
         ids = np.asarray(tokens).ravel().tolist()
-        return b"".join(map(self._token_bytes, ids)).decode("utf-8", errors="replace")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
 
     def stream(self, context=()) -> ByteStream:
         """Return a decoder token by token, see `Tokenizer.stream`."""
-        return ByteStream(self._token_bytes, context)
+        return ByteStream(self.token_bytes, context)
 
-    def _token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes of an id, b"" for one that is no text."""
         return self._tokens.get(token, b"")
 
 

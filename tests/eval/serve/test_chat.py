@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from eval.chat.conventions import REFUSAL
 from eval.chat.conversation import Conversation, Options, Reply
-from eval.serve.service import REFUSAL
 from jaxmodels.data.chat.exchange import BEGIN, END
 from jaxmodels.generation.sampling import Sampling
 from jaxmodels.session import load_session

@@ -95,6 +95,15 @@ def test_log_probabilities_have_the_shape_of_the_api(client, model):
     assert joined[:5] == expected.logprobs and len(joined) == 30
 
 
+def test_bytes_of_tokens_join_to_the_text(client):
+    asked = dict(messages=[{"role": "user", "content": "hello"}], max_tokens=60, temperature=3)
+    choice = post(client, "/v1/chat/completions", logprobs=True, **asked)["choices"][0]
+    entries = choice["logprobs"]["content"]
+    data = bytes(byte for entry in entries for byte in entry["bytes"])
+    assert data.decode(errors="replace").rstrip("\ufffd") == choice["message"]["content"]
+    assert any(entry["token"].startswith("token_id:") for entry in entries)  # part of a character
+
+
 def test_without_a_seed_answers_differ(client):
     texts = {post(client, seed=None)["choices"][0]["text"] for _ in range(3)}
     assert len(texts) == 3

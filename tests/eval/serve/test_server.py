@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from eval.serve.__main__ import _loopback, main
+from jaxmodels.errors import UserError
 from tests.eval.serve.conftest import LIMITS, client_of, listening, service_of
 from tests.eval.serve.test_completions import ASK, post
 
@@ -143,6 +144,15 @@ def test_bad_flags(flags, message, capsys, monkeypatch):
     assert message in error and error.count("\n") == 1
 
 
+def test_a_base_that_has_moved_is_read_where_it_is(capsys, monkeypatch):
+    def load(workdir, checkpoint, base):
+        raise UserError(f"{workdir} {checkpoint} {base}")
+
+    monkeypatch.setattr("eval.run.load_trained", load)
+    assert main(["--workdir=run", "--checkpoint=last", "--base=moved"]) == 2
+    assert "run last moved" in capsys.readouterr().err.replace(f"{os.getcwd()}/", "")
+
+
 def test_loopback():
     assert all(map(_loopback, ("127.0.0.1", "localhost", "::1", "[::1]", "127.9.9.9")))
     assert not any(map(_loopback, ("0.0.0.0", "::", "example.org", "10.0.0.1", "")))
@@ -172,6 +182,9 @@ def test_a_signal_drains_and_sigkill_loses_nothing_saved(number, finished, tmp_p
         started(finished, *flags) as (process, base),
         httpx.Client(base_url=base, **options) as client,
     ):
+        command = [sys.executable, "-m", "eval.serve", f"--workdir={finished}", *flags, "--port=0"]
+        other = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=120)
+        assert other.returncode == 2 and f"--sessions={tmp_path}: in use by" in other.stderr
         saved = client.post("/v1/completions", json=ASK | {"session_out": "s"})
         rest = client.post("/v1/completions", json=ASK | {"prompt": "", "session_in": "s"}).json()
         assert saved.status_code == 200

@@ -34,7 +34,8 @@ def folder(tmp_path_factory):
 
 
 def test_replies_over_http_are_those_of_the_template(folder):
-    service = command._service(command._flags([f"--workdir={folder}"]), Limits(**LIMITS))
+    flags, sessions = command._flags([f"--workdir={folder}"]), folder / "sessions"
+    service = command._service(flags, Limits(**LIMITS), *load_trained(folder), sessions)
     trained, tokenizer = load_trained(folder)
     talk = Templated(trained.model, tokenizer, read_template(folder), endings(folder, tokenizer))
     text = "".join(talk.reply("Hi 🙂", Sampling(temperature=0), 0, 8))
