@@ -77,10 +77,9 @@ class Answer:
             return None
         texts = [self._text(token) for token in event.tokens]
         if not self.chat:
-            offsets = []
-            for text in texts:
-                offsets.append(offset)
-                offset += len(text)
+            # There is a piece of text for each token, "" for one that completes no character.
+            sizes = [len(piece) for piece in event.pieces]
+            offsets = [offset + sum(sizes[:i]) for i in range(len(texts))]
             tops = [{self._text(i): max(p, LEAST) for i, p in top} for top in event.top_logprobs]
             return {
                 "tokens": texts,

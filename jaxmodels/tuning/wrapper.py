@@ -4,6 +4,7 @@ from flax import nnx
 
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
+from jaxmodels.quantized import is_quantized
 
 
 class Wrapper(nnx.Module):
@@ -17,6 +18,10 @@ class Wrapper(nnx.Module):
         if traits_of(base).local_update is not None:
             raise UserError(
                 f"{type(base).__name__} learns without gradients, so there is nothing to tune"
+            )
+        if is_quantized(base):
+            raise UserError(
+                "a model with int8 weights is for decoding; tune the one it was made of"
             )
         self.base = base
 

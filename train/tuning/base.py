@@ -23,6 +23,7 @@ from jaxmodels.data.tokenizers.folder import has_tokenizer, is_read, read_tokeni
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 from jaxmodels.paths import is_dir, user_path
+from jaxmodels.quantized import is_quantized
 from jaxmodels.tree import flatten, unflatten
 from jaxmodels.tuning import InitialState, learn_additions, learn_state
 
@@ -62,6 +63,7 @@ def open_base(config: ConfigDict, load_model: Callable) -> Base | None:
     folder = user_path(config.tune.base, "config.tune.base=")
     try:
         base = _of_run(folder, load_model) if _is_run(folder) else _converted(folder)
+        _check_ordinary(base.model, folder)
     except UserError as error:
         again = f"; name its folder by --base or --config.tune.base{_known(config)}"
         raise UserError(f"config.tune.base: {error}{again}") from error
@@ -176,8 +178,6 @@ def _is_run(folder: Path) -> bool:
 
 def _of_run(folder: Path, load_model) -> Base:
     trained = load_model(folder, "best")
-    if isinstance(trained.model, InitialState):
-        raise UserError(f"{folder} has learned only an initial state")
     config = trained.config
     fields = config.model_config.to_dict()
     tokenizer = config.data.tokenizer
@@ -193,6 +193,13 @@ def _converted(folder: Path) -> Base:
     fields = {name: value for name, value in fields.items() if name not in EXPERIMENT}
     tokenizer = str(folder.absolute()) if has_tokenizer(folder) else ""
     return Base(model, name, fields, tokenizer, fingerprint_of(model))
+
+
+def _check_ordinary(model: nnx.Module, folder: Path) -> None:
+    if isinstance(model, InitialState):
+        raise UserError(f"{folder} has learned only an initial state; tune its base")
+    if is_quantized(model):
+        raise UserError(f"{folder} has int8 weights, to decode with; tune what they were made of")
 
 
 def _known(config: ConfigDict) -> str:

@@ -95,6 +95,16 @@ def test_log_probabilities_have_the_shape_of_the_api(client, model):
     assert joined[:5] == expected.logprobs and len(joined) == 30
 
 
+def test_offsets_are_places_in_the_text(client):
+    choice = post(client, logprobs=0, temperature=2)["choices"][0]
+    tokens, offsets = (choice["logprobs"][name] for name in ("tokens", "text_offset"))
+    assert any(len(token) > 1 for token in tokens) and offsets == sorted(offsets)
+    text = choice["text"]
+    places = [(t, text[o]) for t, o in zip(tokens, offsets, strict=True) if len(t) == 1]
+    # A byte after an incomplete character completes U+FFFD and itself.
+    assert len(places) > 5 and all(symbol in (token, "\ufffd") for token, symbol in places)
+
+
 def test_bytes_of_tokens_join_to_the_text(client):
     asked = dict(messages=[{"role": "user", "content": "hello"}], max_tokens=60, temperature=3)
     choice = post(client, "/v1/chat/completions", logprobs=True, **asked)["choices"][0]

@@ -16,7 +16,7 @@ from jaxmodels.data.tokenizers.folder import files_of, read_tokenizer
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import parameters_of
 from jaxmodels.tree import flatten
-from jaxmodels.tuning import InitialState
+from jaxmodels.tuning import InitialState, learn_state
 from tests.data.tokenizers.worlds import family
 from tests.train.corpus import small_text
 from tests.train.kill_script import assert_same, kill_and_resume
@@ -308,6 +308,18 @@ def test_a_converted_folder_is_tuned_evaluated_and_exported(converted, text, tmp
     both, learned = convert.load(tmp_path / "both"), load_model(tmp_path / "again", "last").model
     chex.assert_trees_all_equal(flatten(both), flatten(learned))
     assert isinstance(both, InitialState)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_ordinary_models_are_bases(kind, converted, text, tmp_path):
+    model = convert.load(converted)
+    convert.save(jaxmodels.quantize(model), tmp_path / "int8")
+    convert.save(learn_state(model), tmp_path / "learned")
+    for name, words in ("int8", "has int8 weights"), ("learned", "has learned only an initial"):
+        with pytest.raises(UserError, match=f"config.tune.base: .*{name} {words}"):
+            train(tuned_config(tmp_path / name, text, kind), tmp_path / "w", devices=1)
+    with pytest.raises(UserError, match="int8"):
+        learn_state(jaxmodels.quantize(model))
 
 
 def test_the_tokenizer_of_a_base_is_used_and_travels(text, tmp_path):
