@@ -73,10 +73,10 @@ class Watch:
         status, line = 1, f"{kind.__name__}: {error}"
         if isinstance(error, UserError):
             status, line = error.status, str(error)
-            print(f"error: {line}", file=sys.stderr)
+            _say(f"error: {line}")
         elif isinstance(error, KeyboardInterrupt):
             status, line = 130, "interrupted"
-            print("interrupted; what was saved before is intact", file=sys.stderr)
+            _say("interrupted; what was saved before is intact")
         else:
             traceback.print_exception(error)
         self._done.set()
@@ -140,7 +140,7 @@ class Watch:
 
     def _end(self, message: str, status: int) -> None:
         hint = "; start all again with --resume" if status == GONE else ""
-        print(f"error: {message}{hint}", file=sys.stderr)
+        _say(f"error: {message}{hint}")
         self._flush()
         self.leave(status)
 
@@ -174,3 +174,9 @@ class Watch:
                 stream.flush()
             except (OSError, ValueError):
                 pass
+
+
+def _say(line: str) -> None:
+    # In one piece: print() writes the line break by itself, and another thread may come between.
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

@@ -80,6 +80,24 @@ function article(role, text) {
   return body;
 }
 
+// Return a function that appends text to a box, once a frame: a layout for each token of a long
+// reply would keep the page from hearing the keyboard.
+function painter(box) {
+  const text = document.createTextNode("");
+  box.append(text);
+  let waiting = "";
+  return (piece) => {
+    if (piece && !waiting) {
+      requestAnimationFrame(() => {
+        text.appendData(waiting);
+        waiting = "";
+        $("log").scrollTop = $("log").scrollHeight;
+      });
+    }
+    waiting += piece;
+  };
+}
+
 // Yield the objects of a stream of server-sent events.
 async function* events(answer) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -113,6 +131,7 @@ async function reply() {
   inside.begin();
   const started = performance.now();
   const place = article("assistant", "");
+  const show = painter(place);
   let said = "", end = "", count = 0;
   try {
     const answer = await fetch(path, {
@@ -130,16 +149,16 @@ async function reply() {
       const [choice] = chunk.choices ?? [];
       const piece = (chat ? choice?.delta?.content : choice?.text) ?? "";
       said += piece;
-      if (piece) place.append(piece);
+      show(piece);
       if (choice?.inside) inside.add(choice.inside);
       if (choice?.finish_reason) end = SAID[choice.finish_reason] ?? choice.finish_reason;
       count = chunk.usage?.completion_tokens ?? count;
-      $("log").scrollTop = $("log").scrollHeight;
     }
   } catch (error) {
     if (error.name === "AbortError") end = SAID.cancelled;
     else fail(error.message);
   }
+  place.textContent = said; // also what is not painted yet
   if (said || end) turns.push({ role: "assistant", content: said });
   else place.parentElement.remove();
   if (said || end) {
