@@ -53,7 +53,8 @@ class Disk:
 @pytest.fixture(autouse=True)
 def hook(monkeypatch):
     """Restore the hook that a run whose disk was full leaves behind."""
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    for module in (threading, sys):
+        monkeypatch.setattr(module, "excepthook", module.excepthook)
     yield
     logging.getLogger("absl").removeFilter(saving._not_raised)
 
@@ -174,3 +175,27 @@ def test_files_cannot_grow(config, calm, tmp_path, capfd, size):
     if "nothing is saved" in str(error.value):
         assert "raise the limit on the size of files (ulimit -f) and continue" in str(error.value)
     assert train(config, tmp_path).digest == calm[1]
+
+
+def test_callbacks_after_the_end_of_orbax_are_not_told(tmp_path, monkeypatch):
+    """tensorstore answers from threads of its own, by sys.excepthook."""
+    told = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: told.append(str(error)))
+    before = sys.excepthook
+    checkpoints = saving.Checkpoints(tmp_path, toy_config(), "text")
+
+    def answer(words):
+        thread = threading.Thread(
+            target=lambda: sys.excepthook(RuntimeError, RuntimeError(words), None)
+        )
+        thread.start()
+        thread.join()
+
+    answer("Event loop is closed")
+    answer("another")
+    sys.excepthook(
+        RuntimeError, RuntimeError("Event loop is closed"), None
+    )  # the main thread's own
+    assert told == ["another", "Event loop is closed"]
+    checkpoints.close()
+    assert sys.excepthook is before
