@@ -55,7 +55,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
             )
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
-        self._main_hook, sys.excepthook = sys.excepthook, self._callback_failed
+        self._ignored, sys.unraisablehook = sys.unraisablehook, self._callback_failed
         logging.getLogger("absl").addFilter(_not_raised)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="manifest")
         self._pending: Future | None = None
@@ -116,7 +116,7 @@ class Checkpoints:
                     raise
             finally:
                 if not self._refused:  # else threads of Orbax still have their errors to tell
-                    threading.excepthook, sys.excepthook = self._hook, self._main_hook
+                    threading.excepthook, sys.unraisablehook = self._hook, self._ignored
                     logging.getLogger("absl").removeFilter(_not_raised)
 
     def _thread_failed(self, failure) -> None:
@@ -124,14 +124,13 @@ class Checkpoints:
         if not disk_reason(failure.exc_value):
             self._hook(failure)
 
-    def _callback_failed(self, kind, error, trace) -> None:
+    def _callback_failed(self, unraisable) -> None:
         """Keep tensorstore's threads from printing that Orbax's event loop has ended.
 
         It ends with the first array that cannot be written; the others answer it all the same.
         """
-        of_main = threading.current_thread() is threading.main_thread()
-        if of_main or str(error) != "Event loop is closed":
-            self._main_hook(kind, error, trace)
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._ignored(unraisable)
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:
