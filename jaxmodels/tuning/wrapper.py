@@ -7,6 +7,10 @@ from jaxmodels.models.contract import traits_of
 from jaxmodels.quantized import is_quantized
 
 
+def _of_base(name: str) -> property:
+    return property(lambda self: getattr(traits_of(self.base), name), doc="See `Traits`.")
+
+
 class Wrapper(nnx.Module):
     """A model around a frozen base; what it does not define is the base's.
 
@@ -39,32 +43,9 @@ class Wrapper(nnx.Module):
         """See `Traits.learned`."""
         return not name.startswith("base/")
 
-    @property
-    def check_data(self):
-        """See `Traits`."""
-        return traits_of(self.base).check_data
-
-    @property
-    def kinds(self):
-        """See `Traits`."""
-        return traits_of(self.base).kinds
-
-    @property
-    def main_term(self) -> str:
-        """See `Traits`."""
-        return traits_of(self.base).main_term
-
-    @property
-    def draws_by_row(self) -> bool:
-        """See `Traits`."""
-        return traits_of(self.base).draws_by_row
-
-    @property
-    def replicated_only(self) -> bool:
-        """See `Traits`."""
-        return traits_of(self.base).replicated_only
-
-    @property
-    def sums_by_token(self) -> bool:
-        """See `Traits`."""
-        return traits_of(self.base).sums_by_token
+    check_data = _of_base("check_data")
+    kinds = _of_base("kinds")
+    main_term = _of_base("main_term")
+    draws_by_row = _of_base("draws_by_row")
+    replicated_only = _of_base("replicated_only")
+    sums_by_token = _of_base("sums_by_token")

@@ -28,7 +28,9 @@ export class Inside {
 
   // Take the names of the parts from the description of a model.
   describe(model) {
-    this.parts = (model.parts ?? []).map((x) => (x.layer == null ? x.name : `${x.layer} ${x.name}`));
+    const parts = model.parts ?? [];
+    this.parts = parts.map((x) => (x.layer == null ? x.name : `${x.layer} ${x.name}`));
+    this.words = parts.map((x) => (x.layer == null ? x.name : `layer ${x.layer} ${x.name}`));
     this.draw();
   }
 
@@ -92,7 +94,7 @@ export class Inside {
 
   // Say in words what the chosen token did, or the last one.
   tell() {
-    const { $, columns, parts } = this;
+    const { $, columns, parts, words } = this;
     const column = columns[this.chosen ?? columns.length - 1];
     $("map").setAttribute("aria-label", `Map of ${parts.length} parts by ${columns.length} tokens`);
     $("heads").hidden = !column?.intent;
@@ -104,7 +106,7 @@ export class Inside {
     const name = $("quantity").value, values = column[name] ?? [];
     const order = values.map((_, i) => i).sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]));
     const format = (x) => (name === "norm" ? x.toPrecision(3) : `${(100 * x).toFixed(1)} %`);
-    const most = order.slice(0, 3).map((i) => `layer ${parts[i]} ${WORDS[name]} ${format(values[i])}`);
+    const most = order.slice(0, 3).map((i) => `${words[i]} ${WORDS[name]} ${format(values[i])}`);
     $("reading").textContent = `Token ${JSON.stringify(column.token)}: ${most.join(", ")}.`;
     if (column.intent) this.tellHeads(column);
     if ($("table").parentElement.open) this.tabulate(column);

@@ -145,6 +145,7 @@ async def many(port, streams, requests, tokens, expected, rss) -> dict:
             firsts.append(first)
             if number % max(1, requests // 20) == 0:
                 memory.append(rss())
+                print(f"{streams} streams: {len(firsts):,} of {requests:,}", file=sys.stderr)
         client.close()
 
     start = time.perf_counter()
