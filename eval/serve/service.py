@@ -82,8 +82,8 @@ class Service:
         self.name, self.tokenizer, self.limits = name, tokenizer, limits
         self.created, self.parameters = int(time.time()), jaxmodels.count_parameters(model)
         self.model = engine_model(model, tokenizer, stop_above)
-        # A slot that ends within a call is empty until the end of the next: calls are short.
-        options = dict(slots=limits.slots, many=8, few=4, watch=inside.watch)
+        # Longer calls cost less; text comes, and slots become free, once a call.
+        options = dict(slots=limits.slots, many=16, few=4, watch=inside.watch)
         self.engine = Engine(self.model, prefix_bytes=limits.prefix_bytes, **options)
         self.scheduler = Scheduler(self.engine, limits.queue)
         self.store = Store(folder, model, limits.max_sessions, limits.session_bytes)

@@ -1,4 +1,4 @@
-"""The compiled programs of an engine: read a piece, place a row, take a row, decode.
+"""The compiled programs of an engine: read a piece, place a row, take a row, decode, look again.
 
 There is one of each for a model, a number of slots and a size of pieces, whatever the requests are:
 what a row computes then depends on nobody else, neither on what others do nor on how many there
@@ -54,7 +54,6 @@ class Orders(NamedTuple):
       seed: uint32 (S,).
       ends: int32 (S, E), -1 where there is none.
       options: see `Options`.
-      top: bool (), give log-probabilities; watch: bool (), give what `watch` returns.
     """
 
     count: np.ndarray
@@ -68,8 +67,6 @@ class Orders(NamedTuple):
     seed: np.ndarray
     ends: np.ndarray
     options: Options
-    top: np.ndarray
-    watch: np.ndarray
 
     @classmethod
     def none(cls, slots: int, most: int) -> "Orders":
@@ -89,8 +86,6 @@ class Orders(NamedTuple):
             options=Options(*np.ones((5, slots), np.float32)).replace(
                 top_k=np.full(slots, 2**30, np.int32), min_p=np.zeros(slots, np.float32)
             ),
-            top=np.bool_(False),
-            watch=np.bool_(False),
         )
 
 
@@ -100,16 +95,22 @@ class Drawn(NamedTuple):
     Attributes:
       tokens: int32 (S, K), those drawn; count (S,) says how many.
       left: int32 (S,), as in `Pool`; why: int32 (S,), 0, ENDED or BROKEN.
-      steps: int32 (S,), tokens read and drawn.
-      logprobs: float32 (S, K); top_ids, top_logprobs: (S, K, N). Zeros unless ordered.
-      watch: leaves (S, K, ...), at each of `steps`.
     """
 
     tokens: jax.Array
     count: jax.Array
     left: jax.Array
     why: jax.Array
-    steps: jax.Array
+
+
+class Look(NamedTuple):
+    """What a call did on the way, at the tokens read and drawn, S x K.
+
+    Attributes:
+      logprobs: float32 (S, K), of the tokens; top_ids, top_logprobs: (S, K, N), the most likely.
+      watch: leaves (S, K, ...), or None.
+    """
+
     logprobs: jax.Array
     top_ids: jax.Array
     top_logprobs: jax.Array
@@ -124,6 +125,7 @@ class Programs(NamedTuple):
     place: Callable
     take: Callable
     decode: Callable
+    look: Callable
 
 
 @functools.lru_cache(maxsize=16)
@@ -142,7 +144,8 @@ def programs_of(treedef, slots: int, most: int, watch: Callable | None) -> Progr
         read_piece=compiled(read_piece),
         place=jax.jit(place),
         take=jax.jit(take),
-        decode=compiled(decode, most=most, watch=watch),
+        decode=compiled(decode, most=most),
+        look=compiled(look, watch=watch),
     )
 
 
@@ -176,32 +179,16 @@ def take(pool: Pool, slot):
     )
 
 
-def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | None):
+def decode(model, pool: Pool, orders: Orders, *, most: int):
     """Run the steps of a call -> (pool, `Drawn`); `most` is K.
 
     A slot reads its forced tokens, then draws. A token that ends the text is not read. Slots that
     do nothing, or no more, are held: their state is that after their last token.
     """
     pool = _begun(model, pool, orders)
-    slots, top = len(orders.begin), min(TOP, pool.logits.shape[-1])
-    ints = jnp.zeros((slots,), jnp.int32)
-
-    def step(state, token):
-        after, out = model.step(state, token)
-        return after, out.logits, _if(orders.watch, watch, model, state, after, out)
-
-    shapes = jax.eval_shape(step, pool.state, ints)[2]
-    drawn = Drawn(
-        tokens=jnp.zeros((slots, most), jnp.int32),
-        count=ints,
-        left=ints,
-        why=ints,
-        steps=ints,
-        logprobs=jnp.zeros((slots, most)),
-        top_ids=jnp.zeros((slots, most, top), jnp.int32),
-        top_logprobs=jnp.zeros((slots, most, top)),
-        watch=jax.tree.map(lambda x: jnp.zeros((slots, most, *x.shape[1:]), x.dtype), shapes),
-    )
+    slots = len(orders.begin)
+    rows, ints = jnp.arange(slots), jnp.zeros((slots,), jnp.int32)
+    drawn = Drawn(tokens=jnp.zeros((slots, most), jnp.int32), count=ints, left=ints, why=ints)
 
     def active(pool, drawn, at):
         reading = at < orders.reading
@@ -223,36 +210,18 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
         ended = drawing & ~broken & jnp.any(chosen[:, None] == orders.ends, -1)
         drawing = drawing & ~broken & ~ended
         token = jnp.where(reading, orders.forced[:, at], jnp.where(drawing, chosen, 0))
-        logprobs, ids, values = _logprobs(pool.logits, token, top, orders.top)
         live = reading | drawing
-        state, logits, seen = step(pool.state, token)
-        state = jax.tree.map(
-            lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-            state,
-            pool.state,
-        )
-        place = drawn.count
-
-        def put(buffer, values, where, place):
-            place = jnp.where(where, place, most)  # beyond the end: dropped
-            return buffer.at[jnp.arange(slots), place].set(values, mode="drop")
-
-        steps = drawn.steps
+        state, logits = _stepped(model, pool, token, live)[:2]
+        place = jnp.where(drawing, drawn.count, most)  # beyond the end: dropped
         drawn = Drawn(
-            tokens=put(drawn.tokens, token, drawing, place),
-            count=place + drawing,
+            tokens=drawn.tokens.at[rows, place].set(token, mode="drop"),
+            count=drawn.count + drawing,
             left=drawn.left,
             why=jnp.where(broken, BROKEN, jnp.where(ended, ENDED, drawn.why)),
-            steps=steps + live,
-            logprobs=put(drawn.logprobs, logprobs, drawing, place),
-            top_ids=put(drawn.top_ids, ids, drawing, place),
-            top_logprobs=put(drawn.top_logprobs, values, drawing, place),
-            watch=jax.tree.map(lambda b, x: put(b, x, live, steps), drawn.watch, seen),
         )
-        rows = jnp.arange(slots)
         pool = Pool(
             state=state,
-            logits=jnp.where(live[:, None], logits, pool.logits),
+            logits=logits,
             seen=pool.seen.at[rows, token].max(live),
             drawn=pool.drawn + drawing,
             left=jnp.where(broken | ended, 0, pool.left - drawing),
@@ -261,6 +230,43 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
 
     _, pool, drawn = jax.lax.while_loop(unfinished, body, (jnp.int32(0), pool, drawn))
     return pool, drawn._replace(left=pool.left)
+
+
+def look(model, pool: Pool, orders: Orders, drawn: Drawn, *, watch: Callable | None) -> Look:
+    """Run the steps of a call of `decode` again, for what is told of its tokens.
+
+    Few requests ask for it: `decode` would pay for it at every token of every request.
+    """
+    pool, top = _begun(model, pool, orders), min(TOP, pool.logits.shape[-1])
+    most = drawn.tokens.shape[1]
+    drawing = jnp.arange(most)[None] - orders.reading[:, None]  # number of the drawn token
+    tokens = jnp.take_along_axis(drawn.tokens, jnp.maximum(drawing, 0), 1)
+    tokens = jnp.where(drawing < 0, orders.forced, tokens)
+    steps = orders.reading + drawn.count
+
+    def body(pool, at):
+        token, live = tokens[:, at], at < steps
+        every = jax.nn.log_softmax(pool.logits, -1)
+        values, ids = jax.lax.top_k(every, top)
+        logprob = jnp.take_along_axis(every, token[:, None], -1)[:, 0]
+        state, logits, after, out = _stepped(model, pool, token, live)
+        seen = None if watch is None else watch(model, pool.state, after, out)
+        told = Look(logprob, ids.astype(jnp.int32), values, seen)
+        return pool.replace(state=state, logits=logits), told
+
+    told = jax.lax.scan(body, pool, jnp.arange(most))[1]
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), told)
+
+
+def _stepped(model, pool, token, live):
+    """Return (state, logits, state before rows were held, out) of a step."""
+    after, out = model.step(pool.state, token)
+    state = jax.tree.map(
+        lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+        after,
+        pool.state,
+    )
+    return state, jnp.where(live[:, None], out.logits, pool.logits), after, out
 
 
 def _begun(model, pool, orders):
@@ -279,23 +285,3 @@ def _begun(model, pool, orders):
         drawn=jnp.where(begins, orders.drawn, pool.drawn),
         left=jnp.where(orders.halt, 0, left),
     )
-
-
-def _logprobs(logits, token, top, wanted):
-    """Return (log-probability of token (S,), ids and log-probabilities of the top (S, N))."""
-
-    def some(logits, token):
-        every = jax.nn.log_softmax(logits, -1)
-        values, ids = jax.lax.top_k(every, top)
-        return jnp.take_along_axis(every, token[:, None], -1)[:, 0], ids.astype(jnp.int32), values
-
-    return _if(wanted, some, logits, token)
-
-
-def _if(wanted, function, *args):
-    """Return function(*args), zeros if it is not wanted, None if there is none."""
-    if function is None:
-        return None
-    shapes = jax.eval_shape(lambda: function(*args))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.cond(wanted, lambda: function(*args), lambda: zeros)

