@@ -39,6 +39,12 @@ def toy():
     return Toy(vocab=64)
 
 
+@pytest.fixture(params=[16, 2], ids=["one block", "blocks"])
+def blocks(request, monkeypatch):
+    monkeypatch.setattr("jaxmodels.generation.engine.CPU_BLOCK", request.param)
+
+
+@pytest.mark.usefixtures("blocks")
 def test_together_equals_alone_in_whichever_slot_and_order(model):
     engine = engine_of(model)
     alone = [one(engine, **options) for options in mixed()]
@@ -141,6 +147,7 @@ def test_an_end_token_is_not_read(toy):
     assert (again.tokens, again.finish_reason) == ([], "end")
 
 
+@pytest.mark.usefixtures("blocks")
 def test_who_leaves_changes_nobody(toy):
     engine = engine_of(toy)
     requests = [Request(ids(20, i), 25, seed=i) for i in range(5)]
@@ -184,6 +191,25 @@ def test_what_a_step_shows_comes_with_its_token(toy):
         state, _ = toy.step(state, jnp.array([token]))
         expected.append(float(jnp.linalg.norm(state["h"])))
     np.testing.assert_allclose(seen, expected, rtol=1e-5)
+
+
+def test_an_empty_block_is_not_computed(toy, monkeypatch):
+    monkeypatch.setattr("jaxmodels.generation.engine.CPU_BLOCK", 2)
+    engine = engine_of(toy, slots=6)
+    used = []
+    for number, block in enumerate(engine._blocks):
+        start = block._start
+
+        def counted(limit, number=number, start=start):
+            used.append(number)
+            return start(limit)
+
+        monkeypatch.setattr(block, "_start", counted)
+    requests = [dict(prompt=ids(3, i), max_tokens=9, seed=i) for i in range(3)]
+    drive(engine, [Request(**x) for x in requests[:2]])
+    assert set(used) == {0}
+    drive(engine, [Request(**x) for x in requests])
+    assert set(used) == {0, 1}
 
 
 def test_a_model_that_computes_nan_ends_its_request_alone(toy):

@@ -5,8 +5,9 @@
 
 The server is a process of its own on a free port of the loopback interface. Every request is one of
 50 kinds, whose answers were taken one at a time before; an answer that differs is counted as wrong.
-Rates are of drawn tokens; that of the plain batch step is `model.step` and an argmax for 64 rows in
-one compiled loop, without a server.
+Rates are of drawn tokens, and of those with the tokens of prompts, which are read by the same step
+or in pieces; that of the plain batch step is `model.step` and an argmax for 64 rows in one compiled
+loop, without a server, before the load and after it.
 """
 
 import argparse
@@ -96,8 +97,8 @@ class Client:
         await self._reader.readexactly(2)
         return b"".join(pieces), first
 
-    async def text(self, ask: dict) -> tuple[str, int, float]:
-        """Return (text, tokens, seconds to the first text) of a streamed completion."""
+    async def text(self, ask: dict) -> tuple[str, dict, float]:
+        """Return (text, usage, seconds to the first text) of a streamed completion."""
         fields = {"stream": True, "stream_options": {"include_usage": True}}
         data, first = await self.ask("/v1/completions", ask | fields)
         lines = [x.removeprefix(b"data: ") for x in data.split(b"\n\n") if x]
@@ -106,7 +107,7 @@ class Client:
         objects = [json.loads(line) for line in lines]
         usage = objects.pop()["usage"]
         text = "".join(x["choices"][0]["text"] for x in objects)
-        return text, usage["completion_tokens"], first
+        return text, usage, first
 
     def close(self) -> None:
         """Close the connection."""
@@ -126,22 +127,24 @@ def kind_of(number: int, tokens: int) -> dict:
 
 async def many(port, streams, requests, tokens, expected, rss) -> dict:
     """Run requests in so many streams at once."""
-    numbers, wrong, lost, drawn, firsts, memory = iter(range(requests)), 0, 0, 0, [], []
+    numbers, wrong, lost, drawn, read = iter(range(requests)), 0, 0, 0, 0
+    firsts, memory = [], []
 
     async def stream():
-        nonlocal wrong, lost, drawn
+        nonlocal wrong, lost, drawn, read
         client = Client(port)
         for number in numbers:
             try:
                 ask = kind_of(number, tokens)
-                text, count, first = await asyncio.wait_for(client.text(ask), 300)
+                text, usage, first = await asyncio.wait_for(client.text(ask), 300)
             except (RuntimeError, OSError, ValueError, asyncio.IncompleteReadError, TimeoutError):
                 lost += 1
                 client.close()
                 client = Client(port)
                 continue
             wrong += text != expected[number % KINDS]
-            drawn += count
+            drawn += usage["completion_tokens"]
+            read += usage["prompt_tokens"]
             firsts.append(first)
             if number % max(1, requests // 20) == 0:
                 memory.append(rss())
@@ -158,6 +161,7 @@ async def many(port, streams, requests, tokens, expected, rss) -> dict:
         "wrong": wrong,
         "lost": lost,
         "tokens_per_second": round(drawn / seconds, 1),
+        "with_prompts_per_second": round((drawn + read) / seconds, 1),
         "first_token_p50": round(cuts[49], 4),
         "first_token_p95": round(cuts[94], 4),
         "memory_bytes": memory,
@@ -208,10 +212,13 @@ def main() -> None:
     if flags.plain:
         return print(plain(flags.plain))
     this, start = [sys.executable, "-m", "tests.eval.serve.load"], time.perf_counter()
-    rates = {
-        str(n): float(subprocess.check_output([*this, f"--plain={n}"]).split()[-1])
-        for n in (1, 8, flags.streams)
-    }
+
+    def rates() -> dict[str, float]:
+        counts = (1, 8, flags.streams)
+        lines = {n: subprocess.check_output([*this, f"--plain={n}"]) for n in counts}
+        return {str(n): round(float(x.split()[-1]), 1) for n, x in lines.items()}
+
+    plain_rates = [rates()]
     with tempfile.TemporaryDirectory() as folder:
         command = [*this, f"--serve={folder}", f"--streams={flags.streams}"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -226,6 +233,7 @@ def main() -> None:
                 results = asyncio.run(measured(port, flags, rss))
             finally:
                 server.terminate()
+    plain_rates.append(rates())
     from eval.log import device_description, versions
     from jaxmodels import count_parameters
 
@@ -233,13 +241,15 @@ def main() -> None:
         "command": " ".join(["python -m tests.eval.serve.load", *sys.argv[1:]]),
         "model": {"name": "rwkv", **MODEL, "parameters": count_parameters(model_of())},
         "seed": "of a request: its number modulo 50",
-        "plain_tokens_per_second": rates,
+        "plain_tokens_per_second": dict(zip(("before", "after"), plain_rates, strict=True)),
         "versions": versions(),
         "device": device_description(),
         "wall_seconds": round(time.perf_counter() - start, 1),
     }
-    share = results["load"][-1]["tokens_per_second"] / rates[str(flags.streams)]
-    results["share_of_plain"] = round(share, 3)
+    whole = statistics.mean(rates[str(flags.streams)] for rates in plain_rates)
+    last = results["load"][-1]
+    for name in ("tokens_per_second", "with_prompts_per_second"):
+        results[f"share_of_plain: {name}"] = round(last[name] / whole, 3)
     text = json.dumps(results, indent=2)
     print(text)
     if flags.out:
