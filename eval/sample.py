@@ -76,7 +76,8 @@ def _stream(model, tokenizer, prompt, tokens, choice, stop, seed, session):
     if not ids.size and not begun:
         ids = np.zeros(1, np.int32)
     engine = Engine(model, piece=PIECE)
-    text = TextOf(tokenizer, ids if prompt else (), stop, each=True)
+    before = session.recent if begun else ()
+    text = TextOf(tokenizer, (*before, *(ids if prompt else ())), stop, each=True)
     most = UNLIMITED if tokens is None else tokens
     keep = session is not None
     engine.submit(Request(ids, most, choice, seed, text=text, session=session, keep=keep))

@@ -5,7 +5,7 @@
 
 A safetensors file with the arrays of the state by leaf name (`state.0.0.rwkv.wkv`) and optionally
 the logits of the next token. Its metadata are the version, the model's config and its hash, the
-number of tokens read, and a checksum.
+number of tokens read, the last of them, and a checksum.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from jaxmodels.paths import user_path
 from jaxmodels.writing import written_whole
 
 KIND = "jaxmodels recurrent state"
-VERSION = 2
+VERSION = 3
 # Config fields that change how a model computes, but not the meaning of its state.
 FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap")
 
@@ -48,7 +48,7 @@ def save_session(session: Session, model, path: str | Path) -> None:
     if wrong or len(batch) != 1 or () in batch:
         name = wrong[0] if wrong else "; ".join(sorted(arrays))
         raise UserError(f"{path}: a state must be float32 (batch, ...), {name} is not")
-    config = describe(model)
+    config, recent = describe(model), " ".join(map(str, session.recent))
     metadata = {
         "kind": KIND,
         "version": str(VERSION),
@@ -57,7 +57,8 @@ def save_session(session: Session, model, path: str | Path) -> None:
         "batch_size": str(batch.pop()[0]),
         "tokens_read": str(session.tokens_read),
         "drawn": str(session.drawn),
-        "sha256": _checksum(arrays),
+        "recent": recent,
+        "sha256": _checksum(arrays, recent),
     }
     with written_whole(path) as temporary:
         write_safetensors(temporary, arrays, metadata)
@@ -76,16 +77,18 @@ def load_session(path: str | Path, model) -> Session:
     try:
         config = decode_json(metadata["config"])
         batch, read, drawn = (int(metadata[n]) for n in ("batch_size", "tokens_read", "drawn"))
+        recent = tuple(map(int, metadata["recent"].split()))
         hashes = metadata["config_sha256"], metadata["sha256"]
     except (KeyError, ValueError) as error:
         raise UserError(f"{path}: its metadata are damaged ({error}); save it again") from error
-    if hashes != (config_hash(config), _checksum(arrays)):
+    if hashes != (config_hash(config), _checksum(arrays, metadata["recent"])):
         raise UserError(f"{path}: damaged, the checksum does not match; save or copy it again")
     _check_model(path, config, describe(model))
     logits = arrays.pop("logits", None)
     abstract = jax.eval_shape(lambda: model.initial_state(batch))
     state = fill(abstract, Tensors(path, arrays), "state.")
-    return Session(state, None if logits is None else jnp.asarray(logits), read, drawn)
+    logits = None if logits is None else jnp.asarray(logits)
+    return Session(state, logits, read, drawn, recent)
 
 
 def describe(model) -> dict[str, Any]:
@@ -115,8 +118,8 @@ def _check_model(path, saved: dict, expected: dict) -> None:
             raise UserError(f"{path}: a state of a model with {name}={old!r}; this one has {new!r}")
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _checksum(arrays: dict[str, np.ndarray], recent: str = "") -> str:
+    digest = hashlib.sha256(recent.encode())
     for name in sorted(arrays):
         digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).tobytes())
@@ -129,8 +132,13 @@ def _from_1(arrays, metadata):
     return arrays, metadata | {"tokens_read": count, "drawn": "0", "sha256": _checksum(arrays)}
 
 
+def _from_2(arrays, metadata):
+    """Migrate version 2, which did not have the last ids."""
+    return arrays, metadata | {"recent": ""}
+
+
 # version -> conversion to the next version
-MIGRATIONS: dict[int, Callable] = {1: _from_1}
+MIGRATIONS: dict[int, Callable] = {1: _from_1, 2: _from_2}
 
 
 def _migrated(path, arrays, metadata):

@@ -29,7 +29,7 @@ def saved(model, tmp_path):
     state = jax.tree.map(
         lambda x: rng.standard_normal(x.shape).astype(np.float32), model.initial_state(3)
     )
-    session = Session(state, np.ones((3, 20), np.float32), tokens_read=512, drawn=7)
+    session = Session(state, np.ones((3, 20), np.float32), 512, drawn=7, recent=(4, 0, 19))
     save_session(session, model, tmp_path / "s.state")
     return tmp_path / "s.state", session
 
@@ -50,7 +50,7 @@ def test_sessions_round_trip(model, saved):
     assert jax.tree.structure(loaded.state) == jax.tree.structure(session.state)
     jax.tree.map(np.testing.assert_array_equal, loaded.state, session.state)
     np.testing.assert_array_equal(loaded.logits, session.logits)
-    assert (loaded.tokens_read, loaded.drawn) == (512, 7)
+    assert (loaded.tokens_read, loaded.drawn, loaded.recent) == (512, 7, (4, 0, 19))
 
 
 def test_custom_model_without_logits(tmp_path):
@@ -95,11 +95,13 @@ def test_damaged_files_are_refused(model, saved, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": "3"}, "version 3 is newer than"),
+        ({"version": "4"}, "version 4 is newer than"),
         ({"version": "0"}, "version 0 is too old for"),
         ({"version": "two"}, "its version is damaged"),
         ({"version": "1"}, "not a complete file of version 1"),
         ({"tokens_read": None}, "metadata are damaged"),
+        ({"recent": "4 0 x"}, "metadata are damaged"),
+        ({"recent": "4 0 18"}, "checksum"),
         ({"batch_size": "x"}, "metadata are damaged"),
         ({"batch_size": "4"}, "expected"),
         ({"config": "{"}, "metadata are damaged"),
@@ -114,25 +116,34 @@ def test_malformed_metadata_are_refused(model, saved, changes, message):
 
 def test_version_1_is_migrated(model, saved):
     path, session = saved
-    old = rewritten(path, version="1", tokens="99", tokens_read=None, drawn=None, sha256=None)
+    gone = dict.fromkeys(("tokens_read", "drawn", "recent", "sha256"))
+    old = rewritten(path, version="1", tokens="99", **gone)
     loaded = load_session(old, model)
     assert (loaded.tokens_read, loaded.drawn) == (99, 0)
     jax.tree.map(np.testing.assert_array_equal, loaded.state, session.state)
 
 
+def test_version_2_is_migrated(model, saved):
+    with safe_open(saved[0], framework="np") as file:
+        digest = files._checksum({name: file.get_tensor(name) for name in file.keys()})
+    old = rewritten(saved[0], version="2", recent=None, sha256=digest)
+    assert load_session(old, model).recent == ()
+
+
 def test_a_new_version_needs_only_a_migration(model, saved, monkeypatch):
-    """As when version 3 will call `drawn` something else."""
-    monkeypatch.setattr(files, "VERSION", 3)
-    with pytest.raises(UserError, match="version 2 is too old"):
+    """As when version 4 will call `drawn` something else."""
+    monkeypatch.setattr(files, "VERSION", 4)
+    with pytest.raises(UserError, match="version 3 is too old"):
         load_session(saved[0], model)
 
-    def from_2(arrays, metadata):
+    def from_3(arrays, metadata):
         return arrays, metadata | {"drawn": "70"}
 
-    monkeypatch.setitem(files.MIGRATIONS, 2, from_2)
+    monkeypatch.setitem(files.MIGRATIONS, 3, from_3)
     assert load_session(saved[0], model).drawn == 70
-    old = rewritten(saved[0], version="1", tokens="5", tokens_read=None, drawn=None, sha256=None)
-    assert load_session(old, model).drawn == 70  # through both
+    gone = dict.fromkeys(("tokens_read", "drawn", "recent", "sha256"))
+    old = rewritten(saved[0], version="1", tokens="5", **gone)
+    assert load_session(old, model).drawn == 70  # through all
 
 
 def test_invalid_saves_are_refused(model, saved, tmp_path):

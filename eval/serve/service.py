@@ -127,12 +127,13 @@ class Service:
         if chat:
             return await self._chat(body, session, sampling, stops)
         seeds = self._seeds(body)
+        before = () if session is None else session.recent
         most = body.get("max_tokens", 16)
         watch = body.get("inside", False)
         requests = []
         for ids in prompts:
             for seed in seeds:
-                text = TextOf(self.tokenizer, ids, stops, each="logprobs" in body)
+                text = TextOf(self.tokenizer, (*before, *ids), stops, each="logprobs" in body)
                 requests.append(
                     self._request(
                         ids,

@@ -87,7 +87,8 @@ def generate(
     requests = []
     for item, seed, session in zip(items, seeds, begun, strict=True):
         ids = np.asarray(tokenizer.encode(item)) if isinstance(item, str) else item
-        text = None if tokenizer is None else TextOf(tokenizer, ids, stops)
+        before = () if session is None else session.recent
+        text = None if tokenizer is None else TextOf(tokenizer, (*before, *ids), stops)
         options = dict(session=session, keep=keep, top=logprobs)
         requests.append(
             Request(ids, max_tokens, sampling, seed, tuple(end_tokens), text, **options)

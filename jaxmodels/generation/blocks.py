@@ -19,7 +19,7 @@ from jaxmodels.generation.programs import (
     Pool,
     Programs,
 )
-from jaxmodels.generation.request import END, LENGTH, STOP, Event, Request, Session
+from jaxmodels.generation.request import END, LENGTH, RECENT, STOP, Event, Request, Session
 from jaxmodels.generation.sampling import Options
 
 NAN = "the model computes NaN; train it again or take another checkpoint"
@@ -38,6 +38,7 @@ class Job:
     begin: int = BLANK
     left: int = 0  # most tokens that calls have not been ordered to draw
     drawn: int = 0
+    recent: tuple[int, ...] = ()  # the last ids of its session, prompt and drawn tokens
     reading: bool = True  # until all pieces are read
     done: bool = False
 
@@ -155,6 +156,7 @@ class Block:
             if request.looks:
                 _add_look(event, request, look, slot, int(call.orders.reading[slot]))
             job.drawn += len(event.tokens)
+            job.recent = (*job.recent, *event.tokens)[-RECENT:]
             if whys[slot] == BROKEN:
                 event.error = NAN
             elif stopped is not None:
@@ -181,7 +183,7 @@ class Block:
             begun = request.session.tokens_read if request.session is not None else 0
             drawn = job.drawn - (request.session.drawn if request.session is not None else 0)
             read = begun + len(request.prompt) + drawn
-            event.session = Session(state, logits, read, job.drawn)
+            event.session = Session(state, logits, read, job.drawn, job.recent)
         job.done, self.jobs[slot] = True, None
 
     def _again(self, call: _Call, slot: int, count: int) -> Pool:

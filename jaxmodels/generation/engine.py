@@ -27,7 +27,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.generation.blocks import Block, Job
 from jaxmodels.generation.prefixes import Prefixes
 from jaxmodels.generation.programs import PLACED, TOP, programs_of
-from jaxmodels.generation.request import CANCELLED, Event, Request
+from jaxmodels.generation.request import CANCELLED, RECENT, Event, Request
 from jaxmodels.generation.sampling import whole_number
 from jaxmodels.models.contract import traits_of
 
@@ -116,8 +116,9 @@ class Engine:
         if request.top is not None and not 0 <= request.top <= min(TOP, self.vocab):
             raise UserError(f"logprobs={request.top}: give 0 to {min(TOP, self.vocab)}")
         job = Job(next(self._ids), request, ids, left=request.max_tokens)
+        job.recent = tuple(ids[-RECENT:].tolist())
         if session is not None:
-            job.drawn = session.drawn
+            job.drawn, job.recent = session.drawn, (*session.recent, *job.recent)[-RECENT:]
         if session is not None and session.state is not None:
             shapes = jax.tree.map(lambda x: np.shape(x), session.state)
             if shapes != jax.tree.map(lambda x: x.shape, self._initial):

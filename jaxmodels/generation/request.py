@@ -12,6 +12,7 @@ from jaxmodels.generation.text import TextOf
 
 UNLIMITED = 2**30  # tokens, for a request that its caller ends
 MOST_ENDS = 8  # end tokens of a request
+RECENT = 32  # ids, as many as a stream of text remembers
 DEFAULT = Sampling()
 LENGTH, END, STOP, CANCELLED = "length", "end", "stop", "cancelled"
 
@@ -25,12 +26,14 @@ class Session:
       logits: logits of the next token, float32 (batch, vocab), or None.
       tokens_read: number of tokens read since the session began.
       drawn: number of these that were sampled, the position in the sampler's random stream.
+      recent: the last ids read, at most `RECENT`: the text of those that follow depends on them.
     """
 
     state: Any
     logits: Any = None
     tokens_read: int = 0
     drawn: int = 0
+    recent: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass

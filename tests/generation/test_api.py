@@ -6,7 +6,7 @@ import pytest
 
 import jaxmodels
 from jaxmodels import generate
-from jaxmodels.data import ByteTokenizer
+from jaxmodels.data import ByteTokenizer, WordTokenizer
 from jaxmodels.errors import UserError
 from jaxmodels.generation.engine import MANY
 from jaxmodels.generation.programs import programs_of
@@ -61,6 +61,17 @@ def test_a_stream_joins_to_the_result(model):
         reasons[index] = event.finish_reason
     assert texts == [x.text for x in whole] and reasons == [x.finish_reason for x in whole]
     assert not any("e" in text or "q" in text for text in texts) and "stop" in reasons
+
+
+def test_the_text_of_a_session_goes_on_where_it_was_cut(model):
+    words = WordTokenizer(("<pad>", "<unk>", *(f"w{i}" for i in range(254))))
+    options = dict(seed=3, tokenizer=words, keep=True)
+    whole = generate(model, "w5 w6", 9, **options).text
+    text, session = "", None
+    for count in (1, 3, 5):
+        part = generate(model, [] if session else "w5 w6", count, sessions=session, **options)
+        text, session = text + part.text, part.session
+    assert text == whole and len(whole.split()) == 9
 
 
 def test_compiled_once_a_shape(model):
