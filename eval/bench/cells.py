@@ -17,6 +17,7 @@ import jaxmodels
 from eval.bench.measure import Work, measure
 from eval.bench.peers import PEERS, start_peers
 from eval.bench.prernk import Experiment
+from eval.bench.record import Record
 from eval.log import device_description
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
@@ -107,7 +108,7 @@ def speed(cells: list[str], peers: list[str], repeats: int) -> list[dict]:
     decoders = {cell: decode(cell) for cell in cells}
     for kind, works in (("prefill", {c: prefill(c) for c in cells}), ("decode", decoders)):
         for measured in measure(works, repeats):
-            for name in ("tokens_per_second", "utilisation"):
+            for name in ("tokens_per_second", "utilization"):
                 rows[measured["name"]][f"{kind}_{name}"] = measured[name]
     for cell, work in decoders.items():
         rows[cell]["state_bytes"] = sum(x.nbytes for x in jax.tree.leaves(work.arguments[1]))
@@ -180,7 +181,7 @@ def show(title: str, rows: list[dict], columns: dict[str, tuple[str, str]]) -> N
 
 SPEED = {
     "train tokens/s": ("tokens_per_second", ",.0f"),
-    "utilisation": ("utilization", ".1%"),
+    "utilization": ("utilization", ".1%"),
     "prefill tokens/s": ("prefill_tokens_per_second", ",.0f"),
     "decode tokens/s": ("decode_tokens_per_second", ",.0f"),
     "state bytes": ("state_bytes", ",d"),
@@ -212,7 +213,7 @@ def main(arguments: list[str]) -> None:
     for cell in args.cells:
         if cell not in ENTRANTS:
             raise UserError(f"--cells: no {cell!r}{cli.did_you_mean(cell, ENTRANTS)}")
-    kept = keep_freed_memory()
+    record, kept = Record("cells", arguments), keep_freed_memory()
     peers = [] if args.peers is None else args.peers or list(PEERS)
     if not (args.lengths or args.depths):
         result["speed"] = speed(args.cells, peers, args.repeats)
@@ -228,5 +229,4 @@ def main(arguments: list[str]) -> None:
     device = device_description()
     memory = "kept" if kept else "returned"
     print(f"jax {jax.__version__}, {device}, medians of {args.repeats}, freed memory {memory}")
-    if args.json:
-        cli.write_json(args.json, {"jax": jax.__version__, "device": device, **result})
+    record.write(args.json, result)

@@ -2,16 +2,17 @@
 
     python -m eval.bench lengths --models rnk mamba/2 [--lengths 256 1024 4096 16384]
                                  [--set mamba/2 FIELD=VALUE ...] [--json FILE]
+    python -m eval.bench lengths --models hrlm@whole hrlm@near --set hrlm@near window=128
 
 Per model and length: the gradient of the loss of one row of random bytes, its time (median of
 interleaved runs) and its temporary memory (of the compiled program); and the slope of log time and
-log memory between the last two lengths, 1 if linear. Per model: bytes per second of greedy decoding
-with one row, by `lax.scan` over the model's step.
+log memory between the last two lengths, 1 if linear. Per model that reads left to right: bytes per
+second of greedy decoding with one row, by `lax.scan` over the model's step. What follows an @ tells
+apart models of one name.
 """
 
 import ast
 import math
-import shlex
 import statistics
 import time
 from typing import Any
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxmodels
-from eval.log import device_description, versions
+from eval.bench.record import Record
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.errors import UserError
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> None:
     """Measure and print two tables."""
     parser = cli.parser("eval.bench lengths", __doc__)
     add = parser.add_argument
-    add("--models", nargs="+", default=["rnk", "mamba/2"], help="left-to-right models")
+    add("--models", nargs="+", default=["rnk", "mamba/2"], help="names, NAME or NAME@LABEL")
     add("--lengths", nargs="+", type=int, default=[256, 1024, 4096, 16384], help="tokens of a row")
     pairs = "MODEL FIELD=VALUE"
     add("--set", nargs="+", action="append", metavar=pairs, default=[], help="fields of a model")
@@ -45,27 +46,33 @@ def main(arguments: list[str]) -> None:
     if options.repeats < 1 or min(options.lengths) < 1:
         raise UserError("--repeats and --lengths must be 1 or more")
     fields = {name: _fields(name, pairs, options.models) for name, *pairs in options.set}
-    keep_freed_memory()
+    lengths = sorted(options.lengths)
     models = {
-        name: jaxmodels.create(name, **({"vocab_size": 256} | fields.get(name, {})))
+        (name, length): _model(name, fields.get(name, {}), length)
+        for length in lengths
         for name in options.models
     }
-    for name, model in models.items():
-        if traits_of(model).step is None:
-            raise UserError(f"--models: {name} does not read left to right")
+    last = {name: models[name, lengths[-1]] for name in options.models}
+    for name, model in last.items():
         if traits_of(model).local_update:
             raise UserError(f"--models: {name} learns without gradients, which are measured here")
+    record = Record("lengths", arguments)
+    keep_freed_memory()
     result = {
-        "rows": gradients(models, options.lengths, options.repeats),
-        "decoding": decoding(models, options.repeats),
-        "parameters": {name: jaxmodels.count_parameters(model) for name, model in models.items()},
-        "device": device_description(),
-        "versions": versions(),
+        "rows": gradients(models, options.repeats),
+        "decoding": decoding({n: x for n, x in last.items() if traits_of(x).step}, options.repeats),
+        "parameters": {name: jaxmodels.count_parameters(model) for name, model in last.items()},
     }
     to_terminal(_tables(result))
-    if options.json:
-        command = shlex.join(["python", "-m", "eval.bench", "lengths", *arguments])
-        cli.write_json(options.json, {"command": command, **result})
+    record.write(options.json, result)
+
+
+def _model(name, fields, length):
+    """Return a model for rows of a length."""
+    model, given = name.partition("@")[0], {"vocab_size": 256} | fields
+    if hasattr(jaxmodels.make_config(model), "seq_len"):
+        given |= {"seq_len": length}
+    return jaxmodels.create(model, **given)
 
 
 def _fields(name: str, pairs: list[str], names: list[str]) -> dict[str, Any]:
@@ -80,17 +87,16 @@ def _fields(name: str, pairs: list[str], names: list[str]) -> dict[str, Any]:
     return fields
 
 
-def gradients(models: dict[str, Any], lengths: list[int], repeats: int) -> list[dict[str, Any]]:
+def gradients(models: dict[tuple[str, int], Any], repeats: int) -> list[dict[str, Any]]:
     """Measure the gradient of the loss of one row; one dict per model and length."""
     runs = []
-    for length in sorted(lengths):
-        for name, model in models.items():
-            batch = _batch(length)
-            compiled = jax.jit(jax.grad(_loss)).lower(model, batch).compile()
-            memory = compiled.memory_analysis().temp_size_in_bytes
-            row = {"model": name, "length": length, "temp_bytes": memory, "seconds": []}
-            jax.block_until_ready(compiled(model, batch))
-            runs.append((row, compiled, model, batch))
+    for (name, length), model in models.items():
+        batch = _batch(length)
+        compiled = jax.jit(jax.grad(_loss)).lower(model, batch).compile()
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        row = {"model": name, "length": length, "temp_bytes": memory, "seconds": []}
+        jax.block_until_ready(compiled(model, batch))
+        runs.append((row, compiled, model, batch))
     for _ in range(repeats):
         for row, compiled, model, batch in runs:
             start = time.perf_counter()
@@ -134,7 +140,7 @@ def _batch(length: int) -> dict[str, jax.Array]:
 
 
 def _loss(model, batch):
-    _, sums = model.loss_sums(model.initial_state(1), batch)
+    _, sums = model.loss_sums(model.initial_state(1), batch, jax.random.key(0))
     counts = target_counts(model, batch)
     weights = loss_weights(model, jnp.float32(0.0))
     return sum(w * sums[name] / jnp.maximum(counts[name], 1.0) for name, w in weights.items())
@@ -162,10 +168,12 @@ def _tables(result: dict[str, Any]) -> list:
     header = ["model", "length", "ms", "tokens/s", "temporary MiB"]
     blocks = [Heading("Gradient of the loss of one row"), Table(header, rows)]
     summary = []
-    for name, speed in result["decoding"].items():
+    for name in result["parameters"]:
         mine = [row for row in result["rows"] if row["model"] == name]
         slopes = [slope(mine, key) for key in ("median_seconds", "temp_bytes")]
         words = ["-" if value is None else f"{value:.2f}" for value in slopes]
-        summary.append([name, f"{result['parameters'][name]:,}", *words, f"{speed:,.0f}"])
+        speed = result["decoding"].get(name)
+        words.append("-" if speed is None else f"{speed:,.0f}")
+        summary.append([name, f"{result['parameters'][name]:,}", *words])
     header = ["model", "parameters", "slope of time", "slope of memory", "decoded tokens/s"]
     return [*blocks, Heading("Growth, and decoding"), Table(header, summary)]

@@ -13,6 +13,8 @@ import time
 
 import jax
 
+from jaxmodels import cli
+
 MATMULS = 10  # per measurement of the rate
 SIZE = 1024
 MATRIX = re.compile(r"\.(kernel|(\w+_)?(down|up))(\.value)?$")
@@ -74,28 +76,31 @@ def make_rate():
 def measure(experiments: dict[str, Work], repeats: int) -> list[dict]:
     """Run all experiments interleaved, each between two measurements of the matmul rate.
 
-    Returns a row for each: name, utilisation (median, lowest, highest), tokens_per_second,
+    Returns a row for each: name, utilization (median, lowest, highest), tokens_per_second,
     matmul_gflops, compile_seconds, temp_megabytes, matmul_parameters.
     """
     rate = make_rate()
     samples = {name: [] for name in experiments}
     for experiment in experiments.values():
         experiment()
-    for _ in range(repeats):
-        for name, experiment in experiments.items():
+    told, runs = cli.progress_counter("measuring", "runs"), repeats * len(experiments)
+    for repeat in range(repeats):
+        for number, (name, experiment) in enumerate(experiments.items(), 1):
             before, seconds, after = rate(), experiment(), rate()
             peak = (before + after) / 2
-            utilisation = experiment.flops / seconds / peak
-            samples[name].append((utilisation, experiment.tokens / seconds, peak))
+            utilization = experiment.flops / seconds / peak
+            samples[name].append((utilization, experiment.tokens / seconds, peak))
+            if told:
+                told(repeat * len(experiments) + number, runs)
     rows = []
     for name, experiment in experiments.items():
-        utilisations, speeds, peaks = zip(*samples[name], strict=True)
+        utilizations, speeds, peaks = zip(*samples[name], strict=True)
         rows.append(
             {
                 "name": name,
-                "utilisation": statistics.median(utilisations),
-                "lowest": min(utilisations),
-                "highest": max(utilisations),
+                "utilization": statistics.median(utilizations),
+                "lowest": min(utilizations),
+                "highest": max(utilizations),
                 "tokens_per_second": statistics.median(speeds),
                 "matmul_gflops": statistics.median(peaks) / 1e9,
                 "compile_seconds": experiment.compile_seconds,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from eval.bench.measure import Work, measure
+from eval.bench.record import Record
 from eval.log import device_description
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> None:
     if args.devices > 1:
         jax.config.update("jax_num_cpu_devices", args.devices)
     kept = not args.return_memory and keep_freed_memory()
-    experiments = {}
+    record, experiments = Record("prernk", arguments), {}
     for batch_size in args.batch_sizes:
         sizes = [f"--config.batch_size={batch_size}", "--config.seq_len=64"]
         config = load_config(args.config, [*overrides, *sizes])
@@ -102,7 +103,7 @@ def main(arguments: list[str]) -> None:
     cells = [
         [
             row["name"],
-            f"{row['utilisation']:.1%}",
+            f"{row['utilization']:.1%}",
             f"{row['lowest']:.0%} - {row['highest']:.0%}",
             f"{row['tokens_per_second']:,.0f}",
             f"{row['matmul_gflops']:.0f}",
@@ -118,5 +119,4 @@ def main(arguments: list[str]) -> None:
         f"parameters in matmuls, medians of {args.repeats}, "
         f"freed memory {'kept' if kept else 'returned'}"
     )
-    if args.json:
-        cli.write_json(args.json, {"jax": jax.__version__, "rows": rows})
+    record.write(args.json, {"rows": rows})

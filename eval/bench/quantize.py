@@ -8,7 +8,6 @@ one compiled loop) with the temporary memory of that program. Where XLA does not
 into the matmul, as on a CPU, the float matrix is made anew for every token.
 """
 
-import shlex
 import statistics
 import time
 from typing import Any
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxmodels
-from eval.log import device_description, versions
+from eval.bench.record import Record
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.data import subsample
@@ -41,6 +40,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1 or min(options.rows) < 1:
         raise UserError("--repeats and --rows must be 1 or more")
+    record = Record("quantize", arguments)
     keep_freed_memory()
     from eval.evaluators.text import evaluate
     from eval.run import load_run
@@ -58,11 +58,8 @@ def main(arguments: list[str]) -> None:
     for rows in options.rows:
         for name, measured in decoding(models, rows, options.repeats).items():
             result[name].setdefault("decoding", {})[str(rows)] = measured
-    result |= {"device": device_description(), "versions": versions()}
     to_terminal(_tables(result, options.rows))
-    if options.json:
-        command = shlex.join(["python", "-m", "eval.bench", "quantize", *arguments])
-        cli.write_json(options.json, {"command": command, **result})
+    record.write(options.json, result)
 
 
 def decoding(models: dict[str, Any], rows: int, repeats: int) -> dict[str, dict[str, Any]]:

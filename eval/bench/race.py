@@ -13,6 +13,7 @@ import jax
 from matplotlib.figure import Figure
 
 import jaxmodels
+from eval.bench.record import Record
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.data import eval_stream, num_target_bytes, split_documents
@@ -134,6 +135,7 @@ def main(arguments: list[str]) -> None:
     for option, file in (("--json", args.json), ("--picture", args.picture)):
         if file and not Path(file).absolute().parent.is_dir():
             raise UserError(f"{option}={file}: no such folder; create it first")
+    record = Record("race", arguments)
     keep_freed_memory()
     for path in args.configs:
         config = load_config(path, overrides)
@@ -156,8 +158,7 @@ def main(arguments: list[str]) -> None:
     title = "validation loss (nats per character) against wall-clock"
     to_terminal([Heading(title), Table(header, rows)], width=120)
     print(f"jax {jax.__version__}, {jax.devices()[0].platform}; reference: {REFERENCE}")
-    if args.json:
-        laps = {name: [dataclasses.asdict(lap) for lap in laps] for name, laps in results.items()}
-        cli.write_json(args.json, {"jax": jax.__version__, "laps": laps, "facts": facts})
+    laps = {name: [dataclasses.asdict(lap) for lap in laps] for name, laps in results.items()}
+    record.write(args.json, {"laps": laps, "facts": facts})
     if args.picture:
         picture(results).savefig(args.picture, dpi=120)

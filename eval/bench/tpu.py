@@ -25,6 +25,7 @@ import jax
 
 from eval.bench.hlo import profile
 from eval.bench.layer import chunk_size_of, compile_layer, layer_of
+from eval.bench.record import Record
 from eval.bench.schedule import Kernels, size_of
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
@@ -130,8 +131,8 @@ def _row(name, form, layer, batch, options, costs, cycles, compiled) -> dict:
         "milliseconds": 1e3 * cycles / clock,
         "product_flops": matmuls,
         "recurrence_flops": recurrence,
-        "utilisation": matmuls * clock / (cycles * peak),
-        "utilisation_with_recurrence": (matmuls + recurrence) * clock / (cycles * peak),
+        "utilization": matmuls * clock / (cycles * peak),
+        "utilization_with_recurrence": (matmuls + recurrence) * clock / (cycles * peak),
         "compile_seconds": compiled[1],
         "peak_bytes": compiled[2],
         "kinds": {kind: part / costs.cycles for kind, part in costs.by("kind").items()},
@@ -196,7 +197,7 @@ def _rows(options, say) -> list[dict]:
             calls.append(row)
             say(
                 f"{name}: chunk {row['chunk_size']}, {row['cycles']:,} cycles, "
-                f"utilization {row['utilisation']:.1%}, compiled in {row['compile_seconds']:.0f} s"
+                f"utilization {row['utilization']:.1%}, compiled in {row['compile_seconds']:.0f} s"
             )
         rows += calls
         if not options.no_scan:
@@ -224,8 +225,8 @@ def show(rows: list[dict], options) -> None:
             f"{row['cycles'] / 1e6:,.1f}",
             f"{row['milliseconds']:,.1f}",
             f"{row['cycles_per_token']:,.0f}",
-            f"{row['utilisation']:.1%}",
-            f"{row['utilisation_with_recurrence']:.1%}",
+            f"{row['utilization']:.1%}",
+            f"{row['utilization_with_recurrence']:.1%}",
             f"{row['scan_over_call']:,.1f}" if "scan_over_call" in row else "-",
             f"{row['compile_seconds']:.1f}",
             f"{row['peak_bytes'] / 1e9:.1f}" + ("" if row["form"] == "call" else " *"),
@@ -306,6 +307,7 @@ def main(arguments: list[str]) -> int | None:
     for name in ("width", "time", "batch"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}={getattr(options, name)}: give 1 or more")
+    record = Record("tpu", arguments, timed=False)
     aot.prepare_environment(aot.find_libtpu())
     jax.config.update("jax_platforms", "cpu")  # JAX has already read the environment
     try:
@@ -314,6 +316,5 @@ def main(arguments: list[str]) -> int | None:
         print(f"does not fit {options.topology}: {error}")
         return 1
     show(rows, options)
-    if options.json:
-        cli.write_json(options.json, {"topology": options.topology, "rows": rows})
+    record.write(options.json, {"topology": options.topology, "rows": rows})
     return None

@@ -260,8 +260,12 @@ def _rich_table(table: Table):
     from rich.text import Text as RichText
 
     grid = RichTable()
+    first = max((len(str(row[0])) for row in table.rows if row), default=0)
+    widths = {0: min(first, 24)}  # of names, which are read as a whole
     for i, name in enumerate(table.header):
-        grid.add_column(RichText(name), justify="left" if i in table.left else "right")
+        # Words that do not fit are folded: an ellipsis would make names equal.
+        justify = "left" if i in table.left else "right"
+        grid.add_column(RichText(name), justify=justify, overflow="fold", min_width=widths.get(i))
     for i, row in enumerate(table.rows):
         if i in table.rules:
             grid.add_section()

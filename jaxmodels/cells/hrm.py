@@ -22,8 +22,8 @@ from jaxmodels.cells.base import head_size_of, one_of, positive
 from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
-from jaxmodels.ops.common.precision import precision_of
 from jaxmodels.ops.common.silu import gated
+from jaxmodels.ops.masked_attention import Visibility, attend, masked_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class HRMConfig:
       grad_rule: "last": the last K calls in order; "per_module": the last min(high_cycles, K - 1)
         calls of f_H, and the last of f_L for a total of K, as in HRM-Text.
       rope_base: base of the rotary positions.
+      block_size: queries whose attention scores are in memory at a time; rows of more recompute
+        them in the backward pass.
       remat: recompute each block in the backward pass.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and states are float32.
     """
@@ -68,6 +70,7 @@ class HRMConfig:
     grad_calls: int = 2
     grad_rule: str = "last"
     rope_base: float = 1e4
+    block_size: int = 128
     remat: bool = False
     dtype: str = "float32"
 
@@ -76,7 +79,7 @@ class HRMConfig:
         if self.head_size % 2:
             raise UserError(f"head_size must be even to be rotated in pairs, got {self.head_size}")
         positive(self, "high_cycles", "low_cycles", "high_layers", "low_layers")
-        positive(self, "mlp_multiple", "grad_calls")
+        positive(self, "mlp_multiple", "grad_calls", "block_size")
         one_of(self, "norm", ("post", "pre"))
         one_of(self, "grad_rule", ("last", "per_module"))
         one_of(self, "dtype", ("float32", "bfloat16"))
@@ -146,7 +149,7 @@ class HRMBlock(nnx.Module):
 
         Args:
           h: (B, T, C).
-          mask: bool (B, T queries, S keys); a row may be all False.
+          mask: `Visibility`, or bool (B, T queries, S keys); a row may be all False.
           positions: int (B, T).
           past: None (S = T), or cached keys and values (B, S, N, D) and the slots, int (B,), that
             the new position (T = 1) is written to.
@@ -162,47 +165,31 @@ class HRMBlock(nnx.Module):
 
     def _attend(self, h, mask, positions, past):
         c = self.config
-        parts = jnp.split(self.qkv(h, c.dtype), 4 if c.head_gate else 3, -1)
-        q, k, v = (x.reshape(*x.shape[:-1], -1, c.head_size) for x in parts[-3:])
-        q, k = rotate(q, positions, c.rope_base), rotate(k, positions, c.rope_base)
-        if past is not None:
-            keys, values, slots = past
-            rows = jnp.arange(k.shape[0])
-            k = keys.at[rows, slots].set(k[:, 0])
-            v = values.at[rows, slots].set(v[:, 0])
-        y = masked_attention(q, k, v, mask, c.dtype).reshape(h.shape)
+        *gate, qkv = jnp.split(self.qkv(h, c.dtype), [c.width] if c.head_gate else [], -1)
+
+        def read(qkv):
+            """Return what is read, and all keys and values; of long rows `qkv` alone is kept."""
+            q, k, v = (x.reshape(*x.shape[:-1], -1, c.head_size) for x in jnp.split(qkv, 3, -1))
+            q, k = rotate(q, positions, c.rope_base), rotate(k, positions, c.rope_base)
+            if past is not None:
+                keys, values, slots = past
+                rows = jnp.arange(k.shape[0])
+                k = keys.at[rows, slots].set(k[:, 0])
+                v = values.at[rows, slots].set(v[:, 0])
+            if isinstance(mask, Visibility):
+                y = attend(q, k, v, mask, block_size=c.block_size, dtype=c.dtype)
+            else:
+                y = masked_attention(q, k, v, mask, c.dtype)
+            return y.reshape(h.shape), (k, v)
+
+        y, kept = (jax.checkpoint(read) if h.shape[1] > c.block_size else read)(qkv)
         if c.head_gate:
-            y = jax.nn.sigmoid(parts[0]) * y
-        return self.output(y, c.dtype), (k, v)
+            y = jax.nn.sigmoid(gate[0]) * y
+        return self.output(y, c.dtype), kept
 
     def _mlp(self, h):
         gate, up = jnp.split(self.up(h, self.config.dtype), 2, -1)
         return self.down(gated(up, gate), self.config.dtype)
-
-
-def masked_attention(q, k, v, mask, dtype):
-    """Compute softmax attention; queries without any key get zeros.
-
-    Args:
-      q: (B, T, N, D); k, v: (B, S, N, D).
-      mask: bool (B, T, S).
-      dtype: dtype of the two matmuls; the softmax is float32.
-
-    Returns:
-      float32 (B, T, N, D).
-    """
-    q, k, v = (x.astype(dtype) for x in (q * q.shape[-1] ** -0.5, k, v))
-    options = {"precision": precision_of(dtype), "preferred_element_type": jnp.float32}
-    scores = jnp.einsum("btnd,bsnd->bnts", q, k, **options)
-    visible = mask[:, None]
-    # Masked before and after the softmax, so that empty rows give neither NaN gradients nor values.
-    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.where(visible, jax.nn.softmax(scores, -1), 0.0).astype(dtype)
-    # 0 times NaN is NaN: values that are not finite are left out, and given to those who see them.
-    broken = ~jnp.isfinite(v).all(-1)
-    y = jnp.einsum("bnts,bsnd->btnd", weights, jnp.where(broken[..., None], 0.0, v), **options)
-    seen = jnp.einsum("bts,bsn->btn", mask.astype(dtype), broken.astype(dtype), **options)
-    return jnp.where(seen[..., None] > 0.0, jnp.nan, y)
 
 
 class HRMNet(nnx.Module):
@@ -249,7 +236,7 @@ class HRM(nnx.Module):
         Args:
           state: initial state; no gradient flows into it.
           x: (B, T, C), the embedded input; unused with `inject=False`.
-          mask: bool (B, T queries, T keys).
+          mask: see `HRMBlock`.
           positions: int (B, T), for the rotary positions.
           grad_calls: int or traced int in 2..config.grad_calls, number of calls with a gradient to
             parameters and x; None means config.grad_calls.

@@ -14,7 +14,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxmodels.ops.common.chunks import from_chunks, to_chunks
+from jaxmodels.ops.common.chunks import from_chunks, to_chunks, with_neighbour_chunks
 from jaxmodels.ops.common.precision import precision_of
 
 
@@ -133,13 +133,13 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
         "q": jnp.moveaxis(to_chunks(q, size), 2, 4),  # (n, B, K, G, c, N)
         "ids": ids,
         "start": size * jnp.arange(blocks),
-        "k": _heads_first(_with_neighbour_blocks(to_chunks(k, size), before, after)),
-        "v": _heads_first(_with_neighbour_blocks(to_chunks(v, size), before, after)),
-        "k_ids": _with_neighbour_blocks(ids, before, after),
+        "k": _heads_first(with_neighbour_chunks(to_chunks(k, size), before, after)),
+        "v": _heads_first(with_neighbour_chunks(to_chunks(v, size), before, after)),
+        "k_ids": with_neighbour_chunks(ids, before, after),
     }
     if prefix is not None:
         xs["prefix"] = to_chunks(prefix, size)
-        xs["k_prefix"] = _with_neighbour_blocks(xs["prefix"], before, after)
+        xs["k_prefix"] = with_neighbour_chunks(xs["prefix"], before, after)
 
     def block(x):
         same = x["ids"][:, :, None] == x["k_ids"][:, None]
@@ -164,14 +164,6 @@ def attention_blocks(q, k, v, old_k, old_v, read, reset, prefix=None, *, block_s
     else:
         out = block(jax.tree.map(lambda x: x[0], xs))[None]
     return from_chunks(jnp.moveaxis(out, 4, 2), time)
-
-
-def _with_neighbour_blocks(blocks, before, after):
-    """Concatenate each block of (n, B, c, ...) with its neighbours along axis 2."""
-    count = blocks.shape[0]
-    ends = [(before, after)] + [(0, 0)] * (blocks.ndim - 1)
-    blocks = jnp.pad(blocks, ends)
-    return jnp.concatenate([blocks[i : i + count] for i in range(before + 1 + after)], 2)
 
 
 def _heads_first(x):

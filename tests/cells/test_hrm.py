@@ -12,9 +12,9 @@ from jaxmodels.cells.hrm import (
     HRMState,
     call_schedule,
     calls_with_gradient,
-    masked_attention,
 )
 from jaxmodels.errors import UserError
+from jaxmodels.ops.masked_attention import masked_attention
 from jaxmodels.testing.lab import quick_jit
 
 B, T, C = 2, 5, 8

@@ -27,13 +27,13 @@ def make(name="hrlm", **changes):
     return jaxmodels.create(name, **TINY | changes)
 
 
-def rows(count=B):
+def rows(count=B, rng=RNG):
     """[INPUT][SEP][OUTPUT][EOS], INPUT of 2 or 3 tokens, OUTPUT of 2, and PAD."""
     tokens = np.full((count, T), PAD, np.int32)
     for row in tokens:
-        size = RNG.integers(2, 4)
-        row[:size] = RNG.integers(4, V, size)
-        row[size : size + 4] = [SEP, *RNG.integers(4, V, 2), EOS]
+        size = rng.integers(2, 4)
+        row[:size] = rng.integers(4, V, size)
+        row[size : size + 4] = [SEP, *rng.integers(4, V, 2), EOS]
     return tokens
 
 
@@ -113,12 +113,38 @@ def test_prefix_mask_is_bidirectional_then_causal():
 def test_window_and_pad_masks():
     model = shaken(make(mode="as_written", mask_pad=True, window=3, registers=1), 0)
     tokens = rows()
-    seen = np.asarray(model.mask(jnp.asarray(tokens)))
+    seen = np.asarray(model.mask(jnp.asarray(tokens)).dense())
     assert seen.shape == (B, T + 1, T + 1) and seen[:, :, 0].all()
     np.testing.assert_array_equal(seen[:, 0, 1:], tokens != PAD)  # or tokens read it in two steps
     inner = seen[:, 1:, 1:]
     assert not inner[:, :, :][np.broadcast_to((tokens == PAD)[:, None], inner.shape)].any()
     assert inner[0, 3, 1] and not inner[0, 4, 1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "nar", "window": 3, "registers": 2},
+        {"mode": "prefix_ar", "registers": 0, "halt_max_steps": 1},
+        {"mode": "as_written", "mask_pad": True, "registers": 1},
+    ],
+)
+def test_blocks_of_queries_change_nothing(changes):
+    """A step's losses and gradients, with the scores of two queries in memory at a time."""
+
+    def run(block_size):
+        model = shaken(make(halt_exploration=0.0, block_size=block_size, **changes), 0)
+        batch = batch_of(rows(rng=np.random.default_rng(1)))
+        state, key = model.initial_state(B), jax.random.key(0)
+
+        def loss(model):
+            sums = model.loss_sums(state, batch, key)[1]
+            return sum(x.weight * sums[x.name] for x in model.terms if x.weight)
+
+        return quick_jit(jax.value_and_grad(loss))(model)
+
+    for parts, whole in zip(*map(jax.tree.leaves, (run(2), run(T))), strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5 * (1e-2 + abs(whole).max()))
 
 
 def thinker(**changes):
@@ -252,7 +278,7 @@ def test_causal_mode_masks_the_question():
     sizes = {"mode": "prefix_ar", "registers": 0, "halt_max_steps": 1}
     tokens = rows()
     for causal in (True, False):
-        mask = np.asarray(make(**sizes, causal=causal).mask(tokens))
+        mask = np.asarray(make(**sizes, causal=causal).mask(tokens).dense())
         later = np.triu(np.ones(mask.shape[1:], bool), 1)
         assert (mask & later).any() == (not causal)
     with pytest.raises(UserError, match="requires mode prefix_ar"):

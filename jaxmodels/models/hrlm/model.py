@@ -29,6 +29,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, term_sums
 from jaxmodels.models.hrlm import act
 from jaxmodels.models.hrlm.config import HRLMConfig
+from jaxmodels.ops.masked_attention import Visibility
 
 
 @struct.dataclass
@@ -131,27 +132,22 @@ class HRLM(nnx.Module):
             parts.insert(0, rows_of(self.puzzle[...], identifiers)[:, None] * scale)
         return jnp.concatenate(parts, 1)
 
-    def mask(self, tokens, lengths=None):
-        """Return the attention mask, bool (B, R + T queries, R + T keys), of tokens int (B, T).
+    def mask(self, tokens, lengths=None) -> Visibility:
+        """Return the attention mask of R front positions and tokens int (B, T).
 
         lengths: prefix lengths, int (B,), in mode prefix_ar; None: through the first SEP.
         """
-        c, front = self.config, self.config.front
-        batch, length = tokens.shape
-        at = jnp.arange(length)
-        visible = jnp.ones((batch, length, length), bool)
+        c = self.config
+        prefix, real = jnp.ones(tokens.shape, bool), jnp.ones(tokens.shape, bool)
         if c.mode == "prefix_ar":
+            at = jnp.arange(tokens.shape[1])
             prefix = prefix_of(tokens) if lengths is None else at[None] < lengths[:, None]
-            both = prefix[:, :, None] & prefix[:, None, :] & (not c.causal)
-            visible = both | (at[None, :, None] >= at[None, None, :])
-        if c.window is not None:
-            near = jnp.abs(at[:, None] - at[None]) < c.window
-            visible = visible & near[None]
-        visible = jnp.pad(visible, ((0, 0), (front, 0), (front, 0)), constant_values=True)
+            prefix = prefix & (not c.causal)
         if c.mask_pad:  # for the queries in front, too, or the tokens would read PAD through them
-            real = jnp.pad(tokens != PAD, ((0, 0), (front, 0)), constant_values=True)
-            visible = visible & real[:, None, :]
-        return visible
+            real = tokens != PAD
+        ends = ((0, 0), (c.front, 0))
+        prefix, real = (jnp.pad(x, ends, constant_values=True) for x in (prefix, real))
+        return Visibility(prefix, real, front=c.front, window=c.window)
 
     @checked_rows
     def __call__(

@@ -30,6 +30,13 @@ def from_chunks(x: jax.Array, time: int) -> jax.Array:
     return x.swapaxes(0, 1).reshape(batch, chunks * chunk_size, *x.shape[3:])[:, :time]
 
 
+def with_neighbour_chunks(x: jax.Array, before: int, after: int) -> jax.Array:
+    """Concatenate each chunk of (chunks, batch, c, ...) with its neighbours; zeros at the ends."""
+    count = x.shape[0]
+    x = jnp.pad(x, [(before, after)] + [(0, 0)] * (x.ndim - 1))
+    return jnp.concatenate([x[i : i + count] for i in range(before + 1 + after)], 2)
+
+
 def segment_ids(reset: jax.Array) -> jax.Array:
     """Count the documents started in the chunk so far: bool (..., c) -> int32 (..., c)."""
     return jnp.cumsum(reset.astype(jnp.int32), -1)

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from eval.bench import __main__ as command
+from eval.bench import cells
 from eval.bench.measure import matmul_parameters, measure
 from jaxmodels.cells.rwkv7 import RWKV7Cell, RWKV7Config
 
@@ -64,7 +65,7 @@ def test_matmul_parameters():
     assert matmul_parameters(jax.eval_shape(cell)) == 4 * 32 * 32 + 2 * 32 * (2 + 2 + 3)
 
 
-def test_measure_utilisation(monkeypatch):
+def test_measure_utilization(monkeypatch):
     """Two interleaved experiments; the rates before and after each are averaged."""
     order = []
 
@@ -86,7 +87,10 @@ def test_measure_utilisation(monkeypatch):
     monkeypatch.setattr("eval.bench.measure.make_rate", lambda: lambda: next(rates))
     rows = measure({"a": Work("a", 0.5), "b": Work("b", 2.0)}, 3)
     assert order == ["a", "b"] + ["a", "b"] * 3
-    assert [row["utilisation"] for row in rows] == [1.0, 0.25]
+    assert [row["utilization"] for row in rows] == [1.0, 0.25]
+    later = ("prefill_", "decode_", "state_")
+    shown = {key for key, _ in cells.SPEED.values() if not key.startswith(later)}
+    assert shown <= rows[0].keys()
     assert [row["tokens_per_second"] for row in rows] == [20.0, 5.0]
     assert rows[0]["matmul_gflops"] == pytest.approx(200e-9)
     assert rows[0]["temp_megabytes"] == 2.0

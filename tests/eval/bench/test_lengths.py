@@ -5,23 +5,39 @@ import json
 import pytest
 
 from eval.bench.lengths import main, slope
+from eval.bench.record import Record
 
 SMALL = ["width=16", "num_layers=1"]
 MODELS = ["--models", "rnk", "stack/gru", "--set", "rnk", *SMALL, "hidden_size=16", "chunk_size=8"]
 MODELS += ["--set", "stack/gru", *SMALL, "mlp_size=0"]
+NEAR = ["--set", "hrlm@near", "width=16", "low_layers=1", "high_layers=1", "window=4"]
 
 
 def test_table_and_json(tmp_path, capsys):
     path = tmp_path / "lengths.json"
-    assert main([*MODELS, "--lengths", "64", "16", "--repeats", "1", "--json", str(path)]) == 0
+    flags = [*MODELS, *NEAR, "--lengths", "64", "16", "--repeats", "1", "--json", str(path)]
+    flags.insert(flags.index("--set"), "hrlm@near")
+    assert main(flags) == 0
     result = json.loads(path.read_text())
+    names = ["rnk", "stack/gru", "hrlm@near"]
     assert [(row["model"], row["length"]) for row in result["rows"]] == [
-        ("rnk", 16), ("stack/gru", 16), ("rnk", 64), ("stack/gru", 64),
-    ]  # fmt: skip
+        (name, length) for length in (16, 64) for name in names
+    ]
     assert all(row["temp_bytes"] > 0 and row["seconds"] for row in result["rows"])
     assert result["parameters"]["stack/gru"] == 2 * 256 * 16 + 6 * 16 * 16 + 6 * 16 + 2 * 16
-    assert min(result["decoding"].values()) > 0 and result["command"].startswith("python -m eval.")
+    assert list(result["decoding"]) == names[:2] and min(result["decoding"].values()) > 0
+    assert result["command"].startswith("python -m eval.bench lengths --models rnk")
+    assert result["versions"]["jax"] and result["device"] and result["wall_seconds"] > 0
     assert "slope of time" in capsys.readouterr().out
+
+
+def test_a_busy_machine_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("os.getloadavg", lambda: (2.0, 1.0, 1.0))
+    Record("cells", ["--json", "a b"])
+    assert "load average 2.0" in capsys.readouterr().err
+    record = Record("cells", ["--json", "a b"], timed=False)
+    assert capsys.readouterr().err == "" and record.before == 2.0
+    assert record.command == "python -m eval.bench cells --json 'a b'"
 
 
 def test_slope_is_the_power_of_the_length():
@@ -33,7 +49,6 @@ def test_slope_is_the_power_of_the_length():
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--models", "rnk/as_written"], "rnk/as_written does not read left to right"),
         (["--models", "hft"], "hft learns without gradients"),
         (["--lengths", "0"], "--repeats and --lengths must be 1 or more"),
         (["--set", "gru", "width=16"], "--set gru: expected --set MODEL FIELD=VALUE"),

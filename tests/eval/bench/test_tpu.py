@@ -248,7 +248,7 @@ def test_command_line(tmp_path):
     assert small["product_flops"] == 6 * 2 * 128 * 4 * 64 * 64
     clock, peak, _ = tpu.CHIPS["v5e"]
     share = small["product_flops"] / (small["cycles"] / clock * peak)
-    assert small["utilisation"] == pytest.approx(share)
+    assert small["utilization"] == pytest.approx(share)
     assert len(small["top"]) == len(small["sources"]) == 2
     assert profile((tmp_path / "rwkv4-call-16.txt").read_text()).cycles == small["cycles"]
     assert "rwkv4, call, chunk 16:" in done.stdout
