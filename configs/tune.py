@@ -29,8 +29,8 @@ RATES = {
 def recipe() -> dict[str, Any]:
     """Return what tuning and full fine-tuning share: rows that start from the initial state."""
     return {
-        "steps": 400,
-        "batch_size": 16,
+        "steps": 200,
+        "batch_size": 8,
         "seq_len": 256,
         "eval_every": 100,
         "checkpoint_every": 100,
@@ -60,4 +60,4 @@ def get_sweep() -> dict[str, Any]:
                 changes["tune.kind"] = kind
             entry: dict[str, Any] = {"changes": changes, "says": f"{kind}, learning rate {rate:g}"}
             entries[f"{kind} {rate:g}"] = entry | ({"config": full} if kind == "full" else {})
-    return {"config": tuned, "steps": 400, "seeds": (0,), "entries": entries, "questions": {}}
+    return {"config": tuned, "steps": 200, "seeds": (0,), "entries": entries, "questions": {}}

@@ -132,6 +132,7 @@ def _run(
                 interrupted = signals.stop_requested(step % config.log_every == 0)
                 validate_now = config.eval_every and _due(step, config.eval_every, config.steps)
                 save_now = _due(step, config.checkpoint_every, config.steps) or interrupted
+                save_now = save_now or step in config.keep_steps
                 queue.drain(keep=0 if validate_now or save_now else IN_FLIGHT)
                 if queue.failure:
                     return _halt(queue, state, valid, placement, iterator, log, checkpoints)

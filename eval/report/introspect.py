@@ -11,7 +11,11 @@ from eval.report import figures
 from eval.report.document import Block, Heading, Picture, Sample
 from eval.run import Run
 from eval.sample import sample
+from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
+from train.io.checkpoint import load_model, saved_steps
+
+EARLIER = 5  # other checkpoints, of which a sample is shown
 
 # Captions for the arrays of `model.trace`.
 CAPTIONS = {
@@ -47,6 +51,23 @@ def inspect_model(run: Run) -> list[Block]:
         prompt = run.corpus.tokenizer.decode(tokens[: len(tokens) // 2])
         text = "".join(sample(run.model, run.corpus.tokenizer, prompt, tokens=400))
         blocks += [Heading(f"A sample at step {run.step}"), Sample(text, prompt)]
+        blocks += _earlier(run, prompt)
+    return blocks
+
+
+def _earlier(run: Run, prompt: str) -> list[Block]:
+    """Return a sample, from the same prompt and seed, of each other checkpoint that was kept."""
+    blocks: list[Block] = []
+    for step in saved_steps(run.workdir):
+        if step == run.step or len(blocks) >= 2 * EARLIER:
+            continue
+        try:
+            other = load_model(run.workdir, step, say=lambda text: None)
+        except UserError:  # damaged; the run's own checks tell so
+            continue
+        text = "".join(sample(other.model, run.corpus.tokenizer, prompt, tokens=200))
+        loss = "" if other.loss is None else f", validation loss {other.loss:.3f}"
+        blocks += [Heading(f"The same at step {step}{loss}"), Sample(text, prompt)]
     return blocks
 
 

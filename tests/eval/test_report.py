@@ -78,6 +78,7 @@ def test_report_of_a_finished_run(finished, tmp_path):
         "Row-stochastic mask C_t",
         "Relation tensor R_t",
         "A sample at step 12",
+        "The same at step 6, validation loss",
         "jaxlib",
         json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["digest"],
     ):

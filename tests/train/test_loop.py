@@ -167,6 +167,23 @@ def test_best_checkpoint_is_kept_among_worse_ones(config, tmp_path):
         load_model(tmp_path / "w", 5)
 
 
+def test_chosen_steps_are_saved_and_kept(config, tmp_path):
+    chosen = changed(
+        config,
+        steps=8,
+        eval_every=0,
+        checkpoint_every=4,
+        keep_last=1,
+        keep_best=0,
+        keep_steps=(1, 6),
+    )
+    train_run(chosen, tmp_path / "w")
+    assert saved_steps(tmp_path / "w") == [1, 6, 8]
+    for steps in ((0,), (2.5,), (True,)):
+        with pytest.raises(UserError, match=r"config\.keep_steps: give steps from 1 on"):
+            train_run(changed(chosen, keep_steps=steps), tmp_path / "x")
+
+
 def test_validation_matches_its_definition(whole, config):
     """Recomputed without the loop: every byte but the first of a document, once."""
     workdir, result = whole

@@ -27,6 +27,11 @@ def _seed(value: int) -> str:
     return at_least(0)(value)
 
 
+def _steps(value: tuple) -> str:
+    whole = all(isinstance(step, int) and not isinstance(step, bool) for step in value)
+    return "" if whole and min(value, default=1) >= 1 else f"give steps from 1 on, got {value}"
+
+
 LOOP = Group(
     "",
     (
@@ -46,6 +51,7 @@ LOOP = Group(
         free("log_every", 10, "Steps between logged steps.", at_least(1)),
         free("keep_last", 2, "Number of newest checkpoints to keep.", at_least(1)),
         free("keep_best", 1, "Number of best checkpoints to keep in addition.", at_least(0)),
+        free("keep_steps", (), "Steps that are saved and kept, e.g. (100, 1000).", _steps),
     ),
     lambda config: lengths_of(config) and None,
 )

@@ -24,7 +24,8 @@ class Checkpoints:
 
     Args:
       workdir: run folder.
-      config: run config; `keep_last` newest and `keep_best` by validation loss are kept.
+      config: run config; the `keep_last` newest, the `keep_best` by validation loss and the
+        `keep_steps` are kept.
       fingerprint: hash of the corpus, so that a run is not continued on other text.
       newest: step of the newest existing checkpoint.
 
@@ -37,7 +38,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, config: ConfigDict, fingerprint: str, newest: int = 0):
         policies = ocp.training.preservation_policies
-        keep = [policies.LatestN(config.keep_last)]
+        keep = [policies.LatestN(config.keep_last), policies.CustomSteps(config.keep_steps)]
         if config.keep_best:
             best = policies.BestN(
                 get_metric_fn=lambda metrics: -metrics["loss"],  # ascending: the last is the best
