@@ -1,7 +1,6 @@
 """Loading of a trained model: from its run's folder, with the text that it was trained on, or from
 a folder of converted weights (docs/convert.md)."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +118,7 @@ def _load_weights(folder: Path) -> tuple[TrainedModel, Any]:
     from jaxmodels import convert
 
     model = convert.load(folder)
-    fields = json.loads(jaxmodels.config_to_json(model.config))
+    fields = jaxmodels.config_to_dict(model.config)
     name = fields.pop("model")
     experiment = {key: fields.pop(key) for key in ("dtype", "seq_len") if key in fields}
     config = complete_config({"model": name, **experiment, "model_config": with_tuples(fields)})

@@ -7,6 +7,7 @@ implementation is tested equal to it. See `jaxmodels.cells`, `jaxmodels.models` 
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 from flax import nnx
@@ -22,11 +23,13 @@ from jaxmodels.quantized import quantize
 from jaxmodels.xla_flags import warn_if_unsafe
 
 __version__ = "0.1.0"
+CONFIG_FORMAT = 1  # raised when a field changes its meaning
 __all__ = [
     "CELLS",
     "MODELS",
     "UserError",
     "config_from_json",
+    "config_to_dict",
     "config_to_json",
     "count_parameters",
     "create",
@@ -86,13 +89,26 @@ def count_parameters(model) -> int:
 
 
 def config_to_json(config) -> str:
-    """Return a model config as JSON text that `config_from_json` reads back."""
-    return json.dumps({"model": _system_of(config), **dataclasses.asdict(config)}, indent=2)
+    """Return a model config as JSON text, with its format, that `config_from_json` reads back."""
+    return json.dumps({"format": CONFIG_FORMAT} | config_to_dict(config), indent=2)
+
+
+def config_to_dict(config) -> dict[str, Any]:
+    """Return the fields of a model config as JSON has them, and its system as "model"."""
+    fields = {"model": _system_of(config)} | dataclasses.asdict(config)
+    return json.loads(json.dumps(fields))
 
 
 def config_from_json(text: str):
-    """Invert `config_to_json`."""
+    """Invert `config_to_json`.
+
+    Raises:
+      UserError: as `make_config`; or a format of a newer version of this package.
+    """
     fields = decode_json(text)
+    found = fields.pop("format", 1)
+    if type(found) is not int or not 1 <= found <= CONFIG_FORMAT:
+        raise UserError(f"config of format {found!r}; this version reads {CONFIG_FORMAT}: update")
     return make_config(fields.pop("model"), **fields)
 
 

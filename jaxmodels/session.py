@@ -94,7 +94,7 @@ def load_session(path: str | Path, model) -> Session:
 def describe(model) -> dict[str, Any]:
     """Return a model's config as a dict, with the name of its system or class as "model"."""
     try:
-        return json.loads(jaxmodels.config_to_json(model.config))
+        return jaxmodels.config_to_dict(model.config)
     except (AttributeError, UserError):  # no config, or none of a model in MODELS
         return {"model": type(model).__name__}
 

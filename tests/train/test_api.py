@@ -47,6 +47,13 @@ def test_shipped_config_lists_every_model_field():
     shipped = resolve_vocab(shipped, 256)
     own = build_model(shipped).config
     assert jaxmodels.config_from_json(jaxmodels.config_to_json(own)) == own
+    text = jaxmodels.config_to_json(own)
+    assert '"format": 1' in text
+    older = text.replace('"format": 1,', "")
+    assert jaxmodels.config_from_json(older) == own
+    for wrong in ("2", '"1"', "true"):
+        with pytest.raises(UserError, match="config of format"):
+            jaxmodels.config_from_json(text.replace('"format": 1', f'"format": {wrong}'))
     assert "model_config.width" not in differences(shipped, built)
 
 

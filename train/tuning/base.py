@@ -188,7 +188,7 @@ def _of_run(folder: Path, load_model) -> Base:
 
 def _converted(folder: Path) -> Base:
     model = convert.load(folder)
-    fields = json.loads(jaxmodels.config_to_json(model.config))
+    fields = jaxmodels.config_to_dict(model.config)
     name = fields.pop("model")
     fields = {name: value for name, value in fields.items() if name not in EXPERIMENT}
     tokenizer = str(folder.absolute()) if has_tokenizer(folder) else ""
