@@ -19,7 +19,7 @@ from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
 from train.io.checkpoint import load_model
 from train.model import resolve_vocab
-from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT
 from train.tuning.base import Base, open_base, with_base_of
 
 TOLERANCE = 0.05  # of a matched entry, relative to the baseline's parameters
@@ -201,7 +201,8 @@ def _with_base(config: ConfigDict, bases: dict[str, Base | None]) -> ConfigDict:
 
 def _with_vocab(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
     """Resolve the vocabulary size from the tokenizer; `vocabularies` caches it per corpus."""
-    key = json.dumps(config.data.to_dict(), sort_keys=True)
+    length = config.seq_len if config.data.format == SYNTHETIC_FORMAT else 0
+    key = json.dumps([config.data.to_dict(), length], sort_keys=True)
     if key not in vocabularies:
         corpus = tasks.load_corpus(config)
         vocabularies[key] = corpus.tokenizer.vocab_size
