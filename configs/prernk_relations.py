@@ -32,7 +32,12 @@ MODEL = {
     "ramp": "constant",
 }
 TASK = {"entities": 3, "values": 4, "questions": 2, "shuffled": False}
-MEASURE = {"name": "fidelity_accuracy", "unit": "% of predicates wrong", "best": 1.0, "scale": 100.0}
+MEASURE = {
+    "name": "fidelity_accuracy",
+    "unit": "% of predicates wrong",
+    "best": 1.0,
+    "scale": 100.0,
+}
 UNTAUGHT = {"symbolic": "none"}
 ENTRIES = {
     "full": ("slots read each other", {}),
