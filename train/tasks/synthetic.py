@@ -69,8 +69,6 @@ def open_synthetic(config: ConfigDict) -> Task:
     """Make the streams of a task; raise UserError if invalid."""
     corpus = synthetic_of(config)
     config = resolve_vocab(config, corpus.tokenizer.vocab_size)
-    if "relation_labels" in corpus.labels:
-        config.data.label_classes = corpus.labels["relation_labels"]
     valid = None
     if config.eval_every:
         count = -(-len(corpus.valid) // config.batch_size)

@@ -123,7 +123,7 @@ def test_relations_with_their_labels():
     changes += [f"model_config.{name}={value}" for name, value in model.items()]
     config = task_config("relations", *changes, "batch_size=2")
     task = open_task(config)
-    assert task.config.data.label_classes == 12
+    assert task.label_classes == {"relation_labels": 12}
     built = build_model(task.config)
     check_labels(task, traits_of(built).label_fields)
     built.check_data(task.config.data, config.seq_len, task.label_classes)
@@ -131,6 +131,8 @@ def test_relations_with_their_labels():
     assert batch["relation_labels"].shape == (2, 37, 4, 3)
     shapes = jax.eval_shape(lambda model: model.loss_sums(model.initial_state(2), batch), built)[1]
     assert {"symbolic", "fidelity", "fidelity_exact"} <= shapes.keys()
+    with pytest.raises(UserError, match="relation_vocab=12: .* have 13 classes"):
+        built.check_data(task.config.data, config.seq_len, {"relation_labels": 13})
     apply_overrides(config, ["--config.data.label_slots=5"])
     task = open_task(config)
     with pytest.raises(UserError, match="label_slots must be the model's 4, got 5"):
