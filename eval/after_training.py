@@ -85,7 +85,8 @@ def _print_answers(workdir: Path) -> str:
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
     corpus = pairs_of(config)
-    pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
+    c = model.config
+    pairs = that_fit(corpus.valid, tokenizer, c.mode, c.seq_len, c.limits)[:QUESTIONS]
     answerer = Answerer(model, tokenizer, batch_size=len(pairs))
     for pair, answer in zip(pairs, answerer.answer([p.question for p in pairs]), strict=True):
         print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")

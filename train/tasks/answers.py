@@ -270,12 +270,16 @@ def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
     model = jaxmodels.make_config(config.model, **model_fields(config))
     skip = config.data.skip_long
     try:
-        return lay_out_pairs(pairs, tokenizer, model.mode, model.seq_len, skip_long=skip)
+        return lay_out_pairs(
+            pairs, tokenizer, model.mode, model.seq_len, model.limits, skip_long=skip
+        )
     except UserError as error:
         if model.mode == "grid" or skip:
             raise
+        field = str(error).partition(":")[0]
+        field = field if field == "seq_len" else f"model_config.{field}"
         raise UserError(
-            f"{error}; raise config.seq_len, or leave such pairs out: config.data.skip_long=true"
+            f"{error}; raise config.{field}, or leave such pairs out: config.data.skip_long=true"
         ) from error
 
 

@@ -131,7 +131,7 @@ def test_relations_with_their_labels():
     assert batch["relation_labels"].shape == (2, 37, 4, 3)
     shapes = jax.eval_shape(lambda model: model.loss_sums(model.initial_state(2), batch), built)[1]
     assert {"symbolic", "fidelity", "fidelity_exact"} <= shapes.keys()
-    with pytest.raises(UserError, match="relation_vocab=12: .* have 13 classes"):
+    with pytest.raises(UserError, match=r"relation_vocab=12: .* have 13 classes"):
         built.check_data(task.config.data, config.seq_len, {"relation_labels": 13})
     apply_overrides(config, ["--config.data.label_slots=5"])
     task = open_task(config)
