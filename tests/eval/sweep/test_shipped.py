@@ -1,14 +1,50 @@
 """Sweeps that ship: every preset can be planned, and entries that are compared are of one size."""
 
+import numpy as np
 import pytest
 
+from configs.groundthink import questions
 from eval.sweep.plan import make_plan
 from eval.sweep.spec import read_sweep
+from jaxmodels.data.readers.metacognition import KINDS
+
+TEXT = "--config.data.paths=('Data/LL',)"
+MIXED_TEXT = "--config.data.mixture.text.paths=('Data/LL',)"
 
 
-@pytest.mark.parametrize(("path", "presets"), [("configs/prernk_relations.py", ("cpu", "smoke"))])
-def test_shipped_sweeps_are_planned(path, presets):
-    for preset in presets:
-        sweep = make_plan(read_sweep(path, preset))
-        assert len(sweep.seeds) == (1 if preset == "smoke" else 3)
-        assert len({entry.tokens for entry in sweep.entries.values()}) == 1
+QUESTIONS = "configs/groundthink/questions.py"
+SWEEPS = [("configs/prernk_relations.py", preset) for preset in ("cpu", "smoke")]
+SWEEPS += [("configs/prernk_baselines.py", preset) for preset in ("cpu", "smoke")]
+SWEEPS += [(QUESTIONS, f"{name}-smoke") for name in questions.PRESETS]
+
+
+@pytest.mark.parametrize(("path", "preset"), SWEEPS)
+def test_shipped_sweeps_are_planned(path, preset):
+    """G-97 to G-99, P-15: entries read as many tokens, and are of one size where they say so."""
+    text = {"curriculum-smoke": [MIXED_TEXT]}.get(preset, [] if "relations" in path else [TEXT])
+    sweep = make_plan(read_sweep(path, preset) | {"compute": False}, text)
+    assert len(sweep.seeds) == (1 if "smoke" in preset else 3)
+    assert len({entry.tokens for entry in sweep.entries.values()}) == 1
+    for entry in sweep.entries.values():
+        assert not entry.match or abs(sweep.difference(entry)) < 0.05
+
+
+def test_kinds_have_phases_and_the_control_has_their_amounts():
+    """G-98: the curriculum orders content; the mixture reads as much of each kind."""
+    sweep = make_plan(questions.get_sweep("curriculum-smoke"), [MIXED_TEXT])
+    spans = np.diff([0.0, *sweep.baseline.config.data.mixture_ends])
+
+    def table(entry):
+        mixture = sweep.entries[entry].config.data.mixture
+        return {name: np.array(source.weights) for name, source in mixture.items()}
+
+    ordered, mixed, reverse = table("curriculum"), table("mixed"), table("reverse")
+    for kind in KINDS:
+        assert np.count_nonzero(ordered[kind]) == np.count_nonzero(reverse[kind]) == 1
+        assert len(set(mixed[kind])) == 1
+        assert mixed[kind] @ spans == pytest.approx(ordered[kind] @ spans)
+    phases = [[int(np.argmax(x[kind])) for kind in KINDS] for x in (ordered, reverse)]
+    assert phases == [[0, 1, 2, 3], [3, 2, 1, 0]]
+    for entry in (ordered, mixed, reverse):
+        np.testing.assert_allclose(sum(entry.values()), 1.0)
+    assert not any(table("text alone")[kind].any() for kind in KINDS)
