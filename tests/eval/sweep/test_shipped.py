@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs.groundthink import questions
+from configs.hrlm import transfer
 from eval.sweep.plan import make_plan
 from eval.sweep.spec import read_sweep
 from jaxmodels.data.readers.metacognition import KINDS
@@ -27,6 +28,25 @@ def test_shipped_sweeps_are_planned(path, preset):
     assert len({entry.tokens for entry in sweep.entries.values()}) == 1
     for entry in sweep.entries.values():
         assert not entry.match or abs(sweep.difference(entry)) < 0.05
+
+
+@pytest.mark.parametrize("preset", ["cpu", "language", "smoke"])
+def test_transfer_starts_half_of_the_runs_from_the_base(preset, tmp_path):
+    """L-79: a new task or language, with and without the weights of another run."""
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("".join(f"the number {i}\tla numero {i}\n" for i in range(99)))
+    data = [f"--config.data.paths=('{pairs}',)"] if preset == "language" else []
+    sweep = make_plan(read_sweep("configs/hrlm/transfer.py", preset), data)
+    base = transfer.get_config()
+    for new, old, _ in sweep.questions.values():
+        moved, scratch = (sweep.entries[name] for name in (new, old))
+        assert (moved.config.init_from, scratch.config.init_from) == (transfer.BASE, "")
+        assert moved.config.data == scratch.config.data
+        assert set(moved.config.data.tasks).isdisjoint(base.data.tasks)
+    if preset != "smoke":  # weights fit: the base has the same fields and the same tokenizer
+        assert moved.config.data.tokenizer == base.data.tokenizer
+        for name, value in base.model_config.items():
+            assert moved.config.model_config[name] == value
 
 
 def test_kinds_have_phases_and_the_control_has_their_amounts():
