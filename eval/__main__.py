@@ -9,7 +9,8 @@ For a run on text, writes `eval.json` into the run's folder, updates `report.htm
 bits per byte, perplexity, every loss and accuracy of the model, and byte-Markov baselines on
 the same text. For a run on questions, writes `answers.json`: exact matches on seen and unseen
 questions, BLEU, chrF, ROUGE-L or cell accuracy, ACT steps, speed. For a run on conversations,
-writes `chat.json`: bits per byte of responses, and scores of the heads.
+writes `chat.json`: bits per byte of responses, and scores of the heads. For a run on a synthetic
+task, writes `task.json`: accuracy on rows of another seed, and whole rows.
 
 --data measures a run on other text, questions or puzzles, and writes `eval_other.json` or
 `answers_other.json`. Numbers are shown before they are stored, and also if that fails.

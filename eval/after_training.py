@@ -16,7 +16,7 @@ from jaxmodels.data.pairs.rows import that_fit
 from jaxmodels.errors import UserError, from_os
 from train.config import read_config
 from train.tasks.answers import pairs_of
-from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT
 
 PROMPT, SAMPLE_TOKENS, QUESTIONS = "The people of ", 300, 3
 
@@ -35,14 +35,15 @@ def after_training(
       workdir: folder of the run.
       result: `train.loop.RunResult`.
       show: print a sample, or answers to a few questions; False writes the report only. A run
-          on conversations has none.
+          on conversations or on a synthetic task has none.
     """
     workdir = Path(workdir)
     folder = shlex.quote(str(workdir))
     config = read_config(workdir / "config.json")
     answers = config.data.format in ANSWER_FORMATS
     chats = config.data.format == CHAT_FORMAT
-    if answers or chats:
+    rows = config.data.format == SYNTHETIC_FORMAT
+    if answers or chats or rows:
         commands = [f"python -m eval --workdir={folder}"]
         talks = chats and config.data.tokenizer == "byte"
         commands += [f"python -m eval.chat --workdir={folder}"] if talks else []
@@ -55,7 +56,7 @@ def after_training(
         if show and answers:
             question = shlex.quote(_print_answers(workdir))
             commands.append(f"python -m eval.predict --workdir={folder} --input {question}")
-        elif show and not chats:
+        elif show and not (chats or rows):
             run = load_run(workdir, checkpoint="last")
             _print_sample(run, result.step)
     except UserError as error:  # e.g. a model that cannot stream
@@ -84,7 +85,8 @@ def _print_answers(workdir: Path) -> str:
     trained, tokenizer = load_trained(workdir, "last")
     config, model = trained.config, trained.model
     corpus = pairs_of(config)
-    pairs = that_fit(corpus.valid, tokenizer, model.config.mode, model.config.seq_len)[:QUESTIONS]
+    c = model.config
+    pairs = that_fit(corpus.valid, tokenizer, c.mode, c.seq_len, c.limits)[:QUESTIONS]
     answerer = Answerer(model, tokenizer, batch_size=len(pairs))
     for pair, answer in zip(pairs, answerer.answer([p.question for p in pairs]), strict=True):
         print(f"\n  {pair.question}\n  -> {printable(answer)}\n  expected: {pair.answer}")

@@ -20,7 +20,7 @@ from jaxmodels.models.contract import traits_of
 from jaxmodels.paths import is_dir, is_file, user_path
 from train.config import complete_config, with_tuples
 from train.io.checkpoint import TrainedModel, load_model
-from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT
 from train.tasks.text import corpus_of
 
 
@@ -56,6 +56,11 @@ def load_run(
         raise UserError(
             f"--workdir={workdir}: expected a run on text, got one on conversations; "
             "use python -m eval or python -m eval.chat"
+        )
+    if config.data.format == SYNTHETIC_FORMAT:
+        raise UserError(
+            f"--workdir={workdir}: expected a run on text, got one on a synthetic task; "
+            "use python -m eval"
         )
     if config.data.format in ANSWER_FORMATS:
         raise UserError(

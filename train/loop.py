@@ -249,7 +249,7 @@ def evaluate(placement: Placement, state: TrainState, task: Task, carry: Any) ->
     """Return the mean of each loss term over the validation batches, carrying the state across.
 
     Uses the EMA parameters if the run keeps them. `loss` is the main term, usually next-token nats;
-    `bits_per_byte` divides by bytes of text, also for word tokenizers.
+    `bits_per_byte` divides by bytes of text, if there is text, also for word tokenizers.
     """
     model = state.model
     if state.ema is not None:
@@ -258,7 +258,7 @@ def evaluate(placement: Placement, state: TrainState, task: Task, carry: Any) ->
     means = {name: float32_repr(sums[name] / max(counts[name], 1.0)) for name in sums}
     main = main_term(model)
     values = {"loss": means[main]}
-    if main == "next_token":
+    if main == "next_token" and task.valid_bytes:
         values["bits_per_byte"] = float32_repr(sums[main] / math.log(2) / task.valid_bytes)
     return values | means
 

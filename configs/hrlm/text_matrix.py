@@ -11,6 +11,7 @@ from typing import Any
 from configs.common import answers_sweep, choose_preset, entry, wrong
 from configs.hrlm.translate import prefix_ar_config
 
+NOISE = {"data.augment": True}
 STEPS = {"cpu": 100, "smoke": 6}  # after 160 nearly all answers are right
 
 
@@ -20,6 +21,7 @@ def get_sweep(preset: str = "cpu") -> dict[str, Any]:
         "prefix": entry("tier1", "the question both ways, the answer left to right"),
         "causal": entry("tier1", "question and answer left to right", causal=True),
         "one call": entry("tier2", "the gradient through the last calls alone", grad_calls=2),
+        "noise": entry("tier2", "questions with blanked and swapped tokens", **NOISE),
         "transformer": entry("tier3", "the two blocks, read once", recurrent=False),
         "transformer, causal": entry(
             "tier3", "the two blocks, left to right", recurrent=False, causal=True
@@ -33,6 +35,7 @@ def get_sweep(preset: str = "cpu") -> dict[str, Any]:
             "Is PrefixLM better than a causal question, in a transformer?",
         ),
         "gradient": ("prefix", "one call", "Does the gradient through 5 calls help against 2?"),
+        "noise": ("noise", "prefix", "Does noise in the questions help?"),
         "transformer": ("prefix", "transformer", "Is HRLM better than a transformer of its size?"),
     }
     sweep = answers_sweep(prefix_ar_config(), choose_preset(STEPS, preset), entries, questions)

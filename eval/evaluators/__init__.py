@@ -1,4 +1,4 @@
-"""Evaluators of trained models, on text, on questions and on conversations.
+"""Evaluators of trained models, on text, on questions, on conversations and on synthetic tasks.
 
 An evaluator is a module with two functions. `run(options, command)` evaluates the run in
 `options.workdir` and returns an `Evaluation`; `summary(result)` formats its result as blocks of
@@ -8,7 +8,7 @@ An evaluator is a module with two functions. `run(options, command)` evaluates t
 from types import ModuleType
 
 from eval.log import read_log
-from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT
 
 
 def evaluator_of(workdir: str) -> ModuleType:
@@ -18,6 +18,8 @@ def evaluator_of(workdir: str) -> ModuleType:
         from eval.evaluators import answers as evaluator
     elif format == CHAT_FORMAT:
         from eval.evaluators import chat as evaluator
+    elif format == SYNTHETIC_FORMAT:
+        from eval.evaluators import synthetic as evaluator
     else:
         from eval.evaluators import text as evaluator
     return evaluator

@@ -68,9 +68,10 @@ def _measure(options: argparse.Namespace, command: str) -> dict[str, Any]:
     parts, facts = _parts(options, trained, tokenizer)
     sizes = {"batch_size": options.batch_size, "max_steps": options.max_steps}
     answerer = Answerer(model, tokenizer, **sizes)
+    sizes_of_rows = model.config.mode, model.config.seq_len, model.config.limits
     splits, left_out, timed, grid = {}, {}, [], model.config.mode == "grid"
     for name, pairs in parts.items():
-        fits = that_fit(pairs, tokenizer, model.config.mode, model.config.seq_len)
+        fits = that_fit(pairs, tokenizer, *sizes_of_rows)
         left_out[name] = len(pairs) - len(fits)
         sample = evenly_spaced(fits, options.max_pairs or None)
         questions, ids = [p.question for p in sample], [p.identifier for p in sample]

@@ -156,7 +156,7 @@ class Answerer:
                         f"{c.seq_len}, in one line"
                     )
         pairs = [Pair(q, "", identifier=i) for q, i in zip(questions, ids, strict=True)]
-        rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, answered=False)
+        rows = lay_out_pairs(pairs, self.tokenizer, c.mode, c.seq_len, c.limits, answered=False)
         return rows.inputs, rows.identifiers
 
     def _text(self, ids, row) -> str:

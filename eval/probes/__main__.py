@@ -12,6 +12,17 @@ parameter counts within 2 % per task) on generated rows, and tests it on rows of
     passkey            five digits hidden in noise
     parity             parity of the ones so far, at every position
     s5                 product of the permutations of five elements so far, at every position
+    relations          the value of an entity, or of the one that it points at
+    in_context_recall  the value of a key that comes again
+    fuzzy_recall       the same, of keys and values of several tokens
+    noisy_recall       the same, with noise for a fifth of the pairs
+    memorization       values of keys that no row tells, to be kept in the weights
+    compression        the token at each place of a random row, places in random order
+    modular_arithmetic the result so far of a calculation modulo 5
+    adding             the sum of two marked numbers
+
+In-context, fuzzy and noisy recall, selective copying, memorization and compression are those of MAD
+(arXiv 2403.17844), by `--tasks mad`.
 
 The table lists accuracy on scored positions (mean and sample standard deviation over seeds),
 chance, fraction of rows without an error, bytes of recurrent state per sequence, parameters, the

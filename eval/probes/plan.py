@@ -15,7 +15,7 @@ from eval.probes.training import SOLVED, Recipe, train_probe
 from jaxmodels import count_parameters
 from jaxmodels.cells import CELLS
 from jaxmodels.cli import did_you_mean
-from jaxmodels.data.synthetic import TASKS
+from jaxmodels.data.synthetic import MAD, TASKS
 from jaxmodels.errors import UserError
 
 PARAMETERS = 40_000
@@ -30,6 +30,13 @@ SIZES: dict[str, tuple[dict[str, Any], int, int]] = {
     "parity": ({"seq_len": 32}, 1000, 32),
     "relations": ({}, 1500, 32),
     "s5": ({"seq_len": 24, "moves": "generators"}, 1000, 40),
+    "in_context_recall": ({"seq_len": 40}, 1000, 32),
+    "fuzzy_recall": ({"seq_len": 48, "pairs": 4, "key_tokens": 2, "value_tokens": 2}, 1500, 32),
+    "noisy_recall": ({"seq_len": 40, "noise_symbols": 8}, 1500, 32),
+    "memorization": ({"seq_len": 32, "keys": 32}, 1000, 32),
+    "compression": ({"seq_len": 25}, 1500, 32),
+    "modular_arithmetic": ({"seq_len": 25}, 1000, 32),
+    "adding": ({"seq_len": 24, "levels": 5}, 1000, 32),
 }
 
 
@@ -94,7 +101,8 @@ def make_plans(flags: argparse.Namespace) -> list[Plan]:
     for name in flags.cells:
         if name not in CELLS:
             raise UserError(f"--cells: unknown cell {name!r}{did_you_mean(name, CELLS)}")
-    for name in flags.tasks:
+    tasks = [name for word in flags.tasks for name in (MAD if word == "mad" else (word,))]
+    for name in tasks:
         if name not in TASKS:
             raise UserError(f"--tasks: unknown task {name!r}{did_you_mean(name, TASKS)}")
     changes = {name: dict(SIZES[name][0]) for name in TASKS}
@@ -102,7 +110,7 @@ def make_plans(flags: argparse.Namespace) -> list[Plan]:
         task, field, value = _assignment(text)
         changes[task][field] = value
     plans = []
-    for name in dict.fromkeys(flags.tasks):
+    for name in dict.fromkeys(tasks):
         instance = TASKS[name](**changes[name])
         _, steps, rows = SIZES[name]
         recipe = Recipe(

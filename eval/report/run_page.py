@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.log import Log, device_description, json_object, read_log, understood, versions
 from eval.markov import NAMES
-from eval.report import answers_page, chat_page, field_page, figures
+from eval.report import answers_page, chat_page, field_page, figures, task_page
 from eval.report.document import (
     Block,
     Fold,
@@ -30,7 +30,7 @@ from jaxmodels.errors import UserError
 from jaxmodels.paths import exists
 from train.config import from_json
 from train.model import described
-from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT
 
 Finals = Mapping[str, float]
 SPLITS = {"valid": "validation", "test": "test"}
@@ -50,8 +50,10 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     workdir = Path(workdir)
     log, path = read_log(workdir), workdir / "report.html"
     format = log.config.get("data", {}).get("format")
-    if format in (*ANSWER_FORMATS, CHAT_FORMAT):
-        module, name = (answers_page, "answers") if format != CHAT_FORMAT else (chat_page, "chat")
+    pages = dict.fromkeys(ANSWER_FORMATS, (answers_page, "answers"))
+    pages |= {CHAT_FORMAT: (chat_page, "chat"), SYNTHETIC_FORMAT: (task_page, "task")}
+    if format in pages:
+        module, name = pages[format]
         result = workdir / f"{name}.json"
         with understood(result if exists(result) else workdir / "config.json"):
             page = module.compose(log, json_object(result) or None)

@@ -20,6 +20,7 @@ from eval.report.document import (
 from eval.sweep import claims, statistics
 from eval.sweep.results import of_entry
 from eval.sweep.sections import (
+    compute,
     conversations,
     curves,
     diagnostics,
@@ -58,7 +59,7 @@ def compose(result: Result) -> str:
 def brief(result: Result) -> list[Block]:
     """Return the blocks of the summary for the terminal."""
     blocks = [*_claims(result), *scores.section(result), *conversations.section(result)]
-    blocks += [entry_table(result)]
+    blocks += [entry_table(result), *compute.section(result)]
     return [*blocks, *(Text(f"{a['text']}\n  {a['words']}") for a in result["answers"].values())]
 
 
@@ -72,6 +73,7 @@ def _findings(result: Result) -> list[Block]:
         *scale_up.section(result),
         *scores.section(result),
         *conversations.section(result),
+        *compute.section(result),
         *_entries(result),
     ]
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from eval.report.document import Mark, Table
 from eval.sweep.claims import Claim
+from eval.sweep.compute import step_flops
 from eval.sweep.match import count, dotted, matched_value
 from eval.sweep.spec import shorten
 from jaxmodels.errors import UserError
@@ -19,7 +20,7 @@ from train import tasks
 from train.config import apply_overrides, complete_config, model_defaults, validate_config
 from train.io.checkpoint import load_model
 from train.model import resolve_vocab
-from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT
+from train.tasks.fields import ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT
 from train.tuning.base import Base, open_base, with_base_of
 
 TOLERANCE = 0.05  # of a matched entry, relative to the baseline's parameters
@@ -35,6 +36,7 @@ class Entry:
       config: complete config, independent of the seed.
       match: the matched field, or "".
       parameters: number of parameters of the model.
+      flops: operations of a training step, if the sweep counts them, else 0.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Entry:
     config: ConfigDict
     match: str
     parameters: int
+    flops: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -118,6 +121,7 @@ def make_plan(
                 changes[match] = value
                 config = config_with({match: value})
             parameters = count(config)
+            flops = step_flops(config) if spec.get("compute") else 0.0
             if spec.get("answers") and config.data.format not in (
                 *ANSWER_FORMATS,
                 CHAT_FORMAT,
@@ -126,7 +130,7 @@ def make_plan(
         except UserError as error:
             raise UserError(f"entry {name!r}: {error}") from error
         group, says = listed.get("group", "variant"), listed.get("says", "")
-        entries[name] = Entry(name, group, says, changes, config, match, parameters)
+        entries[name] = Entry(name, group, says, changes, config, match, parameters, flops)
     first, *others = entries.values()
     default = {
         entry.name: (entry.name, first.name, f"Is “{entry.name}” better than “{first.name}”?")
@@ -201,7 +205,8 @@ def _with_base(config: ConfigDict, bases: dict[str, Base | None]) -> ConfigDict:
 
 def _with_vocab(config: ConfigDict, vocabularies: dict[str, int]) -> ConfigDict:
     """Resolve the vocabulary size from the tokenizer; `vocabularies` caches it per corpus."""
-    key = json.dumps(config.data.to_dict(), sort_keys=True)
+    length = config.seq_len if config.data.format == SYNTHETIC_FORMAT else 0
+    key = json.dumps([config.data.to_dict(), length], sort_keys=True)
     if key not in vocabularies:
         corpus = tasks.load_corpus(config)
         vocabularies[key] = corpus.tokenizer.vocab_size

@@ -45,6 +45,9 @@ def collect(sweep: Sweep, runs: Sequence[Run], facts: Mapping[str, Any]) -> dict
         name: {key: getattr(entry, key) for key in copied} | {"config": entry.config.to_dict()}
         for name, entry in sweep.entries.items()
     }
+    for name, entry in sweep.entries.items():
+        if entry.flops:
+            entries[name]["flops"] = entry.flops
     bits = UNITS.get(sweep.baseline.config.data.tokenizer, "bits per byte")
     return {
         **facts,

@@ -31,6 +31,7 @@ MAPPING, CONFIG, FLAG = (dict,), (dict, ConfigDict), (bool,)
 WORDS |= {MAPPING: "a dict", CONFIG: "a ConfigDict", FLAG: "True or False"}
 REQUIRED = {"config": CONFIG, "seeds": TEXTS, "entries": MAPPING}
 OPTIONAL = {"steps": (int,), "questions": MAPPING, "measure": MAPPING, "answers": FLAG}
+OPTIONAL |= {"compute": FLAG}
 OPTIONAL |= {"claims": TEXTS, "claims_note": TEXT, "memory": MAPPING, "diagnosis": TEXTS}
 ENTRY = {"group": TEXT, "says": TEXT, "changes": MAPPING, "match": TEXT}
 ENTRY |= {"multiple": NUMBER, "config": CONFIG}

@@ -40,6 +40,10 @@ class HRMConfig:
       norm: "post" as in HRM, RMS(h + f(h)); "pre" as in HRM-Text, h + f(RMS h) and a norm at the
         end of each module. Norms have no gain.
       norm_eps: epsilon of every norm.
+      mixer: what mixes positions: "attention", or "tokens", TRM's `mlp_t`: a SwiGLU over all
+        positions, without rotary positions. Then every position reads all others, whatever the
+        mask, and the norm after it is over positions, as in TRM.
+      seq_len: T, which mixer "tokens" needs to know; else unused.
       head_gate: gate the attention output, sigma(W_g h) * o, as in HRM-Text.
       inject: add x in every call of f_L; if False, x enters only as the initial z_H.
       shared: f_L and f_H are one net, as in TRM; requires low_layers == high_layers.
@@ -64,6 +68,8 @@ class HRMConfig:
     mlp_multiple: int = 256
     norm: str = "post"
     norm_eps: float = 1e-5
+    mixer: str = "attention"
+    seq_len: int | None = None
     head_gate: bool = False
     inject: bool = True
     shared: bool = False
@@ -81,6 +87,9 @@ class HRMConfig:
         positive(self, "high_cycles", "low_cycles", "high_layers", "low_layers")
         positive(self, "mlp_multiple", "grad_calls", "block_size")
         one_of(self, "norm", ("post", "pre"))
+        one_of(self, "mixer", ("attention", "tokens"))
+        if self.mixer == "tokens" and (self.norm != "post" or self.head_gate or not self.seq_len):
+            raise UserError("mixer 'tokens' requires seq_len, norm='post' and head_gate=False")
         one_of(self, "grad_rule", ("last", "per_module"))
         one_of(self, "dtype", ("float32", "bfloat16"))
         if not self.expansion > 0.0:
@@ -104,7 +113,16 @@ class HRMConfig:
     @property
     def mlp_size(self) -> int:
         """Hidden width of SwiGLU, M."""
-        size = round(self.expansion * self.width * 2 / 3)
+        return self.hidden_of(self.width)
+
+    @property
+    def positions(self) -> int | None:
+        """Number of positions that mixer "tokens" mixes."""
+        return self.seq_len
+
+    def hidden_of(self, inputs: int) -> int:
+        """Return the hidden width of a SwiGLU."""
+        size = round(self.expansion * inputs * 2 / 3)
         return -(-size // self.mlp_multiple) * self.mlp_multiple
 
 
@@ -128,7 +146,7 @@ def unit_rms(x: jax.Array, eps: float) -> jax.Array:
 
 
 class HRMBlock(nnx.Module):
-    """Masked attention and SwiGLU."""
+    """Masked attention or mixing of positions, and SwiGLU."""
 
     def __init__(self, config: HRMConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -138,14 +156,18 @@ class HRMBlock(nnx.Module):
             options = {"init": lecun, "undecayed": undecayed, "rngs": rngs}
             return Linear(inputs, outputs, bias=False, **options)
 
-        gate = ((0, c.width),) if c.head_gate else ()
-        self.qkv = linear(c.width, parts * c.width, undecayed=gate)  # [gate,] q, k, v
-        self.output = linear(c.width, c.width)
+        if c.mixer == "attention":
+            gate = ((0, c.width),) if c.head_gate else ()
+            self.qkv = linear(c.width, parts * c.width, undecayed=gate)  # [gate,] q, k, v
+            self.output = linear(c.width, c.width)
+        else:
+            self.mix_up = linear(c.positions, 2 * c.hidden_of(c.positions))  # gate, up
+            self.mix_down = linear(c.hidden_of(c.positions), c.positions)
         self.up = linear(c.width, 2 * c.mlp_size)  # gate, up
         self.down = linear(c.mlp_size, c.width)
 
     def __call__(self, h, mask, positions, past=None):
-        """Apply the block to h (B, T, C) -> (h, (keys, values) (B, S, N, D)).
+        """Apply the block to h (B, T, C) -> (h, (keys, values) (B, S, N, D)), () without attention.
 
         Args:
           h: (B, T, C).
@@ -155,13 +177,17 @@ class HRMBlock(nnx.Module):
             the new position (T = 1) is written to.
         """
         c = self.config
+        if c.mixer == "tokens":
+            h = h.swapaxes(1, 2)
+            h = unit_rms(h + self._mlp(h, self.mix_up, self.mix_down), c.norm_eps).swapaxes(1, 2)
+            return unit_rms(h + self._mlp(h, self.up, self.down), c.norm_eps), ()
         if c.norm == "post":
             y, kept = self._attend(h, mask, positions, past)
             h = unit_rms(h + y, c.norm_eps)
-            return unit_rms(h + self._mlp(h), c.norm_eps), kept
+            return unit_rms(h + self._mlp(h, self.up, self.down), c.norm_eps), kept
         y, kept = self._attend(unit_rms(h, c.norm_eps), mask, positions, past)
         h = h + y
-        return h + self._mlp(unit_rms(h, c.norm_eps)), kept
+        return h + self._mlp(unit_rms(h, c.norm_eps), self.up, self.down), kept
 
     def _attend(self, h, mask, positions, past):
         c = self.config
@@ -187,9 +213,9 @@ class HRMBlock(nnx.Module):
             y = jax.nn.sigmoid(gate[0]) * y
         return self.output(y, c.dtype), kept
 
-    def _mlp(self, h):
-        gate, up = jnp.split(self.up(h, self.config.dtype), 2, -1)
-        return self.down(gated(up, gate), self.config.dtype)
+    def _mlp(self, h, up, down):
+        gate, value = jnp.split(up(h, self.config.dtype), 2, -1)
+        return down(gated(value, gate), self.config.dtype)
 
 
 class HRMNet(nnx.Module):

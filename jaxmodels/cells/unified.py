@@ -25,6 +25,7 @@ from jaxmodels.ops.wkv4 import WKV4State, wkv4_step
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 GATINGS = ("full", "lower_triangular", "diagonal")
+POOLINGS = ("mean", "attention")
 CORES = ("ema", "rwkv4")
 
 
@@ -43,6 +44,8 @@ class UnifiedConfig:
       gating: how slots read each other through the mask C. "full": every slot reads all slots.
         "lower_triangular": slots are ordered and influence flows only forward. "diagonal": as
         written, an einsum that reads only C_ss, so no slot can influence another.
+      pooling: how what the slots have read becomes the context. "mean": their mean. "attention":
+        weighted by a softmax over slots of their products with a query from h_mid.
       double_softmax: as written, apply a second softmax to C, which is already row-stochastic.
       topdown: abstractions l >= 1 feed back into h. As written they do not, and get no gradient.
       exact_gelu: use the exact GELU, as written, instead of the tanh approximation, which is
@@ -54,7 +57,8 @@ class UnifiedConfig:
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
       remat_chunk: if positive, store the state only every that many tokens and recompute the rest
         in the backward pass (P-23).
-      debug_mode: enable `UnifiedCell.debug`, which returns every intermediate value (P-10, P-24).
+      debug_mode: enable `UnifiedCell.debug`, which returns every intermediate value (P-10, P-24);
+        the report of a run then shows them.
     """
 
     width: int
@@ -66,6 +70,7 @@ class UnifiedConfig:
     activation: str = "gelu"
     core: str = "ema"
     gating: str = "full"
+    pooling: str = "mean"
     double_softmax: bool = False
     topdown: bool = True
     exact_gelu: bool = False
@@ -96,6 +101,11 @@ class UnifiedConfig:
             )
         one_of(self, "activation", ACTIVATIONS)
         one_of(self, "gating", GATINGS)
+        one_of(self, "pooling", POOLINGS)
+        if self.pooling == "attention" and self.gating == "diagonal":
+            raise UserError(
+                "pooling must be 'mean' with gating='diagonal', which sums over slots as written"
+            )
         one_of(self, "core", CORES)
         one_of(self, "dtype", ("float32", "bfloat16"))
         if not 0.0 <= self.dropout < 1.0:
@@ -257,21 +267,32 @@ class HRMReducer(nnx.Module):
             sizes, hidden = config.abstraction_sizes[1:], config.hidden_size
             self.topdown = nnx.List([Linear(size, hidden, bias=False, rngs=rngs) for size in sizes])
             self.norm_h = LayerNorm(hidden)
+        if config.pooling == "attention":
+            self.query = Linear(config.hidden_size, config.relation_size, bias=False, rngs=rngs)
 
-    def context(self, slots, causal_mask):
-        """Read slots (B, S, R), the means over roles, through the mask (B, S, S) -> (B, R)."""
+    def context(self, slots, causal_mask, query=None):
+        """Read slots (B, S, R), the means over roles, through the mask (B, S, S) -> (B, R).
+
+        query: (B, R) from h_mid with attention pooling, else None.
+        """
         if self.config.double_softmax:
             causal_mask = jax.nn.softmax(causal_mask, -1)
         if self.config.gating == "diagonal":
             return jnp.einsum("bss,bsr->br", causal_mask, slots, precision=EXACT)
-        return jnp.einsum("bs,bsr->br", causal_mask.mean(1), slots, precision=EXACT)
+        if query is None:
+            return jnp.einsum("bs,bsr->br", causal_mask.mean(1), slots, precision=EXACT)
+        read = jnp.einsum("bst,btr->bsr", causal_mask, slots, precision=EXACT)
+        scores = jnp.einsum("br,bsr->bs", query, read, precision=EXACT)
+        shares = jax.nn.softmax(scores * self.config.relation_size**-0.5, -1)
+        return jnp.einsum("bs,bsr->br", shares, read, precision=EXACT)
 
     def __call__(self, h_mid, relations, causal_mask, abstractions, key=None):
         """Return (h (B, D), updated abstractions, tuple of (B, A_l), context (B, R))."""
         c = self.config
         count = 3 * len(self.layers)
         keys = [None] * count if key is None else jax.random.split(key, count)
-        context = self.context(relations.mean(2), causal_mask)
+        query = self.query(h_mid, c.dtype) if c.pooling == "attention" else None
+        context = self.context(relations.mean(2), causal_mask, query)
         lower, updated = jnp.concatenate([h_mid, context], -1), []
         for level, (layer, a) in enumerate(zip(self.layers, abstractions, strict=True)):
             own = keys[3 * level : 3 * level + 3]

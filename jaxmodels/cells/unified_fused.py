@@ -72,6 +72,8 @@ def _fold_cell(cell):
     if c.topdown:
         for level, linear in enumerate(cell.reduce.topdown, start=1):
             weights[f"down{level}"] = linear.kernel[...]
+    if c.pooling == "attention":
+        weights["query"] = cell.reduce.query.kernel[...]
     weights["mid"] = jnp.concatenate(from_mid, 1)
     weights["context"] = jnp.concatenate(from_context, 1)
     weights = {name: weight.astype(c.dtype) for name, weight in weights.items()}
@@ -149,7 +151,8 @@ def _step(debug, dot, params, carry, x):
     logits = logits * spread * norm.scale[...][None, None] + norm.bias[...][None, None]
     mask = cell.bind.blend_mask(logits, mask)
 
-    context = cell.reduce.context(slots, mask)
+    query = dot("query", h_mid) if c.pooling == "attention" else None
+    context = cell.reduce.context(slots, mask, query)
     from_lower = from_lower + dot("context", context)
     lower_size = hidden + c.relation_size
     lower = _moments(jnp.concatenate([h_mid, context], -1))

@@ -218,8 +218,12 @@ def _shared(functions, argument) -> dict[Callable, jax.Array]:
     return {function: function(argument) for function in dict.fromkeys(functions)}
 
 
-def token_terms() -> tuple[Term, Term]:
-    """Return next-token cross-entropy in nats and accuracy, computed from `out.logits`."""
+def token_terms(importance: float = 0.0) -> tuple[Term, ...]:
+    """Return next-token cross-entropy in nats and accuracy, computed from `out.logits`.
+
+    With an exponent `importance`, the loss is `ops.losses.important_sum` under that name, and the
+    plain cross-entropy, by which validation ranks, weighs 0.
+    """
 
     def loss(out, batch):
         return losses.cross_entropy_sum(out.logits, batch["targets"], _weights(batch))
@@ -227,7 +231,12 @@ def token_terms() -> tuple[Term, Term]:
     def correct(out, batch):
         return losses.correct_sum(out.logits, batch["targets"], _weights(batch))
 
-    return Term("next_token", loss, weight=1.0), Term("accuracy", correct)
+    def important(out, batch):
+        weights = _weights(batch)
+        return losses.important_sum(out.logits, batch["targets"], weights, importance)
+
+    terms = Term("next_token", loss, weight=0.0 if importance else 1.0), Term("accuracy", correct)
+    return (*terms, Term("importance", important, weight=1.0)) if importance else terms
 
 
 def label_terms(

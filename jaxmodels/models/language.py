@@ -27,6 +27,8 @@ class LanguageConfig:
     """Fields of every language model's configuration.
 
     Attributes:
+      importance: exponent of (1 - p) in the importance of a target for the loss; 0 = all count
+        alike (`ops/losses.py`).
       l2_wrap: weight of a penalty on the largest logit, 1e-4 in BlinkDL's reference; 0 = off.
       remat: keep only each layer's input for the backward pass.
       remat_chunk: if positive, process that many tokens at a time and keep only boundary states.
@@ -36,6 +38,7 @@ class LanguageConfig:
     vocab_size: int = 256
     width: int = 256
     num_layers: int = 6
+    importance: float = 0.0
     l2_wrap: float = 0.0
     remat: bool = False
     remat_chunk: int = 0
@@ -44,7 +47,7 @@ class LanguageConfig:
     def __post_init__(self):
         positive(self, "vocab_size", "width", "num_layers")
         one_of(self, "dtype", ("float32", "bfloat16"))
-        not_negative(self, "l2_wrap", "remat_chunk")
+        not_negative(self, "importance", "l2_wrap", "remat_chunk")
 
 
 @struct.dataclass
@@ -167,9 +170,11 @@ class LanguageModel(nnx.Module):
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """Next-token loss and accuracy, and `l2_wrap`, a penalty on the largest logit."""
+        """Next-token loss, accuracy, and if configured `importance` and `l2_wrap`."""
         weight = self.config.l2_wrap
-        return token_terms() + ((Term("l2_wrap", _l2_wrap, weight=weight),) if weight else ())
+        return token_terms(self.config.importance) + (
+            (Term("l2_wrap", _l2_wrap, weight=weight),) if weight else ()
+        )
 
     @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):

@@ -19,6 +19,7 @@ from jaxmodels.cells.unified import UnifiedCell, UnifiedConfig, UnifiedState
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, label_terms, term_sums, token_terms, weighted_term
 from jaxmodels.models.prernk_terms import (
+    bounds_terms,
     exact_term,
     norm,
     num_values,
@@ -33,7 +34,7 @@ from jaxmodels.ops import losses
 
 CHOICES = {
     "objective": ("next_token", "regression"),
-    "symbolic": ("none", "cross_entropy", "contrastive"),
+    "symbolic": ("none", "cross_entropy", "contrastive", "bounds"),
     "sparsity": ("none", "l1", "entropy"),
     "fidelity": ("none", "probe", "loss"),
     "ramp": ("constant", "linear", "sigmoid"),
@@ -51,6 +52,8 @@ class PRERNKConfig(UnifiedConfig):
         label (B, T), such as "level_targets", -1 = none, with regression_size 1.
       symbolic: loss on relation labels, `batch["relation_labels"]` int (B, T, S, K), -1 = none: the
         class of each slot and role is decoded from its vector in the relation tensor; P-12.
+        "bounds" decodes lower and upper bounds of truth, which must not contradict each other in
+        Lukasiewicz logic (TensorLNN).
       fidelity: per-role decoders of the same labels; P-15. "probe" stops their gradient before the
         relations, so that their accuracy is a measurement; "loss" does not.
       relation_vocab: number of label classes; needed by symbolic and fidelity.
@@ -169,6 +172,8 @@ class PRERNK(nnx.Module):
             self.values = Linear(c.hidden_size, c.regression_size, rngs=rngs)
         if c.symbolic == "cross_entropy":
             self.symbols = Linear(c.relation_size, c.relation_vocab, rngs=rngs)
+        elif c.symbolic == "bounds":
+            self.symbols = Linear(c.relation_size, 2 * c.relation_vocab, rngs=rngs)
         elif c.symbolic == "contrastive":
             self.symbols = Embedding(c.relation_vocab, c.relation_size, rngs=rngs)
         if c.fidelity != "none":
@@ -215,14 +220,19 @@ class PRERNK(nnx.Module):
         """Return arrays to plot for tokens int (T,).
 
         They are relations (T, S, K, R), causal_mask (T, S, S), abstraction_norms (T, levels) and
-        log2_loss (T - 1,), bits per next token.
+        log2_loss (T - 1,), bits per next token; with `debug_mode`, also h_mid (T, D), context
+        (T, R) and mask_logits (T, S, S), what each of the three blocks hands to the next (P-10).
         """
         tokens = jnp.asarray(tokens)[None]
-        state = self.initial_state(1)
-        _, seen = self.cell.unroll(state, self.embed(tokens), relations_every=1)
+        state, blocks = self.initial_state(1), {}
+        if self.config.debug_mode:
+            _, seen, inner = self.cell.debug(state, self.embed(tokens))
+            blocks = {name: inner[name][0] for name in ("h_mid", "context", "mask_logits")}
+        else:
+            _, seen = self.cell.unroll(state, self.embed(tokens), relations_every=1)
         logits = self.head(seen.h, self.config.dtype)[0, :-1]
         norms = [jnp.linalg.norm(a[0], axis=-1) for a in seen.abstractions]
-        return {
+        return blocks | {
             "relations": seen.relations[0],
             "causal_mask": seen.causal_mask[0],
             "abstraction_norms": jnp.stack(norms, -1),
@@ -268,7 +278,8 @@ class PRERNK(nnx.Module):
             terms.append(weighted_term("sparsity", penalty, weight=c.sparsity_weight, ramp=late))
         labels = functools.partial(relation_labels, c.relations_every)
         if c.symbolic != "none":
-            terms += label_terms("symbolic", labels, c.symbolic_weight, late)
+            of = bounds_terms if c.symbolic == "bounds" else label_terms
+            terms += of("symbolic", labels, c.symbolic_weight, late)
         if c.fidelity != "none":
             terms += label_terms("fidelity", labels, c.fidelity_weight)
             terms.append(exact_term("fidelity", labels))
@@ -321,7 +332,8 @@ class PRERNK(nnx.Module):
                 raise UserError(
                     f"config.data.{field} must be the model's {size}, got {data[field]}"
                 )
-        if data.label_classes > c.relation_vocab:
+        # Those of a synthetic task are its own, checked above.
+        if data.format != "synthetic" and data.label_classes > c.relation_vocab:
             raise UserError(
                 f"config.data.label_classes={data.label_classes} must not exceed "
                 f"model_config.relation_vocab={c.relation_vocab}"
@@ -333,6 +345,9 @@ class PRERNK(nnx.Module):
         if c.labelled and "relation_labels" in batch:
             if c.symbolic == "cross_entropy":
                 logits["symbolic"] = self.symbols(out.relations, c.dtype)
+            elif c.symbolic == "bounds":
+                found = self.symbols(out.relations, c.dtype)
+                logits["symbolic"] = found.reshape(*found.shape[:-1], c.relation_vocab, 2)
             elif c.symbolic == "contrastive":
                 table = self.symbols.table[...]
                 logits["symbolic"] = losses.similarities(out.relations, table, 0.1)

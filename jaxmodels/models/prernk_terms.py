@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmodels.models.contract import Term
-from jaxmodels.ops import losses
+from jaxmodels.ops import logic, losses
 
 
 def values_in(field, batch):
@@ -69,6 +69,57 @@ def exact_term(name, labels_of) -> Term:
         return jnp.float32(slots)
 
     return Term(f"{name}_exact", exact, count)
+
+
+UNKNOWN = 2.0  # at a logit of 0, bounds are sigmoid(-2) and sigmoid(2): nearly [0, 1]
+
+
+def bounds_terms(name, labels_of, weight, late) -> tuple[Term, ...]:
+    """Return loss, accuracy and contradiction of bounds of truth, for a TensorLNN (P-12).
+
+    `out.label_logits[name]` is (..., classes, 2): logits of the lower and the upper bound of "this
+    slot and role holds this class". The loss of a label is -log lower of its class, minus the mean
+    of log(1 - upper) over the others, plus the contradictions: bounds that cross, no class that may
+    hold, and two classes that both hold. The class with the highest middle is the prediction.
+    """
+
+    def bounds(out):
+        lower, upper = out.label_logits[name][..., 0], out.label_logits[name][..., 1]
+        return lower - UNKNOWN, upper + UNKNOWN
+
+    def crossing(lower, upper):
+        lower, upper = jax.nn.sigmoid(lower), jax.nn.sigmoid(upper)
+        none = 1.0 - logic.disjunction(upper)
+        crossed = jnp.mean(logic.contradiction(lower, upper), -1)
+        return crossed + none + logic.both_of_any_two(lower)
+
+    def loss(labels, lower, upper):
+        hit = labels[..., None] == jnp.arange(lower.shape[-1]).reshape((1,) * labels.ndim + (-1,))
+        true = jnp.sum(jnp.where(hit, jax.nn.log_sigmoid(lower), 0.0), -1)
+        false = jnp.sum(jnp.where(hit, 0.0, jax.nn.log_sigmoid(-upper)), -1)
+        return crossing(lower, upper) - true - false / (lower.shape[-1] - 1)
+
+    def correct(labels, lower, upper):
+        middle = jax.nn.sigmoid(lower) + jax.nn.sigmoid(upper)
+        return jnp.float32(jnp.argmax(middle, -1) == labels)
+
+    def summed(value):
+        def total(out, batch):
+            if (labels := labels_of(batch)) is None:
+                return jnp.float32(0.0)
+            return jnp.sum(jnp.where(labels >= 0, value(labels, *bounds(out)), 0.0))
+
+        return total
+
+    def count(batch):
+        labels = labels_of(batch)
+        return jnp.float32(0.0 if labels is None else jnp.sum(labels >= 0, dtype=jnp.float32))
+
+    return (
+        Term(name, summed(loss), count, weight, late),
+        Term(f"{name}_accuracy", summed(correct), count),
+        Term(f"{name}_contradiction", summed(lambda _, *found: crossing(*found)), count),
+    )
 
 
 def ramp(progress: jax.Array, kind: str, start: float) -> jax.Array:

@@ -61,23 +61,27 @@ def reference(cell, state, x, mask):
         y = np.einsum("bnts,bsnd->btnd", weights, v).reshape(B, T, C)
         return (sigmoid(parts[0]) * y if c.head_gate else y) @ output
 
+    def mlp(h, up, down):
+        gate, value = np.split(h @ up, 2, -1)
+        return (gate * sigmoid(gate) * value) @ down
+
     def net(f, z):
+        mixer = ("mix_up", "mix_down") if c.mixer == "tokens" else ("qkv", "output")
         kernels = [
             np.asarray(getattr(f.blocks, name).kernel[...], np.float64)
-            for name in ("qkv", "output", "up", "down")
+            for name in (*mixer, "up", "down")
         ]
         for qkv, output, up, down in zip(*kernels, strict=True):
-
-            def mlp(h, up=up, down=down):
-                gate, value = np.split(h @ up, 2, -1)
-                return (gate * sigmoid(gate) * value) @ down
-
-            if c.norm == "post":
+            if c.mixer == "tokens":
+                across = z.transpose(0, 2, 1)
+                z = rms(across + mlp(across, qkv, output)).transpose(0, 2, 1)
+                z = rms(z + mlp(z, up, down))
+            elif c.norm == "post":
                 z = rms(z + attend(z, qkv, output))
-                z = rms(z + mlp(z))
+                z = rms(z + mlp(z, up, down))
             else:
                 z = z + attend(rms(z), qkv, output)
-                z = z + mlp(rms(z))
+                z = z + mlp(rms(z), up, down)
         return rms(z) if c.norm == "pre" else z
 
     x, high, low = (np.asarray(z, np.float64) for z in (x, state.high, state.low))
@@ -94,8 +98,9 @@ def reference(cell, state, x, mask):
         {},
         {"norm": "pre", "head_gate": True, "inject": False, "high_cycles": 3, "grad_calls": 5},
         {"shared": True, "low_layers": 1, "low_cycles": 3, "grad_calls": 4},
+        {"shared": True, "low_layers": 1, "grad_calls": 3, "mixer": "tokens", "seq_len": T},
     ],
-    ids=("hrm", "hrm-text", "trm"),
+    ids=("hrm", "hrm-text", "trm", "trm, mlp_t"),
 )
 def test_against_numpy(changes):
     cell = make(**changes)

@@ -89,6 +89,7 @@ def test_p05_first_abstraction_has_width_of_h():
         ("activation", "tanh"),
         ("core", "rwkv"),
         ("gating", "none"),
+        ("pooling", "max"),
         ("dtype", "float16"),
         ("dropout", 1.0),
         ("remat_chunk", -1),
@@ -151,16 +152,31 @@ def test_p08_diagonal_gating_ignores_off_diagonal_entries():
     assert among_others == 0.0 and from_itself > 1e-4
 
 
+def test_p08_attention_pooling_tells_who_reads_what():
+    """A mean over readers sees the mask's column means alone: alike if each slot reads itself."""
+    means = warm().relations.mean(2)
+    masks = [jnp.eye(5)[None], jnp.full((1, 5, 5), 0.2)]
+    plain, pooled = make().reduce, make(pooling="attention").reduce
+    contexts = [plain.context(means, mask) for mask in masks]
+    np.testing.assert_allclose(*contexts, rtol=1e-4, atol=1e-6)
+    seen = [pooled.context(means, mask, 3.0 * means[:, 0]) for mask in masks]
+    assert jnp.abs(seen[0] - seen[1]).max() > 1e-2
+    np.testing.assert_allclose(seen[1], contexts[1], rtol=1e-4, atol=1e-6)  # all have read the same
+    with pytest.raises(UserError, match="pooling must be 'mean' with gating='diagonal'"):
+        make(pooling="attention", gating="diagonal")
+
+
 def test_p08_context_is_invariant_to_slot_order():
     """Permuting slots with the rows and columns of the mask leaves the context as it is."""
     state, order = warm(), np.array([3, 0, 4, 1, 2])
     means = state.relations.mean(2)
-    for gating in ("full", "diagonal"):
-        reducer = make(gating=gating).reduce
-        context = reducer.context(means, state.causal_mask)
-        moved = reducer.context(means[:, order], state.causal_mask[:, order][:, :, order])
+    for fields in ({"gating": "full"}, {"gating": "diagonal"}, {"pooling": "attention"}):
+        reducer = make(**fields).reduce
+        query = (means.sum(1),) if "pooling" in fields else ()
+        context = reducer.context(means, state.causal_mask, *query)
+        moved = reducer.context(means[:, order], state.causal_mask[:, order][:, :, order], *query)
         np.testing.assert_allclose(moved, context, rtol=1e-5, atol=1e-7)
-        half = reducer.context(means[:, order], state.causal_mask)
+        half = reducer.context(means[:, order], state.causal_mask, *query)
         assert jnp.abs(half - context).max() > 1e-3
 
 

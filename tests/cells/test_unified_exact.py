@@ -20,6 +20,7 @@ VARIANTS = {
     "rwkv4": {"core": "rwkv4"},
     "lower_triangular": {"gating": "lower_triangular", "activation": "silu"},
     "diagonal": {"gating": "diagonal"},
+    "attention pooling": {"pooling": "attention"},
     "double softmax": {"double_softmax": True, "activation": "relu"},
     "as written": {
         "gating": "diagonal",
@@ -104,7 +105,7 @@ def test_exact_gelu_equals_source():
         np.testing.assert_allclose(found / mix, want, rtol=3e-7)
 
 
-@pytest.mark.parametrize("variant", ["default", "rwkv4", "as written"])
+@pytest.mark.parametrize("variant", ["default", "rwkv4", "attention pooling", "as written"])
 def test_gradients(variant):
     """Fused gradients, per parameter, against finite differences of the float64 reference."""
     cell, state, xs, reset = setting(variant)

@@ -84,7 +84,12 @@ def reduce(c, p, h_mid, relations, mask, abstractions):
     if c.double_softmax:
         mask = softmax(mask)
     context = np.zeros((batch, c.relation_size))
-    for s in range(slots):
+    if c.pooling == "attention":
+        query = h_mid @ p["reduce.query.kernel"]
+        for b in range(batch):
+            read = mask[b] @ means[b]
+            context[b] = softmax(read @ query[b] / np.sqrt(c.relation_size)) @ read
+    for s in range(slots if c.pooling == "mean" else 0):
         if c.gating == "diagonal":
             context += mask[:, s, s, None] * means[:, s]
         else:

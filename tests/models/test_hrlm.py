@@ -45,6 +45,7 @@ def rows(count=B, rng=RNG):
         ("hrlm/advanced", 226_002_946),
         ("hrm/hrm_sudoku", 27_275_266),
         ("hrm/trm_sudoku", 6_828_034),
+        ("hrm/trm_sudoku_mlp", 5_028_866),
     ],
 )
 def test_parameter_counts(name, parameters):
@@ -59,6 +60,7 @@ def test_parameter_counts(name, parameters):
     ("name", "sizes"),
     [
         ("hrm/hrm_sudoku", (11, 81, 512, 8, 2, 2, 4, 4, 16, "stablemax", "grid")),
+        ("hrm/trm_sudoku_mlp", (11, 81, 512, 8, 3, 6, 2, 2, 16, "stablemax", "grid")),
         ("hrlm/v1", (1000, 1024, 768, 12, 4, 4, 6, 6, 32, "softmax", "nar")),
         ("hrlm/base", (100, 256, 512, 8, 2, 2, 4, 4, 16, "softmax", "nar")),
         ("hrlm/intermediate", (1000, 512, 768, 12, 3, 3, 6, 6, 32, "softmax", "nar")),
@@ -83,7 +85,7 @@ def test_text_preset():
     c = jaxmodels.make_config("hrlm/text")
     assert (c.vocab_size, c.seq_len, c.width, c.width // c.head_size) == (1000, 1024, 768, 12)
     assert (c.high_cycles, c.low_cycles, c.high_layers, c.low_layers) == (4, 4, 6, 6)
-    assert (c.halt_max_steps, SEP) == (64, 3)
+    assert (c.halt_max_steps, SEP, c.limits) == (64, 3, (512, 512))
     table = make(vocab_size=4000, width=64).embed.table[...]
     assert np.std(table) == pytest.approx(64**-0.5, rel=0.01)
     thoughts = make(width=4096, head_size=64).initial_carry(1, 1)
@@ -425,11 +427,32 @@ def test_as_written_mode_copies_answer_from_input():
         ({"loss_mean": "token"}, "'token' does not support halting"),
         ({"low_init": (1.0, 2.0)}, "low_init: expected 16 numbers, got 2"),
         ({"recurrent": False}, "recurrent=False does not support halting"),
+        ({"mixer": "convolution"}, "mixer must be one of attention, tokens"),
+        ({"mixer": "tokens", "norm": "pre"}, "mixer 'tokens' requires seq_len, norm='post'"),
+        ({"mixer": "tokens", "window": 3}, "leave out window and mask_pad"),
+        ({"puzzle_slots": 0}, "puzzle_slots must be"),
+        ({"max_output_length": 0}, "max_output_length must be"),
+        ({"mode": "grid", "max_input_length": 3}, "max_input_length: a grid has seq_len cells"),
     ],
 )
 def test_invalid_configs_are_rejected(changes, words):
     with pytest.raises(UserError, match=words):
         make(**changes)
+
+
+def test_slots_of_trm():
+    """The puzzle's vector is in the first of 16 positions; the others are empty, as in TRM."""
+    presets = ("hrm/trm_sudoku", "hrm/trm_sudoku_mlp", "hrm/trm_maze", "hrm/hrm_sudoku")
+    assert [jaxmodels.make_config(name).front for name in presets] == [16, 16, 16, 1]
+    model = shaken(make("hrm/trm_sudoku_mlp"), 0)
+    assert model.core.low.blocks.mix_up.kernel.shape == (1, 16 + T, 2 * 72)
+    tokens = rows(2) % 4
+    front = np.asarray(model.embed_tokens(tokens))[:, :16]
+    assert front[:, 0].any() and not front[:, 1:].any()
+    run = quick_jit(lambda tokens: model(None, tokens)[1])
+    out, other = run(tokens), run((tokens + (np.arange(T) == T - 1)) % 4)
+    assert out.logits.shape == (2, T, V)
+    assert np.abs(out.logits - other.logits)[:, 0].max() > 1e-4  # each position reads the last one
 
 
 @pytest.mark.parametrize("mode", ["grid", "prefix_ar"])

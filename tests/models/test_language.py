@@ -10,7 +10,8 @@ import pytest
 import jaxmodels
 from jaxmodels.cells.base import where_reset
 from jaxmodels.errors import UserError
-from jaxmodels.models.contract import loss_weights, target_counts
+from jaxmodels.models.contract import loss_weights, main_term, target_counts
+from jaxmodels.ops import losses
 from jaxmodels.testing.lab import quick_jit, shaken
 
 NAMES = ("rwkv/4", "rwkv/6", "rwkv/7", "mamba/1", "mamba/2", "transformer")
@@ -263,3 +264,20 @@ def test_l2_wrap_gradient_is_on_the_largest_logit():
     assert np.isclose(sums["l2_wrap"], 0.5 * np.square(out.logits.max(-1)).sum(), rtol=1e-6)
     assert target_counts(model, batch).keys() == sums.keys()
     assert np.isclose(loss_weights(model, jnp.zeros(()))["l2_wrap"], 1e-2)
+
+
+def test_importance_replaces_the_loss_and_keeps_the_measure():
+    """G-17: reachable from every model of stacked layers; validation still ranks by plain nats."""
+    model = small("rwkv/7", importance=2.0)
+    rng = np.random.default_rng(0)
+    batch = {name: rng.integers(0, 9, (2, 4), np.int32) for name in ("inputs", "targets")}
+    batch["weights"] = np.ones((2, 4), np.float32)
+    _, sums = model.loss_sums(model.initial_state(2), batch)
+    _, out = model(model.initial_state(2), batch["inputs"])
+    nll = np.asarray(losses.token_nll(out.logits, batch["targets"]), np.float64)
+    assert np.isclose(sums["next_token"], nll.sum(), rtol=1e-5)
+    assert np.isclose(sums["importance"], ((1 - np.exp(-nll)) ** 2 * nll).sum(), rtol=1e-5)
+    weights = loss_weights(model, jnp.zeros(()))
+    assert weights["next_token"] == 0.0 and weights["importance"] == 1.0
+    assert main_term(model) == "next_token" and target_counts(model, batch).keys() == sums.keys()
+    assert "importance" not in loss_weights(small("rwkv/7"), jnp.zeros(()))

@@ -185,7 +185,7 @@ def test_loss_keys_match_terms():
     """Sums, counts and masks agree; a weight is a term's; labels may be absent."""
     options = itertools.product(
         ("next_token", "regression"),
-        ("none", "cross_entropy", "contrastive"),
+        ("none", "cross_entropy", "contrastive", "bounds"),
         ("none", "probe", "loss"),
         ("none", "l1"),
         ((), (0, 2)),
@@ -291,6 +291,39 @@ def test_p11_to_p15_every_loss_by_its_definition(changes):
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
     for name, value in number.items():
         assert counts[name] == value, name
+
+
+def test_p12_bounds_by_their_definition():
+    """Loss of truth bounds, their contradictions in Lukasiewicz logic, and the prediction."""
+    model, data = nnx.clone(make(symbolic="bounds", relation_vocab=LABELS)), batch()
+    # Bounds that cross, classes that exclude each other, and slots where none may hold.
+    model.symbols.kernel[...] *= 6.0
+    model.symbols.bias[...] = jnp.tile(jnp.array([0.0, -5.0]), LABELS)
+    found, counts = sums(model)
+    run = quick_jit(lambda model: model(model.initial_state(BATCH), data["inputs"], data["reset"]))
+    relations = np.asarray(run(model)[1].relations, np.float64)
+    kernel = np.asarray(model.symbols.kernel[...], np.float64)
+    logits = (relations @ kernel + np.asarray(model.symbols.bias[...])).reshape(-1, LABELS, 2)
+    logits = np.moveaxis(logits.reshape(*relations.shape[:-1], LABELS, 2), -1, 0)
+    lower, upper = 1 / (1 + np.exp(2 - logits[0])), 1 / (1 + np.exp(-2 - logits[1]))
+    labels = data["relation_labels"][:, EVERY - 1 :: EVERY]
+    want = dict.fromkeys(("symbolic", "symbolic_accuracy", "symbolic_contradiction"), 0.0)
+    parts = set()
+    for place in zip(*np.nonzero(labels >= 0), strict=True):
+        low, high, label = lower[place], upper[place], labels[place]
+        pairs = [low[i] + low[j] - 1 for i in range(LABELS) for j in range(i)]
+        terms = {"crossed": np.maximum(low - high, 0).mean(), "both": max(0, *pairs)}
+        terms["none"] = max(0, 1 - high.sum())
+        contradiction = sum(terms.values())
+        others = [np.log(1 - high[i]) for i in range(LABELS) if i != label]
+        want["symbolic"] += contradiction - np.log(low[label]) - np.mean(others)
+        want["symbolic_contradiction"] += contradiction
+        want["symbolic_accuracy"] += (low + high).argmax() == label
+        parts = parts | {name for name, part in terms.items() if part > 0.01}
+    assert parts == {"crossed", "both", "none"}
+    for name, value in want.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+        assert counts[name] == (labels >= 0).sum()
 
 
 def test_absent_labels_have_zero_sums_and_counts():
@@ -401,3 +434,15 @@ def test_trace():
     run = quick_jit(lambda model: model(model.initial_state(1), tokens[None])[1].logits)
     bits = picked(log_softmax(np.asarray(run(model), np.float64))[0, :-1], tokens[1:]) / np.log(2)
     np.testing.assert_allclose(seen["log2_loss"], bits, rtol=1e-4)
+
+
+def test_debug_mode_traces_the_blocks():
+    """P-10: a run with debug_mode shows what each block hands on; the rest is as without."""
+    tokens = batch()["inputs"][0]
+    run = quick_jit(lambda model, tokens: model.trace(tokens))
+    seen, plain = run(make(debug_mode=True), tokens), run(make(), tokens)
+    blocks = {name: seen[name].shape for name in seen.keys() - plain.keys()}
+    want = {"h_mid": (TIME, 16), "context": (TIME, 8), "mask_logits": (TIME, 4, 4)}
+    assert blocks == want and all(np.abs(seen[name]).max() > 0 for name in want)
+    for name, values in plain.items():
+        np.testing.assert_allclose(seen[name], values, rtol=1e-5, atol=1e-6)

@@ -108,3 +108,19 @@ def test_participation():
     one_hot, flat = jnp.eye(8)[2], jnp.full((8,), -3.0)
     np.testing.assert_allclose(losses.participation(one_hot), 1 / 8, rtol=1e-5)
     np.testing.assert_allclose(losses.participation(flat), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 2.0])
+def test_importance(exponent):
+    """G-17: a target counts by how little it was expected, and no gradient flows through that."""
+    logits, labels, weights = f32(LOGITS, MASKED, KNOWN)
+    total, gradient = jax.value_and_grad(losses.important_sum)(logits, labels, weights, exponent)
+    each = nll(LOGITS, MASKED)
+    share = (1.0 - np.exp(-each)) ** exponent
+    np.testing.assert_allclose(total, (share * each * KNOWN).sum(), rtol=1e-5)
+    plain = jax.grad(losses.cross_entropy_sum)(logits, labels, weights)
+    np.testing.assert_allclose(gradient, plain * share[..., None], rtol=1e-4, atol=1e-6)
+    sure = jnp.asarray([[200.0, 0.0]])
+    arguments = sure, jnp.asarray([0]), jnp.ones(1), exponent
+    value, slope = jax.value_and_grad(losses.important_sum)(*arguments)
+    assert value == 0.0 and not slope.any()

@@ -26,7 +26,9 @@ from jaxmodels.cli import did_you_mean
 from jaxmodels.data.pairs.alphabet import check_alphabet
 from jaxmodels.data.pairs.files import read_all
 from jaxmodels.data.pairs.hrm_read import built_pairs, built_prefix
+from jaxmodels.data.pairs.noise import question_noise
 from jaxmodels.data.pairs.rows import (
+    Augmentation,
     Pair,
     PairCorpus,
     Rows,
@@ -64,13 +66,12 @@ def open_answers(config: ConfigDict) -> Task:
     rows = rows_of(config, corpus.train, corpus.tokenizer)
     _check_identifiers(config, corpus)
     valid, valid_bytes = _valid_stream(config, corpus) if config.eval_every else (None, 0)
-    augmentation = puzzle_of(config).augmentation if config.data.augment else None
     streams = stream_arguments(config)
     total = sum(len(p.question.encode()) + len(p.answer.encode()) for p in corpus.train)
     return Task(
         config=config,
         corpus=corpus,
-        train=row_stream(rows, seed=config.seed, augmentation=augmentation, **streams),
+        train=row_stream(rows, seed=config.seed, augmentation=_augmentation(config), **streams),
         valid=valid,
         valid_bytes=valid_bytes,
         bytes_per_token=total / (len(corpus.train) * config.seq_len),
@@ -83,6 +84,28 @@ def open_answers(config: ConfigDict) -> Task:
             ),
         ),
     )
+
+
+def _augmentation(config: ConfigDict) -> Augmentation | None:
+    """Return a puzzle's symmetries, noise for questions in text, or None without `data.augment`."""
+    d = config.data
+    if not d.augment:
+        return None
+    if _puzzling(config):
+        return puzzle_of(config).augmentation
+    return question_noise(d.augment_rate, config.seq_len)
+
+
+def _puzzling(config: ConfigDict) -> bool:
+    """Return whether the rows are grids, of a puzzle that is known or not."""
+    if config.data.format == "puzzle" or ":" in config.model:
+        return config.data.format == "puzzle"
+    return jaxmodels.make_config(config.model, **_without_vocab(config)).mode == "grid"
+
+
+def _without_vocab(config: ConfigDict) -> dict[str, Any]:
+    """Return the fields of the model, whose vocabulary may not be resolved yet."""
+    return {name: value for name, value in model_fields(config).items() if name != "vocab_size"}
 
 
 def pairs_of(config: ConfigDict) -> PairCorpus:
@@ -229,9 +252,7 @@ def _with_prefix(config: ConfigDict) -> ConfigDict:
 
 def _built(config, folder):
     """Return ({"train": pairs, "test": pairs}, tokenizer) of a built folder for the run's model."""
-    fields = model_fields(config)
-    fields.pop("vocab_size", None)  # possibly not resolved yet
-    model = jaxmodels.make_config(config.model, **fields)
+    model = jaxmodels.make_config(config.model, **_without_vocab(config))
     symbols = puzzle_of(config).symbols if len(config.data.tasks) and model.mode == "grid" else ""
     return built_pairs(user_path(folder), model.mode, model.seq_len, symbols)
 
@@ -270,12 +291,16 @@ def rows_of(config: ConfigDict, pairs, tokenizer) -> Rows:
     model = jaxmodels.make_config(config.model, **model_fields(config))
     skip = config.data.skip_long
     try:
-        return lay_out_pairs(pairs, tokenizer, model.mode, model.seq_len, skip_long=skip)
+        return lay_out_pairs(
+            pairs, tokenizer, model.mode, model.seq_len, model.limits, skip_long=skip
+        )
     except UserError as error:
         if model.mode == "grid" or skip:
             raise
+        field = str(error).partition(":")[0]
+        field = field if field == "seq_len" else f"model_config.{field}"
         raise UserError(
-            f"{error}; raise config.seq_len, or leave such pairs out: config.data.skip_long=true"
+            f"{error}; raise config.{field}, or leave such pairs out: config.data.skip_long=true"
         ) from error
 
 
@@ -284,13 +309,13 @@ def _check_fit(config: ConfigDict) -> None:
     d = config.data
     if config.curriculum:
         raise UserError("config.curriculum: rows of pairs have a fixed length; leave it out")
-    if d.augment and not (d.format == "puzzle" or (d.format == "built" and len(d.tasks))):
-        raise UserError("config.data.augment: only known puzzles are augmented; set it to false")
     if ":" not in config.model and not hasattr(jaxmodels.make_config(config.model), "mode"):
         raise UserError(
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "
             "hrlm and hrm do"
         )
+    if d.augment and _puzzling(config) and not len(d.tasks):
+        raise UserError("config.data.augment: only known puzzles are augmented; set it to false")
 
 
 def _valid_stream(config: ConfigDict, corpus: PairCorpus) -> tuple[Any, int]:

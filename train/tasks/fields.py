@@ -14,11 +14,12 @@ from train.fields import Field, Group, at_least, free, one_of, texts, within
 
 ANSWER_FORMATS = ("pairs", "task", "puzzle", "built")  # see train/tasks/answers.py
 CHAT_FORMAT = "chat"  # see train/tasks/chat.py
+SYNTHETIC_FORMAT = "synthetic"  # see train/tasks/synthetic.py
 PREFIXED = ("pairs", "built")  # formats whose questions stand behind `question_prefix`
 COLUMN_FORMATS = ("pairs", "puzzle", CHAT_FORMAT)
 TEXT_TOKENIZERS = ("byte", "char", "word", *NAMED)  # or a tokenizer.json, by its path
 ANSWER_TOKENIZERS = (*FITTED_TOKENIZERS, "grid")
-TOKENIZERS = TEXT_TOKENIZERS + ANSWER_TOKENIZERS
+TOKENIZERS = (*TEXT_TOKENIZERS, *ANSWER_TOKENIZERS, "ids")
 MODES = ("tracks", "windows", "packed")
 LABELS = ("none", "relations")
 VALID_FROM = ("split", "tail_of_tracks")
@@ -63,7 +64,7 @@ def _check_columns(config: ConfigDict) -> None:
 _COLUMNS = "Fields to read of a question (pairs, chat, puzzle), the answer last; () = known names."
 _MAX_UNUSED = "Largest share of unread text or unknown symbols; more is an error."
 _CORPORA = f"Conversations, if there are no paths: {', '.join(CORPORA)}."
-_FORMATS = (*FORMATS, *ANSWER_FORMATS, CHAT_FORMAT)
+_FORMATS = (*FORMATS, *ANSWER_FORMATS, CHAT_FORMAT, SYNTHETIC_FORMAT)
 GROUP = Group(
     "data",
     (
@@ -86,7 +87,10 @@ GROUP = Group(
         Field("label_slots", 16, "Slots of the relation labels."),
         Field("label_roles", 4, "Roles of the relation labels."),
         Field("label_classes", 256, "Classes of the relation labels."),
-        Field("tasks", (), "Names of generated tasks or puzzles (train/tasks/answers.py).", texts),
+        Field(
+            "tasks", (), "Names of generated tasks or puzzles (answers.py, synthetic.py).", texts
+        ),
+        Field("task_fields", {}, "Fields of a synthetic task (jaxmodels/data/synthetic)."),
         Field("examples", 2000, "Examples of a task, puzzle or generated corpus, over all splits."),
         Field("digits", 3, "Most digits of a number of the corpus arithmetic.", at_least(1)),
         Field(
@@ -100,7 +104,8 @@ GROUP = Group(
         Field("corpora", (), _CORPORA, _corpora),
         Field("context_turns", 3, "Most turns of a conversation before a prompt.", at_least(0)),
         Field("skip_long", False, "Leave out questions that do not fit in seq_len."),
-        Field("augment", False, "Apply a random symmetry to a puzzle each time it is drawn."),
+        Field("augment", False, "Turn a puzzle, or noise a question, each time it is drawn."),
+        Field("augment_rate", 0.1, "Tokens of a question swapped, and blanked.", within("[0, 1)")),
         free("eval_tokens", 65536, "Validation tokens per evaluation; 0 = all.", at_least(0)),
         free("prefetch", 2, "Batches prepared ahead.", at_least(0)),
     ),

@@ -19,7 +19,8 @@ class Task:
       corpus: the splits train, valid, test and the tokenizer.
       train: endless Grain dataset of batches, this process's rows.
       valid: finite dataset over (part of) the validation split; None without evaluation.
-      valid_bytes: bytes of text (of answers) behind the targets of `valid`.
+      valid_bytes: bytes of text (of answers) behind the targets of `valid`; 0 of tokens that are
+        no text.
       bytes_per_token: bytes of text per token of the training split; of questions and answers per
         row position.
       steps_per_epoch: steps per pass over the training split.

@@ -83,10 +83,6 @@ class RelationLabeller:
         self.slots, self.roles, self.num_classes = slots, roles, num_classes
         self._hashes, self._codes, self._lemmas = _tables(lexicon or builtin_lexicon())
 
-    def label_class(self, lemma: str) -> int:
-        """Return the class of a lemma."""
-        return int(_hash_words([lemma])[0] % np.uint64(self.num_classes))
-
     def lookup(
         self, index: RelationIndex, positions: np.ndarray, since: np.ndarray
     ) -> dict[str, np.ndarray]:

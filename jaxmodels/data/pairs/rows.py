@@ -117,6 +117,7 @@ def lay_out_pairs(
     tokenizer: Tokenizer,
     mode: str,
     seq_len: int,
+    limits: tuple[int | None, int | None] = (None, None),
     *,
     skip_long: bool = False,
     answered: bool = True,
@@ -125,6 +126,7 @@ def lay_out_pairs(
 
     Args:
       mode, seq_len: see `lay_out`.
+      limits: most tokens of a question and of an answer; None = what fits in a row.
       skip_long: leave out pairs that do not fit; otherwise they raise a UserError.
       answered: False returns prompts for inference; answers are not read.
     """
@@ -133,6 +135,7 @@ def lay_out_pairs(
         question = tokenizer.encode(pair.question)
         answer = tokenizer.encode(pair.answer) if answered else None
         try:
+            _check_limits(question, answer, limits)
             rows.append(lay_out(question, answer, mode, seq_len))
         except UserError as error:
             if skip_long:
@@ -150,9 +153,21 @@ def lay_out_pairs(
     return Rows(*columns, identifiers, np.array(kept))
 
 
-def that_fit(pairs: Sequence[Pair], tokenizer: Tokenizer, mode: str, seq_len: int) -> list[Pair]:
+def _check_limits(question, answer, limits: tuple[int | None, int | None]) -> None:
+    for name, ids, limit in zip(("input", "output"), (question, answer), limits, strict=True):
+        if ids is not None and limit is not None and len(ids) > limit:
+            raise UserError(f"max_{name}_length: {len(ids)} tokens, at most {limit}")
+
+
+def that_fit(
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    mode: str,
+    seq_len: int,
+    limits: tuple[int | None, int | None] = (None, None),
+) -> list[Pair]:
     """Return the pairs that fit in a row with their answer; raise UserError if none does."""
-    kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, skip_long=True).kept
+    kept = lay_out_pairs(pairs, tokenizer, mode, seq_len, limits, skip_long=True).kept
     return [pairs[number] for number in kept]
 
 

@@ -78,6 +78,11 @@ class RelationGrammar:
         return self.values + self.entities
 
     @property
+    def labels(self) -> dict[str, int]:
+        """Fields of a batch beside the targets, and their number of classes."""
+        return {"relation_labels": self.num_classes}
+
+    @property
     def episode_len(self) -> int:
         """Number of tokens of an episode."""
         return 1 + 6 * self.entities + 3 * self.questions
@@ -93,9 +98,8 @@ class RelationGrammar:
         return 1 / self.values
 
     def batch(self, seed: int, index: int, batch_size: int) -> dict[str, np.ndarray]:
-        """Return a batch of one episode a row; see the package docstring."""
-        whole = relation_batch(self, batch_size, self.seq_len, seed, index)
-        return {name: whole[name] for name in ("inputs", "targets", "weights", "reset")}
+        """Return a batch of one episode a row, as `relation_batch` does."""
+        return relation_batch(self, batch_size, self.seq_len, seed, index)
 
     def describe(self, tokens) -> str:
         """Return tokens as words, to read a sample."""

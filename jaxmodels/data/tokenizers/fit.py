@@ -15,7 +15,7 @@ from jaxmodels.data.tokenizers.base import Tokenizer
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
 from jaxmodels.data.tokenizers.char import CharTokenizer
-from jaxmodels.data.tokenizers.grid import GridTokenizer
+from jaxmodels.data.tokenizers.grid import GridTokenizer, IdTokenizer
 from jaxmodels.data.tokenizers.huggingface import HuggingFaceTokenizer
 from jaxmodels.data.tokenizers.marked import MarkedTokenizer
 from jaxmodels.data.tokenizers.rwkv_world import RWKVWorldTokenizer
@@ -35,6 +35,7 @@ KINDS = {
         HybridTokenizer,
         BPETokenizer,
         GridTokenizer,
+        IdTokenizer,
         RWKVWorldTokenizer,
     )
 }

@@ -1,4 +1,7 @@
-"""Grid tokenizer: one symbol per cell, ids from 1; id 0 = no cell (as in HRM's datasets)."""
+"""Tokenizers of what is no text: grids, and numbers.
+
+A grid has one symbol per cell, ids from 1; id 0 = no cell (as in HRM's datasets).
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,43 @@ class GridTokenizer(Tokenizer):
         every = NO_CELL + self.symbols
         ids = np.asarray(tokens).ravel()
         return "".join(every[i] if 0 <= i < len(every) else "?" for i in ids)
+
+
+@dataclass(frozen=True)
+class IdTokenizer(Tokenizer):
+    """A tokenizer of the rows of synthetic tasks: "3 0 12" <-> [3, 0, 12].
+
+    Attributes:
+      size: number of ids.
+    """
+
+    size: int
+    name: str = "ids"
+
+    def __post_init__(self):
+        if type(self.size) is not int or self.size < 1:
+            raise UserError(f"size: must be a positive integer, got {self.size!r}")
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of ids."""
+        return self.size
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Return ids (length,) int32; raise UserError for a word that is no id."""
+        words = as_text(text).split()
+        for word in words:
+            if not (word.isascii() and word.isdigit() and int(word) < self.size):
+                raise UserError(
+                    f"unknown token {word!r}: write numbers from 0 to {self.size - 1}, with spaces "
+                    "between them"
+                )
+        return np.array([int(word) for word in words], np.int32)
+
+    def byte_counts(self, text: str | bytes) -> np.ndarray:
+        """Return ones (length,) int32."""
+        return np.ones(len(as_text(text).split()), np.int32)
+
+    def decode(self, tokens) -> str:
+        """Return the ids as text."""
+        return " ".join(str(int(token)) for token in np.asarray(tokens).ravel())

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxmodels.errors import UserError
 from jaxmodels.models.hft.config import HFTConfig
-from jaxmodels.ops.sketch import count_sketch_sparse, hash_ngrams, hash_order, srht_views
+from jaxmodels.ops.sketch import count_sketch, hash_ngrams, hash_order, srht_views
 
 SEED = 20231  # of all hashes, signs and rows: stored here instead of matrices
 
@@ -196,7 +196,7 @@ def project(config: HFTConfig, ids: jax.Array, values: jax.Array) -> jax.Array:
     CountSketch, block SRHT of each view, and the source's RMSNorm per block, if it is asked for.
     """
     c = config
-    sketch = count_sketch_sparse(ids, values, raw_size(c), c.sketch_size, SEED)
+    sketch = count_sketch(ids, values, raw_size(c), c.sketch_size, SEED)
     x = srht_views(sketch, c.width, SEED, c.views)
     if not c.block_norm:
         return x

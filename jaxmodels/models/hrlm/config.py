@@ -17,8 +17,11 @@ class HRLMConfig(HRMConfig):
       vocab_size: V. Except in grids, ids 0-3 are PAD (blank), EOS, UNK and SEP.
       seq_len: T, the row length.
       mode: see `hrlm/model.py`.
+      max_input_length, max_output_length: most tokens of a question and of an answer; None = what
+        fits in a row.
       recurrent: False makes it a plain transformer of low_layers + high_layers blocks.
       registers: learned vectors before the tokens; the Q-head reads the first position.
+      puzzle_slots: positions of the puzzle's vector: itself, and empty ones, 16 in TRM.
       puzzle_ids: number of puzzles with a learned vector each, placed before the registers; 0 means
         none. They start at 0 and are trained by sign SGD (`train/optim/sign_sgd.py`).
       halt_max_steps: limit of ACT steps; 1 means no halting and no carry.
@@ -46,10 +49,13 @@ class HRLMConfig(HRMConfig):
     low_layers: int = 2
     vocab_size: int = 84
     seq_len: int = 256
+    max_input_length: int | None = None
+    max_output_length: int | None = None
     mode: str = "nar"
     recurrent: bool = True
     registers: int = 1
     puzzle_ids: int = 0
+    puzzle_slots: int = 1
     halt_max_steps: int = 8
     halt_exploration: float = 0.1
     q_continue: bool = True
@@ -69,7 +75,7 @@ class HRLMConfig(HRMConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        positive(self, "vocab_size", "seq_len", "halt_max_steps")
+        positive(self, "vocab_size", "seq_len", "halt_max_steps", "puzzle_slots")
         one_of(self, "mode", MODES)
         one_of(self, "loss", ("softmax", "stablemax"))
         one_of(self, "eval_halt", ("max", "adaptive"))
@@ -78,11 +84,23 @@ class HRLMConfig(HRMConfig):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
         not_negative(self, "registers", "puzzle_ids")
+        for name in ("max_input_length", "max_output_length"):
+            if getattr(self, name) is not None:
+                positive(self, name)
+                if self.mode == "grid":
+                    raise UserError(f"{name}: a grid has seq_len cells; leave it out")
         if self.mask_pad and self.mode == "nar":
             raise UserError("mask_pad: must be False in mode nar, whose blanks are PAD")
         if self.mode == "prefix_ar" and (self.halt_max_steps > 1 or self.front):
             raise UserError(
                 "mode prefix_ar requires halt_max_steps=1, registers=0 and puzzle_ids=0"
+            )
+        if self.mixer == "tokens" and (
+            self.mode == "prefix_ar" or self.window is not None or self.mask_pad
+        ):
+            raise UserError(
+                "mixer 'tokens' reads every position: leave out window and mask_pad, and choose "
+                f"another mode than prefix_ar, got mode={self.mode!r}"
             )
         if self.causal and self.mode != "prefix_ar":
             raise UserError(f"causal: requires mode prefix_ar, got {self.mode}")
@@ -103,7 +121,17 @@ class HRLMConfig(HRMConfig):
     @property
     def front(self) -> int:
         """R, the number of positions before the tokens."""
-        return self.registers + (self.puzzle_ids > 0)
+        return self.registers + self.puzzle_slots * (self.puzzle_ids > 0)
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """Most tokens of a question, and of an answer."""
+        return self.max_input_length, self.max_output_length
+
+    @property
+    def positions(self) -> int:
+        """R + T."""
+        return self.front + self.seq_len
 
     @property
     def halts(self) -> bool:
@@ -116,8 +144,7 @@ class HRMGridConfig(HRLMConfig):
     """HRM and TRM for grids, Sudoku and mazes; the defaults are HRM on Sudoku, 27M parameters.
 
     Sources: HRM (arXiv 2506.21734, sapientinc/HRM), TRM (arXiv 2510.04871). Without puzzle numbers,
-    all puzzles share one learned vector, at the position that the Q-head reads. TRM's 15 further,
-    empty positions are omitted.
+    all puzzles share one learned vector, at the position that the Q-head reads.
     """
 
     vocab_size: int = 11
@@ -147,6 +174,7 @@ PRESETS = {
     | {"vocab_size": 10_000, "seq_len": 1024, "width": 1024, "high_layers": 8, "low_layers": 8}
     | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 64},
     "text": _SEED
+    | {"max_input_length": 512, "max_output_length": 512}
     | {"vocab_size": 1000, "seq_len": 1024, "width": 768, "high_layers": 6, "low_layers": 6}
     | {"high_cycles": 4, "low_cycles": 4, "halt_max_steps": 64},
     "v1": _SEED
@@ -158,11 +186,12 @@ PRESETS = {
     "prefix_ar": _TEXT,
 }
 _TRM = {"shared": True, "high_layers": 2, "low_layers": 2, "high_cycles": 3, "low_cycles": 6}
-_TRM |= {"grad_calls": 7, "q_continue": False}
+_TRM |= {"grad_calls": 7, "q_continue": False, "puzzle_slots": 16}
 _MAZE = {"vocab_size": 6, "seq_len": 900}
 GRID_PRESETS = {
     "hrm_sudoku": {},  # the defaults
     "trm_sudoku": _TRM,
+    "trm_sudoku_mlp": _TRM | {"mixer": "tokens"},
     "hrm_maze": _MAZE,
     "trm_maze": _TRM | _MAZE | {"low_cycles": 4, "grad_calls": 5},
 }

@@ -129,7 +129,9 @@ class HRLM(nnx.Module):
         if self.puzzle is not None:
             if identifiers is None:
                 identifiers = jnp.zeros(tokens.shape[:1], jnp.int32)
-            parts.insert(0, rows_of(self.puzzle[...], identifiers)[:, None] * scale)
+            vector = rows_of(self.puzzle[...], identifiers)[:, None] * scale
+            empty = ((0, 0), (0, self.config.puzzle_slots - 1), (0, 0))
+            parts.insert(0, jnp.pad(vector, empty))
         return jnp.concatenate(parts, 1)
 
     def mask(self, tokens, lengths=None) -> Visibility:

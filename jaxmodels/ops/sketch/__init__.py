@@ -4,7 +4,7 @@ A sketch is a function of its input and a seed. Permutations and signs are drawn
 where they are used; no matrix is stored.
 """
 
-from jaxmodels.ops.sketch.count_sketch import count_sketch, count_sketch_sparse
+from jaxmodels.ops.sketch.count_sketch import count_sketch
 from jaxmodels.ops.sketch.hadamard import apply_block_srht, srht, srht_views, walsh_hadamard
 from jaxmodels.ops.sketch.hashing import hash_ngrams, hash_order
 from jaxmodels.ops.sketch.whitening import Whitening, fit_whitening, whiten
@@ -13,7 +13,6 @@ __all__ = [
     "Whitening",
     "apply_block_srht",
     "count_sketch",
-    "count_sketch_sparse",
     "fit_whitening",
     "hash_ngrams",
     "hash_order",

@@ -10,6 +10,7 @@ from jaxmodels.data.pairs.rows import (
     lay_out_pairs,
     row_eval_stream,
     row_stream,
+    that_fit,
 )
 from jaxmodels.data.tokenizers.answers import AnswerCharTokenizer
 from jaxmodels.errors import UserError
@@ -30,6 +31,28 @@ def test_pairs_that_are_too_long_are_refused_or_left_out():
     assert kept.kept.tolist() == [0] and kept.inputs.shape == (1, 12)
     with pytest.raises(UserError, match="none of 1 pairs fits"):
         lay_out_pairs(pairs[1:], CHARS, "nar", 12, skip_long=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept", "message"),
+    [
+        ((5, None), [0, 1], r"max_input_length: 20 tokens, at most 5 \(pair 2"),
+        ((None, 2), [0, 2], r"max_output_length: 5 tokens, at most 2 \(pair 1"),
+        ((20, 5), [0, 1, 2], ""),
+    ],
+)
+def test_limits_of_questions_and_answers(limits, kept, message):
+    """L-05: counted in tokens, without separator and end."""
+    pairs = [Pair("short", "ok"), Pair("short", "is it"), Pair("much too long for it", "no")]
+    found = lay_out_pairs(pairs, CHARS, "nar", 32, limits, skip_long=True)
+    assert found.kept.tolist() == kept
+    assert that_fit(pairs, CHARS, "nar", 32, limits) == [pairs[i] for i in kept]
+    if message:
+        with pytest.raises(UserError, match=message):
+            lay_out_pairs(pairs, CHARS, "nar", 32, limits)
+    # Without answers, for inference, questions alone count.
+    asked = [lay_out_pairs(pairs[:1], CHARS, "nar", 32, (5, 1), answered=False)]
+    assert asked[0].kept.tolist() == [0]
 
 
 def test_every_epoch_gives_every_row_once_in_a_new_order():

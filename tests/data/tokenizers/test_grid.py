@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxmodels.data.tokenizers.fit import tokenizer_from_json
-from jaxmodels.data.tokenizers.grid import MAZE, SUDOKU4, SUDOKU9, GridTokenizer
+from jaxmodels.data.tokenizers.grid import MAZE, SUDOKU4, SUDOKU9, GridTokenizer, IdTokenizer
 from jaxmodels.data.tokenizers.special import PAD
 from jaxmodels.errors import UserError
 
@@ -75,3 +75,22 @@ def test_json(symbols):
 def test_invalid_descriptions_are_refused(fields):
     with pytest.raises(UserError, match="not a tokenizer description"):
         tokenizer_from_json(json.dumps({"kind": "grid"} | fields))
+
+
+def test_ids_are_words():
+    tokenizer = IdTokenizer(13)
+    again = tokenizer_from_json(tokenizer.to_json())
+    assert again == tokenizer and again.vocab_size == 13
+    assert tokenizer.encode(" 3 0\n12 ").tolist() == [3, 0, 12]
+    assert tokenizer.decode(np.array([3, 0, 12])) == "3 0 12"
+    assert tokenizer.byte_counts("3 0 12").tolist() == [1, 1, 1]
+    stream = tokenizer.stream()
+    assert "".join(stream.push(i) for i in (3, 0, 12)) + stream.finish() == "3 0 12"
+
+
+@pytest.mark.parametrize("text", ["13", "-1", "a", "1.5", "\u0663"])
+def test_other_words_are_refused(text):
+    with pytest.raises(UserError, match="write numbers from 0 to 12"):
+        IdTokenizer(13).encode(text)
+    with pytest.raises(UserError, match="positive integer"):
+        IdTokenizer(0)

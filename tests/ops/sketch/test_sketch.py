@@ -10,7 +10,6 @@ from jaxmodels.ops.common.integer_hash import mix
 from jaxmodels.ops.sketch import (
     apply_block_srht,
     count_sketch,
-    count_sketch_sparse,
     fit_whitening,
     hash_ngrams,
     hash_order,
@@ -34,6 +33,12 @@ def close(got, want, tolerance=ROUNDING):
     )
 
 
+def sketch(x, size, seed):
+    """The sketch of a dense vector (..., D)."""
+    ids = np.broadcast_to(np.arange(x.shape[-1], dtype=np.int32), x.shape)
+    return count_sketch(ids, x, x.shape[-1], size, seed)
+
+
 @pytest.mark.parametrize(("inputs", "size"), [(100, 16), (64, 64), (33, 50)])
 def test_count_sketch_equals_its_definition(inputs, size):
     x = samples(3, inputs)
@@ -41,8 +46,8 @@ def test_count_sketch_equals_its_definition(inputs, size):
     want = np.zeros((3, size))
     for i in range(inputs):
         want[:, places[i] % size] += signs[i] * x[:, i].astype(np.float64)
-    close(count_sketch(x, size, 7), want)
-    assert not np.array_equal(count_sketch(x, size, 8), count_sketch(x, size, 7))
+    close(sketch(x, size, 7), want)
+    assert not np.array_equal(sketch(x, size, 8), sketch(x, size, 7))
 
 
 def test_count_sketch_of_entries_equals_that_of_the_dense_vector():
@@ -51,13 +56,13 @@ def test_count_sketch_of_entries_equals_that_of_the_dense_vector():
     dense = np.zeros((2, 4, 90), np.float32)
     for place in np.ndindex(ids.shape):
         dense[place[:2]][ids[place]] += values[place]
-    close(count_sketch_sparse(ids, values, 90, 32, 3), np.asarray(count_sketch(dense, 32, 3)))
+    close(count_sketch(ids, values, 90, 32, 3), np.asarray(sketch(dense, 32, 3)))
 
 
 def test_count_sketch_is_unbiased_with_the_known_variance():
     x, y = samples(2, 3000).astype(np.float64)
     size, draws = 512, 200
-    sketches = np.stack([count_sketch(np.float32([x, y]), size, seed) for seed in range(draws)])
+    sketches = np.stack([sketch(np.float32([x, y]), size, seed) for seed in range(draws)])
     inner = (sketches[:, 0] * sketches[:, 1]).sum(-1) / (np.linalg.norm(x) * np.linalg.norm(y))
     squares = (sketches[:, 0].astype(np.float64) ** 2).sum(-1) / (x @ x)
     assert abs(inner.mean() - x @ y / np.linalg.norm(x) / np.linalg.norm(y)) < 4 / np.sqrt(
@@ -127,7 +132,7 @@ def test_float16_is_summed_in_float32():
     x = np.ones((1, 100_000), np.float16)
     places, signs = places_and_signs(100_000, 4, 0)
     want = np.bincount(places % 4, signs.astype(np.float64), 4)[None]
-    close(count_sketch(x, 4, 0), want)
+    close(sketch(x, 4, 0), want)
     halves = samples(2, 4096).astype(np.float16)
     wide = halves.astype(np.float32)
     for transform in (walsh_hadamard, lambda x: apply_block_srht(x, 1024, 0, 1024)):
@@ -137,7 +142,7 @@ def test_float16_is_summed_in_float32():
 
 def test_seeds_are_stored_not_matrices():
     """A compiled sketch holds signs and places, D numbers each, and nothing of size D x m."""
-    text = jax.jit(lambda x: apply_block_srht(count_sketch(x, 1024, 0), 512, 0)).lower(
+    text = jax.jit(lambda x: apply_block_srht(sketch(x, 1024, 0), 512, 0)).lower(
         jax.ShapeDtypeStruct((2, 4096), jnp.float32)
     )
     assert len(text.as_text()) < 1.5e5  # 4096 x 512 numbers would take millions of characters
@@ -190,7 +195,7 @@ def test_whitened_covariance_is_the_identity():
         (lambda: srht(np.ones(8), 9, 0), "1 to 8 outputs, got 9"),
         (lambda: apply_block_srht(np.ones(8), 4, 0, block=6), "block must be a power of two"),
         (lambda: apply_block_srht(np.ones(64), 2, 0, block=8), "at least 8 outputs"),
-        (lambda: count_sketch(np.ones(4), 0, 0), "positive sizes"),
+        (lambda: sketch(np.ones(4), 0, 0), "positive sizes"),
     ],
 )
 def test_bad_input_gets_one_line(call, says):
