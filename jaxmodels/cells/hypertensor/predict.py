@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.cells.hypertensor.field import Field, FieldConfig
+from jaxmodels.cells.hypertensor.split import AXIS, agreed, first_tensor, is_split
 from jaxmodels.ops.common.precision import EXACT
 from jaxmodels.ops.field import distance, interpolate, weigh
 
@@ -31,6 +32,8 @@ class Reading:
       distance: (B, K), by which they were chosen; inf for those that were not.
       projected: (B, K), n . x.
       alpha: (3, B, K), weights of the columns; slope: their derivative along the signed distance.
+      split: whether these are the tensors of one device out of several, see `split.py`. The weights
+        of a row then sum to 1 over all of them.
     """
 
     index: jax.Array | None
@@ -39,11 +42,16 @@ class Reading:
     projected: jax.Array
     alpha: jax.Array
     slope: jax.Array
+    split: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def activation(self) -> jax.Array:
         """Return the weight of each column in the output, (3, B, K), summing to 1."""
         return self.weight[None] * self.alpha
+
+    def total(self, x: jax.Array) -> jax.Array:
+        """Return the sum of x, from this device's tensors, over the devices of a split field."""
+        return jax.lax.psum(x, AXIS) if self.split else x
 
 
 def read(
@@ -53,7 +61,7 @@ def read(
 
     Args:
       config: settings of the field.
-      field: the field.
+      field: the field, or this device's part of one (`split.py`), which is read `sparse` always.
       x: float (B, d).
       sparse: return an index of K tensors instead of all N, in the order of their distance.
       candidates: int32 (B, M), the only tensors to consider, from a coarse quantizer; -1 for none.
@@ -67,7 +75,8 @@ def read(
     square = jnp.sum(x * x, -1, keepdims=True)
     if candidates is not None:
         return _read_candidates(c, field, x, square, candidates)
-    projected, normal_square = _projected(field, x, in_blocks=sparse and c.tensors > BLOCK)
+    sparse = sparse or is_split(c, field)
+    projected, normal_square = _projected(field, x, in_blocks=sparse and len(field.offset) > BLOCK)
     offset = field.offset.astype(jnp.float32)[None]
     far = distance(c.distance, projected, square, offset, normal_square[None])
     if sparse:
@@ -98,7 +107,10 @@ def _projected(field, x, in_blocks):
 
 
 def _read_candidates(config, field, x, square, candidates):
-    safe = jnp.maximum(candidates, 0)
+    tensors = len(field.offset)
+    candidates = jnp.where(candidates < 0, -1, candidates - first_tensor(config, field))
+    missing = (candidates < 0) | (candidates >= tensors)
+    safe = jnp.clip(candidates, 0, tensors - 1)
 
     def of(row):
         normal = field.normal[row[1]].astype(jnp.float32)
@@ -107,7 +119,7 @@ def _read_candidates(config, field, x, square, candidates):
     projected, normal_square = _by_rows(of, (x, safe))
     offset = field.offset[safe].astype(jnp.float32)
     far = distance(config.distance, projected, square, offset, normal_square)
-    return _nearest(config, field, jnp.where(candidates < 0, jnp.inf, far), projected, safe)
+    return _nearest(config, field, jnp.where(missing, jnp.inf, far), projected, safe)
 
 
 def _nearest(config, field, far, projected, among):
@@ -119,13 +131,16 @@ def _nearest(config, field, far, projected, among):
     signed = projected + field.offset[index].astype(jnp.float32)
     bands = field.bands[index].astype(jnp.float32)
     alpha, slope = interpolate(signed, bands, config.interpolation)
+    if is_split(config, field):
+        weight, far = agreed(config, far)
+        return Reading(index, weight, far, projected, alpha, slope, split=True)
     weight = weigh(config.weighting, far, config.temperature)
     return Reading(index, weight, far, projected, alpha, slope)
 
 
 def combine(field: Field, reading: Reading) -> jax.Array:
     """Return the output y, float32 (B, V)."""
-    return mix_columns(field, reading.activation, reading.index)
+    return reading.total(mix_columns(field, reading.activation, reading.index))
 
 
 def predict(config: FieldConfig, field: Field, x: jax.Array, *, sparse: bool = False) -> jax.Array:

@@ -25,6 +25,7 @@ from jaxmodels.cells.hypertensor.field import (
     unit_rows,
 )
 from jaxmodels.cells.hypertensor.predict import Reading, combine, read, respond
+from jaxmodels.cells.hypertensor.split import first_tensor
 from jaxmodels.ops.common.precision import EXACT
 
 EPS = 1e-6
@@ -35,6 +36,8 @@ USAGE_DECAY = 0.995  # of the statistics, per update, as in the source
 @struct.dataclass
 class Gradients:
     """Sums over rows of the gradients of a loss, and of statistics; all float32.
+
+    N tensors, or those of a device's part of the field.
 
     Attributes:
       columns: (N, 3, V).
@@ -77,7 +80,7 @@ def gradients(
     Returns:
       (gradients, float32 (B, d) or None).
     """
-    c, index = config, reading.index
+    c, index, tensors = config, reading.index, len(field.offset)
     weights = jnp.any(g != 0.0, -1).astype(jnp.float32) if weights is None else weights
     counts = weights[:, None]
     loss = jnp.zeros(len(x), jnp.float32) if loss is None else loss
@@ -85,18 +88,18 @@ def gradients(
     if c.geometry_rate or want_inputs:
         by_projected, by_offset, by_square, pull = _geometry(c, field, reading, g)
     if c.geometry_rate:
-        normal = _spread(by_projected, x, index, c.tensors)
-        own = 2.0 * _count(by_square, index, c.tensors)
+        normal = _spread(by_projected, x, index, tensors)
+        own = 2.0 * _count(by_square, index, tensors)
         normal += own[:, None] * field.normal.astype(jnp.float32)
-        offset = _count(by_offset, index, c.tensors)
+        offset = _count(by_offset, index, tensors)
     if want_inputs:
         dx = _of_inputs(field, reading, x, by_projected, pull)
     return Gradients(
-        columns=_columns(reading, g, index, c.tensors),
+        columns=_columns(reading, g, index, tensors),
         normal=normal,
         offset=offset,
-        mass=jnp.stack([_count(a * counts, index, c.tensors) for a in reading.activation], -1),
-        error=_count(reading.weight * (counts * loss[:, None]), index, c.tensors),
+        mass=jnp.stack([_count(a * counts, index, tensors) for a in reading.activation], -1),
+        error=_count(reading.weight * (counts * loss[:, None]), index, tensors),
     ), dx
 
 
@@ -122,7 +125,7 @@ def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
         return by_signed, by_signed, none, none
     check_closed_form(c)
     q = jnp.sum(e * reading.alpha, 0)
-    mean = jnp.sum(reading.weight * q, -1, keepdims=True)
+    mean = reading.total(jnp.sum(reading.weight * q, -1, keepdims=True))
     near = jnp.isfinite(reading.distance)
     d = jnp.where(near, reading.distance, 1.0)
     # d loss / d D over D: normals, offsets and inputs enter D^2 / 2.
@@ -149,7 +152,7 @@ def _of_inputs(field, reading, x, by_projected, pull):
     if reading.index is not None:
         by_projected = _dense(by_projected, reading.index, len(field.normal))
     along = jnp.einsum("bn,nd->bd", by_projected, field.normal.astype(jnp.float32), precision=EXACT)
-    return along + pull.sum(-1, keepdims=True) * x
+    return reading.total(along + pull.sum(-1, keepdims=True) * x)
 
 
 def _spread(values, x, index, tensors):
@@ -185,13 +188,16 @@ def apply_gradients(
     Returns:
       The new field, in its dtype of storage.
     """
-    c, counter = config, field.updates
+    c, counter, first = config, field.updates, first_tensor(config, field)
     # Beyond the limit steps shrink no more, and what was learned earlier is forgotten.
     mass = jnp.minimum(field.mass.astype(jnp.float32) + grads.mass, MASS_LIMIT)
     columns = field.columns.astype(jnp.float32) - c.rate * _scaled(
         c, grads.columns, mass, grads.mass
     )
-    new = {"columns": store(c, columns, counter, 1), "mass": store(c, mass, counter, 2)}
+    new = {
+        "columns": store(c, columns, counter, 1, first),
+        "mass": store(c, mass, counter, 2, first),
+    }
     movement = jnp.sqrt(jnp.sum(jnp.square(grads.columns), (1, 2)))
     if c.geometry_rate:
         new |= _moved(c, field, grads)
@@ -207,7 +213,7 @@ def apply_gradients(
             ("error", error),
         )
     ):
-        new[name] = store(c, value, counter, 5 + stream)
+        new[name] = store(c, value, counter, 5 + stream, first)
     return field.replace(**new, updates=counter + 1)
 
 
@@ -225,8 +231,10 @@ def _moved(c: FieldConfig, field: Field, grads: Gradients) -> dict[str, jax.Arra
     normal = unit_rows(field.normal.astype(jnp.float32) - rate[:, None] * grads.normal)
     offset = field.offset.astype(jnp.float32) - rate * grads.offset
     new = {"normal": normal, "offset": offset, "travel": travel}
+    first = first_tensor(c, field)
     stored = {
-        name: store(c, value, field.updates, 8 + i) for i, (name, value) in enumerate(new.items())
+        name: store(c, value, field.updates, 8 + i, first)
+        for i, (name, value) in enumerate(new.items())
     }
     # Stored normals are not quite of unit length: scaled and rounded anew, silent ones would drift.
     stored["normal"] = jnp.where((squares > 0.0)[:, None], stored["normal"], field.normal)
