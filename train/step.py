@@ -36,6 +36,7 @@ from train.optim.param_groups import check_rules, components, parameter_labels
 from train.optim.weight_decay import decay_factors
 
 AXIS = "data"
+DIVIDED = "tensor"  # mesh axis of the arrays that the trait `divided` names
 PyTree = Any
 Metrics = dict[str, jax.Array]
 Wrap = Callable[..., Callable]
@@ -148,7 +149,10 @@ def make_train_step(
             carry = state.carry if config.data.carry_state else model.initial_state(rows)
             new_model, new_carry, sums = traits.local_update(carry, batch, key=key, axis_name=AXIS)
             opt_state, squares = state.opt_state, {}
-            written = flatten(new_model)  # no gradients tell of a bad update before it is made
+            # No gradients tell of a bad update before it is made.
+            written = {n: ~jnp.isfinite(x).all() for n, x in flatten(new_model).items()}
+            if traits.divided and config.mesh.tensor > 1:
+                written = jax.lax.pmax(written, DIVIDED)
         else:
             params, carry = parameters_of(model), state.carry if config.data.carry_state else None
             compute = wrap(_gradients(model, params.keys(), accumulate), gradients=tuple(params))
@@ -168,7 +172,7 @@ def make_train_step(
             [~jnp.isfinite(sums[term]) for term in sorted(weights)]
             + [jax.lax.pmax(~jnp.isfinite(x).all(), AXIS) for x in flatten(new_carry).values()]
             + [~jnp.isfinite(squares[name]) for name in sorted(squares)]
-            + [~jnp.isfinite(written[name]).all() for name in sorted(written)]
+            + [written[name] for name in sorted(written)]
         )
         first = jnp.where(broken.any(), jnp.argmax(broken), -1).astype(jnp.int32)
         halted = jnp.where(state.halted >= 0, state.halted, first)
@@ -303,8 +307,11 @@ def make_eval_step(wrap: Wrap = not_wrapped):
     return eval_step
 
 
-def state_axes(mapped: Any, replicated: Any) -> TrainState:
-    """Return a prefix of a `TrainState`: `mapped` for the carry, `replicated` for the rest."""
+def state_axes(mapped: Any, replicated: Any, model: Any = None) -> TrainState:
+    """Return a prefix of a `TrainState`: `mapped` for the carry, `replicated` for the rest.
+
+    `model` is that of the model, if it is another one.
+    """
     fields = {field.name: replicated for field in dataclasses.fields(TrainState)}
     fields["carry"] = mapped
-    return TrainState(**fields)
+    return TrainState(**fields | ({} if model is None else {"model": model}))

@@ -58,7 +58,7 @@ def _at(tensors: int, x: np.ndarray, queries) -> dict[str, Any]:
     c = jaxmodels.make_config("hft", tensors=tensors, search="cells")
     field = _field_at(c.predictor, x)
     start = time.perf_counter()
-    build = jax.jit(lambda f, key: build_quantizer(f, c.cells, key))
+    build = jax.jit(lambda f, key: build_quantizer(c.predictor, f, c.cells, key))
     quantizer = jax.block_until_ready(build(field, jax.random.key(0)))
     built = time.perf_counter() - start
 

@@ -140,6 +140,9 @@ class Traits:
       local_update: (state, batch, *, key, axis_name) -> (model, state, sums): a learning rule that
         replaces gradient and optimizer, and reduces its own update over the named device axis;
         `sums` are those of `loss_sums` on this device.
+      divided: leaf name -> whether the mesh axis "tensor" splits the leading axis of that array. A
+        model that learns by local updates and has this trait finds its part of such arrays, and
+        reduces over "tensor" itself where it computes from them.
       stored_dtype: dtype of a model's floating-point arrays that learns by local updates in a
         narrower one than float32.
       label_fields: pairs (loss, batch field) of the losses that read labels. Training is refused if
@@ -161,6 +164,7 @@ class Traits:
     learned: Callable[[str], bool] | None = None
     sums_by_token: bool = True
     local_update: Callable | None = None
+    divided: Callable[[str], bool] | None = None
     stored_dtype: str = "float32"
     label_fields: tuple[tuple[str, str], ...] = ()
     main_term: str = "next_token"

@@ -9,11 +9,12 @@ PARALLEL = ("pmap", "shard_map")
 
 _PARALLEL = "pmap (data parallel), or shard_map (a mesh, which may also split parameters)."
 GROUP = Group("", (free("parallel", "pmap", _PARALLEL, one_of(PARALLEL)),))
+_TENSOR = "Devices that split the last axis of kernels; of HFT, its tensors."
 MESH = Group(
     "mesh",
     (
         free("fsdp", 1, "Devices that split parameters and rows (shard_map).", at_least(1)),
-        free("tensor", 1, "Devices that split the last axis of kernels.", at_least(1)),
+        free("tensor", 1, _TENSOR, at_least(1)),
     ),
 )
 

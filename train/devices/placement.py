@@ -7,7 +7,8 @@ Two modes run the same function with the same results:
     shard_map  `jax.jit(jax.shard_map(step, axis_names={"data"}))` over a mesh (data, fsdp, tensor).
                "data" is the step's named axis. The other two are automatic: XLA partitions the
                optimizer over parameters sharded by `parameter_spec`; the model itself runs on
-               whole parameters (`fsdp.py`).
+               whole parameters (`fsdp.py`). Of a model with the trait `divided`, "tensor" splits
+               those arrays instead, and is named like "data": the model reduces over it.
 
 In the *global form* of a state, which checkpoints hold, the carry is (batch_size, ...) whatever the
 number of devices.
@@ -25,13 +26,14 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from jaxmodels.errors import UserError
-from jaxmodels.models.contract import traits_of
 from jaxmodels.tree import leaf_name
+from train.devices.divided import divided_by
 from train.devices.fields import check_rows
 from train.devices.fsdp import gathered_once, parameter_spec
 from train.model import build_model
 from train.step import (
     AXIS,
+    DIVIDED,
     TrainState,
     init_train_state,
     make_eval_step,
@@ -68,14 +70,10 @@ class Placement:
             )
         if inner > 1 and config.parallel != "shard_map":
             raise UserError("config.mesh: fsdp and tensor need --config.parallel=shard_map")
-        model = jax.eval_shape(lambda: build_model(config)) if config.mesh.tensor > 1 else None
-        if model is not None and traits_of(model).replicated_only:
-            raise UserError(
-                f"config.mesh.tensor={config.mesh.tensor} splits what kernel='pallas' needs whole; "
-                "set tensor=1 or kernel='xla'"
-            )
+        self._divided = divided_by(config)
         self.data_size = len(devices) // inner
-        if inner > 1 and self.data_size == 1 and devices[0].platform == "cpu":
+        automatic = inner > 1 and self._divided is None
+        if automatic and self.data_size == 1 and devices[0].platform == "cpu":
             raise UserError(
                 f"config.mesh: fsdp x tensor takes all {inner} devices; XLA's CPU compiler needs "
                 f"at least {2 * inner}, so that rows are split too"
@@ -132,9 +130,14 @@ class Placement:
                 )
 
     def _compile_shard_map(self) -> None:
-        specs = state_axes(P(AXIS), P())
         # Make size-1 axes manual: XLA cannot partition a Pallas call over automatic axes.
         axes = {AXIS, *(name for name, size in self.mesh.shape.items() if size == 1)}
+        self.abstract_state = self._with_shardings(jax.eval_shape(lambda: _fresh(self.config)))
+        model = P()
+        if self._divided:
+            axes.add(DIVIDED)
+            model = jax.tree.map(lambda x: x.sharding.spec, self.abstract_state.model)
+        specs = state_axes(P(AXIS), P(), model)
         mapped = jax.shard_map(
             make_train_step(self.config, self._wrap),
             mesh=self.mesh,
@@ -143,14 +146,13 @@ class Placement:
             axis_names=axes,
             check_vma=False,  # gradients are summed by hand, as under pmap
         )
-        self.abstract_state = self._with_shardings(jax.eval_shape(lambda: _fresh(self.config)))
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         self.step = jax.jit(mapped, donate_argnums=0, out_shardings=(shardings, None))
         self.eval_step = jax.jit(
             jax.shard_map(
                 make_eval_step(self._wrap),
                 mesh=self.mesh,
-                in_specs=(P(), P(AXIS), P(AXIS)),
+                in_specs=(model, P(AXIS), P(AXIS)),
                 out_specs=(P(AXIS), P(), P()),
                 axis_names=axes,
                 check_vma=False,
@@ -220,11 +222,18 @@ class Placement:
 
     def _with_shardings(self, state: TrainState) -> TrainState:
         def leaf(path, x):
-            sharding = NamedSharding(self.mesh, parameter_spec(leaf_name(path), x.shape, self.mesh))
+            sharding = NamedSharding(self.mesh, self._spec(leaf_name(path), x.shape))
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
         rest = jax.tree_util.tree_map_with_path(leaf, state.replace(carry=()))
         return rest.replace(carry=_laid_out(state.carry, self._rows()))
+
+    def _spec(self, name: str, shape: Sequence[int]) -> P:
+        """Return the partition of a leaf of the state over the mesh."""
+        if self._divided is None:
+            return parameter_spec(name, shape, self.mesh)
+        own = name.startswith("model/") and self._divided(name.removeprefix("model/"))
+        return P(DIVIDED) if own else P()
 
     def _rows(self) -> NamedSharding:
         """Return the sharding of rows: over "data", and over "fsdp" without a "tensor" axis.
@@ -259,7 +268,7 @@ class Placement:
         """
 
         def place(path, x):
-            spec = parameter_spec(leaf_name(path), np.shape(x), self.mesh)
+            spec = self._spec(leaf_name(path), np.shape(x))
             return self._place(x, NamedSharding(self.mesh, spec))
 
         rest = jax.tree_util.tree_map_with_path(place, state.replace(carry=()))

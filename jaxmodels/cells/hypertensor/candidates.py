@@ -1,23 +1,19 @@
-"""Search in large fields: candidates by a coarse quantizer, and fields split over devices (F-12).
+"""Search in large fields: candidates by a coarse quantizer (F-12).
 
 Above some 20,000 tensors the distances to all of them cost more than the answer. A quantizer sorts
 the anchors into cells of similar direction; an input looks only into the cells nearest to it, so
 that time depends on cells and their capacity, not on N.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.cells.hypertensor.field import Field, FieldConfig, unit_rows
-from jaxmodels.cells.hypertensor.predict import Reading, mix_columns, read
 from jaxmodels.cells.hypertensor.relocation import k_means
+from jaxmodels.cells.hypertensor.split import every_row, gather_rows
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
-from jaxmodels.ops.field import weigh
-from jaxmodels.ops.field.distance import EPS
 
 
 @struct.dataclass
@@ -46,12 +42,19 @@ def empty_quantizer(field: Field, cells: int) -> Quantizer:
 
 
 def build_quantizer(
-    field: Field, cells: int, key: jax.Array, slack: float = SLACK, sample: int = SAMPLE
+    config: FieldConfig,
+    field: Field,
+    cells: int,
+    key: jax.Array,
+    slack: float = SLACK,
+    sample: int = SAMPLE,
 ) -> Quantizer:
     """Sort the anchors of a field into cells.
 
     Args:
-      field: the field; its anchors' directions are clustered.
+      config: settings.
+      field: the field, or a device's part: all get the same cells. The anchors' directions are
+        clustered.
       cells: M; with a constant number of tensors per cell, time hardly depends on N.
       key: draws the first centres.
       slack: capacity of a cell, in multiples of N / M.
@@ -60,15 +63,17 @@ def build_quantizer(
     Raises:
       UserError: more cells than tensors, or slack below 1.
     """
-    tensors = len(field.offset)
+    tensors = config.tensors
     if not 1 <= cells <= min(tensors, sample):
         raise UserError(f"a quantizer has 1 to {min(tensors, sample)} cells, got {cells}")
     if slack < 1.0:
         raise UserError(f"slack must be 1 or more, or cells cannot hold all tensors; got {slack}")
     anchors = -field.offset.astype(jnp.float32)[:, None] * field.normal.astype(jnp.float32)
     step = -(-tensors // sample)
-    centres = unit_rows(k_means(anchors[::step], cells, key)[0]).astype(field.normal.dtype)
+    some = gather_rows(config, field, anchors, jnp.arange(0, tensors, step))
+    centres = unit_rows(k_means(some, cells, key)[0]).astype(field.normal.dtype)
     labels = jnp.argmax(_similarity(unit_rows(anchors), centres), -1)
+    labels = every_row(config, field, labels)
     order = jnp.argsort(labels, stable=True)
     ordered = labels[order]
     starts = jnp.searchsorted(ordered, jnp.arange(cells))
@@ -103,38 +108,3 @@ def _similarity(x, centres):
 def recall(found: jax.Array, exact: jax.Array) -> jax.Array:
     """Return the mean fraction of the exact K nearest (B, K) that were found (B, K')."""
     return (exact[:, :, None] == found[:, None, :]).any(-1).astype(jnp.float32).mean()
-
-
-def read_split(
-    config: FieldConfig, part: Field, x: jax.Array, axis_name: str
-) -> tuple[Reading, jax.Array]:
-    """Read a field whose tensors are split over devices: each proposes its K nearest.
-
-    One collective exchanges the proposals' distances, (B, K) a device; the K nearest of all answer,
-    and the outputs are summed.
-
-    Args:
-      config: settings of the whole field, N tensors.
-      part: this device's tensors.
-      x: float (B, d), equal on all devices.
-      axis_name: axis of the devices.
-
-    Returns:
-      (reading of this device's part, weights 0 where another device's tensors are nearer; the
-      output of the whole field, float32 (B, V)).
-    """
-    own = dataclasses.replace(config, tensors=len(part.offset))
-    reading = read(own, part, x, sparse=True)
-    gathered = jax.lax.all_gather(reading.distance, axis_name, axis=1, tiled=True)
-    nearest = -jax.lax.top_k(-gathered, config.nearest)[0]
-    far = jnp.where(reading.distance <= nearest[:, -1:], reading.distance, jnp.inf)
-    # The weights of all, of which the own ones are picked by their distance.
-    if config.weighting == "softmax":
-        total = jax.nn.logsumexp(-nearest / config.temperature, -1, keepdims=True)
-        weight = jnp.exp(-far / config.temperature - total)
-    else:
-        share = weigh(config.weighting, nearest, config.temperature)
-        weight = share[:, :1] * (nearest[:, :1] + EPS) / (far + EPS)  # 0 where far is infinite
-    reading = reading.replace(weight=weight, distance=far)
-    y = mix_columns(part, reading.activation, reading.index)
-    return reading, jax.lax.psum(y, axis_name)

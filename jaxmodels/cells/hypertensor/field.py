@@ -160,13 +160,21 @@ def unit_rows(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12))
 
 
-def store(config: FieldConfig, x: jax.Array, counter: jax.Array, stream: int) -> jax.Array:
-    """Round float32 values to the dtype of storage; `counter` and `stream` determine the bits.
+def store(
+    config: FieldConfig,
+    x: jax.Array,
+    counter: jax.Array,
+    stream: int,
+    first: int | jax.Array = 0,
+) -> jax.Array:
+    """Round float32 values to the dtype of storage.
 
-    What float16 cannot hold is clipped: the mass of a tensor grows as long as it is used.
+    `counter`, `stream` and the place in the array determine the random bits; `first` rows of it are
+    on other devices, before those of x. What float16 cannot hold is clipped: the mass of a tensor
+    grows as long as it is used.
     """
     if config.storage == "float16":
-        return stochastic_round(x, random_bits(x.shape, counter, stream))
+        return stochastic_round(x, random_bits(x.shape, counter, stream, first))
     if config.storage == "float16_nearest":
         largest = jnp.float32(jnp.finfo(jnp.float16).max)
         x = jnp.clip(x, -largest, largest)

@@ -5,20 +5,22 @@
     y   = sum_i w_i C_i alpha(d_i)
 
 Two forms of the same function. `index` None: every tensor is evaluated, the others at weight 0, as
-products of matrices. `index` (B, K): only the rows of the chosen tensors are read, of a few inputs
-at a time. Shapes: B rows, N tensors, K of them chosen (N without `index`), d inputs, V outputs.
+products of matrices. `index` (B, K): only the rows of the chosen tensors are read (`sparse.py`).
+Shapes: B rows, N tensors, K of them chosen (N without `index`), d inputs, V outputs.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxmodels.cells.hypertensor import sparse as sparse_products
 from jaxmodels.cells.hypertensor.field import Field, FieldConfig
+from jaxmodels.cells.hypertensor.split import AXIS, agreed, first_tensor, is_split
 from jaxmodels.ops.common.precision import EXACT
-from jaxmodels.ops.field import distance, interpolate, weigh
+from jaxmodels.ops.field import ONE_SIDED, distance, interpolate, weigh
 
 BLOCK = 8000  # tensors that are converted to float32 together, in a large field
-ROWS = 8  # inputs whose columns are gathered together
+ROWS = 8  # inputs whose candidates are gathered together
 
 
 @struct.dataclass
@@ -31,6 +33,9 @@ class Reading:
       distance: (B, K), by which they were chosen; inf for those that were not.
       projected: (B, K), n . x.
       alpha: (3, B, K), weights of the columns; slope: their derivative along the signed distance.
+      split: whether these are the tensors of one device out of several, see `split.py`. The weights
+        of a row then sum to 1 over all of them.
+      used: number of neighbouring columns of a tensor that can have a weight, 2 or 3.
     """
 
     index: jax.Array | None
@@ -39,11 +44,17 @@ class Reading:
     projected: jax.Array
     alpha: jax.Array
     slope: jax.Array
+    split: bool = struct.field(pytree_node=False, default=False)
+    used: int = struct.field(pytree_node=False, default=3)
 
     @property
     def activation(self) -> jax.Array:
         """Return the weight of each column in the output, (3, B, K), summing to 1."""
         return self.weight[None] * self.alpha
+
+    def total(self, x: jax.Array) -> jax.Array:
+        """Return the sum of x, from this device's tensors, over the devices of a split field."""
+        return jax.lax.psum(x, AXIS) if self.split else x
 
 
 def read(
@@ -53,7 +64,7 @@ def read(
 
     Args:
       config: settings of the field.
-      field: the field.
+      field: the field, or this device's part of one (`split.py`), which is read `sparse` always.
       x: float (B, d).
       sparse: return an index of K tensors instead of all N, in the order of their distance.
       candidates: int32 (B, M), the only tensors to consider, from a coarse quantizer; -1 for none.
@@ -67,7 +78,8 @@ def read(
     square = jnp.sum(x * x, -1, keepdims=True)
     if candidates is not None:
         return _read_candidates(c, field, x, square, candidates)
-    projected, normal_square = _projected(field, x, in_blocks=sparse and c.tensors > BLOCK)
+    sparse = sparse or is_split(c, field)
+    projected, normal_square = _projected(field, x, in_blocks=sparse and len(field.offset) > BLOCK)
     offset = field.offset.astype(jnp.float32)[None]
     far = distance(c.distance, projected, square, offset, normal_square[None])
     if sparse:
@@ -85,20 +97,25 @@ def read(
 def _projected(field, x, in_blocks):
     """Return n . x (B, N) and |n|^2 (N,); in blocks, no float32 copy of all normals is made."""
 
-    def of(normal):
-        normal = normal.astype(jnp.float32)
-        along = jnp.einsum("bd,...d->...b", x, normal, precision=EXACT)
-        return along, jnp.sum(normal * normal, -1)
-
     if in_blocks:
+
+        def of(normal):
+            normal = normal.astype(jnp.float32)
+            along = jnp.einsum("bd,d->b", x, normal, precision=EXACT)
+            return along, jnp.sum(normal * normal, -1)
+
         along, square = jax.lax.map(of, field.normal, batch_size=BLOCK)
-    else:
-        along, square = of(field.normal)
-    return along.T, square
+        return along.T, square
+    normal = field.normal.astype(jnp.float32)
+    along = jnp.einsum("bd,nd->bn", x, normal, precision=EXACT)
+    return along, jnp.sum(normal * normal, -1)
 
 
 def _read_candidates(config, field, x, square, candidates):
-    safe = jnp.maximum(candidates, 0)
+    tensors = len(field.offset)
+    candidates = jnp.where(candidates < 0, -1, candidates - first_tensor(config, field))
+    missing = (candidates < 0) | (candidates >= tensors)
+    safe = jnp.clip(candidates, 0, tensors - 1)
 
     def of(row):
         normal = field.normal[row[1]].astype(jnp.float32)
@@ -107,7 +124,7 @@ def _read_candidates(config, field, x, square, candidates):
     projected, normal_square = _by_rows(of, (x, safe))
     offset = field.offset[safe].astype(jnp.float32)
     far = distance(config.distance, projected, square, offset, normal_square)
-    return _nearest(config, field, jnp.where(candidates < 0, jnp.inf, far), projected, safe)
+    return _nearest(config, field, jnp.where(missing, jnp.inf, far), projected, safe)
 
 
 def _nearest(config, field, far, projected, among):
@@ -119,13 +136,22 @@ def _nearest(config, field, far, projected, among):
     signed = projected + field.offset[index].astype(jnp.float32)
     bands = field.bands[index].astype(jnp.float32)
     alpha, slope = interpolate(signed, bands, config.interpolation)
-    weight = weigh(config.weighting, far, config.temperature)
-    return Reading(index, weight, far, projected, alpha, slope)
+    split, used = is_split(config, field), 2 if config.interpolation in ONE_SIDED else 3
+    if split:
+        weight, far = agreed(config, far)
+    else:
+        weight = weigh(config.weighting, far, config.temperature)
+    return Reading(index, weight, far, projected, alpha, slope, split, used)
 
 
 def combine(field: Field, reading: Reading) -> jax.Array:
     """Return the output y, float32 (B, V)."""
-    return mix_columns(field, reading.activation, reading.index)
+    if reading.index is None:
+        columns = field.columns.astype(jnp.float32)
+        parts = (jnp.dot(reading.activation[a], columns[:, a], precision=EXACT) for a in range(3))
+        return sum(parts)
+    own = sparse_products.mix(field.columns, reading.activation, reading.index, reading.used)
+    return reading.total(own)
 
 
 def predict(config: FieldConfig, field: Field, x: jax.Array, *, sparse: bool = False) -> jax.Array:
@@ -133,31 +159,13 @@ def predict(config: FieldConfig, field: Field, x: jax.Array, *, sparse: bool = F
     return combine(field, read(config, field, x, sparse=sparse))
 
 
-def mix_columns(field: Field, activation: jax.Array, index: jax.Array | None) -> jax.Array:
-    """Return the sum of columns (B, V), weighted by activation (3, B, K)."""
-    if index is None:
+def respond(field: Field, reading: Reading, coefficients: jax.Array, g: jax.Array) -> jax.Array:
+    """Return g (B, V) times n combinations of columns, by coefficients (n, 3, B, K): (n, B, K)."""
+    if reading.index is None:
         columns = field.columns.astype(jnp.float32)
-        parts = (jnp.dot(activation[a], columns[:, a], precision=EXACT) for a in range(3))
-        return sum(parts)
-
-    def mix(row):
-        columns = field.columns[row[1]].astype(jnp.float32)
-        return jnp.einsum("ak,kav->v", row[0], columns, precision=EXACT)
-
-    return _by_rows(mix, (jnp.moveaxis(activation, 1, 0), index))
-
-
-def respond(field: Field, g: jax.Array, index: jax.Array | None) -> jax.Array:
-    """Return the product of g (B, V) with each column, (3, B, K)."""
-    if index is None:
-        columns = field.columns.astype(jnp.float32)
-        return jnp.stack([jnp.dot(g, columns[:, a].T, precision=EXACT) for a in range(3)])
-
-    def along(row):
-        columns = field.columns[row[1]].astype(jnp.float32)
-        return jnp.einsum("v,kav->ak", row[0], columns, precision=EXACT)
-
-    return jnp.moveaxis(_by_rows(along, (g, index)), 0, 1)
+        e = jnp.stack([jnp.dot(g, columns[:, a].T, precision=EXACT) for a in range(3)])
+        return jnp.sum(coefficients * e[None], 1)
+    return sparse_products.respond(field.columns, coefficients, g, reading.index, reading.used)
 
 
 def _by_rows(function, rows):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxmodels.cells.hypertensor.field import Field, FieldConfig, store, unit_rows
+from jaxmodels.cells.hypertensor.split import mean_of, places, smallest
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.precision import EXACT
 
@@ -46,7 +47,8 @@ def plant(
     length = jnp.sqrt(jnp.sum(x * x, -1))
     keep = keep & (length > 0.0)
     columns = jnp.broadcast_to(outputs[:, None], (len(x), 3, c.outputs))
-    mean = {name: getattr(field, name).astype(jnp.float32).mean() for name in ("usage", "movement")}
+    mean = {name: mean_of(c, field, getattr(field, name)) for name in ("usage", "movement")}
+    place = places(c, field, index)
     new = {
         "normal": unit_rows(x),
         "offset": -CENTRE * length,
@@ -62,8 +64,8 @@ def plant(
     for stream, (name, value) in enumerate(new.items()):
         old = getattr(field, name)
         mask = keep.reshape(-1, *[1] * (value.ndim - 1))
-        value = jnp.where(mask, store(c, value, field.updates, 16 + stream), old[index])
-        changed[name] = old.at[index].set(value, unique_indices=True)
+        value = jnp.where(mask, store(c, value, field.updates, 16 + stream), old[place])
+        changed[name] = old.at[place].set(value, unique_indices=True)
     return field.replace(**changed)
 
 
@@ -103,7 +105,7 @@ def push(queue: Queue, others: Queue) -> Queue:
     return best_of(both, len(queue.loss))
 
 
-def dead_tensors(field: Field, count: int, usage: float, movement: float):
+def dead_tensors(config: FieldConfig, field: Field, count: int, usage: float, movement: float):
     """Return (the `count` tensors that are most nearly dead, which of them are: bool (count,)).
 
     Dead: usage below `usage` times the mean, or movement below `movement` times the mean; a factor
@@ -114,11 +116,12 @@ def dead_tensors(field: Field, count: int, usage: float, movement: float):
         statistic = statistic.astype(jnp.float32)
         if not limit:
             return jnp.full_like(statistic, jnp.inf)
-        return statistic / jnp.maximum(limit * statistic.mean(), TINY)  # below 1: dead
+        mean = mean_of(config, field, statistic)
+        return statistic / jnp.maximum(limit * mean, TINY)  # below 1: dead
 
     life = jnp.minimum(relative(field.usage, usage), relative(field.movement, movement))
-    life, index = jax.lax.top_k(-life, count)
-    return index, life > -1.0
+    life, index = smallest(config, field, life, count)
+    return index, life < 1.0
 
 
 def k_means(x: jax.Array, clusters: int, key: jax.Array, rounds: int = 10) -> tuple:

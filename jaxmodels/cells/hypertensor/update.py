@@ -25,6 +25,8 @@ from jaxmodels.cells.hypertensor.field import (
     unit_rows,
 )
 from jaxmodels.cells.hypertensor.predict import Reading, combine, read, respond
+from jaxmodels.cells.hypertensor.sparse import sum_by_tensor
+from jaxmodels.cells.hypertensor.split import first_tensor
 from jaxmodels.ops.common.precision import EXACT
 
 EPS = 1e-6
@@ -35,6 +37,8 @@ USAGE_DECAY = 0.995  # of the statistics, per update, as in the source
 @struct.dataclass
 class Gradients:
     """Sums over rows of the gradients of a loss, and of statistics; all float32.
+
+    N tensors, or those of a device's part of the field.
 
     Attributes:
       columns: (N, 3, V).
@@ -77,52 +81,45 @@ def gradients(
     Returns:
       (gradients, float32 (B, d) or None).
     """
-    c, index = config, reading.index
+    c, index, tensors = config, reading.index, len(field.offset)
     weights = jnp.any(g != 0.0, -1).astype(jnp.float32) if weights is None else weights
     counts = weights[:, None]
     loss = jnp.zeros(len(x), jnp.float32) if loss is None else loss
     normal = offset = dx = None
+    numbers = [*(reading.activation * counts[None]), reading.weight * (counts * loss[:, None])]
     if c.geometry_rate or want_inputs:
         by_projected, by_offset, by_square, pull = _geometry(c, field, reading, g)
     if c.geometry_rate:
-        normal = _spread(by_projected, x, index, c.tensors)
-        own = 2.0 * _count(by_square, index, c.tensors)
-        normal += own[:, None] * field.normal.astype(jnp.float32)
-        offset = _count(by_offset, index, c.tensors)
+        numbers += [by_offset, by_square]
+    numbers = _count(jnp.stack(numbers), index, tensors)
+    if c.geometry_rate:
+        normal = _spread(by_projected, x, index, tensors)
+        normal += 2.0 * numbers[:, 5:] * field.normal.astype(jnp.float32)
+        offset = numbers[:, 4]
     if want_inputs:
         dx = _of_inputs(field, reading, x, by_projected, pull)
-    return Gradients(
-        columns=_columns(reading, g, index, c.tensors),
-        normal=normal,
-        offset=offset,
-        mass=jnp.stack([_count(a * counts, index, c.tensors) for a in reading.activation], -1),
-        error=_count(reading.weight * (counts * loss[:, None]), index, c.tensors),
-    ), dx
+    columns = _columns(reading, g, index, tensors)
+    return Gradients(columns, normal, offset, mass=numbers[:, :3], error=numbers[:, 3]), dx
 
 
 def _columns(reading, g, index, tensors):
     activation = reading.activation
     if index is None:
         return jnp.stack([jnp.dot(activation[a].T, g, precision=EXACT) for a in range(3)], 1)
-
-    def add(sums, row):
-        activation, index, g = row
-        return sums.at[index].add(activation.T[..., None] * g[None, None]), None
-
-    sums = jnp.zeros((tensors, 3, g.shape[-1]), jnp.float32)
-    return jax.lax.scan(add, sums, (jnp.moveaxis(activation, 1, 0), index, g))[0]
+    return sum_by_tensor(activation, g, index, tensors)
 
 
 def _geometry(c: FieldConfig, field: Field, reading: Reading, g):
     """Return the derivatives of the loss along n . x, delta, |n|^2 and |x|^2 / 2, each (B, K)."""
-    e = respond(field, g, reading.index)
-    by_signed = reading.weight * jnp.sum(e * reading.slope, 0)
+    wanted = [reading.slope, reading.alpha] if c.through_weights else [reading.slope]
+    e = respond(field, reading, jnp.stack(wanted), g)
+    by_signed = reading.weight * e[0]
     if not c.through_weights:
         none = jnp.zeros_like(by_signed)
         return by_signed, by_signed, none, none
     check_closed_form(c)
-    q = jnp.sum(e * reading.alpha, 0)
-    mean = jnp.sum(reading.weight * q, -1, keepdims=True)
+    q = e[1]
+    mean = reading.total(jnp.sum(reading.weight * q, -1, keepdims=True))
     near = jnp.isfinite(reading.distance)
     d = jnp.where(near, reading.distance, 1.0)
     # d loss / d D over D: normals, offsets and inputs enter D^2 / 2.
@@ -149,21 +146,22 @@ def _of_inputs(field, reading, x, by_projected, pull):
     if reading.index is not None:
         by_projected = _dense(by_projected, reading.index, len(field.normal))
     along = jnp.einsum("bn,nd->bd", by_projected, field.normal.astype(jnp.float32), precision=EXACT)
-    return along + pull.sum(-1, keepdims=True) * x
+    return reading.total(along + pull.sum(-1, keepdims=True) * x)
 
 
 def _spread(values, x, index, tensors):
     """Return the sum over rows of values (B, K) times x (B, d), by tensor: (N, d)."""
     if index is not None:
-        values = _dense(values, index, tensors)
+        return sum_by_tensor(values[None], x, index, tensors)[:, 0]
     return jnp.einsum("bn,bd->nd", values, x, precision=EXACT)
 
 
 def _count(values, index, tensors):
-    """Return the sum over rows of values (B, K) by tensor: (N,)."""
+    """Return the sums over rows of values (n, B, K) by tensor: (N, n)."""
     if index is None:
-        return values.sum(0)
-    return jnp.zeros((tensors,), jnp.float32).at[index].add(values)
+        return values.sum(1).T
+    sums = jnp.zeros((tensors, len(values)), jnp.float32)
+    return sums.at[index].add(jnp.moveaxis(values, 0, -1))
 
 
 def _dense(values, index, tensors):
@@ -185,13 +183,16 @@ def apply_gradients(
     Returns:
       The new field, in its dtype of storage.
     """
-    c, counter = config, field.updates
+    c, counter, first = config, field.updates, first_tensor(config, field)
     # Beyond the limit steps shrink no more, and what was learned earlier is forgotten.
     mass = jnp.minimum(field.mass.astype(jnp.float32) + grads.mass, MASS_LIMIT)
     columns = field.columns.astype(jnp.float32) - c.rate * _scaled(
         c, grads.columns, mass, grads.mass
     )
-    new = {"columns": store(c, columns, counter, 1), "mass": store(c, mass, counter, 2)}
+    new = {
+        "columns": store(c, columns, counter, 1, first),
+        "mass": store(c, mass, counter, 2, first),
+    }
     movement = jnp.sqrt(jnp.sum(jnp.square(grads.columns), (1, 2)))
     if c.geometry_rate:
         new |= _moved(c, field, grads)
@@ -207,7 +208,7 @@ def apply_gradients(
             ("error", error),
         )
     ):
-        new[name] = store(c, value, counter, 5 + stream)
+        new[name] = store(c, value, counter, 5 + stream, first)
     return field.replace(**new, updates=counter + 1)
 
 
@@ -225,8 +226,10 @@ def _moved(c: FieldConfig, field: Field, grads: Gradients) -> dict[str, jax.Arra
     normal = unit_rows(field.normal.astype(jnp.float32) - rate[:, None] * grads.normal)
     offset = field.offset.astype(jnp.float32) - rate * grads.offset
     new = {"normal": normal, "offset": offset, "travel": travel}
+    first = first_tensor(c, field)
     stored = {
-        name: store(c, value, field.updates, 8 + i) for i, (name, value) in enumerate(new.items())
+        name: store(c, value, field.updates, 8 + i, first)
+        for i, (name, value) in enumerate(new.items())
     }
     # Stored normals are not quite of unit length: scaled and rounded anew, silent ones would drift.
     stored["normal"] = jnp.where((squares > 0.0)[:, None], stored["normal"], field.normal)

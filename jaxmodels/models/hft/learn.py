@@ -1,8 +1,9 @@
 """How HFT learns from a batch: local gradients, tensors put at contexts, and relocation.
 
-Devices hold equal fields. Each forms the sums over its rows, one reduction adds them, and all take
-the same step, with random bits from the number of the update: what is learned does not depend on
-the number of devices, except for the order in which float32 sums are formed.
+Devices hold equal fields, or equal parts of one (`cells/hypertensor/split.py`). Each forms the sums
+over its rows, one reduction adds them, and all take the same step, with random bits from the number
+of the update: what is learned does not depend on the number of devices, except for the order in
+which float32 sums are formed.
 """
 
 import jax
@@ -19,6 +20,7 @@ from jaxmodels.cells.hypertensor import (
 from jaxmodels.cells.hypertensor.candidates import Quantizer, build_quantizer
 from jaxmodels.cells.hypertensor.field import store
 from jaxmodels.cells.hypertensor.relocation import Queue, best_of, dead_tensors, plant, push
+from jaxmodels.cells.hypertensor.split import first_tensor
 from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import SEED
 from jaxmodels.ops.common.precision import EXACT
@@ -118,7 +120,8 @@ def _seed(c: HFTConfig, field: Field, seeded, contexts: Queue, weights, shape, a
         once = jnp.sum((seen > 0.0) & (seen <= 1.0))
         seen += jnp.maximum(once, 1) / c.vocab_size
         columns = jnp.broadcast_to(jnp.log(seen / seen.sum()), field.columns.shape)
-        return field.replace(columns=store(c.predictor, columns, field.updates, 32))
+        first = first_tensor(c.predictor, field)
+        return field.replace(columns=store(c.predictor, columns, field.updates, 32, first))
 
     def seed(field):
         field = jax.lax.cond(seeded == 0, at_start, lambda f: f, field)
@@ -152,9 +155,12 @@ def requantize(c: HFTConfig, field: Field, quantizer: Quantizer, seeded) -> Quan
     ready = jnp.bool_(True) if c.seeding == "random" else seeded >= c.tensors
     due = ready & ((quantizer.lost < 0) | (field.updates % c.rebuild_every == 0))
     key = jax.random.fold_in(jax.random.key(0), field.updates)
-    return jax.lax.cond(
-        due, lambda f, q: build_quantizer(f, c.cells, key), lambda f, q: q, field, quantizer
-    )
+
+    def build(field, quantizer):
+        del quantizer
+        return build_quantizer(c.predictor, field, c.cells, key)
+
+    return jax.lax.cond(due, build, lambda f, q: q, field, quantizer)
 
 
 def _enqueue(c: HFTConfig, queue: Queue, contexts: Queue, axis_name) -> Queue:
@@ -173,7 +179,7 @@ def relocate(c: HFTConfig, field: Field, queue: Queue) -> tuple[Field, Queue, ja
       (field, the queue without the contexts that got a tensor, number of tensors moved).
     """
     count = min(c.relocated, c.queue)
-    index, dead = dead_tensors(field, count, c.dead_usage, c.dead_movement)
+    index, dead = dead_tensors(c.predictor, field, count, c.dead_usage, c.dead_movement)
     first = jax.tree.map(lambda leaf: leaf[:count], queue)
     keep = dead & (first.loss > 0.0)
     x = first.x.astype(jnp.float32)

@@ -19,6 +19,7 @@ from jaxmodels.cells.hypertensor import combine, random_field, read
 from jaxmodels.cells.hypertensor.candidates import Quantizer, candidates, empty_quantizer
 from jaxmodels.cells.hypertensor.predict import Reading
 from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
+from jaxmodels.cells.hypertensor.split import mean_of
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
 from jaxmodels.models.hft.config import HFTConfig
@@ -93,6 +94,10 @@ class HFT(nnx.Module):
         """Name the dtype of the fields."""
         return str(self.config.predictor.dtype.__name__)
 
+    def divided(self, name: str) -> bool:
+        """Return whether an array is of tensors, which devices may share; see `Traits.divided`."""
+        return name.startswith("field/") and name != "field/updates"
+
     def initial_state(self, batch_size: int) -> HFTState:
         """Return the state before the first token of a document."""
         tokens = jnp.full((batch_size, self.config.window), -1, jnp.int32)
@@ -160,14 +165,15 @@ class HFT(nnx.Module):
             z = jnp.concatenate([features, y], -1)
         reading = self._nearest(z)
         usage = self.field.usage.astype(jnp.float32)
+        active = usage > 0.1 * mean_of(self.config.predictor, self.field, usage)
         return HFTOutput(
             logits=combine(self.field, reading),
-            answering=1.0 / jnp.sum(jnp.square(reading.weight), -1),
+            answering=1.0 / reading.total(jnp.sum(jnp.square(reading.weight), -1)),
             features=features,
             first=first,
             inputs=z,
             reading=reading,
-            in_use=jnp.mean((usage > 0.1 * usage.mean()).astype(jnp.float32)),
+            in_use=mean_of(self.config.predictor, self.field, active),
             relocated=self.relocated[...].astype(jnp.float32),
         )
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jaxmodels.ops.common.integer_hash import GOLDEN, mix
 
 
-def random_bits(shape: tuple[int, ...], counter: jax.Array, stream: int) -> jax.Array:
+def random_bits(
+    shape: tuple[int, ...], counter: jax.Array, stream: int, first: int | jax.Array = 0
+) -> jax.Array:
     """Return uint32 bits that depend on the position, a counter and a stream alone.
 
     So they are the same however an array is split over devices or a run is resumed.
@@ -15,10 +17,13 @@ def random_bits(shape: tuple[int, ...], counter: jax.Array, stream: int) -> jax.
       shape: shape of the result, fewer than 2^32 elements.
       counter: integer scalar, e.g. the number of the update.
       stream: tells arrays apart that share a counter.
+      first: rows of the whole array before these, which another device holds.
     """
     place = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        if axis == 0:
+            place = place + jnp.asarray(first).astype(jnp.uint32)
     seed = mix(counter.astype(jnp.uint32) * jnp.uint32(GOLDEN) + jnp.uint32(stream & 0xFFFFFFFF))
     return mix(mix(place) ^ jnp.broadcast_to(seed, shape))
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 INTERPOLATIONS = ("lerp", "hermite", "catmull_rom", "quadratic")
+ONE_SIDED = ("lerp", "hermite")  # the outer column of the other side has weight and slope 0
 
 
 def interpolate(signed: jax.Array, bands: jax.Array, kind: str) -> tuple[jax.Array, jax.Array]:

@@ -93,10 +93,10 @@ def test_dead_means_little_used_or_little_moved():
     field = field.replace(
         usage=jnp.array([0.0, 1, 1, 1, 1, 1, 1, 1]), movement=jnp.array([1.0, 0, 1, 1, 1, 1, 1, 1])
     )
-    index, dead = dead_tensors(field, 2, 0.1, 0.1)  # among all, not among the least used
+    index, dead = dead_tensors(c, field, 2, 0.1, 0.1)  # among all, not among the least used
     assert set(np.asarray(index).tolist()) == {0, 1} and bool(dead.all())
     for usage, movement, found in ((0.1, 0.0, {0}), (0.0, 0.1, {1}), (0.0, 0.0, set())):
-        index, dead = dead_tensors(field, 8, usage, movement)
+        index, dead = dead_tensors(c, field, 8, usage, movement)
         assert set(np.asarray(index)[np.asarray(dead)].tolist()) == found
 
 

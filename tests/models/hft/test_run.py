@@ -23,7 +23,7 @@ def text(tmp_path):
     return path
 
 
-def config(text, steps, **changes):
+def config(text, steps, tensor=1, **changes):
     small = {"window": 6, "ngram_orders": (2, 3), "ngram_bins": 256, "sketch_size": 128}
     small |= {"width": 32, "tensors": 96, "top_k": 8, "queue": 16, "relocated": 4}
     small |= {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9} | changes
@@ -37,14 +37,17 @@ def config(text, steps, **changes):
             "eval_every": 4,
             "checkpoint_every": 4,
             "log_every": 2,
+            "parallel": "shard_map" if tensor > 1 else "pmap",
+            "mesh": {"tensor": tensor},
             "data": {"paths": (str(text),), "valid_fraction": 0.2},
         }
     )
 
 
-def train(text, folder, steps, resume=False, **changes):
-    one = jax.devices()[:1]
-    return run(config(text, steps, **changes), folder, resume=resume, quiet=True, devices=one)
+def train(text, folder, steps, resume=False, tensor=1, **changes):
+    devices = jax.devices()[:tensor]
+    settings = config(text, steps, tensor, **changes)
+    return run(settings, folder, resume=resume, quiet=True, devices=devices)
 
 
 def test_resumed_run_is_the_same_bit_for_bit(text, tmp_path):
@@ -79,3 +82,21 @@ def test_resumed_run_is_the_same_bit_for_bit(text, tmp_path):
     replayed = [np.concatenate(part) for part in zip(*shards, strict=True)]
     np.testing.assert_array_equal(replayed[0], x.astype(np.float16))
     np.testing.assert_array_equal(replayed[1], y)
+
+
+def test_a_split_field_is_resumed_bit_for_bit_and_read_whole(text, tmp_path):
+    """By the common loop, over two devices: logs, checkpoints and validation as on one."""
+    still = {"geometry_rate": 0.0}  # see tests/models/hft/test_model.py
+    whole = train(text, tmp_path / "a", 8, tensor=2, **still)
+    train(text, tmp_path / "b", 4, tensor=2, **still)
+    again = train(text, tmp_path / "b", 8, resume=True, tensor=2, **still)
+    assert whole.digest and again.digest == whole.digest
+    model = load_model(tmp_path / "a", "last").model
+    assert model.field.columns.shape == (96, 3, 256)
+
+    one = train(text, tmp_path / "c", 8, **still)
+    np.testing.assert_allclose(one.valid["loss"], whole.valid["loss"], rtol=1e-3)
+    # A run on two devices goes on on one.
+    here = train(text, tmp_path / "b", 10, resume=True, **still)
+    there = train(text, tmp_path / "a", 10, resume=True, tensor=2, **still)
+    np.testing.assert_allclose(here.valid["loss"], there.valid["loss"], rtol=1e-3)
