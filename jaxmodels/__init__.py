@@ -71,13 +71,22 @@ def create(model, seed: int = 0, **overrides) -> nnx.Module:
       model: "system", "system/preset", or a config object.
       seed: seed of the initialization.
       **overrides: config fields to replace.
+
+    Raises:
+      UserError: an unknown system, preset or field, an invalid value or seed, or no config.
     """
     warn_if_unsafe()
     if isinstance(model, str):
         config = make_config(model, **overrides)
     else:
-        config = dataclasses.replace(model, **overrides)
-    return MODELS[_system_of(config)][1](config, rngs=nnx.Rngs(seed))
+        system = _system_of(model)
+        fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+        config = make_config(system, **fields | overrides)
+    try:
+        rngs = nnx.Rngs(seed)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"seed={seed!r}: give a whole number below 2^63") from error
+    return MODELS[_system_of(config)][1](config, rngs=rngs)
 
 
 def count_parameters(model) -> int:
@@ -91,8 +100,13 @@ def config_to_json(config) -> str:
 
 
 def config_from_json(text: str):
-    """Invert `config_to_json`."""
-    fields = decode_json(text)
+    """Invert `config_to_json`; raise UserError for any other text."""
+    try:
+        fields = decode_json(text)
+    except ValueError as error:
+        raise UserError(f"config: no JSON ({error})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
+        raise UserError('config: give a JSON object with the name of a system as "model"')
     return make_config(fields.pop("model"), **fields)
 
 
