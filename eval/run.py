@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 import jaxmodels
 from eval.log import json_object, read_log
 from eval.markov import baselines
-from jaxmodels.cli import quiet_absl
+from jaxmodels.cli import quiet_absl, whole_number
 from jaxmodels.data import ByteTokenizer, Corpus, label_classes, load_corpus
 from jaxmodels.data.tokenizers.folder import check_size, has_tokenizer, is_read, read_tokenizer
 from jaxmodels.errors import UserError
@@ -104,7 +104,7 @@ def load_trained(
     """
     if is_weights(user_path(workdir, "--workdir=")):
         return _load_weights(user_path(workdir))
-    if checkpoint not in ("best", "last") and not checkpoint.isdigit():
+    if checkpoint not in ("best", "last") and whole_number(checkpoint) < 0:
         raise UserError(f"--checkpoint={checkpoint}: give best, last, or the number of a step")
     read_log(workdir)  # raises clearer errors about the folder than Orbax
     quiet_absl()  # Orbax warns about each item that is not restored

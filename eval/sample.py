@@ -113,10 +113,10 @@ def choice_of(flags: argparse.Namespace) -> Sampling:
 
 def seed_of(flags: argparse.Namespace) -> int:
     """Return the seed of the flags; raise UserError if it is none."""
-    text = flags.seed
-    if not text.isdecimal() or int(text) >= 2**32:  # JAX would use the low 32 bits
-        raise UserError(f"--seed={text}: give a whole number below 2^32 = {2**32}")
-    return int(text)
+    seed = cli.whole_number(flags.seed)
+    if not 0 <= seed < 2**32:  # JAX would use the low 32 bits
+        raise UserError(f"--seed={flags.seed}: give a whole number below 2^32 = {2**32}")
+    return seed
 
 
 def session_of(flags: argparse.Namespace, model):

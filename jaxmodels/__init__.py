@@ -74,13 +74,22 @@ def create(model, seed: int = 0, **overrides) -> nnx.Module:
       model: "system", "system/preset", or a config object.
       seed: seed of the initialization.
       **overrides: config fields to replace.
+
+    Raises:
+      UserError: an unknown system, preset or field, an invalid value or seed, or no config.
     """
     warn_if_unsafe()
     if isinstance(model, str):
         config = make_config(model, **overrides)
     else:
-        config = dataclasses.replace(model, **overrides)
-    return MODELS[_system_of(config)][1](config, rngs=nnx.Rngs(seed))
+        system = _system_of(model)
+        fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+        config = make_config(system, **fields | overrides)
+    try:
+        rngs = nnx.Rngs(seed)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"seed={seed!r}: give a whole number below 2^63") from error
+    return MODELS[_system_of(config)][1](config, rngs=rngs)
 
 
 def count_parameters(model) -> int:
@@ -103,9 +112,14 @@ def config_from_json(text: str):
     """Invert `config_to_json`.
 
     Raises:
-      UserError: as `make_config`; or a format of a newer version of this package.
+      UserError: as `make_config`; no such text; or a format of a newer version of this package.
     """
-    fields = decode_json(text)
+    try:
+        fields = decode_json(text)
+    except ValueError as error:
+        raise UserError(f"config: no JSON ({error})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
+        raise UserError('config: give a JSON object with the name of a system as "model"')
     found = fields.pop("format", 1)
     if type(found) is not int or not 1 <= found <= CONFIG_FORMAT:
         raise UserError(f"config of format {found!r}; this version reads {CONFIG_FORMAT}: update")

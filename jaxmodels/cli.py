@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -177,6 +178,14 @@ def utf8(text: str, name: str) -> str:
     except UnicodeEncodeError as error:
         raise UserError(f"{name}: must be UTF-8, its symbol {error.start + 1} is not") from error
     return text
+
+
+def whole_number(text: str) -> int:
+    """Return the number that a text of ASCII digits writes, -1 for any other text.
+
+    `str.isdigit` also holds for "²", which `int` refuses, as it does a text of 4,301 digits.
+    """
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else -1
 
 
 def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:

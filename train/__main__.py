@@ -131,7 +131,7 @@ def _processes(args: argparse.Namespace) -> contextlib.AbstractContextManager:
     if missing or args.distributed:
         wrong = f"{missing[0]} is missing" if missing else "--distributed finds them by itself"
         raise UserError(f"{', '.join(flags)} belong together; {wrong}")
-    if not re.fullmatch(r".+:\d+", args.coordinator):
+    if not re.fullmatch(".+:[0-9]{1,18}", args.coordinator):
         raise UserError(f"--coordinator={args.coordinator}: write HOST:PORT, e.g. 10.0.0.1:9876")
     if args.num_processes < 1:
         raise UserError(f"--num-processes={args.num_processes}: give at least 1")

@@ -235,7 +235,7 @@ def _quantiles(numbers: Sequence[float]) -> Callable[[float], str]:
 def difficulty(pair: Pair) -> float:
     """Return the number of blanks of a puzzle, or else the length of the answer."""
     blanks = pair.combination[0] if len(pair.combination) == 1 else ""
-    return float(blanks) if blanks.isdigit() else float(len(pair.answer))
+    return float(blanks) if blanks.isdecimal() else float(len(pair.answer))
 
 
 def _correlation(difficulties, rounds) -> float | None:

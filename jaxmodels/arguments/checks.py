@@ -25,7 +25,8 @@ def check_ragged(ragged: dict, lead: tuple[int, ...]) -> None:
         raise UserError("lengths: a step reads one token; give hold, bool (batch,)")
     check_axes("lengths", lengths, "int", lead[:1])
     if is_known(lengths) and lengths.size and isinstance(lead[1], int):
-        least, most = int(lengths.min()), int(lengths.max())
+        known = np.asarray(lengths)  # a layer may be traced where the lengths are not
+        least, most = int(known.min()), int(known.max())
         if least < 0 or most > lead[1]:
             wrong = least if least < 0 else most
             raise UserError(f"lengths: {wrong} is not a number of tokens from 0 to {lead[1]}")
@@ -125,7 +126,8 @@ def check_like(name: str, given, expected: list, structure, of: str) -> None:
 
 def check_axes(name: str, x, kind: str, lead: tuple[int, ...], more: int = 0) -> None:
     """Raise UserError unless x has the leading axes, `more` further ones, and a dtype of `kind`."""
-    fits = x.shape[: len(lead)] == lead and x.ndim == len(lead) + more
+    shape = getattr(x, "shape", ())  # a list has none
+    fits = shape[: len(lead)] == lead and len(shape) == len(lead) + more
     if fits and (kind == "real" or jnp.issubdtype(x.dtype, KINDS[kind])):
         return
     words = _tuple((*lead, *("width",) * more))

@@ -113,6 +113,8 @@ def test_wrong_holds_are_refused_in_words(form):
     for given, words in (
         ({"hold": hold[:, :1]}, r"^hold must be bool \(3, 9\), got bool \(3, 1\)"),
         ({"hold": hold.astype(int)}, r"^hold must be bool"),
+        ({"hold": hold.tolist()}, r"^hold must be bool \(3, 9\), got list"),
+        ({"lengths": LENGTHS.tolist()}, r"^lengths must be int \(3,\), got list"),
         ({"lengths": np.array([1, 2])}, r"^lengths must be int \(3,\)"),
         ({"lengths": np.array([1, 2, 10])}, r"^lengths: 10 is not a number of tokens from 0 to 9"),
         ({"lengths": LENGTHS, "hold": hold}, "^hold and lengths: give one"),

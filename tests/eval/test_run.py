@@ -32,6 +32,12 @@ def test_sample_does_not_need_the_text(finished, texts, capsys):
     assert capsys.readouterr().out.startswith("the people")
 
 
+@pytest.mark.parametrize("step", ["", "-1", "1e3", "²", "9" * 5000])
+def test_checkpoints_that_are_no_step(step):
+    with pytest.raises(UserError, match=f"^--checkpoint={step}: give best, last, or the number"):
+        load_trained("run", step)
+
+
 def test_changed_text_is_rejected(finished, texts):
     file = sorted(texts.glob("*.txt"))[0]
     before = file.read_bytes()

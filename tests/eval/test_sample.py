@@ -117,11 +117,12 @@ def test_pieces_are_whole_characters():
     assert pieces == ["☃", "☃", "\ufffd"]
 
 
-@pytest.mark.parametrize("seed", ["1e20", "4294967296", "-1", "", "x"])
+@pytest.mark.parametrize("seed", ["1e20", "4294967296", "-1", "", "x", "9" * 5000, "²"])
 def test_invalid_seed(seed, capsys):
     assert main(["--workdir=run", f"--seed={seed}"]) == 2
     _, error = capsys.readouterr()
-    assert error.startswith(f"error: --seed={seed}: give a whole number below 2^32")
+    assert error.startswith(f"error: --seed={seed}"[:400])
+    assert "give a whole number below 2^32" in error
     assert error.count("\n") == 1
 
 

@@ -41,7 +41,7 @@ def test_calls(case):
         with refused(f"tokens: id {wrong} is outside the vocabulary, 0 to {size - 1}"):
             model(state, tokens.at[1, 2].set(wrong))
     if not reads_rows:
-        for wrong in (jnp.zeros((BATCH, 1), bool), tokens):
+        for wrong in (jnp.zeros((BATCH, 1), bool), tokens, [[True] * tokens.shape[1]] * BATCH):
             with refused(f"reset must be bool ({BATCH}, {tokens.shape[1]}), got "):
                 model(state, tokens, wrong)
     other = model.initial_carry(3, 5) if reads_rows else model.initial_state(3)
@@ -53,6 +53,15 @@ def test_calls(case):
         model(half, tokens)
     with pytest.raises(UserError, match=r"^(state|thoughts) must be what initial_"):
         model((half, half), tokens)
+
+
+def test_lengths_that_a_program_closes_over(case):
+    """They are known while everything else is traced, as in the layers of a plain call."""
+    model, state, batch = case
+    if jaxmodels.models.contract.traits_of(model).solve is not None:
+        state = None
+    lengths = jnp.array([0, 3], jnp.int32)
+    jax.eval_shape(lambda model: model(state, batch["inputs"], lengths=lengths), model)
 
 
 def test_rows(case):
@@ -105,3 +114,24 @@ def test_targets_that_do_not_count_may_be_anything(case):
     last = batch["targets"].at[0, 1].set(-100), batch["weights"].at[0, 1].set(0.0)
     hidden = dict(zip(("targets", "weights"), last, strict=True))
     jax.eval_shape(lambda model: model.loss_sums(state, batch | hidden), model)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "words"),
+    [
+        (3, {}, "int is not the config of a model in MODELS"),
+        (None, {}, "NoneType is not the config"),
+        (small_config("rwkv"), {"widht": 8}, "rwkv has no field 'widht'; did you mean 'width'?"),
+        ("rwkv/7", {"seed": 1.5}, "seed=1.5: give a whole number below 2^63"),
+        ("rwkv/7", {"seed": 2**70}, "seed=1180591620717411303424: give a whole number"),
+    ],
+)
+def test_models_that_cannot_be_made(model, fields, words):
+    with refused(words):
+        jaxmodels.create(model, **fields)
+
+
+@pytest.mark.parametrize("text", ["", "x", "[]", "{}", '{"model": 3}', b"\xff", "[" * 100_000])
+def test_texts_that_are_no_config(text):
+    with refused("config: "):
+        jaxmodels.config_from_json(text)

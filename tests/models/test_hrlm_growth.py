@@ -21,15 +21,18 @@ def test_two_tables_grow_with_the_vocabulary_and_nothing_with_the_length():
 
 @pytest.mark.slow
 def test_attention_grows_with_the_square_of_the_length():
-    """The source: 1024^2 scores against 81^2 are 160 times as many; compiled, not computed."""
+    """The source: 1024^2 scores against 81^2 are 160 times as many; by blocks of queries, not so."""
     small = {"width": 8, "head_size": 8, "mlp_multiple": 8, "high_layers": 1, "low_layers": 1}
     small |= {"high_cycles": 1, "low_cycles": 1, "halt_max_steps": 1, "vocab_size": 8}
-    sizes = {
-        length: step_bytes("hrlm/base", 1, length, False, **small)["temporaries"]
-        for length in (128, 1024, 2048)
-    }
+
+    def temporaries(length, **fields):
+        return step_bytes("hrlm/base", 1, length, False, **small, **fields)["temporaries"]
+
+    whole = {length: temporaries(length, block_size=length) for length in (128, 1024, 2048)}
+    blocks = {length: temporaries(length) for length in (1024, 2048)}
     assert (1024 / 81) ** 2 == pytest.approx(160, rel=0.01)
     # Beside the scores there is what grows with the length alone, less of it the longer the rows.
-    first, second = sizes[1024] / sizes[128], sizes[2048] / sizes[1024]
-    print(f"{sizes}: 8 times the length {first:.1f}, then twice {second:.2f}")
+    first, second = whole[1024] / whole[128], whole[2048] / whole[1024]
+    print(f"{whole}: 8 times the length {first:.1f}, then twice {second:.2f}; by blocks {blocks}")
     assert 8 < first < 64 and 3.3 < second < 4.05
+    assert blocks[2048] < 2.6 * blocks[1024] and blocks[2048] < whole[2048] / 4

@@ -21,6 +21,11 @@ from jaxmodels.json_text import decode_json
 from jaxmodels.paths import is_dir, is_file, shown, user_path
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl")
+# Byte order marks; the first that fits counts: one of UTF-32 begins with one of UTF-16.
+MARKS = {
+    "UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"),
+    "UTF-16": (b"\xff\xfe", b"\xfe\xff"),
+}
 
 Span = tuple[int, int, int]  # first byte, byte after the last, label
 
@@ -113,8 +118,8 @@ def read_text(path: Path) -> bytes:
         raise UserError(f"{path}: the file is empty; remove it from the list or fill it")
     zero = data.find(b"\0")
     if zero >= 0:
-        utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        fix = "looks like UTF-16, convert it to UTF-8" if utf16 else "give a UTF-8 text file"
+        kind = next((name for name, marks in MARKS.items() if data.startswith(marks)), None)
+        fix = f"looks like {kind}, convert it to UTF-8" if kind else "give a UTF-8 text file"
         raise UserError(f"{path}: binary file, NUL byte at {_place(data, zero)}; {fix}")
     try:
         data.decode("utf-8")

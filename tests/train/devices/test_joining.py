@@ -224,6 +224,7 @@ def test_an_own_fault_keeps_its_traceback(pair, capfd):
     ("flags", "message"),
     [
         (["--distributed"], "--distributed: found no TPU pod, Slurm or Open MPI around this"),
+        ([f"--coordinator=127.0.0.1:{'9' * 5000}"], "write HOST:PORT"),
         (["--coordinator=127.0.0.1:99999"], "the port must be 1 .. 65535"),
         (["--coordinator=127.0.0.1:9", "--join-timeout=0"], "--join-timeout=0: give more than 0"),
     ],
