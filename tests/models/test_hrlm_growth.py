@@ -21,7 +21,7 @@ def test_two_tables_grow_with_the_vocabulary_and_nothing_with_the_length():
 
 @pytest.mark.slow
 def test_attention_grows_with_the_square_of_the_length():
-    """The source: 1024^2 scores against 81^2 are 160 times as many; by blocks of queries, not so."""
+    """The source: 1024^2 scores against 81^2 are 160 times as many. By blocks they are not kept."""
     small = {"width": 8, "head_size": 8, "mlp_multiple": 8, "high_layers": 1, "low_layers": 1}
     small |= {"high_cycles": 1, "low_cycles": 1, "halt_max_steps": 1, "vocab_size": 8}
 
