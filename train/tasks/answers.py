@@ -314,7 +314,7 @@ def _check_fit(config: ConfigDict) -> None:
             f"config.data.format: model {config.model!r} does not read {d.format!r}; "
             "hrlm and hrm do"
         )
-    if d.augment and _puzzling(config) and not len(d.tasks):
+    if d.augment and d.format == "built" and _puzzling(config) and not len(d.tasks):
         raise UserError("config.data.augment: only known puzzles are augmented; set it to false")
 
 

@@ -186,7 +186,7 @@ def test_variants_of_a_training_config(experiment, texts, tmp_path):
         ("configs/groundthink/matrix.py", 31, ["", "full", "claim", "smoke"]),
         ("configs/rnk/matrix.py", 20, ["", "smoke"]),
         ("configs/hrlm/sudoku_matrix.py", 11, ["", "smoke"]),
-        ("configs/hrlm/text_matrix.py", 5, ["", "smoke"]),
+        ("configs/hrlm/text_matrix.py", 6, ["", "smoke"]),
         ("configs/hrlm/claims.py", 5, [""]),
         ("configs/hrlm/compare_enes.py", 4, [""]),
         ("configs/hrlm/compare_sudoku9.py", 4, [""]),

@@ -220,7 +220,8 @@ def test_a_question_is_asked_as_it_was_trained(tmp_path):
         corpus = pairs_of(config)
         model = HRLMInference.__new__(HRLMInference)
         model.config = config
-        asked = SimpleNamespace(config=SimpleNamespace(**fields, halt_max_steps=1))
+        limits = {"halt_max_steps": 1, "limits": (None, None)}
+        asked = SimpleNamespace(config=SimpleNamespace(**fields, **limits))
         model.answerer = Answerer(asked, corpus.tokenizer)
         pair = corpus.train[0]
         trained = lay_out_pairs([pair], corpus.tokenizer, "nar", 32).inputs
