@@ -151,7 +151,8 @@ def start(model, *, slots: int) -> Pool:
     state = model.initial_state(slots)
     token = jnp.zeros((slots,), jnp.int32)
     vocab = jax.eval_shape(model.step, state, token)[1].logits.shape[-1]
-    return Pool(state, jnp.zeros((slots, vocab)), jnp.zeros((slots, vocab), bool), token, token)
+    logits, seen = (jnp.zeros((slots, vocab), kind) for kind in (jnp.float32, bool))
+    return Pool(state, logits, seen, token, token)
 
 
 def read_piece(model, state, tokens):
@@ -197,9 +198,9 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
         left=ints,
         why=ints,
         steps=ints,
-        logprobs=jnp.zeros((slots, most)),
+        logprobs=jnp.zeros((slots, most), jnp.float32),
         top_ids=jnp.zeros((slots, most, top), jnp.int32),
-        top_logprobs=jnp.zeros((slots, most, top)),
+        top_logprobs=jnp.zeros((slots, most, top), jnp.float32),
         watch=jax.tree.map(lambda x: jnp.zeros((slots, most, *x.shape[1:]), x.dtype), shapes),
     )
 
@@ -225,6 +226,7 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
         token = jnp.where(reading, orders.forced[:, at], jnp.where(drawing, chosen, 0))
         logprobs, ids, values = _logprobs(pool.logits, token, top, orders.top)
         live = reading | drawing
+        one = drawing.astype(jnp.int32)
         state, logits, seen = step(pool.state, token)
         state = jax.tree.map(
             lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
@@ -240,10 +242,10 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
         steps = drawn.steps
         drawn = Drawn(
             tokens=put(drawn.tokens, token, drawing, place),
-            count=place + drawing,
+            count=place + one,
             left=drawn.left,
             why=jnp.where(broken, BROKEN, jnp.where(ended, ENDED, drawn.why)),
-            steps=steps + live,
+            steps=steps + live.astype(jnp.int32),
             logprobs=put(drawn.logprobs, logprobs, drawing, place),
             top_ids=put(drawn.top_ids, ids, drawing, place),
             top_logprobs=put(drawn.top_logprobs, values, drawing, place),
@@ -254,8 +256,8 @@ def decode(model, pool: Pool, orders: Orders, *, most: int, watch: Callable | No
             state=state,
             logits=jnp.where(live[:, None], logits, pool.logits),
             seen=pool.seen.at[rows, token].max(live),
-            drawn=pool.drawn + drawing,
-            left=jnp.where(broken | ended, 0, pool.left - drawing),
+            drawn=pool.drawn + one,
+            left=jnp.where(broken | ended, 0, pool.left - one),
         )
         return at + 1, pool, drawn
 
