@@ -217,14 +217,14 @@ def _relations(cell, before, binds, reset, real, every):
     if reset is not None:
         starts = reset.reshape(count, every, batch)
         reads, continues = reads & (_later(starts) == 0), ~starts.any(1)
-    share = jax.nn.sigmoid(logit) * jnp.exp(age * log_keep)
+    share = jax.nn.sigmoid(logit) * jnp.exp(age.astype(jnp.float32) * log_keep)
     each = (share[..., None, None] * inverse)[..., None] * shaped
     summed = jnp.sum(jnp.where(reads[..., None, None, None], each, 0.0), 1)
     total = jnp.sum(jnp.where(reads, share, 0.0), 1)
     scale = cell.bind.relation_norm.scale[...][None, None, None, None]
     bias = cell.bind.relation_norm.bias[...][None, None, None, None]
     new = summed * scale + total[:, :, None, None, None] * bias
-    fade = jnp.exp(tokens * log_keep)
+    fade = jnp.exp(tokens.astype(jnp.float32) * log_keep)
 
     def add(relations, segment):
         new, continues, fade = segment

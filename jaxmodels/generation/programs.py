@@ -154,7 +154,8 @@ def start(model, *, slots: int) -> Pool:
     state = model.initial_state(slots)
     token = jnp.zeros((slots,), jnp.int32)
     vocab = jax.eval_shape(model.step, state, token)[1].logits.shape[-1]
-    return Pool(state, jnp.zeros((slots, vocab)), jnp.zeros((slots, vocab), bool), token, token)
+    logits, seen = (jnp.zeros((slots, vocab), kind) for kind in (jnp.float32, bool))
+    return Pool(state, logits, seen, token, token)
 
 
 def read_piece(model, state, tokens):
@@ -187,7 +188,7 @@ def decode(model, pool: Pool, orders: Orders, *, most: int):
     """
     pool = _begun(model, pool, orders)
     slots = len(orders.begin)
-    rows, ints = jnp.arange(slots), jnp.zeros((slots,), jnp.int32)
+    rows, ints = jnp.arange(slots, dtype=jnp.int32), jnp.zeros((slots,), jnp.int32)
     drawn = Drawn(tokens=jnp.zeros((slots, most), jnp.int32), count=ints, left=ints, why=ints)
 
     def active(pool, drawn, at):
@@ -211,11 +212,12 @@ def decode(model, pool: Pool, orders: Orders, *, most: int):
         drawing = drawing & ~broken & ~ended
         token = jnp.where(reading, orders.forced[:, at], jnp.where(drawing, chosen, 0))
         live = reading | drawing
+        one = drawing.astype(jnp.int32)
         state, logits = _stepped(model, pool, token, live)[:2]
         place = jnp.where(drawing, drawn.count, most)  # beyond the end: dropped
         drawn = Drawn(
             tokens=drawn.tokens.at[rows, place].set(token, mode="drop"),
-            count=drawn.count + drawing,
+            count=drawn.count + one,
             left=drawn.left,
             why=jnp.where(broken, BROKEN, jnp.where(ended, ENDED, drawn.why)),
         )
@@ -223,8 +225,8 @@ def decode(model, pool: Pool, orders: Orders, *, most: int):
             state=state,
             logits=logits,
             seen=pool.seen.at[rows, token].max(live),
-            drawn=pool.drawn + drawing,
-            left=jnp.where(broken | ended, 0, pool.left - drawing),
+            drawn=pool.drawn + one,
+            left=jnp.where(broken | ended, 0, pool.left - one),
         )
         return at + 1, pool, drawn
 
@@ -239,7 +241,8 @@ def look(model, pool: Pool, orders: Orders, drawn: Drawn, *, watch: Callable | N
     """
     pool, top = _begun(model, pool, orders), min(TOP, pool.logits.shape[-1])
     most = drawn.tokens.shape[1]
-    drawing = jnp.arange(most)[None] - orders.reading[:, None]  # number of the drawn token
+    at = jnp.arange(most, dtype=jnp.int32)
+    drawing = at[None] - orders.reading[:, None]  # number of the drawn token
     tokens = jnp.take_along_axis(drawn.tokens, jnp.maximum(drawing, 0), 1)
     tokens = jnp.where(drawing < 0, orders.forced, tokens)
     steps = orders.reading + drawn.count
@@ -254,7 +257,7 @@ def look(model, pool: Pool, orders: Orders, drawn: Drawn, *, watch: Callable | N
         told = Look(logprob, ids.astype(jnp.int32), values, seen)
         return pool.replace(state=state, logits=logits), told
 
-    told = jax.lax.scan(body, pool, jnp.arange(most))[1]
+    told = jax.lax.scan(body, pool, at)[1]
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), told)
 
 

@@ -119,7 +119,8 @@ def uniforms(seed: jax.Array, count: jax.Array) -> jax.Array:
     """
 
     def one(seed, count):
-        return jax.random.uniform(jax.random.fold_in(jax.random.key(seed), count))
+        key = jax.random.fold_in(jax.random.key(seed), count)
+        return jax.random.uniform(key, dtype=jnp.float32)
 
     return jax.vmap(one)(seed, count)
 

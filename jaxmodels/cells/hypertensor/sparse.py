@@ -76,8 +76,13 @@ def sum_by_tensor(weights: jax.Array, rows: jax.Array, index: jax.Array, tensors
     return lax.platform_dependent(weights, rows, index, cpu=grouped, default=scattered)
 
 
+def _at(*starts):
+    """Return the starts of a slice as int32: with x64, numbers would be int64, and not fit."""
+    return tuple(jnp.asarray(start, jnp.int32) for start in starts)
+
+
 def _slice(used, columns, i, first):
-    part = lax.dynamic_slice(columns, (i, first, 0), (1, used, columns.shape[2]))
+    part = lax.dynamic_slice(columns, _at(i, first, 0), (1, used, columns.shape[2]))
     return part[0].astype(jnp.float32)
 
 
@@ -142,7 +147,7 @@ def _respond_slices(used, columns, coefficients, g, index):
                 own = _slice(used, columns, index[k], first[k])
                 vectors += [_weighted(coefficients[n, :, k], own) for n in range(count)]
             part = jnp.dot(jnp.stack(vectors), g, precision=EXACT).reshape(step, count)
-            return lax.dynamic_update_slice(e, part, (j * step, 0))
+            return lax.dynamic_update_slice(e, part, _at(j * step, 0))
 
         zeros = jnp.zeros((len(index), count), jnp.float32)
         return lax.fori_loop(0, len(index) // step, some, zeros).T
@@ -175,24 +180,25 @@ def _sum_groups(tensors, weights, rows, index):
     # Pairs without weight come last and belong to no tensor.
     tensor = jnp.where(jnp.any(weights != 0.0, 0), index.reshape(-1), tensors)
     order = jnp.argsort(tensor).astype(jnp.int32)
-    first = jnp.searchsorted(tensor[order], jnp.arange(tensors + 1)).astype(jnp.int32)
+    every = jnp.arange(tensors + 1, dtype=jnp.int32)
+    first = jnp.searchsorted(tensor[order], every).astype(jnp.int32)
     groups = -(-(first[1:] - first[:-1]) // GROUP)
-    ends = jnp.cumsum(groups)
-    number = jnp.arange(tensor.size // GROUP + tensors)
+    ends = jnp.cumsum(groups, dtype=jnp.int32)
+    number = jnp.arange(tensor.size // GROUP + tensors, dtype=jnp.int32)
     owner = jnp.searchsorted(ends, number, side="right").astype(jnp.int32)
     owner = jnp.minimum(owner, tensors - 1)
     start = first[owner] + GROUP * (number - (ends - groups)[owner])
     order = jnp.pad(order, (0, GROUP))
 
     def add(j, sums):
-        pair = lax.dynamic_slice(order, (start[j],), (GROUP,))
-        own = start[j] + jnp.arange(GROUP) < first[owner[j] + 1]
+        pair = lax.dynamic_slice(order, _at(start[j]), (GROUP,))
+        own = start[j] + jnp.arange(GROUP, dtype=jnp.int32) < first[owner[j] + 1]
         weight = jnp.where(own[None], weights[:, pair], 0.0)
-        part = lax.dynamic_slice(sums, (owner[j], 0, 0), (1, *sums.shape[1:]))
+        part = lax.dynamic_slice(sums, _at(owner[j], 0, 0), (1, *sums.shape[1:]))
         for k in range(GROUP):
-            row = lax.dynamic_slice(rows, (pair[k] // chosen, 0), (1, rows.shape[1]))
+            row = lax.dynamic_slice(rows, _at(pair[k] // chosen, 0), (1, rows.shape[1]))
             part = part + (weight[:, k, None] * row)[None]
-        return lax.dynamic_update_slice(sums, part, (owner[j], 0, 0))
+        return lax.dynamic_update_slice(sums, part, _at(owner[j], 0, 0))
 
     sums = jnp.zeros((tensors, count, rows.shape[1]), jnp.float32)
     return lax.fori_loop(0, ends[-1], add, sums)

@@ -84,7 +84,7 @@ def windows_of(before: jax.Array, tokens: jax.Array, reset: jax.Array | None) ->
 
 def positions_of(before: jax.Array, reset: jax.Array | None, time: int) -> jax.Array:
     """Return the position of each token in its document, int32 (B, T); `before`: (B,)."""
-    index = jnp.arange(time)[None]
+    index = jnp.arange(time, dtype=jnp.int32)[None]
     if reset is None:
         return before[:, None] + index
     start = jax.lax.cummax(jnp.where(reset, index, -1), axis=1)

@@ -112,6 +112,7 @@ def run(model, state, batch, key=None, progress=None):
     halts = should_halt(c, out) & c.adaptive
     keys = key if key.ndim else jax.random.split(key, steps.shape[0])
     explores, least = jax.vmap(lambda key: _exploration(c, key))(keys)
+    least = least.astype(jnp.float32)
     halted = ((last | halts) & (~explores | (steps >= least) | last)).astype(jnp.float32)
     sums |= _halting(model, exact, (out.q_halt, out.q_continue), value, steps, halted, weights)
     state = state.replace(
@@ -127,10 +128,10 @@ def run(model, state, batch, key=None, progress=None):
 
 
 def _exploration(config, key):
-    """Draw for one row (explores: bool, minimum ACT steps if it does: int, 2 to the limit)."""
+    """Draw for one row (explores: bool, minimum ACT steps if it does: int32, 2 to the limit)."""
     explore, least = jax.random.split(key)
     explores = jax.random.uniform(explore, dtype=jnp.float32) < config.halt_exploration
-    return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1)
+    return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1, jnp.int32)
 
 
 def should_halt(config, out):
@@ -152,7 +153,8 @@ def _answer(model, logits, targets, weights):
     per_row = jnp.maximum(count, 1.0)
     exact = exact.astype(jnp.float32)
     answer = nll.sum() if model.config.loss_mean == "token" else (nll / per_row).sum()
-    return {"answer": answer, "exact": exact.sum(), "accuracy": (correct / per_row).sum()}, exact
+    accuracy = correct.astype(jnp.float32) / per_row
+    return {"answer": answer, "exact": exact.sum(), "accuracy": accuracy.sum()}, exact
 
 
 def _halting(model, exact, q, value, steps, halted, weights):

@@ -103,12 +103,13 @@ def read_byte(config, chunk: OpenChunk, token, features, chance):
     c, real = config, token != config.pad
     fixed = c.chunking == "fixed"
     mine = jnp.where(real[:, None], features * phases(chunk.position, c.width), 0.0)
-    position = chunk.position + (1.0 if fixed else real)
+    one = real.astype(jnp.float32)
+    position = chunk.position + (1.0 if fixed else one)
     read = OpenChunk(
         total=chunk.total + mine,
-        size=chunk.size + real,
+        size=chunk.size + one,
         position=position,
-        last=jnp.where(real, token, chunk.last).astype(jnp.float32),
+        last=jnp.where(real, token.astype(jnp.float32), chunk.last),
         cooldown=jnp.maximum(chunk.cooldown - 1.0, 0.0),
     )
     if c.chunking == "space":
@@ -197,7 +198,8 @@ def last_prompts(state, m, first, prompt):
         m, first, prompt = inputs
         context = jnp.where(first[:, None], 0.0, context)
         context = jnp.where(prompt[:, None], m, context)
-        prompted = jnp.maximum(jnp.where(first, 0.0, prompted), prompt)
+        prompted = jnp.where(first, 0.0, prompted)
+        prompted = jnp.maximum(prompted, prompt.astype(jnp.float32))
         return (context, prompted), (context, prompted)
 
     inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), (m, first, prompt))

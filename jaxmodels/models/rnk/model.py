@@ -160,7 +160,7 @@ class RNK(nnx.Module):
         """Return the state after `chunk` has been read and the next one planned."""
         mamba, m = self._through(lambda layer, s, x: layer.step(s, x), state.mamba, mean_of(chunk))
         context = jnp.where(ends.prompt[:, None], m, state.context)
-        prompted = jnp.maximum(state.prompted, ends.prompt)
+        prompted = jnp.maximum(state.prompted, ends.prompt.astype(jnp.float32))
         plan, _ = self._plan(Known(m[:, None], context[:, None], prompted[:, None]))
         share = self._share(state.planned, chance)
         return state.replace(
