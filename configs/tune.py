@@ -20,9 +20,9 @@ from configs.rwkv import get_config as base_config
 
 BASE = "runs/base"
 RATES = {
-    "state": (3e-2, 1e-1, 3e-1, 1.0),
-    "lora": (3e-4, 1e-3, 3e-3, 1e-2),
-    "full": (1e-4, 3e-4, 1e-3, 3e-3),
+    "state": (3e-1, 1.0, 3.0, 10.0),
+    "lora": (1e-3, 3e-3, 1e-2, 3e-2),
+    "full": (3e-4, 1e-3, 3e-3, 1e-2),
 }
 
 

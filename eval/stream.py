@@ -88,6 +88,7 @@ def stream(model, pieces: Iterator[np.ndarray], tokens: int, segment: int, windo
         "tokens": read,
         "losses": losses or [sums / max(counted, 1)],
         "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "weight_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(model)),
         "peak_bytes_early": early,
         "peak_bytes_late": peak_memory(),
         "tokens_per_second": round(read / (time.perf_counter() - start), 1),
@@ -147,9 +148,9 @@ def _run(flags: argparse.Namespace, command: str) -> None:
     result["says"] = (
         f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second; loss "
         f"{first:.4f} in the first tenth, {last:.4f} in the last, {max(losses):.4f} in the worst "
-        f"window; state {result['state_bytes']:,} bytes; peak memory "
-        f"{result['peak_bytes_early'] / 2**20:.1f} MiB after a tenth, {growth / 2**20:+.1f} MiB "
-        "after that"
+        f"window; weights {result['weight_bytes']:,} bytes, state {result['state_bytes']:,} bytes; "
+        f"peak memory {result['peak_bytes_early'] / 2**20:.1f} MiB after a tenth, "
+        f"{growth / 2**20:+.1f} MiB after that"
     )
     print("\n".join([result["says"], *result["notes"]]))  # before it is stored, which may fail
     result["versions"] = versions()

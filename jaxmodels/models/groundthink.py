@@ -173,6 +173,18 @@ V3 = {
     "grounding": False,
     "learn_initial_state": True,
 }
+V020 = {
+    "layout": "gla",
+    "num_layers": 6,
+    "attention_layers": (),
+    "placement": "post",
+    "state_norm": "boundary",
+    "decay_sign": "inverted",
+    "grounding": False,
+    "base_decay": 1.0,
+    "decay_init": 0.02,
+    "output_gain": None,
+}
 PRESETS = {
     "8m_iso": {"mamba_expand": 1, "channel_expansion": 2.0},
     "v3_no_attn": {"attention_layers": ()},
@@ -180,18 +192,8 @@ PRESETS = {
     "v3_wide": {"num_layers": 8, "width": 320},
     "v3_as_written": V3,
     "v3_repaired": {"layout": "gla"},
-    "v020": {
-        "layout": "gla",
-        "num_layers": 6,
-        "attention_layers": (),
-        "placement": "post",
-        "state_norm": "boundary",
-        "decay_sign": "inverted",
-        "grounding": False,
-        "base_decay": 1.0,
-        "decay_init": 0.02,
-        "output_gain": None,
-    },
+    "v020": V020,
+    "v020_wide": V020 | {"num_layers": 4, "width": 384},
     "125m": {"num_layers": 16, "width": 768, "head_size": 64, "state_dim": 32, "vocab_size": 24576}
     | {"attention_layers": (7, 15), "attn_window": 1024},
 }

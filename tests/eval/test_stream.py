@@ -23,6 +23,7 @@ def test_segments_carry_the_state():
     nats = -log_p[np.arange(100), tokens[1:]]
     np.testing.assert_allclose(found["losses"], [nats[:40].mean(), nats[40:80].mean()], rtol=1e-5)
     assert found["tokens"] == 100 and found["state_bytes"] == 64
+    assert found["weight_bytes"] == sum(x.nbytes for x in jax.tree.leaves(model))
     assert found["peak_bytes_late"] >= found["peak_bytes_early"] > 2**20
 
 

@@ -1,5 +1,7 @@
 """GroundThink: layouts, contract, parameter labels, and the original variants."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -50,6 +52,10 @@ def test_presets():
     """G-12: every one a valid config; the two that no other test builds."""
     assert all(jaxmodels.make_config(f"groundthink/{name}").kinds for name in PRESETS)
     assert 5e6 < count("groundthink/v020") < 6e6 < count("groundthink/v3_repaired") < 12e6
+    wide, v020 = (jaxmodels.make_config(f"groundthink/{x}") for x in ("v020_wide", "v020"))
+    assert dataclasses.replace(wide, num_layers=6, width=256) == v020
+    assert (wide.num_layers, wide.width) == (4, 384)
+    assert count("groundthink/v020_wide") == 8_308_996  # the source: 8M
 
 
 def test_layouts_and_anchors():
