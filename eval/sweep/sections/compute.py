@@ -19,7 +19,7 @@ def section(result: Mapping[str, Any]) -> list[Block]:
     rows = compute_rows(result)
     if not rows:
         return []
-    header = ("entry", "MFLOP per token", "relative", "compute to the level", "relative")
+    header = ("entry", "MFLOP per token", "relative", "TFLOP to the level", "relative")
     cells = [[row["entry"], *map(_number, list(row.values())[1:])] for row in rows]
     return [Heading("Compute"), Table(header, cells), Text(EXPLANATION)]
 

@@ -76,7 +76,8 @@ def test_a_sweep_counts_and_compares():
     relative = rows["wide"]["total"] / rows["plain"]["total"]
     assert rows["wide"]["total_relative"] == pytest.approx(relative)
     assert rows["bad"]["total"] is rows["bad"]["total_relative"] is None
-    assert any("MFLOP per token" in getattr(b, "header", ()) for b in brief(result))
+    headers = [getattr(block, "header", ()) for block in brief(result)]
+    assert any("MFLOP per token" in x and "TFLOP to the level" in x for x in headers)
 
 
 def test_steps_to_a_level():
