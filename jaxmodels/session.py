@@ -29,8 +29,8 @@ from jaxmodels.writing import written_whole
 
 KIND = "jaxmodels recurrent state"
 VERSION = 3
-# Config fields that change how a model computes, but not the meaning of its state.
-FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap")
+# Config fields that change how a model computes or learns, but not the meaning of its state.
+FREE_FIELDS = ("dtype", "remat", "remat_chunk", "chunk_size", "l2_wrap", "importance")
 
 
 def save_session(session: Session, model, path: str | Path) -> None:
@@ -106,6 +106,7 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def _check_model(path, saved: dict, expected: dict) -> None:
+    saved = _completed(saved)
     if config_hash(saved) == config_hash(expected):
         return
     if saved.get("model") != expected["model"]:
@@ -116,6 +117,14 @@ def _check_model(path, saved: dict, expected: dict) -> None:
         old, new = saved.get(name), expected.get(name)
         if old != new:
             raise UserError(f"{path}: a state of a model with {name}={old!r}; this one has {new!r}")
+
+
+def _completed(config: dict) -> dict:
+    """Return a config with the defaults of the fields that its model did not have yet."""
+    try:
+        return jaxmodels.config_to_dict(jaxmodels.make_config(config["model"])) | config
+    except (KeyError, UserError):  # not of a model in MODELS
+        return config
 
 
 def _checksum(arrays: dict[str, np.ndarray], recent: str = "") -> str:

@@ -70,6 +70,19 @@ def test_sessions_of_other_models_or_configs_are_refused(model, saved):
     # How it computes does not matter.
     same = jaxmodels.create("groundthink", **SMALL, dtype="bfloat16", remat=True, chunk_size=8)
     assert load_session(path, same).tokens_read == 512
+    loss = jaxmodels.create("groundthink", **SMALL, l2_wrap=1e-4, importance=1.0)
+    assert load_session(path, loss).tokens_read == 512
+
+
+def test_fields_that_a_model_got_later_have_their_defaults(model, saved):
+    """A file of a version whose model had fewer fields is still one of this model."""
+    config = files.describe(model)
+    del config["alpha"], config["importance"]
+    text, digest = json.dumps(config), files.config_hash(config)
+    old = rewritten(saved[0], config=text, config_sha256=digest)
+    assert load_session(old, model).tokens_read == 512
+    with pytest.raises(UserError, match=r"alpha=0\.6; this one has 0\.5"):
+        load_session(old, jaxmodels.create("groundthink", **SMALL, alpha=0.5))
 
 
 def test_damaged_files_are_refused(model, saved, tmp_path):

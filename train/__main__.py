@@ -20,6 +20,7 @@ from train.devices.malloc import keep_freed_memory
 from train.devices.processes import raise_everywhere
 from train.io.lock import one_run
 from train.loop import EXIT_STATUS, RunResult, run
+from train.tasks.fields import SYNTHETIC_FORMAT
 
 HELP = """\
 Train a model. The run folder receives config.json, metrics.jsonl, timing.jsonl, TensorBoard events,
@@ -192,6 +193,8 @@ def _print_summary(args: argparse.Namespace, config: ConfigDict, result: RunResu
         print(f"  {resume} --config.steps={2 * config.steps}")
     for command in commands:
         print(f"  {command}")
+    if config.data.format == SYNTHETIC_FORMAT:
+        return  # reads no files
     new = f"python -m train --config={source} --workdir=runs/mine --data path/to/files"
     if config.tune.kind:
         new += f" --config.tune.base={shlex.quote(config.tune.base)}"

@@ -45,7 +45,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.repeats < 1 or min(options.lengths) < 1:
         raise UserError("--repeats and --lengths must be 1 or more")
-    fields = {name: _fields(name, pairs, options.models) for name, *pairs in options.set}
+    fields: dict[str, dict[str, Any]] = {}
+    for name, *pairs in options.set:
+        fields[name] = fields.get(name, {}) | _fields(name, pairs, options.models)
     lengths = sorted(options.lengths)
     models = {
         (name, length): _model(name, fields.get(name, {}), length)

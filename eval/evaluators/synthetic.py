@@ -27,7 +27,7 @@ def run(options: argparse.Namespace, command: str) -> Evaluation:
     """Evaluate a run on a synthetic task, for `task.json`.
 
     Raises:
-      UserError: an option for another kind of run, or no such run.
+      UserError: an option for another kind of run, no such run, or a batch size below 1.
     """
     others = {
         "--data": options.data,
@@ -37,13 +37,15 @@ def run(options: argparse.Namespace, command: str) -> Evaluation:
     for option, value in (others | {"--whole-documents": options.whole_documents}).items():
         if value:
             raise UserError(f"{option}: an option for runs on other data than a synthetic task")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size={options.batch_size}: give 1 or more")
     start = time.perf_counter()
     trained, _ = load_trained(options.workdir, options.checkpoint, options.base)
     config = trained.config
     if config.data.format != SYNTHETIC_FORMAT:
         raise UserError(f"--workdir={options.workdir}: not a run on a synthetic task")
     corpus = synthetic_of(config)
-    scores = evaluate(trained.model, corpus, max(options.batch_size, 1))
+    scores = evaluate(trained.model, corpus, options.batch_size)
     state = jax.tree.leaves(jax.eval_shape(lambda: trained.model.initial_state(1)))
     result = {
         "command": command,
@@ -73,17 +75,19 @@ def run(options: argparse.Namespace, command: str) -> Evaluation:
 def evaluate(model: Any, corpus: SyntheticCorpus, batch_size: int) -> dict[str, float]:
     """Return the mean of each term over the targets of the test rows, and `whole_rows`.
 
-    `whole_rows` is the fraction of rows of which every scored token is right, of a model with
-    logits. Terms without targets are left out. `batch_size` changes which rows are drawn.
+    `whole_rows` is the fraction of rows of which every scored token is right, of a model with an
+    accuracy. Terms without targets are left out. The rows are the same whatever `batch_size`, by
+    which they are read.
     """
-    count = -(-len(corpus.test) // batch_size)
+    count, rows = len(corpus.test), corpus.batch(TEST_SEED, 0, len(corpus.test))
     progress = progress_counter("test", "rows")
 
     def parts():
-        for index in range(count):
-            yield _batch_sums(model, corpus.batch(TEST_SEED, index, batch_size))
+        for start in range(0, count, batch_size):
+            batch = {name: x[start : start + batch_size] for name, x in rows.items()}
+            yield _batch_sums(model, batch)
             if progress is not None:
-                progress((index + 1) * batch_size, count * batch_size)
+                progress(min(start + batch_size, count), count)
 
     sums, counts = total_terms(parts())
     return {name: sums[name] / counts[name] for name in sums if counts[name] > 0}
@@ -94,6 +98,8 @@ def _batch_sums(model, batch):
     rows = batch["inputs"].shape[0]
     _, sums = model.loss_sums(model.initial_state(rows), batch)
     counts = target_counts(model, batch)
+    if "accuracy" not in sums:  # numbers were learned, no classes
+        return sums, counts
     _, out = model(model.initial_state(rows), batch["inputs"], batch["reset"])
     right = (jnp.argmax(out.logits, -1) == batch["targets"]) | (batch["weights"] == 0.0)
     sums["whole_rows"] = jnp.sum(right.all(-1), dtype=jnp.float32)

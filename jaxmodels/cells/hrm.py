@@ -86,6 +86,8 @@ class HRMConfig:
             raise UserError(f"head_size must be even to be rotated in pairs, got {self.head_size}")
         positive(self, "high_cycles", "low_cycles", "high_layers", "low_layers")
         positive(self, "mlp_multiple", "grad_calls", "block_size")
+        if self.seq_len is not None:
+            positive(self, "seq_len")
         one_of(self, "norm", ("post", "pre"))
         one_of(self, "mixer", ("attention", "tokens"))
         if self.mixer == "tokens" and (self.norm != "post" or self.head_gate or not self.seq_len):
@@ -175,9 +177,17 @@ class HRMBlock(nnx.Module):
           positions: int (B, T).
           past: None (S = T), or cached keys and values (B, S, N, D) and the slots, int (B,), that
             the new position (T = 1) is written to.
+
+        Raises:
+          UserError: mixer "tokens", and another T than it mixes.
         """
         c = self.config
         if c.mixer == "tokens":
+            if h.shape[1] != c.positions:
+                raise UserError(
+                    f"seq_len: mixer 'tokens' mixes {c.positions} positions, got {h.shape[1]}; "
+                    "give whole rows"
+                )
             h = h.swapaxes(1, 2)
             h = unit_rms(h + self._mlp(h, self.mix_up, self.mix_down), c.norm_eps).swapaxes(1, 2)
             return unit_rms(h + self._mlp(h, self.up, self.down), c.norm_eps), ()

@@ -144,13 +144,19 @@ class Engine:
             self._events.append(Event(id, [], finish_reason=CANCELLED))
 
     def warm_up(self) -> None:
-        """Compile all programs, so that the first request does not wait for them."""
+        """Compile all programs, so that no request waits for them.
+
+        Raises:
+          UserError: the model computes NaN.
+        """
         limit, self.prefixes.limit = self.prefixes.limit, 0
         session = None
         for prompt in (np.zeros(self.piece + 1, np.int32), ()):
-            self.submit(Request(prompt, 1, session=session, keep=True))
+            self.submit(Request(prompt, 1, session=session, keep=True, top=0))
             while not self.idle:
                 for event in self.advance():
+                    if event.error:
+                        raise UserError(event.error)
                     session = event.session
         self.prefixes.limit = limit
 

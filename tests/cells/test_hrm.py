@@ -234,6 +234,12 @@ def test_fully_masked_row_is_zero_with_finite_gradient():
     assert np.isfinite(jax.grad(lambda q: attend(q).sum())(q)).all()
 
 
+def test_rows_that_tokens_are_not_mixed_in_are_refused():
+    cell = make(mixer="tokens", seq_len=T + 1)
+    with pytest.raises(UserError, match="mixes 6 positions, got 5; give whole rows"):
+        cell.think(START, X, MASK, POSITIONS)
+
+
 def test_hrm_parameter_count():
     """HRM for Sudoku has 27,275,266 parameters, with its embedding and heads."""
     config = HRMConfig(512)
@@ -251,6 +257,7 @@ def test_hrm_parameter_count():
         ({"shared": True}, "shared: requires low_layers and high_layers to be equal"),
         ({"norm": "none"}, "norm must be one of post, pre"),
         ({"head_size": 1}, "head_size must be even"),
+        ({"mixer": "tokens", "seq_len": -3}, "seq_len must be a positive integer"),
     ],
 )
 def test_invalid_configs_are_rejected(changes, words):

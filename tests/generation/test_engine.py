@@ -212,6 +212,32 @@ def test_an_empty_block_is_not_computed(toy, monkeypatch):
     assert set(used) == {0, 1}
 
 
+def test_nothing_is_compiled_after_the_warm_up(toy):
+    def watch(model, before, after, out):
+        return jnp.linalg.norm(after["h"], axis=-1)
+
+    engine = engine_of(toy, watch=watch)  # programs of its own
+
+    def compiled():
+        return [program._cache_size() for program in engine._programs]
+
+    engine.warm_up()
+    before = compiled()
+    one(engine, ids(20), 3, keep=True, top=2)
+    one(engine, [1], 3, Sampling(0.0), watch=True)
+    assert compiled() == before and min(before) == 1
+    with pytest.raises(UserError, match="computes NaN"):
+        engine_of(Broken(vocab=64)).warm_up()
+
+
+class Broken(Toy):
+    """Model that computes nothing but NaN."""
+
+    def step(self, state, token):
+        state, out = super().step(state, token)
+        return state, out.replace(logits=out.logits * jnp.nan)
+
+
 def test_a_model_that_computes_nan_ends_its_request_alone(toy):
     class Sick(Toy):
         """Model that computes NaN after the token 9."""

@@ -1,6 +1,5 @@
 """Section on compute: operations per token, and those to the loss of the first entry."""
 
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,9 @@ from eval.sweep.compute import to_reach
 from eval.sweep.results import by_seed, of_entry
 
 EXPLANATION = (
-    "Operations of loss and gradient, counted from the program. The level is what the first entry "
-    "ends at, mean over seeds; an entry reaches it at the mean of its seeds' steps, between two "
-    "validations. “Never”: one seed did not."
+    "Operations of loss and gradient, counted from the program. The level is where the worst "
+    "seed of the first entry ends, so that all of its seeds reach it; an entry reaches it at the "
+    "mean of its seeds' steps, between two validations. “Never”: one seed did not."
 )
 
 
@@ -20,7 +19,7 @@ def section(result: Mapping[str, Any]) -> list[Block]:
     rows = compute_rows(result)
     if not rows:
         return []
-    header = ("entry", "MFLOP per token", "relative", "compute to the level", "relative")
+    header = ("entry", "MFLOP per token", "relative", "TFLOP to the level", "relative")
     cells = [[row["entry"], *map(_number, list(row.values())[1:])] for row in rows]
     return [Heading("Compute"), Table(header, cells), Text(EXPLANATION)]
 
@@ -32,7 +31,7 @@ def compute_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     finals = by_seed(result, first)
     if not finals or not all(entry.get("flops") for entry in entries.values()):
         return []
-    level, rows = statistics.fmean(finals.values()), []
+    level, rows = max(finals.values()), []  # lower is better
     for name, entry in entries.items():
         config = entry["config"]
         per_token = entry["flops"] / (config["batch_size"] * config["seq_len"]) / 1e6

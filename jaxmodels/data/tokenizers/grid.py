@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxmodels.cli import whole_number
 from jaxmodels.data.tokenizers.base import Tokenizer, as_text
 from jaxmodels.errors import UserError
 
@@ -87,10 +88,10 @@ class IdTokenizer(Tokenizer):
         """Return ids (length,) int32; raise UserError for a word that is no id."""
         words = as_text(text).split()
         for word in words:
-            if not (word.isascii() and word.isdigit() and int(word) < self.size):
+            if not 0 <= whole_number(word) < self.size:
                 raise UserError(
-                    f"unknown token {word!r}: write numbers from 0 to {self.size - 1}, with spaces "
-                    "between them"
+                    f"unknown token {word!r:.80}: write numbers from 0 to {self.size - 1}, with "
+                    "spaces between them"
                 )
         return np.array([int(word) for word in words], np.int32)
 

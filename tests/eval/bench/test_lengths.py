@@ -9,7 +9,7 @@ from eval.bench.record import Record
 
 SMALL = ["width=16", "num_layers=1"]
 MODELS = ["--models", "rnk", "stack/gru", "--set", "rnk", *SMALL, "hidden_size=16", "chunk_size=8"]
-MODELS += ["--set", "stack/gru", *SMALL, "mlp_size=0"]
+MODELS += ["--set", "stack/gru", *SMALL, "--set", "stack/gru", "mlp_size=0"]
 NEAR = ["--set", "hrlm@near", "width=16", "low_layers=1", "high_layers=1", "window=4"]
 
 

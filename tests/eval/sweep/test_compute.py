@@ -68,10 +68,16 @@ def test_a_sweep_counts_and_compares():
     rows = {row["entry"]: row for row in compute_rows(result)}
     assert rows["wide"]["per_token"] == pytest.approx(3 / 16)
     assert rows["wide"]["per_token_relative"] == pytest.approx(1.5)
-    # From 5.0 at step 6 to 3.1 at 12, the level of 4.1 is at 6 + 6 * 0.9 / 1.9.
-    assert rows["wide"]["total"] == pytest.approx((6 + 6 * 0.9 / 1.9) * 3e6 / 1e12)
+    # From 5.0 at step 6 to 3.1 at 12, the level of 4.2 is at 6 + 6 * 0.8 / 1.9.
+    steps = 6 + 6 * 0.8 / 1.9
+    assert rows["wide"]["total"] == pytest.approx(steps * 3e6 / 1e12)
+    # The first entry reaches it with every seed: from 5.0 to 4.0 at 6 + 6 * 0.8, and at the end.
+    assert rows["plain"]["total"] == pytest.approx((10.8 + 12) / 2 * 2e6 / 1e12)
+    relative = rows["wide"]["total"] / rows["plain"]["total"]
+    assert rows["wide"]["total_relative"] == pytest.approx(relative)
     assert rows["bad"]["total"] is rows["bad"]["total_relative"] is None
-    assert any("MFLOP per token" in getattr(b, "header", ()) for b in brief(result))
+    headers = [getattr(block, "header", ()) for block in brief(result)]
+    assert any("MFLOP per token" in x and "TFLOP to the level" in x for x in headers)
 
 
 def test_steps_to_a_level():

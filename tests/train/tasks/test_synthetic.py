@@ -78,9 +78,8 @@ def test_scores_by_hand():
     """Accuracy over answers, and the share of rows without a wrong one."""
     corpus = open_task(task_config("noisy_recall")).corpus
     model = create(vocab_size=32)
-    scores = evaluate_model(model, corpus, 256)
-    rows = [corpus.batch(TEST_SEED, index, 256) for index in range(4)]
-    batch = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    scores = evaluate_model(model, corpus, 300)  # which does not divide the rows
+    batch = corpus.batch(TEST_SEED, 0, 1024)
     _, out = model(model.initial_state(1024), batch["inputs"], batch["reset"])
     right, asked = np.argmax(np.asarray(out.logits), -1) == batch["targets"], batch["weights"] > 0
     assert scores["accuracy"] == pytest.approx(right[asked].mean(), rel=1e-5)
@@ -101,6 +100,9 @@ def test_a_run_and_its_evaluation(tmp_path, capsys):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     valid = [row for row in rows if row.get("split") == "valid"]
     assert len(valid) == 2 and "accuracy" in valid[-1] and "bits_per_byte" not in valid[-1]
+    assert "--data" not in capsys.readouterr().out  # which this config refuses
+    assert evaluate([f"--workdir={folder}", "--batch-size=0"]) == 2
+    assert "--batch-size=0: give 1 or more" in capsys.readouterr().err
     assert evaluate([f"--workdir={folder}", "--batch-size=256"]) == 0
     result = json.loads((folder / "task.json").read_text())
     assert result["task"] == "noisy_recall" and result["fields"]["noise"] == 0.2
@@ -153,6 +155,9 @@ def test_regression_from_the_command_line(tmp_path):
     losses = [row["regression"] for row in rows if row.get("split") == "train"]
     guess = 2 * (10**2 - 1) / 12 / 18**2  # of the mean of the sums
     assert losses[0] > 1.5 * guess > result.valid["regression"] == result.valid["loss"]
+    task = open_task(config)
+    scores = evaluate_model(build_model(task.config), task.corpus, 512)
+    assert "regression" in scores and "whole_rows" not in scores  # it has learned no classes
 
 
 @pytest.mark.parametrize(
