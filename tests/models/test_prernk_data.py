@@ -30,7 +30,8 @@ def test_mismatched_labels_are_rejected(changes, says):
     model = jaxmodels.create(
         "prernk", **SIZES, symbolic="cross_entropy", relation_vocab=256, relations_every=4
     )
-    data = {"labels": "relations", "label_slots": 3, "label_roles": 2, "label_classes": 256}
+    data = {"format": "text", "labels": "relations", "label_slots": 3, "label_roles": 2}
+    data |= {"label_classes": 256}
     data |= changes
     seq_len = data.pop("seq_len", 8)
     if says is None:
