@@ -56,11 +56,11 @@ def inspect_model(run: Run) -> list[Block]:
 
 
 def _earlier(run: Run, prompt: str) -> list[Block]:
-    """Return a sample, from the same prompt and seed, of each other checkpoint that was kept."""
+    """Return samples, from the same prompt and seed, of other checkpoints, evenly chosen."""
     blocks: list[Block] = []
-    for step in saved_steps(run.workdir):
-        if step == run.step or len(blocks) >= 2 * EARLIER:
-            continue
+    others = [step for step in saved_steps(run.workdir) if step != run.step]
+    places = np.linspace(0, len(others) - 1, min(EARLIER, len(others)), dtype=int)
+    for step in (others[place] for place in places):
         try:
             other = load_model(run.workdir, step, say=lambda text: None)
         except UserError:  # damaged; the run's own checks tell so
