@@ -103,6 +103,7 @@ def _tables(result: dict[str, Any], rows: list[int]) -> list:
         measured = [result[name]["decoding"][count] for name in names]
         rates = [f"{x['tokens_per_second']:,.0f}" for x in measured]
         temporary = [f"{x['temp_bytes']:,}" for x in measured]
-        table.append([f"tokens per second, {count} rows", *rates])
-        table.append([f"temporary bytes, {count} rows", *temporary])
+        unit = "row" if count == "1" else "rows"
+        table.append([f"tokens per second, {count} {unit}", *rates])
+        table.append([f"temporary bytes, {count} {unit}", *temporary])
     return [Heading("Weights"), Table(["", *names], table)]
