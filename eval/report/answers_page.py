@@ -5,7 +5,17 @@ from typing import Any
 
 from eval.log import Log
 from eval.report import figures
-from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, provenance, to_html
+from eval.report.document import (
+    Block,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    Tiles,
+    not_evaluated,
+    provenance,
+    to_html,
+)
 
 NAMES = {
     "exact": "exact match",
@@ -27,8 +37,7 @@ NAMES = {
 def compose(log: Log, result: Mapping[str, Any] | None) -> str:
     """Return the page as HTML; without a result, with the training curves only."""
     if result is None:
-        command = f"python -m eval --workdir={log.workdir}"
-        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *_notes(log)]
+        blocks = [not_evaluated(log.workdir), *_notes(log)]
         blocks += _curves(log)
     else:
         blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), *_notes(log)]

@@ -7,7 +7,17 @@ import numpy as np
 
 from eval.log import Log
 from eval.report import figures
-from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, provenance, to_html
+from eval.report.document import (
+    Block,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    Tiles,
+    not_evaluated,
+    provenance,
+    to_html,
+)
 
 # path in a split's scores -> row of the table
 NAMES = {
@@ -42,8 +52,7 @@ def compose(log: Log, result: Mapping[str, Any] | None) -> str:
     """Return the page as HTML; without a result, with the training curves only."""
     notes = [Text(note, "missing") for note in log.notes]
     if result is None:
-        command = f"python -m eval --workdir={log.workdir}"
-        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *notes, *_curves(log)]
+        blocks = [not_evaluated(log.workdir), *notes, *_curves(log)]
     else:
         blocks = [Text(headline(result), "lead"), Tiles(_tiles(result)), *notes, Heading("Scores")]
         blocks += [score_table(result), *arithmetic_table(result), *confusion_table(result)]

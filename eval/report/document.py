@@ -237,6 +237,11 @@ def _markdown_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def not_evaluated(workdir: object) -> Text:
+    """Say in a run's page that its scores are missing, and how to get them."""
+    return Text(f"Not evaluated yet; run python -m eval --workdir={workdir}", "missing")
+
+
 def to_terminal(blocks: Iterable[Block], width: int = 0) -> None:
     """Print headings, texts and tables, on at least `width` columns."""
     from rich.console import Console
@@ -252,16 +257,16 @@ def to_terminal(blocks: Iterable[Block], width: int = 0) -> None:
                     printable(text), style=STYLES[style] if style else None, soft_wrap=True
                 )
             case Table():
-                console.print(_rich_table(block))
+                console.print(_rich_table(block, console.width))
 
 
-def _rich_table(table: Table):
+def _rich_table(table: Table, width: int):
     from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
     grid = RichTable()
     first = max((len(str(row[0])) for row in table.rows if row), default=0)
-    widths = {0: min(first, 24)}  # of names, which are read as a whole
+    widths = {0: min(first, width // 4)}  # of names, which are read as a whole
     for i, name in enumerate(table.header):
         # Words that do not fit are folded: an ellipsis would make names equal.
         justify = "left" if i in table.left else "right"

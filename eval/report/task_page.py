@@ -5,15 +5,24 @@ from typing import Any
 
 from eval.log import Log
 from eval.report import figures
-from eval.report.document import Block, Heading, Picture, Table, Text, Tiles, provenance, to_html
+from eval.report.document import (
+    Block,
+    Heading,
+    Picture,
+    Table,
+    Text,
+    Tiles,
+    not_evaluated,
+    provenance,
+    to_html,
+)
 
 
 def compose(log: Log, result: Mapping[str, Any] | None) -> str:
     """Return the page as HTML; without a result, with the training curves only."""
     notes = [Text(note, "missing") for note in log.notes]
     if result is None:
-        command = f"python -m eval --workdir={log.workdir}"
-        blocks = [Text(f"Not evaluated yet; run {command}", "missing"), *notes, *_curves(log)]
+        blocks = [not_evaluated(log.workdir), *notes, *_curves(log)]
     else:
         scores = result["scores"]
         main = [name for name in ("accuracy", "whole_rows") if name in scores]

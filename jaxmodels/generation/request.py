@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from jaxmodels.data.tokenizers.stream import REMEMBERED
 from jaxmodels.errors import UserError
 from jaxmodels.generation.sampling import Sampling, checked_seed, whole_number
 from jaxmodels.generation.text import TextOf
 
 UNLIMITED = 2**30  # tokens, for a request that its caller ends
 MOST_ENDS = 8  # end tokens of a request
-RECENT = 32  # ids, as many as a stream of text remembers
+RECENT = REMEMBERED  # last ids of a session
 DEFAULT = Sampling()
 LENGTH, END, STOP, CANCELLED = "length", "end", "stop", "cancelled"
 

@@ -1,5 +1,7 @@
 """Documents rendered as HTML, as Markdown and on the terminal."""
 
+import pytest
+
 from eval.report.document import (
     Facts,
     Fold,
@@ -71,6 +73,17 @@ def test_terminal(capsys):
     for part in ("It learns & forgets.", "Scores <all>", "│ rwkv7 │  1.4 │ pass │", "[b]\ufffd[2J"):
         assert part in text
     assert "picture" not in text and "folded" not in text and "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [34, 60])
+def test_a_narrow_terminal_cuts_nothing(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [[name, "1,234,567", "1,234,567"] for name in ("gated_delta", "gated_delta_2")]
+    to_terminal([Table(["", "parameters", "tokens_per_second"], rows)])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= width and line[-1] in "┓┃┩│┘" for line in lines)
+    assert not any("\u2026" in line for line in lines)
+    assert width == 34 or any("│ gated_delta_2 │" in line for line in lines)
 
 
 def test_provenance_omits_missing_facts():
