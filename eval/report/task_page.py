@@ -43,7 +43,7 @@ def headline(result: Mapping[str, Any]) -> str:
         return f"After {result['step']} steps, on {rows}:"
     return (
         f"After {result['step']} steps the model gives {100 * scores['accuracy']:.1f} % of the "
-        f"answers of {rows}; {100 * result['chance']:.1f} % are given by chance, and "
+        f"answers of {rows}; {100 * result['chance']:.1f} % would be right by chance, and "
         f"{100 * scores['whole_rows']:.1f} % of the rows are right as a whole."
     )
 
