@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxmodels.compile_cache import set_compilation_cache
 from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os, one_line
 from jaxmodels.output import unfailing_output
 from jaxmodels.paths import shown, temporary_beside, user_path
@@ -109,9 +110,10 @@ def run(
     closed, full or cannot show a character, work continues; see `output_lost`. With `prints`, for
     commands whose result is what they print, the status is then 4 instead of 0 if a full or failing
     disk took none of it; a reader that has gone (`| head`) wants no more. Sets XLA's safe flags
-    first, before JAX initializes its backends.
+    first, before JAX initializes its backends, and where it keeps compiled programs.
     """
     set_safe_flags()
+    set_compilation_cache()
     with unfailing_output() as (out, _):
         status = _answered(work, interrupted)
     return DiskError.status if prints and out.failure and status == 0 else status

@@ -7,11 +7,13 @@ packages, interleaved with ours (`eval/bench/peers.py`); --topology predicts the
 instead (`eval/bench/tpu.py`).
 """
 
+import contextlib
 import statistics
 import sys
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 import jaxmodels
 from eval.bench.measure import Work, measure
@@ -156,17 +158,31 @@ def lengths(cells: list[str], repeats: int) -> list[dict]:
 def depths(cells: list[str]) -> list[dict]:
     """Measure compile times of the training step with 6 and 24 layers, interleaved, three times."""
     rows = []
-    for cell in cells:
-        print(f"depths of {cell}", file=sys.stderr, flush=True)
-        seconds = {6: [], 24: []}
-        for _ in range(3):
-            for depth, times in seconds.items():
-                jax.clear_caches()
-                config = experiment_config(cell, 2, 128, num_layers=depth)
-                times.append(Experiment(config).compile_seconds)
-        few, many = map(statistics.median, seconds.values())
-        rows.append({"name": cell, "6": few, "24": many, "ratio": many / few})
+    with _nothing_kept():
+        for cell in cells:
+            print(f"depths of {cell}", file=sys.stderr, flush=True)
+            seconds = {6: [], 24: []}
+            for _ in range(3):
+                for depth, times in seconds.items():
+                    jax.clear_caches()
+                    config = experiment_config(cell, 2, 128, num_layers=depth)
+                    times.append(Experiment(config).compile_seconds)
+            few, many = map(statistics.median, seconds.values())
+            rows.append({"name": cell, "6": few, "24": many, "ratio": many / few})
     return rows
+
+
+@contextlib.contextmanager
+def _nothing_kept():
+    """Let every program be compiled, none be read from the disk."""
+    kept = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()  # which reads the setting once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
+        compilation_cache.reset_cache()
 
 
 def show(title: str, rows: list[dict], columns: dict[str, tuple[str, str]]) -> None:
