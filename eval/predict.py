@@ -29,6 +29,13 @@ def main(arguments: list[str]) -> None:
         choices=("max", "adaptive"),
         help="run all ACT steps, or stop where the model halts; default: as trained",
     )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="P",
+        help="with --halt adaptive: stop only where the model holds its answer for right with this "
+        "probability or more; default: as trained",
+    )
     parser.add_argument("--max-steps", type=int, metavar="N", help="limit of ACT steps")
     parser.add_argument("--batch-size", type=int, default=16, help="questions per batch")
     parser.add_argument(
@@ -49,6 +56,7 @@ def main(arguments: list[str]) -> None:
         halt=flags.halt,
         batch_size=min(flags.batch_size, len(questions)),
         max_steps=flags.max_steps,
+        confidence=flags.confidence,
     )
     if flags.puzzle and not model.answerer.model.config.puzzle_ids:
         raise UserError(f"--puzzle={flags.puzzle}: this model has no puzzle embeddings")

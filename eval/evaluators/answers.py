@@ -31,6 +31,7 @@ from train.tasks.answers import pairs_of, read_other
 from train.tasks.fields import ANSWER_FORMATS
 
 NUM_EXAMPLES = 12
+CONFIDENCE = (0.5, 0.9, 0.99, 0.999)  # at which a model may stop thinking
 
 
 def run(options: argparse.Namespace, command: str) -> Evaluation:
@@ -147,7 +148,7 @@ def _mask_missing_cells(answers: Answers, pairs: Sequence[Pair]) -> Answers:
         return "".join(NO_CELL if truth == NO_CELL else symbol for symbol, truth in cells)
 
     by_round = [list(map(mask, texts, pairs)) for texts in answers.by_round]
-    return Answers(by_round, answers.rounds)
+    return Answers(by_round, answers.rounds, answers.sure)
 
 
 def _split(
@@ -168,6 +169,12 @@ def _split(
         scores = grid_scores(selected, expected, [pair.question for pair in pairs])
     else:
         scores = text_scores(selected, expected, bleu_tokenizer)
+    if len(answers.by_round) > 1 and answers.sure is not None:
+        asked = {p: answers.rounds_of(p) for p in CONFIDENCE}
+        scores["by_confidence"] = {
+            f"{p:g}": {"exact": exact(answers.after(rounds)), "rounds": float(rounds.mean())}
+            for p, rounds in asked.items()
+        }
     return scores | {
         "pairs": len(pairs),
         "exact_by_round": [exact(texts) for texts in answers.by_round],

@@ -28,10 +28,13 @@ class Answers:
     Attributes:
       by_round: R lists of n texts, the answers after each ACT step.
       rounds: int (n,), the step (from 1) at which the Q-head halts; R if it never does.
+      sure: float (R, n), the probability of being right after each step, by the Q-head; None =
+        unknown.
     """
 
     by_round: list[list[str]]
     rounds: np.ndarray
+    sure: np.ndarray | None = None
 
     @property
     def last(self) -> list[str]:
@@ -41,7 +44,16 @@ class Answers:
     @property
     def adaptive(self) -> list[str]:
         """Answers after the ACT step at which the model halts."""
-        return [self.by_round[r - 1][i] for i, r in enumerate(self.rounds)]
+        return self.after(self.rounds)
+
+    def after(self, rounds: Sequence[int]) -> list[str]:
+        """Return each answer after a step of its own, from 1."""
+        return [self.by_round[r - 1][i] for i, r in enumerate(rounds)]
+
+    def rounds_of(self, confidence: float) -> np.ndarray:
+        """Return int (n,), the first step that is at least as sure, else the last, R."""
+        enough = self.sure >= confidence
+        return np.where(enough.any(0), np.argmax(enough, 0) + 1, len(self.by_round))
 
 
 class Answerer:
@@ -54,6 +66,8 @@ class Answerer:
       max_steps: limit of ACT steps; None = `halt_max_steps` of the model.
       halt: "adaptive" selects the answer of the step at which the model halts, "max" that of the
         last step; None = `eval_halt` of the model.
+      confidence: probability of being right from which it halts; None = `eval_confidence` of the
+        model.
     """
 
     def __init__(
@@ -64,6 +78,7 @@ class Answerer:
         batch_size: int = 64,
         max_steps: int | None = None,
         halt: str | None = None,
+        confidence: float | None = None,
     ):
         if batch_size < 1:
             raise UserError(f"batch_size: give 1 or more, got {batch_size}")
@@ -75,13 +90,17 @@ class Answerer:
         self.halt = halt or c.eval_halt
         if self.halt not in ("max", "adaptive"):
             raise UserError(f"halt: give max or adaptive, got {self.halt!r}")
+        least = c.eval_confidence if confidence is None else confidence
+        if not 0.0 <= least <= 1.0:
+            raise UserError(f"confidence: give a probability from 0 to 1, got {least!r}")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.rounds = (max_steps or c.halt_max_steps) if c.halts else 1
         if c.mode == "prefix_ar":
             self._run = self._solve = jax.jit(_generate)
         else:
-            self._run = jax.jit(functools.partial(_run_all_steps, self.rounds))
-            self._solve = jax.jit(functools.partial(_solve, self.rounds, self.halt == "adaptive"))
+            adaptive = self.halt == "adaptive"
+            self._run = jax.jit(functools.partial(_run_all_steps, self.rounds, least))
+            self._solve = jax.jit(functools.partial(_solve, self.rounds, adaptive, least))
 
     def ask(
         self,
@@ -101,44 +120,48 @@ class Answerer:
             unknown puzzle id.
         """
         by_round: list[list[str]] = [[] for _ in range(self.rounds)]
-        halted = []
-        for answers, rounds in self._batches(questions, identifiers, self._run):
+        halted, sure = [], []
+        for answers, rounds, q in self._batches(questions, identifiers, self._run):
             for texts, more in zip(by_round, answers, strict=True):
                 texts += more
             halted.append(rounds)
+            sure.append(q)
             if progress:
                 progress(len(by_round[0]), len(questions))
-        return Answers(by_round, np.concatenate(halted))
+        return Answers(by_round, np.concatenate(halted), np.concatenate(sure, 1))
 
     def answer(
         self, questions: Sequence[str], identifiers: Sequence[int] | None = None
     ) -> list[str]:
         """Return `select(ask(...))`, without running ACT steps past the halt."""
         batches = self._batches(questions, identifiers, self._solve)
-        return [text for (texts,), _ in batches for text in texts]
+        return [text for (texts,), *_ in batches for text in texts]
 
     def select(self, answers: Answers) -> list[str]:
         """Return the answers of the step that `halt` selects."""
         return answers.adaptive if self.halt == "adaptive" else answers.last
 
     def _batches(self, questions, identifiers, program):
-        """Yield the texts of each batch, a list per ACT step of the program, and its ACT steps."""
+        """Yield the texts of each batch, a list per ACT step of the program, steps and `sure`."""
         rows, ids = self._rows(questions, identifiers)
         for begin in range(0, len(rows), self.batch_size):
             part = rows[begin : begin + self.batch_size]
-            tokens, rounds = self.run(part, ids[begin : begin + self.batch_size], program)
-            yield [list(map(self._text, answers, part)) for answers in tokens], rounds
+            tokens, *more = self.run(part, ids[begin : begin + self.batch_size], program)
+            yield [list(map(self._text, answers, part)) for answers in tokens], *more
 
     def run(
         self, rows: np.ndarray, identifiers: np.ndarray | None = None, program=None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Run rows int (n <= batch_size, T); return (token ids (R, n, T), ACT steps (n,))."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run rows int (n <= batch_size, T).
+
+        Returns (token ids (R, n, T), ACT steps (n,), `Answers.sure` (R, n)).
+        """
         missing = self.batch_size - len(rows)
         ids = np.zeros(len(rows), np.int32) if identifiers is None else identifiers
         # Pad with copies of the first row: an empty row might never halt.
         full, ids = (np.concatenate([x, x[:1].repeat(missing, 0)]) for x in (rows, ids))
-        tokens, rounds = jax.device_get((program or self._run)(self.model, full, ids))
-        return tokens[:, : len(rows)], rounds[: len(rows)]
+        tokens, rounds, sure = jax.device_get((program or self._run)(self.model, full, ids))
+        return tokens[:, : len(rows)], rounds[: len(rows)], sure[:, : len(rows)]
 
     def _rows(self, questions, identifiers):
         """Lay out questions as in training; return (tokens int (n, T), puzzle ids int (n,))."""
@@ -166,35 +189,43 @@ class Answerer:
         return self.tokenizer.decode(ids)
 
 
-def _run_all_steps(rounds, model, tokens, identifiers):
-    """Return (argmax token ids (R, B, T), ACT step of halting int (B,))."""
+def _run_all_steps(rounds, confidence, model, tokens, identifiers):
+    """Return (argmax token ids (R, B, T), ACT step of halting int (B,), sigmoid(q_halt) (R, B))."""
     c = model.config
 
     def act_step(carry, _):
         carry, out = model(carry, tokens, None, identifiers)
-        return carry, (jnp.argmax(out.logits, -1), act.should_halt(c, out))
+        halts = act.should_halt(c, out, confidence)
+        return carry, (jnp.argmax(out.logits, -1), halts, jax.nn.sigmoid(out.q_halt))
 
     if not c.halts:
         _, out = model(None, tokens, None, identifiers)
-        return jnp.argmax(out.logits, -1)[None], jnp.ones(tokens.shape[0], jnp.int32)
+        sure = jax.nn.sigmoid(out.q_halt)[None]
+        return jnp.argmax(out.logits, -1)[None], jnp.ones(tokens.shape[0], jnp.int32), sure
     start = model.initial_carry(*tokens.shape)
-    _, (ids, halts) = jax.lax.scan(act_step, start, None, rounds)
+    _, (ids, halts, sure) = jax.lax.scan(act_step, start, None, rounds)
     first = jnp.argmax(halts, 0) + 1
-    return ids, jnp.where(halts.any(0), first, rounds)
+    return ids, jnp.where(halts.any(0), first, rounds), sure
 
 
-def _solve(rounds, adaptive, model, tokens, identifiers):
-    """Return (argmax token ids (1, B, T) at each row's halt, ACT step of the halt (B,))."""
-    logits, halted, _ = model.solve(
-        tokens, adaptive=adaptive, max_steps=rounds, identifiers=identifiers
+def _solve(rounds, adaptive, confidence, model, tokens, identifiers):
+    """Return (argmax token ids (1, B, T) at each row's halt, its ACT step (B,), its `sure`)."""
+    logits, halted, (q_halt, _) = model.solve(
+        tokens,
+        adaptive=adaptive,
+        max_steps=rounds,
+        identifiers=identifiers,
+        confidence=confidence,
     )
-    return jnp.argmax(logits, -1)[None], halted.astype(jnp.int32)
+    sure = jax.nn.sigmoid(q_halt)[None]
+    return jnp.argmax(logits, -1)[None], halted.astype(jnp.int32), sure
 
 
 def _generate(model, tokens, identifiers):
     del identifiers  # mode prefix_ar has no puzzle embeddings
     ids = decoding.generate(model, tokens)
-    return ids[None], jnp.ones(tokens.shape[0], jnp.int32)
+    rows = tokens.shape[0]
+    return ids[None], jnp.ones(rows, jnp.int32), jnp.full((1, rows), jnp.nan)
 
 
 class HRLMInference:
@@ -206,7 +237,7 @@ class HRLMInference:
     Args:
       workdir: folder of a run that answers questions.
       checkpoint: "best", "last", or a step.
-      batch_size, max_steps, halt: see `Answerer`.
+      batch_size, max_steps, halt, confidence: see `Answerer`.
 
     Raises:
       UserError: no such run, or its model does not answer questions.
@@ -220,6 +251,7 @@ class HRLMInference:
         batch_size: int = 1,
         max_steps: int | None = None,
         halt: str | None = None,
+        confidence: float | None = None,
         base: str | Path | None = None,
     ):
         from eval.run import load_trained
@@ -231,7 +263,7 @@ class HRLMInference:
                 "answer questions; use python -m eval.sample"
             )
         self.config = trained.config
-        sizes = {"batch_size": batch_size, "max_steps": max_steps}
+        sizes = {"batch_size": batch_size, "max_steps": max_steps, "confidence": confidence}
         self.answerer = Answerer(trained.model, tokenizer, halt=halt, **sizes)
 
     def predict(self, text: str, puzzle: int = 0) -> str:

@@ -122,10 +122,22 @@ def _act_steps(result) -> list[Block]:
     figure = figures.curves(lines, ylabel="% exact", xlabel="ACT steps")
     caption = "Exact matches against the number of ACT steps."
     blocks = [Heading("ACT steps"), Picture(figures.svg(figure, "rounds"), caption)]
+    if any("by_confidence" in scores for scores in result["splits"].values()):
+        blocks.append(_by_confidence(result["splits"]))
     if (rank := result["rounds_against_difficulty"]) is not None:
         text = f"Rank correlation of ACT steps with the difficulty of the question: {rank:+.2f}."
         blocks.append(Text(text))
     return blocks
+
+
+def _by_confidence(splits: Mapping[str, Any]) -> Table:
+    """Return exact matches and mean ACT steps if a model stops where it is that sure."""
+    rows = [
+        [split, least, f"{100 * found['exact']:.1f} %", f"{found['rounds']:.1f}"]
+        for split, scores in splits.items()
+        for least, found in scores.get("by_confidence", {}).items()
+    ]
+    return Table(["", "stops where it is sure by", "exact", "ACT steps"], rows)
 
 
 def _groups(result) -> list[Block]:

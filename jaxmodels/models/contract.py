@@ -126,7 +126,8 @@ class Traits:
         layer), see `models/observe.py`. Required by `config.control.watch` and diagnostics.
       kinds: kind of each layer, in order of depth, of a model with `layer` and `layer_state`
         (`models/segments.py`); lets diagnostics report by component.
-      solve: (tokens int32 (B, T), *, adaptive, max_steps, identifiers) -> (logits, ACT steps, q): a
+      solve: (tokens int32 (B, T), *, adaptive, max_steps, identifiers, confidence) -> (logits, ACT
+        steps, q): a
         model that answers questions instead of continuing text.
       check_data: (data config, seq_len, classes) -> None; raises UserError if the experiment's data
         do not fit. Called before training starts and before evaluation on other text; `classes`

@@ -266,10 +266,15 @@ def test_fixed_act_steps_ignore_q_head():
 
 
 def test_evaluation_follows_eval_halt():
-    """The Q-head always halts; only "adaptive" uses it."""
-    for halt, expected in (("max", 6.0), ("adaptive", 1.0)):
-        model = thinker(eval_halt=halt, q_continue=False)
-        model.q_head.bias[...] = model.q_head.bias[...] * 0.0 + 100.0
+    """The Q-head always halts, sure by 0.73; only "adaptive" uses it, if it need not be surer."""
+    for halt, least, expected in (
+        ("max", 0.0, 6.0),
+        ("adaptive", 0.5, 1.0),
+        ("adaptive", 0.9, 6.0),
+    ):
+        model = thinker(eval_halt=halt, eval_confidence=least, q_continue=False)
+        model.q_head.kernel[...] = model.q_head.kernel[...] * 0.0
+        model.q_head.bias[...] = model.q_head.bias[...] * 0.0 + 1.0
         batch = batch_of(rows())
         state = model.initial_state(B)
         _, sums = quick_jit(lambda m, *args: m.loss_sums(*args))(model, state, batch)

@@ -134,9 +134,14 @@ def _exploration(config, key):
     return explores, jax.random.randint(least, (), 2, config.halt_max_steps + 1, jnp.int32)
 
 
-def should_halt(config, out):
-    """Return bool (B,): q_halt exceeds q_continue, or 0 if the config has no `q_continue`."""
-    return out.q_halt > (out.q_continue if config.q_continue else 0.0)
+def should_halt(config, out, confidence=0.0):
+    """Return bool (B,): q_halt exceeds q_continue, or 0 if the config has no `q_continue`.
+
+    And sigmoid(q_halt), which estimates the probability that the answer is right, is at least
+    `confidence`.
+    """
+    halts = out.q_halt > (out.q_continue if config.q_continue else 0.0)
+    return halts & (jax.nn.sigmoid(out.q_halt) >= confidence)
 
 
 def calls_at(config, progress):
@@ -175,7 +180,7 @@ def _halting(model, exact, q, value, steps, halted, weights):
     return sums
 
 
-def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
+def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None, confidence=None):
     """Run ACT steps until every row has halted.
 
     Args:
@@ -185,6 +190,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
         does not depend on the other rows of the batch.
       max_steps: limit of ACT steps; None means the config's.
       identifiers: puzzle ids, int (B,), or None.
+      confidence: see `should_halt`; None means the config's `eval_confidence`.
 
     Returns:
       (logits (B, T, V), ACT steps (B,) float32, (q_halt, q_continue)), as of the step in which each
@@ -192,6 +198,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
     """
     c = model.config
     limit = max_steps or c.halt_max_steps
+    confidence = c.eval_confidence if confidence is None else confidence
     if not c.halts and limit == 1:
         _, out = model(None, tokens, None, identifiers)
         steps = jnp.ones(tokens.shape[:1], jnp.float32)
@@ -204,7 +211,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None):
         kept = where_reset(done, kept, out)
         steps = jnp.where(done, steps, count.astype(jnp.float32))
         if adaptive:
-            done = done | should_halt(c, out)
+            done = done | should_halt(c, out, confidence)
         return thoughts, kept, done, steps, count
 
     def unfinished(carry):

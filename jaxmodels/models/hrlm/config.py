@@ -29,6 +29,9 @@ class HRLMConfig(HRMConfig):
       adaptive: in training, halt a sample by its Q-head; False: after halt_max_steps.
       eval_halt: in evaluation, "max" runs halt_max_steps ACT steps, "adaptive" halts by the Q-head.
         A model trained with halting may be worse in steps that it rarely reached in training.
+      eval_confidence: in evaluation, the Q-head halts a row only where it holds the answer for
+        right with at least this probability. Training needs no more than one half, so that by
+        itself a model stops where it is often still wrong.
       q_continue: estimate the value of continuing, too, as in HRM; if False, as in TRM, a sample
         halts when its answer is more likely correct than not.
       loss: "softmax" or "stablemax" (arXiv 2501.04697).
@@ -64,6 +67,7 @@ class HRLMConfig(HRMConfig):
     bp_warmup: float = 0.0
     adaptive: bool = True
     eval_halt: str = "max"
+    eval_confidence: float = 0.0
     causal: bool = False
     window: int | None = None
     mask_pad: bool = False
@@ -80,7 +84,7 @@ class HRLMConfig(HRMConfig):
         one_of(self, "loss", ("softmax", "stablemax"))
         one_of(self, "eval_halt", ("max", "adaptive"))
         one_of(self, "loss_mean", ("sequence", "token"))
-        for name in ("halt_exploration", "bp_warmup"):
+        for name in ("halt_exploration", "bp_warmup", "eval_confidence"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} must lie in [0, 1], got {getattr(self, name)!r}")
         not_negative(self, "registers", "puzzle_ids")

@@ -151,7 +151,11 @@ def test_scores_match_the_selected_answers():
     answers = Answers([["a", "x"], ["x", "b"]], np.array([1, 2]))
     scores = _split(pairs, answers, answers.adaptive, grid=False)
     assert (scores["exact"], scores["exact_adaptive"], scores["exact_last"]) == (1.0, 1.0, 0.5)
-    assert scores["exact_by_round"] == [0.5, 0.5]
+    assert scores["exact_by_round"] == [0.5, 0.5] and "by_confidence" not in scores
+    answers = Answers(answers.by_round, answers.rounds, np.array([[0.95, 0.4], [0.2, 0.95]]))
+    by = _split(pairs, answers, answers.adaptive, grid=False)["by_confidence"]
+    assert by["0.9"] == {"exact": 1.0, "rounds": 1.5}
+    assert by["0.99"] == {"exact": 0.5, "rounds": 2.0}  # never so sure: the last step
 
 
 def test_ask_command(finished, capsys):
@@ -215,6 +219,7 @@ def test_a_question_is_asked_as_it_was_trained(tmp_path):
     (tmp_path / "a.tsv").write_text("".join(f"word {i}\tpalabra {i}\n" for i in range(20)))
     paths = (str(tmp_path / "a.tsv"),)
     fields = {"mode": "nar", "seq_len": 32, "puzzle_ids": 0, "halts": False, "eval_halt": "max"}
+    fields["eval_confidence"] = 0.0
     for prefix in ("\n\nQuestion: ", "Re\u0301pond: "):
         config = text_config(format="pairs", tasks=(), paths=paths, question_prefix=prefix)
         corpus = pairs_of(config)
@@ -279,10 +284,19 @@ def test_answerer_halts_like_solve(finished):
     model.q_head.kernel[...] = 5.0 * jax.random.normal(jax.random.key(0), shape)
     q = model(model.initial_carry(*rows.shape), rows)[1].q_halt
     model.q_head.bias[...] = model.q_head.bias[...] - np.median(q)
-    ids, rounds = Answerer(model, corpus.tokenizer, batch_size=12).run(rows)
+    ids, rounds, sure = Answerer(model, corpus.tokenizer, batch_size=12).run(rows)
     logits, expected, _ = jax.jit(lambda m, x: m.solve(x, adaptive=True))(model, rows)
     np.testing.assert_array_equal(rounds, expected)
     assert len(set(rounds.tolist())) > 1
+    # What must be surer stops later, and never before it is.
+    least = float(np.median(sure.max(0)))
+    answers = Answerer(model, corpus.tokenizer, batch_size=12, confidence=least)
+    _, later, _ = answers.run(rows)
+    assert (later >= rounds).all() and (later > rounds).any()
+    chosen = sure[later - 1, np.arange(12)]
+    assert ((chosen >= least) | (later == len(ids))).all()
+    run = Answers([["x"] * 12] * len(ids), rounds, sure)
+    np.testing.assert_array_equal(run.rounds_of(max(least, 0.5)), later)
     chosen = ids[rounds - 1, np.arange(12)]
     np.testing.assert_array_equal(chosen, np.argmax(logits, -1))
     questions = [pair.question for pair in corpus.train[:12]]
