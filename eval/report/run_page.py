@@ -52,7 +52,7 @@ def write_report(workdir: str | Path, run: Run | None = None) -> Path:
     format = log.config.get("data", {}).get("format")
     pages = dict.fromkeys(ANSWER_FORMATS, (answers_page, "answers"))
     pages |= {CHAT_FORMAT: (chat_page, "chat"), SYNTHETIC_FORMAT: (task_page, "task")}
-    if format in pages:
+    if isinstance(format, str) and format in pages:
         module, name = pages[format]
         result = workdir / f"{name}.json"
         with understood(result if exists(result) else workdir / "config.json"):

@@ -130,6 +130,8 @@ def test_partial_runs(finished, tmp_path):
     assert "So far 4 of 12 steps are logged" in reader.text
     assert "No validation has run yet" in reader.text
     assert reader.tags.count("svg") >= 3
+    (workdir / "config.json").write_text('{"data": {"format": []}}')
+    assert "logged" in check(write_report(workdir).read_text()).text
     (workdir / "config.json").unlink()
     assert "no config.json" in check(write_report(workdir).read_text()).text
 

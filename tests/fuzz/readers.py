@@ -61,6 +61,9 @@ PAIRS = {
     "json": b'[{"prompt": "p", "response": "r"}]\n',
     "csv": b'id,Question,Answer\n1,"two\nlines",a\n2,q,"say ""hi"""\n',
     "tsv": b"one\tuno\ntwo\tdos\n",
+    "m2": b"S Go far\nA 1 2|||A|||very far|||REQUIRED|||-NONE-|||0\n\nS b\n",
+    "tmx": b'<tmx><tu><tuv xml:lang="en"><seg>a<ph/>b</seg></tuv><tuv lang="es"><seg>c</seg></tuv>'
+    b"</tu></tmx>",
 }
 SQUAD = b'{"data": [{"title": "t", "paragraphs": [{"context": "c", "qas": [{"question": "q", "id":'
 SQUAD += b' "1", "answers": [{"text": "a", "answer_start": 0}]}]}]}]}'

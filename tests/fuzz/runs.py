@@ -110,6 +110,7 @@ def _undrawn():
 
 SPLIT = {"pairs": 3, "exact": 0.5, "exact_last": 0.5, "exact_adaptive": 0.5, "cells": 0.9}
 SPLIT |= {"rounds_adaptive": 2.0, "exact_by_round": [0.1, 0.5]}
+SPLIT |= {"by_confidence": {"0.9": {"exact": 0.5, "rounds": 1.5}}}
 FACTS = {"command": "python -m eval", "seed": 0, "device": "cpu", "versions": {"jax": "0.12"}}
 ANSWERS = FACTS | {"step": 4, "parameters": 99, "training_pairs": 8, "split": "5 %", "rounds": 2}
 ANSWERS |= {"splits": {"unseen": SPLIT, "seen": SPLIT}, "left_out": {"seen": 1}, "by_task": {}}

@@ -80,17 +80,21 @@ def _spelling(names: Sequence[str]) -> dict[str, str]:
 def texts_of_row(
     row: Mapping[str, Any], chosen: Sequence[str], place: str, unused: Unused
 ) -> tuple[Any, Any]:
-    """Return (question, answer) of a row, counting its other fields.
+    """Return (question, answer) of a row, of several answers the first; count what is not read.
 
     Raises:
       UserError: see `columns_of`; or a further part of a question that is no text.
     """
     columns = columns_of(list(row), chosen, place)
     unused.fields(row, (*columns.question, columns.answer), place, chosen=bool(chosen))
+    answer = row[columns.answer]
+    if isinstance(answer, list) and answer:  # as in NQ-open
+        unused.add("further answers to a question", place, len(answer) - 1)
+        answer = answer[0]
     parts = [row[name] for name in columns.question]
     if len(parts) == 1:
-        return parts[0], row[columns.answer]
+        return parts[0], answer
     for name, part in zip(columns.question, parts, strict=True):
         if part is not None and not isinstance(part, str):
             raise UserError(f"{place}: field {name!r} must be text, got {part!r:.40}")
-    return "\n".join(part for part in parts if part and part.strip()), row[columns.answer]
+    return "\n".join(part for part in parts if part and part.strip()), answer

@@ -5,9 +5,12 @@
     .tsv            question, tab, answer; or with a header line as a .csv
     .json           an array of such objects (Alpaca), or SQuAD 1.1 or 2.0: context and question as
                     one text; unanswerable ones left out, of several answers the first read
+    .m2, .tmx       corrections and translations; a .jsonl may also hold Natural Questions: see
+                    `corpora.py`
     text.en+text.es two parallel files (WMT, OPUS, JFLEG): questions, then answers
 
-Other columns are named with `columns`, the answer last; in a table without header by number from 1.
+Other columns are named with `columns`, the answer last; in a table without header by number from 1;
+of a .tmx file two languages.
 A malformed file raises a UserError that names the file and the line, in SQuAD the question.
 """
 
@@ -20,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxmodels.data.pairs import corpora
 from jaxmodels.data.pairs.columns import FIX, columns_of, known, texts_of_row
 from jaxmodels.data.pairs.rows import Pair, composed, normalized
 from jaxmodels.data.readers.files import (
@@ -35,7 +39,12 @@ from jaxmodels.data.unused import LIMIT, Unused
 from jaxmodels.errors import UserError
 from jaxmodels.paths import exists, is_file, user_path
 
-SUFFIXES = (".jsonl", ".tsv")  # read from folders; .csv and .json files must be named
+SUFFIXES = (
+    ".jsonl",
+    ".tsv",
+    ".m2",
+    ".tmx",
+)  # read from folders; .csv and .json files must be named
 PARALLEL = "+"  # separates the names of two parallel files
 Found = Iterator[tuple[str, Any, Any]]  # place, question, answer
 
@@ -88,8 +97,7 @@ def read_all(
 
 def read_pairs(path: Path, reading: Reading | None = None) -> Iterator[Pair]:
     """Read one file by its suffix; unknown suffixes are read as JSON lines."""
-    readers = {".tsv": _tsv, ".csv": _csv, ".json": _json}
-    read = readers.get(path.suffix.lower(), _jsonl)
+    read = READERS.get(path.suffix.lower(), _jsonl)
     for place, question, answer in read(path, reading or Reading()):
         yield _pair(question, answer, path.stem, place)
 
@@ -137,6 +145,10 @@ def _pair(question: Any, answer: Any, task: str, place: str) -> Pair:
 def _jsonl(path: Path, reading: Reading) -> Found:
     for where, row in json_lines(path):
         place = place_of(path, where)
+        if not reading.columns and all(name in row for name in corpora.NQ):
+            if found := corpora.natural_question(row, place, reading.unused):
+                yield place, *found
+            continue
         yield place, *texts_of_row(row, reading.columns, place, reading.unused)
 
 
@@ -158,6 +170,14 @@ def _tsv(path: Path, reading: Reading) -> Found:
                 "number, config.data.columns=1,2"
             )
         yield from _table([(place, row)], by_number)
+
+
+def _m2(path: Path, reading: Reading) -> Found:
+    return corpora.m2_pairs(path, reading.unused)
+
+
+def _tmx(path: Path, reading: Reading) -> Found:
+    return corpora.tmx_pairs(path, reading.columns, reading.unused)
 
 
 def _is_header(cells: Sequence[str], columns: Sequence[str]) -> bool:
@@ -205,3 +225,6 @@ def _json(path: Path, reading: Reading) -> Found:
                 text = require(answers[0], "text", str, path, place)  # the question author's
                 reading.unused.add("further answers to a question", where, len(answers) - 1)
                 yield where, f"{context}\n{question}", text
+
+
+READERS = {".tsv": _tsv, ".csv": _csv, ".json": _json, ".m2": _m2, ".tmx": _tmx}
