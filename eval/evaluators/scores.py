@@ -17,6 +17,7 @@ from types import ModuleType
 
 import numpy as np
 
+from eval.chat.panel import distinct
 from jaxmodels.cli import did_you_mean
 from jaxmodels.data.tokenizers.grid import NO_CELL
 from jaxmodels.data.words import words_of
@@ -83,6 +84,7 @@ def text_scores(
       bleu: mean sentence BLEU (docs/systems.md, L-53); corpus_bleu: corpus BLEU.
       chrf: corpus chrF, character 6-grams.
       rouge_l: mean F1 of the longest common subsequence of words.
+      distinct, expected_distinct: share of different pairs of words among all of the texts.
       length, expected_length: mean number of characters.
     """
     if len(answers) != len(expected) or not answers:
@@ -98,6 +100,8 @@ def text_scores(
         "corpus_bleu": bleu().corpus_score(list(answers), [list(expected)]).score / 100,
         "chrf": metrics.CHRF().corpus_score(list(answers), [list(expected)]).score / 100,
         "rouge_l": float(np.mean([rouge.score(e, a)["rougeL"].fmeasure for a, e in pairs])),
+        "distinct": distinct(answers, 2) or 0.0,
+        "expected_distinct": distinct(expected, 2) or 0.0,
         "length": float(np.mean([len(a) for a in answers])),
         "expected_length": float(np.mean([len(e) for e in expected])),
     }

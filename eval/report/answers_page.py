@@ -26,6 +26,8 @@ NAMES = {
     "corpus_bleu": "corpus BLEU",
     "chrf": "chrF",
     "rouge_l": "ROUGE-L",
+    "distinct": "distinct pairs of words in the answers",
+    "expected_distinct": "distinct pairs of words expected",
     "length": "length of answers, characters",
     "expected_length": "expected length, characters",
     "cells": "cell accuracy",

@@ -37,6 +37,12 @@ def test_bleu_by_hand():
     )
 
 
+def test_diversity_is_that_of_pairs_of_words():
+    scores = text_scores(["a b c", "a b d"], ["a b c", "d e f"])
+    assert (scores["distinct"], scores["expected_distinct"]) == (0.75, 1.0)
+    assert text_scores(["a", ""], ["b", "c"])["distinct"] == 0.0  # no pair
+
+
 def test_rouge_with_non_ascii_letters():
     assert text_scores(["el niño"], ["el niño"])["rouge_l"] == 1.0
     assert text_scores(["el ni"], ["el niño"])["rouge_l"] == pytest.approx(0.5)
