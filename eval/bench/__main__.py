@@ -3,6 +3,7 @@
     prernk   utilization of PRERNK's training step (the default)
     cells    training step, prefill and decode of every cell, optionally of peer packages
     race     validation loss against wall-clock
+    rnk      RNK's training step beside its layers in PyTorch
     lengths  time and memory against sequence length, and decoding, of any models
     quantize bits per byte, bytes and speed of a run's model with int8 weights
     tpu      predicted cost of every cell's layer on a TPU; also `cells --topology v5e:2x2`
@@ -17,7 +18,7 @@ from jaxmodels import cli
 from jaxmodels.errors import UserError
 
 # modules with main(argv) -> exit status, imported on demand
-BENCHMARKS = ("prernk", "cells", "race", "lengths", "quantize", "tpu")
+BENCHMARKS = ("prernk", "cells", "race", "rnk", "lengths", "quantize", "tpu")
 
 
 def choose(argv: list[str]) -> tuple[str, list[str]]:

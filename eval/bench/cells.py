@@ -3,7 +3,7 @@
 Every model has 6 layers of width 256 and a vocabulary of 97. A training step reads 8 x 256 tokens
 (float32, forward, backward, AdamW) in four micro-batches. `eval/bench/measure.py` defines
 utilization; prefill counts 2 operations per parameter and token. --peers adds the same step of PyPI
-packages, interleaved with ours (`eval/bench/peers.py`); --topology predicts the cost on a TPU
+packages, interleaved with ours (`eval/bench/peers/`); --topology predicts the cost on a TPU
 instead (`eval/bench/tpu.py`).
 """
 

@@ -25,21 +25,18 @@ from train.step import init_train_state
 
 
 class Experiment(Work):
-    """Compiled training step of a config on random tokens, data-parallel over devices."""
+    """Compiled training step of a config, data-parallel over devices.
 
-    def __init__(self, config, devices: int = 1):
+    It reads `batch`, by default random tokens.
+    """
+
+    def __init__(self, config, devices: int = 1, batch=None):
         place = Placement(config, jax.devices()[:devices])
         state = init_train_state(build_model(config), config)
-        shape = (config.batch_size, config.seq_len)
-        inputs = jax.random.randint(jax.random.key(1), shape, 0, config.model_config.vocab_size)
-        batch = {
-            "inputs": inputs,
-            "targets": jnp.roll(inputs, -1, 1),
-            "weights": jnp.ones(shape),
-            "reset": jnp.zeros(shape, bool),
-        }
+        batch = _random_batch(config) if batch is None else batch
         arguments = place.put_state(state), place.put_rows(jax.device_get(batch))
-        super().__init__(state.model, place.step, arguments, tokens=inputs.size, operations=6)
+        tokens = config.batch_size * config.seq_len
+        super().__init__(state.model, place.step, arguments, tokens=tokens, operations=6)
 
     def __call__(self) -> float:
         """Run one step, which donates the state, and return the seconds."""
@@ -48,6 +45,17 @@ class Experiment(Work):
         jax.block_until_ready(metrics["loss"])
         self.arguments = state, self.arguments[1]
         return time.perf_counter() - start
+
+
+def _random_batch(config):
+    shape = (config.batch_size, config.seq_len)
+    inputs = jax.random.randint(jax.random.key(1), shape, 0, config.model_config.vocab_size)
+    return {
+        "inputs": inputs,
+        "targets": jnp.roll(inputs, -1, 1),
+        "weights": jnp.ones(shape),
+        "reset": jnp.zeros(shape, bool),
+    }
 
 
 class plain_scan:

@@ -66,6 +66,8 @@ class GRUCell(Cell):
         """See `Cell.scan`; inputs are projected for all tokens at once."""
         dtype = self.config.dtype
         kernel = self.kernel[...].astype(dtype)
-        keep = None if reset is None else ~reset
-        real = None if lengths is None else ~hold_after(lengths, xs.shape[1])
-        return gru(state, self.inputs(xs, dtype), kernel, self.bias[...], keep=keep, active=real)
+        keep = None if reset is None else ~reset.T
+        real = None if lengths is None else ~hold_after(lengths, xs.shape[1]).T
+        inputs = self.inputs(xs.swapaxes(0, 1), dtype)
+        state, hs = gru(state, inputs, kernel, self.bias[...], keep=keep, active=real)
+        return state, hs.swapaxes(0, 1)

@@ -5,7 +5,8 @@
 
 Source: arXiv 1406.1078, with the reset gate applied after the matmul (arXiv 1412.3555, version of
 cuDNN). The inputs x = W u + b_w are projected by the caller, for all tokens at once. Shapes: B
-batch, T time, D hidden width.
+batch, T time, D hidden width. Sequences have time first, or the scan would transpose the projected
+inputs, and their gradients back.
 """
 
 import jax
@@ -36,14 +37,14 @@ def gru(h, xs, kernel, bias, *, keep=None, enter=None, active=None):
 
     Args:
       h: float32 (B, D), before the first token.
-      xs: float32 (B, T, 3 D).
+      xs: float32 (T, B, 3 D).
       kernel, bias: see `gru_step`.
-      keep: bool (B, T) or None; False sets h to 0 before this token.
-      enter: float32 (B, T, D) or None, added to h before this token, after `keep`.
-      active: bool (B, T) or None; False leaves h as `keep` and `enter` made it.
+      keep: bool (T, B) or None; False sets h to 0 before this token.
+      enter: float32 (T, B, D) or None, added to h before this token, after `keep`.
+      active: bool (T, B) or None; False leaves h as `keep` and `enter` made it.
 
     Returns:
-      (h after the last token, hs (B, T, D)).
+      (h after the last token, hs (T, B, D)).
     """
 
     def step(dot, bias, h, inputs):
@@ -56,9 +57,8 @@ def gru(h, xs, kernel, bias, *, keep=None, enter=None, active=None):
         h = new if active is None else jnp.where(active[:, None], new, h)
         return h, h
 
-    inputs = jax.tree.map(lambda x: x.swapaxes(0, 1), (xs, keep, enter, active))
-    h, hs, _ = deferred_scan(step, {"kernel": kernel}, bias, h, inputs)
-    return h, hs.swapaxes(0, 1)
+    h, hs, _ = deferred_scan(step, {"kernel": kernel}, bias, h, (xs, keep, enter, active))
+    return h, hs
 
 
 def _update(h, x, recurrent):

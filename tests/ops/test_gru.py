@@ -13,7 +13,7 @@ BATCH, TIME, WIDTH = 3, 21, 5
 def drawn(seed=0):
     rng = np.random.default_rng(seed)
     h = rng.normal(size=(BATCH, WIDTH))
-    xs = rng.normal(size=(BATCH, TIME, 3 * WIDTH))
+    xs = rng.normal(size=(TIME, BATCH, 3 * WIDTH))
     kernel, bias = rng.normal(size=(WIDTH, 3 * WIDTH)), rng.normal(size=(3 * WIDTH,))
     return [z.astype(np.float32) for z in (h, xs, kernel, bias)]
 
@@ -34,26 +34,26 @@ def in_numpy(h, x, kernel, bias):
 
 def test_step_is_the_definition():
     h, xs, kernel, bias = drawn()
-    want = in_numpy(h, xs[:, 0], kernel, bias)
-    np.testing.assert_allclose(gru_step(h, xs[:, 0], kernel, bias), want, atol=1e-6)
+    want = in_numpy(h, xs[0], kernel, bias)
+    np.testing.assert_allclose(gru_step(h, xs[0], kernel, bias), want, atol=1e-6)
 
 
 def by_steps(h, xs, kernel, bias, keep, enter, active):
     hs = []
-    for t in range(xs.shape[1]):
-        h = jnp.where(keep[:, t, None], h, 0.0) + enter[:, t]
-        h = jnp.where(active[:, t, None], gru_step(h, xs[:, t], kernel, bias), h)
+    for t in range(len(xs)):
+        h = jnp.where(keep[t, :, None], h, 0.0) + enter[t]
+        h = jnp.where(active[t, :, None], gru_step(h, xs[t], kernel, bias), h)
         hs.append(h)
-    return h, jnp.stack(hs, 1)
+    return h, jnp.stack(hs)
 
 
 @pytest.mark.parametrize("time", [1, 16, 21])
 def test_sequence_equals_steps(time):
     h, xs, kernel, bias = drawn()
     rng = np.random.default_rng(1)
-    keep, active = rng.random((BATCH, time)) < 0.8, rng.random((BATCH, time)) < 0.8
-    enter = rng.normal(size=(BATCH, time, WIDTH)).astype(np.float32) * ~keep[..., None]
-    weights = rng.normal(size=(BATCH, time, WIDTH)).astype(np.float32)
+    keep, active = rng.random((time, BATCH)) < 0.8, rng.random((time, BATCH)) < 0.8
+    enter = rng.normal(size=(time, BATCH, WIDTH)).astype(np.float32) * ~keep[..., None]
+    weights = rng.normal(size=(time, BATCH, WIDTH)).astype(np.float32)
 
     def loss(run):
         def value(h, xs, kernel, bias, enter):
@@ -68,7 +68,7 @@ def test_sequence_equals_steps(time):
     def slow(h, xs, kernel, bias, enter):
         return by_steps(h, xs, kernel, bias, keep, enter, active)
 
-    arguments = h, xs[:, :time], kernel, bias, enter
+    arguments = h, xs[:time], kernel, bias, enter
     got, want = (jax.jit(loss(run))(*arguments) for run in (fast, slow))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
@@ -76,12 +76,12 @@ def test_sequence_equals_steps(time):
 
 def test_what_does_not_enter_is_nothing():
     h, xs, kernel, bias = drawn()
-    ones = np.ones((BATCH, TIME), bool)
-    enter = np.zeros((BATCH, TIME, WIDTH), np.float32)
+    ones = np.ones((TIME, BATCH), bool)
+    enter = np.zeros((TIME, BATCH, WIDTH), np.float32)
     plain = gru(h, xs, kernel, bias)
     full = gru(h, xs, kernel, bias, keep=ones, enter=enter, active=ones)
     np.testing.assert_array_equal(plain[1], full[1])
     nan = np.full_like(h, np.nan)
-    restarted = gru(nan, xs, kernel, bias, keep=np.arange(TIME)[None].repeat(BATCH, 0) > 0)
+    restarted = gru(nan, xs, kernel, bias, keep=np.arange(TIME)[:, None].repeat(BATCH, 1) > 0)
     fresh = gru(0.0 * h, xs, kernel, bias)
     np.testing.assert_allclose(restarted[1], fresh[1], atol=1e-6)

@@ -39,6 +39,12 @@ def test_cross_entropy(labels, weights):
     np.testing.assert_allclose(got, right.sum(), rtol=TOLERANCE)
 
 
+def test_the_first_of_equal_logits_is_predicted():
+    logits = jnp.asarray([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0], [-jnp.inf, -1.0, -jnp.inf]])
+    for labels, count in (((1, 0, 1), 3.0), ((2, 1, 0), 0.0)):
+        assert losses.correct_sum(logits, jnp.asarray(labels), jnp.ones(3)) == count
+
+
 def test_cross_entropy_of_extreme_logits_and_half_precision():
     logits = jnp.asarray([[3e4, -3e4, 0.0], [0.0, -jnp.inf, 1.0]])
     # The -inf belongs to a class that is not the label, or to a target without weight.

@@ -190,6 +190,13 @@ def look_up(table, index):
     return jnp.take_along_axis(flat, index[..., None], 1).reshape(*index.shape, *table.shape[2:])
 
 
+def look_up_by_time(table, index):
+    """Look up table (B, m, d) at index (T, B) -> (T, B, d), the last entry beyond the table."""
+    batch, size, width = table.shape
+    rows = jnp.minimum(index, size - 1) + size * jnp.arange(batch, dtype=index.dtype)[None]
+    return table.reshape(-1, width).at[rows].get(mode="promise_in_bounds")
+
+
 def last_prompts(state, m, first, prompt):
     """Return (context (B, n, d), prompted (B, n)) after each chunk, with output m (B, n, d)."""
 

@@ -165,10 +165,12 @@ class RNKConfig:
     def most_chunks(self, time: int) -> int:
         """Return the room for chunks that end within `time` bytes.
 
-        Only documents of a few bytes each, three or more in a segment, can overflow it.
+        A chunk is full after `fewest` bytes, the one that the segment continues maybe at its first,
+        and prompts end one before and one in each gap. Only documents of a few bytes each, three
+        or more in a segment, can overflow it.
         """
         fewest = self.chunk_size if self.chunking == "fixed" else self.min_chunk
-        return time // fewest + time // self.prompt_gap + 4
+        return -(-time // fewest) - (-time // self.prompt_gap) + 2
 
 
 _AS_WRITTEN = {

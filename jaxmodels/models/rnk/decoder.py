@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmodels.cells.layers import Embedding, LayerNorm, Linear, dot, rows_of, symmetric_uniform
+from jaxmodels.models.rnk.chunking import look_up_by_time
 from jaxmodels.models.rnk.config import RNKConfig
 from jaxmodels.models.rnk.planner import ConstraintAttention
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
@@ -89,12 +90,25 @@ class Decoder(nnx.Module):
             after.append(x)
         return jnp.stack(after, 1), self._logits(x)
 
-    def __call__(self, hidden, tokens, projected, entry, ends, reset, hold=None):
-        """Read segments, (B, T, ...) for (B, ...) in `step`; reset, hold bool (B, T)."""
-        c, real = self.config, tokens != self.config.pad
+    def __call__(self, hidden, tokens, projected, entry, index, ends, reset, hold=None):
+        """Read segments (B, T), with the rows at index int (B, T) of the tables of chunks.
+
+        Args:
+          hidden, tokens, ends: as in `step`, with T for all but hidden.
+          projected: (B, m, 3 d), entry: (B, m, layers, d).
+          index: int (B, T), of the chunk that each byte reads.
+          reset, hold: bool (B, T), hold or None.
+
+        Returns:
+          (hidden, logits (B, T, V)).
+        """
+        c = self.config
+        by_time = tokens, index, ends, reset, hold
+        tokens, index, ends, reset, hold = jax.tree.map(jnp.transpose, by_time)
+        real = tokens != c.pad
         real = real if hold is None else real & ~hold
         every = self._first(self.embed.table[...])
-        x = projected + rows_of(every, tokens)
+        x = look_up_by_time(projected, index) + rows_of(every, tokens)
         keep, begins = self._start(ends)
         after = []
         for i, layer in enumerate(self.layers):
@@ -104,22 +118,24 @@ class Decoder(nnx.Module):
                 layer.kernel[...].astype(c.dtype),
                 layer.bias[...],
                 keep=keep & ~reset,
-                enter=jnp.where(begins[..., None], entry[..., i, :], 0.0),
+                enter=jnp.where(begins[..., None], look_up_by_time(entry[:, :, i], index), 0.0),
                 active=real,
             )
             after.append(last)
-        return jnp.stack(after, 1), self._logits(x)
+        return jnp.stack(after, 1), self._logits(x.swapaxes(0, 1))
 
-    def attend(self, plan, embedded, mask):
-        """Return the source's context (B, d): one attention of a plan over the prompt.
+    def attend(self, plan, table, counts):
+        """Return the source's context (B, d): one attention of a plan over the prompt's bytes.
+
+        Equal bytes have equal keys and values, so that each value of a byte is read once.
 
         Args:
           plan: (B, d), the mean plan.
-          embedded: (B, T, d), embedded bytes.
-          mask: bool (B, T), the prompt's bytes.
+          table: (V, d), the embedded bytes.
+          counts: (B, V), how often each occurs in the prompt.
         """
         query = self.query(plan[:, None], self.config.dtype)
-        return self.attention(query, self.memory(embedded, self.config.dtype), mask)[:, 0]
+        return self.attention(query, self.memory(table, self.config.dtype), counts)[:, 0]
 
     def _first(self, embedded):
         """Project embedded bytes (..., d) to their part of the first layer's input (..., 3 d)."""

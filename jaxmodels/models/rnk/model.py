@@ -224,7 +224,7 @@ class RNK(nnx.Module):
         projected = self.decoder.project(decoded.plan, decoded.context)
         entry = self.decoder.entry(decoded.plan, decoded.context)
         hidden, logits = self.decoder(
-            state.hidden, tokens, look_up(projected, read), look_up(entry, read), ends, reset, hold
+            state.hidden, tokens, projected, entry, read, ends, reset, hold
         )
         full = chunks.index[:, -1] > len(m[0])
         logits = jnp.where(full[:, None, None], jnp.nan, logits)
@@ -347,7 +347,10 @@ class RNK(nnx.Module):
         begins = jnp.cumsum((tokens == self.config.begin)[:, ::-1].astype(jnp.int32), 1)[:, ::-1]
         mask = (begins > 0) & (tokens != self.config.pad)
         mask = mask if hold is None else mask & ~hold
-        y = self.decoder.attend(mean, self._features(tokens), mask)
+        values = jnp.arange(self.config.vocab_size, dtype=tokens.dtype)
+        seen = mask[..., None] & (tokens[..., None] == values[None, None])
+        counts = jnp.sum(seen, 1, dtype=jnp.float32)
+        y = self.decoder.attend(mean, self._features(values), counts)
         return jnp.broadcast_to(y[:, None], known.context.shape)
 
     def _with_extras(self, out):

@@ -66,7 +66,11 @@ class Planner(nnx.Module):
         if c.planner == "none" or not c.plan_steps:
             return x
         if c.planner == "rnk":
-            step = jax.checkpoint(lambda p, _: (self._read_out(self.net(p)) + 0.1 * x, None))
+
+            def step(p, _):
+                return self._read_out(self.net(p)) + 0.1 * x, None
+
+            # Nothing is rematerialized: a chunk's steps store a fifth of what its bytes do.
             return jax.lax.scan(step, x, None, c.plan_steps)[0]
         slow_net = self.slow if c.planner == "hrm" else self.net
         slow, fast = x, jnp.zeros_like(x)
@@ -90,24 +94,26 @@ class ConstraintAttention(nnx.Module):
         self.value = Linear(c.width, c.width, rngs=rngs)
         self.output = Linear(c.width, c.width, rngs=rngs)
 
-    def __call__(self, x, memory, mask=None):
-        """Read memory (M, d) or (B, M, d) for x (B, N, d) -> (B, N, d).
+    def __call__(self, x, memory, counts=None):
+        """Read memory (M, d) for x (B, N, d) -> (B, N, d).
 
-        mask: bool (B, M) or None; rows without a True give the output's bias.
+        counts: float (B, M) or None, how often each entry occurs, once without; rows of zeros give
+        the output's bias.
         """
         c = self.config
-        if memory.ndim == 2:
-            memory = jnp.broadcast_to(memory[None], (x.shape[0], *memory.shape))
         q, k, v = (
-            linear(z, c.dtype).reshape(*z.shape[:2], HEADS, -1).astype(c.dtype)
+            linear(z, c.dtype).reshape(*z.shape[:-1], HEADS, -1).astype(c.dtype)
             for linear, z in ((self.query, x), (self.key, memory), (self.value, memory))
         )
         options = {"precision": precision_of(c.dtype), "preferred_element_type": jnp.float32}
-        scores = jnp.einsum("bnhd,bmhd->bhnm", q, k, **options) * q.shape[-1] ** -0.5
-        seen = True if mask is None else mask[:, None, None]
-        scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.einsum("bnhd,mhd->bhnm", q, k, **options) * q.shape[-1] ** -0.5
+        seen = True
+        if counts is not None:
+            seen = counts[:, None, None] > 0
+            scores = jnp.where(seen, scores, jnp.finfo(jnp.float32).min)
+            scores = scores + jnp.log(jnp.maximum(counts, 1.0))[:, None, None]
         weights = jnp.where(seen, jax.nn.softmax(scores, -1), 0.0).astype(c.dtype)
-        y = jnp.einsum("bhnm,bmhd->bnhd", weights, v, **options).reshape(x.shape)
+        y = jnp.einsum("bhnm,mhd->bnhd", weights, v, **options).reshape(x.shape)
         return self.output(y, c.dtype)
 
 

@@ -70,6 +70,7 @@ def _forward(step, keep, arguments, residuals):
     weights, params, carry, xs = arguments
 
     def body(carry, x):
+        x = _sliced(x)
         dot, products = _recording_dot(weights)
         after, y = step(dot, params, carry, x)
         if residuals:
@@ -124,7 +125,7 @@ def _step_backward(step, keep, weights, params, fill_zeros):
 
     def back(running, inputs):
         d_carry, d_params = running
-        integer, x, carry, products, d_out = inputs
+        integer, x, carry, products, d_out = _sliced(inputs)
 
         def replay(params, carry, x, taps):
             seen, replayed = {}, {}
@@ -159,6 +160,15 @@ def _scan_chunks_backwards(back_over_chunk, running, inputs, chunk):
     running, d_x = jax.lax.scan(back_over_chunk, running, parts, reverse=True)
     d_x = jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), d_x)
     return running, jax.tree.map(lambda *x: jnp.concatenate(x), d_x, *tail)
+
+
+def _sliced(inputs):
+    """Keep the slices of one step apart from what reads them.
+
+    XLA:CPU would fuse each slice into the element-wise part of the step, which it then does not
+    vectorize: 80 for 40 us a step of a GRU (16 x 256) and its matmul.
+    """
+    return jax.lax.optimization_barrier(inputs)
 
 
 def _recording_dot(weights):

@@ -45,7 +45,7 @@ def test_command_line_selects_the_benchmark(monkeypatch, line, name, rest):
 
 def test_unknown_benchmark_gives_a_one_line_error(capsys):
     assert command.main(["cell"]) == 2
-    known = "prernk, cells, race, lengths, quantize, tpu"
+    known = "prernk, cells, race, rnk, lengths, quantize, tpu"
     assert capsys.readouterr().err == f"error: unknown benchmark 'cell'; choose from: {known}\n"
 
 

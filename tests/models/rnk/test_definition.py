@@ -116,6 +116,32 @@ def test_intent_conditions_the_plan_after_a_prompt():
     np.testing.assert_allclose(plan, want, atol=2e-5 * np.abs(want).max())
 
 
+def test_the_source_attends_to_every_byte_of_the_prompt():
+    """softmax(q K) V over the prompt's bytes one by one, though each value is read but once."""
+    model = small_model(decoder_context="attention")
+    p, rng, heads = parameters(model), np.random.default_rng(5), 4
+    prompts = [[97, 98, 97, 97, 32], [], [98]]
+    plan = rng.normal(size=(len(prompts), WIDTH)).astype(np.float32)
+    counts = np.zeros((len(prompts), 256), np.float32)
+    for row, prompt in enumerate(prompts):
+        np.add.at(counts[row], prompt, 1.0)
+    table = np.sqrt(WIDTH) * p["embed/table"]
+    got = quick_jit(lambda model, *x: model.decoder.attend(*x))(
+        model, plan, table.astype(np.float32), counts
+    )
+    for row, prompt in enumerate(prompts):
+        memory = linear(p, "decoder/memory", table[prompt])
+        q = linear(p, "decoder/attention/query", linear(p, "decoder/query", plan[row : row + 1]))
+        k, v = (linear(p, f"decoder/attention/{name}", memory) for name in ("key", "value"))
+        q, k, v = (x.reshape(len(x), heads, WIDTH // heads) for x in (q, k, v))
+        read = np.zeros((heads, WIDTH // heads))
+        if prompt:
+            weights = softmax(np.einsum("hd,mhd->hm", q[0], k) / np.sqrt(WIDTH // heads))
+            read = np.einsum("hm,mhd->hd", weights, v)
+        want = linear(p, "decoder/attention/output", read.reshape(-1))
+        np.testing.assert_allclose(got[row], want, atol=2e-5)
+
+
 def test_a_chunk_is_the_mean_of_its_bytes_in_order():
     config = small_config(width=8, chunk_size=4)
     rng = np.random.default_rng(2)

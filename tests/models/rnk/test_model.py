@@ -227,6 +227,25 @@ def test_nothing_is_quadratic_in_the_sequence(name):
     assert largest[1] <= 4 * largest[0] and memory[1] <= 4.2 * memory[0]
 
 
+def test_every_chunk_of_two_documents_has_room():
+    """The first byte ends a chunk that was open; then full ones, and prompts as soon as may be."""
+    config = small_config()
+    for time in (1, 4, 5, 33, 64):
+        at, cooldown = np.arange(time), 0
+        prompt, reset = np.zeros(time, bool), np.isin(at, (time // 2, time - 1))
+        closed, position = 0, config.chunk_size - 1
+        for t in at:  # as `read_byte`, with an end of prompt wherever it counts
+            if reset[t]:
+                position = cooldown = 0
+            prompt[t] = cooldown == 0 and t % 3 == 0
+            cooldown = config.prompt_gap if prompt[t] else max(cooldown - 1, 0)
+            position += 1
+            if position == config.chunk_size or prompt[t]:
+                closed, position = closed + 1, 0
+        assert closed <= config.most_chunks(time)
+    assert config.most_chunks(64) == 16 + 2 + 2  # chunks, prompts, documents
+
+
 def test_too_many_chunks_are_not_silent():
     """Documents of one byte each, with an end of prompt: more chunks than there is room for."""
     model = small_model()

@@ -1,8 +1,8 @@
 """Worker in the peers' environment: one training step of a peer for each line on stdin.
 
-    python peer_worker.py NAME BATCH TIME VOCAB WIDTH LAYERS
+    python worker.py NAME BATCH TIME VOCAB WIDTH LAYERS
 
-Must not import this project.
+Must not import this project, only the file beside it.
 """
 
 import json
@@ -141,20 +141,26 @@ def main():
     sys.stdout = sys.stderr  # keep prints of the libraries out of the answers
     if name == "mambapy mamba1":
         step, parameters, matrices = mambapy_peer(*sizes)
+    elif name.startswith("torch rnk"):
+        from rnk import make_step
+
+        step, parameters = make_step(*sizes, dtype=name.split()[-1])
+        matrices = 0  # not the same number for every byte
     elif name == "mamba2-jax":
         step, parameters, matrices = mamba2_jax_peer(*sizes)
     else:
         step, parameters, matrices = transformers_peer(name.split()[1], *sizes)
 
     def timed():
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         step()
-        return time.perf_counter() - begun
+        return time.perf_counter() - begun, time.process_time() - used
 
     facts = {"parameters": parameters, "matmul_parameters": matrices}
-    print(json.dumps({**facts, "first_step_seconds": timed()}), file=answers, flush=True)
+    print(json.dumps({**facts, "first_step_seconds": timed()[0]}), file=answers, flush=True)
     for _ in sys.stdin:
-        print(json.dumps({"seconds": timed()}), file=answers, flush=True)
+        print(json.dumps(dict(zip(("seconds", "cpu_seconds"), timed(), strict=True))), file=answers)
+        answers.flush()
 
 
 if __name__ == "__main__":
