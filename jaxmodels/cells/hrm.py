@@ -23,7 +23,7 @@ from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
 from jaxmodels.ops.common.silu import gated
-from jaxmodels.ops.masked_attention import Visibility, attend, masked_attention
+from jaxmodels.ops.masked_attention import Visibility, attend, in_blocks, masked_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +218,7 @@ class HRMBlock(nnx.Module):
                 y = masked_attention(q, k, v, mask, c.dtype)
             return y.reshape(h.shape), (k, v)
 
-        y, kept = (jax.checkpoint(read) if h.shape[1] > c.block_size else read)(qkv)
+        y, kept = (jax.checkpoint(read) if in_blocks(h.shape[1], c.block_size) else read)(qkv)
         if c.head_gate:
             y = jax.nn.sigmoid(gate[0]) * y
         return self.output(y, c.dtype), kept
