@@ -17,7 +17,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os, one_line
+from jaxmodels.errors import (
+    DISK,
+    REFUSED,
+    DiskError,
+    UserError,
+    from_os,
+    memory_reason,
+    one_line,
+)
 from jaxmodels.output import unfailing_output
 from jaxmodels.paths import shown, temporary_beside, user_path
 from jaxmodels.xla_flags import set_safe_flags
@@ -104,12 +112,12 @@ def run(
 ) -> int:
     """Call `work` and return the exit status: its own (None is 0), 2, 4 or 130.
 
-    A UserError, and an OSError about a path, a permission or a full disk, print one line to
-    standard error; Ctrl-C prints the line `interrupted` unless it is "". If standard output is
-    closed, full or cannot show a character, work continues; see `output_lost`. With `prints`, for
-    commands whose result is what they print, the status is then 4 instead of 0 if a full or failing
-    disk took none of it; a reader that has gone (`| head`) wants no more. Sets XLA's safe flags
-    first, before JAX initializes its backends.
+    A UserError, an OSError about a path, a permission or a full disk, and one about memory that is
+    not to be had print one line to standard error; Ctrl-C prints the line `interrupted` unless it
+    is "". If standard output is closed, full or cannot show a character, work continues; see
+    `output_lost`. With `prints`, for commands whose result is what they print, the status is then 4
+    instead of 0 if a full or failing disk took none of it; a reader that has gone (`| head`) wants
+    no more. Sets XLA's safe flags first, before JAX initializes its backends.
     """
     set_safe_flags()
     with unfailing_output() as (out, _):
@@ -127,6 +135,10 @@ def _answered(work: Callable[[], int | None], interrupted: str) -> int:
         return _refused(from_os(error))
     except UserError as error:
         return _refused(error)
+    except (MemoryError, RuntimeError) as error:
+        if not (reason := memory_reason(error)):
+            raise
+        return _refused(UserError(f"not enough memory: {reason}; make the model or batch smaller"))
     except KeyboardInterrupt:
         if interrupted:
             print(interrupted, file=sys.stderr)

@@ -4,11 +4,16 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file, returned_by
+
+MEMORY, SMALLER = "error: not enough memory: ", "; make the model or batch smaller\n"
+ARRAY = "Unable to allocate 71.1 PiB for an array with shape (10000000000000000,) and data type"
 
 
 @cli.command(interrupted="stopped; resume with --resume")
@@ -21,6 +26,12 @@ def main(arguments):
             raise UserError("a\nb.txt: no such file")
         case ["stop"]:
             raise KeyboardInterrupt
+        case ["too large"]:
+            np.empty(10**16)
+        case ["exhausted"]:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no 9GB.\nBufferAssignment")
+        case ["other"]:
+            raise jax.errors.JaxRuntimeError("INTERNAL: no")
         case ["bug"]:
             raise ZeroDivisionError
         case ["three"]:
@@ -36,6 +47,12 @@ def main(arguments):
         ("three", 3, ""),
         ("mistake", 2, "error: --steps=0: give 1 or more\n"),
         ("two lines", 2, "error: a\\nb.txt: no such file\n"),
+        (
+            "too large",
+            2,
+            f"{MEMORY}{ARRAY} float64{SMALLER}",
+        ),
+        ("exhausted", 2, f"{MEMORY}RESOURCE_EXHAUSTED: no 9GB.{SMALLER}"),
         ("stop", 130, "stopped; resume with --resume\n"),
     ],
 )
@@ -44,6 +61,8 @@ def test_exit_statuses(word, status, error, capsys):
     assert capsys.readouterr().err == error
     with pytest.raises(ZeroDivisionError):
         main(["bug"])
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        main(["other"])
 
 
 def test_arguments_of_the_process_are_the_default(monkeypatch):
