@@ -27,7 +27,7 @@ from jaxmodels.errors import (
     one_line,
 )
 from jaxmodels.output import unfailing_output
-from jaxmodels.paths import shown, temporary_beside, user_path
+from jaxmodels.paths import is_dir, shown, temporary_beside, user_path
 from jaxmodels.xla_flags import set_safe_flags
 
 NOTHING_WRITTEN = "stopped; nothing was written"
@@ -180,6 +180,22 @@ class ExpandPath(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class NewFile(ExpandPath):
+    """Action of an option that names a file to write: its folder must exist.
+
+    What takes minutes to measure is not to be refused when it is written.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Store the expanded path; raise UserError if it cannot be a file."""
+        super().__call__(parser, namespace, values, option_string)
+        path, flag = Path(getattr(namespace, self.dest)), f"{option_string}="
+        if not is_dir(path.parent, flag):
+            raise UserError(f"{flag}{values}: no folder {path.parent}; create it first")
+        if is_dir(path, flag):
+            raise UserError(f"{option_string}={values}: a folder; name a file")
+
+
 def utf8(text: str, name: str) -> str:
     """Return a text of the command line; raise UserError if its bytes were no UTF-8.
 
@@ -216,7 +232,7 @@ def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:
 
 def choose_from(options: Iterable[str]) -> str:
     """Return "; choose from: a, b", or "" without options."""
-    listed = ", ".join(options)
+    listed = ", ".join(filter(None, options))
     return f"; choose from: {listed}" if listed else ""
 
 

@@ -107,6 +107,17 @@ def test_parser_has_no_abbreviations(capsys):
     assert "Text\n  kept." in parser.format_help()
 
 
+def test_a_file_to_write_has_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = cli.parser("eval.x", "")
+    parser.add_argument("--json", action=cli.NewFile)
+    assert parser.parse_args(["--json=~/x.json"]).json == str(tmp_path / "x.json")
+    assert parser.parse_args(["--json=/dev/stdout"]).json == "/dev/stdout"
+    for wrong, words in (("~/no/x.json", "no folder .*/no; create"), ("~", "a folder; name a")):
+        with pytest.raises(UserError, match=f"^--json={wrong}: {words}"):
+            parser.parse_args([f"--json={wrong}"])
+
+
 def test_overrides_with_spaces_are_no_paths():
     parser = cli.parser("eval.x", "", workdir="run")
     parser.add_argument("--data", nargs="+")
@@ -119,6 +130,7 @@ def test_overrides_with_spaces_are_no_paths():
 def test_did_you_mean():
     assert cli.did_you_mean("rkwv", ["rwkv", "mamba"]) == "; did you mean 'rwkv'?"
     assert cli.did_you_mean("zzz", ["rwkv", "mamba"]) == "; choose from: rwkv, mamba"
+    assert cli.did_you_mean("zzz", ["", "lora"]) == "; choose from: lora"
     assert cli.did_you_mean("rkwv", []) == ""
 
 
