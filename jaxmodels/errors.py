@@ -52,6 +52,8 @@ def from_os(error: OSError, message: str = "") -> UserError:
 
 REMEDIES = {
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
     errno.EIO: "see to the disk",
     errno.ESTALE: "see to the disk",
 }
