@@ -161,7 +161,8 @@ def make_train_step(
             grads = jax.lax.psum(grads, AXIS)
             written, squares = {}, {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
             optimizer = _optimizer(config, model, parameter_labels(model, params))
-            updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            with jax.numpy_dtype_promotion("standard"):  # Optax mixes counts with floats
+                updates, opt_state = optimizer.update(grads, state.opt_state, params)
             if state.lr_scale is not None:
                 updates = {name: state.lr_scale * update for name, update in updates.items()}
             updated = optax.apply_updates(params, updates)
@@ -209,7 +210,8 @@ def make_train_step(
                 norm = jnp.sqrt(sum(squares[name] for name in names))
                 metrics[f"grad_norm/{component}"] = norm
         if not traits.local_update:
-            rate = jnp.asarray(schedule(state.step))
+            with jax.numpy_dtype_promotion("standard"):
+                rate = jnp.asarray(schedule(state.step))
             metrics["learning_rate"] = rate if state.lr_scale is None else rate * state.lr_scale
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return new, metrics | {"halted": halted}
