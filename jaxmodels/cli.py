@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxmodels.compile_cache import set_compilation_cache
-from jaxmodels.errors import DISK, REFUSED, DiskError, UserError, from_os, one_line
+from jaxmodels.errors import (
+    DISK,
+    REFUSED,
+    DiskError,
+    UserError,
+    from_os,
+    memory_reason,
+    one_line,
+)
 from jaxmodels.output import unfailing_output
-from jaxmodels.paths import shown, temporary_beside, user_path
+from jaxmodels.paths import is_dir, shown, temporary_beside, user_path
 from jaxmodels.xla_flags import set_safe_flags
 
 NOTHING_WRITTEN = "stopped; nothing was written"
@@ -105,12 +113,13 @@ def run(
 ) -> int:
     """Call `work` and return the exit status: its own (None is 0), 2, 4 or 130.
 
-    A UserError, and an OSError about a path, a permission or a full disk, print one line to
-    standard error; Ctrl-C prints the line `interrupted` unless it is "". If standard output is
-    closed, full or cannot show a character, work continues; see `output_lost`. With `prints`, for
-    commands whose result is what they print, the status is then 4 instead of 0 if a full or failing
-    disk took none of it; a reader that has gone (`| head`) wants no more. Sets XLA's safe flags
-    first, before JAX initializes its backends, and where it keeps compiled programs.
+    A UserError, an OSError about a path, a permission or a full disk, and one about memory that is
+    not to be had print one line to standard error; Ctrl-C prints the line `interrupted` unless it
+    is "". If standard output is closed, full or cannot show a character, work continues; see
+    `output_lost`. With `prints`, for commands whose result is what they print, the status is then 4
+    instead of 0 if a full or failing disk took none of it; a reader that has gone (`| head`) wants
+    no more. Sets XLA's safe flags first, before JAX initializes its backends, and where it keeps
+    compiled programs.
     """
     set_safe_flags()
     set_compilation_cache()
@@ -129,6 +138,10 @@ def _answered(work: Callable[[], int | None], interrupted: str) -> int:
         return _refused(from_os(error))
     except UserError as error:
         return _refused(error)
+    except (MemoryError, RuntimeError) as error:
+        if not (reason := memory_reason(error)):
+            raise
+        return _refused(UserError(f"not enough memory: {reason}; make the model or batch smaller"))
     except KeyboardInterrupt:
         if interrupted:
             print(interrupted, file=sys.stderr)
@@ -170,6 +183,22 @@ class ExpandPath(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class NewFile(ExpandPath):
+    """Action of an option that names a file to write: its folder must exist.
+
+    What takes minutes to measure is not to be refused when it is written.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Store the expanded path; raise UserError if it cannot be a file."""
+        super().__call__(parser, namespace, values, option_string)
+        path, flag = Path(getattr(namespace, self.dest)), f"{option_string}="
+        if not is_dir(path.parent, flag):
+            raise UserError(f"{flag}{values}: no folder {path.parent}; create it first")
+        if is_dir(path, flag):
+            raise UserError(f"{option_string}={values}: a folder; name a file")
+
+
 def utf8(text: str, name: str) -> str:
     """Return a text of the command line; raise UserError if its bytes were no UTF-8.
 
@@ -206,7 +235,7 @@ def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.4) -> str:
 
 def choose_from(options: Iterable[str]) -> str:
     """Return "; choose from: a, b", or "" without options."""
-    listed = ", ".join(options)
+    listed = ", ".join(filter(None, options))
     return f"; choose from: {listed}" if listed else ""
 
 

@@ -52,6 +52,8 @@ def from_os(error: OSError, message: str = "") -> UserError:
 
 REMEDIES = {
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
     errno.EIO: "see to the disk",
     errno.ESTALE: "see to the disk",
 }
@@ -79,6 +81,22 @@ def disk_reason(error: BaseException | None) -> str:
                 return os.strerror(number)
         error = error.__cause__ or error.__context__
     return ""
+
+
+# What XLA calls memory of a device or of the host that is not to be had.
+EXHAUSTED = ("RESOURCE_EXHAUSTED", "Out of memory")
+
+
+def memory_reason(error: BaseException) -> str:
+    """Return what was too large for the memory, "" if an exception is about something else.
+
+    NumPy names the size and the shape of the array, XLA the bytes.
+    """
+    text = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError):
+        return text or "an object of Python"
+    exhausted = isinstance(error, RuntimeError) and any(word in text for word in EXHAUSTED)
+    return text if exhausted else ""
 
 
 LONGEST = 1000  # symbols of a message; what was given for a value may be a book

@@ -4,11 +4,16 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from jaxmodels import cli
 from jaxmodels.errors import UserError
 from jaxmodels.python_file import import_file, returned_by
+
+MEMORY, SMALLER = "error: not enough memory: ", "; make the model or batch smaller\n"
+ARRAY = "Unable to allocate 71.1 PiB for an array with shape (10000000000000000,) and data type"
 
 
 @cli.command(interrupted="stopped; resume with --resume")
@@ -21,6 +26,12 @@ def main(arguments):
             raise UserError("a\nb.txt: no such file")
         case ["stop"]:
             raise KeyboardInterrupt
+        case ["too large"]:
+            np.empty(10**16)
+        case ["exhausted"]:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no 9GB.\nBufferAssignment")
+        case ["other"]:
+            raise jax.errors.JaxRuntimeError("INTERNAL: no")
         case ["bug"]:
             raise ZeroDivisionError
         case ["three"]:
@@ -36,6 +47,12 @@ def main(arguments):
         ("three", 3, ""),
         ("mistake", 2, "error: --steps=0: give 1 or more\n"),
         ("two lines", 2, "error: a\\nb.txt: no such file\n"),
+        (
+            "too large",
+            2,
+            f"{MEMORY}{ARRAY} float64{SMALLER}",
+        ),
+        ("exhausted", 2, f"{MEMORY}RESOURCE_EXHAUSTED: no 9GB.{SMALLER}"),
         ("stop", 130, "stopped; resume with --resume\n"),
     ],
 )
@@ -44,6 +61,8 @@ def test_exit_statuses(word, status, error, capsys):
     assert capsys.readouterr().err == error
     with pytest.raises(ZeroDivisionError):
         main(["bug"])
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        main(["other"])
 
 
 def test_arguments_of_the_process_are_the_default(monkeypatch):
@@ -88,6 +107,17 @@ def test_parser_has_no_abbreviations(capsys):
     assert "Text\n  kept." in parser.format_help()
 
 
+def test_a_file_to_write_has_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = cli.parser("eval.x", "")
+    parser.add_argument("--json", action=cli.NewFile)
+    assert parser.parse_args(["--json=~/x.json"]).json == str(tmp_path / "x.json")
+    assert parser.parse_args(["--json=/dev/stdout"]).json == "/dev/stdout"
+    for wrong, words in (("~/no/x.json", "no folder .*/no; create"), ("~", "a folder; name a")):
+        with pytest.raises(UserError, match=f"^--json={wrong}: {words}"):
+            parser.parse_args([f"--json={wrong}"])
+
+
 def test_overrides_with_spaces_are_no_paths():
     parser = cli.parser("eval.x", "", workdir="run")
     parser.add_argument("--data", nargs="+")
@@ -100,6 +130,7 @@ def test_overrides_with_spaces_are_no_paths():
 def test_did_you_mean():
     assert cli.did_you_mean("rkwv", ["rwkv", "mamba"]) == "; did you mean 'rwkv'?"
     assert cli.did_you_mean("zzz", ["rwkv", "mamba"]) == "; choose from: rwkv, mamba"
+    assert cli.did_you_mean("zzz", ["", "lora"]) == "; choose from: lora"
     assert cli.did_you_mean("rkwv", []) == ""
 
 

@@ -77,6 +77,11 @@ def at_least(least: int) -> Check:
     return lambda value: "" if value >= least else f"{rule}, got {value}"
 
 
+def count(value: int) -> str:
+    """Accept 1 to 2^31 - 1, what devices count in int32."""
+    return at_least(1)(value) or ("" if value < 2**31 else f"must be below 2^31, got {value}")
+
+
 def positive(value: float) -> str:
     """Accept numbers > 0."""
     return "" if value > 0 else f"must be positive, got {value}"

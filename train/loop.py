@@ -20,6 +20,7 @@ from jaxmodels.tree import flatten, unflatten
 from train.config import to_json, validate_config
 from train.control.controller import Controller
 from train.control.monitor import ComponentMonitor
+from train.devices.memory import check_memory
 from train.devices.placement import Placement
 from train.devices.processes import raise_everywhere
 from train.devices.signals import Signals
@@ -170,7 +171,9 @@ def _open(
     task = dataclasses.replace(task, config=resolve_warmup(task.config))
     check_tokenizer(task.config, task.corpus.tokenizer)
     placement = Placement(task.config, devices)
-    model = placement.template().model
+    template = placement.template()
+    check_memory(template)
+    model = template.model
     check_labels(task, traits_of(model).label_fields)
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}

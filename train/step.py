@@ -160,8 +160,7 @@ def make_train_step(
             new_carry, sums, grads = compute(flatten(model), (carry, batch), shared, key)
             grads = jax.lax.psum(grads, AXIS)
             written, squares = {}, {name: jnp.sum(jnp.square(g)) for name, g in grads.items()}
-            optimizer = _optimizer(config, model, parameter_labels(model, params))
-            updates, opt_state = optimizer.update(grads, state.opt_state, params)
+            updates, opt_state = _updates(config, model, params, grads, state.opt_state)
             if state.lr_scale is not None:
                 updates = {name: state.lr_scale * update for name, update in updates.items()}
             updated = optax.apply_updates(params, updates)
@@ -209,7 +208,8 @@ def make_train_step(
                 norm = jnp.sqrt(sum(squares[name] for name in names))
                 metrics[f"grad_norm/{component}"] = norm
         if not traits.local_update:
-            rate = jnp.asarray(schedule(state.step))
+            with jax.numpy_dtype_promotion("standard"):
+                rate = jnp.asarray(schedule(state.step))
             metrics["learning_rate"] = rate if state.lr_scale is None else rate * state.lr_scale
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return new, metrics | {"halted": halted}
@@ -219,6 +219,13 @@ def make_train_step(
 
 def _optimizer(config: ConfigDict, model: Any, labels):
     return make_optimizer(config, decay_factors(model), labels)
+
+
+def _updates(config: ConfigDict, model: Any, params, grads, opt_state):
+    """Return the optimizer's updates of the parameters by name, and its next state."""
+    optimizer = _optimizer(config, model, parameter_labels(model, params))
+    with jax.numpy_dtype_promotion("standard"):  # Optax mixes counts with floats
+        return optimizer.update(grads, opt_state, params)
 
 
 def _own_keys(key, rows: int, by_row: bool):

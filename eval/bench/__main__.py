@@ -33,7 +33,7 @@ def choose(argv: list[str]) -> tuple[str, list[str]]:
 def main(arguments: list[str]) -> int:
     """Run the benchmark that the command line names, and return its exit status."""
     if arguments[:1] in (["-h"], ["--help"]):
-        print(__doc__.strip())
+        print((__doc__ or ", ".join(BENCHMARKS)).strip())  # python -OO has none
         return 0
     name, rest = choose(arguments)
     if name not in BENCHMARKS:

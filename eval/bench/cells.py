@@ -223,7 +223,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--topology", metavar="NAME", help="predict for a TPU, e.g. v5e:2x2; options: tpu -h"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
+    file = {"metavar": "FILE", "action": cli.NewFile}
+    parser.add_argument("--json", **file, help="write the results to this file")
     args = parser.parse_args(arguments)
     result = {}
     for cell in args.cells:

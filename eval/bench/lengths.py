@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     pairs = "MODEL FIELD=VALUE"
     add("--set", nargs="+", action="append", metavar=pairs, default=[], help="fields of a model")
     add("--repeats", type=int, default=5, help="number of measurements")
-    add("--json", metavar="FILE", help="write the results to this file")
+    add("--json", action=cli.NewFile, metavar="FILE", help="write the results to this file")
     options = parser.parse_args(arguments)
     if options.repeats < 1 or min(options.lengths) < 1:
         raise UserError("--repeats and --lengths must be 1 or more")

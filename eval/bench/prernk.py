@@ -85,7 +85,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--repeats", type=int, default=15, help="number of measurements")
     parser.add_argument("--scan", action="store_true", help="add the plain lax.scan baseline")
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
+    file = {"metavar": "FILE", "action": cli.NewFile}
+    parser.add_argument("--json", **file, help="write the results to this file")
     parser.add_argument(
         "--return-memory", action="store_true", help="let glibc return freed memory (slower)"
     )

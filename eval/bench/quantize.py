@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     add("--rows", nargs="+", type=int, default=[1, 8, 64], help="rows that are decoded together")
     add("--repeats", type=int, default=5, help="number of measurements")
     add("--max-bytes", type=int, help="limit of the text that is read")
-    add("--json", metavar="FILE", help="write the results to this file")
+    add("--json", action=cli.NewFile, metavar="FILE", help="write the results to this file")
     options = parser.parse_args(arguments)
     if options.repeats < 1 or min(options.rows) < 1:
         raise UserError("--repeats and --rows must be 1 or more")

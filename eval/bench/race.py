@@ -125,16 +125,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data", nargs="+", required=True, help="text, e.g. tinyshakespeare")
     parser.add_argument("--configs", nargs="+", default=ENTRANTS, help="configs of the entrants")
     parser.add_argument("--seconds", type=float, default=160.0, help="time limit of each entrant")
-    file = {"metavar": "FILE", "action": cli.ExpandPath}
+    file = {"metavar": "FILE", "action": cli.NewFile}
     parser.add_argument("--json", **file, help="write laps and facts to this file")
     parser.add_argument("--picture", **file, help="plot the curves (png or svg)")
     args, overrides = cli.parse_with_overrides(parser, arguments)
     results, facts = {}, {}
     if not args.seconds > 0:
         raise UserError(f"--seconds must be positive, got {args.seconds}")
-    for option, file in (("--json", args.json), ("--picture", args.picture)):
-        if file and not Path(file).absolute().parent.is_dir():
-            raise UserError(f"{option}={file}: no such folder; create it first")
     record = Record("race", arguments)
     keep_freed_memory()
     for path in args.configs:

@@ -292,7 +292,8 @@ def main(arguments: list[str]) -> int | None:
     )
     parser.add_argument("--no-scan", action="store_true", help="skip the lax.scan baseline")
     parser.add_argument("--top", type=int, default=5, help="number of instructions to list")
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
+    file = {"metavar": "FILE", "action": cli.NewFile}
+    parser.add_argument("--json", **file, help="write the results to this file")
     parser.add_argument("--hlo", metavar="FOLDER", help="write the optimized HLO to this folder")
     options = parser.parse_args(arguments)
     options.kernel = None if options.kernel == "xla" else options.kernel

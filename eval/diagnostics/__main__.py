@@ -19,14 +19,15 @@ from eval.diagnostics.page import MARKS, compose, gate_table
 from eval.report.document import Heading, Text, to_terminal
 from jaxmodels import cli
 from jaxmodels.errors import UserError
-from jaxmodels.paths import is_dir, user_path
+from jaxmodels.paths import user_path
 
 
 @cli.command()
 def main(arguments: list[str]) -> None:
     """Diagnose a run and print every gate."""
     parser = cli.parser("eval.diagnostics", __doc__, workdir=cli.RUN, checkpoint=True)
-    parser.add_argument("--json", metavar="OUT", help="write the results to this file")
+    out = {"metavar": "OUT", "action": cli.NewFile}
+    parser.add_argument("--json", **out, help="write the results to this file")
     parser.add_argument("--data", nargs="+", help="use other text")
     parser.add_argument("--distances", type=int, nargs="+", help="passkey distances in tokens")
     parser.add_argument("--rows", type=int, help="number of keys at each distance")
@@ -59,11 +60,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _out(flags: argparse.Namespace) -> Path:
-    """Return the file for the results; raise UserError if its folder does not exist."""
-    out = user_path(flags.json or f"{flags.workdir}/diagnostics.json", "--json=")
-    if flags.json and not is_dir(out.parent, "--json="):
-        raise UserError(f"--json {out}: no folder {out.parent}; create it first")
-    return out
+    """Return the file for the results."""
+    return user_path(flags.json or f"{flags.workdir}/diagnostics.json", "--json=")
 
 
 def run_diagnostics(flags: argparse.Namespace, command: str) -> dict:

@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     add("--inputs", type=int, default=4096, help="d; default: %(default)s")
     add("--outputs", type=int, default=4096, help="V; default: %(default)s")
     add("--top-k", type=int, default=64, help="K; default: %(default)s")
-    add("--out", help="JSON file to write")
+    add("--out", action=cli.NewFile, help="JSON file to write")
     options = parser.parse_args(arguments)
 
     import json

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """Join, print and write."""
     parser = cli.parser("eval.fields.seeds", __doc__)
     parser.add_argument("--workdirs", nargs="+", required=True, metavar="RUN", help=cli.RUN)
-    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--out", action=cli.NewFile, help="JSON file to write")
     options = parser.parse_args(arguments)
 
     from eval.report.document import Heading, Table, to_terminal

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     add("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: both")
     add("--sizes", nargs="+", type=int, default=SIZES, metavar="N", help="default: 1000 ... 200000")
     add("--batch", type=int, default=1024, help="samples that learn together; default: %(default)s")
-    add("--out", help="JSON file to write")
+    add("--out", action=cli.NewFile, help="JSON file to write")
     options = parser.parse_args(arguments)
 
     import json

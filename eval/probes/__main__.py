@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="TASK.FIELD=VALUE", help="e.g. mqar.pairs=16"
     )
-    file = {"metavar": "FILE", "action": cli.ExpandPath}
+    file = {"metavar": "FILE", "action": cli.NewFile}
     parser.add_argument("--json", **file, help="write results here after every row")
     parser.add_argument("--markdown", **file, help="write the tables to this file")
     parser.add_argument("--resume", action="store_true", help="keep the rows in the --json file")
@@ -110,9 +110,6 @@ def main(arguments: list[str]) -> int:
 def _run(flags: argparse.Namespace, command: str) -> int:
     if flags.resume and not flags.json:
         raise UserError("--resume: needs --json FILE, the file to continue")
-    for path in (flags.json, flags.markdown):
-        if path and not Path(path).parent.is_dir():
-            raise UserError(f"{path}: no folder {Path(path).parent}; create it first")
     plans = make_plans(flags)
     rows = read_rows(Path(flags.json), flags.resume) if flags.json else {}
     for plan in plans:

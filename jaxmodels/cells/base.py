@@ -14,6 +14,7 @@ State = Any
 # Config field `kernel` -> argument `implementation` of the ops.
 KERNELS = {"xla": "auto", "pallas": "pallas"}
 BOOKKEEPING = "bookkeeping"
+MOST_LAYERS = 10_000  # that many take minutes to build
 
 
 def bookkeeping():
@@ -120,11 +121,17 @@ class Cell(nnx.Module):
 
 
 def positive(config, *names: str) -> None:
-    """Raise UserError unless each named field is a positive integer."""
+    """Raise UserError unless each named field is a positive integer that an index can hold.
+
+    Layers are built one by one: of `..._layers` there are at most `MOST_LAYERS`.
+    """
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name} must be a positive integer, got {value!r}")
+        most = MOST_LAYERS if name.endswith("_layers") else 2**31 - 1
+        if value > most:
+            raise UserError(f"{name} must be at most {most:,}, got {value:,}")
 
 
 def not_negative(config, *names: str) -> None:

@@ -23,7 +23,8 @@ from jaxmodels.cells.layers import Linear, truncated_normal
 from jaxmodels.errors import UserError
 from jaxmodels.ops.attention import rotate
 from jaxmodels.ops.common.silu import gated
-from jaxmodels.ops.masked_attention import Visibility, attend, masked_attention
+from jaxmodels.ops.common.varying import cast_like
+from jaxmodels.ops.masked_attention import Visibility, attend, in_blocks, masked_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +219,7 @@ class HRMBlock(nnx.Module):
                 y = masked_attention(q, k, v, mask, c.dtype)
             return y.reshape(h.shape), (k, v)
 
-        y, kept = (jax.checkpoint(read) if h.shape[1] > c.block_size else read)(qkv)
+        y, kept = (jax.checkpoint(read) if in_blocks(h.shape[1], c.block_size) else read)(qkv)
         if c.head_gate:
             y = jax.nn.sigmoid(gate[0]) * y
         return self.output(y, c.dtype), kept
@@ -293,7 +294,8 @@ class HRM(nnx.Module):
             state = jax.lax.fori_loop(0, c.low_cycles, low, state)
             return still._call("high", state, x_still, mask, positions), None
 
-        state, _ = jax.lax.scan(cycle, stop(state), None, whole)
+        state = cast_like(stop(state), x)  # inside `jax.shard_map`, a fresh one is on all devices
+        state, _ = jax.lax.scan(cycle, state, None, whole)
         for index in range(whole * (c.low_cycles + 1), c.calls):
             if index < first:
                 state = still._call(order[index], state, x_still, mask, positions)

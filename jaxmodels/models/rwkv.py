@@ -142,7 +142,10 @@ class RWKVState:
 
 
 class RWKVLayer(Cell):
-    """Time and channel mixing on the residual stream; x, y: (B, C). Version 7 takes `v_first`."""
+    """Time and channel mixing on the residual stream; x, y: (B, C).
+
+    In version 7, `v_first` are the values of the model's first layer.
+    """
 
     def __init__(self, config: RWKVConfig, *, rngs: nnx.Rngs, layer: int = 0):
         self.config = config
@@ -158,15 +161,22 @@ class RWKVLayer(Cell):
         zeros = jnp.zeros((batch_size, self.config.width), jnp.float32)
         return RWKVState(self.time.initial_state(batch_size), zeros)
 
-    def step(self, state, x, key=None, *extras):
+    def step(self, state, x, key=None, v_first=None):
         """See `Cell.step`."""
+        extras = () if v_first is None else (v_first,)
         time, y = self.time.step(state.time, self.norm_time(x), key, *extras)
         x = x + y
         normed = self.norm_channel(x)
         return RWKVState(time, normed), x + self.channel(normed, state.channel)
 
-    def __call__(self, state, xs, reset=None, key=None, *extras, lengths=None):
+    def scan(self, state, xs, reset=None, key=None, v_first=None, *, step=None, hold=None):
+        """See `Cell.scan`; v_first (B, T, C) in version 7, else None."""
+        step = step or (lambda state, x, key: self.step(state, x[0], key, x[1]))
+        return Cell.scan(self, state, (xs, v_first), reset, key, step=step, hold=hold)
+
+    def __call__(self, state, xs, reset=None, key=None, v_first=None, lengths=None):
         """See `Cell.scan`."""
+        extras = () if v_first is None else (v_first,)
         implementation = KERNELS[self.config.kernel]
         normed = self.norm_time(xs, implementation)
         time, ys = self.time(state.time, normed, reset, key, *extras, lengths=lengths)

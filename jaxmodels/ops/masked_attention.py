@@ -53,10 +53,15 @@ class Visibility:
         return (seen | front[None]) & real[:, None]
 
 
+def in_blocks(time: int, block_size: int) -> bool:
+    """Return whether `attend` goes by blocks; not where time is a symbol, as in `jax.export`."""
+    return isinstance(time, int) and time > block_size
+
+
 def attend(q, k, v, visibility: Visibility, *, block_size: int, dtype):
     """Compute `masked_attention` under a `Visibility`, by blocks if T is above `block_size`."""
     time, c = q.shape[1], visibility
-    if time <= block_size:
+    if not in_blocks(time, block_size):
         return masked_attention(q, k, v, c.dense(), dtype)
     front, blocks = c.front, -(-(time - c.front) // block_size)
     before = blocks if c.window is None else -(-(c.window - 1) // block_size)

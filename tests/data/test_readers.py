@@ -219,6 +219,7 @@ def test_lexical_resources():
             ":2: unknown category 'verbs'; did you",
         ),
         ("words_x.txt", "run\n", "file name: unknown category 'words'"),
+        ("a.tsv", "\x1c\u2003\n", "a.tsv: the file is empty"),  # spaces to str, not to bytes
     ],
 )
 def test_malformed_lexicons(tmp_path, file, content, message):

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jaxmodels
+from jaxmodels.testing.models import small_config
 
 SIZES = {"width": 16, "num_layers": 2, "vocab_size": 20}
 UNIFIED = {
@@ -109,3 +111,23 @@ def test_gradients_inside_shard_map(name):
     want = jax.jit(jax.grad(functools.partial(loss, batch)))(model)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("name", ["hrm", "hrlm"])
+def test_gradients_of_thoughts_inside_shard_map_are_traced(name):
+    """A fresh state is the same on all devices, what is thought of each row is not."""
+    model = jaxmodels.create(small_config(name))
+    tokens = jnp.ones((2, model.config.seq_len), jnp.int32)
+    batch = {"inputs": tokens, "targets": tokens, "weights": jnp.ones(tokens.shape, jnp.float32)}
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+    def inside(model, batch):
+        def loss(model):
+            given = model.initial_state(1), batch, jax.random.key(0), jnp.float32(0.5)
+            sums = model.loss_sums(*given)[1]
+            return jax.lax.psum(sum(sums.values()), "data")
+
+        return jax.grad(loss)(model)
+
+    sharded = jax.shard_map(inside, mesh=mesh, in_specs=(P(), P("data")), out_specs=P())
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(sharded, model, batch), model)

@@ -6,6 +6,8 @@ import pytest
 
 import jaxmodels
 from jaxmodels.testing.models import small_config
+from tests.train.toy import toy_config
+from train.devices.placement import Placement
 
 SETTINGS = {
     "x64": lambda: jax.enable_x64(True),
@@ -34,3 +36,16 @@ def test_dtypes_are_stated(name, setting):
     with SETTINGS[setting]():
         leaves = jax.tree.leaves(traced(name))
     assert not {str(x.dtype) for x in leaves} & {"float64", "int64", "uint64"}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam_atan2", "lion", "muon"])
+def test_a_training_step_under_strict_promotion(optimizer):
+    """Optax is not written for it."""
+    with jax.numpy_dtype_promotion("strict"):
+        config = toy_config(
+            optimizer__name=optimizer, optimizer__schedule="cosine", optimizer__ema_decay=0.9
+        )
+        placement = Placement(config, jax.devices()[:1])
+        state, batch = placement.abstract_train_state(), placement.abstract_batch()
+        after, _ = jax.eval_shape(placement.step, state, batch)
+    assert {x.dtype for x in jax.tree.leaves(after.model)} == {jnp.dtype("float32")}

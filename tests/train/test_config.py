@@ -88,6 +88,9 @@ def test_invalid_overrides_name_the_fix(override, message):
     ("changes", "message"),
     [
         ({"steps": 0}, "config.steps: must be at least 1"),
+        ({"steps": 2**31}, "config.steps: must be below 2^31, got 2147483648"),
+        ({"batch_size": 10**30}, "config.batch_size: must be below 2^31"),
+        ({"batch_size": 2**25, "seq_len": 64}, "2,147,483,648 tokens; a batch must have fewer"),
         ({"dtype": "float61"}, "did you mean"),
         ({"parallel": "pmpa"}, "did you mean 'pmap'"),
         ({"optimizer__name": "adanw"}, "did you mean 'adamw'"),

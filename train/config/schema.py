@@ -9,10 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import jaxmodels
+from jaxmodels.errors import UserError
 from train.control.fields import GROUP as CONTROL
 from train.devices.fields import GROUP as PARALLEL
 from train.devices.fields import MESH
-from train.fields import Field, Group, at_least, free, one_of
+from train.fields import Field, Group, at_least, count, free, one_of
 from train.optim.fields import GROUP as OPTIMIZER
 from train.tasks.fields import GROUP as DATA
 from train.tasks.lengths import lengths_of
@@ -32,14 +33,23 @@ def _steps(value: tuple) -> str:
     return "" if whole and min(value, default=1) >= 1 else f"give steps from 1 on, got {value}"
 
 
+def _check_sizes(config: ConfigDict) -> None:
+    lengths_of(config)
+    if (tokens := config.batch_size * config.seq_len) >= 2**31:
+        raise UserError(
+            f"config.batch_size: {config.batch_size} rows of seq_len {config.seq_len} are "
+            f"{tokens:,} tokens; a batch must have fewer than 2^31"
+        )
+
+
 LOOP = Group(
     "",
     (
         Field("model", "", 'Name of a model ("system" or "system/preset"), or "module:factory".'),
         Field("model_config", {}, "Fields of the model's own config."),
-        free("steps", 1000, "Number of updates.", at_least(1)),
-        Field("batch_size", 32, "Rows of a batch, over all devices.", at_least(1)),
-        Field("seq_len", 64, "Tokens of a row.", at_least(1)),
+        free("steps", 1000, "Number of updates.", count),
+        Field("batch_size", 32, "Rows of a batch, over all devices.", count),
+        Field("seq_len", 64, "Tokens of a row.", count),
         Field(
             "curriculum", (), "Sequence lengths by fraction of the run (train/tasks/lengths.py)."
         ),
@@ -53,7 +63,7 @@ LOOP = Group(
         free("keep_best", 1, "Number of best checkpoints to keep in addition.", at_least(0)),
         free("keep_steps", (), "Steps that are saved and kept, e.g. (100, 1000).", _steps),
     ),
-    lambda config: lengths_of(config) and None,
+    _check_sizes,
 )
 GROUPS = (LOOP, TUNE, PARALLEL, MESH, OPTIMIZER, DATA, CONTROL)
 # by dotted name

@@ -360,7 +360,10 @@ def _validation_loss(path: Path) -> float | None:
 
 def load_init_weights(workdir: str | Path, state: Any) -> Any:
     """Replace a fresh state's weights and EMA by another run's last; raise UserError if unfit."""
-    trained = flatten(load_model(workdir, "last").model)
+    try:
+        trained = flatten(load_model(workdir, "last").model)
+    except UserError as error:
+        raise UserError(f"config.init_from: {error}") from error
     fresh = flatten(state.model)
     for name in sorted(trained.keys() | fresh.keys()):
         shapes = [tree[name].shape if name in tree else "absent" for tree in (trained, fresh)]

@@ -23,7 +23,7 @@ from typing import Any
 import filelock
 import jax
 
-from jaxmodels.cli import write_json
+from jaxmodels.cli import utf8, write_json
 from jaxmodels.errors import DiskError, UserError, from_os, one_line
 from jaxmodels.json_text import decode_json
 from jaxmodels.paths import exists, user_path
@@ -121,12 +121,13 @@ def one_writer(
       say: called with what it is waiting for.
 
     Raises:
-      UserError: another process holds the folder, named with host, pid and age, or it cannot be
-        written.
+      UserError: another process holds the folder, named with host, pid and age; or it cannot be
+        written, or is no UTF-8.
     """
     if "://" in str(workdir):
         raise UserError(f"{option}={workdir}: must be a folder on a disk that all hosts share")
     folder = user_path(workdir, f"{option}=").absolute()
+    utf8(str(folder), option)  # Orbax stores under no other path
     lock = folder / f".{role}.lock"
     thread, writer = _held.get(lock, (0, None))
     if thread == threading.get_ident():

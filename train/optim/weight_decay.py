@@ -38,6 +38,8 @@ def _factor(name, leaf):
     if not is_kernel(name):
         return 0.0
     ranges = leaf.get_metadata("undecayed", ()) if isinstance(leaf, nnx.Variable) else ()
+    if not ranges:
+        return 1.0
     factor = np.ones((*(1,) * (leaf.ndim - 1), leaf.shape[-1]), np.float32)
     for start, stop in ranges:
         factor[..., start:stop] = 0.0

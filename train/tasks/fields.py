@@ -7,7 +7,7 @@ from jaxmodels.data.chat.corpora import CORPORA
 from jaxmodels.data.readers.formats import FORMATS
 from jaxmodels.data.text.mixture import IDENTITY_PHASES
 from jaxmodels.data.tokenizers.fit import TEXT_TOKENIZERS as FITTED_TOKENIZERS
-from jaxmodels.data.tokenizers.folder import NAMED, is_read
+from jaxmodels.data.tokenizers.folder import DEFAULT, NAMED, is_read
 from jaxmodels.data.unused import LIMIT
 from jaxmodels.errors import UserError
 from train.fields import Field, Group, at_least, free, one_of, texts, within
@@ -75,7 +75,7 @@ GROUP = Group(
         Field("valid_from", "split", f"One of {', '.join(VALID_FROM)}.", one_of(VALID_FROM)),
         Field("mixture", {}, "Sources by name with weights by phase (train/tasks/text.py)."),
         Field("mixture_ends", IDENTITY_PHASES, "Fraction of the steps at which each phase ends."),
-        Field("tokenizer", "byte", f"One of {', '.join(TOKENIZERS)}, or a file.", _tokenizer),
+        Field("tokenizer", DEFAULT, f"One of {', '.join(TOKENIZERS)}, or a file.", _tokenizer),
         Field("max_tokens", 4096, "Largest vocabulary of a fitted tokenizer.", at_least(3)),
         Field("min_freq", 1, "Minimum number of occurrences of a word in the vocabulary."),
         Field("mode", "tracks", f"How rows are cut: {', '.join(MODES)}.", one_of(MODES)),

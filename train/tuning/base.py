@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 import jaxmodels
 from jaxmodels import convert
-from jaxmodels.data.tokenizers.folder import has_tokenizer, is_read, read_tokenizer
+from jaxmodels.data.tokenizers.folder import DEFAULT, has_tokenizer, is_read, read_tokenizer
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import traits_of
 from jaxmodels.paths import is_dir, user_path
@@ -80,7 +80,7 @@ def with_base_of(config: ConfigDict, base: Base | None) -> ConfigDict:
     """Return the config with model, tokenizer and fingerprint of its base.
 
     Raises:
-      UserError: the config states another model.
+      UserError: the config states another model or tokenizer.
     """
     if base is None:
         return config
@@ -89,6 +89,13 @@ def with_base_of(config: ConfigDict, base: Base | None) -> ConfigDict:
         raise UserError(
             f"config.model: {config.model!r}, but {config.tune.base} is {base.name!r}; leave "
             "config.model out"
+        )
+    own, stated = base.tokenizer, config.data.tokenizer
+    # The path of a base that has moved may be another.
+    if own and stated not in (DEFAULT, own) and not is_read(stated):
+        raise UserError(
+            f"config.data.tokenizer: {stated!r}, but {config.tune.base} reads {own!r}; leave "
+            "config.data.tokenizer out"
         )
     config = ConfigDict(config.to_dict())
     config.model = base.name

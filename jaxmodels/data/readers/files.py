@@ -114,21 +114,21 @@ def read_text(path: Path) -> bytes:
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
     data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
-        raise UserError(f"{path}: the file is empty; remove it from the list or fill it")
     zero = data.find(b"\0")
     if zero >= 0:
         kind = next((name for name, marks in MARKS.items() if data.startswith(marks)), None)
         fix = f"looks like {kind}, convert it to UTF-8" if kind else "give a UTF-8 text file"
         raise UserError(f"{path}: binary file, NUL byte at {_place(data, zero)}; {fix}")
     try:
-        data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         byte = data[error.start]
         raise UserError(
             f"{path}: not UTF-8 text, byte 0x{byte:02x} at {_place(data, error.start)}; "
             "convert it to UTF-8 (for example with iconv) or leave it out"
         ) from error
+    if not text or text.isspace():  # of all alphabets: readers then find no line
+        raise UserError(f"{path}: the file is empty; remove it from the list or fill it")
     return data
 
 

@@ -26,6 +26,7 @@ from jaxmodels.paths import is_dir, is_file, user_path
 TOKENIZER, CONFIG, MAP = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 TEMPLATE, GENERATION, MODEL = "chat_template.jinja", "generation_config.json", "config.json"
 BESIDE = (CONFIG, MAP, TEMPLATE, GENERATION)  # files that travel with a tokenizer
+DEFAULT = "byte"
 NAMED = (rwkv_world.NAME,)  # tokenizers that a package ships
 LARGEST = 256 << 20  # bytes of a file; the largest known vocabularies have 40 MB
 

@@ -151,6 +151,11 @@ class HFT(nnx.Module):
 
         lengths: int (B,) or None; the tokens after these are padding and leave the state alone.
         """
+        if not all(isinstance(size, int) for size in tokens.shape):
+            raise UserError(
+                f"tokens: HFT reads blocks of known size, got the symbolic shape {tokens.shape}; "
+                "export it for numbers"
+            )
         windows = windows_of(state.tokens, tokens, reset)
         positions = positions_of(state.position, reset, tokens.shape[1])
         window = last_token(windows, state.tokens, lengths)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxmodels.cells.base import where_reset
 from jaxmodels.models.contract import Term, num_targets
 from jaxmodels.ops import losses
+from jaxmodels.ops.common.varying import cast_like
 
 
 def answer_losses(logits, targets, weights, loss: str):
@@ -222,6 +223,7 @@ def solve(model, tokens, *, adaptive=False, max_steps=None, identifiers=None, co
     shapes = jax.eval_shape(lambda: model(thoughts, tokens, None, identifiers)[1])
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     rows = jnp.zeros(tokens.shape[:1], jnp.float32)
-    start = (thoughts, zeros, rows > 0, rows, jnp.int32(0))
+    start = cast_like((thoughts, zeros, rows > 0, rows), tokens, model)
+    start = (*start, jnp.int32(0))
     _, kept, _, steps, _ = jax.lax.while_loop(unfinished, body, start)
     return kept.logits, steps, (kept.q_halt, kept.q_continue)

@@ -213,8 +213,8 @@ class RNK(nnx.Module):
 
         # Each byte reads the entry of the last chunk that ended, or the last entry, that of a fresh
         # document, if its document has begun since.
-        since = begun > jnp.take_along_axis(begun_at, jnp.minimum(chunks.index, len(m[0])), 1)
-        index = jnp.where(since, len(m[0]) + 1, chunks.index)
+        since = begun > jnp.take_along_axis(begun_at, jnp.minimum(chunks.index, m.shape[1]), 1)
+        index = jnp.where(since, m.shape[1] + 1, chunks.index)
         read = index
         if c.plan_from == "own_chunk":
             read = jnp.minimum(index + 1, count[:, None])
@@ -226,7 +226,7 @@ class RNK(nnx.Module):
         hidden, logits = self.decoder(
             state.hidden, tokens, projected, entry, read, ends, reset, hold
         )
-        full = chunks.index[:, -1] > len(m[0])
+        full = chunks.index[:, -1] > m.shape[1]
         logits = jnp.where(full[:, None, None], jnp.nan, logits)
 
         end = index[:, -1:]
@@ -234,7 +234,7 @@ class RNK(nnx.Module):
         planned = jnp.concatenate([state.planned[:, None], planned], 1)
         raw_plans = jnp.concatenate([state.plan[:, None], plans, jnp.zeros_like(plans[:, :1])], 1)
         last = jax.tree.map(lambda x: look_up(x, end)[:, 0], known)
-        fresh = self.initial_state(len(tokens))
+        fresh = self.initial_state(tokens.shape[0])
         new = RNKState(
             chunk=chunk,
             mamba=where_reset(since[:, -1], fresh.mamba, mamba),

@@ -40,6 +40,6 @@ def count_sketch(ids: jax.Array, values: jax.Array, inputs: int, size: int, seed
     values = values.astype(jnp.float32) * jnp.asarray(signs)[ids]
     lead = ids.shape[:-1]
     bucket, values = bucket.reshape(-1, ids.shape[-1]), values.reshape(-1, ids.shape[-1])
-    rows = jnp.broadcast_to(jnp.arange(len(bucket))[:, None], bucket.shape)
-    y = jnp.zeros((len(bucket), size), jnp.float32).at[rows, bucket].add(values)
+    rows = jnp.broadcast_to(jnp.arange(bucket.shape[0])[:, None], bucket.shape)
+    y = jnp.zeros((bucket.shape[0], size), jnp.float32).at[rows, bucket].add(values)
     return y.reshape(*lead, size)

@@ -55,6 +55,13 @@ def test_help_lists_every_benchmark(capsys):
     assert all(f"\n    {name}" in text for name in command.BENCHMARKS)
 
 
+def test_help_without_docstrings(capsys, monkeypatch):
+    """As under `python -OO`."""
+    monkeypatch.setattr(command, "__doc__", None)
+    assert command.main(["--help"]) == 0
+    assert capsys.readouterr().out.strip() == ", ".join(command.BENCHMARKS)
+
+
 def test_matmul_parameters():
     config = RWKV7Config(width=32, ranks=(2, 2, 2, 3))
 

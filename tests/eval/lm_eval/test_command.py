@@ -214,9 +214,23 @@ def test_the_command_on_files_of_tasks(finished, tasks, tmp_path, capsys):
 def test_mistakes_get_one_line(finished, tasks, tmp_path, capsys):
     at = f"--workdir={finished}"
     (tmp_path / "empty.yaml").write_text("x: 1\n")
+    for name, text in (
+        ("torn", "task: torn\n  x: [1\n"),
+        ("absent", CHOICE.format(data=tmp_path / "absent.jsonl").replace("tiny", "absent")),
+        ("field", CHOICE.format(data=tmp_path / "questions.jsonl").replace("question}", "no}")),
+        ("twice", CHOICE.format(data=tmp_path / "questions.jsonl")),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.yaml").write_text(text)
+    (tmp_path / "twice" / "b.yaml").write_text((tmp_path / "twice" / "a.yaml").read_text())
     for arguments, says in [
         ([at, "--tasks", str(tmp_path / "no.yaml")], "no such file"),
         ([at, "--tasks", str(tmp_path / "empty.yaml")], "no line `task: NAME`"),
+        ([at, "--tasks", str(tmp_path / "torn" / "a.yaml")], "cannot read this file as a task"),
+        ([at, "--tasks", str(tmp_path / "absent" / "a.yaml")], "cannot run them (FileNotFound"),
+        ([at, "--tasks", str(tmp_path / "field" / "a.yaml")], "cannot run them (Undefined"),
+        ([at, "--tasks", *(str(tmp_path / "twice" / f"{x}.yaml") for x in "ab")], "rename one"),
+        ([at, "--tasks", tasks[0], "--seed", "-1"], "--seed=-1: give 0 to"),
         ([at, "--tasks", tasks[0], "--limit", "0"], "--limit=0: give 1 or more"),
         ([at, "--tasks", tasks[0], "--chat"], "--chat: no chat template in"),
     ]:

@@ -11,7 +11,7 @@ import types
 import jax
 import pytest
 
-from jaxmodels.errors import DiskError, UserError
+from jaxmodels.errors import DiskError, UserError, disk_remedy
 from tests.train.corpus import small_text
 from tests.train.toy import toy_config
 from train.io import saving
@@ -176,6 +176,14 @@ def test_files_cannot_grow(config, calm, tmp_path, capfd, size):
     if "nothing is saved" in str(error.value):
         assert "raise the limit on the size of files (ulimit -f) and continue" in str(error.value)
     assert train(config, tmp_path).digest == calm[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EMFILE, "raise the limit of open files")],
+)
+def test_a_remedy_fits_its_reason(number, remedy):
+    assert disk_remedy(f"{os.strerror(number)} while saving step 3").startswith(remedy)
 
 
 def test_callbacks_after_the_end_of_orbax_are_not_told(tmp_path, monkeypatch):

@@ -55,6 +55,14 @@ def test_stopped_holders_hold_and_killed_ones_do_not(tmp_path):
     assert not (tmp_path / "run/.run.json").exists()
 
 
+def test_a_name_that_is_no_utf8_is_refused_before_hours_of_training(tmp_path):
+    """Orbax and tensorstore would end in a traceback at the first checkpoint."""
+    with pytest.raises(UserError, match=r"^--workdir: must be UTF-8, its"):
+        with one_writer(tmp_path / os.fsdecode(b"caf\xe9"), "x"):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_may_be_held_again_by_its_holder(tmp_path):
     with one_writer(tmp_path, "outer") as outer, one_writer(tmp_path, "inner") as inner:
         assert inner is outer

@@ -27,7 +27,7 @@ from train.devices.signals import Signals
 from train.io.checkpoint import load_model, saved_steps
 from train.io.log import read_metrics
 from train.loop import _first_state, _open, run
-from train.tuning.base import fingerprint_of, open_base
+from train.tuning.base import Base, fingerprint_of, open_base, with_base_of
 
 STEPS = 12
 KINDS = ("state", "lora")
@@ -74,6 +74,15 @@ def train(config, workdir, devices=2, **options):
     return run(
         config.copy_and_resolve_references(), workdir, quiet=True, devices=devices, **options
     )
+
+
+def test_another_tokenizer_is_not_ignored():
+    base = Base(model=None, name="rwkv/4", fields={}, tokenizer="char", fingerprint="ab")
+    config = toy_config(model="rwkv/4", data__tokenizer="char")
+    assert with_base_of(config, base).data.tokenizer == "char"
+    config.data.tokenizer = "word"
+    with pytest.raises(UserError, match=r"^config.data.tokenizer: 'word', but .* reads 'char'"):
+        with_base_of(config, base)
 
 
 @pytest.fixture(scope="module", params=KINDS)
