@@ -26,6 +26,16 @@ MARKS = {
     "UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"),
     "UTF-16": (b"\xff\xfe", b"\xfe\xff"),
 }
+# First bytes of files that hold text which has to be got out first.
+PACKED = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "Zstandard": b"\x28\xb5\x2f\xfd",
+    "zip": b"PK\3\4",
+    "PDF": b"%PDF-",
+    "Parquet": b"PAR1",
+}
 
 Span = tuple[int, int, int]  # first byte, byte after the last, label
 
@@ -114,19 +124,22 @@ def read_text(path: Path) -> bytes:
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
     data = data.removeprefix(b"\xef\xbb\xbf")
-    zero = data.find(b"\0")
+    zero, text = data.find(b"\0"), ""
+    try:
+        text = data.decode("utf-8")
+        fault = ""
+    except UnicodeDecodeError as error:
+        byte = data[error.start]
+        fault = f"not UTF-8 text, byte 0x{byte:02x} at {_place(data, error.start)}; "
+        fault += "convert it to UTF-8 (for example with iconv) or leave it out"
     if zero >= 0:
         kind = next((name for name, marks in MARKS.items() if data.startswith(marks)), None)
         fix = f"looks like {kind}, convert it to UTF-8" if kind else "give a UTF-8 text file"
-        raise UserError(f"{path}: binary file, NUL byte at {_place(data, zero)}; {fix}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = data[error.start]
-        raise UserError(
-            f"{path}: not UTF-8 text, byte 0x{byte:02x} at {_place(data, error.start)}; "
-            "convert it to UTF-8 (for example with iconv) or leave it out"
-        ) from error
+        fault = f"binary file, NUL byte at {_place(data, zero)}; {fix}"
+    if fault:
+        packed = next((name for name, mark in PACKED.items() if data.startswith(mark)), None)
+        fault = f"a {packed} file, not text; unpack or convert it first" if packed else fault
+        raise UserError(f"{path}: {fault}")
     if not text or text.isspace():  # of all alphabets: readers then find no line
         raise UserError(f"{path}: the file is empty; remove it from the list or fill it")
     return data
