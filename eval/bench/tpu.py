@@ -26,7 +26,7 @@ import jax
 from eval.bench.hlo import profile
 from eval.bench.layer import chunk_size_of, compile_layer, layer_of
 from eval.bench.record import Record
-from eval.bench.schedule import Kernels, size_of
+from eval.bench.schedule import Kernels, size_of, twins
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.cells import CELLS
@@ -61,6 +61,7 @@ def estimate_call(name: str, options, chunk_size: int | None, device, say) -> di
             batch //= 2
     _save(options, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
     schedules = options.kernels.read() if options.kernels else {}
+    schedules |= twins(compiled[0], schedules)
     costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, options.topology))
     row = _row(name, "call", layer, batch, options, costs, costs.cycles, compiled)
     names = [cost.instruction.name for cost in costs.costs if cost.kind == "kernel"]

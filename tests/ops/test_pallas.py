@@ -12,13 +12,15 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.cells import CELLS
+from jaxmodels.cells.gated_delta import GatedDeltaConfig
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Config
 from jaxmodels.cells.rwkv7 import RWKV7Config
 from jaxmodels.errors import NotDifferentiable, UserError
 from jaxmodels.ops.common.pallas_tpu import dot, interleave, select_matmul
 from jaxmodels.ops.dplr import dplr
-from jaxmodels.ops.dplr import pallas as dplr_module
+from jaxmodels.ops.gated_delta import gated_delta_mixer
+from jaxmodels.ops.head_kernels import run as head_kernels
 from jaxmodels.ops.norms import gated_rms_norm, layer_norm, rms_norm
 from jaxmodels.ops.short_conv import short_conv, short_conv_silu
 from jaxmodels.ops.ssd import pallas as ssd_module
@@ -69,7 +71,7 @@ def check_implementations(op, arguments, tolerance=CLOSE):
     check_equal(kernel, reference, arguments, tolerance)
 
 
-SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in ("rwkv7", "mamba2")]
+SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in ("rwkv7", "gated_delta", "mamba2")]
 
 
 @pytest.mark.parametrize("cell", ["rwkv4", *SLOW])
@@ -77,6 +79,7 @@ def test_pallas_cells_conform(cell):
     configs = {
         "rwkv4": RWKV4Config(32, chunk_size=16, kernel="pallas"),
         "rwkv7": RWKV7Config(32, head_size=16, chunk_size=16, kernel="pallas"),
+        "gated_delta": GatedDeltaConfig(32, head_size=16, chunk_size=16, kernel="pallas"),
         "mamba2": Mamba2Config(32, state_size=8, head_size=16, chunk_size=16, kernel="pallas"),
     }
     # Interpreted, kernels need check_vma=False; see the next test.
@@ -87,6 +90,13 @@ def test_pallas_cells_conform(cell):
 SHARDED = {
     "wkv4": lambda x, w: wkv4(
         WKV4State(*jnp.zeros((3, *x.shape[::2]))), x, x, w, w, implementation="pallas"
+    )[1],
+    "gated_delta": lambda x, w: gated_delta_mixer(
+        jnp.zeros((x.shape[0], 1, 128, 128)),
+        (x * w[None, None], x, x, x),
+        (-x[..., :1], x[..., :1]),
+        w,
+        implementation="pallas",
     )[1],
     "norms": lambda x, w: layer_norm(x, w, w, implementation="pallas"),
     "short_conv": lambda x, w: short_conv_silu(
@@ -193,16 +203,50 @@ def test_dplr_in_blocks_of_packs():
     check_implementations(op, dplr_arguments(21, heads=9, head=64))
 
 
-def test_dplr_with_three_pass_matmuls(monkeypatch):
-    """As on a TPU: 16 bits per factor, with chunks of 64 and an inverse."""
-    call = dplr_module.kernel_call
+def gated_delta_arguments(time, heads, keys, values):
+    draw = draws()
+    q, k = (draw(BATCH, time, heads * keys) for _ in range(2))
+    v, z = (draw(BATCH, time, heads * values) for _ in range(2))
+    g, beta = -np.exp(draw(BATCH, time, heads)), 1.0 / (1.0 + np.exp(draw(BATCH, time, heads)))
+    return draw(BATCH, heads, keys, values), q, k, v, z, g, beta, 1.0 + draw(values)
+
+
+def gated_delta_mixed(state, q, k, v, z, g, beta, scale, **options):
+    """`gated_delta_mixer` of flat arguments."""
+    return gated_delta_mixer(state, (q, k, v, z), (g, beta), scale, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("time", "heads", "keys", "values"), [(9, 2, 8, 16), (21, 9, 64, 128)])
+def test_gated_delta_in_blocks_of_packs(time, heads, keys, values):
+    """9 heads of 64 are 5 packs of two in two blocks of 4, the last head and packs padding."""
+    op = functools.partial(gated_delta_mixed, reset=resets(time), chunk_size=8)
+    check_implementations(op, gated_delta_arguments(time, heads, keys, values))
+
+
+def as_on_a_tpu(monkeypatch):
+    """Let interpreted kernels of `ops/head_kernels` multiply by three bfloat16 passes."""
+    call = head_kernels.kernel_call
 
     def rounded(body, name, **options):
         return call(lambda *refs, exact: body(*refs, exact=False), name, **options)
 
-    monkeypatch.setattr(dplr_module, "kernel_call", rounded)
+    monkeypatch.setattr(head_kernels, "kernel_call", rounded)
+
+
+def test_dplr_with_three_pass_matmuls(monkeypatch):
+    """16 bits per factor, with chunks of 64 and an inverse."""
+    as_on_a_tpu(monkeypatch)
     op = functools.partial(dplr_mixed, reset=resets(70), chunk_size=64)
     check_implementations(op, dplr_arguments(70, heads=2, head=16), tolerance=2e-4)
+
+
+@pytest.mark.slow
+def test_gated_delta_with_three_pass_matmuls(monkeypatch):
+    """16 bits per factor, with chunks of 64 and an inverse."""
+    as_on_a_tpu(monkeypatch)
+    op = functools.partial(gated_delta_mixed, reset=resets(70), chunk_size=64)
+    check_implementations(op, gated_delta_arguments(70, 2, 16, 32), tolerance=2e-4)
 
 
 @pytest.mark.parametrize(("time", "width", "taps"), [(300, 600, 4), (2, 8, 4), (9, 8, 2)])
@@ -244,10 +288,15 @@ def test_extreme_decays_over_257_tokens():
     op = functools.partial(dplr_mixed, reset=reset, chunk_size=64)
     check_implementations(op, (state, r, log_w.astype(np.float32), *rest), tolerance=1e-4)
 
+    state, *tokens, g, beta, scale = gated_delta_arguments(time, 2, 16, 32)
+    g = -np.exp(np.random.default_rng(0).uniform(-16, 5, g.shape)).astype(np.float32)
+    op = functools.partial(gated_delta_mixed, reset=reset, chunk_size=64)
+    check_implementations(op, (state, *tokens, g, beta, scale), tolerance=1e-4)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "gated_delta", "mamba2"])
 def test_16k_tokens_stay_finite(name, dtype):
     cell, xs = small_cell(name, 64, dtype=dtype), draws()(1, 16_384, 32)
 
@@ -275,18 +324,25 @@ def test_norms():
 
 def small_cell(name, chunk_size, **changes):
     """Return a cell of width 32 with Pallas kernels and no zero parameters."""
-    sizes = {"rwkv7": {"head_size": 16}, "mamba2": {"state_size": 8, "head_size": 16}}
+    sizes = {
+        "rwkv7": {"head_size": 16},
+        "gated_delta": {"head_size": 16},
+        "mamba2": {"state_size": 8, "head_size": 16},
+    }
     config_class, cell_class = CELLS[name]
     fields = {"chunk_size": chunk_size, "kernel": "pallas", **sizes.get(name, {}), **changes}
     return shaken(cell_class(config_class(32, **fields), rngs=nnx.Rngs(0)), 0)
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
+MEMORY = {"mamba2": "ssm", "gated_delta": "memory"}
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "gated_delta", "mamba2"])
 def test_nan_of_finished_document_is_dropped(name):
     """With a reset inside a chunk, NaN tokens before it have no effect after it."""
     cell = small_cell(name, 8)
     state = cell.initial_state(BATCH)
-    memory = "ssm" if name == "mamba2" else "wkv"
+    memory = MEMORY.get(name, "wkv")
     nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), getattr(state, memory))
     reset = np.zeros((BATCH, 12), bool)
     reset[:, 3] = True
@@ -397,6 +453,7 @@ def test_unsupported_configs_are_rejected():
         lambda: RWKV4Config(32, kernel="triton"),
         lambda: Mamba2Config(32, groups=2, head_size=16, kernel="pallas"),
         lambda: Mamba2Config(32, conv_size=9, kernel="pallas"),
+        lambda: GatedDeltaConfig(32, conv_size=9, kernel="pallas"),
     ):
         with pytest.raises(UserError, match="kernel"):
             make()
