@@ -37,6 +37,7 @@ SPECIAL = {
     "rwkv4 in Pallas": ("rwkv4", {"kernel": "pallas"}),
     "rwkv4 in chunks": ("rwkv4", {"chunk_size": 2}),
     "rwkv7 with values": ("rwkv7", {"value_residual": True, "chunk_size": 4, "head_size": 8}),
+    "rwkv6 in Pallas": ("rwkv6", {"kernel": "pallas", "chunk_size": 8, "head_size": 8}),
     "rwkv7 in Pallas": ("rwkv7", {"kernel": "pallas", "chunk_size": 4, "head_size": 8}),
     "gated_delta in Pallas": (
         "gated_delta",

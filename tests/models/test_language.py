@@ -201,10 +201,9 @@ def test_pallas_kernel_equals_xla(name):
     near(both(kernels), both(plain))
 
 
-@pytest.mark.parametrize("name", ["rwkv/6", "mamba/1"])
-def test_versions_without_kernel_are_rejected(name):
-    with pytest.raises(UserError, match=f"version {name[-1]} has no Pallas kernel"):
-        small(name, kernel="pallas")
+def test_versions_without_kernel_are_rejected():
+    with pytest.raises(UserError, match="version 1 has no Pallas kernel"):
+        small("mamba/1", kernel="pallas")
 
 
 @pytest.mark.slow

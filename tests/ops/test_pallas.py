@@ -15,6 +15,7 @@ from jaxmodels.cells import CELLS
 from jaxmodels.cells.gated_delta import GatedDeltaConfig
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Config
+from jaxmodels.cells.rwkv6 import RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Config
 from jaxmodels.errors import NotDifferentiable, UserError
 from jaxmodels.ops.common.pallas_tpu import dot, interleave, select_matmul
@@ -26,6 +27,7 @@ from jaxmodels.ops.short_conv import short_conv, short_conv_silu
 from jaxmodels.ops.ssd import pallas as ssd_module
 from jaxmodels.ops.ssd import ssd
 from jaxmodels.ops.wkv4 import WKV4State, wkv4
+from jaxmodels.ops.wkv6 import MixerVectors, wkv6_mixer
 from jaxmodels.testing import CELL_PROMISES, check_cell
 from jaxmodels.testing.lab import quick_jit, shaken
 
@@ -71,13 +73,17 @@ def check_implementations(op, arguments, tolerance=CLOSE):
     check_equal(kernel, reference, arguments, tolerance)
 
 
-SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in ("rwkv7", "gated_delta", "mamba2")]
+SLOW = [
+    pytest.param(cell, marks=pytest.mark.slow)
+    for cell in ("rwkv6", "rwkv7", "gated_delta", "mamba2")
+]
 
 
 @pytest.mark.parametrize("cell", ["rwkv4", *SLOW])
 def test_pallas_cells_conform(cell):
     configs = {
         "rwkv4": RWKV4Config(32, chunk_size=16, kernel="pallas"),
+        "rwkv6": RWKV6Config(32, head_size=16, chunk_size=16, kernel="pallas"),
         "rwkv7": RWKV7Config(32, head_size=16, chunk_size=16, kernel="pallas"),
         "gated_delta": GatedDeltaConfig(32, head_size=16, chunk_size=16, kernel="pallas"),
         "mamba2": Mamba2Config(32, state_size=8, head_size=16, chunk_size=16, kernel="pallas"),
@@ -90,6 +96,13 @@ def test_pallas_cells_conform(cell):
 SHARDED = {
     "wkv4": lambda x, w: wkv4(
         WKV4State(*jnp.zeros((3, *x.shape[::2]))), x, x, w, w, implementation="pallas"
+    )[1],
+    "wkv6": lambda x, w: wkv6_mixer(
+        jnp.zeros((x.shape[0], 1, 128, 128)),
+        (x * w[None, None], -x, x, x, x),
+        MixerVectors(w[None], w, w),
+        norm_groups=1,
+        implementation="pallas",
     )[1],
     "gated_delta": lambda x, w: gated_delta_mixer(
         jnp.zeros((x.shape[0], 1, 128, 128)),
@@ -224,6 +237,31 @@ def test_gated_delta_in_blocks_of_packs(time, heads, keys, values):
     check_implementations(op, gated_delta_arguments(time, heads, keys, values))
 
 
+def wkv6_arguments(time, heads, keys, values):
+    draw = draws()
+    r, k = (draw(BATCH, time, heads * keys) for _ in range(2))
+    v, z = (draw(BATCH, time, heads * values) for _ in range(2))
+    log_w = -np.exp(2.0 * draw(BATCH, time, heads * keys))
+    vectors = draw(heads, keys), 1.0 + draw(heads * values), draw(heads * values)
+    return draw(BATCH, heads, keys, values), r, log_w, k, v, z, *vectors
+
+
+def wkv6_mixed(state, r, log_w, k, v, z, *vectors, **options):
+    """`wkv6_mixer` of flat arguments."""
+    return wkv6_mixer(state, (r, log_w, k, v, z), MixerVectors(*vectors), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("time", "heads", "keys", "values", "groups"),
+    [(9, 2, 8, 16, 2), (9, 2, 8, 8, 1), (21, 9, 64, 64, 9)],
+)
+def test_wkv6_in_blocks_of_packs(time, heads, keys, values, groups):
+    """See `test_gated_delta_in_blocks_of_packs`; also a norm over parts that are not heads."""
+    op = functools.partial(wkv6_mixed, reset=resets(time), chunk_size=8, norm_groups=groups)
+    check_implementations(op, wkv6_arguments(time, heads, keys, values))
+
+
 def as_on_a_tpu(monkeypatch):
     """Let interpreted kernels of `ops/head_kernels` multiply by three bfloat16 passes."""
     call = head_kernels.kernel_call
@@ -247,6 +285,14 @@ def test_gated_delta_with_three_pass_matmuls(monkeypatch):
     as_on_a_tpu(monkeypatch)
     op = functools.partial(gated_delta_mixed, reset=resets(70), chunk_size=64)
     check_implementations(op, gated_delta_arguments(70, 2, 16, 32), tolerance=2e-4)
+
+
+@pytest.mark.slow
+def test_wkv6_with_three_pass_matmuls(monkeypatch):
+    """16 bits per factor, with chunks of 64."""
+    as_on_a_tpu(monkeypatch)
+    op = functools.partial(wkv6_mixed, reset=resets(70), chunk_size=64, norm_groups=2)
+    check_implementations(op, wkv6_arguments(70, 2, 16, 16), tolerance=2e-4)
 
 
 @pytest.mark.parametrize(("time", "width", "taps"), [(300, 600, 4), (2, 8, 4), (9, 8, 2)])
@@ -288,6 +334,11 @@ def test_extreme_decays_over_257_tokens():
     op = functools.partial(dplr_mixed, reset=reset, chunk_size=64)
     check_implementations(op, (state, r, log_w.astype(np.float32), *rest), tolerance=1e-4)
 
+    state, r, log_w, *rest = wkv6_arguments(time, 2, 16, 16)
+    log_w = -np.exp(np.random.default_rng(0).uniform(-16, 5, log_w.shape)).astype(np.float32)
+    op = functools.partial(wkv6_mixed, reset=reset, chunk_size=64, norm_groups=2)
+    check_implementations(op, (state, r, log_w, *rest), tolerance=1e-4)
+
     state, *tokens, g, beta, scale = gated_delta_arguments(time, 2, 16, 32)
     g = -np.exp(np.random.default_rng(0).uniform(-16, 5, g.shape)).astype(np.float32)
     op = functools.partial(gated_delta_mixed, reset=reset, chunk_size=64)
@@ -296,7 +347,7 @@ def test_extreme_decays_over_257_tokens():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "gated_delta", "mamba2"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba2"])
 def test_16k_tokens_stay_finite(name, dtype):
     cell, xs = small_cell(name, 64, dtype=dtype), draws()(1, 16_384, 32)
 
@@ -325,6 +376,7 @@ def test_norms():
 def small_cell(name, chunk_size, **changes):
     """Return a cell of width 32 with Pallas kernels and no zero parameters."""
     sizes = {
+        "rwkv6": {"head_size": 16},
         "rwkv7": {"head_size": 16},
         "gated_delta": {"head_size": 16},
         "mamba2": {"state_size": 8, "head_size": 16},
@@ -337,7 +389,7 @@ def small_cell(name, chunk_size, **changes):
 MEMORY = {"mamba2": "ssm", "gated_delta": "memory"}
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "gated_delta", "mamba2"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba2"])
 def test_nan_of_finished_document_is_dropped(name):
     """With a reset inside a chunk, NaN tokens before it have no effect after it."""
     cell = small_cell(name, 8)
@@ -453,6 +505,7 @@ def test_unsupported_configs_are_rejected():
         lambda: RWKV4Config(32, kernel="triton"),
         lambda: Mamba2Config(32, groups=2, head_size=16, kernel="pallas"),
         lambda: Mamba2Config(32, conv_size=9, kernel="pallas"),
+        lambda: RWKV6Config(32, chunk_size=48, kernel="pallas"),
         lambda: GatedDeltaConfig(32, conv_size=9, kernel="pallas"),
     ):
         with pytest.raises(UserError, match="kernel"):

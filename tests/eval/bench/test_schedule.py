@@ -109,6 +109,7 @@ from jaxmodels.ops.norms.pallas import layer_norm
 from jaxmodels.ops.short_conv.pallas import short_conv_silu
 from jaxmodels.ops.ssd.pallas import ssd_pallas
 from jaxmodels.ops.wkv4.pallas import WKV4State, wkv4_pallas
+from jaxmodels.ops.wkv6 import MixerVectors, wkv6_mixer
 
 device = aot.topology_devices("v5e:2x2")[0]
 f32 = lambda *dims: jax.ShapeDtypeStruct(dims, "float32")
@@ -135,6 +136,9 @@ both(delta_rule, f32(B, 15, 64, 64), *tokens)
 tokens = [f32(B, T, 15 * n) for n in (64, 64, 96, 96)], [f32(B, T, 15)] * 2, f32(96)
 options = {"chunk_size": 50, "implementation": "pallas"}
 both(lambda s, *t: gated_delta_mixer(s, *t, **options), f32(B, 15, 64, 96), *tokens)
+tokens, vectors = [f32(B, T, 15 * 64)] * 5, MixerVectors(*[f32(15, 64)] * 3)
+options = {"norm_groups": 15, "chunk_size": 32, "implementation": "pallas"}
+both(lambda s, *t: wkv6_mixer(s, *t, **options), f32(B, 15, 64, 64), tokens, vectors)
 print("all compiled")
 """
 
