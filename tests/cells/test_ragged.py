@@ -43,6 +43,7 @@ SPECIAL = {
         "gated_delta",
         {"kernel": "pallas", "chunk_size": 4, "head_size": 8},
     ),
+    "mamba1 in Pallas": ("mamba1", {"kernel": "pallas", "state_size": 4}),
     "mamba2 in Pallas": ("mamba2", {"kernel": "pallas", "chunk_size": 4, "head_size": 8}),
     "a ring below a row": ("attention", {"window": 4, "head_size": 8, "chunk_size": 4}),
     "unified, rwkv4": ("unified", {"core": "rwkv4", "remat_chunk": 4, **SMALL}),

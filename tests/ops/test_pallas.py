@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmodels.cells import CELLS
 from jaxmodels.cells.gated_delta import GatedDeltaConfig
+from jaxmodels.cells.hybrid import HybridConfig
+from jaxmodels.cells.mamba1 import Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Config
 from jaxmodels.cells.rwkv6 import RWKV6Config
@@ -23,6 +25,8 @@ from jaxmodels.ops.dplr import dplr
 from jaxmodels.ops.gated_delta import gated_delta_mixer
 from jaxmodels.ops.head_kernels import run as head_kernels
 from jaxmodels.ops.norms import gated_rms_norm, layer_norm, rms_norm
+from jaxmodels.ops.selective_scan import pallas as selective_scan_module
+from jaxmodels.ops.selective_scan import selective_scan
 from jaxmodels.ops.short_conv import short_conv, short_conv_silu
 from jaxmodels.ops.ssd import pallas as ssd_module
 from jaxmodels.ops.ssd import ssd
@@ -86,7 +90,10 @@ def test_pallas_cells_conform(cell):
         "rwkv6": RWKV6Config(32, head_size=16, chunk_size=16, kernel="pallas"),
         "rwkv7": RWKV7Config(32, head_size=16, chunk_size=16, kernel="pallas"),
         "gated_delta": GatedDeltaConfig(32, head_size=16, chunk_size=16, kernel="pallas"),
-        "mamba2": Mamba2Config(32, state_size=8, head_size=16, chunk_size=16, kernel="pallas"),
+        "mamba1": Mamba1Config(32, state_size=4, kernel="pallas"),
+        "mamba2": Mamba2Config(
+            32, state_size=8, head_size=16, norm_groups=2, chunk_size=16, kernel="pallas"
+        ),
     }
     # Interpreted, kernels need check_vma=False; see the next test.
     kept = [promise for promise in CELL_PROMISES if promise != "gradients inside shard_map"]
@@ -96,6 +103,11 @@ def test_pallas_cells_conform(cell):
 SHARDED = {
     "wkv4": lambda x, w: wkv4(
         WKV4State(*jnp.zeros((3, *x.shape[::2]))), x, x, w, w, implementation="pallas"
+    )[1],
+    "selective_scan": lambda x, w: selective_scan(
+        jnp.zeros((x.shape[0], 4, 128)),
+        *(x * w[None, None], x, -jnp.ones((4, 128)), x[..., :4], x[..., :4]),
+        implementation="pallas",
     )[1],
     "wkv6": lambda x, w: wkv6_mixer(
         jnp.zeros((x.shape[0], 1, 128, 128)),
@@ -188,6 +200,18 @@ def test_ssd_in_blocks_and_packs_of_heads(monkeypatch, heads, head, dtype):
     reset, a, d = resets(time), -np.exp(draw(heads)), draw(heads)
     op = functools.partial(ssd, reset=reset, chunk_size=8, dtype=dtype)
     check_implementations(op, (state, x, delta, a, b, c, d))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("time", "width", "states"), [(5, 16, 4), (21, 200, 3)])
+def test_selective_scan_over_blocks_of_width_and_time(monkeypatch, time, width, states):
+    """200 channels are two blocks of 128, 21 tokens three of 8."""
+    monkeypatch.setattr(selective_scan_module, "TOKENS", 8)
+    draw = draws()
+    x, delta = draw(BATCH, time, width), np.exp(draw(BATCH, time, width) - 1.0)
+    a, b, c = -np.exp(draw(states, width)), draw(BATCH, time, states), draw(BATCH, time, states)
+    op = functools.partial(selective_scan, reset=resets(time))
+    check_implementations(op, (draw(BATCH, states, width), x, delta, a, b, c))
 
 
 def mixed(recur, tokens, shared, head_sum):
@@ -334,6 +358,11 @@ def test_extreme_decays_over_257_tokens():
     op = functools.partial(dplr_mixed, reset=reset, chunk_size=64)
     check_implementations(op, (state, r, log_w.astype(np.float32), *rest), tolerance=1e-4)
 
+    delta, a = np.exp(6.0 * draw(BATCH, time, 24)), -np.exp(3.0 * draw(4, 24))
+    arguments = draw(BATCH, 4, 24), draw(BATCH, time, 24), delta, a, b[..., :4], c[..., :4]
+    op = functools.partial(selective_scan, reset=reset)
+    check_implementations(op, arguments, tolerance=1e-4)
+
     state, r, log_w, *rest = wkv6_arguments(time, 2, 16, 16)
     log_w = -np.exp(np.random.default_rng(0).uniform(-16, 5, log_w.shape)).astype(np.float32)
     op = functools.partial(wkv6_mixed, reset=reset, chunk_size=64, norm_groups=2)
@@ -347,7 +376,7 @@ def test_extreme_decays_over_257_tokens():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba2"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba1", "mamba2"])
 def test_16k_tokens_stay_finite(name, dtype):
     cell, xs = small_cell(name, 64, dtype=dtype), draws()(1, 16_384, 32)
 
@@ -373,12 +402,21 @@ def test_norms():
     check_equal(kernel, reference, (x, z, scale))
 
 
+@pytest.mark.parametrize(("width", "groups"), [(256, 4), (256, 2), (24, 3), (192, 2)])
+def test_gated_norm_of_groups(width, groups):
+    """Two groups per register, one, three in a part of one, and, by XLA, one and a half."""
+    draw = draws()
+    y, z, scale = draw(2, 5, width), draw(2, 5, width), draw(width)
+    check_implementations(functools.partial(gated_rms_norm, groups=groups), (y, z, scale))
+
+
 def small_cell(name, chunk_size, **changes):
     """Return a cell of width 32 with Pallas kernels and no zero parameters."""
     sizes = {
         "rwkv6": {"head_size": 16},
         "rwkv7": {"head_size": 16},
         "gated_delta": {"head_size": 16},
+        "mamba1": {"state_size": 4},
         "mamba2": {"state_size": 8, "head_size": 16},
     }
     config_class, cell_class = CELLS[name]
@@ -386,10 +424,10 @@ def small_cell(name, chunk_size, **changes):
     return shaken(cell_class(config_class(32, **fields), rngs=nnx.Rngs(0)), 0)
 
 
-MEMORY = {"mamba2": "ssm", "gated_delta": "memory"}
+MEMORY = {"mamba1": "ssm", "mamba2": "ssm", "gated_delta": "memory"}
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba2"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba1", "mamba2"])
 def test_nan_of_finished_document_is_dropped(name):
     """With a reset inside a chunk, NaN tokens before it have no effect after it."""
     cell = small_cell(name, 8)
@@ -441,7 +479,7 @@ def test_mamba2_write_gate():
 @pytest.mark.parametrize("over", [(1, 0), (1, 1), (0, 0), (0, 1)], ids=str)
 def test_two_part_matmuls_keep_16_bits(over):
     draw = draws()
-    shape = {0: (24, 16), 1: (16, 24)}  # the axis of 24 is summed over
+    shape = {0: (32, 16), 1: (16, 32)}  # the axis of 32 is summed over
     x, y = draw(*shape[over[0]]), draw(*shape[over[1]])
 
     def run(x, y):
@@ -461,11 +499,12 @@ def test_two_part_matmuls_keep_16_bits(over):
         assert rounded > 2.0**-11  # one part would not do
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_three_part_matmuls_are_float32(side):
+@pytest.mark.parametrize(("side", "size"), [("left", 12), ("left", 16), ("right", 12)])
+def test_three_part_matmuls_are_float32(side, size):
+    """Sums over 16 rows are one matmul, those over 12 one for each part."""
     draw = draws()
-    choice = np.float32(np.tri(12))
-    x = draw(12, 12) * np.float32(1e3)
+    choice = np.float32(np.tri(size))
+    x = draw(size, size) * np.float32(1e3)
 
     def run(x):
         out, back = jax.vjp(functools.partial(select_matmul, False, 3, side, choice), x)
@@ -505,6 +544,8 @@ def test_unsupported_configs_are_rejected():
         lambda: RWKV4Config(32, kernel="triton"),
         lambda: Mamba2Config(32, groups=2, head_size=16, kernel="pallas"),
         lambda: Mamba2Config(32, conv_size=9, kernel="pallas"),
+        lambda: HybridConfig(32, chunk_size=12, kernel="pallas"),
+        lambda: Mamba1Config(32, conv_size=9, kernel="pallas"),
         lambda: RWKV6Config(32, chunk_size=48, kernel="pallas"),
         lambda: GatedDeltaConfig(32, conv_size=9, kernel="pallas"),
     ):

@@ -106,6 +106,7 @@ from eval.bench.layer import compile_function
 from jaxmodels.ops.dplr.pallas import dplr_pallas
 from jaxmodels.ops.gated_delta import gated_delta_mixer
 from jaxmodels.ops.norms.pallas import layer_norm
+from jaxmodels.ops.selective_scan.pallas import selective_scan_pallas
 from jaxmodels.ops.short_conv.pallas import short_conv_silu
 from jaxmodels.ops.ssd.pallas import ssd_pallas
 from jaxmodels.ops.wkv4.pallas import WKV4State, wkv4_pallas
@@ -136,6 +137,8 @@ both(delta_rule, f32(B, 15, 64, 64), *tokens)
 tokens = [f32(B, T, 15 * n) for n in (64, 64, 96, 96)], [f32(B, T, 15)] * 2, f32(96)
 options = {"chunk_size": 50, "implementation": "pallas"}
 both(lambda s, *t: gated_delta_mixer(s, *t, **options), f32(B, 15, 64, 96), *tokens)
+parts = f32(B, 8, 50), f32(B, T, 50), f32(B, T, 50), f32(8, 50), f32(B, T, 8), f32(B, T, 8)
+both(selective_scan_pallas, *parts)
 tokens, vectors = [f32(B, T, 15 * 64)] * 5, MixerVectors(*[f32(15, 64)] * 3)
 options = {"norm_groups": 15, "chunk_size": 32, "implementation": "pallas"}
 both(lambda s, *t: wkv6_mixer(s, *t, **options), f32(B, 15, 64, 64), tokens, vectors)
