@@ -181,7 +181,7 @@ def test_config_json_round_trip(name):
 
 SLOW_KERNELS = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("rwkv/6", "rwkv/7", "mamba/1", "mamba/2")
+    for name in ("rwkv/6", "rwkv/7", "mamba/1", "mamba/2", "groundthink")
 ]
 
 
