@@ -1,4 +1,4 @@
-"""Abstract layers of cells or models, compiled with their gradients for an absent TPU."""
+"""Abstract layers and whole models, compiled with their gradients for an absent TPU."""
 
 import dataclasses
 import time
@@ -10,6 +10,7 @@ import jaxmodels
 from eval.bench.measure import matmul_parameters
 from jaxmodels.cells.base import Cell
 from jaxmodels.errors import UserError
+from jaxmodels.models.contract import main_term
 from train.devices import aot
 
 # Operations of one step per entry of the recurrent state: decay, write and read, counting each
@@ -89,6 +90,26 @@ def layer_of(
     return Layer(cell, state, extras, (6.0 * matmul_parameters(cell), 3.0 * recurrence))
 
 
+def model_of(
+    name: str, sizes: dict, chunk_size: int | None, batch: int, kernel: str | None
+) -> Layer:
+    """Build an abstract whole model of a preset, as a `Layer` without recurrence FLOPs.
+
+    sizes: width, num_layers and vocab_size.
+
+    Raises:
+      UserError: an unknown name or invalid sizes.
+    """
+    given = {"chunk_size": chunk_size, "kernel": kernel}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given and hasattr(jaxmodels.make_config(name), "cell_fields"):  # of a stack
+        given = {"cell_fields": given}
+    config = jaxmodels.make_config(name, **sizes, **given, dtype="bfloat16")
+    model = jax.eval_shape(lambda: jaxmodels.create(config))
+    state = jax.eval_shape(lambda model: model.initial_state(batch), model)
+    return Layer(model, state, (), (6.0 * matmul_parameters(model), 0.0))
+
+
 def _recurrence_flops(name, config, state, batch, time) -> float:
     """Return the operations per token other than matmuls with parameters."""
     system, _, preset = name.partition("/")
@@ -144,6 +165,21 @@ def compile_layer(layer: Layer, form: str, batch: int, time: int, device) -> tup
     extras = tuple(shape((batch, time, *x.shape[2:]), x.dtype) for x in layer.extras)
     arguments = (layer.cell, layer.state, xs, extras, shape((batch, time), bool), xs)
     return compile_function(run, arguments, device)
+
+
+def compile_model(layer: Layer, batch: int, time: int, device) -> tuple[str, float, int]:
+    """Compile the loss of a whole model and its gradient, with resets; see `compile_layer`."""
+
+    def run(model, state, batch):
+        def loss(model):
+            state_after, sums = model.loss_sums(state, batch)
+            return sums[main_term(model)], state_after
+
+        return jax.value_and_grad(loss, has_aux=True)(model)
+
+    kinds = {"inputs": "int32", "targets": "int32", "weights": "float32", "reset": "bool"}
+    tokens = {name: jax.ShapeDtypeStruct((batch, time), kind) for name, kind in kinds.items()}
+    return compile_function(run, (layer.cell, layer.state, tokens), device)
 
 
 def compile_function(function, arguments, device) -> tuple[str, float, int]:

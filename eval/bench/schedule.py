@@ -70,6 +70,20 @@ class Kernels:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def twins(program: str, schedules: dict[str, Schedule]) -> dict[str, Schedule]:
+    """Return instruction -> schedule for kernels of a program that the compiler has not scheduled.
+
+    It schedules equal kernels once, and dumps them by the name of one. These are of one name, but
+    for what follows its first point, and of one shape.
+    """
+    calls = re.findall(r"%?([\w.\-]+) = (.+?) custom-call\(", program)
+    kinds = {name: (name.partition(".")[0], shape) for name, shape in calls}
+    known = {kinds[name]: schedule for name, schedule in schedules.items() if name in kinds}
+    return {
+        name: known[kind] for name, kind in kinds.items() if name not in schedules and kind in known
+    }
+
+
 @dataclasses.dataclass
 class _Loop:
     bundles: int = 0  # including inner loops, times their iterations

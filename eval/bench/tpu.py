@@ -12,7 +12,8 @@ choose chunk sizes.
     utilization = 6 x matmul parameters x tokens / (cycles x FLOPs per cycle)
 
 "with recurrence" adds 3 x the operations of one step to the numerator. A model preset, e.g.
-"rwkv/7", is a whole layer with norms, residuals and channel mixing.
+"rwkv/7", is a whole layer with norms, residuals and channel mixing; with --layers, a whole model of
+so many layers: embedding, layers, head and loss.
 """
 
 import dataclasses
@@ -24,9 +25,9 @@ from pathlib import Path
 import jax
 
 from eval.bench.hlo import profile
-from eval.bench.layer import chunk_size_of, compile_layer, layer_of
+from eval.bench.layer import chunk_size_of, compile_layer, compile_model, layer_of, model_of
 from eval.bench.record import Record
-from eval.bench.schedule import Kernels, size_of
+from eval.bench.schedule import Kernels, size_of, twins
 from eval.report.document import Heading, Table, to_terminal
 from jaxmodels import cli
 from jaxmodels.cells import CELLS
@@ -48,9 +49,9 @@ def estimate_call(name: str, options, chunk_size: int | None, device, say) -> di
     """Estimate the parallel implementation, halving the batch until it fits; see `_row`."""
     batch = options.batch
     while True:
-        layer = layer_of(name, options.width, chunk_size, batch, options.time, options.kernel)
+        layer = _abstract(name, options, chunk_size, batch, options.time)
         try:
-            compiled = compile_layer(layer, "call", batch, options.time, device)
+            compiled = _compile(layer, options, batch, device)
             break
         except aot.DoesNotFit as error:
             if options.kernels:
@@ -61,10 +62,25 @@ def estimate_call(name: str, options, chunk_size: int | None, device, say) -> di
             batch //= 2
     _save(options, f"{name}-call-{chunk_size_of(layer.cell)}", compiled[0])
     schedules = options.kernels.read() if options.kernels else {}
+    schedules |= twins(compiled[0], schedules)
     costs = profile(compiled[0], functools.partial(cost_of_kernel, schedules, options.topology))
     row = _row(name, "call", layer, batch, options, costs, costs.cycles, compiled)
     names = [cost.instruction.name for cost in costs.costs if cost.kind == "kernel"]
     return row | {"kernels": {name: dataclasses.asdict(schedules[name]) for name in names}}
+
+
+def _abstract(name, options, chunk_size, batch, time):
+    """Return the abstract layer or, with `options.layers`, whole model."""
+    if not options.layers:
+        return layer_of(name, options.width, chunk_size, batch, time, options.kernel)
+    sizes = {"width": options.width, "num_layers": options.layers, "vocab_size": options.vocab}
+    return model_of(name, sizes, chunk_size, batch, options.kernel)
+
+
+def _compile(layer, options, batch, device):
+    if options.layers:
+        return compile_model(layer, batch, options.time, device)
+    return compile_layer(layer, "call", batch, options.time, device)
 
 
 def cost_of_kernel(schedules, topology: str, instruction, operands) -> int | None:
@@ -124,6 +140,7 @@ def _row(name, form, layer, batch, options, costs, cycles, compiled) -> dict:
         "cell": name,
         "form": form,
         "chunk_size": chunk_size_of(layer.cell) if form == "call" else None,
+        "layers": options.layers,
         "batch": batch,
         "time": options.time,
         "cycles": round(cycles),
@@ -187,10 +204,10 @@ def _rows(options, say) -> list[dict]:
     if options.kernel and not options.cells:
         names = [name for name in names if hasattr(CELLS[name][0], "kernel")]
     for name in names:  # validate before compiling, which takes minutes
-        layer_of(name, options.width, None, 1, 1, options.kernel)
+        _abstract(name, options, None, 1, 1)
     rows = []
     for name in names:
-        chunked = chunk_size_of(layer_of(name, options.width, None, 1, 1).cell)
+        chunked = chunk_size_of(_abstract(name, options, None, 1, 1).cell)
         calls = []
         for chunk_size in (options.chunk_sizes or [None]) if chunked else [None]:
             row = estimate_call(name, options, chunk_size, device, say)
@@ -200,7 +217,7 @@ def _rows(options, say) -> list[dict]:
                 f"utilization {row['utilization']:.1%}, compiled in {row['compile_seconds']:.0f} s"
             )
         rows += calls
-        if not options.no_scan:
+        if not (options.no_scan or options.layers):
             scan = estimate_scan(name, options, min(row["batch"] for row in calls), device, say)
             for row in calls:
                 row["scan_over_call"] = scan["cycles_per_token"] / row["cycles_per_token"]
@@ -212,7 +229,8 @@ def show(rows: list[dict], options) -> None:
     """Print the table, and the most expensive operations of each row."""
     generation, _ = aot.parse_topology(options.topology)
     clock, peak, _ = CHIPS[generation]
-    title = f"a layer forward and backward on one {generation} chip, predicted: width "
+    what = f"a model of {options.layers} layers" if options.layers else "a layer"
+    title = f"{what} forward and backward on one {generation} chip, predicted: width "
     title += f"{options.width}, T {options.time}, bfloat16 matmuls"
     header = ("", "form", "chunk", "batch", "Mcycles", "ms", "cycles/token", "utilization")
     header += ("with recurrence", "scan / call", "compile s", "peak GB")
@@ -290,6 +308,8 @@ def main(arguments: list[str]) -> int | None:
     parser.add_argument(
         "--kernel", default="xla", choices=("xla", "pallas"), help="pallas: cells with TPU kernels"
     )
+    parser.add_argument("--layers", type=int, metavar="N", help="whole models; presets, no scan")
+    parser.add_argument("--vocab", type=int, default=32_768, help="vocabulary of --layers")
     parser.add_argument("--no-scan", action="store_true", help="skip the lax.scan baseline")
     parser.add_argument("--top", type=int, default=5, help="number of instructions to list")
     file = {"metavar": "FILE", "action": cli.NewFile}
@@ -305,6 +325,8 @@ def main(arguments: list[str]) -> int | None:
     generation, _ = aot.parse_topology(options.topology)
     if generation not in CHIPS:
         raise UserError(f"--topology: unknown generation {generation}{cli.choose_from(CHIPS)}")
+    if options.layers is not None and any(name in CELLS for name in options.cells or CELLS):
+        raise UserError("--layers: give --cells presets of models, such as rwkv/7")
     for name in ("width", "time", "batch"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name}={getattr(options, name)}: give 1 or more")

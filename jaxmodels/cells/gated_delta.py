@@ -14,13 +14,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, one_of, positive
-from jaxmodels.cells.layers import EVERY_COLUMN, Linear, symmetric_uniform, time_step_bias
+from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
+from jaxmodels.cells.layers import (
+    EVERY_COLUMN,
+    Linear,
+    dot,
+    symmetric_uniform,
+    time_step_bias,
+)
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
-from jaxmodels.ops.gated_delta import gated_delta_chunked, gated_delta_step
+from jaxmodels.ops.gated_delta import gated_delta_mixer, gated_delta_step, unit
 from jaxmodels.ops.norms import rms_norm
-from jaxmodels.ops.short_conv import short_conv, short_conv_step, state_after
+from jaxmodels.ops.short_conv import short_conv, short_conv_silu, short_conv_step, state_after
 from jaxmodels.ragged import hold_after, without
 
 
@@ -38,6 +44,8 @@ class GatedDeltaConfig:
         parity (arXiv 2411.12537).
       chunk_size: tokens per chunk in `__call__`.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
+        (tests only), and take convolutions of at most 7 taps.
     """
 
     width: int
@@ -48,6 +56,7 @@ class GatedDeltaConfig:
     negative_eigenvalues: bool = False
     chunk_size: int = 64
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         positive(self, "width")
@@ -62,6 +71,9 @@ class GatedDeltaConfig:
         if self.conv_size < 2:
             raise UserError(f"conv_size must be at least 2, got {self.conv_size}")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", tuple(KERNELS))
+        if self.kernel == "pallas" and self.conv_size > 7:
+            raise UserError(f'kernel="pallas" requires conv_size 7 or less, got {self.conv_size}')
 
 
 @struct.dataclass
@@ -117,34 +129,66 @@ class GatedDeltaCell(Cell):
 
     def step(self, state, x, key=None):
         """See `Cell.step`."""
-        mixed = self.inputs(x, self.config.dtype)
+        c = self.config
+        mixed = self.inputs(x, c.dtype)
         conv, mixed = short_conv_step(state.conv, mixed, self.taps[...], self._no_bias())
-        memory, y = gated_delta_step(state.memory, *self._heads(mixed), *self._gates(x))
-        return GatedDeltaState(conv, memory), self._read_out(y, x)
+        q, k, v = (self._heads(part) for part in jnp.split(jax.nn.silu(mixed), self._ends(), -1))
+        inputs = unit(q) * c.head_size**-0.5, unit(k), v, *self._gates(x)
+        memory, y = gated_delta_step(state.memory, *inputs)
+        y = rms_norm(y, self.norm_scale[...]).reshape(x.shape[0], -1)
+        y = y * jax.nn.silu(self.gate(x, c.dtype))
+        return GatedDeltaState(conv, memory), self.output(y, c.dtype)
 
     def __call__(self, state, xs, reset=None, key=None, lengths=None):
         """See `Cell.scan`; the chunked implementation."""
         c = self.config
-        mixed = self.inputs(xs, c.dtype)
-        conv, convolved = short_conv(state.conv, mixed, self.taps[...], self._no_bias(), reset)
+        conv, tokens = self._convolve(state.conv, xs, reset, lengths)
         gates = self._gates(xs)
         if lengths is not None:
-            conv = state_after(state.conv, mixed, lengths, reset)
             gates = without(hold_after(lengths, xs.shape[1]), gates)  # no decay, no write
-        inputs = (*self._heads(convolved), *gates)
-        memory, y = gated_delta_chunked(state.memory, *inputs, reset, chunk_size=c.chunk_size)
-        return GatedDeltaState(conv, memory), self._read_out(y, xs)
+        memory, y = gated_delta_mixer(
+            state.memory,
+            (*tokens, self.gate(xs, c.dtype)),
+            gates,
+            self.norm_scale[...],
+            reset,
+            chunk_size=c.chunk_size,
+            implementation=KERNELS[c.kernel],
+        )
+        return GatedDeltaState(conv, memory), self.output(y, c.dtype)
+
+    def _convolve(self, conv, xs, reset, lengths):
+        """Return the convolution's last inputs, and silu of its outputs q, k, v (B, T, H n).
+
+        The TPU kernel runs on each of them, since splitting an array copies it.
+        """
+        dtype, taps, bias = self.config.dtype, self.taps[...], self._no_bias()
+        if self.config.kernel == "xla":
+            mixed = self.inputs(xs, dtype)
+            last, convolved = short_conv(conv, mixed, taps, bias, reset)
+            if lengths is not None:
+                last = state_after(conv, mixed, lengths, reset)
+            return last, jnp.split(jax.nn.silu(convolved), self._ends(), -1)
+        parts = ((self.inputs.kernel[...], 1), (conv, 2), (taps, 0), (bias, 0))
+        parts = [jnp.split(x, self._ends(), axis) for x, axis in parts]
+        states, convolved = [], []
+        for kernel, before, taps, bias in zip(*parts, strict=True):
+            mixed = dot(xs, kernel, dtype)
+            last, y = short_conv_silu(before, mixed, taps, bias, reset, implementation="pallas")
+            states.append(last if lengths is None else state_after(before, mixed, lengths, reset))
+            convolved.append(y)
+        return jnp.concatenate(states, -1), convolved
+
+    def _ends(self):
+        """Return where q and k end among the channels of the convolution."""
+        keys = self.config.num_heads * self.config.head_size
+        return keys, 2 * keys
 
     def _no_bias(self):
         return jnp.zeros((self.taps.shape[0],), jnp.float32)
 
-    def _heads(self, mixed):
-        """Split the convolution's output (..., D) into q, k (..., H, K), v (..., H, V)."""
-        c = self.config
-        keys = c.num_heads * c.head_size
-        parts = jnp.split(jax.nn.silu(mixed), (keys, 2 * keys), -1)
-        q, k, v = (x.reshape(*x.shape[:-1], c.num_heads, -1) for x in parts)
-        return _unit(q) * c.head_size**-0.5, _unit(k), v
+    def _heads(self, x):
+        return x.reshape(*x.shape[:-1], self.config.num_heads, -1)
 
     def _gates(self, x):
         """Compute log decay g and beta, each (..., H), of tokens (..., C)."""
@@ -155,14 +199,3 @@ class GatedDeltaCell(Cell):
         return -broadcast_to_last_axis(jnp.exp(self.A_log[...]), dt) * dt, rate * (
             1 + c.negative_eigenvalues
         )
-
-    def _read_out(self, y, x):
-        """Normalize, gate and project y (..., H, V), with tokens x (..., C), to (..., C)."""
-        gate = jax.nn.silu(self.gate(x, self.config.dtype))
-        y = rms_norm(y, self.norm_scale[...])
-        return self.output(y.reshape(gate.shape) * gate, self.config.dtype)
-
-
-def _unit(x):
-    """Normalize x along the last axis; epsilon inside the square root, as in the source."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)

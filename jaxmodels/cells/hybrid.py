@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, bookkeeping, head_size_of, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, bookkeeping, head_size_of, one_of, positive
 from jaxmodels.cells.layers import GLOROT, Linear, RMSNorm, symmetric_uniform
 from jaxmodels.cells.mamba1 import Mamba1Cell, Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
@@ -58,6 +58,7 @@ class HybridConfig:
       write_gate: scale each token's update of the states by a gate in [0, 1].
       chunk_size: tokens per chunk of both paths, at most 128.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas", of all paths, see their cells.
     """
 
     width: int
@@ -80,6 +81,7 @@ class HybridConfig:
     write_gate: bool = False
     chunk_size: int = 32
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         head_size = head_size_of(self.width, self.head_size, usual=32)
@@ -94,6 +96,7 @@ class HybridConfig:
         one_of(self, "kind", tuple(PATHS))
         one_of(self, "state_norm", STATE_NORMS)
         one_of(self, "init", INITS)
+        one_of(self, "kernel", tuple(KERNELS))
         if self.rwkv_version not in (6, 7) or self.mamba_version not in (1, 2):
             raise UserError(
                 f"rwkv_version must be 6 or 7 and mamba_version 1 or 2, got {self.rwkv_version!r} "
@@ -131,7 +134,7 @@ class HybridConfig:
 
     def path_config(self, path: str):
         """Return the config of one path's cell."""
-        names = ("dtype", "chunk_size")
+        names = ("dtype", "chunk_size", "kernel")
         common = {"width": getattr(self, f"{path}_width")} | {n: getattr(self, n) for n in names}
         if path == "rwkv":
             common["head_size"] = self.head_size

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, one_of, positive
 from jaxmodels.cells.layers import (
     EVERY_COLUMN,
     Linear,
@@ -47,8 +47,10 @@ class Mamba1Config:
       expand: D / C.
       conv_size: K.
       dt_rank: R; None means ceil(C / 16).
-      chunk_size: tokens per chunk in `__call__`.
+      chunk_size: tokens per chunk in `__call__`; the Pallas kernel has its own.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
+        (tests only), and take convolutions of at most 7 taps.
     """
 
     width: int
@@ -58,6 +60,7 @@ class Mamba1Config:
     dt_rank: int | None = None
     chunk_size: int = 16
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         positive(self, "width", "state_size", "expand", "conv_size", "chunk_size")
@@ -67,6 +70,9 @@ class Mamba1Config:
             object.__setattr__(self, "dt_rank", -(-self.width // 16))
         positive(self, "dt_rank")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", tuple(KERNELS))
+        if self.kernel == "pallas" and self.conv_size > 7:
+            raise UserError(f'kernel="pallas" requires conv_size 7 or less, got {self.conv_size}')
 
 
 @struct.dataclass
@@ -129,26 +135,35 @@ class Mamba1Cell(Cell):
     def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
         """See `Cell.scan`; `write`: (B, T) or None, see `step`.
 
-        Rematerializes everything except the large matmuls and the states at chunk boundaries:
-        storing it would cost more than recomputing it.
+        In XLA, rematerializes everything except the large matmuls and the states at chunk
+        boundaries: storing it would cost more than recomputing it.
         """
         x, z = self._project(swap_time(xs))
         write = within(lengths, xs.shape[1], write)
+        implementation = KERNELS[self.config.kernel]
 
         def mix(state, x, write):
             taps, bias = self.conv_taps[...], self.conv_bias[...]
             inputs = swap_time(x)
-            conv, x = short_conv_silu(state.conv, inputs, taps, bias, reset)
+            conv, x = short_conv_silu(
+                state.conv, inputs, taps, bias, reset, implementation=implementation
+            )
             if lengths is not None:
                 conv = state_after(state.conv, inputs, lengths, reset)
             x = swap_time(x)
             delta, a, b, c = self._selected(x, write)
             batch_first, delta = swap_time(x), swap_time(delta)
             inputs = (batch_first, delta, a, swap_time(b), swap_time(c), reset)
-            ssm, y = selective_scan(state.ssm, *inputs, chunk_size=self.config.chunk_size)
+            options = {"chunk_size": self.config.chunk_size, "implementation": implementation}
+            ssm, y = selective_scan(state.ssm, *inputs, **options)
             return Mamba1State(conv, ssm), self._skip(swap_time(y), x)
 
-        state, y = recompute_inside(mix)(state, x, None if write is None else swap_time(write))
+        if write is not None:
+            write = swap_time(write)
+        if self.config.kernel == "pallas":  # recomputing would run the kernels again
+            state, y = mix(state, x, write)
+        else:
+            state, y = recompute_inside(mix)(state, x, write)
         return state, swap_time(recompute_inside(self._read_out)(y, z))
 
     def set_retention(self, groups) -> None:

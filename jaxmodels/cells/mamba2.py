@@ -54,7 +54,7 @@ class Mamba2Config:
       chunk_size: tokens per chunk in `__call__`, at most 256; best 64 on a CPU, 128 on a TPU.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
       kernel: "xla" or "pallas". The Pallas TPU kernels run in interpret mode on other platforms
-        (tests only); they require groups and norm_groups 1 and conv_size at most 7.
+        (tests only); they require groups 1 and conv_size at most 7.
     """
 
     width: int
@@ -92,12 +92,8 @@ class Mamba2Config:
             raise UserError(f"norm_eps must be positive, got {self.norm_eps}")
         one_of(self, "dtype", ("float32", "bfloat16"))
         one_of(self, "kernel", tuple(KERNELS))
-        if self.kernel == "pallas" and (
-            max(self.groups, self.norm_groups) > 1 or self.conv_size > 7
-        ):
-            raise UserError(
-                'kernel="pallas" requires groups and norm_groups 1, and conv_size 7 or less'
-            )
+        if self.kernel == "pallas" and (self.groups > 1 or self.conv_size > 7):
+            raise UserError('kernel="pallas" requires groups 1, and conv_size 7 or less')
 
     @property
     def inner(self) -> int:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from jaxmodels.cells.base import Cell, head_size_of, one_of, positive
+from jaxmodels.cells.base import KERNELS, Cell, head_size_of, one_of, positive
 from jaxmodels.cells.layers import (
     EVERY_COLUMN,
     Linear,
@@ -27,8 +27,8 @@ from jaxmodels.cells.layers import (
 from jaxmodels.errors import UserError
 from jaxmodels.ops.common.broadcast import broadcast_to_last_axis
 from jaxmodels.ops.common.token_shift import last_token, token_shift
-from jaxmodels.ops.norms import group_norm
-from jaxmodels.ops.wkv6 import wkv6_chunked, wkv6_step
+from jaxmodels.ops.wkv6 import MixerVectors, wkv6_mixer, wkv6_step
+from jaxmodels.ops.wkv6.xla import read
 
 MIXED = ("w", "k", "v", "r", "g")  # order of the token-shift mixtures
 
@@ -45,6 +45,8 @@ class RWKV6Config:
       norm_groups: number of parts of C that are normalized separately on reading; None means H.
       chunk_size: tokens per chunk in `__call__`, preferably a power of two.
       dtype: dtype of matmuls, "float32" or "bfloat16"; parameters and state are float32.
+      kernel: "xla" or "pallas". The Pallas TPU kernel runs in interpret mode on other platforms
+        (tests only); it takes chunks of a power of two, at least 8.
     """
 
     width: int
@@ -54,6 +56,7 @@ class RWKV6Config:
     norm_groups: int | None = None
     chunk_size: int = 32
     dtype: str = "float32"
+    kernel: str = "xla"
 
     def __post_init__(self):
         object.__setattr__(self, "head_size", head_size_of(self.width, self.head_size))
@@ -63,6 +66,12 @@ class RWKV6Config:
         if self.width % self.norm_groups:
             raise UserError(f"norm_groups={self.norm_groups} must divide width={self.width}")
         one_of(self, "dtype", ("float32", "bfloat16"))
+        one_of(self, "kernel", tuple(KERNELS))
+        if self.kernel == "pallas" and self.chunk_size not in (8, 16, 32, 64, 128):
+            raise UserError(
+                'kernel="pallas" requires a chunk_size of 8, 16, 32, 64 or 128, '
+                f"got {self.chunk_size}"
+            )
 
 
 @struct.dataclass
@@ -131,16 +140,26 @@ class RWKV6Cell(Cell):
     def step(self, state, x, key=None, write=None):
         """See `Cell.step`; `write`, float (B,) in [0, 1] or None, scales log decay and key."""
         x = x.astype(jnp.float32)
-        inputs, gate = self._project(x, state.shift, write)
-        wkv, y = wkv6_step(state.wkv, *inputs)
-        return RWKV6State(x, wkv), self._read_out(y, gate)
+        *tokens, z = self._project(x, state.shift, write)
+        wkv, y = wkv6_step(state.wkv, *map(self._heads, tokens), self._vectors().bonus)
+        y = read(y, z, self._vectors(), self.config.norm_groups)
+        return RWKV6State(x, wkv), self.output(y, self.config.dtype)
 
     def __call__(self, state, xs, reset=None, key=None, write=None, lengths=None):
         """See `Cell.scan`; the chunked implementation. `write`: (B, T) or None, see `step`."""
-        xs, write = xs.astype(jnp.float32), within(lengths, xs.shape[1], write)
-        inputs, gate = self._project(xs, token_shift(xs, state.shift, reset), write)
-        wkv, y = wkv6_chunked(state.wkv, *inputs, reset, chunk_size=self.config.chunk_size)
-        return RWKV6State(last_token(xs, state.shift, lengths), wkv), self._read_out(y, gate)
+        c, xs = self.config, xs.astype(jnp.float32)
+        write = within(lengths, xs.shape[1], write)
+        tokens = self._project(xs, token_shift(xs, state.shift, reset), write)
+        wkv, y = wkv6_mixer(
+            state.wkv,
+            tokens,
+            self._vectors(),
+            reset,
+            norm_groups=c.norm_groups,
+            chunk_size=c.chunk_size,
+            implementation=KERNELS[c.kernel],
+        )
+        return RWKV6State(last_token(xs, state.shift, lengths), wkv), self.output(y, c.dtype)
 
     def set_retention(self, groups) -> None:
         """Initialize the retention per token, independent of the data.
@@ -156,14 +175,14 @@ class RWKV6Cell(Cell):
         Arguments as for `__call__`; resets do not count as decay.
         """
         before = token_shift(xs, state.shift, reset)
-        return jnp.exp(self._project(xs, before, write)[0][1])
+        return jnp.exp(self._heads(self._project(xs, before, write)[1]))
 
     def normalize_state(self, state, groups: int, gain):
         """Normalize the matrix state; see `normalize_heads`."""
         return state.replace(wkv=normalize_heads(state.wkv, groups, gain))
 
     def _project(self, x, before, write=None):
-        """Project tokens (..., C) to (r, log_w, k, v (..., H, N), bonus (H, N)), gate (..., C)."""
+        """Project tokens (..., C) to r, log_w, k, v and z, the gate before silu, each (..., C)."""
         dtype = self.config.dtype
         past = before - x
         hidden = jnp.tanh(
@@ -180,14 +199,11 @@ class RWKV6Cell(Cell):
         r, k, v = self.receptance(xr, dtype), self.key(xk, dtype), self.value(xv, dtype)
         if write is not None:
             log_w, k = log_w * write[..., None], k * write[..., None]
-        inputs = (self._heads(z) for z in (r, log_w, k, v, self.bonus[...]))
-        return tuple(inputs), jax.nn.silu(self.gate(xg, dtype))
+        return r, log_w, k, v, self.gate(xg, dtype)
+
+    def _vectors(self):
+        bonus = self._heads(self.bonus[...])
+        return MixerVectors(bonus, self.norm_scale[...], self.norm_bias[...])
 
     def _heads(self, x):
         return x.reshape(*x.shape[:-1], -1, self.config.head_size)
-
-    def _read_out(self, y, gate):
-        """Normalize, gate and project y (..., H, N) to (..., C)."""
-        y = y.reshape(*y.shape[:-2], self.config.norm_groups, -1)
-        y = group_norm(y, self.norm_scale[...], self.norm_bias[...], eps=64e-5)
-        return self.output(y * gate, self.config.dtype)

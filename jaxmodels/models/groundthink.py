@@ -66,6 +66,7 @@ class GroundThinkConfig(LanguageConfig):
       placement: "pre", or "post" as in v0.2.0: x <- RMSNorm x + RMSNorm(f(RMSNorm x)), no gamma.
       tie_embeddings: share the embedding table with the head.
       logit_cap: c in c tanh(logits / c); 0 = off.
+      kernel: "xla" or "pallas", for RWKV and Mamba layers, see `HybridConfig`.
     """
 
     vocab_size: int = 97
@@ -102,6 +103,7 @@ class GroundThinkConfig(LanguageConfig):
     tie_embeddings: bool = True
     logit_cap: float = 0.0
     chunk_size: int = 32
+    kernel: str = "xla"
 
     def __post_init__(self):
         super().__post_init__()
@@ -121,6 +123,8 @@ class GroundThinkConfig(LanguageConfig):
                 )
         groups = tuple(tuple(group) for group in self.decay_groups)
         object.__setattr__(self, "decay_groups", groups)
+        if self.kernel != "xla" and not set(self.kinds) & {"hybrid", "rwkv", "mamba"}:
+            raise UserError(f"kernel={self.kernel!r}: no layer of this layout has kernels")
         for kind in dict.fromkeys(self.kinds):
             self.mixer(kind)  # validates its own fields
 
@@ -159,7 +163,7 @@ class GroundThinkConfig(LanguageConfig):
             return GroundedGLAConfig(**{n: getattr(self, n) for n in names}, **norm, **groups)
         names += ["rwkv_version", "mamba_version", "rwkv_width", "mamba_width", "mamba_expand"]
         names += ["state_dim", "learn_alpha", "path_norm", "state_norm", "init", "decay_groups"]
-        names += ["write_gate"]
+        names += ["write_gate", "kernel"]
         fixed = self.rwkv_version == 7 or self.mamba_version == 1  # no groups on reading
         if self.state_groups is None and fixed and self.state_norm == "read":
             groups = {}

@@ -30,7 +30,7 @@ class MambaConfig(LanguageConfig):
       chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
       norm_eps: epsilon of every RMSNorm.
       tie_embeddings: share the embedding table with the head.
-      kernel: version 2, "xla" or "pallas", see `Mamba2Config`.
+      kernel: "xla" or "pallas", see the cells.
     """
 
     version: int = 2
@@ -55,19 +55,17 @@ class MambaConfig(LanguageConfig):
         if self.version == 2 and self.dt_rank is not None:
             raise UserError("dt_rank belongs to version 1; leave it None")
         one_of(self, "kernel", tuple(KERNELS))
-        if self.version == 1 and self.kernel != "xla":
-            raise UserError("kernel: version 1 has no Pallas kernel; set 'xla'")
         _ = self.cell  # validates its own fields
 
     @property
     def cell(self) -> Mamba1Config | Mamba2Config:
         """Return the config of the cell."""
-        names = ["width", "expand", "conv_size", "dtype"]
+        names = ["width", "expand", "conv_size", "dtype", "kernel"]
         names += [n for n in ("state_size", "chunk_size") if getattr(self, n) is not None]
         if self.version == 1:
             names += ["dt_rank"]
             return Mamba1Config(**{name: getattr(self, name) for name in names})
-        names += ["head_size", "groups", "norm_eps", "kernel"]
+        names += ["head_size", "groups", "norm_eps"]
         return Mamba2Config(**{name: getattr(self, name) for name in names})
 
 

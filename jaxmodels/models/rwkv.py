@@ -40,7 +40,7 @@ class RWKVConfig(LanguageConfig):
       ranks: ranks of the low-rank maps, for version 6 (mix, decay), for version 7 (decay, rate,
         residual, gate); None means the reference's.
       chunk_size: tokens per chunk of the chunked scan; None means the cell's default.
-      kernel: versions 4 and 7, "xla" or "pallas", see their cells.
+      kernel: "xla" or "pallas", see the cells.
     """
 
     version: int = 7
@@ -55,8 +55,6 @@ class RWKVConfig(LanguageConfig):
         if self.version not in EXPANSION:
             raise UserError(f"version must be 4, 6 or 7, got {self.version!r}")
         one_of(self, "kernel", tuple(KERNELS))
-        if self.version == 6 and self.kernel != "xla":
-            raise UserError("kernel: version 6 has no Pallas kernel; set 'xla'")
         if self.ranks is not None:
             names = RANKS.get(self.version)
             if names is None:
@@ -79,14 +77,13 @@ class RWKVConfig(LanguageConfig):
     @property
     def cell(self) -> RWKV4Config | RWKV6Config | RWKV7Config:
         """Return the config of the time-mixing cell."""
-        fields = {"width": self.width, "dtype": self.dtype}
+        fields = {"width": self.width, "dtype": self.dtype, "kernel": self.kernel}
         if self.chunk_size is not None:
             fields["chunk_size"] = self.chunk_size
         if self.version == 6:
             if self.ranks is not None:
                 fields |= {"mix_rank": self.ranks[0], "decay_rank": self.ranks[1]}
             return RWKV6Config(**fields, head_size=self.head_size)
-        fields["kernel"] = self.kernel
         if self.version == 4:
             return RWKV4Config(**fields)
         return RWKV7Config(

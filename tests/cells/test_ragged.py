@@ -37,7 +37,13 @@ SPECIAL = {
     "rwkv4 in Pallas": ("rwkv4", {"kernel": "pallas"}),
     "rwkv4 in chunks": ("rwkv4", {"chunk_size": 2}),
     "rwkv7 with values": ("rwkv7", {"value_residual": True, "chunk_size": 4, "head_size": 8}),
+    "rwkv6 in Pallas": ("rwkv6", {"kernel": "pallas", "chunk_size": 8, "head_size": 8}),
     "rwkv7 in Pallas": ("rwkv7", {"kernel": "pallas", "chunk_size": 4, "head_size": 8}),
+    "gated_delta in Pallas": (
+        "gated_delta",
+        {"kernel": "pallas", "chunk_size": 4, "head_size": 8},
+    ),
+    "mamba1 in Pallas": ("mamba1", {"kernel": "pallas", "state_size": 4}),
     "mamba2 in Pallas": ("mamba2", {"kernel": "pallas", "chunk_size": 4, "head_size": 8}),
     "a ring below a row": ("attention", {"window": 4, "head_size": 8, "chunk_size": 4}),
     "unified, rwkv4": ("unified", {"core": "rwkv4", "remat_chunk": 4, **SMALL}),

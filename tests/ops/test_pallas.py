@@ -12,18 +12,26 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from jaxmodels.cells import CELLS
+from jaxmodels.cells.gated_delta import GatedDeltaConfig
+from jaxmodels.cells.hybrid import HybridConfig
+from jaxmodels.cells.mamba1 import Mamba1Config
 from jaxmodels.cells.mamba2 import Mamba2Cell, Mamba2Config
 from jaxmodels.cells.rwkv4 import RWKV4Config
+from jaxmodels.cells.rwkv6 import RWKV6Config
 from jaxmodels.cells.rwkv7 import RWKV7Config
 from jaxmodels.errors import NotDifferentiable, UserError
 from jaxmodels.ops.common.pallas_tpu import dot, interleave, select_matmul
 from jaxmodels.ops.dplr import dplr
-from jaxmodels.ops.dplr import pallas as dplr_module
+from jaxmodels.ops.gated_delta import gated_delta_mixer
+from jaxmodels.ops.head_kernels import run as head_kernels
 from jaxmodels.ops.norms import gated_rms_norm, layer_norm, rms_norm
+from jaxmodels.ops.selective_scan import pallas as selective_scan_module
+from jaxmodels.ops.selective_scan import selective_scan
 from jaxmodels.ops.short_conv import short_conv, short_conv_silu
 from jaxmodels.ops.ssd import pallas as ssd_module
 from jaxmodels.ops.ssd import ssd
 from jaxmodels.ops.wkv4 import WKV4State, wkv4
+from jaxmodels.ops.wkv6 import MixerVectors, wkv6_mixer
 from jaxmodels.testing import CELL_PROMISES, check_cell
 from jaxmodels.testing.lab import quick_jit, shaken
 
@@ -69,15 +77,23 @@ def check_implementations(op, arguments, tolerance=CLOSE):
     check_equal(kernel, reference, arguments, tolerance)
 
 
-SLOW = [pytest.param(cell, marks=pytest.mark.slow) for cell in ("rwkv7", "mamba2")]
+SLOW = [
+    pytest.param(cell, marks=pytest.mark.slow)
+    for cell in ("rwkv6", "rwkv7", "gated_delta", "mamba2")
+]
 
 
 @pytest.mark.parametrize("cell", ["rwkv4", *SLOW])
 def test_pallas_cells_conform(cell):
     configs = {
         "rwkv4": RWKV4Config(32, chunk_size=16, kernel="pallas"),
+        "rwkv6": RWKV6Config(32, head_size=16, chunk_size=16, kernel="pallas"),
         "rwkv7": RWKV7Config(32, head_size=16, chunk_size=16, kernel="pallas"),
-        "mamba2": Mamba2Config(32, state_size=8, head_size=16, chunk_size=16, kernel="pallas"),
+        "gated_delta": GatedDeltaConfig(32, head_size=16, chunk_size=16, kernel="pallas"),
+        "mamba1": Mamba1Config(32, state_size=4, kernel="pallas"),
+        "mamba2": Mamba2Config(
+            32, state_size=8, head_size=16, norm_groups=2, chunk_size=16, kernel="pallas"
+        ),
     }
     # Interpreted, kernels need check_vma=False; see the next test.
     kept = [promise for promise in CELL_PROMISES if promise != "gradients inside shard_map"]
@@ -87,6 +103,25 @@ def test_pallas_cells_conform(cell):
 SHARDED = {
     "wkv4": lambda x, w: wkv4(
         WKV4State(*jnp.zeros((3, *x.shape[::2]))), x, x, w, w, implementation="pallas"
+    )[1],
+    "selective_scan": lambda x, w: selective_scan(
+        jnp.zeros((x.shape[0], 4, 128)),
+        *(x * w[None, None], x, -jnp.ones((4, 128)), x[..., :4], x[..., :4]),
+        implementation="pallas",
+    )[1],
+    "wkv6": lambda x, w: wkv6_mixer(
+        jnp.zeros((x.shape[0], 1, 128, 128)),
+        (x * w[None, None], -x, x, x, x),
+        MixerVectors(w[None], w, w),
+        norm_groups=1,
+        implementation="pallas",
+    )[1],
+    "gated_delta": lambda x, w: gated_delta_mixer(
+        jnp.zeros((x.shape[0], 1, 128, 128)),
+        (x * w[None, None], x, x, x),
+        (-x[..., :1], x[..., :1]),
+        w,
+        implementation="pallas",
     )[1],
     "norms": lambda x, w: layer_norm(x, w, w, implementation="pallas"),
     "short_conv": lambda x, w: short_conv_silu(
@@ -167,6 +202,18 @@ def test_ssd_in_blocks_and_packs_of_heads(monkeypatch, heads, head, dtype):
     check_implementations(op, (state, x, delta, a, b, c, d))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("time", "width", "states"), [(5, 16, 4), (21, 200, 3)])
+def test_selective_scan_over_blocks_of_width_and_time(monkeypatch, time, width, states):
+    """200 channels are two blocks of 128, 21 tokens three of 8."""
+    monkeypatch.setattr(selective_scan_module, "TOKENS", 8)
+    draw = draws()
+    x, delta = draw(BATCH, time, width), np.exp(draw(BATCH, time, width) - 1.0)
+    a, b, c = -np.exp(draw(states, width)), draw(BATCH, time, states), draw(BATCH, time, states)
+    op = functools.partial(selective_scan, reset=resets(time))
+    check_implementations(op, (draw(BATCH, states, width), x, delta, a, b, c))
+
+
 def mixed(recur, tokens, shared, head_sum):
     """Mix as RWKV-7: a unit removal direction, a bonus, a gate."""
     r, log_w, k, v, gate = tokens
@@ -193,16 +240,83 @@ def test_dplr_in_blocks_of_packs():
     check_implementations(op, dplr_arguments(21, heads=9, head=64))
 
 
-def test_dplr_with_three_pass_matmuls(monkeypatch):
-    """As on a TPU: 16 bits per factor, with chunks of 64 and an inverse."""
-    call = dplr_module.kernel_call
+def gated_delta_arguments(time, heads, keys, values):
+    draw = draws()
+    q, k = (draw(BATCH, time, heads * keys) for _ in range(2))
+    v, z = (draw(BATCH, time, heads * values) for _ in range(2))
+    g, beta = -np.exp(draw(BATCH, time, heads)), 1.0 / (1.0 + np.exp(draw(BATCH, time, heads)))
+    return draw(BATCH, heads, keys, values), q, k, v, z, g, beta, 1.0 + draw(values)
+
+
+def gated_delta_mixed(state, q, k, v, z, g, beta, scale, **options):
+    """`gated_delta_mixer` of flat arguments."""
+    return gated_delta_mixer(state, (q, k, v, z), (g, beta), scale, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("time", "heads", "keys", "values"), [(9, 2, 8, 16), (21, 9, 64, 128)])
+def test_gated_delta_in_blocks_of_packs(time, heads, keys, values):
+    """9 heads of 64 are 5 packs of two in two blocks of 4, the last head and packs padding."""
+    op = functools.partial(gated_delta_mixed, reset=resets(time), chunk_size=8)
+    check_implementations(op, gated_delta_arguments(time, heads, keys, values))
+
+
+def wkv6_arguments(time, heads, keys, values):
+    draw = draws()
+    r, k = (draw(BATCH, time, heads * keys) for _ in range(2))
+    v, z = (draw(BATCH, time, heads * values) for _ in range(2))
+    log_w = -np.exp(2.0 * draw(BATCH, time, heads * keys))
+    vectors = draw(heads, keys), 1.0 + draw(heads * values), draw(heads * values)
+    return draw(BATCH, heads, keys, values), r, log_w, k, v, z, *vectors
+
+
+def wkv6_mixed(state, r, log_w, k, v, z, *vectors, **options):
+    """`wkv6_mixer` of flat arguments."""
+    return wkv6_mixer(state, (r, log_w, k, v, z), MixerVectors(*vectors), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("time", "heads", "keys", "values", "groups"),
+    [(9, 2, 8, 16, 2), (9, 2, 8, 8, 1), (21, 9, 64, 64, 9)],
+)
+def test_wkv6_in_blocks_of_packs(time, heads, keys, values, groups):
+    """See `test_gated_delta_in_blocks_of_packs`; also a norm over parts that are not heads."""
+    op = functools.partial(wkv6_mixed, reset=resets(time), chunk_size=8, norm_groups=groups)
+    check_implementations(op, wkv6_arguments(time, heads, keys, values))
+
+
+def as_on_a_tpu(monkeypatch):
+    """Let interpreted kernels of `ops/head_kernels` multiply by three bfloat16 passes."""
+    call = head_kernels.kernel_call
 
     def rounded(body, name, **options):
         return call(lambda *refs, exact: body(*refs, exact=False), name, **options)
 
-    monkeypatch.setattr(dplr_module, "kernel_call", rounded)
+    monkeypatch.setattr(head_kernels, "kernel_call", rounded)
+
+
+def test_dplr_with_three_pass_matmuls(monkeypatch):
+    """16 bits per factor, with chunks of 64 and an inverse."""
+    as_on_a_tpu(monkeypatch)
     op = functools.partial(dplr_mixed, reset=resets(70), chunk_size=64)
     check_implementations(op, dplr_arguments(70, heads=2, head=16), tolerance=2e-4)
+
+
+@pytest.mark.slow
+def test_gated_delta_with_three_pass_matmuls(monkeypatch):
+    """16 bits per factor, with chunks of 64 and an inverse."""
+    as_on_a_tpu(monkeypatch)
+    op = functools.partial(gated_delta_mixed, reset=resets(70), chunk_size=64)
+    check_implementations(op, gated_delta_arguments(70, 2, 16, 32), tolerance=2e-4)
+
+
+@pytest.mark.slow
+def test_wkv6_with_three_pass_matmuls(monkeypatch):
+    """16 bits per factor, with chunks of 64."""
+    as_on_a_tpu(monkeypatch)
+    op = functools.partial(wkv6_mixed, reset=resets(70), chunk_size=64, norm_groups=2)
+    check_implementations(op, wkv6_arguments(70, 2, 16, 16), tolerance=2e-4)
 
 
 @pytest.mark.parametrize(("time", "width", "taps"), [(300, 600, 4), (2, 8, 4), (9, 8, 2)])
@@ -244,10 +358,25 @@ def test_extreme_decays_over_257_tokens():
     op = functools.partial(dplr_mixed, reset=reset, chunk_size=64)
     check_implementations(op, (state, r, log_w.astype(np.float32), *rest), tolerance=1e-4)
 
+    delta, a = np.exp(6.0 * draw(BATCH, time, 24)), -np.exp(3.0 * draw(4, 24))
+    arguments = draw(BATCH, 4, 24), draw(BATCH, time, 24), delta, a, b[..., :4], c[..., :4]
+    op = functools.partial(selective_scan, reset=reset)
+    check_implementations(op, arguments, tolerance=1e-4)
+
+    state, r, log_w, *rest = wkv6_arguments(time, 2, 16, 16)
+    log_w = -np.exp(np.random.default_rng(0).uniform(-16, 5, log_w.shape)).astype(np.float32)
+    op = functools.partial(wkv6_mixed, reset=reset, chunk_size=64, norm_groups=2)
+    check_implementations(op, (state, r, log_w, *rest), tolerance=1e-4)
+
+    state, *tokens, g, beta, scale = gated_delta_arguments(time, 2, 16, 32)
+    g = -np.exp(np.random.default_rng(0).uniform(-16, 5, g.shape)).astype(np.float32)
+    op = functools.partial(gated_delta_mixed, reset=reset, chunk_size=64)
+    check_implementations(op, (state, *tokens, g, beta, scale), tolerance=1e-4)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba1", "mamba2"])
 def test_16k_tokens_stay_finite(name, dtype):
     cell, xs = small_cell(name, 64, dtype=dtype), draws()(1, 16_384, 32)
 
@@ -273,20 +402,37 @@ def test_norms():
     check_equal(kernel, reference, (x, z, scale))
 
 
+@pytest.mark.parametrize(("width", "groups"), [(256, 4), (256, 2), (24, 3), (192, 2)])
+def test_gated_norm_of_groups(width, groups):
+    """Two groups per register, one, three in a part of one, and, by XLA, one and a half."""
+    draw = draws()
+    y, z, scale = draw(2, 5, width), draw(2, 5, width), draw(width)
+    check_implementations(functools.partial(gated_rms_norm, groups=groups), (y, z, scale))
+
+
 def small_cell(name, chunk_size, **changes):
     """Return a cell of width 32 with Pallas kernels and no zero parameters."""
-    sizes = {"rwkv7": {"head_size": 16}, "mamba2": {"state_size": 8, "head_size": 16}}
+    sizes = {
+        "rwkv6": {"head_size": 16},
+        "rwkv7": {"head_size": 16},
+        "gated_delta": {"head_size": 16},
+        "mamba1": {"state_size": 4},
+        "mamba2": {"state_size": 8, "head_size": 16},
+    }
     config_class, cell_class = CELLS[name]
     fields = {"chunk_size": chunk_size, "kernel": "pallas", **sizes.get(name, {}), **changes}
     return shaken(cell_class(config_class(32, **fields), rngs=nnx.Rngs(0)), 0)
 
 
-@pytest.mark.parametrize("name", ["rwkv4", "rwkv7", "mamba2"])
+MEMORY = {"mamba1": "ssm", "mamba2": "ssm", "gated_delta": "memory"}
+
+
+@pytest.mark.parametrize("name", ["rwkv4", "rwkv6", "rwkv7", "gated_delta", "mamba1", "mamba2"])
 def test_nan_of_finished_document_is_dropped(name):
     """With a reset inside a chunk, NaN tokens before it have no effect after it."""
     cell = small_cell(name, 8)
     state = cell.initial_state(BATCH)
-    memory = "ssm" if name == "mamba2" else "wkv"
+    memory = MEMORY.get(name, "wkv")
     nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), getattr(state, memory))
     reset = np.zeros((BATCH, 12), bool)
     reset[:, 3] = True
@@ -333,7 +479,7 @@ def test_mamba2_write_gate():
 @pytest.mark.parametrize("over", [(1, 0), (1, 1), (0, 0), (0, 1)], ids=str)
 def test_two_part_matmuls_keep_16_bits(over):
     draw = draws()
-    shape = {0: (24, 16), 1: (16, 24)}  # the axis of 24 is summed over
+    shape = {0: (32, 16), 1: (16, 32)}  # the axis of 32 is summed over
     x, y = draw(*shape[over[0]]), draw(*shape[over[1]])
 
     def run(x, y):
@@ -353,11 +499,12 @@ def test_two_part_matmuls_keep_16_bits(over):
         assert rounded > 2.0**-11  # one part would not do
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_three_part_matmuls_are_float32(side):
+@pytest.mark.parametrize(("side", "size"), [("left", 12), ("left", 16), ("right", 12)])
+def test_three_part_matmuls_are_float32(side, size):
+    """Sums over 16 rows are one matmul, those over 12 one for each part."""
     draw = draws()
-    choice = np.float32(np.tri(12))
-    x = draw(12, 12) * np.float32(1e3)
+    choice = np.float32(np.tri(size))
+    x = draw(size, size) * np.float32(1e3)
 
     def run(x):
         out, back = jax.vjp(functools.partial(select_matmul, False, 3, side, choice), x)
@@ -397,6 +544,10 @@ def test_unsupported_configs_are_rejected():
         lambda: RWKV4Config(32, kernel="triton"),
         lambda: Mamba2Config(32, groups=2, head_size=16, kernel="pallas"),
         lambda: Mamba2Config(32, conv_size=9, kernel="pallas"),
+        lambda: HybridConfig(32, chunk_size=12, kernel="pallas"),
+        lambda: Mamba1Config(32, conv_size=9, kernel="pallas"),
+        lambda: RWKV6Config(32, chunk_size=48, kernel="pallas"),
+        lambda: GatedDeltaConfig(32, conv_size=9, kernel="pallas"),
     ):
         with pytest.raises(UserError, match="kernel"):
             make()

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmodels.ops import selective_scan as module
-from jaxmodels.ops.selective_scan import selective_scan, selective_scan_step
+from jaxmodels.ops.selective_scan import chunked, selective_scan, selective_scan_step
 from jaxmodels.testing.lab import quick_jit
 from tests.ops.agree import by_steps, check_differences, close, gradients
 
@@ -24,7 +23,7 @@ def scan(request):
     """Return the op with the chunk implementation of CPUs or of accelerators."""
     patch = pytest.MonkeyPatch()
     if request.param == "at_once":
-        patch.setattr(module.jax.lax, "platform_dependent", lambda *a, default, **_: default(*a))
+        patch.setattr(chunked.jax.lax, "platform_dependent", lambda *a, default, **_: default(*a))
     yield functools.partial(selective_scan, chunk_size=CHUNK)
     patch.undo()
 

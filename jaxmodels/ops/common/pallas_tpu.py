@@ -19,6 +19,7 @@ from jaxmodels.ops.common.precision import precision_of
 from jaxmodels.ops.common.varying import cast_alike, varying_axes, varying_struct
 
 SUBLANES, LANES = 8, 128  # of a register
+PACKED_SUBLANES = 16  # of bfloat16
 VMEM_BYTES = 32 * 2**20  # limit per kernel, a quarter of a v5e's VMEM, to leave the rest to XLA
 
 
@@ -127,11 +128,15 @@ def dot(exact: bool, over: tuple[int, int], x: jax.Array, y: jax.Array) -> jax.A
     """Contract one axis of each of two float32 matrices, in float32.
 
     Emulates `Precision.HIGH`, which Pallas lacks: each factor is split into two bfloat16 parts, and
-    three bfloat16 matmuls (all but low x low) give 16 bits.
+    three bfloat16 matmuls (all but low x low) give 16 bits. Short sums over rows are one matmul,
+    which fills the depth of the matrix unit.
     """
     if exact:
         return _contract(over, x, y)
     (x, x_rest), (y, y_rest) = _split(x, 2), _split(y, 2)
+    if over == (0, 0) and x.shape[0] < LANES and x.shape[0] % PACKED_SUBLANES == 0:
+        x, y = jnp.concatenate([x, x, x_rest]), jnp.concatenate([y, y_rest, y])
+        return _contract(over, x, y)
     return _contract(over, x, y) + (_contract(over, x, y_rest) + _contract(over, x_rest, y))
 
 
@@ -174,6 +179,10 @@ select_matmul.defvjp(_select_matmul_forward, _select_matmul_backward)
 def _select_matmul(exact, parts, side, transposed, choice, x):
     pieces = [x] if exact else _split(x, parts)
     choice = choice.astype(pieces[0].dtype)
+    depth = choice.shape[1 - transposed]
+    if side == "left" and len(pieces) > 1 and depth < LANES and depth % PACKED_SUBLANES == 0:
+        choice = jnp.concatenate([choice] * len(pieces), 1 - transposed)
+        return _contract((1 - transposed, 0), choice, jnp.concatenate(pieces))
     if side == "left":
         return sum(_contract((1 - transposed, 0), choice, piece) for piece in pieces)
     return sum(_contract((1, transposed), piece, choice) for piece in pieces)

@@ -32,7 +32,7 @@ def mamba2_mixer(
       reset: bool (B, T) or None.
       write: float (B, T) in [0, 1] or None, a factor on the step sizes.
       implementation: "auto" ("xla" on a CPU, "xla_loop" elsewhere if supported), "xla", "xla_loop"
-        (G = norm_groups = 1, no `write`) or "pallas" (G = norm_groups = 1, at most 7 taps).
+        (G = norm_groups = 1, no `write`) or "pallas" (G = 1, at most 7 taps).
       options: chunk_size (at most 256); norm_groups and norm_eps of the norm; dtype, to which the
         inputs of the matmuls of b, c, x and states are rounded.
 
@@ -43,8 +43,10 @@ def mamba2_mixer(
       UserError: the implementation does not support the arguments.
     """
     grouped = max(state[1].shape[1], options["norm_groups"]) > 1
-    if grouped and implementation in ("xla_loop", "pallas"):
-        raise UserError(f"implementation={implementation!r} needs groups and norm_groups 1")
+    if grouped and implementation == "xla_loop":
+        raise UserError('implementation="xla_loop" needs groups and norm_groups 1')
+    if implementation == "pallas" and state[1].shape[1] > 1:
+        raise UserError('implementation="pallas" needs groups 1')
     if write is not None and implementation == "xla_loop":
         raise UserError('implementation="xla_loop" takes no `write`')
     if implementation == "auto" and (grouped or write is not None):

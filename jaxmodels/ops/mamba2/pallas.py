@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jaxmodels.ops.mamba2.vectors import step_sizes
-from jaxmodels.ops.norms.pallas import gated_rms_norm
+from jaxmodels.ops.norms import pallas, xla
 from jaxmodels.ops.short_conv import short_conv_silu
 from jaxmodels.ops.ssd import ssd
 
@@ -12,7 +12,6 @@ def mix(
     state, inputs, vectors, read_out, reset, write, *, norm_groups, norm_eps, chunk_size, dtype
 ):
     """See `mamba2_mixer`; takes x and (b, c) as separate inputs."""
-    del norm_groups
     (conv, memory), (z, x, bc, raw) = state, inputs
     width = x.shape[-1]
     convolved, states = [], []
@@ -28,5 +27,9 @@ def mix(
     b, c = jnp.split(bc, 2, -1)
     options = {"chunk_size": chunk_size, "dtype": dtype, "implementation": "pallas"}
     memory, y = ssd(memory, x, delta, a, b, c, vectors.D, reset, **options)
-    y = gated_rms_norm(y, z, vectors.norm_scale, norm_eps, dtype)
+    arguments = y, z, vectors.norm_scale, norm_eps, norm_groups
+    if pallas.supports_groups(width, norm_groups):
+        y = pallas.gated_rms_norm(*arguments, dtype)
+    else:
+        y = xla.gated_rms_norm(*arguments)
     return (jnp.concatenate(states, -1), memory), read_out(y)

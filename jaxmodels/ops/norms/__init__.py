@@ -1,6 +1,5 @@
 """Normalization over the last axis: XLA and Pallas TPU implementations."""
 
-from jaxmodels.errors import UserError
 from jaxmodels.ops.common.dispatch import select_implementation
 from jaxmodels.ops.norms import pallas, xla
 from jaxmodels.ops.norms.xla import group_norm, rms_norm
@@ -26,8 +25,9 @@ def gated_rms_norm(y, z, scale, eps=1e-5, *, groups=1, implementation="auto"):
       y, z: (..., D) float32.
       scale: (D,).
       eps: added to the mean square.
-      groups: parts of D that are normalized separately; 1 for "pallas".
-      implementation: "auto" and "xla", or "pallas".
+      groups: parts of D that are normalized separately.
+      implementation: "auto" and "xla", or "pallas", which leaves parts that neither fill registers
+        nor are whole in them to XLA.
     """
     run = select_implementation(
         implementation, auto=xla.gated_rms_norm, xla=xla.gated_rms_norm, pallas=_gated_rms_norm
@@ -36,6 +36,6 @@ def gated_rms_norm(y, z, scale, eps=1e-5, *, groups=1, implementation="auto"):
 
 
 def _gated_rms_norm(y, z, scale, eps, groups):
-    if groups > 1:
-        raise UserError(f'implementation="pallas" requires groups=1, got {groups}')
-    return pallas.gated_rms_norm(y, z, scale, eps)
+    if not pallas.supports_groups(y.shape[-1], groups):
+        return xla.gated_rms_norm(y, z, scale, eps, groups)
+    return pallas.gated_rms_norm(y, z, scale, eps, groups)

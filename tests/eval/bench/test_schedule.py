@@ -7,7 +7,7 @@ import pytest
 
 from eval.bench import tpu
 from eval.bench.hlo import profile
-from eval.bench.schedule import Schedule, count, size_of
+from eval.bench.schedule import Schedule, count, size_of, twins
 from tests.eval.bench.test_tpu import needs_libtpu, run_program
 
 # 2 bundles; a loop of 6 turns, of 2 bundles, around a loop of 32 / 4 turns of 3 bundles, one of
@@ -66,6 +66,17 @@ custom_call_target="tpu_custom_call"
     assert profile(program).without_estimate == {"tpu_custom_call": 2}
 
 
+def test_equal_kernels_share_a_schedule():
+    program = """\
+  %k.1.x = f32[8,128]{1,0:T(8,128)} custom-call(%a), custom_call_target="tpu_custom_call"
+  %k.2.y = f32[8,128]{1,0:T(8,128)} custom-call(%b), custom_call_target="tpu_custom_call"
+  %k.3 = f32[16,128]{1,0:T(8,128)} custom-call(%c), custom_call_target="tpu_custom_call"
+  ROOT %other.1 = f32[8,128]{1,0:T(8,128)} custom-call(%a), custom_call_target="tpu_custom_call"
+"""
+    schedule = Schedule(7, {}, 0)
+    assert twins(program, {"k.2.y": schedule}) == {"k.1.x": schedule}
+
+
 @needs_libtpu
 def test_schedules_of_compiled_kernels(tmp_path):
     sizes = "--width 256 --time 64 --batch 8 --no-scan".split()
@@ -93,10 +104,13 @@ import jax, jax.numpy as jnp
 jax.config.update("jax_platforms", "cpu")
 from eval.bench.layer import compile_function
 from jaxmodels.ops.dplr.pallas import dplr_pallas
+from jaxmodels.ops.gated_delta import gated_delta_mixer
 from jaxmodels.ops.norms.pallas import layer_norm
+from jaxmodels.ops.selective_scan.pallas import selective_scan_pallas
 from jaxmodels.ops.short_conv.pallas import short_conv_silu
 from jaxmodels.ops.ssd.pallas import ssd_pallas
 from jaxmodels.ops.wkv4.pallas import WKV4State, wkv4_pallas
+from jaxmodels.ops.wkv6 import MixerVectors, wkv6_mixer
 
 device = aot.topology_devices("v5e:2x2")[0]
 f32 = lambda *dims: jax.ShapeDtypeStruct(dims, "float32")
@@ -120,6 +134,14 @@ mix = lambda recur, tokens, shared, head_sum: recur(*tokens)
 tokens = [f32(B, T, 15 * 64)] * 6
 delta_rule = lambda s, *t: dplr_pallas(mix, s, t, {}, chunk_size=50)
 both(delta_rule, f32(B, 15, 64, 64), *tokens)
+tokens = [f32(B, T, 15 * n) for n in (64, 64, 96, 96)], [f32(B, T, 15)] * 2, f32(96)
+options = {"chunk_size": 50, "implementation": "pallas"}
+both(lambda s, *t: gated_delta_mixer(s, *t, **options), f32(B, 15, 64, 96), *tokens)
+parts = f32(B, 8, 50), f32(B, T, 50), f32(B, T, 50), f32(8, 50), f32(B, T, 8), f32(B, T, 8)
+both(selective_scan_pallas, *parts)
+tokens, vectors = [f32(B, T, 15 * 64)] * 5, MixerVectors(*[f32(15, 64)] * 3)
+options = {"norm_groups": 15, "chunk_size": 32, "implementation": "pallas"}
+both(lambda s, *t: wkv6_mixer(s, *t, **options), f32(B, 15, 64, 64), tokens, vectors)
 print("all compiled")
 """
 

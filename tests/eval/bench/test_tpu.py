@@ -173,6 +173,7 @@ def test_layer_of_and_its_flops():
         ("--topology v5e", "expected a TPU generation"),
         ("--topology tpu7x:2x2x1", "unknown generation tpu7x; choose from: v4, v5e, v5p, v6e"),
         ("--batch 0", "--batch=0: give 1 or more"),
+        ("--layers 2 --cells rwkv7", "--layers: give --cells presets of models, such as rwkv/7"),
     ],
 )
 def test_one_line_errors(capsys, line, message):
@@ -233,6 +234,21 @@ def test_anchors():
 
 
 @needs_libtpu
+@pytest.mark.slow
+def test_whole_models_with_kernels(tmp_path):
+    """Kernels in the scan over layers count once a layer; a stack's cell takes kernel and chunk."""
+    sizes = "--width 128 --time 64 --batch 2 --vocab 64 --layers 3 --chunk-sizes 16".split()
+    command = [sys.executable, "-m", "eval.bench", "cells", "--topology", "v5e:2x2"]
+    path = tmp_path / "tpu.json"
+    names = ["rwkv/6", "stack/gated_delta"]
+    run_program([*command, "--kernel", "pallas", "--cells", *names, *sizes, "--json", str(path)])
+    for row, kernel in zip(json.loads(path.read_text())["rows"], ("wkv6", "gated"), strict=True):
+        assert row["form"] == "call" and row["layers"] == 3
+        assert any(name.startswith(kernel) for name in row["kernels"])
+        assert "tpu_custom_call" not in row["without_estimate"]
+
+
+@needs_libtpu
 def test_command_line(tmp_path):
     """A small cell: two chunk sizes of the parallel implementation, and the scan."""
     sizes = "--width 64 --time 128 --batch 2 --chunk-sizes 16 32 --top 2".split()
@@ -265,7 +281,7 @@ def test_batch_is_halved_until_it_fits(monkeypatch):
 
     monkeypatch.setattr(tpu, "compile_layer", refuse)
     fields = {"batch": 4, "width": 64, "time": 8, "topology": "v5e:2x2", "kernel": None}
-    fields["kernels"] = None
+    fields |= {"kernels": None, "layers": None}
     options = type("Options", (), fields)
     with pytest.raises(aot.DoesNotFit):
         tpu.estimate_call("rwkv7", options, None, jax.devices()[0], lambda line: None)

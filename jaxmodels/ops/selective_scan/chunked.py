@@ -34,20 +34,8 @@ def selective_scan_step(state, x, delta, a, b, c):
     return state, jnp.sum(state * c[..., None], 1)
 
 
-def selective_scan(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
-    """Run `selective_scan_step` over time, in chunks.
-
-    Args:
-      state: (B, N, D), before the first token.
-      x, delta: (B, T, D).
-      a: (N, D).
-      b, c: (B, T, N).
-      reset: bool (B, T) or None.
-      chunk_size: tokens between stored states.
-
-    Returns:
-      (state after the last token, y (B, T, D)).
-    """
+def selective_scan_chunked(state, x, delta, a, b, c, reset=None, *, chunk_size=16):
+    """Run `selective_scan_step` over time, in chunks; see `ops.selective_scan`."""
     time = x.shape[1]
     size = min(chunk_size, time)
     x, delta, b, c = (_by_time(z, size) for z in (x, delta, b, c))
