@@ -47,8 +47,10 @@ class HFTConfig:
       compressor_learns: "prediction": by the predictor's gradient alone; "hidden": by itself, to
         give a random projection of the teacher's vectors, as the source does; "both".
       seeding: "contexts": tensors are put at contexts of the first batches, and all start at the
-        first batch's distribution of targets; "random": the source's.
-      seed_stride: every how many positions of a row a tensor is seeded at.
+        first batch's distribution of targets; "k-means": so, but at the means of clusters of each
+        batch's contexts; "random": the source's.
+      seed_stride: every how many positions of a row a tensor is seeded at; of "k-means", contexts
+        of a cluster in the mean, 2 or more.
       relocate_every: updates between relocations; 0 = never. relocated: most tensors of each.
       queue: contexts with high losses that are kept for relocation.
       dead_usage, dead_movement: fractions of the mean below which a tensor is dead.
@@ -117,7 +119,11 @@ class HFTConfig:
         positive(self, "cell_size", "probes", "rebuild_every")
         one_of(self, "search", ("auto", "exact", "cells"))
         one_of(self, "compressor_learns", ("prediction", "hidden", "both"))
-        one_of(self, "seeding", ("contexts", "random"))
+        one_of(self, "seeding", ("contexts", "k-means", "random"))
+        if self.seeding == "k-means" and self.seed_stride < 2:
+            raise UserError(
+                f"seeding='k-means' needs clusters of seed_stride=2 or more, got {self.seed_stride}"
+            )
         one_of(self, "dtype", ("float32",))
         if not self.segments:
             raise UserError("segments must name at least one part of the context")

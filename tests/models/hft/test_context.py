@@ -116,6 +116,7 @@ def test_projection_keeps_norm_and_block_norm_does_not():
         ({"segments": ("hidden",), "hidden_size": 0}, "needs a hidden_size"),
         ({"sketch_size": 100}, "power of two, got 100"),
         ({"block_norm": 48}, "must divide width=64"),
+        ({"seeding": "k-means"}, "seed_stride=2 or more, got 1"),
         ({"decay": 0.0}, "decay must be in (0, 1]"),
         ({"tensors": 0}, "tensors must be a positive integer, got 0"),
         ({"relocated": 9, "tensors": 8}, "exceeds tensors=8"),

@@ -11,7 +11,7 @@ from jaxmodels.cells.hypertensor import field_bytes, predict, read
 from jaxmodels.cells.hypertensor.candidates import candidates, recall
 from jaxmodels.cells.hypertensor.relocation import Queue, dead_tensors, push
 from jaxmodels.errors import UserError
-from jaxmodels.models.hft.learn import relocate, stage_one_target
+from jaxmodels.models.hft.learn import _places, relocate, stage_one_target
 from jaxmodels.ops.losses import token_nll
 from jaxmodels.testing.lab import quick_jit
 from jaxmodels.testing.models import check_model
@@ -368,6 +368,44 @@ def test_a_stride_beyond_the_row_seeds_its_first_position():
     batch = {name: x[:, :4] for name, x in batches(1)[0].items()}
     after = update(model, batch).field
     assert np.flatnonzero(after.offset != model.field.offset).tolist() == list(range(8))
+
+
+def test_k_means_puts_tensors_at_the_means_of_clusters():
+    """F-13: of a batch's contexts, by direction; padding takes no part."""
+    model = small(seeding="k-means", seed_stride=4, geometry_rate=0.0, relocate_every=0)
+    batch = batches(1)[0]
+    batch["weights"][:, -2:] = 0.0
+    field = (after := update(model, batch)).field
+    count = int(after.seeded[...])
+    assert 24 <= count <= 32  # 128 contexts in 32 clusters, some of them empty
+    same = np.asarray(field.offset == model.field.offset)
+    assert not same[:count].any() and same[count:].all()
+    x = np.asarray(model.features(model.initial_state(8), batch["inputs"], batch["reset"])[1])
+    x = x[batch["weights"] > 0]
+    centres = -np.asarray(field.offset, "f")[:count, None] / 0.6 * field.normal[:count]
+    labels = (x @ np.asarray(field.normal[:count], "f").T).argmax(1)
+    means = np.stack([x[labels == k].mean(0) for k in range(count)])
+    off = np.linalg.norm(means - centres, axis=1)
+    assert np.median(off) < 2e-3 and (off < 2e-3).mean() > 0.9  # float16; all but settled
+    assert np.linalg.norm(means, axis=1).mean() < 0.95 * np.linalg.norm(x, axis=1).mean()
+
+
+def test_clusters_do_not_depend_on_the_number_of_devices():
+    c = small(seeding="k-means", seed_stride=4).config
+    x = jax.random.normal(jax.random.key(0), (32, 8))
+    weights = (jnp.arange(32) % 5 > 0).astype(jnp.float32)
+
+    def of(devices):
+        def own(x, weights):
+            return _places(c, x, weights, (4 // devices, 8), "data")
+
+        parts = (part.reshape(devices, -1, *part.shape[1:]) for part in (x, weights))
+        return jax.vmap(own, axis_name="data")(*parts)
+
+    centres, counts = of(1)
+    assert centres.shape == (1, 8, 8) and float(counts.sum()) == float(weights.sum())
+    for got, want in zip(of(2), (centres, counts), strict=True):
+        np.testing.assert_allclose(got, jnp.broadcast_to(want, got.shape), rtol=1e-5, atol=1e-6)
 
 
 def test_the_queue_keeps_the_highest_losses():
