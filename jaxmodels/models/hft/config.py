@@ -27,12 +27,15 @@ class HFTConfig:
       embedding_size: of the fixed random embeddings in "embeddings"; phases: pairs of cosine and
         sine in "phases"; hidden_size: of vectors that a teacher gives for "hidden".
       sketch_size: buckets of the CountSketch.
-      width: d, of each view; a field reads views x width inputs.
+      width: d, of each view; a field reads views x width inputs, or `directions`.
       views: independent block SRHTs.
       block_norm: block size of the source's RMSNorm after the projection; 0 = none.
       whiten_after: batches whose features are only summed, nothing else being learned; from then on
         features are whitened by their principal directions (F-05); 0 = never.
-      whiten_power: 1 whitens; between 0 and 1, deviations are raised to 1 - whiten_power.
+      whiten_power: 1 whitens; between 0 and 1, deviations are raised to 1 - whiten_power; 0 only
+        rotates, which with `directions` is PCA.
+      directions: principal directions that are kept, those of largest variance, instead of all
+        views x width; 0 = all. Until they are known, as many projected features.
       tensors, top_k, distance, weighting, temperature, interpolation, step, rate, power,
         geometry_rate, through_weights, storage: of the predictor, see `FieldConfig`.
       search: "exact": distances to all tensors; "cells": to those in the cells nearest to an input,
@@ -75,6 +78,7 @@ class HFTConfig:
     block_norm: int = 0
     whiten_after: int = 0
     whiten_power: float = 1.0
+    directions: int = 0
     tensors: int = 4096
     top_k: int = 64
     distance: str = "euclidean"
@@ -112,7 +116,12 @@ class HFTConfig:
         positive(self, "embedding_size", "phases", "sketch_size", "views", "compressed")
         positive(self, "seed_stride", "queue", "relocated")
         not_negative(self, "ngram_weight", "compressor", "compressor_rate", "relocate_every")
-        not_negative(self, "whiten_after")
+        not_negative(self, "whiten_after", "directions")
+        if self.directions and not (self.whiten_after and self.directions <= self.projected):
+            raise UserError(
+                f"directions={self.directions} needs whiten_after, and at most views x width = "
+                f"{self.projected}"
+            )
         if not 0.0 <= self.whiten_power <= 1.0:
             raise UserError(f"whiten_power must be in [0, 1], got {self.whiten_power!r}")
         not_negative(self, "dead_usage", "dead_movement", "block_norm", "hidden_size")
@@ -162,9 +171,14 @@ class HFTConfig:
             check_closed_form(self.predictor)
 
     @property
-    def features(self) -> int:
+    def projected(self) -> int:
         """Return the size of a projected context."""
         return self.views * self.width
+
+    @property
+    def features(self) -> int:
+        """Return the size of what a field reads of a projected context."""
+        return self.directions or self.projected
 
     @property
     def cells(self) -> int:

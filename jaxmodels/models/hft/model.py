@@ -50,7 +50,8 @@ class HFTOutput:
     Attributes:
       logits: float32 (B, T, V); (B, V) in `step`.
       answering: float32 (B, T), 1 / sum of squared weights: how many tensors answer.
-      features: float32 (B T, d), the projected contexts.
+      projected: float32 (B T, views x width), the contexts after the sketches.
+      features: float32 (B T, d), the same, whitened if that is asked for.
       first: reading of the compressor, or None.
       inputs: float32 (B T, d or more), what the predictor read; reading: of the predictor.
       in_use: float32 scalar, fraction of tensors with a tenth of the mean usage or more.
@@ -59,6 +60,7 @@ class HFTOutput:
 
     logits: jax.Array
     answering: jax.Array
+    projected: jax.Array
     features: jax.Array
     first: Reading | None
     inputs: jax.Array
@@ -81,7 +83,7 @@ class HFT(nnx.Module):
         self.compressor = nnx.data(random_field(c.first, rngs.params()) if c.compressor else None)
         self.queue: Queue = nnx.data(empty_queue(c.predictor, c.queue))
         self.whitener: Whitener | None = nnx.data(
-            empty_whitener(c.features) if c.whiten_after else None
+            empty_whitener(c.projected, c.features) if c.whiten_after else None
         )
         # Built at the end of seeding; until then, search is exact.
         quantizer = empty_quantizer(self.field, c.cells) if c.cells else None
@@ -127,8 +129,8 @@ class HFT(nnx.Module):
         size = self.config.hidden_size
         if hidden is not None and hidden.shape != (*tokens.shape, size):
             raise UserError(f"hidden must be {(*tokens.shape, size)}, got {hidden.shape}")
-        state, features = self.features(state, tokens, reset, hidden, lengths)
-        out = self._predict(features.reshape(-1, self.config.features))
+        state, x = self.projected(state, tokens, reset, hidden, lengths)
+        out = self._predict(x.reshape(-1, self.config.projected))
         shape = tokens.shape
         return state, out.replace(
             logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
@@ -137,14 +139,24 @@ class HFT(nnx.Module):
     @checked_tokens
     def step(self, state: HFTState, token):
         """Read one token int32 (B,): (state, HFTOutput without T)."""
-        state, features = self.features(state, token[:, None])
-        return state, self._predict(features[:, 0])
+        state, x = self.projected(state, token[:, None])
+        return state, self._predict(x[:, 0])
 
     def features(self, state: HFTState, tokens, reset=None, hidden=None, lengths=None):
-        """Project the context of each token: (state, float32 (B, T, d)); arguments as in a call."""
+        """Return what a field reads of each token's context: (state, float32 (B, T, d)).
+
+        Arguments as in a call.
+        """
+        state, x = self.projected(state, tokens, reset, hidden, lengths)
+        return state, self._features(x)
+
+    def projected(self, state: HFTState, tokens, reset=None, hidden=None, lengths=None):
+        """Project the context of each token: (state, float32 (B, T, views x width))."""
         state, windows, positions = self.contexts(state, tokens, reset, lengths)
-        x = project(self.config, *raw_entries(self.config, windows, positions, hidden))
-        return state, x if self.whitener is None else whitened(self.whitener, x)
+        return state, project(self.config, *raw_entries(self.config, windows, positions, hidden))
+
+    def _features(self, x):
+        return x if self.whitener is None else whitened(self.whitener, x)
 
     def contexts(self, state: HFTState, tokens, reset=None, lengths=None):
         """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token.
@@ -157,8 +169,8 @@ class HFT(nnx.Module):
         read = last_token(positions + 1, state.position, lengths)
         return HFTState(window, read), windows, positions
 
-    def _predict(self, features) -> HFTOutput:
-        c, first, z = self.config, None, features
+    def _predict(self, x) -> HFTOutput:
+        c, first, z = self.config, None, (features := self._features(x))
         if self.compressor is not None:
             first = read(c.first, self.compressor, features, sparse=True)
             y = combine(self.compressor, first)
@@ -169,6 +181,7 @@ class HFT(nnx.Module):
         return HFTOutput(
             logits=combine(self.field, reading),
             answering=1.0 / reading.total(jnp.sum(jnp.square(reading.weight), -1)),
+            projected=x,
             features=features,
             first=first,
             inputs=z,
@@ -208,7 +221,7 @@ class HFT(nnx.Module):
                 lambda: (*before, jnp.int32(0)),
             )
             weights = batch["weights"].astype(jnp.float32).reshape(-1)
-            whitener = gathered(c, whitener, out.features, weights, axis_name)
+            whitener = gathered(c, whitener, out.projected, weights, axis_name)
         leaves, tree = jax.tree.flatten(self)
         model = jax.tree.unflatten(tree, leaves)
         model.field, model.compressor, model.queue = map(nnx.data, parts[:3])

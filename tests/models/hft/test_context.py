@@ -117,6 +117,8 @@ def test_projection_keeps_norm_and_block_norm_does_not():
         ({"sketch_size": 100}, "power of two, got 100"),
         ({"block_norm": 48}, "must divide width=64"),
         ({"seeding": "k-means"}, "seed_stride=2 or more, got 1"),
+        ({"directions": 8}, "needs whiten_after"),
+        ({"directions": 65, "whiten_after": 2}, "at most views x width = 64"),
         ({"decay": 0.0}, "decay must be in (0, 1]"),
         ({"tensors": 0}, "tensors must be a positive integer, got 0"),
         ({"relocated": 9, "tensors": 8}, "exceeds tensors=8"),

@@ -12,6 +12,7 @@ from jaxmodels.cells.hypertensor.candidates import candidates, recall
 from jaxmodels.cells.hypertensor.relocation import Queue, dead_tensors, push
 from jaxmodels.errors import UserError
 from jaxmodels.models.hft.learn import _places, relocate, stage_one_target
+from jaxmodels.models.hft.whitener import whitened
 from jaxmodels.ops.losses import token_nll
 from jaxmodels.testing.lab import quick_jit
 from jaxmodels.testing.models import check_model
@@ -147,6 +148,25 @@ def test_features_are_whitened_after_the_first_batches_on_any_number_of_devices(
     x = np.concatenate([np.asarray(read(model, b)).reshape(-1, 32) for b in batches(6)])
     assert np.abs(32 * np.cov(x.T) - np.eye(32)).max() < 0.2
     assert not np.asarray(model.whitener.products).any()
+
+
+def test_directions_of_little_variance_are_dropped():
+    """F-05: PCA, fitted on the first batches. What is kept has as much variance as r can have."""
+    model = small(whiten_after=2, whiten_power=0.0, directions=12)
+    assert model.field.normal.shape == (128, 12)
+    for batch in batches(3):
+        model = update(model, batch)
+    assert int(model.seeded[...]) == 125
+    state, x = model.initial_state(8), []
+    for batch in batches(2):
+        _, own = model.projected(state, batch["inputs"], batch["reset"])
+        x.append(np.asarray(own)[batch["weights"] > 0])
+    x = np.concatenate(x)
+    kept = np.asarray(whitened(model.whitener, x))
+    variances = np.linalg.eigvalsh(np.cov(x.T))[::-1][:12]
+    scaled = np.cov(kept.T) / np.trace(np.cov(kept.T)) * variances.sum()
+    np.testing.assert_allclose(scaled, np.diag(variances), atol=0.01 * variances[0])
+    np.testing.assert_allclose((kept**2).sum(1).mean(), 1.0, rtol=0.01)
 
 
 @pytest.mark.parametrize(("devices", "parallel"), [(8, "pmap"), (2, "shard_map")])
