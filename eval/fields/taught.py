@@ -14,7 +14,7 @@ import jaxmodels
 from eval.fields.verify import regression_r2
 from eval.run import Run, load_run
 from jaxmodels.data import eval_stream, make_stream, split_documents, subsample
-from jaxmodels.data.shards import INDEX, read_shards, write_shards
+from jaxmodels.data.shards import INDEX, Shards, write_shards
 from jaxmodels.errors import UserError
 from jaxmodels.models.hft.learn import stage_one_target
 
@@ -53,7 +53,7 @@ class Capture:
         for part in ("train", "valid"):
             if not (folder / part / INDEX).exists():
                 write_shards(folder / part, self._capture(part))
-        first, _ = next(read_shards(folder / "train", self.width))
+        first, _ = Shards(folder / "train", self.width)[0]
         self.scale = float(1.0 / np.linalg.norm(first.astype(np.float32), axis=1).mean())
 
     def _stream(self, part: str) -> Iterator[dict[str, np.ndarray]]:
@@ -72,7 +72,7 @@ class Capture:
 
     def batches(self, part: str) -> Iterator[dict[str, np.ndarray]]:
         """Yield batches with `hidden` (B, T, h), of norm near 1, and `teacher`, log p (B, T, V)."""
-        shards = read_shards(self.folder / part, self.width)
+        shards = Shards(self.folder / part, self.width)
         for batch, shard in itertools.zip_longest(self._stream(part), shards):
             same = batch is not None and shard is not None
             if not same or not np.array_equal(shard[1], batch["targets"].reshape(-1)):

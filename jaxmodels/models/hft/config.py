@@ -10,6 +10,12 @@ from jaxmodels.errors import UserError
 EXACT_UP_TO = 20_000  # tensors, F-12
 SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", "hidden")
 
+PROJECTION = (  # settings that determine a projected context
+    *("vocab_size", "window", "segments", "decay", "ngram_orders", "ngram_bins", "hashes"),
+    *("ngram_weight", "order_period", "embedding_size", "phases", "hidden_size", "sketch_size"),
+    *("width", "views", "block_norm"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class HFTConfig:

@@ -22,7 +22,7 @@ from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
 from jaxmodels.cells.hypertensor.split import mean_of
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
-from jaxmodels.models.hft.config import HFTConfig
+from jaxmodels.models.hft.config import PROJECTION, HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
 from jaxmodels.models.hft.learn import learn, requantize
 from jaxmodels.models.hft.whitener import Whitener, empty_whitener, gathered, whitened
@@ -130,11 +130,7 @@ class HFT(nnx.Module):
         if hidden is not None and hidden.shape != (*tokens.shape, size):
             raise UserError(f"hidden must be {(*tokens.shape, size)}, got {hidden.shape}")
         state, x = self.projected(state, tokens, reset, hidden, lengths)
-        out = self._predict(x.reshape(-1, self.config.projected))
-        shape = tokens.shape
-        return state, out.replace(
-            logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
-        )
+        return state, self._predict_all(x)
 
     @checked_tokens
     def step(self, state: HFTState, token):
@@ -168,6 +164,14 @@ class HFT(nnx.Module):
         window = last_token(windows, state.tokens, lengths)
         read = last_token(positions + 1, state.position, lengths)
         return HFTState(window, read), windows, positions
+
+    def _predict_all(self, x) -> HFTOutput:
+        """Predict from projected contexts (B, T, views x width)."""
+        out = self._predict(x.reshape(-1, self.config.projected).astype(jnp.float32))
+        shape = x.shape[:2]
+        return out.replace(
+            logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
+        )
 
     def _predict(self, x) -> HFTOutput:
         c, first, z = self.config, None, (features := self._features(x))
@@ -204,12 +208,29 @@ class HFT(nnx.Module):
     @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """Return the state after the batch and the sum of each term."""
-        state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
+        state, out = self._read(state, batch)
         return state, term_sums(self.terms, out, batch)
+
+    def _read(self, state, batch) -> tuple[HFTState, HFTOutput]:
+        reset = batch.get("reset")
+        if "features" not in batch:
+            return self(state, batch["inputs"], reset, hidden=batch.get("hidden"))
+        return self.contexts(state, batch["inputs"], reset)[0], self._predict_all(batch["features"])
+
+    @property
+    def projection(self):
+        """Return the settings of projected contexts, and their function; see `Traits`."""
+        settings = {name: getattr(self.config, name) for name in PROJECTION}
+        settings = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
+
+        def project(state, batch):
+            return self.projected(state, batch["inputs"], batch["reset"], batch.get("hidden"))
+
+        return settings, project
 
     def local_update(self, state, batch, *, key, axis_name):
         """Learn from a batch without backpropagation; see `Traits.local_update` and `learn.py`."""
-        state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
+        state, out = self._read(state, batch)
         c, whitener, quantizer = self.config, self.whitener, self.quantizer
         before = self.field, self.compressor, self.queue, self.seeded[...]
         if whitener is None:
