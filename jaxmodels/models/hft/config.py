@@ -8,12 +8,19 @@ from jaxmodels.cells.hypertensor.field import check_closed_form
 from jaxmodels.errors import UserError
 
 EXACT_UP_TO = 20_000  # tensors, F-12
-SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", "hidden")
+# Segments that a teacher gives, and the fields of their sizes.
+TAUGHT = {
+    "hidden": "hidden_size",
+    "queries": "query_size",
+    "keys": "key_size",
+    "values": "key_size",
+}
+SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", *TAUGHT)
 
 PROJECTION = (  # settings that determine a projected context
     *("vocab_size", "window", "segments", "decay", "ngram_orders", "ngram_bins", "hashes"),
-    *("ngram_weight", "order_period", "embedding_size", "phases", "hidden_size", "sketch_size"),
-    *("width", "views", "block_norm"),
+    *("ngram_weight", "order_period", "embedding_size", "phases", "hidden_size", "query_size"),
+    *("key_size", "sketch_size", "width", "views", "block_norm"),
 )
 
 
@@ -31,7 +38,9 @@ class HFTConfig:
       ngram_weight: norm of the n-grams' segment; that of "tokens" is 1.
       order_period: period of token-order hashes.
       embedding_size: of the fixed random embeddings in "embeddings"; phases: pairs of cosine and
-        sine in "phases"; hidden_size: of vectors that a teacher gives for "hidden".
+        sine in "phases".
+      hidden_size: of vectors that a teacher gives for "hidden"; query_size: for "queries".
+      key_size: for "keys" and for "values".
       sketch_size: buckets of the CountSketch.
       width: d, of each view; a field reads views x width inputs, or `directions`.
       views: independent block SRHTs.
@@ -56,8 +65,8 @@ class HFTConfig:
       compressor_learns: "prediction": by the predictor's gradient alone; "hidden": by itself, to
         give a random projection of the teacher's vectors, as the source does; "both".
       seeding: "contexts": tensors are put at contexts of the first batches, and all start at the
-        first batch's distribution of targets; "k-means": so, but at the means of clusters of each
-        batch's contexts; "random": the source's.
+        first batch's distribution of targets, or a teacher's; "k-means": so, but at the means of
+        clusters of each batch's contexts; "random": the source's.
       seed_stride: every how many positions of a row a tensor is seeded at; of "k-means", contexts
         of a cluster in the mean, 2 or more.
       relocate_every: updates between relocations; 0 = never. relocated: most tensors of each.
@@ -78,6 +87,8 @@ class HFTConfig:
     embedding_size: int = 64
     phases: int = 16
     hidden_size: int = 0
+    query_size: int = 0
+    key_size: int = 0
     sketch_size: int = 4096
     width: int = 512
     views: int = 1
@@ -130,7 +141,7 @@ class HFTConfig:
             )
         if not 0.0 <= self.whiten_power <= 1.0:
             raise UserError(f"whiten_power must be in [0, 1], got {self.whiten_power!r}")
-        not_negative(self, "dead_usage", "dead_movement", "block_norm", "hidden_size")
+        not_negative(self, "dead_usage", "dead_movement", "block_norm", *TAUGHT.values())
         positive(self, "cell_size", "probes", "rebuild_every")
         one_of(self, "search", ("auto", "exact", "cells"))
         one_of(self, "compressor_learns", ("prediction", "hidden", "both"))
@@ -154,8 +165,9 @@ class HFTConfig:
             raise UserError(
                 f"ngram_orders must be from 1 to window={self.window}, got {self.ngram_orders}"
             )
-        if "hidden" in self.segments and not self.hidden_size:
-            raise UserError("segment 'hidden' needs a hidden_size, that of a teacher's vectors")
+        for name, size in TAUGHT.items():
+            if name in self.segments and not getattr(self, size):
+                raise UserError(f"segment {name!r} needs a {size}, that of a teacher's vectors")
         if self.compressor_learns != "prediction" and "hidden" not in self.segments:
             raise UserError(
                 f"compressor_learns={self.compressor_learns!r} needs the segment 'hidden', got "

@@ -56,9 +56,10 @@ def learn(config: HFTConfig, field, compressor, queue: Queue, seeded, out, batch
     logits = out.logits.reshape(len(targets), -1)
     loss = jnp.where(weights > 0, token_nll(logits, targets), 0.0)
     wanted = batch.get("teacher")  # probabilities (B, T, V) to match instead of the targets
-    if wanted is None:
-        wanted = jax.nn.one_hot(targets, c.vocab_size)
-    g = jax.nn.softmax(logits, -1) - wanted.reshape(logits.shape).astype(jnp.float32)
+    taught = wanted is not None
+    wanted = wanted if taught else jax.nn.one_hot(targets, c.vocab_size)
+    wanted = wanted.reshape(logits.shape).astype(jnp.float32)
+    g = jax.nn.softmax(logits, -1) - wanted
     g = jnp.where((weights > 0)[:, None], g * weights[:, None], 0.0)
     rows = jax.lax.psum(weights.sum(), axis_name)
 
@@ -83,7 +84,8 @@ def learn(config: HFTConfig, field, compressor, queue: Queue, seeded, out, batch
                 lambda f: f,
                 compressor,
             )
-        field, seeded = _seed(c, field, seeded, contexts, weights, places, axis_name)
+        seen = jnp.sum(wanted * weights[:, None], 0)
+        field, seeded = _seed(c, field, seeded, contexts.x, seen, taught, places, axis_name)
     moved = jnp.int32(0)
     if c.relocate_every:
         queue = _enqueue(c, queue, contexts, axis_name)
@@ -116,22 +118,25 @@ def stage_one_target(config: HFTConfig, hidden: jax.Array) -> jax.Array:
     return jnp.matmul(hidden.astype(jnp.float32), matrix, precision=EXACT)
 
 
-def _seed(c: HFTConfig, field: Field, seeded, contexts: Queue, weights, places, axis_name):
-    """Put the next tensors at contexts of this batch, while there are tensors without one."""
+def _seed(c: HFTConfig, field: Field, seeded, x, seen, taught: bool, places, axis_name):
+    """Put the next tensors at contexts x of this batch, while there are tensors without one.
+
+    All start at the batch's distribution, `seen` (V,): counts of targets, or a teacher's.
+    """
 
     def at_start(field):
-        seen = jax.nn.one_hot(contexts.target, c.vocab_size) * weights[:, None]
-        seen = jax.lax.psum(seen.sum(0), axis_name)
-        # Good and Turing: what was not seen is as frequent as all that was seen once.
-        once = jnp.sum((seen > 0.0) & (seen <= 1.0))
-        seen += jnp.maximum(once, 1) / c.vocab_size
-        columns = jnp.broadcast_to(jnp.log(seen / seen.sum()), field.columns.shape)
+        counts = jax.lax.psum(seen, axis_name)
+        # Good and Turing: what was not seen is as frequent as all that was seen once. A teacher
+        # tells of everything.
+        once = 1 if taught else jnp.maximum(jnp.sum((counts > 0.0) & (counts <= 1.0)), 1)
+        counts += once / c.vocab_size
+        columns = jnp.broadcast_to(jnp.log(counts / counts.sum()), field.columns.shape)
         first = first_tensor(c.predictor, field)
         return field.replace(columns=store(c.predictor, columns, field.updates, 32, first))
 
     def seed(field):
         field = jax.lax.cond(seeded == 0, at_start, lambda f: f, field)
-        field, count = _plant_next(c.predictor, field, seeded, *places(contexts.x))
+        field, count = _plant_next(c.predictor, field, seeded, *places(x))
         return field, seeded + count
 
     return jax.lax.cond(seeded < c.tensors, seed, lambda f: (f, seeded), field)

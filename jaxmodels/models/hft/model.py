@@ -22,7 +22,7 @@ from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
 from jaxmodels.cells.hypertensor.split import mean_of
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
-from jaxmodels.models.hft.config import PROJECTION, HFTConfig
+from jaxmodels.models.hft.config import PROJECTION, TAUGHT, HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
 from jaxmodels.models.hft.learn import learn, requantize
 from jaxmodels.models.hft.whitener import Whitener, empty_whitener, gathered, whitened
@@ -74,6 +74,11 @@ class HFTOutput:
         return self.replace(logits=logits, answering=answering)
 
 
+def taught(batch) -> dict[str, jax.Array]:
+    """Return the teacher's vectors in a batch, by the names of their segments."""
+    return {name: batch[name] for name in TAUGHT if name in batch}
+
+
 class HFT(nnx.Module):
     """Language model that is one field of local regressors over sketches of contexts."""
 
@@ -116,7 +121,7 @@ class HFT(nnx.Module):
         )
 
     @checked_tokens
-    def __call__(self, state: HFTState, tokens, reset=None, key=None, hidden=None, lengths=None):
+    def __call__(self, state: HFTState, tokens, reset=None, key=None, vectors=None, lengths=None):
         """Predict the token after each of `tokens` int32 (B, T): (state, HFTOutput).
 
         Args:
@@ -124,12 +129,13 @@ class HFT(nnx.Module):
           tokens: int32 (B, T).
           reset: bool (B, T) or None, True where a document starts.
           key: ignored, there is no dropout.
-          hidden: float (B, T, hidden_size), a teacher's vectors, with that segment.
+          vectors: a teacher's, float (B, T, size) by the names of their segments (`TAUGHT`); others
+            are not read.
         """
-        size = self.config.hidden_size
-        if hidden is not None and hidden.shape != (*tokens.shape, size):
-            raise UserError(f"hidden must be {(*tokens.shape, size)}, got {hidden.shape}")
-        state, x = self.projected(state, tokens, reset, hidden, lengths)
+        for name, x in (vectors or {}).items():
+            if name in self.config.segments and x.shape[:-1] != tokens.shape:
+                raise UserError(f"{name} must be {(*tokens.shape, 'size')}, got {x.shape}")
+        state, x = self.projected(state, tokens, reset, vectors, lengths)
         return state, self._predict_all(x)
 
     @checked_tokens
@@ -138,18 +144,18 @@ class HFT(nnx.Module):
         state, x = self.projected(state, token[:, None])
         return state, self._predict(x[:, 0])
 
-    def features(self, state: HFTState, tokens, reset=None, hidden=None, lengths=None):
+    def features(self, state: HFTState, tokens, reset=None, vectors=None, lengths=None):
         """Return what a field reads of each token's context: (state, float32 (B, T, d)).
 
         Arguments as in a call.
         """
-        state, x = self.projected(state, tokens, reset, hidden, lengths)
+        state, x = self.projected(state, tokens, reset, vectors, lengths)
         return state, self._features(x)
 
-    def projected(self, state: HFTState, tokens, reset=None, hidden=None, lengths=None):
+    def projected(self, state: HFTState, tokens, reset=None, vectors=None, lengths=None):
         """Project the context of each token: (state, float32 (B, T, views x width))."""
         state, windows, positions = self.contexts(state, tokens, reset, lengths)
-        return state, project(self.config, *raw_entries(self.config, windows, positions, hidden))
+        return state, project(self.config, *raw_entries(self.config, windows, positions, vectors))
 
     def _features(self, x):
         return x if self.whitener is None else whitened(self.whitener, x)
@@ -214,7 +220,7 @@ class HFT(nnx.Module):
     def _read(self, state, batch) -> tuple[HFTState, HFTOutput]:
         reset = batch.get("reset")
         if "features" not in batch:
-            return self(state, batch["inputs"], reset, hidden=batch.get("hidden"))
+            return self(state, batch["inputs"], reset, vectors=taught(batch))
         return self.contexts(state, batch["inputs"], reset)[0], self._predict_all(batch["features"])
 
     @property
@@ -224,7 +230,7 @@ class HFT(nnx.Module):
         settings = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
 
         def project(state, batch):
-            return self.projected(state, batch["inputs"], batch["reset"], batch.get("hidden"))
+            return self.projected(state, batch["inputs"], batch["reset"], taught(batch))
 
         return settings, project
 

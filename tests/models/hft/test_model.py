@@ -338,7 +338,7 @@ def test_stage_one_learns_the_teachers_vectors_and_stage_two_its_distribution(le
         compressor_rate=0.5,
         compressor_learns=learns,
     )
-    read = quick_jit(lambda m, b: m(m.initial_state(8), b["inputs"], b["reset"], None, b["hidden"]))
+    read = quick_jit(lambda m, b: m(m.initial_state(8), b["inputs"], b["reset"], None, b))
     scores = []
     for number, batch in enumerate(taught_batches(24)):
         if number in (0, 23):
@@ -349,6 +349,11 @@ def test_stage_one_learns_the_teachers_vectors_and_stage_two_its_distribution(le
             loss = -(batch["teacher"] * jax.nn.log_softmax(out.logits)).sum(-1).mean()
             scores.append((float(((wanted * given).sum(1) / norms).mean()), float(loss)))
         model = update(model, batch)
+        if number == 0:  # all start at the teacher's distribution, not at the targets'
+            mean = np.average(
+                batch["teacher"], (0, 1), np.repeat(batch["weights"][..., None], 13, 2)
+            )
+            np.testing.assert_allclose(np.exp(model.field.columns[-1, 0]), mean, rtol=0.03)
     assert abs(scores[0][0]) < 0.2 and scores[1][0] > 0.8
     assert scores[1][1] < scores[0][1] - 0.3
 
