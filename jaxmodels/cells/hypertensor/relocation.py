@@ -66,6 +66,14 @@ def plant(
         mask = keep.reshape(-1, *[1] * (value.ndim - 1))
         value = jnp.where(mask, store(c, value, field.updates, 16 + stream), old[place])
         changed[name] = old.at[place].set(value, unique_indices=True)
+    if field.rest is not None:  # what was left of the former tensors
+        gone = jnp.where(keep, 0.0, 1.0).astype(c.dtype)
+
+        def without(leaf):
+            scale = gone.reshape(-1, *[1] * (leaf.ndim - 1))
+            return leaf.at[place].multiply(scale, unique_indices=True)
+
+        changed["rest"] = jax.tree.map(without, field.rest)
     return field.replace(**changed)
 
 

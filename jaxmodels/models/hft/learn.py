@@ -20,7 +20,7 @@ from jaxmodels.cells.hypertensor import (
     predict,
 )
 from jaxmodels.cells.hypertensor.candidates import Quantizer, build_quantizer
-from jaxmodels.cells.hypertensor.field import store
+from jaxmodels.cells.hypertensor.field import store_parameters
 from jaxmodels.cells.hypertensor.relocation import (
     Queue,
     best_of,
@@ -132,7 +132,8 @@ def _seed(c: HFTConfig, field: Field, seeded, x, seen, taught: bool, places, axi
         counts += once / c.vocab_size
         columns = jnp.broadcast_to(jnp.log(counts / counts.sum()), field.columns.shape)
         first = first_tensor(c.predictor, field)
-        return field.replace(columns=store(c.predictor, columns, field.updates, 32, first))
+        new = store_parameters(c.predictor, field, {"columns": (columns, 32)}, first)
+        return field.replace(**new)
 
     def seed(field):
         field = jax.lax.cond(seeded == 0, at_start, lambda f: f, field)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jaxmodels
-from jaxmodels.cells.hypertensor import field_bytes, predict, read
+from jaxmodels.cells.hypertensor import FieldConfig, field_bytes, predict, random_field, read
 from jaxmodels.cells.hypertensor.candidates import candidates, recall
 from jaxmodels.cells.hypertensor.relocation import Queue, dead_tensors, push
 from jaxmodels.errors import UserError
@@ -269,9 +269,10 @@ def test_stochastic_rounding_learns_where_rounding_to_nearest_loses_most():
     still = losses(rate=0.0)  # on the same batches
     gain = {
         storage: (still - losses(rate=0.001, storage=storage))[-6:].mean()
-        for storage in ("float32", "float16", "float16_nearest")
+        for storage in ("float32", "float16", "float16_kahan", "float16_nearest")
     }
     assert abs(gain["float16"] / gain["float32"] - 1) < 0.2
+    assert abs(gain["float16_kahan"] / gain["float32"] - 1) < 0.2  # what is read is rounded
     assert 0 < gain["float16_nearest"] < 0.5 * gain["float32"]
 
 
@@ -444,6 +445,11 @@ def test_the_queue_keeps_the_highest_losses():
 
 def test_a_budget_holds_so_many_tensors():
     assert 2**33 // field_bytes(4096, 4096) == 262_144
+    assert 2**33 // field_bytes(4096, 4096, storage="float16_kahan") == 131_072
+    for storage in ("float16", "float16_kahan", "float32"):
+        field = random_field(FieldConfig(64, 500, tensors=8, storage=storage), jax.random.key(0))
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(field))
+        assert 1.0 < held / field_bytes(64, 500, 8, storage) < 1.02
 
 
 def test_settings_of_an_optimizer_are_refused():
