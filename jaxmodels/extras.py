@@ -9,6 +9,7 @@ from jaxmodels.errors import UserError
 
 # package -> extra of this distribution that installs it
 EXTRAS = {
+    "gguf": "gguf",
     "grain": "train",
     "jinja2": "text",
     "jsonschema": "serve",

@@ -34,6 +34,7 @@ from train.model import described
 from train.optim.build import resolve_warmup
 from train.step import TrainState, component_names
 from train.tasks import Task, open_task
+from train.tasks.features import with_features
 from train.tasks.lengths import lengths_of
 from train.tasks.task import check_labels
 from train.tuning.base import Base, check_tokenizer, open_base, with_base_of, with_weights
@@ -174,6 +175,7 @@ def _open(
     template = placement.template()
     check_memory(template)
     model = template.model
+    task = with_features(task, model)
     check_labels(task, traits_of(model).label_fields)
     if check_data := traits_of(model).check_data:
         lengths = {config.seq_len, *(length.seq_len for length in lengths_of(config))}

@@ -1,4 +1,4 @@
-"""Fields that learn from a teacher: capture of its hidden states, training, and comparison."""
+"""Fields that learn from a teacher: capture of what it computes, training, and comparison."""
 
 import argparse
 import itertools
@@ -14,9 +14,12 @@ import jaxmodels
 from eval.fields.verify import regression_r2
 from eval.run import Run, load_run
 from jaxmodels.data import eval_stream, make_stream, split_documents, subsample
-from jaxmodels.data.shards import INDEX, read_shards, write_shards
+from jaxmodels.data.shards import INDEX, Shards, write_shards
 from jaxmodels.errors import UserError
+from jaxmodels.models.hft.config import TAUGHT
 from jaxmodels.models.hft.learn import stage_one_target
+from jaxmodels.models.hft.model import taught
+from jaxmodels.models.streams import PARTS, streams
 
 ROWS, TIME = 16, 64
 _TWO = {"compressor": 512, "compressed": 128, "compressor_rate": 0.5}
@@ -24,6 +27,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hidden and tail": {"segments": ("tokens", "ngrams", "hidden")},
     "hidden alone": {"segments": ("hidden",)},
     "tail alone": {"segments": ("tokens", "ngrams")},
+    "hidden, queries, keys and values": {"segments": ("hidden", *PARTS)},
+    "queries, keys and values": {"segments": PARTS},
     "two stages, apart": _TWO | {"compressor_learns": "hidden"},
     "two stages, through both": _TWO | {"compressor_learns": "prediction"},
     "two stages, both losses": _TWO | {"compressor_learns": "both"},
@@ -34,9 +39,12 @@ CLASSES = ("letter", "space", "digit", "punctuation", "other")
 class Capture:
     """A teacher's hidden states in shards, with the batches that they belong to.
 
+    With attention, its queries, keys and values of all layers too.
+
     Attributes:
       model: the teacher; run: its run.
-      width: of a hidden state; scale: 1 / their mean norm, for a segment of norm 1.
+      sizes: of the vectors of a token, by name.
+      scales: 1 / their mean norm, for segments of norm 1.
     """
 
     def __init__(self, run: Run, folder: Path, steps: int, contexts: int):
@@ -47,14 +55,24 @@ class Capture:
             raise UserError("--teacher: classes of input are of bytes; train it on bytes")
         self.steps = steps
         self.held = subsample(run.corpus.valid, contexts)
-        self._read = jax.jit(lambda m, s, b: m.hidden(s, b["inputs"], b["reset"]))
+        self._read = jax.jit(lambda m, s, b: streams(m, s, b["inputs"], b["reset"]))
         self._logits = jax.jit(lambda m, h: jax.nn.log_softmax(m._logits(h)))
-        self.width = int(run.model.config.width)
+        found = jax.eval_shape(
+            lambda m: streams(m, m.initial_state(1), jnp.zeros((1, 1), jnp.int32))[1], run.model
+        )
+        self.sizes = {name: x.shape[-1] for name, x in found.items()}
         for part in ("train", "valid"):
             if not (folder / part / INDEX).exists():
                 write_shards(folder / part, self._capture(part))
-        first, _ = next(read_shards(folder / "train", self.width))
-        self.scale = float(1.0 / np.linalg.norm(first.astype(np.float32), axis=1).mean())
+        first = self._parts(Shards(folder / "train", sum(self.sizes.values()))[0][0])
+        self.scales = {
+            name: np.float32(1.0 / np.linalg.norm(x, axis=-1).mean()) for name, x in first.items()
+        }
+
+    def _parts(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Split what a shard holds (..., all sizes), in float32."""
+        ends = np.cumsum(list(self.sizes.values()))[:-1]
+        return dict(zip(self.sizes, np.split(x.astype(np.float32), ends, -1), strict=True))
 
     def _stream(self, part: str) -> Iterator[dict[str, np.ndarray]]:
         if part == "valid":
@@ -67,19 +85,28 @@ class Capture:
     def _capture(self, part):
         state = self.model.initial_state(ROWS)
         for batch in self._stream(part):
-            state, hidden = self._read(self.model, state, batch)
-            yield np.asarray(hidden).reshape(-1, self.width), batch["targets"].reshape(-1)
+            state, found = self._read(self.model, state, batch)
+            x = np.concatenate([found[name] for name in self.sizes], -1)
+            yield x.reshape(-1, x.shape[-1]), batch["targets"].reshape(-1)
+
+    def allows(self, field: str) -> bool:
+        """Return whether the teacher has what a field of `FIELDS` reads."""
+        return not {*FIELDS[field].get("segments", ())} & {*TAUGHT} - {*self.sizes}
 
     def batches(self, part: str) -> Iterator[dict[str, np.ndarray]]:
-        """Yield batches with `hidden` (B, T, h), of norm near 1, and `teacher`, log p (B, T, V)."""
-        shards = read_shards(self.folder / part, self.width)
+        """Yield batches with `hidden` (B, T, h), of norm near 1, and `teacher`, log p (B, T, V).
+
+        Also with `queries`, `keys` and `values`, if there are any.
+        """
+        shards = Shards(self.folder / part, sum(self.sizes.values()))
         for batch, shard in itertools.zip_longest(self._stream(part), shards):
             same = batch is not None and shard is not None
             if not same or not np.array_equal(shard[1], batch["targets"].reshape(-1)):
                 raise UserError(f"{self.folder / part}: shards of other text; name another folder")
-            hidden = shard[0].reshape(*batch["targets"].shape, -1).astype(np.float32)
-            logs = np.asarray(self._logits(self.model, hidden))
-            yield dict(batch) | {"hidden": hidden * np.float32(self.scale), "teacher": logs}
+            found = self._parts(shard[0].reshape(*batch["targets"].shape, -1))
+            logs = np.asarray(self._logits(self.model, found["hidden"]))
+            scaled = {name: x * self.scales[name] for name, x in found.items()}
+            yield dict(batch) | scaled | {"teacher": logs}
 
 
 def run_all(options: argparse.Namespace) -> dict[str, Any]:
@@ -90,6 +117,8 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
     """
     run = load_run(options.teacher, checkpoint=options.checkpoint)
     capture = Capture(run, Path(options.workdir), options.steps, options.contexts)
+    if wrong := [name for name in options.fields or () if not capture.allows(name)]:
+        raise UserError(f"--fields: {wrong[0]!r} needs a teacher with attention")
     held = list(capture.batches("valid"))
     real = np.concatenate([b["weights"].reshape(-1) > 0 for b in held])
     logs, targets, last = (
@@ -100,8 +129,8 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
     seen = np.concatenate([b["targets"].ravel() for b in capture._stream("train")])
     counts = np.bincount(seen, minlength=256) + 1.0
     unigram = -np.log(counts / counts.sum())[targets].mean()
-    fields = {}
-    for name in options.fields:
+    fields, chosen = {}, options.fields or [name for name in FIELDS if capture.allows(name)]
+    for name in chosen:
         model = train(capture, FIELDS[name], options)
         fields[name] = compare(model, held, real, (logs, targets, last), (own, unigram))
     return {
@@ -118,7 +147,8 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
 def train(capture: Capture, changes: dict[str, Any], options: argparse.Namespace):
     """Train a field on the captured contexts: to give the teacher's distribution."""
     segments = changes.get("segments", ("tokens", "ngrams", "hidden"))
-    more = {"segments": segments, "tensors": options.tensors, "hidden_size": capture.width}
+    more = {"segments": segments, "tensors": options.tensors}
+    more |= {TAUGHT[name]: size for name, size in capture.sizes.items()}
     model = jaxmodels.create("hft", seed=options.seed, **(more | changes))
 
     def learn(model, state, batch):
@@ -143,7 +173,7 @@ def compare(model, held, real, truth, losses) -> dict[str, Any]:
       losses: of the teacher and of unigrams.
     """
     logs, targets, last = truth
-    read = jax.jit(lambda m, s, b: m(s, b["inputs"], b["reset"], hidden=b["hidden"]))
+    read = jax.jit(lambda m, s, b: m(s, b["inputs"], b["reset"], vectors=taught(b)))
     state, parts = model.initial_state(ROWS), []
     for batch in held:
         state, out = read(model, state, batch)

@@ -1,11 +1,12 @@
-"""Train fields on the hidden states of another model, and tell what they keep of it.
+"""Train fields on what another model computes, and tell what they keep of it.
 
     python -m eval.fields.teacher --teacher=runs/name --workdir=runs/taught [--steps N]
                                   [--checkpoint best|last|STEP] [--tensors N] [--fields NAME ...]
 
 The teacher is any language model of the zoo, trained by `python -m train`. Its hidden states on
-training and validation text are captured once into shards in the working folder, and replayed for
-every field (listed in FIELDS), which learns its distribution of the next token. Prints a table and
+training and validation text, and the queries, keys and values of its attention layers if it has
+any, are captured once into shards in the working folder, and replayed for every field (listed in
+FIELDS), which learns its distribution of the next token. Prints a table and
 writes `teacher.json`: KL(teacher || field) in nats, over all contexts and by class of the last byte
 read (F-26); losses of both and the share of the teacher's gain over unigrams that a field keeps;
 cosine of Stage 1 with a random projection of the hidden states; R^2 of the teacher's logits by
@@ -32,7 +33,13 @@ def main(arguments: list[str]) -> None:
     add("--steps", type=int, default=150, help="batches of 1,024 contexts; default: %(default)s")
     add("--contexts", type=int, default=16_384, help="held out; default: %(default)s")
     add("--tensors", type=int, default=2048, help="of each field; default: %(default)s")
-    add("--fields", nargs="+", choices=list(FIELDS), default=list(FIELDS), metavar="NAME")
+    add(
+        "--fields",
+        nargs="+",
+        choices=list(FIELDS),
+        metavar="NAME",
+        help="default: all that the teacher allows",
+    )
     add("--seed", type=int, default=0, help="default: %(default)s")
     options = parser.parse_args(arguments)
 

@@ -147,8 +147,8 @@ class AttentionCell(Cell):
         values = ring_write(state.values, v, after, restarted, lengths)
         return AttentionState(keys, values, position), self._read_out(y)
 
-    def _project(self, x, position):
-        """Project tokens (..., C) at int positions (...) to q (..., K, G, N), k, v (..., K, N)."""
+    def streams(self, x):
+        """Return queries (..., H, N), keys and values (..., K, N) of x (..., C), not rotated."""
         c = self.config
         q, k, v = (
             linear(x, c.dtype).reshape(*x.shape[:-1], -1, c.head_size)
@@ -156,6 +156,11 @@ class AttentionCell(Cell):
         )
         if c.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
+        return q, k, v
+
+    def _project(self, x, position):
+        """Project tokens (..., C) at int positions (...) to q (..., K, G, N), k, v (..., K, N)."""
+        c, (q, k, v) = self.config, self.streams(x)
         q, k = rotate(q, position, c.rope_base), rotate(k, position, c.rope_base)
         return q.reshape(*k.shape[:-1], -1, c.head_size), k, v
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from flax import nnx
 
 from jaxmodels.cli import choose_from, did_you_mean
-from jaxmodels.convert import blinkdl, huggingface, mamba_ssm, native, rwkv_cpp, torch_zip
+from jaxmodels.convert import blinkdl, gguf, huggingface, mamba_ssm, native, rwkv_cpp
+from jaxmodels.convert.torch_files import torch_zip
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 from jaxmodels.paths import user_path
@@ -30,10 +31,13 @@ FORMATS = {
     "blinkdl": "RWKV-4, -6, -7 under BlinkDL's names: .pth (read only) or .safetensors",
     "rwkv_cpp": "RWKV-4, -6, -7 for rwkv.cpp, FP32 or FP16",
     "mamba_ssm": "a folder of mamba_ssm with pytorch_model.bin: Mamba-1, -2 (read only)",
+    "gguf": "llama.cpp's files of Llama-type models, also quantized (read only)",
 }
 FOLDERS = ("jaxmodels", "huggingface")
-WRITTEN = [name for name in FORMATS if name != "mamba_ssm"]
-_MODULES = dict(zip(FORMATS, (native, huggingface, blinkdl, rwkv_cpp, mamba_ssm), strict=True))
+WRITTEN = [name for name in FORMATS if name not in ("mamba_ssm", "gguf")]
+_MODULES = dict(
+    zip(FORMATS, (native, huggingface, blinkdl, rwkv_cpp, mamba_ssm, gguf), strict=True)
+)
 
 
 def load(path):
@@ -125,8 +129,8 @@ def format_of(path: Path) -> str:
     if start[:4] == torch_zip.MAGIC or start[8:] == b"{":
         return "blinkdl"
     torch_zip.refuse_old_pickle(path)
-    if start[:4] == b"GGUF":
-        raise UserError(f"{path}: GGUF is not supported; {_choices()}")
+    if start[:4] == gguf.MAGIC:
+        return "gguf"
     raise UserError(f"{path}: unknown format, starts with {start[:4]!r}; {_choices()}")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jaxmodels
 from jaxmodels import cli
 from jaxmodels.convert import FOLDERS, FORMATS, WRITTEN, format_of, load, save
+from jaxmodels.convert.gguf import tokenizer_files
 from jaxmodels.convert.tokenizer import files_for, files_of_source, ids_of
 from jaxmodels.data.tokenizers.folder import has_tokenizer
 from jaxmodels.extras import import_extra
@@ -15,6 +16,7 @@ EXAMPLES = """
 examples:
   python -m jaxmodels.convert RWKV-4-Pile-169M.pth rwkv-169m
   python -m jaxmodels.convert mamba2-130m/ mamba-130m
+  python -m jaxmodels.convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2
   python -m jaxmodels.convert RWKV-x060-World-1B6.pth rwkv-1b6 --tokenizer rwkv_world
   python -m jaxmodels.convert rwkv-169m rwkv-169m-fp16.bin --to rwkv_cpp --dtype float16
 
@@ -67,6 +69,10 @@ def _tokenizer(options, model) -> tuple[dict[str, str], str]:
     """Return (files of the tokenizer for DEST, a line that says so)."""
     if options.tokenizer:
         return files_for(options.tokenizer, ids_of(model))
+    if options.to in FOLDERS and format_of(options.source) == "gguf":
+        files = tokenizer_files(options.source)
+        says = f"{', '.join(sorted(files))}: of the same file"
+        return files, says if files else "no tokenizer that is supported; give one by --tokenizer"
     if options.to in FOLDERS and has_tokenizer(options.source):
         return files_of_source(options.source, ids_of(model))
     return {}, ""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.cells import rwkv6, rwkv7
-from jaxmodels.convert import torch_zip
 from jaxmodels.convert.prefixes import settle_prefix
 from jaxmodels.convert.rows import Row, read_rows, write_rows
 from jaxmodels.convert.tensors import Tensors, read_safetensors, write_safetensors
+from jaxmodels.convert.torch_files import torch_zip
 from jaxmodels.errors import UserError
 from jaxmodels.models.rwkv import RWKV, RWKVConfig
 from jaxmodels.writing import written_whole

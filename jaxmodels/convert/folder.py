@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxmodels.convert.tensors import Tensors, read_safetensors
-from jaxmodels.convert.torch_zip import read_torch
+from jaxmodels.convert.torch_files.torch_zip import read_torch
 from jaxmodels.data.readers.files import json_document
 from jaxmodels.errors import UserError
 

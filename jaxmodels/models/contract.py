@@ -146,6 +146,9 @@ class Traits:
         reduces over "tensor" itself where it computes from them.
       stored_dtype: dtype of a model's floating-point arrays that learns by local updates in a
         narrower one than float32.
+      projection: (settings, (state, batch) -> (state, float (B, T, d))): what a model makes of text
+        before anything that it learns, and the JSON-like settings that determine it. Such a model
+        takes that as the batch field `features` instead, in float16 (`train/tasks/features.py`).
       label_fields: pairs (loss, batch field) of the losses that read labels. Training is refused if
         the experiment's data have no such field (`train/tasks/task.py`).
       main_term: name of the loss by which validation ranks checkpoints; lower is better.
@@ -167,6 +170,7 @@ class Traits:
     local_update: Callable | None = None
     divided: Callable[[str], bool] | None = None
     stored_dtype: str = "float32"
+    projection: tuple[dict[str, Any], Callable] | None = None
     label_fields: tuple[tuple[str, str], ...] = ()
     main_term: str = "next_token"
     draws_by_row: bool = False

@@ -25,6 +25,7 @@ class TransformerConfig(LanguageConfig):
       head_size: channels per attention head; None means 64, or the width if that is smaller.
       kv_heads: key and value heads; None means as many as query heads.
       window: attention span in tokens, including the current one.
+      rope_base: see `AttentionConfig`.
       mlp_size: hidden width of SwiGLU; None means 8/3 of the width, rounded up to a multiple of 32.
       tie_embeddings: share the embedding table with the head.
     """
@@ -32,6 +33,7 @@ class TransformerConfig(LanguageConfig):
     head_size: int | None = None
     kv_heads: int | None = None
     window: int = 1024
+    rope_base: float = 1e4
     mlp_size: int | None = None
     tie_embeddings: bool = False
 
@@ -47,7 +49,7 @@ class TransformerConfig(LanguageConfig):
     @property
     def cell(self) -> AttentionConfig:
         """Return the config of the attention cell."""
-        names = ("width", "head_size", "kv_heads", "window", "dtype")
+        names = ("width", "head_size", "kv_heads", "window", "rope_base", "dtype")
         return AttentionConfig(**{name: getattr(self, name) for name in names})
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from jaxmodels import UserError, convert
-from jaxmodels.convert import blinkdl, torch_zip
+from jaxmodels.convert import blinkdl
 from jaxmodels.convert.tensors import Tensors, read_safetensors
+from jaxmodels.convert.torch_files import torch_zip
 from tests.convert import blinkdl_numpy
 from tests.convert.common import (
     GOLDENS,

@@ -121,7 +121,7 @@ def test_help(capsys):
     [
         (["gone.bin", "new"], ("gone.bin", "No such file")),
         (["model.txt", "new"], ("model.txt", "unknown format", "rwkv_cpp")),
-        (["model.gguf", "new"], ("GGUF",)),
+        (["model.gguf", "new"], ("gguf",)),
         ([".", "new"], ("config.json",)),
         (["run", "new"], ("the folder of a run", "python -m eval.export --workdir=run DEST")),
         (["PTH", "model.txt"], ("model.txt", "exists already")),
@@ -197,8 +197,8 @@ def test_what_is_no_model_is_refused(tmp_path):
 
 
 def test_unknown_format(tmp_path):
-    with pytest.raises(UserError, match="unknown format 'gguf'"):
-        convert.save(rwkv_model(7), tmp_path / "new", to="gguf")
+    with pytest.raises(UserError, match="unknown format 'ggml'"):
+        convert.save(rwkv_model(7), tmp_path / "new", to="ggml")
     assert_refused(tmp_path / "gone", "cannot be read")
 
 

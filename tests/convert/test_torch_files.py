@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxmodels import UserError, convert
-from jaxmodels.convert import torch_pickle, torch_zip
+from jaxmodels.convert.torch_files import torch_pickle, torch_zip
 from tests.convert.common import GOLDENS, assert_refused, assert_same_bits, weights
 from tests.convert.torch_files import write_archive, write_torch
 

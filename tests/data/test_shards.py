@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxmodels.data.shards import read_shards, write_shards
+from jaxmodels.data.shards import Shards, write_shards
 from jaxmodels.errors import UserError
 
 
@@ -16,7 +16,7 @@ def pairs(count=3, width=4):
 
 def test_round_trip_in_float16_with_dtypes(tmp_path):
     assert write_shards(tmp_path / "a", pairs()) == 15
-    for (x, y), (got_x, got_y) in zip(pairs(), read_shards(tmp_path / "a", 4), strict=True):
+    for (x, y), (got_x, got_y) in zip(pairs(), Shards(tmp_path / "a", 4), strict=True):
         assert got_x.dtype == np.float16 and got_y.dtype == np.int32
         np.testing.assert_array_equal(got_x, x.astype(np.float16))
         np.testing.assert_array_equal(got_y, y)
@@ -34,11 +34,11 @@ def test_damage_gets_one_line(tmp_path):
         if content is not None:
             shard.write_bytes(content)
         with pytest.raises(UserError, match=f"00001.x.npy: {says}"):
-            list(read_shards(folder, 4))
+            list(Shards(folder, 4))
     with pytest.raises(UserError, match="width 4, but the model reads 8"):
-        list(read_shards(folder, 8))
+        list(Shards(folder, 8))
     with pytest.raises(UserError, match="no index of shards"):
-        list(read_shards(tmp_path / "none", 4))
+        list(Shards(tmp_path / "none", 4))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jaxmodels.data.pairs.hrm_write import write_hrm
 from jaxmodels.data.pairs.rows import Pair, lay_out_pairs
 from jaxmodels.data.puzzles.read import read_puzzles
 from jaxmodels.data.puzzles.sudoku import make_sudoku
-from jaxmodels.data.shards import INDEX, read_shards, write_shards
+from jaxmodels.data.shards import INDEX, Shards, write_shards
 from jaxmodels.data.tokenizers.answers import AnswerCharTokenizer, HybridTokenizer
 from jaxmodels.data.tokenizers.bpe import BPETokenizer
 from jaxmodels.data.tokenizers.byte_word import ByteTokenizer, WordTokenizer
@@ -158,7 +158,7 @@ def _built_changes() -> st.SearchStrategy:
 def _shards(folder: Path, data: bytes) -> Any:
     write_shards(folder, [(np.ones((2, 3)), np.zeros(2))])
     (folder / INDEX).write_bytes(data)
-    return list(read_shards(folder, 3))
+    return list(Shards(folder, 3))
 
 
 @functools.cache

@@ -82,6 +82,7 @@ GROUP = Group(
         Field("piece_tokens", 0, "Cut documents into pieces of this length; 0 = no.", _piece),
         Field("span_tokens", 0, "Train on spans of this length that begin at lines.", _piece),
         Field("carry_state", True, "Hand the recurrent state from segment to segment."),
+        Field("features", "", "Folder of contexts, projected once and replayed (features.py)."),
         Field("labels", "none", f"One of {', '.join(LABELS)}.", one_of(LABELS)),
         Field("lexicon", (), "Files of a lexicon for relation labels; () = the built-in words."),
         Field("label_slots", 16, "Slots of the relation labels."),

@@ -66,6 +66,14 @@ def plant(
         mask = keep.reshape(-1, *[1] * (value.ndim - 1))
         value = jnp.where(mask, store(c, value, field.updates, 16 + stream), old[place])
         changed[name] = old.at[place].set(value, unique_indices=True)
+    if field.rest is not None:  # what was left of the former tensors
+        gone = jnp.where(keep, 0.0, 1.0).astype(c.dtype)
+
+        def without(leaf):
+            scale = gone.reshape(-1, *[1] * (leaf.ndim - 1))
+            return leaf.at[place].multiply(scale, unique_indices=True)
+
+        changed["rest"] = jax.tree.map(without, field.rest)
     return field.replace(**changed)
 
 
@@ -124,7 +132,13 @@ def dead_tensors(config: FieldConfig, field: Field, count: int, usage: float, mo
     return index, life < 1.0
 
 
-def k_means(x: jax.Array, clusters: int, key: jax.Array, rounds: int = 10) -> tuple:
+def k_means(
+    x: jax.Array,
+    clusters: int,
+    key: jax.Array,
+    rounds: int = 10,
+    weights: jax.Array | None = None,
+) -> tuple:
     """Cluster directions (spherical k-means): the seeds of a field, and a coarse quantizer.
 
     Args:
@@ -132,6 +146,8 @@ def k_means(x: jax.Array, clusters: int, key: jax.Array, rounds: int = 10) -> tu
       clusters: number of clusters.
       key: draws the first centres among the samples.
       rounds: of assigning samples and averaging.
+      weights: float32 (n,), how much each sample counts; None for 1. Those of weight 0, padding,
+        are the first centres only if there are no others.
 
     Returns:
       (centres float32 (clusters, d), the samples' mean in each; labels int32 (n,)).
@@ -143,15 +159,17 @@ def k_means(x: jax.Array, clusters: int, key: jax.Array, rounds: int = 10) -> tu
         raise UserError(f"k-means of {clusters} clusters needs as many samples, got {len(x)}")
     x = x.astype(jnp.float32)
     directions = unit_rows(x)
-    start = jax.random.permutation(key, len(x))[:clusters]
+    weights = jnp.ones(len(x), jnp.float32) if weights is None else weights
+    order = jax.random.permutation(key, len(x))
+    start = order[jnp.argsort(weights[order] <= 0.0, stable=True)][:clusters]
 
     def nearest(centres):
         return jnp.argmax(jnp.einsum("nd,cd->nc", directions, centres, precision=EXACT), -1)
 
     def mean(labels, old):
-        sums = jnp.zeros((clusters, x.shape[1]), jnp.float32).at[labels].add(x)
-        counts = jnp.zeros((clusters,), jnp.float32).at[labels].add(1.0)[:, None]
-        return jnp.where(counts > 0.0, sums / jnp.maximum(counts, 1.0), old)
+        sums = jnp.zeros((clusters, x.shape[1]), jnp.float32).at[labels].add(weights[:, None] * x)
+        counts = jnp.zeros((clusters,), jnp.float32).at[labels].add(weights)[:, None]
+        return jnp.where(counts > 0.0, sums / jnp.where(counts > 0.0, counts, 1.0), old)
 
     def body(_, centres):
         return mean(nearest(unit_rows(centres)), centres)

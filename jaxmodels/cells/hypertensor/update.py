@@ -22,6 +22,7 @@ from jaxmodels.cells.hypertensor.field import (
     FieldConfig,
     check_closed_form,
     store,
+    store_parameters,
     unit_rows,
 )
 from jaxmodels.cells.hypertensor.predict import Reading, combine, read, respond
@@ -186,16 +187,15 @@ def apply_gradients(
     c, counter, first = config, field.updates, first_tensor(config, field)
     # Beyond the limit steps shrink no more, and what was learned earlier is forgotten.
     mass = jnp.minimum(field.mass.astype(jnp.float32) + grads.mass, MASS_LIMIT)
-    columns = field.columns.astype(jnp.float32) - c.rate * _scaled(
-        c, grads.columns, mass, grads.mass
-    )
-    new = {
-        "columns": store(c, columns, counter, 1, first),
-        "mass": store(c, mass, counter, 2, first),
-    }
+    columns = field.whole("columns") - c.rate * _scaled(c, grads.columns, mass, grads.mass)
+    parameters = {"columns": (columns, 1)}
+    new = {"mass": store(c, mass, counter, 2, first)}
     movement = jnp.sqrt(jnp.sum(jnp.square(grads.columns), (1, 2)))
     if c.geometry_rate:
-        new |= _moved(c, field, grads)
+        normal, offset, travel = _moved(c, field, grads)
+        parameters |= {"normal": (normal, 8), "offset": (offset, 9)}
+        new["travel"] = store(c, travel, counter, 10, first)
+    new |= store_parameters(c, field, parameters, first)
     used = grads.mass.sum(1)
     heard = used > 0.0
     share = jnp.where(heard, used / (used + rows / c.tensors), 0.0)
@@ -212,8 +212,8 @@ def apply_gradients(
     return field.replace(**new, updates=counter + 1)
 
 
-def _moved(c: FieldConfig, field: Field, grads: Gradients) -> dict[str, jax.Array]:
-    """Return normal, offset and travel after a step.
+def _moved(c: FieldConfig, field: Field, grads: Gradients) -> tuple[jax.Array, ...]:
+    """Return normal, offset and travel after a step, float32.
 
     A step divided by the root of the summed squares cannot exceed the rate: near ties of distances,
     where the gradient through the weights is large, tensors would otherwise be thrown away.
@@ -223,17 +223,11 @@ def _moved(c: FieldConfig, field: Field, grads: Gradients) -> dict[str, jax.Arra
     rate = c.geometry_rate * jnp.ones_like(travel)
     if c.step != "fixed":
         rate = rate / jnp.maximum(travel, EPS)
-    normal = unit_rows(field.normal.astype(jnp.float32) - rate[:, None] * grads.normal)
-    offset = field.offset.astype(jnp.float32) - rate * grads.offset
-    new = {"normal": normal, "offset": offset, "travel": travel}
-    first = first_tensor(c, field)
-    stored = {
-        name: store(c, value, field.updates, 8 + i, first)
-        for i, (name, value) in enumerate(new.items())
-    }
+    before = field.whole("normal")
+    normal = unit_rows(before - rate[:, None] * grads.normal)
     # Stored normals are not quite of unit length: scaled and rounded anew, silent ones would drift.
-    stored["normal"] = jnp.where((squares > 0.0)[:, None], stored["normal"], field.normal)
-    return stored
+    normal = jnp.where((squares > 0.0)[:, None], normal, before)
+    return normal, field.whole("offset") - rate * grads.offset, travel
 
 
 def _decayed(statistic):

@@ -8,7 +8,20 @@ from jaxmodels.cells.hypertensor.field import check_closed_form
 from jaxmodels.errors import UserError
 
 EXACT_UP_TO = 20_000  # tensors, F-12
-SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", "hidden")
+# Segments that a teacher gives, and the fields of their sizes.
+TAUGHT = {
+    "hidden": "hidden_size",
+    "queries": "query_size",
+    "keys": "key_size",
+    "values": "key_size",
+}
+SEGMENTS = ("tokens", "ngrams", "order", "embeddings", "phases", *TAUGHT)
+
+PROJECTION = (  # settings that determine a projected context
+    *("vocab_size", "window", "segments", "decay", "ngram_orders", "ngram_bins", "hashes"),
+    *("ngram_weight", "order_period", "embedding_size", "phases", "hidden_size", "query_size"),
+    *("key_size", "sketch_size", "width", "views", "block_norm"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +38,19 @@ class HFTConfig:
       ngram_weight: norm of the n-grams' segment; that of "tokens" is 1.
       order_period: period of token-order hashes.
       embedding_size: of the fixed random embeddings in "embeddings"; phases: pairs of cosine and
-        sine in "phases"; hidden_size: of vectors that a teacher gives for "hidden".
+        sine in "phases".
+      hidden_size: of vectors that a teacher gives for "hidden"; query_size: for "queries".
+      key_size: for "keys" and for "values".
       sketch_size: buckets of the CountSketch.
-      width: d, of each view; a field reads views x width inputs.
+      width: d, of each view; a field reads views x width inputs, or `directions`.
       views: independent block SRHTs.
       block_norm: block size of the source's RMSNorm after the projection; 0 = none.
       whiten_after: batches whose features are only summed, nothing else being learned; from then on
         features are whitened by their principal directions (F-05); 0 = never.
-      whiten_power: 1 whitens; between 0 and 1, deviations are raised to 1 - whiten_power.
+      whiten_power: 1 whitens; between 0 and 1, deviations are raised to 1 - whiten_power; 0 only
+        rotates, which with `directions` is PCA.
+      directions: principal directions that are kept, those of largest variance, instead of all
+        views x width; 0 = all. Until they are known, as many projected features.
       tensors, top_k, distance, weighting, temperature, interpolation, step, rate, power,
         geometry_rate, through_weights, storage: of the predictor, see `FieldConfig`.
       search: "exact": distances to all tensors; "cells": to those in the cells nearest to an input,
@@ -47,8 +65,10 @@ class HFTConfig:
       compressor_learns: "prediction": by the predictor's gradient alone; "hidden": by itself, to
         give a random projection of the teacher's vectors, as the source does; "both".
       seeding: "contexts": tensors are put at contexts of the first batches, and all start at the
-        first batch's distribution of targets; "random": the source's.
-      seed_stride: every how many positions of a row a tensor is seeded at.
+        first batch's distribution of targets, or a teacher's; "k-means": so, but at the means of
+        clusters of each batch's contexts; "random": the source's.
+      seed_stride: every how many positions of a row a tensor is seeded at; of "k-means", contexts
+        of a cluster in the mean, 2 or more.
       relocate_every: updates between relocations; 0 = never. relocated: most tensors of each.
       queue: contexts with high losses that are kept for relocation.
       dead_usage, dead_movement: fractions of the mean below which a tensor is dead.
@@ -67,12 +87,15 @@ class HFTConfig:
     embedding_size: int = 64
     phases: int = 16
     hidden_size: int = 0
+    query_size: int = 0
+    key_size: int = 0
     sketch_size: int = 4096
     width: int = 512
     views: int = 1
     block_norm: int = 0
     whiten_after: int = 0
     whiten_power: float = 1.0
+    directions: int = 0
     tensors: int = 4096
     top_k: int = 64
     distance: str = "euclidean"
@@ -110,14 +133,23 @@ class HFTConfig:
         positive(self, "embedding_size", "phases", "sketch_size", "views", "compressed")
         positive(self, "seed_stride", "queue", "relocated")
         not_negative(self, "ngram_weight", "compressor", "compressor_rate", "relocate_every")
-        not_negative(self, "whiten_after")
+        not_negative(self, "whiten_after", "directions")
+        if self.directions and not (self.whiten_after and self.directions <= self.projected):
+            raise UserError(
+                f"directions={self.directions} needs whiten_after, and at most views x width = "
+                f"{self.projected}"
+            )
         if not 0.0 <= self.whiten_power <= 1.0:
             raise UserError(f"whiten_power must be in [0, 1], got {self.whiten_power!r}")
-        not_negative(self, "dead_usage", "dead_movement", "block_norm", "hidden_size")
+        not_negative(self, "dead_usage", "dead_movement", "block_norm", *TAUGHT.values())
         positive(self, "cell_size", "probes", "rebuild_every")
         one_of(self, "search", ("auto", "exact", "cells"))
         one_of(self, "compressor_learns", ("prediction", "hidden", "both"))
-        one_of(self, "seeding", ("contexts", "random"))
+        one_of(self, "seeding", ("contexts", "k-means", "random"))
+        if self.seeding == "k-means" and self.seed_stride < 2:
+            raise UserError(
+                f"seeding='k-means' needs clusters of seed_stride=2 or more, got {self.seed_stride}"
+            )
         one_of(self, "dtype", ("float32",))
         if not self.segments:
             raise UserError("segments must name at least one part of the context")
@@ -133,8 +165,9 @@ class HFTConfig:
             raise UserError(
                 f"ngram_orders must be from 1 to window={self.window}, got {self.ngram_orders}"
             )
-        if "hidden" in self.segments and not self.hidden_size:
-            raise UserError("segment 'hidden' needs a hidden_size, that of a teacher's vectors")
+        for name, size in TAUGHT.items():
+            if name in self.segments and not getattr(self, size):
+                raise UserError(f"segment {name!r} needs a {size}, that of a teacher's vectors")
         if self.compressor_learns != "prediction" and "hidden" not in self.segments:
             raise UserError(
                 f"compressor_learns={self.compressor_learns!r} needs the segment 'hidden', got "
@@ -156,9 +189,14 @@ class HFTConfig:
             check_closed_form(self.predictor)
 
     @property
-    def features(self) -> int:
+    def projected(self) -> int:
         """Return the size of a projected context."""
         return self.views * self.width
+
+    @property
+    def features(self) -> int:
+        """Return the size of what a field reads of a projected context."""
+        return self.directions or self.projected
 
     @property
     def cells(self) -> int:

@@ -7,7 +7,7 @@ A context is the last `window` tokens. Its raw vector is the concatenation of se
     order       hashes of (token, distance modulo a period), so that permutations differ
     embeddings  decaying sum of fixed random embeddings
     phases      cosines and sines of the position in the document, RoPE's frequencies
-    hidden      a teacher's vectors, as given
+    hidden      a teacher's vectors, as given; so are queries, keys and values, of its attention
 
 Each has a norm of about 1, and so has the whole. It is long and sparse, so it is built as (ids,
 values) and goes straight into a CountSketch, then a block SRHT. Every context is projected once: a
@@ -15,6 +15,7 @@ segment of text hands its last tokens to the next. Shapes: B rows, T tokens, L =
 of a raw vector.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmodels.errors import UserError
-from jaxmodels.models.hft.config import HFTConfig
+from jaxmodels.models.hft.config import TAUGHT, HFTConfig
 from jaxmodels.ops.sketch import count_sketch, hash_ngrams, hash_order, srht_views
 
 SEED = 20231  # of all hashes, signs and rows: stored here instead of matrices
@@ -45,8 +46,7 @@ def segment_table(config: HFTConfig) -> tuple[Segment, ...]:
         "order": c.ngram_bins,
         "embeddings": c.embedding_size,
         "phases": 2 * c.phases,
-        "hidden": c.hidden_size,
-    }
+    } | {name: getattr(c, size) for name, size in TAUGHT.items()}
     table, offset = [], 0
     for name in c.segments:
         table.append(Segment(name, offset, sizes[name]))
@@ -92,7 +92,10 @@ def positions_of(before: jax.Array, reset: jax.Array | None, time: int) -> jax.A
 
 
 def raw_entries(
-    config: HFTConfig, windows: jax.Array, positions: jax.Array, hidden: jax.Array | None = None
+    config: HFTConfig,
+    windows: jax.Array,
+    positions: jax.Array,
+    vectors: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the non-zero entries of raw vectors: ids int32 and values float32, (..., F).
 
@@ -100,14 +103,17 @@ def raw_entries(
       config: names the segments.
       windows: int32 (..., L), newest last, -1 for no token.
       positions: int32 (...), in the document.
-      hidden: (..., hidden_size), for the segment "hidden".
+      vectors: (..., size) of each segment out of `TAUGHT`, by its name; others are not read.
 
     Raises:
-      UserError: the segment "hidden" without its vectors, or with those of another width.
+      UserError: such a segment without its vectors, or with those of another width.
     """
-    ids, values = [], []
+    ids, values, vectors = [], [], vectors or {}
     for segment in segment_table(config):
-        own, value = _ENTRIES[segment.name](config, windows, positions, hidden)
+        if segment.name in TAUGHT:
+            own, value = _given(segment, vectors)
+        else:
+            own, value = _ENTRIES[segment.name](config, windows, positions)
         ids.append(segment.offset + own)
         values.append(jnp.broadcast_to(value, own.shape).astype(jnp.float32))
     norm = np.float32(np.sqrt(sum(_norm(config, name) ** 2 for name in config.segments)))
@@ -119,13 +125,13 @@ def _norm(c: HFTConfig, name: str) -> float:
     return {"ngrams": c.ngram_weight, "phases": 0.5}.get(name, 1.0)
 
 
-def _tokens(c: HFTConfig, windows, positions, hidden):
+def _tokens(c: HFTConfig, windows, positions):
     back = np.arange(c.window - 1, -1, -1)
     token = jnp.where(windows < 0, c.vocab_size, windows)
     return token + _rows(back * (c.vocab_size + 1), windows), _rows(_decay(c), windows)
 
 
-def _ngrams(c: HFTConfig, windows, positions, hidden):
+def _ngrams(c: HFTConfig, windows, positions):
     ids = [
         (hash_ngrams(windows, order, SEED + k) % c.ngram_bins).astype(jnp.int32) + i * c.ngram_bins
         for i, order in enumerate(c.ngram_orders)
@@ -134,12 +140,12 @@ def _ngrams(c: HFTConfig, windows, positions, hidden):
     return jnp.stack(ids, -1), np.float32(c.ngram_weight * len(ids) ** -0.5)
 
 
-def _order(c: HFTConfig, windows, positions, hidden):
+def _order(c: HFTConfig, windows, positions):
     hashed = hash_order(windows, c.order_period, SEED) % c.ngram_bins
     return hashed.astype(jnp.int32), _rows(_decay(c), windows)
 
 
-def _embeddings(c: HFTConfig, windows, positions, hidden):
+def _embeddings(c: HFTConfig, windows, positions):
     size = (c.vocab_size + 1, c.embedding_size)
     table = np.random.default_rng(SEED).standard_normal(size, np.float32)
     table *= c.embedding_size**-0.5
@@ -149,18 +155,19 @@ def _embeddings(c: HFTConfig, windows, positions, hidden):
     return _dense(jnp.sum(vectors * jnp.broadcast_to(weights, vectors.shape), -2))
 
 
-def _phases(c: HFTConfig, windows, positions, hidden):
+def _phases(c: HFTConfig, windows, positions):
     rates = 10000.0 ** (-np.arange(c.phases) / c.phases)
     angles = positions[..., None].astype(jnp.float32) * _rows(rates.astype(np.float32), windows)
     both = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return _dense(both * np.float32(0.5 * c.phases**-0.5))
 
 
-def _hidden(c: HFTConfig, windows, positions, hidden):
-    if hidden is None or hidden.shape[-1] != c.hidden_size:
-        got = "none" if hidden is None else f"vectors of {hidden.shape[-1]}"
-        raise UserError(f"segment 'hidden' needs vectors of hidden_size={c.hidden_size}, got {got}")
-    return _dense(hidden.astype(jnp.float32))
+def _given(segment: Segment, vectors):
+    name, x = segment.name, vectors.get(segment.name)
+    if x is None or x.shape[-1] != segment.size:
+        got = "none" if x is None else f"vectors of {x.shape[-1]}"
+        raise UserError(f"segment {name!r} needs {TAUGHT[name]}={segment.size}, got {got}")
+    return _dense(x.astype(jnp.float32))
 
 
 def _dense(vectors):
@@ -186,7 +193,6 @@ _ENTRIES = {
     "order": _order,
     "embeddings": _embeddings,
     "phases": _phases,
-    "hidden": _hidden,
 }
 
 

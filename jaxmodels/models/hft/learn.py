@@ -6,6 +6,8 @@ of the update: what is learned does not depend on the number of devices, except 
 which float32 sums are formed.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +20,15 @@ from jaxmodels.cells.hypertensor import (
     predict,
 )
 from jaxmodels.cells.hypertensor.candidates import Quantizer, build_quantizer
-from jaxmodels.cells.hypertensor.field import store
-from jaxmodels.cells.hypertensor.relocation import Queue, best_of, dead_tensors, plant, push
+from jaxmodels.cells.hypertensor.field import store_parameters
+from jaxmodels.cells.hypertensor.relocation import (
+    Queue,
+    best_of,
+    dead_tensors,
+    k_means,
+    plant,
+    push,
+)
 from jaxmodels.cells.hypertensor.split import first_tensor
 from jaxmodels.models.hft.config import HFTConfig
 from jaxmodels.models.hft.context import SEED
@@ -47,9 +56,10 @@ def learn(config: HFTConfig, field, compressor, queue: Queue, seeded, out, batch
     logits = out.logits.reshape(len(targets), -1)
     loss = jnp.where(weights > 0, token_nll(logits, targets), 0.0)
     wanted = batch.get("teacher")  # probabilities (B, T, V) to match instead of the targets
-    if wanted is None:
-        wanted = jax.nn.one_hot(targets, c.vocab_size)
-    g = jax.nn.softmax(logits, -1) - wanted.reshape(logits.shape).astype(jnp.float32)
+    taught = wanted is not None
+    wanted = wanted if taught else jax.nn.one_hot(targets, c.vocab_size)
+    wanted = wanted.reshape(logits.shape).astype(jnp.float32)
+    g = jax.nn.softmax(logits, -1) - wanted
     g = jnp.where((weights > 0)[:, None], g * weights[:, None], 0.0)
     rows = jax.lax.psum(weights.sum(), axis_name)
 
@@ -63,22 +73,24 @@ def learn(config: HFTConfig, field, compressor, queue: Queue, seeded, out, batch
         firsts, _ = gradients(c.first, compressor, out.first, out.features, dy, loss, weights)
         compressor = apply_gradients(c.first, compressor, jax.lax.psum(firsts, axis_name), rows)
     contexts = Queue(out.inputs, targets, loss)
-    if c.seeding == "contexts":
-        shape = batch["targets"].shape
+    if c.seeding != "random":
+        places = functools.partial(
+            _places, c, weights=weights, shape=batch["targets"].shape, axis_name=axis_name
+        )
         if two:  # at the first batch, since the predictor's tensors are put where its outputs are
-            picked = [_picked(c, x, shape, axis_name) for x in (out.features, weights)]
             compressor = jax.lax.cond(
                 seeded == 0,
-                lambda f: _plant_next(c.first, f, 0, *picked)[0],
+                lambda f: _plant_next(c.first, f, 0, *places(out.features))[0],
                 lambda f: f,
                 compressor,
             )
-        field, seeded = _seed(c, field, seeded, contexts, weights, shape, axis_name)
+        seen = jnp.sum(wanted * weights[:, None], 0)
+        field, seeded = _seed(c, field, seeded, contexts.x, seen, taught, places, axis_name)
     moved = jnp.int32(0)
     if c.relocate_every:
         queue = _enqueue(c, queue, contexts, axis_name)
         due = field.updates % c.relocate_every == 0
-        if c.seeding == "contexts":
+        if c.seeding != "random":
             due &= seeded >= c.tensors
         field, queue, moved = jax.lax.cond(
             due, lambda f, q: relocate(c, f, q), lambda f, q: (f, q, jnp.int32(0)), field, queue
@@ -106,36 +118,49 @@ def stage_one_target(config: HFTConfig, hidden: jax.Array) -> jax.Array:
     return jnp.matmul(hidden.astype(jnp.float32), matrix, precision=EXACT)
 
 
-def _seed(c: HFTConfig, field: Field, seeded, contexts: Queue, weights, shape, axis_name):
-    """Put the next tensors at contexts of this batch, while there are tensors without one.
+def _seed(c: HFTConfig, field: Field, seeded, x, seen, taught: bool, places, axis_name):
+    """Put the next tensors at contexts x of this batch, while there are tensors without one.
 
-    Contexts are taken at every `seed_stride`-th position of every row, in the order of the global
-    batch, so that they do not depend on the number of devices; those of weight 0 are left out.
+    All start at the batch's distribution, `seen` (V,): counts of targets, or a teacher's.
     """
 
     def at_start(field):
-        seen = jax.nn.one_hot(contexts.target, c.vocab_size) * weights[:, None]
-        seen = jax.lax.psum(seen.sum(0), axis_name)
-        # Good and Turing: what was not seen is as frequent as all that was seen once.
-        once = jnp.sum((seen > 0.0) & (seen <= 1.0))
-        seen += jnp.maximum(once, 1) / c.vocab_size
-        columns = jnp.broadcast_to(jnp.log(seen / seen.sum()), field.columns.shape)
+        counts = jax.lax.psum(seen, axis_name)
+        # Good and Turing: what was not seen is as frequent as all that was seen once. A teacher
+        # tells of everything.
+        once = 1 if taught else jnp.maximum(jnp.sum((counts > 0.0) & (counts <= 1.0)), 1)
+        counts += once / c.vocab_size
+        columns = jnp.broadcast_to(jnp.log(counts / counts.sum()), field.columns.shape)
         first = first_tensor(c.predictor, field)
-        return field.replace(columns=store(c.predictor, columns, field.updates, 32, first))
+        new = store_parameters(c.predictor, field, {"columns": (columns, 32)}, first)
+        return field.replace(**new)
 
     def seed(field):
         field = jax.lax.cond(seeded == 0, at_start, lambda f: f, field)
-        picked = (_picked(c, x, shape, axis_name) for x in (contexts.x, weights))
-        field, count = _plant_next(c.predictor, field, seeded, *picked)
+        field, count = _plant_next(c.predictor, field, seeded, *places(x))
         return field, seeded + count
 
     return jax.lax.cond(seeded < c.tensors, seed, lambda f: (f, seeded), field)
 
 
-def _picked(c: HFTConfig, x, shape, axis_name):
-    """Return every `seed_stride`-th position of every row of x (B T, ...), over all devices."""
-    own = x.reshape(*shape, *x.shape[1:])[:, :: c.seed_stride]
-    return jax.lax.all_gather(own.reshape(-1, *x.shape[1:]), axis_name, tiled=True)
+def _places(c: HFTConfig, x, weights, shape, axis_name):
+    """Return (places for tensors (R, d), their weights (R,)) out of a batch's x (B T, d).
+
+    They are every `seed_stride`-th position of every row, or the means of as many clusters of all
+    positions; over all devices and in the order of the global batch, so that they do not depend on
+    the number of devices.
+    """
+
+    def every(x, stride):
+        own = x.reshape(*shape, *x.shape[1:])[:, ::stride]
+        return jax.lax.all_gather(own.reshape(-1, *x.shape[1:]), axis_name, tiled=True)
+
+    if c.seeding == "contexts":
+        return every(x, c.seed_stride), every(weights, c.seed_stride)
+    x, weights = every(x, 1), every(weights, 1)
+    clusters = max(len(x) // c.seed_stride, 1)
+    centres, labels = k_means(x, clusters, jax.random.key(SEED), weights=weights)
+    return centres, jnp.zeros((clusters,), jnp.float32).at[labels].add(weights)
 
 
 def _plant_next(config: FieldConfig, field: Field, seeded, x, weights):

@@ -22,7 +22,7 @@ from jaxmodels.cells.hypertensor.relocation import Queue, empty_queue
 from jaxmodels.cells.hypertensor.split import mean_of
 from jaxmodels.errors import UserError
 from jaxmodels.models.contract import Term, num_targets, term_sums, token_terms, weighted_term
-from jaxmodels.models.hft.config import HFTConfig
+from jaxmodels.models.hft.config import PROJECTION, TAUGHT, HFTConfig
 from jaxmodels.models.hft.context import positions_of, project, raw_entries, windows_of
 from jaxmodels.models.hft.learn import learn, requantize
 from jaxmodels.models.hft.whitener import Whitener, empty_whitener, gathered, whitened
@@ -50,7 +50,8 @@ class HFTOutput:
     Attributes:
       logits: float32 (B, T, V); (B, V) in `step`.
       answering: float32 (B, T), 1 / sum of squared weights: how many tensors answer.
-      features: float32 (B T, d), the projected contexts.
+      projected: float32 (B T, views x width), the contexts after the sketches.
+      features: float32 (B T, d), the same, whitened if that is asked for.
       first: reading of the compressor, or None.
       inputs: float32 (B T, d or more), what the predictor read; reading: of the predictor.
       in_use: float32 scalar, fraction of tensors with a tenth of the mean usage or more.
@@ -59,6 +60,7 @@ class HFTOutput:
 
     logits: jax.Array
     answering: jax.Array
+    projected: jax.Array
     features: jax.Array
     first: Reading | None
     inputs: jax.Array
@@ -72,6 +74,11 @@ class HFTOutput:
         return self.replace(logits=logits, answering=answering)
 
 
+def taught(batch) -> dict[str, jax.Array]:
+    """Return the teacher's vectors in a batch, by the names of their segments."""
+    return {name: batch[name] for name in TAUGHT if name in batch}
+
+
 class HFT(nnx.Module):
     """Language model that is one field of local regressors over sketches of contexts."""
 
@@ -81,7 +88,7 @@ class HFT(nnx.Module):
         self.compressor = nnx.data(random_field(c.first, rngs.params()) if c.compressor else None)
         self.queue: Queue = nnx.data(empty_queue(c.predictor, c.queue))
         self.whitener: Whitener | None = nnx.data(
-            empty_whitener(c.features) if c.whiten_after else None
+            empty_whitener(c.projected, c.features) if c.whiten_after else None
         )
         # Built at the end of seeding; until then, search is exact.
         quantizer = empty_quantizer(self.field, c.cells) if c.cells else None
@@ -114,7 +121,7 @@ class HFT(nnx.Module):
         )
 
     @checked_tokens
-    def __call__(self, state: HFTState, tokens, reset=None, key=None, hidden=None, lengths=None):
+    def __call__(self, state: HFTState, tokens, reset=None, key=None, vectors=None, lengths=None):
         """Predict the token after each of `tokens` int32 (B, T): (state, HFTOutput).
 
         Args:
@@ -122,29 +129,36 @@ class HFT(nnx.Module):
           tokens: int32 (B, T).
           reset: bool (B, T) or None, True where a document starts.
           key: ignored, there is no dropout.
-          hidden: float (B, T, hidden_size), a teacher's vectors, with that segment.
+          vectors: a teacher's, float (B, T, size) by the names of their segments (`TAUGHT`); others
+            are not read.
         """
-        size = self.config.hidden_size
-        if hidden is not None and hidden.shape != (*tokens.shape, size):
-            raise UserError(f"hidden must be {(*tokens.shape, size)}, got {hidden.shape}")
-        state, features = self.features(state, tokens, reset, hidden, lengths)
-        out = self._predict(features.reshape(-1, self.config.features))
-        shape = tokens.shape
-        return state, out.replace(
-            logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
-        )
+        for name, x in (vectors or {}).items():
+            if name in self.config.segments and x.shape[:-1] != tokens.shape:
+                raise UserError(f"{name} must be {(*tokens.shape, 'size')}, got {x.shape}")
+        state, x = self.projected(state, tokens, reset, vectors, lengths)
+        return state, self._predict_all(x)
 
     @checked_tokens
     def step(self, state: HFTState, token):
         """Read one token int32 (B,): (state, HFTOutput without T)."""
-        state, features = self.features(state, token[:, None])
-        return state, self._predict(features[:, 0])
+        state, x = self.projected(state, token[:, None])
+        return state, self._predict(x[:, 0])
 
-    def features(self, state: HFTState, tokens, reset=None, hidden=None, lengths=None):
-        """Project the context of each token: (state, float32 (B, T, d)); arguments as in a call."""
+    def features(self, state: HFTState, tokens, reset=None, vectors=None, lengths=None):
+        """Return what a field reads of each token's context: (state, float32 (B, T, d)).
+
+        Arguments as in a call.
+        """
+        state, x = self.projected(state, tokens, reset, vectors, lengths)
+        return state, self._features(x)
+
+    def projected(self, state: HFTState, tokens, reset=None, vectors=None, lengths=None):
+        """Project the context of each token: (state, float32 (B, T, views x width))."""
         state, windows, positions = self.contexts(state, tokens, reset, lengths)
-        x = project(self.config, *raw_entries(self.config, windows, positions, hidden))
-        return state, x if self.whitener is None else whitened(self.whitener, x)
+        return state, project(self.config, *raw_entries(self.config, windows, positions, vectors))
+
+    def _features(self, x):
+        return x if self.whitener is None else whitened(self.whitener, x)
 
     def contexts(self, state: HFTState, tokens, reset=None, lengths=None):
         """Return (state, windows int32 (B, T, L), positions int32 (B, T)) of each token.
@@ -162,8 +176,16 @@ class HFT(nnx.Module):
         read = last_token(positions + 1, state.position, lengths)
         return HFTState(window, read), windows, positions
 
-    def _predict(self, features) -> HFTOutput:
-        c, first, z = self.config, None, features
+    def _predict_all(self, x) -> HFTOutput:
+        """Predict from projected contexts (B, T, views x width)."""
+        out = self._predict(x.reshape(-1, self.config.projected).astype(jnp.float32))
+        shape = x.shape[:2]
+        return out.replace(
+            logits=out.logits.reshape(*shape, -1), answering=out.answering.reshape(shape)
+        )
+
+    def _predict(self, x) -> HFTOutput:
+        c, first, z = self.config, None, (features := self._features(x))
         if self.compressor is not None:
             first = read(c.first, self.compressor, features, sparse=True)
             y = combine(self.compressor, first)
@@ -174,6 +196,7 @@ class HFT(nnx.Module):
         return HFTOutput(
             logits=combine(self.field, reading),
             answering=1.0 / reading.total(jnp.sum(jnp.square(reading.weight), -1)),
+            projected=x,
             features=features,
             first=first,
             inputs=z,
@@ -196,12 +219,29 @@ class HFT(nnx.Module):
     @checked_batch
     def loss_sums(self, state, batch, key=None, progress=None):
         """Return the state after the batch and the sum of each term."""
-        state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
+        state, out = self._read(state, batch)
         return state, term_sums(self.terms, out, batch)
+
+    def _read(self, state, batch) -> tuple[HFTState, HFTOutput]:
+        reset = batch.get("reset")
+        if "features" not in batch:
+            return self(state, batch["inputs"], reset, vectors=taught(batch))
+        return self.contexts(state, batch["inputs"], reset)[0], self._predict_all(batch["features"])
+
+    @property
+    def projection(self):
+        """Return the settings of projected contexts, and their function; see `Traits`."""
+        settings = {name: getattr(self.config, name) for name in PROJECTION}
+        settings = {n: list(v) if isinstance(v, tuple) else v for n, v in settings.items()}
+
+        def project(state, batch):
+            return self.projected(state, batch["inputs"], batch["reset"], taught(batch))
+
+        return settings, project
 
     def local_update(self, state, batch, *, key, axis_name):
         """Learn from a batch without backpropagation; see `Traits.local_update` and `learn.py`."""
-        state, out = self(state, batch["inputs"], batch.get("reset"), hidden=batch.get("hidden"))
+        state, out = self._read(state, batch)
         c, whitener, quantizer = self.config, self.whitener, self.quantizer
         before = self.field, self.compressor, self.queue, self.seeded[...]
         if whitener is None:
@@ -213,7 +253,7 @@ class HFT(nnx.Module):
                 lambda: (*before, jnp.int32(0)),
             )
             weights = batch["weights"].astype(jnp.float32).reshape(-1)
-            whitener = gathered(c, whitener, out.features, weights, axis_name)
+            whitener = gathered(c, whitener, out.projected, weights, axis_name)
         leaves, tree = jax.tree.flatten(self)
         model = jax.tree.unflatten(tree, leaves)
         model.field, model.compressor, model.queue = map(nnx.data, parts[:3])

@@ -18,7 +18,8 @@ class Whitener:
     """A whitening, or the sums that it will be fitted to.
 
     Attributes:
-      mean: float16 (d,) and basis: float16 (d, d), 0 and the identity until they are fitted.
+      mean: float16 (d,) and basis: float16 (d, r), 0 and (r columns of) the identity until they
+        are fitted.
       weight: float32 scalar; total: float32 (d,); products: float32 (d, d), sums over contexts,
         which float16 cannot hold; all 0 from then on.
       batches: int32 scalar, batches summed.
@@ -32,11 +33,11 @@ class Whitener:
     batches: jax.Array
 
 
-def empty_whitener(size: int) -> Whitener:
-    """Return a whitener of `size` features that has seen nothing."""
+def empty_whitener(size: int, kept: int) -> Whitener:
+    """Return a whitener of `size` features that keeps `kept` directions and has seen nothing."""
     return Whitener(
         mean=jnp.zeros((size,), jnp.float16),
-        basis=jnp.eye(size, dtype=jnp.float16),
+        basis=jnp.eye(size, kept, dtype=jnp.float16),
         weight=jnp.float32(0.0),
         total=jnp.zeros((size,)),
         products=jnp.zeros((size, size)),
@@ -45,7 +46,10 @@ def empty_whitener(size: int) -> Whitener:
 
 
 def whitened(whitener: Whitener, x: jax.Array) -> jax.Array:
-    """Return features (..., d) as they are until the whitening is fitted, then at norms near 1."""
+    """Return features (..., d) as (..., r): until the whitening is fitted, the first as they are.
+
+    Then along the r directions of largest variance, of mean square norm 1.
+    """
     return whiten(x, Whitening(whitener.mean, whitener.basis))
 
 
@@ -71,7 +75,7 @@ def gathered(
     def fit():
         mean = total / weight
         covariance = products / weight - mean[:, None] * mean[None]
-        fitted = fit_whitening(mean, covariance, power=config.whiten_power)
+        fitted = fit_whitening(mean, covariance, config.features, power=config.whiten_power)
         # Of whitened features the mean square norm is the trace of their covariance.
         spread = jnp.einsum(
             "ir,ij,jr->", fitted.basis, covariance, fitted.basis, precision=EXACT, optimize=True

@@ -10,6 +10,7 @@ import pytest
 
 from jaxmodels.cells.hypertensor import (
     FieldConfig,
+    Gradients,
     apply_gradients,
     combine,
     field_bytes,
@@ -300,3 +301,33 @@ def test_of_equal_distances_the_first_tensor_answers(sparse):
     got = answering.index[:, 0] if sparse else jnp.argmax(answering.weight, 1)
     np.testing.assert_array_equal(got, first.index[:, 0])
     assert (np.asarray(answering.weight).max(1) == 1.0).all()
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16_kahan", "float16_nearest"])
+def test_updates_of_a_millionth_survive_in_compensated_sums(storage):
+    """At numbers near 0.05, where float16 has steps of 3e-5, and of normals and offsets too."""
+    c = FieldConfig(8, 5, tensors=6, step="fixed", rate=1.0, geometry_rate=1.0, storage=storage)
+    start = random_field(c, jax.random.key(0))
+    start = start.replace(columns=start.columns * 0 + 0.05, offset=start.offset * 0 + 0.05)
+    turn = np.zeros((6, 8), np.float32)
+    turn[np.arange(6), np.argmin(np.abs(start.normal), 1)] = 1e-6
+    millionth = jnp.full((6, 3, 5), 1e-6)
+    grads = Gradients(
+        millionth, jnp.asarray(turn), millionth[:, 0, 0], jnp.ones((6, 3)), turn[:, 0]
+    )
+
+    @jax.jit
+    def many(field):
+        return jax.lax.fori_loop(0, 1000, lambda _, f: apply_gradients(c, f, grads), field)
+
+    after = many(start)
+    moved = {
+        "columns": after.whole("columns") - 0.05,
+        "offset": after.whole("offset") - 0.05,
+        "normal": ((after.whole("normal") - start.whole("normal")) * turn).sum(1) * 1e6,
+    }
+    wanted = 0.0 if storage == "float16_nearest" else -1e-3
+    for name, x in moved.items():
+        if name != "normal" or wanted:  # to nearest, components near 0 have steps below 1e-6
+            np.testing.assert_allclose(x, wanted, atol=3e-5, err_msg=name)
+    assert {x.dtype for x in jax.tree.leaves(after) if x.ndim} == {np.dtype(c.dtype)}

@@ -72,6 +72,16 @@ def test_k_means_recovers_clusters():
         k_means(jnp.asarray(x[:16]), 17, jax.random.key(0))
 
 
+def test_a_planted_tensor_inherits_no_rest_of_a_compensated_sum():
+    c = config(tensors=32, storage="float16_kahan")
+    field = random_field(c, jax.random.key(0))
+    field = field.replace(rest=jax.tree.map(jnp.ones_like, field.rest))
+    keep = jnp.arange(8) < 6
+    after = plant(c, field, jnp.arange(8), samples(per_cluster=1)[0][:8], jnp.ones((8, 64)), keep)
+    for rest in after.rest.values():
+        assert not np.asarray(rest[:6]).any() and np.asarray(rest[6:] == 1).all()
+
+
 def test_a_planted_tensor_answers_its_context_and_keep_leaves_others():
     c = config(tensors=32, top_k=4)
     field = random_field(c, jax.random.key(0))

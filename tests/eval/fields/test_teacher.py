@@ -20,14 +20,11 @@ def test_classes_of_bytes():
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_fields_learn_from_a_teacher_of_the_zoo(tmp_path, capsys):
-    text = tmp_path / "text.txt"
-    text.write_text("It was the best of times, it was the worst of times. " * 400)
-    config = complete_config(
+def config(text, model, **fields):
+    return complete_config(
         {
-            "model": "rwkv",
-            "model_config": {"version": 4, "width": 16, "num_layers": 1},
+            "model": model,
+            "model_config": {"width": 16, "num_layers": 1} | fields,
             "steps": 8,
             "batch_size": 8,
             "seq_len": 32,
@@ -37,8 +34,36 @@ def test_fields_learn_from_a_teacher_of_the_zoo(tmp_path, capsys):
             "data": {"paths": (str(text),), "valid_fraction": 0.3},
         }
     )
+
+
+@pytest.mark.slow
+def test_fields_read_the_queries_keys_and_values_of_a_teacher_with_attention(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 400)
+    taught, folder = tmp_path / "transformer", tmp_path / "taught"
+    settings = config(text, "transformer", head_size=8, kv_heads=1)
+    assert run(settings, taught, quiet=True, devices=jax.devices()[:1]).status == "finished"
+    arguments = [f"--teacher={taught}", f"--workdir={folder}", "--steps=4", "--tensors=512"]
+    name = "queries, keys and values"
+    assert not teacher.main([*arguments, "--contexts=1024", "--fields", name])
+    result = json.loads((folder / "teacher.json").read_text())
+    assert 0 <= result["fields"][name]["kl"] < 0.7 and result["fields"][name]["r2"] > 0.5
+    assert json.loads((folder / "train" / "index.json").read_text())["width"] == 16 + 16 + 2 * 8
+
+    without = tmp_path / "rwkv"
+    run(config(text, "rwkv", version=4), without, quiet=True, devices=jax.devices()[:1])
+    arguments = [f"--teacher={without}", f"--workdir={tmp_path / 'b'}", "--fields", name]
+    assert teacher.main(arguments) == 2
+    assert f"{name!r} needs a teacher with attention" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fields_learn_from_a_teacher_of_the_zoo(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times, it was the worst of times. " * 400)
     taught, folder = tmp_path / "rwkv", tmp_path / "taught"
-    assert run(config, taught, quiet=True, devices=jax.devices()[:1]).status == "finished"
+    settings = config(text, "rwkv", version=4)
+    assert run(settings, taught, quiet=True, devices=jax.devices()[:1]).status == "finished"
     names = ["two stages, both losses"]
     arguments = [f"--teacher={taught}", f"--workdir={folder}", "--steps=4", "--tensors=512"]
     assert not teacher.main([*arguments, "--contexts=1024", "--fields", *names])
@@ -52,7 +77,7 @@ def test_fields_learn_from_a_teacher_of_the_zoo(tmp_path, capsys):
     assert "KL after" in capsys.readouterr().out
     assert (folder / "train" / "index.json").exists()
     # The shards are replayed; those of another text are refused.
-    assert teacher.main([*arguments, "--contexts=512", "--fields", *names]) == 1
+    assert teacher.main([*arguments, "--contexts=512", "--fields", *names]) == 2
     assert "shards of other text" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxmodels.errors import UserError
-from jaxmodels.models.hft.config import SEGMENTS, HFTConfig
+from jaxmodels.models.hft.config import SEGMENTS, TAUGHT, HFTConfig
 from jaxmodels.models.hft.context import (
     positions_of,
     project,
@@ -25,6 +25,8 @@ SMALL = {
     "embedding_size": 8,
     "phases": 4,
     "hidden_size": 6,
+    "query_size": 5,
+    "key_size": 3,
 }
 
 
@@ -32,11 +34,11 @@ def config(**changes):
     return HFTConfig(**(SMALL | changes))
 
 
-def dense(c, windows, positions=None, hidden=None):
+def dense(c, windows, positions=None, vectors=None):
     """Raw vectors (..., D), written out."""
     windows = jnp.asarray(windows)
     positions = jnp.zeros(windows.shape[:-1], jnp.int32) if positions is None else positions
-    ids, values = (np.asarray(x) for x in raw_entries(c, windows, positions, hidden))
+    ids, values = (np.asarray(x) for x in raw_entries(c, windows, positions, vectors))
     out = np.zeros((*ids.shape[:-1], raw_size(c)))
     for place in np.ndindex(ids.shape):
         out[place[:-1]][ids[place]] += values[place]
@@ -48,13 +50,16 @@ def test_offset_table_covers_the_raw_vector():
     table = segment_table(c)
     assert [s.name for s in table] == list(SEGMENTS)
     assert [s.offset for s in table] == list(np.cumsum([0, *(s.size for s in table)]))[:-1]
-    assert [s.size for s in table] == [4 * 12, 2 * 64, 64, 8, 8, 6]
-    hidden = jnp.ones((1, 6))
-    whole = dense(c, [[1, 2, 3, 4]], hidden=hidden)[0]
+    assert [s.size for s in table] == [4 * 12, 2 * 64, 64, 8, 8, 6, 5, 3, 3]
+    rng, sizes = np.random.default_rng(0), {s.name: s.size for s in table if s.name in TAUGHT}
+    vectors = {name: jnp.asarray(rng.standard_normal((1, n), "f")) for name, n in sizes.items()}
+    whole = dense(c, [[1, 2, 3, 4]], vectors=vectors)[0]
     for segment in table:  # each alone is its slice of the whole, up to the common scale
-        own = dense(config(segments=(segment.name,)), [[1, 2, 3, 4]], hidden=hidden)[0]
+        own = dense(config(segments=(segment.name,)), [[1, 2, 3, 4]], vectors=vectors)[0]
         part = whole[segment.offset : segment.offset + segment.size]
         assert own.any() and np.allclose(part / np.linalg.norm(part), own / np.linalg.norm(own))
+        if segment.name in TAUGHT:
+            np.testing.assert_allclose(own, vectors[segment.name][0])
 
 
 def test_tokens_are_one_hot_by_distance():
@@ -114,8 +119,12 @@ def test_projection_keeps_norm_and_block_norm_does_not():
         ({"segments": ("tokens", "tokens")}, "distinct"),
         ({"ngram_orders": (2, 5)}, "from 1 to window=4"),
         ({"segments": ("hidden",), "hidden_size": 0}, "needs a hidden_size"),
+        ({"segments": ("values",), "key_size": 0}, "segment 'values' needs a key_size"),
         ({"sketch_size": 100}, "power of two, got 100"),
         ({"block_norm": 48}, "must divide width=64"),
+        ({"seeding": "k-means"}, "seed_stride=2 or more, got 1"),
+        ({"directions": 8}, "needs whiten_after"),
+        ({"directions": 65, "whiten_after": 2}, "at most views x width = 64"),
         ({"decay": 0.0}, "decay must be in (0, 1]"),
         ({"tensors": 0}, "tensors must be a positive integer, got 0"),
         ({"relocated": 9, "tensors": 8}, "exceeds tensors=8"),
@@ -132,7 +141,10 @@ def test_bad_settings_get_one_line(changes, says):
 
 
 def test_a_teacher_of_another_width_is_refused():
-    c = config(segments=("hidden",))
-    for hidden in (None, jnp.ones((1, 5))):
-        with pytest.raises(UserError, match="hidden_size=6, got"):
-            raw_entries(c, jnp.zeros((1, 4), jnp.int32), jnp.zeros(1, jnp.int32), hidden)
+    for name, x, says in (
+        ("hidden", None, "hidden_size=6, got none"),
+        ("queries", jnp.ones((1, 6)), "query_size=5, got vectors of 6"),
+    ):
+        c, vectors = config(segments=(name,)), {} if x is None else {name: x}
+        with pytest.raises(UserError, match=says):
+            raw_entries(c, jnp.zeros((1, 4), jnp.int32), jnp.zeros(1, jnp.int32), vectors)

@@ -7,11 +7,12 @@ import pytest
 from flax import nnx
 
 import jaxmodels
-from jaxmodels.cells.hypertensor import field_bytes, predict, read
+from jaxmodels.cells.hypertensor import FieldConfig, field_bytes, predict, random_field, read
 from jaxmodels.cells.hypertensor.candidates import candidates, recall
 from jaxmodels.cells.hypertensor.relocation import Queue, dead_tensors, push
 from jaxmodels.errors import UserError
-from jaxmodels.models.hft.learn import relocate, stage_one_target
+from jaxmodels.models.hft.learn import _places, relocate, stage_one_target
+from jaxmodels.models.hft.whitener import whitened
 from jaxmodels.ops.losses import token_nll
 from jaxmodels.testing.lab import quick_jit
 from jaxmodels.testing.models import check_model
@@ -149,6 +150,25 @@ def test_features_are_whitened_after_the_first_batches_on_any_number_of_devices(
     assert not np.asarray(model.whitener.products).any()
 
 
+def test_directions_of_little_variance_are_dropped():
+    """F-05: PCA, fitted on the first batches. What is kept has as much variance as r can have."""
+    model = small(whiten_after=2, whiten_power=0.0, directions=12)
+    assert model.field.normal.shape == (128, 12)
+    for batch in batches(3):
+        model = update(model, batch)
+    assert int(model.seeded[...]) == 125
+    state, x = model.initial_state(8), []
+    for batch in batches(2):
+        _, own = model.projected(state, batch["inputs"], batch["reset"])
+        x.append(np.asarray(own)[batch["weights"] > 0])
+    x = np.concatenate(x)
+    kept = np.asarray(whitened(model.whitener, x))
+    variances = np.linalg.eigvalsh(np.cov(x.T))[::-1][:12]
+    scaled = np.cov(kept.T) / np.trace(np.cov(kept.T)) * variances.sum()
+    np.testing.assert_allclose(scaled, np.diag(variances), atol=0.01 * variances[0])
+    np.testing.assert_allclose((kept**2).sum(1).mean(), 1.0, rtol=0.01)
+
+
 @pytest.mark.parametrize(("devices", "parallel"), [(8, "pmap"), (2, "shard_map")])
 def test_learns_the_same_on_any_number_of_devices(learned, devices, parallel):
     """Ten updates, two relocations; later, normals that rounding has moved find others near."""
@@ -249,9 +269,10 @@ def test_stochastic_rounding_learns_where_rounding_to_nearest_loses_most():
     still = losses(rate=0.0)  # on the same batches
     gain = {
         storage: (still - losses(rate=0.001, storage=storage))[-6:].mean()
-        for storage in ("float32", "float16", "float16_nearest")
+        for storage in ("float32", "float16", "float16_kahan", "float16_nearest")
     }
     assert abs(gain["float16"] / gain["float32"] - 1) < 0.2
+    assert abs(gain["float16_kahan"] / gain["float32"] - 1) < 0.2  # what is read is rounded
     assert 0 < gain["float16_nearest"] < 0.5 * gain["float32"]
 
 
@@ -318,7 +339,7 @@ def test_stage_one_learns_the_teachers_vectors_and_stage_two_its_distribution(le
         compressor_rate=0.5,
         compressor_learns=learns,
     )
-    read = quick_jit(lambda m, b: m(m.initial_state(8), b["inputs"], b["reset"], None, b["hidden"]))
+    read = quick_jit(lambda m, b: m(m.initial_state(8), b["inputs"], b["reset"], None, b))
     scores = []
     for number, batch in enumerate(taught_batches(24)):
         if number in (0, 23):
@@ -329,6 +350,11 @@ def test_stage_one_learns_the_teachers_vectors_and_stage_two_its_distribution(le
             loss = -(batch["teacher"] * jax.nn.log_softmax(out.logits)).sum(-1).mean()
             scores.append((float(((wanted * given).sum(1) / norms).mean()), float(loss)))
         model = update(model, batch)
+        if number == 0:  # all start at the teacher's distribution, not at the targets'
+            mean = np.average(
+                batch["teacher"], (0, 1), np.repeat(batch["weights"][..., None], 13, 2)
+            )
+            np.testing.assert_allclose(np.exp(model.field.columns[-1, 0]), mean, rtol=0.03)
     assert abs(scores[0][0]) < 0.2 and scores[1][0] > 0.8
     assert scores[1][1] < scores[0][1] - 0.3
 
@@ -370,6 +396,44 @@ def test_a_stride_beyond_the_row_seeds_its_first_position():
     assert np.flatnonzero(after.offset != model.field.offset).tolist() == list(range(8))
 
 
+def test_k_means_puts_tensors_at_the_means_of_clusters():
+    """F-13: of a batch's contexts, by direction; padding takes no part."""
+    model = small(seeding="k-means", seed_stride=4, geometry_rate=0.0, relocate_every=0)
+    batch = batches(1)[0]
+    batch["weights"][:, -2:] = 0.0
+    field = (after := update(model, batch)).field
+    count = int(after.seeded[...])
+    assert 24 <= count <= 32  # 128 contexts in 32 clusters, some of them empty
+    same = np.asarray(field.offset == model.field.offset)
+    assert not same[:count].any() and same[count:].all()
+    x = np.asarray(model.features(model.initial_state(8), batch["inputs"], batch["reset"])[1])
+    x = x[batch["weights"] > 0]
+    centres = -np.asarray(field.offset, "f")[:count, None] / 0.6 * field.normal[:count]
+    labels = (x @ np.asarray(field.normal[:count], "f").T).argmax(1)
+    means = np.stack([x[labels == k].mean(0) for k in range(count)])
+    off = np.linalg.norm(means - centres, axis=1)
+    assert np.median(off) < 2e-3 and (off < 2e-3).mean() > 0.9  # float16; all but settled
+    assert np.linalg.norm(means, axis=1).mean() < 0.95 * np.linalg.norm(x, axis=1).mean()
+
+
+def test_clusters_do_not_depend_on_the_number_of_devices():
+    c = small(seeding="k-means", seed_stride=4).config
+    x = jax.random.normal(jax.random.key(0), (32, 8))
+    weights = (jnp.arange(32) % 5 > 0).astype(jnp.float32)
+
+    def of(devices):
+        def own(x, weights):
+            return _places(c, x, weights, (4 // devices, 8), "data")
+
+        parts = (part.reshape(devices, -1, *part.shape[1:]) for part in (x, weights))
+        return jax.vmap(own, axis_name="data")(*parts)
+
+    centres, counts = of(1)
+    assert centres.shape == (1, 8, 8) and float(counts.sum()) == float(weights.sum())
+    for got, want in zip(of(2), (centres, counts), strict=True):
+        np.testing.assert_allclose(got, jnp.broadcast_to(want, got.shape), rtol=1e-5, atol=1e-6)
+
+
 def test_the_queue_keeps_the_highest_losses():
     one = Queue(jnp.zeros((3, 2)), jnp.array([1, 2, 3]), jnp.array([5.0, 3.0, 0.0]))
     two = Queue(jnp.ones((3, 2)), jnp.array([4, 5, 6]), jnp.array([4.0, 1.0, 9.0]))
@@ -381,6 +445,11 @@ def test_the_queue_keeps_the_highest_losses():
 
 def test_a_budget_holds_so_many_tensors():
     assert 2**33 // field_bytes(4096, 4096) == 262_144
+    assert 2**33 // field_bytes(4096, 4096, storage="float16_kahan") == 131_072
+    for storage in ("float16", "float16_kahan", "float32"):
+        field = random_field(FieldConfig(64, 500, tensors=8, storage=storage), jax.random.key(0))
+        held = sum(leaf.nbytes for leaf in jax.tree.leaves(field))
+        assert 1.0 < held / field_bytes(64, 500, 8, storage) < 1.02
 
 
 def test_settings_of_an_optimizer_are_refused():

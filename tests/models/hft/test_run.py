@@ -7,7 +7,7 @@ from orbax.checkpoint import v1 as ocp
 
 from eval.fields.collect import collect
 from jaxmodels.data import load_corpus
-from jaxmodels.data.shards import read_shards, write_shards
+from jaxmodels.data.shards import Shards, write_shards
 from jaxmodels.errors import UserError
 from jaxmodels.tree import flatten
 from train.config import complete_config
@@ -23,7 +23,7 @@ def text(tmp_path):
     return path
 
 
-def config(text, steps, tensor=1, **changes):
+def config(text, steps, tensor=1, features="", seed=0, **changes):
     small = {"window": 6, "ngram_orders": (2, 3), "ngram_bins": 256, "sketch_size": 128}
     small |= {"width": 32, "tensors": 96, "top_k": 8, "queue": 16, "relocated": 4}
     small |= {"relocate_every": 2, "seed_stride": 4, "dead_usage": 0.9} | changes
@@ -32,6 +32,7 @@ def config(text, steps, tensor=1, **changes):
             "model": "hft",
             "model_config": small,
             "steps": steps,
+            "seed": seed,
             "batch_size": 4,
             "seq_len": 32,
             "eval_every": 4,
@@ -39,7 +40,7 @@ def config(text, steps, tensor=1, **changes):
             "log_every": 2,
             "parallel": "shard_map" if tensor > 1 else "pmap",
             "mesh": {"tensor": tensor},
-            "data": {"paths": (str(text),), "valid_fraction": 0.2},
+            "data": {"paths": (str(text),), "valid_fraction": 0.2, "features": features},
         }
     )
 
@@ -78,10 +79,52 @@ def test_resumed_run_is_the_same_bit_for_bit(text, tmp_path):
     short = list(collect(model, documents, batch_size=1, seq_len=16))
     x, y = (np.concatenate([p[i] for p in pairs]) for i in range(2))
     np.testing.assert_array_equal(np.concatenate([p[0] for p in short]), x)
-    shards = read_shards(tmp_path / "shards", 32)
+    shards = Shards(tmp_path / "shards", 32)
     replayed = [np.concatenate(part) for part in zip(*shards, strict=True)]
     np.testing.assert_array_equal(replayed[0], x.astype(np.float16))
     np.testing.assert_array_equal(replayed[1], y)
+
+
+def test_contexts_are_projected_once_and_replayed(text, tmp_path):
+    """F-16: several runs over the same batches read the shards that the first has written."""
+    folder = tmp_path / "shards"
+    features = {"features": str(folder), "geometry_rate": 0.0}
+    first = train(text, tmp_path / "a", 8, **features)
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(written) == 2 * 8 + 1
+    again = train(text, tmp_path / "b", 8, **features)
+    assert first.digest and again.digest == first.digest
+    train(text, tmp_path / "c", 4, **features)
+    assert train(text, tmp_path / "c", 8, resume=True, **features).digest == first.digest
+    train(text, tmp_path / "d", 8, **features, rate=2.0)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    anew = train(text, tmp_path / "e", 8, geometry_rate=0.0)  # unlike it in rounding alone
+    np.testing.assert_allclose(anew.valid["loss"], first.valid["loss"], rtol=0.01)
+    zeroed = Shards(folder)  # and what is replayed is what is learned from
+    write_shards(tmp_path / "zeros", ((0 * x, y) for x, y in zeroed), zeroed.about)
+    other = train(text, tmp_path / "f", 8, features=str(tmp_path / "zeros"), geometry_rate=0.0)
+    assert abs(other.valid["loss"] - first.valid["loss"]) > 0.1
+
+    for changes, says in (
+        ({"window": 5}, "contexts of window=6, but the model has 5"),
+        ({"seed": 1}, "step 1 is of other text"),
+    ):
+        with pytest.raises(UserError, match=says):
+            train(text, tmp_path / f"bad{len(says)}", 8, **features, **changes)
+    with pytest.raises(UserError, match="holds 8 batches, not steps=9"):
+        train(text, tmp_path / "long", 9, **features)
+    shard = folder / "00002.x.npy"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"00002\.x\.npy: truncated or altered") as error:
+        train(text, tmp_path / "cut", 8, **features)
+    assert "\n" not in str(error.value)
+
+
+def test_models_without_contexts_have_nothing_to_replay(text, tmp_path):
+    data = {"paths": (str(text),), "features": str(tmp_path / "shards")}
+    settings = complete_config({"model": "rwkv", "model_config": {"width": 8}, "data": data})
+    with pytest.raises(UserError, match="'rwkv' has no contexts to project"):
+        run(settings, tmp_path / "a", quiet=True, devices=jax.devices()[:1])
 
 
 def test_a_split_field_is_resumed_bit_for_bit_and_read_whole(text, tmp_path):

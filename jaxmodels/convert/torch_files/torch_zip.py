@@ -11,9 +11,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmodels.convert import torch_pickle
 from jaxmodels.convert.tensors import Tensors, reason_of
-from jaxmodels.convert.torch_pickle import Foreign, Storage, View
+from jaxmodels.convert.torch_files import torch_pickle
+from jaxmodels.convert.torch_files.torch_pickle import Foreign, Storage, View
 from jaxmodels.errors import UserError
 
 MAGIC = b"PK\x03\x04"
