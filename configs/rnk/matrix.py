@@ -45,8 +45,7 @@ MODELS = {
 SHARE = {"Mamba-2": 0.17, "GRU": 0.27, "transformer": 0.20, "words": 0.63}
 SAME_SIZE = ("1 step", "10 steps", "no contrastive loss", "chunks of 8", "word chunks")
 PARTS = {
-    "no planner": ("the Mamba's output is the plan", {"planner": "none"}),
-    "no steps": ("as without planner, the refiner kept", {"plan_steps": 0}),
+    "no planner": ("no steps: the Mamba's output is the plan", {"planner": "none"}),
     "1 step": ("", {"plan_steps": 1}),
     "10 steps": ("", {"plan_steps": 10}),
     "HRM": ("two nets, 2 x 2 cycles", {"planner": "hrm"}),

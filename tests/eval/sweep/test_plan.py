@@ -184,7 +184,7 @@ def test_variants_of_a_training_config(experiment, texts, tmp_path):
     [
         ("configs/prernk_ablations.py", 8, [""]),
         ("configs/groundthink/matrix.py", 23, ["", "full", "claim", "smoke"]),
-        ("configs/rnk/matrix.py", 20, ["", "smoke"]),
+        ("configs/rnk/matrix.py", 19, ["", "smoke"]),
         ("configs/hrlm/sudoku_matrix.py", 11, ["", "smoke"]),
         ("configs/hrlm/text_matrix.py", 6, ["", "smoke"]),
         ("configs/hrlm/claims.py", 5, [""]),
