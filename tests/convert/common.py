@@ -63,4 +63,4 @@ def assert_refused(path, *words):
     message = str(caught.value)
     assert str(path) in message and "\n" not in message
     for word in words:
-        assert word in message
+        assert word in message, message

@@ -114,7 +114,7 @@ def test_tensors_that_do_not_fit(kind, tmp_path):
         ("mamba", {"layer_norm_epsilon": -1.0}, ("'layer_norm_epsilon'", "-1.0")),
         ("mamba2", {"layer_norm_epsilon": float("nan")}, ("'layer_norm_epsilon'", "nan")),
         ("rwkv", {"num_hidden_layers": 3}, ("2 layers", "num_hidden_layers", "3")),
-        ("rwkv", {"num_hidden_layers": 10**9}, ("2 layers", "num_hidden_layers")),
+        ("rwkv", {"num_hidden_layers": 10**9}, ("num_layers must be at most 10,000",)),
         ("rwkv", {"attention_hidden_size": 64}, ("attention_hidden_size",)),
         ("rwkv", {"intermediate_size": 64}, ("feed_forward.key.weight", "(64, 32)")),
         ("rwkv", {"layer_norm_epsilon": 1e-3}, ("layer_norm_epsilon",)),
