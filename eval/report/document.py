@@ -265,12 +265,19 @@ def _rich_table(table: Table, width: int):
     from rich.text import Text as RichText
 
     grid = RichTable()
-    first = max((len(str(row[0])) for row in table.rows if row), default=0)
-    widths = {0: min(first, width // 4)}  # of names, which are read as a whole
+    cells = [table.header, *table.rows]
+    widths = [
+        max(len(str(row[i])) for row in cells if i < len(row)) for i in range(len(table.header))
+    ]
+    fits = sum(widths) + 3 * len(widths) + 1 <= width  # with borders and a space on either side
+    # Names are read as a whole. A width, unlike a least width, is what Rich takes others down for.
+    first = None if fits else min(widths[0], width // 4)
     for i, name in enumerate(table.header):
         # Words that do not fit are folded: an ellipsis would make names equal.
         justify = "left" if i in table.left else "right"
-        grid.add_column(RichText(name), justify=justify, overflow="fold", min_width=widths.get(i))
+        grid.add_column(
+            RichText(name), justify=justify, overflow="fold", width=None if i else first
+        )
     for i, row in enumerate(table.rows):
         if i in table.rules:
             grid.add_section()

@@ -86,6 +86,15 @@ def test_a_narrow_terminal_cuts_nothing(capsys, monkeypatch, width):
     assert width == 34 or any("│ gated_delta_2 │" in line for line in lines)
 
 
+def test_a_long_name_leaves_its_row_whole(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    header = ["field", "KL", "loss", "kept", "Stage-1 cosine", "R^2 of logits"]
+    names = "two stages, through both", "two stages, apart"
+    to_terminal([Table(header, [[name, *["0.235"] * 5] for name in names])])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 and line[-1] in "┓┃┩│┘" for line in lines)
+
+
 def test_provenance_omits_missing_facts():
     assert provenance() == []
     heading, facts = provenance(device="1 x cpu", command=None)
