@@ -12,7 +12,7 @@ from configs.common import answers_sweep, choose_preset, entry, wrong
 from configs.hrlm.translate import prefix_ar_config
 
 NOISE = {"data.augment": True}
-STEPS = {"cpu": 100, "smoke": 6}  # after 160 nearly all answers are right
+STEPS = {"cpu": 150, "smoke": 6}  # half to nearly all of the answers are right by then
 
 
 def get_sweep(preset: str = "cpu") -> dict[str, Any]:
