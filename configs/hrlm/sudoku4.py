@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
                 "registers": 1,
                 "puzzle_ids": 0,  # one vector for all is a register that learns by its sign
                 "halt_max_steps": 8,
+                "eval_confidence": 0.9,  # at one half, a model stops where it is often wrong
                 "q_continue": False,
             },
             "steps": 3000,

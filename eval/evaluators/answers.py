@@ -31,7 +31,7 @@ from train.tasks.answers import pairs_of, read_other
 from train.tasks.fields import ANSWER_FORMATS
 
 NUM_EXAMPLES = 12
-CONFIDENCE = (0.5, 0.9, 0.99, 0.999)  # at which a model may stop thinking
+CONFIDENCE = (0.5, 0.6, 0.7, 0.8, 0.9, 0.99)  # at which a model may stop thinking
 
 
 def run(options: argparse.Namespace, command: str) -> Evaluation:
