@@ -58,6 +58,10 @@ def main(arguments: list[str]) -> None:
         max_steps=flags.max_steps,
         confidence=flags.confidence,
     )
+    if flags.confidence is not None and model.answerer.halt == "max" and not flags.show:
+        raise UserError(
+            f"--confidence={flags.confidence:g}: all ACT steps are run; add --halt adaptive"
+        )
     if flags.puzzle and not model.answerer.model.config.puzzle_ids:
         raise UserError(f"--puzzle={flags.puzzle}: this model has no puzzle embeddings")
     for note in model.notes(questions):

@@ -90,6 +90,8 @@ class Answerer:
         self.halt = halt or c.eval_halt
         if self.halt not in ("max", "adaptive"):
             raise UserError(f"halt: give max or adaptive, got {self.halt!r}")
+        if not c.halts and confidence is not None:
+            raise UserError(f"confidence: this model has a single ACT step, got {confidence}")
         least = c.eval_confidence if confidence is None else confidence
         if not 0.0 <= least <= 1.0:
             raise UserError(f"confidence: give a probability from 0 to 1, got {least!r}")

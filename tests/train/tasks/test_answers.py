@@ -183,6 +183,12 @@ def test_ask_command_with_invalid_text(finished, capsys, monkeypatch):
     assert predict([f"--workdir={finished}", "--input", "\udcbf1"]) == 2
     error = capsys.readouterr().err
     assert error == "error: --input: must be UTF-8, its symbol 1 is not\n"
+    sure = [f"--workdir={finished}", "--input", "1" * 16, "--confidence=0.9"]
+    assert predict(sure) == 2  # all steps are run, so that it would say nothing
+    assert "add --halt adaptive" in capsys.readouterr().err
+    assert predict([*sure, "--halt=adaptive"]) == 0
+    assert predict([f"--workdir={finished}", "--input", "1" * 16, "--confidence=1.5"]) == 2
+    assert "a probability from 0 to 1, got 1.5" in capsys.readouterr().err
     assert predict([f"--workdir={finished}", "--input", "1" * 16, "--puzzle=1"]) == 2
     assert "puzzle: must be 0 to 0" in capsys.readouterr().err
 
